@@ -1,0 +1,1 @@
+"""Enlarge a pretrained Transformer without changing a single output."""

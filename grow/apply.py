@@ -1,0 +1,253 @@
+"""Applying a plan is one loop: every stored dim is gathered, scaled, split or filled as its label's role says.
+
+    write   rows of a producer      new row j = write[j] · old row source[j];   fresh: 0, random or the mean
+    read    columns of a consumer   the copies of column i share it;            fresh: 0 where unread, else random
+    gain    a norm's weight         gain[j] · old source[j]
+    shift   a norm's bias           old source[j], 0 on fresh coordinates
+
+`grow_tensor` does one tensor of any size in blocks of rows: it reads every old row once and hands out finished rows
+in any order, so its memory is a block. It knows no family and no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from grow.axes import GAIN, READ, SHIFT, WRITE
+from grow.errors import BadInput, Refused
+from grow.maps import MEAN, SILENT, UNREAD, AxisMap
+from grow.numerics import Noise, narrow, representable, split_even, split_exact, widen
+from grow.plan import TensorPlan
+
+BLOCK = 1 << 18  # elements of a source block: about a megabyte in float32
+UNSEEN_RMS = 0.02  # scale of fresh weights beside a tensor that is all zeros
+
+ReadRows = Callable[[int, int], np.ndarray]  # [start, stop) -> (rows, columns) in stored form
+WriteRows = Callable[[int, np.ndarray], None]  # first row, (rows, columns) in stored form
+
+
+def grow_tensor(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, *, split: str, seed: int) -> None:
+    """Compute every row of the result exactly once. A vector is a matrix of one column.
+
+    Raises BadInput on NaN or Inf in the source, Refused when the stored dtype cannot hold a result.
+    """
+    if t.roles[0] in (GAIN, SHIFT):
+        _grow_norm(t, read_rows, write_rows, split, seed)
+    else:
+        _Matrix(t, split, seed).run(read_rows, write_rows)
+
+
+class _Matrix:
+    """One producer, consumer or both; rows are dim 0, columns dim 1 (a single one for a bias)."""
+
+    def __init__(self, t: TensorPlan, split: str, seed: int) -> None:
+        self.t, self.split, self.seed = t, split, seed
+        self.rows, self.cols = (*t.maps, None)[:2]
+        self.row_role, self.col_role = (*t.roles, WRITE)[:2]
+        self.n_rows, self.n_cols = (*t.shape, 1)[:2]
+        self.m_cols = (*t.new_shape, 1)[1]
+        changing = [m for m in (self.rows, self.cols) if m is not None]
+        exact = all(m.exact_factors for m in changing) and (split == "exact" or t.dtype != "F64")
+        wide = "F64" in (t.dtype, t.source_dtype) or not exact
+        self.work = np.dtype(np.float64 if wide else np.float32)
+        self.copies_bits = not changing and t.dtype == t.source_dtype
+        self.squares, self.seen = 0.0, 0
+        self.mean = np.zeros(self.n_cols)
+
+    def run(self, read_rows: ReadRows, write_rows: WriteRows) -> None:
+        step = max(1, BLOCK // max(self.n_cols, 1))
+        for block, start in enumerate(range(0, self.n_rows, step)):
+            stop = min(start + step, self.n_rows)
+            raw = read_rows(start, stop)
+            values = widen(raw, self.t.source_dtype, self.work)
+            self._observe(values)
+            if self.copies_bits:
+                write_rows(start, raw)
+                continue
+            noise = Noise(self.seed, self.t.name, block)
+            for first, part in self._spread_rows(values, start, stop, noise):
+                write_rows(first, part)
+        if self.rows is not None:
+            self._fresh_rows(write_rows, step)
+
+    def _observe(self, values: np.ndarray) -> None:
+        flat = values.ravel()
+        squares = float(np.dot(flat, flat))
+        if not np.isfinite(squares):
+            bad = int((~np.isfinite(flat)).sum())
+            if bad:
+                raise BadInput(
+                    self.t.source,
+                    what=f"{bad} values are NaN or Inf",
+                    why="a network with such a weight has no output to preserve",
+                    fix="repair the checkpoint",
+                )
+            squares = float(np.dot(flat.astype(np.float64), flat.astype(np.float64)))
+        self.squares += squares
+        self.seen += flat.size
+        if self.rows is not None and (self.rows.source == MEAN).any():
+            self.mean += values.sum(axis=0, dtype=np.float64)
+
+    def _spread_rows(self, values: np.ndarray, start: int, stop: int, noise: Noise) -> Iterator[tuple[int, np.ndarray]]:
+        """(first new row, finished rows) for every copy of the source rows [start, stop)."""
+        if self.rows is None:
+            yield start, self._finish(self._columns(values, noise))
+            return
+        reads = self.row_role == READ
+        parts = self._parts(values.T, self.rows, slice(start, stop), noise) if reads else None
+        grown = None if reads else self._columns(values, noise)
+        for k, (old, new) in enumerate(self.rows.layers):
+            a, b = np.searchsorted(old, (start, stop))
+            if a == b:
+                continue
+            pick, place = old[a:b] - start, new[a:b]
+            if parts is not None:
+                rows = self._columns(parts[k].T[pick] if len(pick) < stop - start else parts[k].T, noise)
+            else:
+                rows = grown if len(pick) == stop - start else grown[pick]
+                scale = self.rows.write[place]
+                if (scale != 1).any():
+                    rows = rows * scale[:, None].astype(self.work)
+            rows = self._finish(rows)
+            for run in np.split(np.arange(len(place)), np.flatnonzero(np.diff(place) != 1) + 1):
+                yield int(place[run[0]]), rows[run[0] : run[-1] + 1]
+
+    def _columns(self, values: np.ndarray, noise: Noise) -> np.ndarray:
+        """(rows, n) -> (rows, m) along the second dim."""
+        if self.cols is None:
+            return values
+        out = np.zeros((len(values), self.cols.m), dtype=self.work)
+        reads = self.col_role == READ
+        parts = self._parts(values, self.cols, slice(None), noise) if reads else None
+        for k, (old, new) in enumerate(self.cols.layers):
+            source = values if parts is None else parts[k]
+            taken = source if len(old) == self.cols.n else source[:, old]
+            if parts is None and (self.cols.write[new] != 1).any():
+                taken = taken * self.cols.write[new].astype(self.work)
+            out[:, _as_slice(new)] = taken
+        for kind in (SILENT, UNREAD, MEAN):
+            fresh = self.cols.fresh(kind)
+            if not len(fresh):
+                continue
+            if not reads and kind == MEAN:
+                mean = values.mean(axis=1, dtype=np.float64, keepdims=True)
+                out[:, _as_slice(fresh)] = mean * self.cols.write[fresh]
+            elif _is_random(kind, reads):
+                rms = np.sqrt(np.mean(np.square(values, dtype=np.float64), axis=1, keepdims=True))
+                random = noise.uniform((len(values), len(fresh)), np.where(rms > 0, rms, UNSEEN_RMS), self.work)
+                out[:, _as_slice(fresh)] = representable(random, self.t.dtype)
+        return out
+
+    def _parts(self, values: np.ndarray, axis_map: AxisMap, span: slice, noise: Noise) -> list[np.ndarray]:
+        """The shares of a consumer's weights: values (other, n in span), one array per copy."""
+        counts = axis_map.counts[span]
+        values = representable(values, self.t.dtype)
+        parts = (
+            split_exact(values, counts, self.t.dtype, noise) if self.split == "exact" else split_even(values, counts)
+        )
+        for k, (old, new) in enumerate(axis_map.layers):
+            factor = 1 / (axis_map.gain[new] * axis_map.write[new])
+            if (abs(factor - 1) > 1e-15).any():  # a reader of the raw stream undoes its scale
+                inside = np.ones(axis_map.n)
+                inside[old] = factor
+                parts[k] = parts[k] * inside[span].astype(self.work)
+        return parts
+
+    def _fresh_rows(self, write_rows: WriteRows, step: int) -> None:
+        rms = np.sqrt(self.squares / max(self.seen, 1)) or UNSEEN_RMS
+        rms *= np.sqrt(self.n_cols / self.m_cols)  # a unit that reads more inputs keeps its scale
+        reads = self.row_role == READ
+        rows = max(1, BLOCK // self.m_cols)
+        for kind in (SILENT, UNREAD, MEAN):
+            fresh = self.rows.fresh(kind)
+            for run in np.split(fresh, np.flatnonzero(np.diff(fresh) != 1) + 1):
+                for at in range(0, len(run), rows):
+                    some = run[at : at + rows]
+                    noise = Noise(self.seed, self.t.name + ":fresh", int(some[0]))
+                    write_rows(int(some[0]), self._finish(self._fill(kind, reads, some, rms, noise)))
+
+    def _fill(self, kind: int, reads: bool, some: np.ndarray, rms: float, noise: Noise) -> np.ndarray:
+        if kind == MEAN and not reads:
+            mean = self._columns((self.mean / self.n_rows)[None].astype(self.work), noise)
+            return mean * self.rows.write[some][:, None]
+        out = np.zeros((len(some), self.m_cols), dtype=self.work)
+        if _is_random(kind, reads):
+            out[:] = noise.uniform(out.shape, rms, self.work)
+            if self.cols is not None:
+                closed = self.cols.fresh(UNREAD) if self.col_role == READ else self.cols.fresh(SILENT)
+                out[:, closed] = 0
+                self._keep_mean(out)
+        return out
+
+    def _keep_mean(self, rows: np.ndarray) -> None:
+        """A fresh row that writes a stream with mean coordinates carries the mean of its own entries there."""
+        if self.col_role == WRITE and len(fresh := self.cols.fresh(MEAN)):
+            old, new = self.cols.layers[0]
+            stream = rows[:, new] / self.cols.write[new].astype(self.work)
+            rows[:, fresh] = stream.mean(axis=1, keepdims=True) * self.cols.write[fresh].astype(self.work)
+
+    def _finish(self, values: np.ndarray) -> np.ndarray:
+        return _stored(self.t, values)
+
+
+def _grow_norm(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, split: str, seed: int) -> None:
+    """A gain or bias, small enough for memory."""
+    raw = read_rows(0, t.shape[0])
+    values = widen(raw, t.source_dtype, np.dtype(np.float64)).ravel()
+    if not np.isfinite(values).all():
+        raise BadInput(t.source, what="has NaN or Inf", why="there is no output to preserve", fix="repair the checkpoint")
+    axis_map = t.maps[0]
+    if axis_map is None:
+        write_rows(0, raw if t.dtype == t.source_dtype else _stored(t, values[:, None]))
+        return
+    shift = t.roles[0] == SHIFT
+    fill = 0.0 if shift else float(np.abs(values).mean())
+    out = np.full(axis_map.m, fill)
+    noise = Noise(seed, t.name, 0)
+    if t.tied:
+        counts = axis_map.counts
+        stored = representable(values[None], t.dtype)
+        parts = split_exact(stored, counts, t.dtype, noise) if split == "exact" else split_even(stored, counts)
+    for k, (old, new) in enumerate(axis_map.layers):
+        if t.tied:
+            scale = 1 / axis_map.write[new] if shift else axis_map.gain[new] / axis_map.write[new]
+            out[new] = parts[k][0, old] * scale
+        else:
+            out[new] = values[old] * (1.0 if shift else axis_map.gain[new])
+    if not shift:
+        fresh = axis_map.source < 0
+        out[fresh] *= axis_map.gain[fresh]
+    write_rows(0, _stored(t, out[:, None]))
+
+
+def _stored(t: TensorPlan, values: np.ndarray) -> np.ndarray:
+    """The rows as they are written; Refused when the dtype cannot hold them."""
+    raw = narrow(values, t.dtype)
+    if t.dtype in ("F16", "F32") and (t.dtype != t.source_dtype or values.dtype != raw.dtype):
+        overflow = np.isinf(raw).any()
+    elif t.dtype == "BF16":
+        overflow = t.source_dtype != "BF16" and ((raw & 0x7FFF) == 0x7F80).any()
+    else:
+        overflow = not np.isfinite(values).all() if t.maps != (None,) * len(t.maps) else False
+    if overflow:
+        raise Refused(
+            t.name,
+            what=f"a value does not fit into {t.dtype}",
+            why="it would be stored as Inf",
+            fix="--dtype float32 or bfloat16",
+        )
+    return raw
+
+
+def _is_random(kind: int, reads: bool) -> bool:
+    """Which side of a fresh coordinate is random: producers of unread ones, consumers of all others."""
+    return kind != UNREAD if reads else kind == UNREAD
+
+
+def _as_slice(index: np.ndarray):
+    """A slice where the indices are consecutive: many times faster than fancy indexing."""
+    if len(index) and index[-1] - index[0] == len(index) - 1 and (np.diff(index) == 1).all():
+        return slice(int(index[0]), int(index[-1]) + 1)
+    return index

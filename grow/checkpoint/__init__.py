@@ -1,0 +1,1 @@
+"""Checkpoints on disk: `header` (a safetensors file), `locate` (where it lies), `reader` (a whole folder)."""

@@ -1,0 +1,258 @@
+"""Where a checkpoint lies, and which files of its folder may be opened and come along.
+
+    SRC = a folder | a bundled name (`grow.zoo`) | a hub id `org/name`, at one commit
+
+A file belongs to a checkpoint when it lies inside its folder after all symlinks are followed, or in `blobs/` of
+the hub cache that holds the folder (`models--org--name/snapshots/COMMIT/FILE -> ../../blobs/HASH`).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from grow.checkpoint.header import PICKLE_FIX, show
+from grow.errors import BadInput, GrowError, Refused, did_you_mean
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
+
+COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "vocab.bpe",
+    "merges.txt",
+    "bpe.codes",
+    "tekken.json",
+    "*.tiktoken",
+    "*.model",
+    "*.spm",
+    "chat_template.json",
+    "*.jinja",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_*_config.json",
+    "*_Pooling/config.json",
+    "LICEN[CS]E*",
+    "NOTICE*",
+)
+"""Files that describe how a checkpoint is used: they come along to the grown one unchanged."""
+
+SUBFOLDERS = ("*_Pooling", "additional_chat_templates")
+NO_COMPANIONS = (".py", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
+
+HUB_FILES = ("*.json", "*.safetensors", *COMPANIONS)
+HUB_SKIP = ("*/*.safetensors", "consolidated*", "onnx/*", "openvino/*", "coreml/*", "checkpoint-*/*")
+
+
+def locate(src: str | os.PathLike, *, revision: str | None = None) -> Path:
+    """The local folder of a checkpoint; a hub id is downloaded, all files from one commit.
+
+    src       folder, bundled name or hub id; an existing folder wins over the other two
+    revision  branch, tag or commit of a hub id; nothing else has one
+
+    >>> locate("HuggingFaceTB/SmolLM2-135M", revision="main")    # doctest: +SKIP
+    """
+    text = os.fspath(src)
+    is_path = not isinstance(src, str) or not text or text.startswith((".", "~", "/")) or os.path.isdir(text)
+    bundled = () if is_path else _bundled()
+    is_path = is_path or (text not in bundled and os.path.lexists(text))
+    if not is_path and text not in bundled and HUB_ID.fullmatch(text):
+        return _download(text, revision)
+    if revision is not None:
+        raise BadInput(
+            f"revision {show(revision)}",
+            what=f"{show(text) or 'the empty source'} is not a hub id",
+            why="only a repository on the hub has revisions",
+            fix="leave the revision out, or give ORG/NAME",
+        )
+    if text in bundled:
+        from grow.zoo import bundled_path
+
+        return Path(bundled_path(text))
+    if not is_path and "/" not in text:
+        raise BadInput(
+            show(text),
+            what=f"neither a folder nor a bundled name; {did_you_mean(text, bundled) or 'see the list'}",
+            details=[("bundled", ", ".join(bundled) or "none")],
+            why="a source is a checkpoint folder, a bundled name or a hub id ORG/NAME",
+            fix="write the path of a folder, one of the bundled names, or ORG/NAME",
+        )
+    return check_folder(src)
+
+
+def check_folder(path: str | os.PathLike) -> Path:
+    """`path` as a real, absolute folder; a file, a missing path and the empty string are explained."""
+    text = os.fspath(path)
+    where = show(text)
+
+    def bad(what: str, fix: str) -> BadInput:
+        why = "a checkpoint is config.json and safetensors together in one folder"
+        return BadInput(where or "source", what=what, why=why, fix=fix)
+
+    if not text:
+        raise bad("the path is empty", "give the folder of a checkpoint")
+    try:
+        real = Path(os.path.realpath(text, strict=True))
+    except FileNotFoundError:
+        fix = "check the spelling, or the folder you are in (pwd)"
+        if HUB_ID.fullmatch(text):
+            fix = f"hf download {text}, or give the hub id to a command that takes one"
+        elif text.startswith("~"):
+            fix = "leave ~ unquoted, so that the shell expands it"
+        raise bad("does not exist", fix) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise bad(f"cannot be opened: {reason}", "check the path and its permissions") from None
+    if not real.is_dir():
+        raise bad("is a file; wanted the folder that holds it", f"give {show(real.parent)}")
+    return real
+
+
+def plain_name(name: object, where: str) -> str:
+    """`name`, when it is a file beside the index on every system: no folder, drive or device."""
+    text = name if isinstance(name, str) else ""
+    fault = ""
+    if not isinstance(name, str) or not name or name in (".", ".."):
+        fault = "is no file name"
+    elif any(ord(char) < 32 or ord(char) == 127 or "\ud800" <= char <= "\udfff" for char in text):
+        fault = "holds a NUL, control character or lone surrogate"
+    elif any(char in text for char in '/\\:*?"<>|'):
+        fault = "leaves the folder or is no file name on every system"
+    elif WINDOWS_DEVICE.fullmatch(text):
+        fault = "is a device on Windows"
+    elif text.endswith((".", " ")) or len(os.fsencode(text)) > 255:
+        fault = "is no file name on every system"
+    if fault:
+        raise BadInput(
+            where,
+            what=f"file name {show(repr(name))} {fault}",
+            why="an index may only name files beside it",
+            fix="name the shards model-00001-of-0000N.safetensors, in the folder of the index",
+        )
+    return text
+
+
+def inside(folder: Path, name: str, follow_symlinks: bool = False) -> Path:
+    """`folder / name`, when it ends in `folder` (a real path) or in the blobs of the same hub cache."""
+    path = folder / name
+    target = Path(os.path.realpath(path))
+    if follow_symlinks or target.is_relative_to(folder):
+        return path
+    for snapshot in (folder, *folder.parents):
+        cache = snapshot.parent.parent
+        cached = snapshot.parent.name == "snapshots" and cache.name.startswith("models--")
+        if cached and target.parent == cache / "blobs":
+            return path
+    raise BadInput(
+        show(path),
+        what=f"is a symlink that leaves the folder, to {show(target)}",
+        why="a downloaded checkpoint must not reach files elsewhere on this machine",
+        fix="--follow-symlinks, when you made this link yourself",
+    )
+
+
+def companions(folder: Path, names: Iterable[str], follow_symlinks: bool = False) -> list[str]:
+    """Paths relative to `folder` that match COMPANIONS, never code or weights; `names`: its listing."""
+    found = []
+    for name in names:
+        path = folder / name
+        if not path.is_dir():
+            found.append(name)
+        elif name in COMPANIONS:
+            raise BadInput(
+                show(path), what="is a folder; wanted a file", why="it comes along", fix="remove it"
+            )
+        elif any(fnmatch.fnmatchcase(name, pattern) for pattern in SUBFOLDERS):
+            inside(folder, name, follow_symlinks)
+            found += [f"{name}/{child}" for child in sorted(os.listdir(path)) if not (path / child).is_dir()]
+    return [
+        name
+        for name in found
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in COMPANIONS)
+        and not name.lower().endswith(NO_COMPANIONS)
+    ]
+
+
+def _bundled() -> tuple[str, ...]:
+    from grow.zoo import BUNDLED
+
+    return tuple(BUNDLED)
+
+
+def _download(repo: str, revision: str | None) -> Path:
+    """The snapshot of `repo` at the commit `revision` points to now; without a network, the cached one."""
+    import huggingface_hub as hub
+
+    where = repo if revision is None else f"{repo}@{show(revision)}"
+    try:
+        try:
+            info = hub.HfApi().model_info(repo, revision=revision, timeout=30)
+        except Exception as error:
+            if not _is_network(error):
+                raise
+            return Path(hub.snapshot_download(repo, revision=revision, local_files_only=True))
+        names = [sibling.rfilename for sibling in info.siblings or ()]
+        if not any(name.endswith(".safetensors") and "/" not in name for name in names):
+            raise Refused(
+                where,
+                what="has no safetensors weights",
+                why="grow reads safetensors only; loading a pickle can run code",
+                fix=PICKLE_FIX.replace("SRC", repo),
+            )
+        return Path(
+            hub.snapshot_download(
+                repo, revision=info.sha, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_SKIP)
+            )
+        )
+    except GrowError:
+        raise
+    except Exception as error:
+        raise _hub_fault(where, repo, error) from None
+
+
+def _is_network(error: Exception) -> bool:
+    """No answer at all from the hub, or a server fault; an answer such as 404 is not one."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return status >= 500
+    offline = isinstance(error, (ConnectionError, TimeoutError))
+    return offline or type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "requests")
+
+
+def _hub_fault(where: str, repo: str, error: Exception) -> BadInput:
+    from huggingface_hub import errors
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    why = "it is neither a folder here nor readable on the hub"
+    if isinstance(error, errors.GatedRepoError):
+        what, why = "is gated, and this machine has no access", "its owner wants a login"
+        fix = f"open https://huggingface.co/{repo}, accept its conditions, then: hf auth login"
+    elif isinstance(error, errors.RevisionNotFoundError):
+        what, fix = "has no such revision", f"see https://huggingface.co/{repo}/commits"
+    elif isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403, 404):
+        what = "not found: no folder here, no public repository on the hub"
+        fix = "check the spelling of the folder or repository; when it is private: hf auth login"
+    elif status == 429:
+        what, why = "the hub answers 429, too many requests", "it limits requests per address"
+        fix = "wait a minute, or hf auth login, which raises the limit"
+    elif isinstance(error, errors.LocalEntryNotFoundError) or _is_network(error):
+        what = "is no folder here and not in the cache"
+        why = "the hub cannot be reached (offline, HF_HUB_OFFLINE or a server fault)"
+        fix = "connect, or give the folder of a checkpoint that is on this machine"
+    else:
+        first = (str(error).strip().splitlines() or [""])[0]
+        what, why = f"not downloaded: {type(error).__name__}: {show(first)}", "the download failed here"
+        fix = f"check disk space and permissions, then: hf download {repo}"
+    return BadInput(where, what=what, why=why, fix=fix)

@@ -1,0 +1,435 @@
+"""A checkpoint on disk, opened only when folder, config, index and headers agree with each other.
+
+    config.json                                  parsed strictly, private fields stripped
+    model.safetensors                            or model.safetensors.index.json and the shards it names
+    tokenizer, generation config, licence ...    the companions, which come along unchanged
+
+What the config means for the shapes is the family's business. Weights are read by `pread` from descriptors
+that stay open, so any number of threads may read at once and no tensor is ever mapped or held.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import unicodedata
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from grow.checkpoint.header import (
+    AGAIN,
+    PICKLE_FIX,
+    TensorInfo,
+    open_regular,
+    parse_header,
+    read_exactly,
+    show,
+    strict_json,
+)
+from grow.checkpoint.locate import check_folder, companions, inside, plain_name
+from grow.errors import BadInput, Refused, did_you_mean, listing
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+MAX_JSON = 100_000_000
+SIZES = [
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+    "n_embd",
+    "n_layer",
+    "n_head",
+    "n_inner",
+    "n_positions",
+    "n_ctx",
+    "d_model",
+    "d_ff",
+    "d_kv",
+    "num_layers",
+    "num_heads",
+    "n_layers",
+    "n_heads",
+    "ffn_dim",
+    "word_embed_proj_dim",
+    "moe_intermediate_size",
+    "num_experts_per_tok",
+]
+FLOATS = ("bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
+OTHER_WEIGHTS = {
+    "*.gguf": ("GGUF weights only", "use the unquantised safetensors checkpoint that they were made from"),
+    "*.bin": ("pickled weights only", PICKLE_FIX),
+    "*.bin.index.json": ("pickled weights only", PICKLE_FIX),
+    "*.pt": ("pickled weights only", PICKLE_FIX),
+    "*.pth": ("pickled weights only", PICKLE_FIX),
+    "*.ckpt": ("pickled weights only", PICKLE_FIX),
+    "*.h5": ("Keras weights only", "use the safetensors version of the checkpoint"),
+    "*.msgpack": ("Flax weights only", "use the safetensors version of the checkpoint"),
+    "*.onnx": ("ONNX weights only", "use the safetensors checkpoint that they were exported from"),
+}
+
+
+class Checkpoint:
+    """An open checkpoint whose files all agree. Close it, or use it as a context manager.
+
+    path        the folder, absolute and free of symlinks
+    config      config.json as a dict, without private fields
+    tensors     name -> TensorInfo over all shards, in the order of files and offsets
+    files       the weight files
+    companions  relative paths of the files that come along unchanged
+    notes       what was found and does no harm, one sentence each
+
+    >>> with open_checkpoint("gpt2") as source:                   # doctest: +SKIP
+    ...     info = source.tensors["wte.weight"]
+    ...     first_rows = source.read(info, 0, 4 * 768 * 4)
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], ignore_unexpected: tuple[str, ...]) -> None:
+        self.path, self.config, self.ignore_unexpected = path, config, ignore_unexpected
+        self.tensors: dict[str, TensorInfo] = {}
+        self.files: list[Path] = []
+        self.companions: list[str] = []
+        self.notes: list[str] = []
+        self._fds: dict[Path, int] = {}
+        self._seen: dict[Path, tuple[int, ...]] = {}
+        self._stack = ExitStack()
+
+    def read(self, info: TensorInfo, start: int, stop: int) -> bytes:
+        """Bytes `start` to `stop` of a tensor, counted from its first byte. Safe from any thread."""
+        self._inside(info, start, stop)
+        where = f"{show(info.file)}: {show(info.name)}"
+        return read_exactly(self._fd(info), stop - start, info.offset + start, where)
+
+    def read_into(self, info: TensorInfo, start: int, buffer: Any) -> int:
+        """`buffer` (writable, contiguous) holds the tensor's bytes from `start` on; returns its length."""
+        view = memoryview(buffer).cast("B")
+        self._inside(info, start, start + len(view))
+        fd, done = self._fd(info), 0
+        while done < len(view):
+            try:
+                count = os.preadv(fd, [view[done:]], info.offset + start + done)
+            except OSError as error:
+                raise self._changed(info.file, f"cannot be read: {error.strerror}") from None
+            if not count:
+                raise self._changed(info.file, f"ends inside {show(info.name)}")
+            done += count
+        return done
+
+    def check_unchanged(self) -> None:
+        """Every file is still the one that was opened, by size, time, inode and device; else BadInput."""
+        changed = []
+        for path, before in self._seen.items():
+            try:
+                same = _identity(os.stat(path)) == before
+            except OSError:
+                same = False
+            if not same:
+                changed.append(show(path.relative_to(self.path)))
+        if changed:
+            raise self._changed(self.path, f"changed since it was opened: {listing(changed)}")
+
+    def close(self) -> None:
+        """No file stays open. Closing twice does no harm."""
+        self._fds.clear()
+        self._stack.close()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self, path: Path) -> int:
+        fd = open_regular(path)
+        self._stack.callback(os.close, fd)
+        self._seen[path] = _identity(os.fstat(fd))
+        return fd
+
+    def _json(self, path: Path) -> Any:
+        fd = open_regular(path)
+        try:
+            status = os.fstat(fd)
+            self._seen[path] = _identity(status)
+            if status.st_size > MAX_JSON:
+                what, why = (
+                    f"{status.st_size:,} bytes; at most {MAX_JSON:,} are read",
+                    "no config is that large",
+                )
+                raise BadInput(show(path), what=what, why=why, fix=f"check {path.name}")
+            fix = f"correct {path.name}, or download it again"
+            return strict_json(read_exactly(fd, status.st_size, 0, show(path)), show(path), fix)
+        finally:
+            os.close(fd)
+
+    def _fd(self, info: TensorInfo) -> int:
+        if info.file not in self._fds:
+            raise ValueError(f"{info.file} is not open: closed, or the tensor of another checkpoint")
+        return self._fds[info.file]
+
+    @staticmethod
+    def _inside(info: TensorInfo, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= info.nbytes:
+            raise ValueError(f"{info.name}: bytes {start}..{stop} of {info.nbytes}")
+
+    @staticmethod
+    def _changed(path: Path, what: str) -> BadInput:
+        why = "the grown checkpoint would mix two states of its source"
+        fix = "wait until nothing writes to the folder, and start again"
+        return BadInput(show(path), what=what, why=why, fix=fix)
+
+
+def open_checkpoint(
+    path: str | os.PathLike, *, follow_symlinks: bool = False, ignore_unexpected: Iterable[str] = ()
+) -> Checkpoint:
+    """The checkpoint in a folder. BadInput when it is malformed, Refused when it is sound but of no use here.
+
+    follow_symlinks    symlinks may leave the folder; otherwise only into the blobs of the same hub cache
+    ignore_unexpected  shell patterns of tensors that a shard may hold though its index does not list them
+    """
+    folder = check_folder(path)
+    patterns = (ignore_unexpected,) if isinstance(ignore_unexpected, str) else tuple(ignore_unexpected)
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        what = f"cannot be listed: {error.strerror}"
+        raise BadInput(show(folder), what=what, fix="check the permissions of the folder") from None
+    _check_kind(folder, names)
+    checkpoint = Checkpoint(folder, {}, patterns)
+    try:
+        raw = checkpoint._json(inside(folder, "config.json", follow_symlinks))
+        checkpoint.config = _check_config(raw, show(folder / "config.json"), checkpoint.notes)
+        weight_map: dict[str, str] = {}
+        total = None
+        if INDEX in names:
+            raw = checkpoint._json(inside(folder, INDEX, follow_symlinks))
+            weight_map, total = _check_index(raw, show(folder / INDEX))
+        shards = _shards(folder, names, weight_map)
+        for shard in shards:
+            file = inside(folder, shard, follow_symlinks)
+            checkpoint._fds[file] = checkpoint._open(file)
+            checkpoint.files.append(file)
+        _merge(checkpoint, weight_map, total)
+        unread = [name for name in names if name.endswith(".safetensors") and name not in shards]
+        if unread:
+            checkpoint.notes.append(f"not part of the checkpoint, left unread: {listing(map(show, unread))}")
+        for name in companions(folder, names, follow_symlinks):
+            _add_companion(checkpoint, name, inside(folder, name, follow_symlinks))
+    except BaseException:
+        checkpoint.close()
+        raise
+    return checkpoint
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
+
+
+def _add_companion(checkpoint: Checkpoint, name: str, file: Path) -> None:
+    fd = open_regular(file)
+    try:
+        checkpoint._seen[file] = _identity(os.fstat(fd))
+        sentencepiece = os.pread(fd, 1, 0) == b"\n"
+    finally:
+        os.close(fd)
+    if name.endswith(".model") and not sentencepiece:
+        checkpoint.notes.append(f"{show(name)} is no SentencePiece model and does not come along")
+    else:
+        checkpoint.companions.append(name)
+
+
+def _check_kind(folder: Path, names: list[str]) -> None:
+    """The folder is a transformers checkpoint and not something else that people keep in folders."""
+    where = show(folder)
+    if "adapter_config.json" in names:
+        raise Refused(
+            where,
+            what="is a PEFT adapter, not a model",
+            why="an adapter is a difference to a base model; growth needs the sum",
+            fix="merge it: PeftModel.from_pretrained(base, SRC).merge_and_unload().save_pretrained(DST)",
+        )
+    if "config.json" not in names:
+        _refuse_other_weights(folder, names)
+        raise BadInput(
+            where,
+            what=f"has no config.json; found {listing(map(show, names)) or 'nothing, the folder is empty'}",
+            why="a checkpoint is config.json and safetensors together in one folder",
+            fix="give the folder that holds config.json; for a repository: hf download ORG/NAME",
+        )
+
+
+def _refuse_other_weights(folder: Path, names: list[str]) -> None:
+    if any(name.endswith((".safetensors", SINGLE, INDEX)) for name in names):
+        return
+    for pattern, (found, fix) in OTHER_WEIGHTS.items():
+        if others := fnmatch.filter(names, pattern):
+            what = f"{found}: {listing(map(show, others))}"
+            raise Refused(show(folder), what=what, why="grow reads safetensors, unquantised", fix=fix)
+
+
+def _check_config(raw: Any, where: str, notes: list[str]) -> dict[str, Any]:
+    """A copy without private fields, in which model_type, sizes and dtype are possible in any family."""
+    if not isinstance(raw, dict):
+        what = f"is a {type(raw).__name__}; wanted an object"
+        fix = "use the config.json of a transformers checkpoint"
+        raise BadInput(where, what=what, why="a config is fields with names", fix=fix)
+    private: list[str] = []
+    config = _public(raw, "", private)
+    if private:
+        notes.append(f"config.json: private fields do not come along: {listing(map(show, private))}")
+    faults: list[tuple[str, str, str]] = []
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or not kind:
+        faults.append(("model_type", f"{_found(kind)}; wanted the name of a family", "model_type=llama, say"))
+    for name in SIZES:
+        value = config.get(name)
+        if value is not None and not (type(value) is int and 1 <= value < 2**31):
+            fix = f"correct {name} in config.json to the size that the weights have"
+            faults.append((name, f"{_found(value)}; wanted an integer from 1 to {2**31 - 1}", fix))
+    for name in ("dtype", "torch_dtype"):
+        value = config.get(name)
+        if value is not None and value not in (*FLOATS, "auto"):
+            what = f"{_found(value)}; wanted one of {', '.join(FLOATS)}"
+            hint = did_you_mean(str(value)[:40], FLOATS)
+            faults.append((name, f"{what}; {hint}" if hint else what, f"{name}=float32, say"))
+    if faults:
+        (name, what, fix), *more = faults
+        details = [("also", f"{field}: {found}") for field, found, _ in more]
+        why = "every model of every family is built from these"
+        raise BadInput(f"{where}: {name}", what=what, why=why, fix=fix, details=details)
+    refusals = {
+        "quantization_config": (
+            "weights are quantised",
+            "use the unquantised checkpoint, or dequantise first",
+        ),
+        "auto_map": (
+            "needs Python code from the folder, which grow never runs",
+            "when transformers has the class built in, remove auto_map from a copy of config.json",
+        ),
+        "transformers_weights": ("names another weight file", f"rename it to {SINGLE}, remove the field"),
+    }
+    for name, (what, fix) in refusals.items():
+        if config.get(name) not in (None, {}):
+            why = "growth is exact only for plain weights of a stock class"
+            raise Refused(f"{where}: {name}", what=what, why=why, fix=fix)
+    return config
+
+
+def _public(value: Any, prefix: str, private: list[str]) -> Any:
+    """`value` without keys that begin with an underscore, at any depth: stock loading obeys some of them."""
+    if isinstance(value, list):
+        return [_public(item, prefix, private) for item in value]
+    if not isinstance(value, dict):
+        return value
+    private += [prefix + name for name in value if name.startswith("_")]
+    public = [(name, item) for name, item in value.items() if not name.startswith("_")]
+    return {name: _public(item, f"{prefix}{name}.", private) for name, item in public}
+
+
+def _found(value: Any) -> str:
+    return "missing" if value is None else f"{show(repr(value), 60)} ({type(value).__name__})"
+
+
+def _check_index(index: Any, where: str) -> tuple[dict[str, str], Any]:
+    """Its weight_map, and the total_size it claims. Each shard is a plain name, distinct on every system."""
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        why = "it says which shard holds which tensor"
+        raise BadInput(f"{where}: weight_map", what="missing, empty or not an object", why=why, fix=AGAIN)
+    metadata = index.get("metadata", {})
+    if not isinstance(metadata, dict):
+        what = f"{_found(metadata)}; wanted an object"
+        raise BadInput(f"{where}: metadata", what=what, why="it may hold total_size", fix="remove metadata")
+    spelled: dict[str, str] = {}
+    for shard in _distinct(weight_map, where):
+        other = spelled.setdefault(unicodedata.normalize("NFC", shard).casefold(), shard)
+        if other != shard:
+            what = f"{show(other)} and {show(shard)} differ only in case or encoding"
+            why = "on many systems these names are one file"
+            raise BadInput(where, what=what, why=why, fix="rename one of the shards, here and on disk")
+        if not shard.endswith(".safetensors"):
+            what, why = f"{show(shard)} is not safetensors", "grow reads safetensors only"
+            raise Refused(where, what=what, why=why, fix=PICKLE_FIX)
+    return weight_map, metadata.get("total_size")
+
+
+def _distinct(weight_map: dict[str, Any], where: str) -> list[str]:
+    shards: dict[str, None] = {}
+    for tensor, shard in weight_map.items():
+        if not isinstance(shard, str) or shard not in shards:
+            shards[plain_name(shard, f"{where}: {show(tensor)}")] = None
+    return list(shards)
+
+
+def _shards(folder: Path, names: list[str], weight_map: dict[str, str]) -> list[str]:
+    """The names of the weight files, all of them there."""
+    if not weight_map:
+        if SINGLE in names:
+            return [SINGLE]
+        _refuse_other_weights(folder, names)
+        weights = [show(name) for name in names if name.endswith(".safetensors")]
+        raise BadInput(
+            show(folder),
+            what=f"has neither {SINGLE} nor {INDEX}; found {listing(weights) or 'no weights at all'}",
+            why="shards without their index, or a file of another name, may be incomplete",
+            fix=f"download the repository again, or rename a single file to {SINGLE}",
+        )
+    shards = sorted(set(weight_map.values()))
+    missing = [show(shard) for shard in shards if shard not in names]
+    if missing:
+        what = f"{len(missing)} of {len(shards)} shards are missing: {listing(missing, 100)}"
+        raise BadInput(show(folder), what=what, why=f"{INDEX} lists them", fix=AGAIN)
+    if SINGLE in names and SINGLE not in shards:
+        what = f"holds {SINGLE} as well as an index of other shards"
+        fix = f"remove {SINGLE} or {INDEX}, whichever is stale"
+        raise BadInput(show(folder), what=what, why="which of the two is the model is unclear", fix=fix)
+    return shards
+
+
+def _merge(checkpoint: Checkpoint, weight_map: dict[str, str], claimed: Any) -> None:
+    """The tensors of all shards, when no two shards hold the same one and the index tells the same story."""
+    twice, extra, misplaced = [], [], []
+    for file, fd in checkpoint._fds.items():
+        for name, info in parse_header(fd, file)[0].items():
+            if name in checkpoint.tensors:
+                twice.append(f"{show(name)} ({checkpoint.tensors[name].file.name}, {file.name})")
+            elif weight_map and name not in weight_map:
+                extra.append(name)
+            else:
+                checkpoint.tensors[name] = info
+                if weight_map and weight_map[name] != file.name:
+                    misplaced.append(f"{show(name)} (found in {file.name}, listed in {weight_map[name]})")
+    patterns = checkpoint.ignore_unexpected
+    ignored = {name for name in extra if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
+    faults = {
+        "twice": twice,
+        "misplaced": misplaced,
+        "missing": [f"{show(n)} ({weight_map[n]})" for n in weight_map if n not in checkpoint.tensors],
+        "unlisted": [show(name) for name in extra if name not in ignored],
+    }
+    faults = {fault: found for fault, found in faults.items() if found}
+    if faults:
+        raise BadInput(
+            show(checkpoint.path / INDEX),
+            what=f"disagrees with the shards: {', '.join(f'{len(faults[f])} {f}' for f in faults)}",
+            details=[(fault, listing(found)) for fault, found in faults.items()],
+            why="stock loading fills missing tensors with random numbers and drops unlisted ones",
+            fix="--ignore-unexpected PATTERN" if set(faults) == {"unlisted"} else AGAIN,
+        )
+    if not checkpoint.tensors:
+        where = show(checkpoint.files[0])
+        raise BadInput(where, what="holds no tensor", why="there is nothing to grow", fix=AGAIN)
+    if ignored:
+        checkpoint.notes.append(f"ignored, as asked: {listing(map(show, sorted(ignored)))}")
+    total = sum(info.nbytes for info in checkpoint.tensors.values())
+    if claimed is not None and claimed != total:
+        checkpoint.notes.append(
+            f"{INDEX}: total_size {show(claimed, 40)} is stale, the tensors hold {total:,}"
+        )

@@ -1,0 +1,142 @@
+"""Writing sharded safetensors in any order: every file has its final size and header before the first row.
+
+Rows go to their place with pwrite, so a result is produced in whatever order its source is read, by several
+threads, in a block of memory. A tensor's sha256 is taken from the file, after its last row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from grow.plan import ITEMSIZE, TensorPlan
+
+CHUNK = 1 << 20
+ALIGN = 8
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where a tensor lies: file, absolute offset and length in bytes."""
+
+    file: str
+    offset: int
+    nbytes: int
+    row_bytes: int
+
+
+class ShardWriter:
+    """Creates the shards of `tensors` in `folder`; close() makes them durable and writes the index."""
+
+    def __init__(self, folder: Path, tensors: Sequence[TensorPlan], max_shard_size: int) -> None:
+        self.folder = folder
+        shards = plan_shards(tensors, max_shard_size)
+        self.total = sum(t.nbytes for t in tensors)
+        self.spots: dict[str, Spot] = {}
+        self.fds: dict[str, int] = {}
+        for i, shard in enumerate(shards):
+            many = len(shards) > 1
+            file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" if many else "model.safetensors"
+            self._create(file, shard)
+        self.files = tuple(self.fds)
+
+    def _create(self, file: str, shard: Sequence[TensorPlan]) -> None:
+        header: dict = {"__metadata__": {"format": "pt"}}
+        at = 0
+        for t in shard:
+            header[t.name] = {
+                "dtype": t.dtype,
+                "shape": list(t.new_shape),
+                "data_offsets": [at, at + t.nbytes],
+            }
+            at += t.nbytes
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % ALIGN)
+        start = 8 + len(text)
+        for t in shard:
+            low = header[t.name]["data_offsets"][0]
+            row = math.prod(t.new_shape[1:]) * ITEMSIZE[t.dtype]
+            self.spots[t.name] = Spot(file, start + low, t.nbytes, row)
+        fd = os.open(self.folder / file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        self.fds[file] = fd
+        _allocate(fd, start + at)
+        _pwrite(fd, len(text).to_bytes(8, "little") + text, 0)
+
+    def write_rows(self, name: str, first: int, rows: np.ndarray) -> None:
+        """Put finished rows of a tensor in their place. Safe from several threads."""
+        spot = self.spots[name]
+        _pwrite(
+            self.fds[spot.file],
+            np.ascontiguousarray(rows).data.cast("B"),
+            spot.offset + first * spot.row_bytes,
+        )
+
+    def sha256(self, name: str) -> str:
+        """Of the tensor's bytes as they are in the file."""
+        spot = self.spots[name]
+        digest = hashlib.sha256()
+        for at in range(0, spot.nbytes, CHUNK):
+            digest.update(os.pread(self.fds[spot.file], min(CHUNK, spot.nbytes - at), spot.offset + at))
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        """Make every shard durable and write the index when there are several."""
+        for fd in self.fds.values():
+            os.fsync(fd)
+        self.abandon()
+        if len(self.files) > 1:
+            index = {
+                "metadata": {"total_size": self.total},
+                "weight_map": {name: spot.file for name, spot in self.spots.items()},
+            }
+            write_json(self.folder / "model.safetensors.index.json", index)
+
+    def abandon(self) -> None:
+        for fd in self.fds.values():
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self.fds = {}
+
+
+def plan_shards(tensors: Sequence[TensorPlan], max_shard_size: int) -> list[list[TensorPlan]]:
+    """Consecutive groups of at most `max_shard_size` bytes; a tensor larger than that has a shard of its own."""
+    shards: list[list[TensorPlan]] = [[]]
+    used = 0
+    for t in tensors:
+        if shards[-1] and used + t.nbytes > max_shard_size:
+            shards.append([])
+            used = 0
+        shards[-1].append(t)
+        used += t.nbytes
+    return shards
+
+
+def write_json(path: Path, value: object) -> None:
+    """Strict JSON with a final newline, on disk when this returns."""
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, allow_nan=False, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _allocate(fd: int, size: int) -> None:
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except (AttributeError, OSError):  # not on this file system: a sparse file will do
+        os.ftruncate(fd, size)
+
+
+def _pwrite(fd: int, data, offset: int) -> None:
+    view = memoryview(data).cast("B")
+    while view:
+        done = os.pwrite(fd, view, offset)
+        view, offset = view[done:], offset + done

@@ -1,0 +1,77 @@
+"""Runs a plan: tensors from a source to a sink, a few at a time, none of them whole in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import Protocol
+
+import numpy as np
+
+from grow.apply import grow_tensor
+from grow.checkpoint.reader import Checkpoint
+from grow.checkpoint.writer import ShardWriter
+from grow.numerics import RAW
+from grow.plan import Plan, TensorPlan
+
+
+class Source(Protocol):
+    def rows(self, t: TensorPlan, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop) of the source tensor in stored form, as a matrix."""
+        ...
+
+
+class FileSource:
+    """Rows of a checkpoint on disk, read where they lie."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+
+    def rows(self, t: TensorPlan, start: int, stop: int) -> np.ndarray:
+        return stored_rows(self.checkpoint, t.source, start, stop)
+
+
+def stored_rows(checkpoint: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop) of a stored tensor as a (rows, columns) matrix of raw values."""
+    info = checkpoint.tensors[name]
+    raw = RAW[info.dtype]
+    columns = int(np.prod(info.shape[1:], dtype=np.int64))
+    width = columns * raw.itemsize
+    return np.frombuffer(checkpoint.read(info, start * width, stop * width), dtype=raw).reshape(-1, columns)
+
+
+def write_plan(
+    plan: Plan, source: Source, writer: ShardWriter, advance: Callable[[int], None] = lambda n: None
+) -> dict[str, str]:
+    """Write every tensor of the plan; returns name -> sha256. `advance` is told of bytes as they are written."""
+
+    def one(t: TensorPlan) -> tuple[str, str]:
+        def put(first: int, rows: np.ndarray) -> None:
+            if stop:
+                raise InterruptedError
+            writer.write_rows(t.name, first, rows)
+            advance(rows.nbytes)
+
+        grow_tensor(t, lambda a, b: source.rows(t, a, b), put, split=plan.split, seed=plan.seed)
+        return t.name, writer.sha256(t.name)
+
+    stop: list[bool] = []
+    # numpy and pwrite release the interpreter lock; more threads than cores only take memory
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        jobs = [pool.submit(one, t) for t in plan.tensors]
+        try:
+            done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
+            failed = [job for job in done if job.exception()]
+        except BaseException:
+            failed = []
+            stop.append(True)
+            raise
+        finally:
+            if stop or any(job.done() and not job.cancelled() and job.exception() for job in jobs):
+                stop.append(True)
+                for job in jobs:
+                    job.cancel()
+        if failed:
+            failed[0].result()
+    return dict(job.result() for job in jobs)

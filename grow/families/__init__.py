@@ -1,0 +1,34 @@
+"""The families: one file of data each, and one line here."""
+
+from __future__ import annotations
+
+from grow.errors import Refused, did_you_mean
+from grow.families.bert import BERT
+from grow.families.distilbert import DISTILBERT
+from grow.families.gpt2 import GPT2
+from grow.families.gpt_neox import GPT_NEOX
+from grow.families.llama import LLAMA
+from grow.families.mistral import MISTRAL
+from grow.families.opt import OPT
+from grow.families.qwen2 import QWEN2
+from grow.families.qwen3 import QWEN3
+from grow.families.roberta import ROBERTA
+from grow.family import Family
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2, GPT_NEOX, OPT, BERT, ROBERTA, DISTILBERT)
+}
+
+
+def family_of(model_type: str) -> Family:
+    """The family of a config's `model_type`; `Refused`, listing what there is, when nobody has written it."""
+    if model_type not in FAMILIES:
+        hint = did_you_mean(model_type, FAMILIES)
+        raise Refused(
+            "config.json: model_type",
+            what=f"{model_type!r} is not a family that grow knows" + (f"; {hint}" if hint else ""),
+            why="a family's table says what each tensor reads and writes; without it nothing can be proved",
+            fix="known families: " + ", ".join(FAMILIES),
+        )
+    return FAMILIES[model_type]

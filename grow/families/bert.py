@@ -1,0 +1,114 @@
+"""BERT: post-LN encoder; every LayerNorm's output is the residual stream, so hidden grows by whole multiples."""
+
+from grow.family import ELEMENTWISE, Attention, Family, Norm, Tie
+
+AXES = {
+    "hidden": "hidden_size",
+    "heads": "num_attention_heads",
+    "ffn": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "vocab": "vocab_size",
+    "positions": "max_position_embeddings",
+    "types": "type_vocab_size",
+}
+
+# `{base}` is the base model's prefix; roberta has the same encoder.
+ENCODER = """
+{base}embeddings.word_embeddings.weight                             vocab -> hidden
+{base}embeddings.position_embeddings.weight                         positions -> hidden
+{base}embeddings.token_type_embeddings.weight                       types -> hidden
+{base}embeddings.LayerNorm.weight                                   hidden *
+{base}embeddings.LayerNorm.bias                                     hidden +
+{base}encoder.layer.{layers}.attention.self.query.weight            (heads head_dim.q) <- hidden
+{base}encoder.layer.{layers}.attention.self.query.bias              (heads head_dim.q) <-
+{base}encoder.layer.{layers}.attention.self.key.weight              (heads head_dim.k) <- hidden
+{base}encoder.layer.{layers}.attention.self.key.bias                (heads head_dim.k) <-
+{base}encoder.layer.{layers}.attention.self.value.weight            (heads head_dim.v) <- hidden
+{base}encoder.layer.{layers}.attention.self.value.bias              (heads head_dim.v) <-
+{base}encoder.layer.{layers}.attention.output.dense.weight          hidden <- (heads head_dim.v)
+{base}encoder.layer.{layers}.attention.output.dense.bias            hidden <-
+{base}encoder.layer.{layers}.attention.output.LayerNorm.weight      hidden *
+{base}encoder.layer.{layers}.attention.output.LayerNorm.bias        hidden +
+{base}encoder.layer.{layers}.intermediate.dense.weight              ffn <- hidden
+{base}encoder.layer.{layers}.intermediate.dense.bias                ffn <-
+{base}encoder.layer.{layers}.output.dense.weight                    hidden <- ffn
+{base}encoder.layer.{layers}.output.dense.bias                      hidden <-
+{base}encoder.layer.{layers}.output.LayerNorm.weight                hidden *
+{base}encoder.layer.{layers}.output.LayerNorm.bias                  hidden +
+{base}pooler.dense.weight                                           hidden <- hidden  ? optional
+{base}pooler.dense.bias                                             hidden <-         ? optional
+qa_outputs.weight                                                   labels <- hidden  ? ForQuestionAnswering
+qa_outputs.bias                                                     labels <-         ? ForQuestionAnswering
+"""
+
+ENCODER_FACTS = dict(
+    axes=AXES,
+    norm=Norm("layernorm", writes_stream="always"),
+    attention=Attention(),
+    derived_head_dim=True,
+    divides=True,
+    harmless=frozenset(
+        """
+        layer_norm_eps attention_probs_dropout_prob hidden_dropout_prob classifier_dropout directionality
+        pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type gradient_checkpointing
+        """.split()
+    ),
+    fixed={
+        "hidden_act": ELEMENTWISE,
+        "position_embedding_type": ("absolute",),
+        "add_cross_attention": (False,),
+    },
+    # the first releases called a LayerNorm's weight gamma and its bias beta
+    spelling=((".LayerNorm.gamma", ".LayerNorm.weight"), (".LayerNorm.beta", ".LayerNorm.bias")),
+    stale=("embeddings.position_ids", "embeddings.token_type_ids"),
+)
+
+MASKED = "ForMaskedLM|ForPreTraining|LMHeadModel"
+
+BERT = Family(
+    model_type="bert",
+    prefix="bert.",
+    table=ENCODER.replace("{base}", "bert.")
+    + f"""
+cls.predictions.transform.dense.weight        hidden <- hidden  ? {MASKED}
+cls.predictions.transform.dense.bias          hidden <-         ? {MASKED}
+cls.predictions.transform.LayerNorm.weight    hidden *          ? {MASKED}
+cls.predictions.transform.LayerNorm.bias      hidden +          ? {MASKED}
+cls.predictions.bias                          vocab <-          ? {MASKED}
+cls.predictions.decoder.weight                vocab <- hidden   ? {MASKED} not tie_word_embeddings
+cls.predictions.decoder.bias                  vocab <-          ? {MASKED} optional
+cls.seq_relationship.weight                   labels <- hidden  ? optional
+cls.seq_relationship.bias                     labels <-         ? optional
+classifier.weight                             labels <- hidden  ? ForSequenceClassification|ForTokenClassification|ForMultipleChoice
+classifier.bias                               labels <-         ? ForSequenceClassification|ForTokenClassification|ForMultipleChoice
+""",
+    tie=Tie(
+        "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.weight",
+        ("cls.predictions.transform.LayerNorm.weight", "cls.predictions.transform.LayerNorm.bias"),
+        when=f"tie_word_embeddings {MASKED}",
+    ),
+    defaults={"tie_word_embeddings": True, "max_position_embeddings": 512, "type_vocab_size": 2},
+    summary="BERT, sentence-transformers encoders",
+    sizes={
+        name: {
+            "hidden_size": n,
+            "num_attention_heads": h,
+            "intermediate_size": 4 * n,
+            "num_hidden_layers": layers,
+        }
+        for name, n, h, layers in (
+            ("small", 128, 4, 6),
+            ("base", 256, 8, 6),
+            ("large", 512, 16, 6),
+            ("bert-tiny", 128, 2, 2),
+            ("bert-mini", 256, 4, 4),
+            ("bert-small", 512, 8, 4),
+            ("bert-medium", 512, 8, 8),
+            ("bert-base", 768, 12, 12),
+            ("bert-large", 1024, 16, 24),
+            ("MiniLM-L6", 384, 12, 6),
+        )
+    },
+    **ENCODER_FACTS,
+)

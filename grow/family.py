@@ -1,0 +1,222 @@
+"""A family is a table: one row per tensor, and next to it the facts that shapes cannot show.
+
+`Family` holds the data; the modules in `grow/families/` fill it in and contain no code. Conditions (`Row.when`,
+`Norm.writes_stream`, …) are words that must all hold: a config field is true, `not` before it is not,
+`a==b` and `a!=b` compare two fields, `ForCausalLM|ForMaskedLM` is true for those model classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from grow.axes import Row, parse_table
+from grow.errors import BadInput, Refused, did_you_mean, listing
+
+WIDTHS = ("hidden", "heads", "kv_heads", "head_dim", "ffn")
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The norm on the residual stream.
+
+    kind           "rms" or "layernorm"
+    writes_stream  condition under which the norm's output is the residual stream (post-LN)
+    affine         condition under which it has a gain (and a bias)
+    bare           condition under which something reads the stream without a norm in between
+    """
+
+    kind: str
+    writes_stream: str = "never"
+    affine: str = "always"
+    bare: str = "never"
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What sits between q and k.
+
+    scaled      condition under which scores are divided by √head_dim
+    rope        None; "half" (rotates coordinates i and i + head_dim/2); "partial" (the first
+                `partial_rotary_factor · head_dim` coordinates are rotated, the rest pass through)
+    qk_norm     an RMSNorm over head_dim on q and on k
+    """
+
+    scaled: str = "always"
+    rope: str | None = None
+    qk_norm: bool = False
+
+
+@dataclass(frozen=True)
+class Tie:
+    """One stored table is the embedding (a producer) and the head (a consumer) when `when` holds.
+
+    The norm in front of the head absorbs the difference: `norms` are its gain and bias, there when `norms_when`
+    holds. `head` is the tensor to write when the two must part because no norm can absorb it.
+    """
+
+    table: str
+    head: str
+    norms: tuple[str, ...]
+    when: str
+    norms_when: str = "always"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Everything `grow` knows about one `model_type`.
+
+    table     rows in the notation of `grow.axes`; names with the base model's prefix
+    prefix    what base-model checkpoints (`LlamaModel`) leave out of the names
+    axes      axis -> config field
+    defaults  field -> its value when config.json leaves it out; "=other" repeats another field
+    derived_head_dim   the stock code computes head_dim = hidden / heads and reads no field
+    fixed     field -> the only values for which the table is true
+    reads     fields that the growth interprets (beyond `axes`)
+    harmless  fields that no width growth can disturb
+    spelling  (stored, table) suffixes: older or on-disk names of the same tensor
+    stale     suffixes of stored buffers that stock code ignores; they are left out of the result
+    divides   the stock config refuses hidden % heads != 0
+    sizes     size name -> config fields
+    """
+
+    model_type: str
+    table: str
+    prefix: str
+    axes: Mapping[str, str]
+    norm: Norm
+    attention: Attention
+    tie: Tie | None
+    sizes: Mapping[str, Mapping[str, int]]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    derived_head_dim: bool = False
+    divides: bool = False
+    fixed: Mapping[str, tuple] = field(default_factory=dict)
+    reads: frozenset[str] = frozenset()
+    harmless: frozenset[str] = frozenset()
+    spelling: tuple[tuple[str, str], ...] = ()
+    stale: tuple[str, ...] = ()
+    summary: str = ""
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        return parse_table(self.table)
+
+    def get(self, config: Mapping[str, Any], name: str) -> Any:
+        """A config field, or the value that the stock config gives it when it is left out."""
+        value = config.get(name)
+        if value is None:
+            value = self.defaults.get(name)
+            if isinstance(value, str) and value.startswith("="):
+                value = self.get(config, value[1:])
+        return value
+
+    def holds(self, config: Mapping[str, Any], when: str) -> bool:
+        """Whether every word of a condition holds for this config."""
+        words = iter(when.split())
+        for word in words:
+            wanted = word != "not"
+            if not wanted:
+                word = next(words)
+            if self._word(config, word) != wanted:
+                return False
+        return True
+
+    def _word(self, config: Mapping[str, Any], word: str) -> bool:
+        if word in ("always", "optional"):
+            return True
+        if word == "never":
+            return False
+        if "==" in word:
+            a, b = word.split("==")
+            return self.get(config, a) == self.get(config, b)
+        if "!=" in word:
+            a, b = word.split("!=")
+            return self.get(config, a) != self.get(config, b)
+        if word[0].isupper():
+            name = (config.get("architectures") or ["?"])[0]
+            return any(name.endswith(suffix) for suffix in word.split("|"))
+        return bool(self.get(config, word))
+
+    def sizes_of(self, config: Mapping[str, Any]) -> dict[str, int]:
+        """Axis -> size, head_dim and kv_heads resolved; BadInput when the fields contradict each other."""
+        sizes = {}
+        for axis, name in self.axes.items():
+            value = self.get(config, name)
+            if axis == "ffn" and value is None:
+                value = 4 * sizes["hidden"]  # n_inner = None
+            if axis == "head_dim" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise BadInput(
+                    f"config.json: {name}",
+                    what=f"{value!r}, wanted a positive integer",
+                    why=f"{name} is the size of the axis {axis}",
+                    fix=f"set {name} to the size that the weights have",
+                )
+            sizes[axis] = value
+        sizes.setdefault("kv_heads", sizes["heads"])
+        if "head_dim" not in sizes:
+            if sizes["hidden"] % sizes["heads"]:
+                raise BadInput(
+                    f"config.json: {self.axes['heads']}",
+                    what=f"{sizes['heads']} heads do not divide hidden {sizes['hidden']}",
+                    why="head_dim = hidden / heads",
+                    fix=self._divisor_hint(sizes["hidden"], sizes["heads"]),
+                )
+            sizes["head_dim"] = sizes["hidden"] // sizes["heads"]
+        if sizes["heads"] % sizes["kv_heads"]:
+            raise BadInput(
+                f"config.json: {self.axes['kv_heads']}",
+                what=f"{sizes['kv_heads']} kv heads do not divide {sizes['heads']} heads",
+                why="each kv head serves heads / kv_heads query heads",
+                fix=self._divisor_hint(sizes["heads"], sizes["kv_heads"], "kv_heads"),
+            )
+        return sizes
+
+    def _divisor_hint(self, whole: int, part: int, axis: str = "heads") -> str:
+        divisors = [k for k in range(1, whole + 1) if whole % k == 0]
+        near = sorted(sorted(divisors, key=lambda k: abs(k - part))[:3])
+        return f"{self.axes[axis]} = " + " or ".join(map(str, near))
+
+    def check_config(self, config: Mapping[str, Any]) -> None:
+        """Refuse a config with a field that nobody has read: it may change the function."""
+        for name, allowed in self.fixed.items():
+            if name in config and config[name] not in allowed:
+                raise Refused(
+                    f"config.json: {name}",
+                    what=f"{config[name]!r}; {self.model_type} is grown with {listing(map(repr, allowed))}",
+                    why="another value makes another function than the one the table describes",
+                    fix="grow a checkpoint without it",
+                )
+        known = COMMON_FIELDS | self.harmless | self.reads | set(self.fixed) | set(self.axes.values()) | set(self.defaults)
+        unknown = sorted(set(config) - known)
+        if unknown:
+            hint = did_you_mean(unknown[0], known)
+            raise Refused(
+                f"config.json: {listing(unknown)}",
+                what=f"fields that the family {self.model_type} does not know",
+                why="a field that nobody has read may change the function" + (f"; {hint}" if hint else ""),
+                fix=f"if they are harmless: --assume-harmless {','.join(unknown)}",
+            )
+
+
+# Read by no forward pass, or by generation, training and bookkeeping only.
+COMMON_FIELDS = frozenset(
+    """
+    architectures model_type dtype torch_dtype transformers_version use_cache return_dict output_attentions
+    output_hidden_states initializer_range id2label label2id num_labels problem_type finetuning_task task_specific_params
+    bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id mask_token_id decoder_start_token_id
+    bad_words_ids max_length min_length do_sample num_beams temperature top_k top_p repetition_penalty
+    chunk_size_feed_forward gradient_checkpointing tokenizer_class prefix torchscript use_bfloat16
+    classifier_dropout license language tags transformers.js_config is_decoder
+    """.split()
+)
+
+# Activations that act on each unit alone; all of them leave unread and copied units independent.
+ELEMENTWISE = (
+    "silu", "swish", "gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "gelu_python_tanh",
+    "quick_gelu", "relu", "relu2", "relu6", "leaky_relu", "mish", "sigmoid", "tanh", "linear", "laplace", "gelu_10",
+)  # fmt: skip

@@ -1,0 +1,148 @@
+"""A growth operator is data: one `AxisMap` per space, n coordinates -> m coordinates.
+
+Coordinate j of the grown axis carries `write[j]` times the old coordinate `source[j]`. A norm in
+between multiplies it by `gain[j]` more than before, and consumers weigh it with `read[j]`.
+
+    the law    for every old i:   sum over j with source[j] = i of  read[j] * gain[j] * write[j] = 1
+
+A coordinate without a source is fresh. Its kind says which single factor is zero:
+
+    SILENT   producers write 0, consumers are random
+    UNREAD   producers are random, consumers read with 0
+    MEAN     producers write the mean of the old coordinates (what LayerNorm subtracts), consumers are random
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+SILENT, UNREAD, MEAN = -1, -2, -3
+KINDS = {SILENT: "silent", UNREAD: "unread", MEAN: "mean"}
+
+
+@dataclass(frozen=True, eq=False)
+class AxisMap:
+    """n -> m coordinates of one space.
+
+    source  (m,) int64    old coordinate, or SILENT, UNREAD, MEAN
+    write   (m,) float64  scale of the producer's row
+    read    (m,) float64  nominal weight of the consumer's column; 0 on fresh coordinates
+    gain    (m,) float64  factor on the gain of a norm over this space
+    """
+
+    n: int
+    source: np.ndarray
+    write: np.ndarray
+    read: np.ndarray
+    gain: np.ndarray
+    operator: str = field(default="", compare=False)
+
+    @property
+    def m(self) -> int:
+        return len(self.source)
+
+    @cached_property
+    def is_identity(self) -> bool:
+        return (
+            self.m == self.n
+            and bool((self.source == np.arange(self.n)).all())
+            and bool((self.write == 1).all() and (self.gain == 1).all())
+        )
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """(n,) how many copies each old coordinate has."""
+        return np.bincount(self.source[self.source >= 0], minlength=self.n)
+
+    @cached_property
+    def layers(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+        """The copies peeled off one by one: (old coordinates, where their k-th copy lies), both sorted by old."""
+        copied = np.flatnonzero(self.source >= 0)
+        copied = copied[np.argsort(self.source[copied], kind="stable")]
+        old = self.source[copied]
+        first = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
+        nth = np.arange(len(copied)) - first[old]
+        return tuple((old[nth == k], copied[nth == k]) for k in range(int(self.counts.max(initial=0))))
+
+    def fresh(self, kind: int) -> np.ndarray:
+        """Indices of the fresh coordinates of one kind."""
+        return np.flatnonzero(self.source == kind)
+
+    def law(self) -> np.ndarray:
+        """(n,) the sum that must be 1 for every old coordinate; 0 where the old coordinate was lost."""
+        kept = self.source >= 0
+        total = self.read[kept] * self.gain[kept] * self.write[kept]
+        return np.bincount(self.source[kept], weights=total, minlength=self.n)
+
+    @cached_property
+    def exact_factors(self) -> bool:
+        """Every scale on a weight is a power of two (or zero) and no coordinate is a computed mean."""
+        scales = np.unique(np.concatenate([self.write, self.gain]))
+        return all(is_power_of_two(x) for x in scales) and not (self.source == MEAN).any()
+
+    def to_runs(self) -> list[list]:
+        """Maximal runs `[length, first source or kind, write, read, gain]`: the map as JSON."""
+        before, after = self.source[:-1], self.source[1:]
+        same = np.where(after >= 0, (before >= 0) & (after - before == 1), after == before)
+        for values in (self.write, self.read, self.gain):
+            same &= values[1:] == values[:-1]
+        starts = np.concatenate([[0], np.flatnonzero(~same) + 1])
+        ends = np.concatenate([starts[1:], [self.m]])
+        return [
+            [int(e - s), int(self.source[s]), float(self.write[s]), float(self.read[s]), float(self.gain[s])]
+            for s, e in zip(starts, ends)
+        ]
+
+    @classmethod
+    def from_runs(cls, n: int, runs: Sequence[Sequence], operator: str = "") -> AxisMap:
+        source = [np.arange(s, s + k) if s >= 0 else np.full(k, s) for k, s, *_ in runs]
+        column = lambda c: np.repeat([float(r[c]) for r in runs], [r[0] for r in runs])  # noqa: E731
+        return cls(n, np.concatenate(source).astype(np.int64), column(2), column(3), column(4), operator)
+
+
+def axis_map(n: int, source, *, write=1.0, read=None, gain=1.0, operator: str = "") -> AxisMap:
+    """An `AxisMap` with scalars broadcast; `read` defaults to equal shares that obey the law."""
+    source = np.asarray(source, dtype=np.int64)
+    write, gain = (np.broadcast_to(np.asarray(x, dtype=np.float64), source.shape).copy() for x in (write, gain))
+    if read is None:
+        counts = np.bincount(source[source >= 0], minlength=n)
+        read = np.where(source >= 0, 1.0 / (np.maximum(counts, 1)[np.maximum(source, 0)] * write * gain), 0.0)
+    read = np.broadcast_to(np.asarray(read, dtype=np.float64), source.shape).copy()
+    return AxisMap(n, source, write, read, gain, operator)
+
+
+def identity(n: int) -> AxisMap:
+    return axis_map(n, np.arange(n), operator="unchanged")
+
+
+def product(maps: Sequence[AxisMap]) -> AxisMap:
+    """The map of a dimension that is a product of spaces, outer first.
+
+    A coordinate is fresh when any factor is; the outermost fresh factor gives its kind, so that a
+    fresh head is unread throughout, whatever happens inside it.
+    """
+    out = maps[0]
+    for inner in maps[1:]:
+        so, si = out.source[:, None], inner.source[None, :]
+        source = np.where(so < 0, so, np.where(si < 0, si, so * inner.n + si))
+        scale = [np.multiply.outer(getattr(out, x), getattr(inner, x)).ravel() for x in ("write", "read", "gain")]
+        out = AxisMap(out.n * inner.n, source.ravel(), *scale)
+    return out
+
+
+def concatenate(maps: Sequence[AxisMap]) -> AxisMap:
+    """The maps of consecutive slices (q, k, v) as one map."""
+    offsets = np.cumsum([0] + [m.n for m in maps])
+    source = [np.where(m.source < 0, m.source, m.source + o) for m, o in zip(maps, offsets)]
+    joined = [np.concatenate([getattr(m, x) for m in maps]) for x in ("write", "read", "gain")]
+    return AxisMap(int(offsets[-1]), np.concatenate(source), *joined)
+
+
+def is_power_of_two(x: float) -> bool:
+    """True for 0 and ±2^k: multiplying by it rounds nothing (overflow and underflow apart)."""
+    return x == 0 or (math.isfinite(x) and abs(math.frexp(x)[0]) == 0.5)

@@ -1,0 +1,158 @@
+"""Rotary positions on a longer head: every old pair keeps its frequency, bit for bit or to 1e-12.
+
+Pair i of a head of size d turns with θ^(-2i/d), stored as coordinates i and i + d/2. On size d' = k·d the pair
+k·i has that frequency at the same θ; on any even d' the first d/2 pairs have it at θ' = θ^(d'/d). What the
+frequencies become is computed here and compared, so that a scaling whose frequencies depend on d in another way
+(yarn's rounded range, for one) is refused and not approximated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from grow.errors import Refused
+
+# θ^(d'/d) is rounded to float64 once; frequencies then agree to a few 1e-16, far below this.
+FREQUENCY_TOLERANCE = 1e-12
+SAME_THETA = ("default", "linear", "llama3", "longrope")
+ANY_SIZE = ("default", "linear", "llama3", "longrope", "yarn")
+
+
+@dataclass(frozen=True)
+class RopeGrowth:
+    """`place[i]` is where old coordinate i of q and k lies; `config` the changed fields; `how` for the plan's table."""
+
+    place: np.ndarray
+    config: dict[str, Any]
+    how: str
+
+
+def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The rope parameters as one flat dict, wherever this generation of config.json keeps them."""
+    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    rope.setdefault("rope_type", rope.get("type", "default"))
+    rope.setdefault("rope_theta", config.get("rope_theta", config.get("rotary_emb_base", 10_000.0)))
+    partial = config.get("partial_rotary_factor", config.get("rotary_pct"))
+    if partial is not None:
+        rope.setdefault("partial_rotary_factor", partial)
+    if "original_max_position_embeddings" in config:
+        rope.setdefault("original_max_position_embeddings", config["original_max_position_embeddings"])
+    return rope
+
+
+def grow_half(config: Mapping[str, Any], d: int, d2: int) -> RopeGrowth:
+    """Rotation of coordinates i and i + d/2 on a head grown d -> d2, both even."""
+    rope = rope_of(config)
+    kind = rope["rope_type"]
+    _check_known(rope, kind, d, d2)
+    pairs = np.arange(d // 2)
+    new = dict(rope)
+    if kind == "dynamic":
+        step, rest = divmod(d2 - 2, d - 2)
+        if rest:
+            near = [2 + c * (d - 2) for c in (max(1, step), step + 1)]
+            raise _refused(kind, d, d2, "θ depends on d/(d-2) beyond the trained length", f"head_dim={near[0]} or {near[1]}")
+        pairs = pairs * step
+        new["rope_theta"] = rope["rope_theta"] ** (d2 * (d - 2) / (d * (d2 - 2)))
+        how = f"pair i -> {step}i, θ -> {new['rope_theta']:.6g}"
+    elif d2 % d == 0 and kind in SAME_THETA:
+        step = d2 // d
+        pairs = pairs * step
+        how = f"pair i -> {step}i, θ kept"
+        _stretch(new, lambda factors: [x for x in factors for _ in range(step)])
+    else:
+        new["rope_theta"] = float(rope["rope_theta"]) ** (d2 / d)
+        how = f"pairs first, θ -> θ^({d2}/{d}) = {new['rope_theta']:.6g}"
+        _stretch(new, lambda factors: [*factors, *[1.0] * (d2 // 2 - len(factors))])
+    for long in (False, True):
+        before, after = inv_freq(rope, d, config, long=long), inv_freq(new, d2, config, long=long)
+        if kind == "dynamic" and long:
+            continue  # proved by the equation above; its stock frequencies depend on the length of each input
+        worst = float(np.max(np.abs(after[pairs] / before - 1)))
+        if not worst <= FREQUENCY_TOLERANCE:
+            raise _refused(kind, d, d2, f"a frequency of the old pairs would change by {worst:.1e} of itself", "keep head_dim")
+    return RopeGrowth(np.concatenate([pairs, pairs + d2 // 2]), _edited(config, rope, new), how)
+
+
+def grow_partial(config: Mapping[str, Any], d: int, d2: int) -> RopeGrowth:
+    """The rotated width stays, new coordinates pass through: the fraction becomes (rotated + ½) / d2.
+
+    The half keeps int(d2 · fraction) from falling below the width by a rounding of the fraction.
+    """
+    rope = rope_of(config)
+    rotated = int(d * rope.setdefault("partial_rotary_factor", 0.25))
+    new = {**rope, "partial_rotary_factor": (rotated + 0.5) / d2}
+    if int(d2 * new["partial_rotary_factor"]) != rotated:
+        raise _refused(rope["rope_type"], d, d2, "no fraction gives the old rotated width", "another head_dim")
+    return RopeGrowth(np.arange(d), _edited(config, rope, new), f"{rotated} rotated coordinates kept, new ones pass through")
+
+
+def inv_freq(rope: Mapping[str, Any], d: int, config: Mapping[str, Any], *, long: bool = False) -> np.ndarray:
+    """(d/2,) float64 frequencies; modeling_rope_utils.py of transformers 5.23, in float64."""
+    theta, kind = float(rope["rope_theta"]), rope["rope_type"]
+    plain = theta ** -(np.arange(0, d, 2) / d)
+    if kind == "linear":
+        return plain / rope["factor"]
+    if kind == "longrope":
+        return plain / np.asarray(rope["long_factor" if long else "short_factor"], dtype=np.float64)
+    if kind == "llama3":
+        length, factor = rope["original_max_position_embeddings"], rope["factor"]
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        smooth = np.clip((length * plain / (2 * math.pi) - low) / (high - low), 0, 1)
+        return (1 - smooth) * plain / factor + smooth * plain
+    if kind == "yarn":
+        length = rope.get("original_max_position_embeddings") or config.get("max_position_embeddings")
+
+        def turns(beta: float) -> float:
+            return d * math.log(length / (beta * 2 * math.pi)) / (2 * math.log(theta))
+
+        low, high = turns(rope.get("beta_fast") or 32), turns(rope.get("beta_slow") or 1)
+        if rope.get("truncate", True):
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, d - 1)
+        ramp = np.clip((np.arange(d // 2) - low) / ((high - low) or 0.001), 0, 1)
+        return plain / rope["factor"] * ramp + plain * (1 - ramp)
+    return plain
+
+
+def _check_known(rope: Mapping[str, Any], kind: str, d: int, d2: int) -> None:
+    if d % 2 or d2 % 2:
+        raise _refused(kind, d, d2, "coordinates turn in pairs", f"head_dim={d2 + 1}")
+    if kind not in (*ANY_SIZE, "dynamic"):
+        raise _refused(kind, d, d2, f"known rope types: {', '.join((*ANY_SIZE, 'dynamic'))}", "keep head_dim")
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise _refused(kind, d, d2, "a partial rotation is not read by this family's stock code", "keep head_dim")
+
+
+def _stretch(rope: dict[str, Any], change) -> None:
+    for name in ("short_factor", "long_factor"):
+        if name in rope:
+            rope[name] = change(list(rope[name]))
+
+
+def _edited(config: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of config.json to change, edited where this config keeps them."""
+    changes: dict[str, Any] = {}
+    home = next((name for name in ("rope_parameters", "rope_scaling") if config.get(name)), None)
+    legacy = {"rope_theta": ("rope_theta", "rotary_emb_base"), "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct")}
+    for name, value in new.items():
+        if old.get(name) == value:
+            continue
+        spots = [spot for spot in legacy.get(name, ()) if spot in config]
+        for spot in spots:
+            changes[spot] = value
+        if home and (name in config[home] or not spots):
+            changes.setdefault(home, deepcopy(dict(config[home])))[name] = value
+        elif not spots:
+            changes[legacy.get(name, (name,))[-1 if name == "partial_rotary_factor" else 0]] = value
+    return changes
+
+
+def _refused(kind: str, d: int, d2: int, why: str, fix: str) -> Refused:
+    return Refused("head_dim", what=f"{d} -> {d2} with rope_type={kind!r} is not exact", why=why, fix=fix)

@@ -1,0 +1,213 @@
+"""What a person may write after `--to`, and the sizes it means.
+
+    base, SmolLM2-360M          a size of the source's family
+    2x, 1.5x                    hidden, heads, kv_heads and ffn times a factor; head_dim stays
+    hidden_size=960,heads=15    config fields or axes; the rest stays
+    folder, config.json         the widths of another config of the same family
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+from grow.errors import BadInput, Refused, did_you_mean
+from grow.family import WIDTHS, Family
+
+LARGEST = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Target:
+    """Axis -> new size for every axis of the source, and what of the target was left aside."""
+
+    sizes: dict[str, int]
+    notes: tuple[str, ...] = ()
+
+
+def resolve(family: Family, config: Mapping[str, Any], to: Any) -> Target:
+    """The sizes that `to` asks for; `BadInput` or `Refused` when they cannot be a model of this family."""
+    old = family.sizes_of(config)
+    if hasattr(to, "to_dict"):
+        to = to.to_dict()
+    if isinstance(to, Mapping):
+        target = _from_config(family, old, to, "target") if "model_type" in to else _from_fields(family, old, dict(to))
+    else:
+        target = _from_text(family, config, old, os.fspath(to))
+    _check(family, old, target.sizes)
+    return target
+
+
+def _from_text(family: Family, config: Mapping[str, Any], old: dict[str, int], text: str) -> Target:
+    if text in family.sizes:
+        return _from_config(family, old, {**config, **_only(family, text)}, text)
+    if "=" in text:
+        return _from_fields(family, old, dict(_parse_field(part) for part in text.split(",")))
+    if text[-1:] in ("x", "X") and text[:1] in "0123456789.-+":
+        return _from_factor(family, old, text)
+    path = Path(text)
+    if path.is_dir():
+        path /= "config.json"
+    if path.is_file():
+        return _from_config(family, old, _read_json(path), str(path))
+    hint = did_you_mean(text, family.sizes)
+    raise BadInput(
+        f"--to {text}",
+        what="is no size of the family, factor, field list, folder or config.json" + (f"; {hint}" if hint else ""),
+        why=f"sizes of {family.model_type}: {', '.join(family.sizes)}",
+        fix="--to 2x, or --to " + ",".join(f"{family.axes[a]}=…" for a in ("hidden", "heads")),
+    )
+
+
+def _only(family: Family, name: str) -> dict[str, Any]:
+    """A size's fields, with optional ones that the source's config may carry cleared."""
+    cleared = {family.axes[a]: None for a in ("kv_heads", "head_dim") if a in family.axes}
+    return {**cleared, **family.sizes[name]}
+
+
+def _parse_field(part: str) -> tuple[str, int]:
+    name, _, value = part.partition("=")
+    try:
+        return name.strip(), int(value)
+    except ValueError:
+        raise BadInput(
+            f"--to {part.strip()}",
+            what=f"{value.strip()!r} is not a whole number",
+            why="a field of the target is a size",
+            fix=f"{name.strip() or 'hidden_size'}=960",
+        ) from None
+
+
+def _from_fields(family: Family, old: dict[str, int], fields: dict[str, Any]) -> Target:
+    by_field = {field: axis for axis, field in family.axes.items()}
+    given: dict[str, int] = {}
+    for name, value in fields.items():
+        axis = by_field.get(name, name)
+        if axis not in old:
+            known = [*(family.axes[a] for a in WIDTHS if a in family.axes), *WIDTHS]
+            hint = did_you_mean(name, known)
+            raise BadInput(
+                f"--to {name}={value}",
+                what=f"{family.model_type} has no such width" + (f"; {hint}" if hint else ""),
+                why="widths: " + ", ".join(known),
+                fix="leave it out",
+            )
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise BadInput(f"--to {name}={value!r}", what="not a whole number", why="a width is one", fix=f"{name}=960")
+        if axis not in WIDTHS and value != old[axis]:
+            raise Refused(
+                f"--to {name}={value}",
+                what=f"widen would change {axis} {old[axis]} -> {value}",
+                why="widen grows " + ", ".join(WIDTHS),
+                fix=f"leave {name} out",
+            )
+        given[axis] = value
+    return Target(_complete(family, old, given))
+
+
+def _complete(family: Family, old: dict[str, int], given: dict[str, int]) -> dict[str, int]:
+    """All sizes when some were given: what is not named stays, kv_heads follow heads where they were equal."""
+    new = {**old, **given}
+    if "kv_heads" not in given and old["kv_heads"] == old["heads"]:
+        new["kv_heads"] = new["heads"]
+    if family.derived_head_dim and "head_dim" not in given and new["hidden"] % new["heads"] == 0:
+        new["head_dim"] = new["hidden"] // new["heads"]
+    if "embed" in old and old["embed"] == old["hidden"]:
+        new["embed"] = new["hidden"]
+    return new
+
+
+def _from_factor(family: Family, old: dict[str, int], text: str) -> Target:
+    try:
+        factor = Fraction(text[:-1])
+    except (ValueError, ZeroDivisionError):
+        factor = Fraction(0)
+    if not 1 <= factor <= 1024:
+        raise BadInput(f"--to {text}", what="not a factor", why="a factor is a number from 1 to 1024", fix="--to 2x")
+    scaled = [axis for axis in ("hidden", "heads", "kv_heads", "ffn") if axis in old]
+    broken = [axis for axis in scaled if (old[axis] * factor).denominator != 1]
+    if broken:
+        step = gcd(*(old[a] for a in scaled))
+        below = int(factor * step)
+        near = sorted({Fraction(max(k, step), step) for k in (below, below + 1)})
+        raise Refused(
+            f"--to {text}",
+            what=", ".join(f"{a} {old[a]} × {float(factor):g} = {float(old[a] * factor):g}" for a in broken),
+            why="every width is a whole number",
+            fix="--to " + " or ".join(f"{float(f):g}x" for f in near) + ", or name the fields",
+        )
+    return Target(_complete(family, old, {axis: int(old[axis] * factor) for axis in scaled}))
+
+
+def _from_config(family: Family, old: dict[str, int], config: Mapping[str, Any], name: str) -> Target:
+    if config.get("model_type") != family.model_type:
+        raise Refused(
+            name,
+            what=f"model_type {config.get('model_type')!r}, the source is {family.model_type!r}",
+            why="widen keeps the architecture",
+            fix="a target of the source's family",
+        )
+    sizes = family.sizes_of(config)
+    new = _complete(family, old, {axis: sizes[axis] for axis in (*WIDTHS, "embed") if axis in sizes})
+    notes = [
+        f"{axis} stay {old[axis]} ({name} has {sizes[axis]}): widen grows widths only"
+        for axis in ("layers", "vocab", "positions")
+        if axis in old and sizes[axis] != old[axis]
+    ]
+    return Target(new, tuple(notes))
+
+
+def _check(family: Family, old: dict[str, int], new: dict[str, int]) -> None:
+    field = lambda axis: family.axes.get(axis, axis)  # noqa: E731
+    for axis in WIDTHS:
+        if not 1 <= new[axis] <= LARGEST:
+            raise BadInput(f"--to {field(axis)}={new[axis]}", what="out of range", why=f"1 to {LARGEST}", fix="another size")
+    if new["heads"] % new["kv_heads"]:
+        raise Refused(
+            f"--to {field('heads')}={new['heads']}",
+            what=f"{new['kv_heads']} kv heads do not divide {new['heads']} heads",
+            why="each kv head serves heads / kv_heads query heads",
+            fix=f"{field('kv_heads')}={new['heads'] // (old['heads'] // old['kv_heads']) or 1}, or other heads",
+        )
+    if (family.divides or family.derived_head_dim) and new["hidden"] % new["heads"]:
+        up, down = -(-new["hidden"] // new["heads"]) * new["heads"], new["hidden"] // new["heads"] * new["heads"]
+        heads = [h for h in range(old["heads"], new["hidden"] + 1) if new["hidden"] % h == 0 and h % new["kv_heads"] == 0]
+        options = [f"{field('heads')}={h}" for h in sorted(sorted(heads, key=lambda h: abs(h - new["heads"]))[:2])]
+        raise Refused(
+            f"--to {field('hidden')}={new['hidden']}",
+            what=f"{new['heads']} heads do not divide hidden {new['hidden']}",
+            why=f"the stock {family.model_type} config refuses hidden % heads != 0 when it is loaded",
+            fix=" or ".join([*options, *(f"{field('hidden')}={n}" for n in (down, up) if n >= old["hidden"])]),
+        )
+    if family.derived_head_dim and new["head_dim"] * new["heads"] != new["hidden"]:
+        raise Refused(
+            f"--to head_dim={new['head_dim']}",
+            what=f"{new['heads']} heads × {new['head_dim']} != hidden {new['hidden']}",
+            why=f"{family.model_type} computes head_dim = hidden / heads",
+            fix=f"{field('hidden')}={new['heads'] * new['head_dim']}",
+        )
+    shrunk = [axis for axis in WIDTHS if new[axis] < old[axis]]
+    if shrunk:
+        derived = family.derived_head_dim and shrunk == ["head_dim"]
+        raise Refused(
+            "--to " + ",".join(f"{field(a)}={new[a]}" for a in shrunk),
+            what=", ".join(f"{a} {old[a]} -> {new[a]}" for a in shrunk),
+            why="a smaller axis loses information" + ("; here head_dim = hidden / heads" if derived else ""),
+            fix=f"{field('hidden')}={new['heads'] * old['head_dim']} or fewer heads" if derived else f"at least {old[shrunk[0]]}",
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise BadInput(str(path), what="cannot be read as JSON", why=str(error), fix="a config.json") from None
+    if not isinstance(config, dict):
+        raise BadInput(str(path), what="is not a JSON object", why="a config is one", fix="a config.json")
+    return config

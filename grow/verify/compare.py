@@ -1,0 +1,198 @@
+"""How far two models' outputs are apart, in units of the source's own spread.
+
+    difference(run(source, probes), run(grown, probes)).relative  ->  max |Δ| / std(source)
+
+The unit is the standard deviation of the source's output over all probes, because an absolute 1e-6 means nothing
+without the size of the logits. A comparison that cannot be made (NaN, Inf, another shape, an output that is constant)
+is `reason`, with relative = inf: never a pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from grow.verify.float64 import precision
+from grow.verify.probes import Probe
+
+Outputs = dict[str, torch.Tensor]  # "probe/output" -> (rows that count, width) float64
+Readback = tuple[np.ndarray, np.ndarray]  # source (m,) int, -1 for a fresh coordinate; write (m,) float
+
+HIDDEN_OUTPUTS = ("last_hidden_state", "pooler_output")  # width is the hidden axis, so it grows with it
+_DISTRIBUTIONS = ("logits", "prediction_logits")  # softmax over the last axis: KL and top-1 mean something
+_NOT_OUTPUTS = ("loss", "aux_loss")
+
+
+class CannotRun(Exception):
+    """The forward pass raised; the message names the probe."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """relative   max |Δ| / std of the source, the worst over all outputs; inf when `reason` is set
+    max_abs    max |Δ|;  mean_abs  mean |Δ|;  std  spread of the source's output that is worst
+    kl         mean KL(source ‖ grown) in nats per row of logits, None without logits;  kl_max  the worst row
+    top1       share of rows whose most likely token is the same, None without logits
+    where      "probe/output[row, coordinate]" of the worst element
+    """
+
+    relative: float
+    max_abs: float = math.nan
+    mean_abs: float = math.nan
+    std: float = math.nan
+    kl: float | None = None
+    kl_max: float | None = None
+    top1: float | None = None
+    where: str = ""
+    reason: str = ""
+
+    def record(self, prefix: str = "") -> dict[str, Any]:
+        """Finite numbers and text only, ready for JSON; what could not be measured is None."""
+        fields = {
+            k: getattr(self, k)
+            for k in ("relative", "max_abs", "mean_abs", "std", "kl", "kl_max", "top1", "where")
+        }
+        return {
+            prefix + k: None if isinstance(v, float) and not math.isfinite(v) else v
+            for k, v in fields.items()
+        }
+
+
+def run(model: Any, probes: Iterable[Probe], *, one_by_one: bool = False) -> Outputs:
+    """Every float output of `model` on every probe, padding left out, in float64 on the CPU.
+
+    "random/logits" is (rows · length, vocab), pooled outputs are (rows, width), start_logits (rows · length, 1).
+    `one_by_one` feeds each row as its own batch. Float64 models run inside `TrueFloat64`.
+    """
+    out: Outputs = {}
+    with torch.inference_mode(), precision(model):
+        for probe in probes:
+            parts = [probe.row(i) for i in range(len(probe.counted))] if one_by_one else [probe]
+            try:
+                found = [_floats(model(**part.inputs), part.counted) for part in parts]
+            except (RuntimeError, IndexError, ValueError, TypeError) as error:
+                shape = tuple(probe.counted.shape)
+                raise CannotRun(f"probe {probe.name!r} {shape}: {type(error).__name__}: {error}") from error
+            for name in found[0]:
+                out[f"{probe.name}/{name}"] = torch.cat([rows[name] for rows in found])
+    return out
+
+
+def _floats(output: Mapping[str, Any], counted: torch.Tensor) -> dict[str, torch.Tensor]:
+    tensors = {k: v for k, v in output.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
+    return {k: flatten(k, v, counted) for k, v in tensors.items() if k not in _NOT_OUTPUTS}
+
+
+def flatten(name: str, value: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """(rows, length, width) -> (rows that count, width); span logits (rows, length) -> (rows that count, 1)."""
+    if name in ("start_logits", "end_logits"):
+        value = value[..., None]
+    if value.ndim == 3:
+        value = value[counted]
+    return value.to(torch.float64)
+
+
+def difference(
+    a: Outputs, b: Outputs, readback: Readback | Mapping[str, Readback] | None = None
+) -> Difference:
+    """The worst disagreement of the grown outputs `b` with the source outputs `a`.
+
+    A larger vocabulary in `b` is compared on the source's tokens. A wider hidden output needs `readback`: for every
+    coordinate j that is not fresh, b[..., j] / write[j] is compared with a[..., source[j]], so all copies of a unit
+    are checked and every old unit must have one. Give a mapping by output name when the maps of
+    `last_hidden_state` and `pooler_output` differ.
+    """
+    if not a:
+        return Difference(math.inf, reason="the source has no floating-point output")
+    lost = sorted(a.keys() - b.keys())
+    if lost:
+        return Difference(math.inf, reason=f"the grown model has no output {lost[0]!r}")
+    std = _spread(a)
+    worst = Difference(0.0, 0.0)
+    total, count, kls, agree = 0.0, 0, [], []
+    for key, x in a.items():
+        name = key.split("/")[-1]
+        y = b[key]
+        for side, value in (("source", x), ("grown", y)):
+            if not torch.isfinite(value).all():
+                bad = int((~torch.isfinite(value)).sum())
+                return Difference(
+                    math.inf, where=key, reason=f"{bad} values of {key} in the {side} are NaN or Inf"
+                )
+        if std[name] == 0:
+            return Difference(
+                math.inf, where=key, reason=f"{name} of the source is constant, so nothing can be told apart"
+            )
+        x, y, problem = _aligned(name, x, y, readback)
+        if problem:
+            return Difference(math.inf, where=key, reason=f"{key}: {problem}")
+        delta = (x - y).abs()
+        total, count = total + float(delta.sum()), count + delta.numel()
+        top = float(delta.max())
+        if top / std[name] > worst.relative or worst.std != worst.std:
+            row, column = divmod(int(delta.argmax()), delta.shape[1])
+            worst = Difference(top / std[name], top, std=std[name], where=f"{key}[{row}, {column}]")
+        if name in _DISTRIBUTIONS and x.shape[1] > 1:
+            p, q = torch.log_softmax(x, -1), torch.log_softmax(y, -1)
+            kls.append((p.exp() * (p - q)).sum(-1))
+            # An exact tie has no first place: count it as agreement whichever index argmax returns.
+            pick, best = y.argmax(-1, keepdim=True), x.argmax(-1, keepdim=True)
+            agree.append((x.gather(1, pick) == x.amax(-1, True)) | (y.gather(1, best) == y.amax(-1, True)))
+    kl = torch.cat(kls) if kls else None
+    return Difference(
+        worst.relative,
+        worst.max_abs,
+        total / max(count, 1),
+        worst.std,
+        None if kl is None else float(kl.mean()),
+        None if kl is None else float(kl.max()),
+        float(torch.cat(agree).double().mean()) if agree else None,
+        worst.where,
+    )
+
+
+def _spread(a: Outputs) -> dict[str, float]:
+    """Standard deviation of every output over all its probes; a single value is its own size."""
+    values: dict[str, list[torch.Tensor]] = {}
+    for key, x in a.items():
+        values.setdefault(key.split("/")[-1], []).append(x)
+    std = {}
+    for name, parts in values.items():
+        count = sum(x.numel() for x in parts)
+        mean = sum(float(x.sum()) for x in parts) / count
+        var = sum(float(((x - mean) ** 2).sum()) for x in parts) / count
+        std[name] = math.sqrt(var) if count > 1 else abs(mean)
+    return std
+
+
+def _aligned(
+    name: str, x: torch.Tensor, y: torch.Tensor, readback: Readback | Mapping[str, Readback] | None
+) -> tuple[torch.Tensor, torch.Tensor, str]:
+    """Bring the grown output `y` to the coordinates of `x`, or say why that cannot be done."""
+    if isinstance(readback, Mapping):
+        readback = readback.get(name)
+    if name in HIDDEN_OUTPUTS and readback is not None:
+        source, write = np.asarray(readback[0], np.int64), np.asarray(readback[1], np.float64)
+        old = np.flatnonzero(source >= 0)
+        if source.shape != write.shape or source.shape != (y.shape[1],):
+            return (
+                x,
+                y,
+                f"readback has {source.shape} sources and {write.shape} factors for a width of {y.shape[1]}",
+            )
+        if set(source[old]) != set(range(x.shape[1])):
+            return x, y, f"readback covers {len(set(source[old]))} of the {x.shape[1]} old coordinates"
+        if not (np.isfinite(write[old]).all() and write[old].all()):
+            return x, y, "readback has a factor that is 0 or not finite"
+        return x[:, source[old]], y[:, old] / torch.from_numpy(write[old]), ""
+    if name in _DISTRIBUTIONS and y.shape[1] > x.shape[1]:
+        y = y[:, : x.shape[1]]
+    if x.shape != y.shape:
+        hint = "; a wider hidden output needs a readback map" if name in HIDDEN_OUTPUTS else ""
+        return x, y, f"shape {tuple(y.shape)} instead of {tuple(x.shape)}{hint}"
+    return x, y, ""

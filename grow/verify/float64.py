@@ -1,0 +1,252 @@
+"""Stock Hugging Face models in true float64: no step of the forward pass is rounded to fewer bits.
+
+    with TrueFloat64():
+        logits = load("checkpoint", "float64").model(input_ids).logits
+
+`model.double()` is not enough. Transformers casts to float32 inside RMSNorm, softmax and RoPE whatever the dtype of
+the weights, which hides every error below 1e-6 (`modeling_llama.py`: `hidden_states.to(torch.float32)`,
+`softmax(..., dtype=torch.float32)`, `arange(..., dtype=torch.float)`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from torch.overrides import TorchFunctionMode
+from transformers.models.auto import modeling_auto
+
+from grow.errors import BadInput, did_you_mean, listing
+
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+_WIDE: dict[Any, Any] = {
+    torch.float32: torch.float64,
+    torch.float16: torch.float64,
+    torch.bfloat16: torch.float64,
+    torch.complex32: torch.complex128,
+    torch.complex64: torch.complex128,
+    torch.FloatTensor: torch.DoubleTensor,
+    torch.HalfTensor: torch.DoubleTensor,
+    torch.BFloat16Tensor: torch.DoubleTensor,
+    "torch.FloatTensor": "torch.DoubleTensor",
+    "torch.HalfTensor": "torch.DoubleTensor",
+    "torch.BFloat16Tensor": "torch.DoubleTensor",
+}
+_CASTS = {
+    torch.Tensor.float: torch.float64,
+    torch.Tensor.half: torch.float64,
+    torch.Tensor.bfloat16: torch.float64,
+    torch.Tensor.cfloat: torch.complex128,
+}
+_FACTORIES = {torch.tensor, torch.as_tensor, torch.asarray}
+
+
+class TrueFloat64(TorchFunctionMode):
+    """Inside, every request for float32, float16 or bfloat16 is a request for float64.
+
+    A dtype is widened wherever it is passed (by position, by keyword, as a legacy type name); `.float()`, `.half()`
+    and `.bfloat16()` become `.double()`; tensors made from narrow numpy arrays are widened; the default dtype is
+    float64. complex64 becomes complex128. Load the model inside the mode, so that the buffers it computes (RoPE's
+    `inv_freq`) are float64 too instead of rounded values cast back.
+
+    Not touched: `Tensor.view(dtype)`, which reinterprets bits (safetensors reads files with it), and results of
+    `torch.from_numpy` and `torch.FloatTensor(...)`, which bypass function modes. No supported forward pass uses them.
+    """
+
+    def __enter__(self) -> TrueFloat64:
+        self._default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        try:
+            super().__exit__(*exc)
+        finally:
+            torch.set_default_dtype(self._default)
+
+    def __torch_function__(self, func, types, args=(), kwargs: Mapping[str, Any] | None = None):
+        kwargs = dict(kwargs or {})
+        if func is torch.Tensor.view:
+            return func(*args, **kwargs)
+        if func in _CASTS:
+            return args[0].to(_CASTS[func], *args[1:], **kwargs)
+        out = func(*map(_widen, args), **{k: _widen(v) for k, v in kwargs.items()})
+        if func in _FACTORIES and out.dtype in _WIDE:
+            out = out.to(_WIDE[out.dtype])
+        return out
+
+
+def _widen(value: Any) -> Any:
+    if isinstance(value, (torch.dtype, type, str)):
+        return _WIDE.get(value, value)
+    return value
+
+
+class Unloadable(BadInput):
+    """Stock transformers cannot load every weight of the checkpoint in `folder`."""
+
+    def __init__(self, folder: Path, *, what: str, why: str = "", fix: str = "", details=()) -> None:
+        self.folder = folder
+        super().__init__(str(folder), what=what, why=why, fix=fix, details=details)
+
+    def __reduce__(self):
+        return _again, (self.folder, dict(what=self.what, why=self.why, fix=self.fix, details=self.details))
+
+
+def _again(folder: Path, args: dict) -> Unloadable:
+    return Unloadable(folder, **args)
+
+
+class Loaded(NamedTuple):
+    model: Any  # a transformers.PreTrainedModel in eval mode
+    ignored: tuple[str, ...]  # tensors in the files that the class does not have
+
+
+def model_class(folder: str | Path) -> type:
+    """The stock class that `config.json` names; without `architectures`, the model type's masked or causal LM."""
+    folder = Path(folder)
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        names = config.get("architectures") or []
+        kind = config.get("model_type", "")
+    except (OSError, ValueError, AttributeError) as error:
+        raise Unloadable(
+            folder, what=f"config.json cannot be read: {error}", fix="pass a checkpoint folder"
+        ) from error
+    if not names:
+        tables = (
+            modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+            modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+            modeling_auto.MODEL_MAPPING_NAMES,
+        )
+        names = [table[kind] for table in tables if kind in table]
+    name = names[0] if names else kind
+    cls = getattr(transformers, name, None) if isinstance(name, str) else None
+    if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
+        return cls
+    raise Unloadable(
+        folder,
+        what=f"no stock model class for architectures={config.get('architectures')}, model_type={kind!r}",
+        why=f"transformers {transformers.__version__} has no such class, and remote code is never run",
+        fix=did_you_mean(str(name), [n for n in dir(transformers) if "For" in n or n.endswith("Model")]),
+    )
+
+
+def load(folder: str | Path, dtype: str, *, attention: str | None = None) -> Loaded:
+    """The stock model, every weight read from the files of `folder`, in eval mode.
+
+    dtype      "float64" loads inside `TrueFloat64` and checks that nothing narrower is left; the forward pass must
+               run inside the mode too. Other names load as anyone would.
+    attention  "eager" or "sdpa"; None takes eager in float64 (plain matmuls) and the stock default otherwise.
+
+    Raises `Unloadable` when a weight is missing or has another shape: transformers would initialise it at random and
+    carry on. Tensors the class does not have (BERT's `cls.seq_relationship` under a masked LM) are returned in
+    `ignored`: they cannot reach an output, so the caller decides.
+    """
+    folder = Path(folder)
+    cls = model_class(folder)
+    exact = dtype == "float64"
+    kwargs: dict[str, Any] = dict(
+        dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True, trust_remote_code=False
+    )
+    with quiet(), TrueFloat64() if exact else contextlib.nullcontext():
+        try:
+            config = transformers.AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+            # GPT-2's eager path with this flag raises unless its scratch tensor is float32; the flag changes rounding only.
+            if exact and attention is None and not getattr(config, "reorder_and_upcast_attn", False):
+                attention = "eager"
+            if attention is not None:
+                kwargs["attn_implementation"] = attention
+            model, info = cls.from_pretrained(folder, config=config, output_loading_info=True, **kwargs)  # type: ignore[attr-defined]
+            if exact and getattr(config, "_experts_implementation", None) not in (None, "eager"):
+                model.set_experts_implementation("eager")  # the default grouped_mm has no float64 kernel
+        except (MemoryError, KeyboardInterrupt):
+            raise
+        except (
+            Exception
+        ) as error:  # transformers raises a dozen types here, all of which mean the same to a user
+            raise Unloadable(
+                folder,
+                what=f"stock {cls.__name__} cannot load it as {dtype}: {type(error).__name__}",
+                why=_short(str(error)),
+                fix="compare config.json with the shapes of the tensors (grow inspect)",
+            ) from error
+    model.eval().requires_grad_(False)
+    missing, mismatched = sorted(info["missing_keys"]), [str(k) for k in info["mismatched_keys"]]
+    if missing or mismatched or info["error_msgs"]:
+        raise Unloadable(
+            folder,
+            what=f"{len(missing)} weights of {cls.__name__} are missing and {len(mismatched)} have another shape",
+            details=[("missing", listing(missing)), ("shape", listing(sorted(mismatched)))],
+            why="transformers would initialise them at random and carry on",
+            fix="write these tensors, or name the class that the files belong to in config.json: architectures",
+        )
+    if exact:
+        _all_wide(folder, model)
+    else:
+        _realign(model)
+    return Loaded(model, tuple(sorted(info["unexpected_keys"])))
+
+
+def precision(model: Any) -> contextlib.AbstractContextManager:
+    """The mode a forward pass of `model` must run in: `TrueFloat64` for a float64 model, else nothing."""
+    return TrueFloat64() if model.dtype == torch.float64 else contextlib.nullcontext()
+
+
+def tensors(model: Any) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer, non-persistent buffers included, by module name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _all_wide(folder: Path, model: Any) -> None:
+    narrow = [f"{name} ({t.dtype})" for name, t in tensors(model).items() if t.dtype in _WIDE]
+    if narrow:
+        raise Unloadable(
+            folder,
+            what=f"{len(narrow)} tensors are not float64 after loading: {listing(narrow)}",
+            why="the class pins their dtype, so float64 cannot be proved for it",
+            fix="report this model class to grow",
+        )
+
+
+def _realign(model: Any) -> None:
+    """Move memory-mapped weights to 64-byte aligned memory: BLAS may round differently on other alignments, and two
+    loads of one checkpoint must agree bit for bit. Ties survive, because only `.data` is replaced."""
+    for tensor in tensors(model).values():
+        if tensor.data_ptr() % 64:
+            tensor.data = tensor.data.clone()
+
+
+def _short(text: str, limit: int = 600) -> str:
+    text = "\n".join(line.rstrip() for line in text.strip().splitlines() if line.strip())
+    return text if len(text) <= limit else text[:limit] + " …"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bar and no load report: this module reports what they would say."""
+    log = transformers.utils.logging
+    level, bar = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity(log.CRITICAL)
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bar:
+            log.enable_progress_bar()

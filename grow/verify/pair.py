@@ -1,0 +1,191 @@
+"""A source and a grown checkpoint whose models are loaded once, as late as possible, and only where they fit.
+
+with Pair("small", "grown", seed=0) as pair:
+    difference(pair.outputs("source", "float64"), pair.outputs("grown", "float64"))
+"""
+
+from __future__ import annotations
+
+import collections
+import gc
+import inspect
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import transformers
+
+from grow.checkpoint.reader import open_checkpoint
+from grow.errors import BadInput, GrowError, listing
+from grow.verify.compare import CannotRun, Outputs, run
+from grow.verify.float64 import DTYPES, Loaded, Unloadable, load, model_class
+from grow.verify.probes import LENGTH, Probes, probes
+
+Side = Literal["source", "grown"]
+
+_STORED = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}
+
+# Measured peak of loading a 100M-parameter float32 file as float64: 1.0 x the model plus the tensors in flight in
+# transformers' loader threads. A quarter on top leaves room for them and for activations.
+HEADROOM = 1.25
+
+
+class NoRoom(Exception):
+    """The models would not fit into the memory that is free; the message says what is needed and what there is."""
+
+
+class Differs(Exception):
+    """The grown checkpoint fails before there is an output to compare; the message says how."""
+
+
+def shapes(folder: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Tensor name -> (dtype as in `DTYPES`, shape), from the headers of the checkpoint's weight files."""
+    with open_checkpoint(folder) as checkpoint:
+        infos = checkpoint.tensors.values()
+        return {info.name: (_STORED.get(info.dtype, info.dtype), info.shape) for info in infos}
+
+
+def stored_dtype(folder: str | Path) -> str:
+    """The float dtype that holds most elements of the checkpoint."""
+    sizes: collections.Counter[str] = collections.Counter()
+    for dtype, shape in shapes(folder).values():
+        if dtype in DTYPES:
+            sizes[dtype] += math.prod(shape)
+    if not sizes:
+        raise Unloadable(Path(folder), what="no tensor is float64, float32, float16 or bfloat16")
+    return sizes.most_common(1)[0][0]
+
+
+def available_memory() -> int | None:
+    """Bytes the system can give without swapping, or None where /proc/meminfo does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+class Pair:
+    """Models and outputs of both checkpoints, cached by dtype and attention kernel; `close` frees them.
+
+    The probes belong to the source. A model that does not fit beside the cached ones evicts them (outputs stay); one
+    that does not fit at all raises `NoRoom`. Mistakes in the source raise `BadInput`, in the grown one `Differs`.
+    """
+
+    def __init__(self, source: str | Path, grown: str | Path, *, seed: int = 0, length: int = LENGTH) -> None:
+        self.folders: dict[Side, Path] = {"source": Path(source), "grown": Path(grown)}
+        self.seed, self.length = seed, length
+        self._models: dict[tuple, Loaded] = {}
+        self._outputs: dict[tuple, Outputs] = {}
+        self._probes: Probes | None = None
+
+    def __enter__(self) -> Pair:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free every model and output; the pair can be used again and then loads anew."""
+        self._outputs.clear()
+        self.release()
+
+    def release(self) -> None:
+        """Free the models and keep their outputs."""
+        self._models.clear()
+        gc.collect()
+
+    @property
+    def probes(self) -> Probes:
+        """The source's probes; (re)made from `seed`, so two pairs of one source ask the same questions."""
+        if self._probes is None:
+            folder = self.folders["source"]
+            self._probes = probes(
+                self.config("source"), model_class(folder), folder, seed=self.seed, length=self.length
+            )
+        return self._probes
+
+    def config(self, side: Side) -> Any:
+        folder = self.folders[side]
+        try:
+            return transformers.AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # strict configs, JSON and OS errors: one meaning
+            raise Unloadable(folder, what="config.json is refused by transformers", why=str(error)) from error
+
+    def accepts(self, side: Side, argument: str) -> bool:
+        """Whether the forward pass of this side's class takes `argument`."""
+        return argument in inspect.signature(model_class(self.folders[side]).forward).parameters  # type: ignore[attr-defined]
+
+    def room(self, side: Side, dtype: str) -> None:
+        """Make sure that one more model fits: weights, loader and the logits of every probe. Raises `NoRoom`."""
+        elements = sum(math.prod(shape) for _, shape in shapes(self.folders[side]).values())
+        logits = self.probes.positions * getattr(self.config(side), "vocab_size", 0) * 8
+        need = int(elements * _BYTES[dtype] * HEADROOM) + 2 * logits
+        free = available_memory()
+        if free is not None and need > free and self._models:
+            self.release()
+            free = available_memory()
+        if free is not None and need > free:
+            raise NoRoom(
+                f"{self.folders[side]} in {dtype} needs {need / 1e9:.1f} GB ({elements / 1e6:.0f} M parameters x "
+                f"{_BYTES[dtype]} bytes x {HEADROOM} + logits) and {free / 1e9:.1f} GB are free"
+            )
+
+    def load(self, side: Side, dtype: str, attention: str | None = None) -> Any:
+        """A model of this side that is the caller's own: not cached, free to be changed."""
+        return self._load(side, dtype, attention).model
+
+    def model(self, side: Side, dtype: str, attention: str | None = None) -> Any:
+        """The cached model of this side; do not change its weights."""
+        key = (side, dtype, attention)
+        if key not in self._models:
+            self._models[key] = self._load(side, dtype, attention)
+        return self._models[key].model
+
+    def outputs(
+        self, side: Side, dtype: str, attention: str | None = None, *, one_by_one: bool = False
+    ) -> Outputs:
+        """What `compare.run` returns for this side on the probes, cached."""
+        key = (side, dtype, attention, one_by_one)
+        if key not in self._outputs:
+            self._outputs[key] = self.run(side, self.model(side, dtype, attention), one_by_one=one_by_one)
+        return self._outputs[key]
+
+    def run(self, side: Side, model: Any, *, one_by_one: bool = False) -> Outputs:
+        try:
+            return run(model, self.probes, one_by_one=one_by_one)
+        except CannotRun as error:
+            if side == "grown":
+                raise Differs(f"the source runs and the grown model does not: {error}") from error
+            raise BadInput(
+                str(self.folders["source"]),
+                what=f"the source cannot run {error}",
+                fix="check its config.json",
+            ) from error
+
+    def _load(self, side: Side, dtype: str, attention: str | None) -> Loaded:
+        try:
+            self.room(side, dtype)
+            loaded = load(self.folders[side], dtype, attention=attention)
+        except GrowError as error:
+            if side == "grown":
+                raise Differs(str(error)) from error
+            raise
+        if side == "grown" and loaded.ignored:
+            self._same_leftovers(loaded.ignored)
+        return loaded
+
+    def _same_leftovers(self, ignored: tuple[str, ...]) -> None:
+        """Tensors that the class ignores are harmless in both (BERT's next-sentence head under a masked LM), but one
+        that only the grown checkpoint has is a weight that was written under a wrong name."""
+        source = next((m for (side, *_), m in self._models.items() if side == "source"), None)
+        known = (source or load(self.folders["source"], stored_dtype(self.folders["source"]))).ignored
+        new = sorted(set(ignored) - set(known))
+        if new:
+            raise Differs(
+                f"{self.folders['grown']}: stock transformers ignores {len(new)} tensors: {listing(new)}"
+            )
