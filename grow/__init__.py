@@ -1,1 +1,30 @@
-"""Enlarge a pretrained Transformer without changing a single output."""
+"""Enlarge a pretrained Transformer without changing a single output.
+
+    import grow
+    grown = grow.widen("small", "base", out="my-base")     # verified, or an error and nothing written
+    print(grown.verification.verdict)                      # lossless
+
+`plan`, `widen`, `verify`, `inspect` and `families` have the names of the commands. Importing grow imports no torch.
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+from grow.api import Different, Growth, Inspection, inspect, plan, verify, widen
+from grow.errors import BadInput, GrowError, Refused
+from grow.families import FAMILIES as families
+
+__all__ = [
+    "BadInput",
+    "Different",
+    "GrowError",
+    "Growth",
+    "Inspection",
+    "Refused",
+    "families",
+    "inspect",
+    "plan",
+    "verify",
+    "widen",
+]

@@ -112,27 +112,35 @@ def make_plan(
     chosen = _check_options(operators or {}, split, dtype, seed)
     maps, words, changes = _maps(family, config, old, new, chosen)
     new_config = _new_config(family, config, old, new, changes)
-    tie = family.tie if family.tie and family.holds(config, family.tie.when) else None
     notes = list(target.notes)
-    untie = False
-    if tie and not maps["hidden"].is_identity and not family.holds(config, tie.norms_when):
-        untie, new_config["tie_word_embeddings"] = True, False
-        notes.append(f"{tie.head} is written apart from {tie.table}: no norm stands in front of the head to absorb the growth")
     rounded = _rounding(maps, old, new, split)
     out_dtype = _dtypes(matched, dtype, rounded, notes)
-    tensors = []
-    for t in matched.tensors:
-        tied = tie is not None and not untie and t.canonical in tie.norms
-        tensors.append(_tensor(t, t.name, t.row.signature, maps, out_dtype[t.name], tied))
-        if untie and tie and t.canonical == tie.table:
-            head = next(row for row in family.rows if row.name == tie.head)
-            name = tie.head if t.name == t.canonical else tie.head.removeprefix(family.prefix)
-            tensors.append(_tensor(t, name, head.signature, maps, out_dtype[t.name], False))
+    tensors, untied = assemble(family, matched, maps, out_dtype)
+    if untied:
+        new_config["tie_word_embeddings"] = False
+        notes.append(f"{untied} is written apart from the embedding: no norm in front of the head can absorb the growth")
     narrowed = sorted({f"{t.source_dtype} stored as {t.dtype}" for t in tensors if BITS[t.dtype] < BITS[t.source_dtype]})
     _set_dtype(new_config, tensors)
     return Plan(
-        family, dict(config), new_config, old, new, maps, words, tuple(tensors), split, seed, (*rounded, *narrowed), tuple(notes)
+        family, dict(config), new_config, old, new, maps, words, tensors, split, seed, (*rounded, *narrowed), tuple(notes)
     )  # fmt: skip
+
+
+def assemble(
+    family: Family, matched: Match, maps: Mapping[str, AxisMap], dtypes: Mapping[str, str]
+) -> tuple[tuple[TensorPlan, ...], str]:
+    """The result's tensors, and the name of a head that has to part from its tied table (or "")."""
+    tie = family.tie if family.tie and family.holds(matched.config, family.tie.when) else None
+    part = bool(tie) and not maps["hidden"].is_identity and not family.holds(matched.config, tie.norms_when)
+    tensors, untied = [], ""
+    for t in matched.tensors:
+        tied = tie is not None and not part and t.canonical in tie.norms
+        tensors.append(_tensor(t, t.name, t.row.signature, maps, dtypes[t.name], tied))
+        if part and t.canonical == tie.table:
+            head = next(row for row in family.rows if row.name == tie.head)
+            untied = tie.head
+            tensors.append(_tensor(t, untied, head.signature, maps, dtypes[t.name], False))
+    return tuple(tensors), untied
 
 
 def dim_map(dim: Dim, maps: Mapping[str, AxisMap], sizes: Mapping[str, int]) -> AxisMap | None:

@@ -94,7 +94,7 @@ MODELS = {
 SCHEDULE = {
     "llama": {"steps": 3200, "batch": 8, "lr": 3e-3},
     "gpt2": {"steps": 3200, "batch": 8, "lr": 3e-3},
-    "bert": {"steps": 4000, "batch": 16, "lr": 2e-3},
+    "bert": {"steps": 4000, "batch": 8, "lr": 1e-3},
 }
 PROMPTS = ["The American people", "Fellow citizens of the Senate"]
 

@@ -25,6 +25,7 @@ from grow.errors import BadInput, did_you_mean, listing
 
 MAX_HEADER = 100_000_000
 MAX_AXES = 32
+MAX_DEPTH = 32
 MAX_BYTES = 2**63 - 1
 
 DTYPES: dict[str, tuple[int, np.dtype | None]] = {
@@ -48,10 +49,9 @@ DTYPES: dict[str, tuple[int, np.dtype | None]] = {
 }
 """Bytes per element, and the numpy dtype that reads it: BF16 as its uint16 bits, none for 8-bit floats."""
 
-PICKLE_FIX = (
-    'convert it once, where you trust its author: python -c "from transformers import AutoModel as M; '
-    "M.from_pretrained('SRC').save_pretrained('DST')\""
-)
+PICKLE_FIX = """convert it once, where you trust its author:
+python -c "import transformers as t; c = t.AutoConfig.from_pretrained('SRC')
+getattr(t, c.architectures[0]).from_pretrained('SRC').save_pretrained('DST')\""""
 AGAIN = "download or copy the file again (hf download ORG/NAME --force-download)"
 FOREIGN: dict[bytes, tuple[str, str]] = {
     b"PK\x03\x04": ("a zip archive as torch.save writes it (a pickle), not safetensors", PICKLE_FIX),
@@ -140,9 +140,8 @@ def strict_json(raw: bytes, where: str, fix: str) -> Any:
         raise bad(f"holds the number {show(text, 40)}", "JSON numbers are finite")
 
     try:
-        return json.loads(
-            raw.decode("utf-8-sig"), object_pairs_hook=once, parse_float=finite, parse_constant=finite
-        )
+        text = raw.decode("utf-8-sig")
+        value = json.loads(text, object_pairs_hook=once, parse_float=finite, parse_constant=finite)
     except UnicodeDecodeError as error:
         raise bad(f"is not UTF-8 at byte {error.start}", "JSON is UTF-8") from None
     except json.JSONDecodeError as error:
@@ -151,7 +150,14 @@ def strict_json(raw: bytes, where: str, fix: str) -> Any:
     except ValueError:
         raise bad("holds an integer of thousands of digits", "no size is that long") from None
     except RecursionError:
-        raise bad("is nested too deeply", "no config is a thousand levels deep") from None
+        raise bad("is nested a thousand levels deep", f"at most {MAX_DEPTH} levels are read") from None
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(MAX_DEPTH):
+        inner = [item.values() if isinstance(item, dict) else item for item in level]
+        level = [item for items in inner for item in items if isinstance(item, (dict, list))]
+        if not level:
+            return value
+    raise bad("is nested too deeply", f"at most {MAX_DEPTH} levels are read")
 
 
 def read_header(path: str | os.PathLike) -> tuple[dict[str, TensorInfo], dict[str, str]]:

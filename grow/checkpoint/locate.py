@@ -2,8 +2,8 @@
 
     SRC = a folder | a bundled name (`grow.zoo`) | a hub id `org/name`, at one commit
 
-A file belongs to a checkpoint when it lies inside its folder after all symlinks are followed, or in `blobs/` of
-the hub cache that holds the folder (`models--org--name/snapshots/COMMIT/FILE -> ../../blobs/HASH`).
+A file belongs to a checkpoint when it lies inside its folder after all symlinks are followed, or in `blobs/`
+of the hub cache that holds it (`models--org--name/snapshots/COMMIT/FILE -> ../../blobs/HASH`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import fnmatch
 import os
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from grow.checkpoint.header import PICKLE_FIX, show
-from grow.errors import BadInput, GrowError, Refused, did_you_mean
+from grow.errors import BadInput, GrowError, Refused, did_you_mean, listing
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
@@ -54,6 +55,18 @@ NO_COMPANIONS = (".py", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf",
 
 HUB_FILES = ("*.json", "*.safetensors", *COMPANIONS)
 HUB_SKIP = ("*/*.safetensors", "consolidated*", "onnx/*", "openvino/*", "coreml/*", "checkpoint-*/*")
+
+OTHER_WEIGHTS = {
+    "*.gguf": ("GGUF weights only", "use the unquantised safetensors checkpoint that they were made from"),
+    "*.bin": ("pickled weights only", PICKLE_FIX),
+    "*.bin.index.json": ("pickled weights only", PICKLE_FIX),
+    "*.pt": ("pickled weights only", PICKLE_FIX),
+    "*.pth": ("pickled weights only", PICKLE_FIX),
+    "*.ckpt": ("pickled weights only", PICKLE_FIX),
+    "*.h5": ("Keras weights only", "use the safetensors version of the checkpoint"),
+    "*.msgpack": ("Flax weights only", "use the safetensors version of the checkpoint"),
+    "*.onnx": ("ONNX weights only", "use the safetensors checkpoint that they were exported from"),
+}
 
 
 def locate(src: str | os.PathLike, *, revision: str | None = None) -> Path:
@@ -163,6 +176,36 @@ def inside(folder: Path, name: str, follow_symlinks: bool = False) -> Path:
     )
 
 
+def check_kind(folder: Path, names: list[str]) -> None:
+    """The folder is a transformers checkpoint and not something else that people keep in folders."""
+    where = show(folder)
+    if "adapter_config.json" in names:
+        raise Refused(
+            where,
+            what="is a PEFT adapter, not a model",
+            why="an adapter is a difference to a base model; growth needs the sum",
+            fix="merge it: PeftModel.from_pretrained(base, SRC).merge_and_unload().save_pretrained(DST)",
+        )
+    if "config.json" not in names:
+        refuse_other_weights(folder, names)
+        raise BadInput(
+            where,
+            what=f"has no config.json; found {listing(map(show, names)) or 'nothing, the folder is empty'}",
+            why="a checkpoint is config.json and safetensors together in one folder",
+            fix="give the folder that holds config.json; for a repository: hf download ORG/NAME",
+        )
+
+
+def refuse_other_weights(folder: Path, names: list[str]) -> None:
+    """There are safetensors, or no weights at all; a folder with weights in other formats only is refused."""
+    if any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
+        return
+    for pattern, (found, fix) in OTHER_WEIGHTS.items():
+        if others := fnmatch.filter(names, pattern):
+            what = f"{found}: {listing(map(show, others))}"
+            raise Refused(show(folder), what=what, why="grow reads safetensors, unquantised", fix=fix)
+
+
 def companions(folder: Path, names: Iterable[str], follow_symlinks: bool = False) -> list[str]:
     """Paths relative to `folder` that match COMPANIONS, never code or weights; `names`: its listing."""
     found = []
@@ -196,13 +239,16 @@ def _download(repo: str, revision: str | None) -> Path:
     import huggingface_hub as hub
 
     where = repo if revision is None else f"{repo}@{show(revision)}"
+    fetch = partial(
+        hub.snapshot_download, repo, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_SKIP)
+    )
     try:
         try:
             info = hub.HfApi().model_info(repo, revision=revision, timeout=30)
         except Exception as error:
             if not _is_network(error):
                 raise
-            return Path(hub.snapshot_download(repo, revision=revision, local_files_only=True))
+            return Path(fetch(revision=revision, local_files_only=True))
         names = [sibling.rfilename for sibling in info.siblings or ()]
         if not any(name.endswith(".safetensors") and "/" not in name for name in names):
             raise Refused(
@@ -211,11 +257,7 @@ def _download(repo: str, revision: str | None) -> Path:
                 why="grow reads safetensors only; loading a pickle can run code",
                 fix=PICKLE_FIX.replace("SRC", repo),
             )
-        return Path(
-            hub.snapshot_download(
-                repo, revision=info.sha, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_SKIP)
-            )
-        )
+        return Path(fetch(revision=info.sha))
     except GrowError:
         raise
     except Exception as error:

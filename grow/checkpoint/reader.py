@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import unicodedata
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -29,50 +30,24 @@ from grow.checkpoint.header import (
     show,
     strict_json,
 )
-from grow.checkpoint.locate import check_folder, companions, inside, plain_name
+from grow.checkpoint.locate import (
+    check_folder,
+    check_kind,
+    companions,
+    inside,
+    plain_name,
+    refuse_other_weights,
+)
 from grow.errors import BadInput, Refused, did_you_mean, listing
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_JSON = 100_000_000
-SIZES = [
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "intermediate_size",
-    "head_dim",
-    "vocab_size",
-    "max_position_embeddings",
-    "n_embd",
-    "n_layer",
-    "n_head",
-    "n_inner",
-    "n_positions",
-    "n_ctx",
-    "d_model",
-    "d_ff",
-    "d_kv",
-    "num_layers",
-    "num_heads",
-    "n_layers",
-    "n_heads",
-    "ffn_dim",
-    "word_embed_proj_dim",
-    "moe_intermediate_size",
-    "num_experts_per_tok",
-]
+SIZES = re.compile(
+    "hidden_size|intermediate_size|vocab_size|head_dim|num_(hidden_)?layers|num_(attention|key_value)_heads|"
+    "num_heads|max_position_embeddings|n_(embd|inner|layers?|heads?|positions|ctx)|d_(model|ff|kv)|ffn_dim|"
+    "word_embed_proj_dim|moe_intermediate_size|num_experts_per_tok"
+)
 FLOATS = ("bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
-OTHER_WEIGHTS = {
-    "*.gguf": ("GGUF weights only", "use the unquantised safetensors checkpoint that they were made from"),
-    "*.bin": ("pickled weights only", PICKLE_FIX),
-    "*.bin.index.json": ("pickled weights only", PICKLE_FIX),
-    "*.pt": ("pickled weights only", PICKLE_FIX),
-    "*.pth": ("pickled weights only", PICKLE_FIX),
-    "*.ckpt": ("pickled weights only", PICKLE_FIX),
-    "*.h5": ("Keras weights only", "use the safetensors version of the checkpoint"),
-    "*.msgpack": ("Flax weights only", "use the safetensors version of the checkpoint"),
-    "*.onnx": ("ONNX weights only", "use the safetensors checkpoint that they were exported from"),
-}
 
 
 class Checkpoint:
@@ -196,14 +171,10 @@ def open_checkpoint(
     """
     folder = check_folder(path)
     patterns = (ignore_unexpected,) if isinstance(ignore_unexpected, str) else tuple(ignore_unexpected)
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        what = f"cannot be listed: {error.strerror}"
-        raise BadInput(show(folder), what=what, fix="check the permissions of the folder") from None
-    _check_kind(folder, names)
     checkpoint = Checkpoint(folder, {}, patterns)
     try:
+        names = sorted(os.listdir(folder))
+        check_kind(folder, names)
         raw = checkpoint._json(inside(folder, "config.json", follow_symlinks))
         checkpoint.config = _check_config(raw, show(folder / "config.json"), checkpoint.notes)
         weight_map: dict[str, str] = {}
@@ -222,9 +193,12 @@ def open_checkpoint(
             checkpoint.notes.append(f"not part of the checkpoint, left unread: {listing(map(show, unread))}")
         for name in companions(folder, names, follow_symlinks):
             _add_companion(checkpoint, name, inside(folder, name, follow_symlinks))
-    except BaseException:
+    except BaseException as error:
         checkpoint.close()
-        raise
+        if not isinstance(error, OSError):
+            raise
+        what, fix = f"cannot be read: {error.strerror}", "check its permissions and the disk"
+        raise BadInput(show(error.filename or folder), what=what, fix=fix) from None
     return checkpoint
 
 
@@ -245,35 +219,6 @@ def _add_companion(checkpoint: Checkpoint, name: str, file: Path) -> None:
         checkpoint.companions.append(name)
 
 
-def _check_kind(folder: Path, names: list[str]) -> None:
-    """The folder is a transformers checkpoint and not something else that people keep in folders."""
-    where = show(folder)
-    if "adapter_config.json" in names:
-        raise Refused(
-            where,
-            what="is a PEFT adapter, not a model",
-            why="an adapter is a difference to a base model; growth needs the sum",
-            fix="merge it: PeftModel.from_pretrained(base, SRC).merge_and_unload().save_pretrained(DST)",
-        )
-    if "config.json" not in names:
-        _refuse_other_weights(folder, names)
-        raise BadInput(
-            where,
-            what=f"has no config.json; found {listing(map(show, names)) or 'nothing, the folder is empty'}",
-            why="a checkpoint is config.json and safetensors together in one folder",
-            fix="give the folder that holds config.json; for a repository: hf download ORG/NAME",
-        )
-
-
-def _refuse_other_weights(folder: Path, names: list[str]) -> None:
-    if any(name.endswith((".safetensors", SINGLE, INDEX)) for name in names):
-        return
-    for pattern, (found, fix) in OTHER_WEIGHTS.items():
-        if others := fnmatch.filter(names, pattern):
-            what = f"{found}: {listing(map(show, others))}"
-            raise Refused(show(folder), what=what, why="grow reads safetensors, unquantised", fix=fix)
-
-
 def _check_config(raw: Any, where: str, notes: list[str]) -> dict[str, Any]:
     """A copy without private fields, in which model_type, sizes and dtype are possible in any family."""
     if not isinstance(raw, dict):
@@ -288,8 +233,8 @@ def _check_config(raw: Any, where: str, notes: list[str]) -> dict[str, Any]:
     kind = config.get("model_type")
     if not isinstance(kind, str) or not kind:
         faults.append(("model_type", f"{_found(kind)}; wanted the name of a family", "model_type=llama, say"))
-    for name in SIZES:
-        value = config.get(name)
+    for name in filter(SIZES.fullmatch, config):
+        value = config[name]
         if value is not None and not (type(value) is int and 1 <= value < 2**31):
             fix = f"correct {name} in config.json to the size that the weights have"
             faults.append((name, f"{_found(value)}; wanted an integer from 1 to {2**31 - 1}", fix))
@@ -373,7 +318,7 @@ def _shards(folder: Path, names: list[str], weight_map: dict[str, str]) -> list[
     if not weight_map:
         if SINGLE in names:
             return [SINGLE]
-        _refuse_other_weights(folder, names)
+        refuse_other_weights(folder, names)
         weights = [show(name) for name in names if name.endswith(".safetensors")]
         raise BadInput(
             show(folder),

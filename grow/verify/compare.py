@@ -2,9 +2,9 @@
 
     difference(run(source, probes), run(grown, probes)).relative  ->  max |Δ| / std(source)
 
-The unit is the standard deviation of the source's output over all probes, because an absolute 1e-6 means nothing
-without the size of the logits. A comparison that cannot be made (NaN, Inf, another shape, an output that is constant)
-is `reason`, with relative = inf: never a pass.
+The unit is the standard deviation of the source's output over all probes, because an absolute 1e-6 means
+nothing without the size of the logits. A comparison that cannot be made (NaN, Inf, another shape, an output
+that is constant) is `reason`, with relative = inf: never a pass.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from grow.verify.float64 import precision
+from grow.verify.float64 import forward
 from grow.verify.probes import Probe
 
 Outputs = dict[str, torch.Tensor]  # "probe/output" -> (rows that count, width) float64
@@ -34,7 +34,9 @@ class CannotRun(Exception):
 
 @dataclass(frozen=True)
 class Difference:
-    """relative   max |Δ| / std of the source, the worst over all outputs; inf when `reason` is set
+    """What a comparison measured.
+
+    relative   max |Δ| / std of the source, the worst over all outputs; inf when `reason` is set
     max_abs    max |Δ|;  mean_abs  mean |Δ|;  std  spread of the source's output that is worst
     kl         mean KL(source ‖ grown) in nats per row of logits, None without logits;  kl_max  the worst row
     top1       share of rows whose most likely token is the same, None without logits
@@ -66,11 +68,11 @@ class Difference:
 def run(model: Any, probes: Iterable[Probe], *, one_by_one: bool = False) -> Outputs:
     """Every float output of `model` on every probe, padding left out, in float64 on the CPU.
 
-    "random/logits" is (rows · length, vocab), pooled outputs are (rows, width), start_logits (rows · length, 1).
+    "random/logits" is (rows that count, vocab), start_logits have width 1, pooled outputs are (rows, width).
     `one_by_one` feeds each row as its own batch. Float64 models run inside `TrueFloat64`.
     """
     out: Outputs = {}
-    with torch.inference_mode(), precision(model):
+    with forward(model):
         for probe in probes:
             parts = [probe.row(i) for i in range(len(probe.counted))] if one_by_one else [probe]
             try:
@@ -89,7 +91,7 @@ def _floats(output: Mapping[str, Any], counted: torch.Tensor) -> dict[str, torch
 
 
 def flatten(name: str, value: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """(rows, length, width) -> (rows that count, width); span logits (rows, length) -> (rows that count, 1)."""
+    """(rows, length, width) -> (rows that count, width); span logits (rows, length) have width 1."""
     if name in ("start_logits", "end_logits"):
         value = value[..., None]
     if value.ndim == 3:
@@ -102,10 +104,10 @@ def difference(
 ) -> Difference:
     """The worst disagreement of the grown outputs `b` with the source outputs `a`.
 
-    A larger vocabulary in `b` is compared on the source's tokens. A wider hidden output needs `readback`: for every
-    coordinate j that is not fresh, b[..., j] / write[j] is compared with a[..., source[j]], so all copies of a unit
-    are checked and every old unit must have one. Give a mapping by output name when the maps of
-    `last_hidden_state` and `pooler_output` differ.
+    A larger vocabulary in `b` is compared on the source's tokens. A wider hidden output needs `readback`: for
+    every coordinate j that is not fresh, b[..., j] / write[j] is compared with a[..., source[j]], so all
+    copies of a unit are checked and every old unit must have one. Give a mapping by output name when the maps
+    of `last_hidden_state` and `pooler_output` differ.
     """
     if not a:
         return Difference(math.inf, reason="the source has no floating-point output")

@@ -20,6 +20,7 @@ import torch
 import transformers
 
 from grow.errors import Refused
+from grow.verify.float64 import LOCAL, quiet
 
 LENGTH = (
     64  # tokens per row: long enough for several periods of every RoPE frequency that turns within a context
@@ -69,13 +70,15 @@ def probes(config: Any, cls: type, folder: str | Path, *, seed: int = 0, length:
     single          one token: no context at all
     left_padded     3 rows of different lengths, as batched generation pads them
     right_padded    the same lengths, padded as in training
-    far_positions   explicit position ids spread up to the last one: the ends of learned tables, large RoPE angles
+    far_positions   explicit position ids spread up to the last one: the ends of learned tables, large RoPE
+                    angles
     masked          15 % [MASK], for masked language models
     token_types     random segment ids, where the model has them
     beyond_window   longer than the sliding window, up to a window of 1024
     text            real text through the folder's tokenizer, if there is one
 
-    Random tokens avoid the padding id: it changes RoBERTa's position ids and the pooled position of classifiers.
+    Random tokens avoid the padding id: it changes RoBERTa's position ids and the pooled position of
+    classifiers.
     A classifier without a padding id refuses batches, so it gets one row and no padding.
     """
     if cls.__name__.endswith("ForMultipleChoice"):
@@ -148,8 +151,9 @@ def probes(config: Any, cls: type, folder: str | Path, *, seed: int = 0, length:
 def _usable_positions(config: Any, pad: int | None) -> tuple[int, int]:
     """First and one past the last position id that every table of the model has.
 
-    Some tables start after the padding id (RoBERTa: position 0 is pad + 1) and need pad + 1 more rows than there are
-    usable positions. Leaving those few positions out is valid for every other family, so no family is named here.
+    Some tables start after the padding id (RoBERTa: position 0 is pad + 1) and need pad + 1 more rows than
+    there are usable positions. Leaving those few positions out is valid for every other family, so no family
+    is named here.
     """
     last = getattr(config, "max_position_embeddings", None) or 2 * LENGTH
     offset = pad + 1 if pad is not None and pad < 8 and pad + 1 < last // 2 else 0
@@ -160,11 +164,12 @@ def _tokenizer(folder: str | Path) -> Any:
     names = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model")
     if not any((Path(folder) / name).is_file() for name in names):
         return None
-    return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
 
 
 def _mask_token(folder: str | Path, vocab: int, pad: int | None) -> int:
-    """The tokenizer's [MASK]; without a tokenizer any id will do, because to the network it is a row like others."""
+    """The tokenizer's [MASK]; without a tokenizer any id will do, because to the network it is a row like
+    others."""
     with contextlib.suppress(Exception):
         token = _tokenizer(folder).mask_token_id
         if token is not None and token < vocab:
@@ -180,7 +185,8 @@ def _text_ids(folder: str | Path, vocab: int, pad: int | None, length: int) -> n
         return f"no held-out text: {error}"
     try:
         tokenizer = _tokenizer(folder)
-        found = [] if tokenizer is None else tokenizer(text[: 40 * length]).input_ids
+        with quiet():
+            found = [] if tokenizer is None else tokenizer(text[: 8 * length]).input_ids
     except Exception as error:  # a broken tokenizer is not what this rung judges
         return f"the tokenizer does not load: {type(error).__name__}"
     found = [token for token in found if token < vocab and token != pad][:length]

@@ -1,0 +1,5 @@
+"""`python -m grow` is `grow`."""
+
+from grow.cli import main
+
+main()

@@ -1,0 +1,262 @@
+"""The Python API: one function per command, with typed results.
+
+    import grow
+    grown = grow.widen("small", "2x", out="base")          # a Growth; raises GrowError on bad input
+    grown.verification.verdict                             # "lossless"
+    bigger = grow.widen(model, {"hidden_size": 512}).model # in memory: a stock PreTrainedModel
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from grow.checkpoint.locate import locate
+from grow.checkpoint.reader import Checkpoint, open_checkpoint
+from grow.checkpoint.staging import Staging
+from grow.checkpoint.writer import ShardWriter, write_json
+from grow.engine import FileSource, stored_rows, write_plan
+from grow.errors import BadInput, GrowError
+from grow.families import family_of
+from grow.family import Family
+from grow.match import Match, check_duplicates, match
+from grow.plan import Plan, make_plan
+from grow.provenance import NAME, record_of
+from grow.target import resolve
+from grow.verify.ladder import RUNGS, Verification, verify_folders
+
+SHARD_SIZE = "5GB"
+
+
+class Different(GrowError):
+    """The grown checkpoint does not compute what its source computes; nothing was kept. Exit code 1."""
+
+    exit_code = 1
+
+    def __init__(self, where: str, *, verification: Verification | None = None, **parts: Any) -> None:
+        self.verification = verification
+        super().__init__(where, **parts)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A finished growth.
+
+    path          the new checkpoint's folder, None for one in memory
+    model         the grown model when the source was a model
+    verification  None when it was not asked for: the result is unverified
+    """
+
+    plan: Plan
+    path: Path | None = None
+    model: Any = None
+    verification: Verification | None = None
+    seconds: float = 0.0
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def verified(self) -> bool:
+        return self.verification is not None and self.verification.lossless
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a checkpoint is, as far as growth is concerned."""
+
+    path: Path
+    family: Family
+    config: dict[str, Any]
+    sizes: dict[str, int]
+    match: Match
+    notes: tuple[str, ...]
+
+
+@contextmanager
+def opened(src: str | os.PathLike, *, revision: str | None = None, assume_harmless: Sequence[str] = ()) -> Iterator[tuple[Checkpoint, Family, Match]]:
+    """A checkpoint whose every tensor and config field is accounted for."""
+    with open_checkpoint(locate(src, revision=revision)) as checkpoint:
+        family = family_of(checkpoint.config["model_type"])
+        family.check_config({k: v for k, v in checkpoint.config.items() if k not in assume_harmless})
+        matched = match(family, checkpoint.config, checkpoint.tensors, str(checkpoint.path))
+        check_duplicates(matched, lambda a, b: _same_bytes(checkpoint, a, b))
+        yield checkpoint, family, matched
+
+
+def inspect(src: str | os.PathLike, *, revision: str | None = None, assume_harmless: Sequence[str] = ()) -> Inspection:
+    """Read a checkpoint's config and headers; no weight is read."""
+    with opened(src, revision=revision, assume_harmless=assume_harmless) as (checkpoint, family, matched):
+        return Inspection(checkpoint.path, family, dict(matched.config), family.sizes_of(matched.config), matched, tuple(checkpoint.notes))
+
+
+def plan(
+    src: Any,
+    to: Any,
+    *,
+    operators: Mapping[str, str] | None = None,
+    split: str = "exact",
+    seed: int = 0,
+    dtype: str = "auto",
+    revision: str | None = None,
+    assume_harmless: Sequence[str] = (),
+) -> Plan:
+    """What `widen` with the same arguments would do; nothing is written. See `widen`."""
+    options = dict(operators=operators, split=split, seed=seed, dtype=dtype)
+    if _is_model(src):
+        from grow.memory import ModelSource
+
+        return _plan_of(*ModelSource(src).matched(), to, options)
+    with opened(src, revision=revision, assume_harmless=assume_harmless) as (_, family, matched):
+        return _plan_of(family, matched, to, options)
+
+
+def widen(
+    src: Any,
+    to: Any,
+    *,
+    out: str | os.PathLike | None = None,
+    operators: Mapping[str, str] | None = None,
+    split: str = "exact",
+    seed: int = 0,
+    dtype: str = "auto",
+    max_shard_size: str | int = SHARD_SIZE,
+    overwrite: bool = False,
+    verify: bool = True,
+    revision: str | None = None,
+    assume_harmless: Sequence[str] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    on_rung: Callable[[str], None] = lambda rung: None,
+) -> Growth:
+    """Enlarge a checkpoint's widths; every output stays as it was.
+
+    src        folder, hub id, bundled name (`small`) or a `PreTrainedModel`
+    to         size name, factor ("2x"), fields ("hidden_size=960,heads=15" or a dict), folder or config
+    out        the new folder; default: NAME-TARGET here. For a model in memory: nothing is written
+    operators  axis -> operator, for hidden, ffn and heads; see `grow.operators`
+    split      "exact": shares drawn per weight that sum bit for bit; "even": equal shares
+    dtype      "auto" keeps the stored dtype of a bit-exact plan and writes a rounded one as float32
+    progress   called with (bytes written, bytes in all)
+
+    Raises BadInput, Refused: nothing was written. Different: verification failed, nothing was kept.
+    """
+    started = time.monotonic()
+    options = dict(operators=operators, split=split, seed=seed, dtype=dtype)
+    if _is_model(src):
+        from grow.memory import widen_model
+
+        if out is not None:
+            raise BadInput("out", what="given for a model in memory", why="the grown model is returned", fix="grown.model.save_pretrained(out)")
+        return widen_model(src, to, options, verify=verify)
+    shard = parse_size(max_shard_size)
+    with opened(src, revision=revision, assume_harmless=assume_harmless) as (checkpoint, family, matched):
+        the_plan = _plan_of(family, matched, to, options)
+        folder = Path(out) if out is not None else Path(default_name(src, to))
+        # room for the result, and for the float64 proof beside it only if somebody asks for it
+        with Staging(folder, source=checkpoint.path, overwrite=overwrite, needed=the_plan.nbytes) as stage:
+            _write(the_plan, checkpoint, stage.path, shard, str(src), progress)
+            found = None
+            if verify:
+                with open_checkpoint(stage.path) as grown:
+                    found = verify_folders(checkpoint, grown, seed=seed, names=(str(src), str(folder)), progress=on_rung)
+                if not found.lossless:
+                    raise Different(
+                        str(folder),
+                        what=f"is {found.verdict} after the growth; it was not kept",
+                        why=next((f"{r.name}: {r.reason}" for r in found.rungs if r.status == "fail"), "no rung could run"),
+                        fix="report this with the plan (grow plan --json); --no-verify keeps the result, unverified",
+                        verification=found,
+                    )
+                _set_verification(stage.path, found)
+            from grow.card import model_card
+
+            (stage.path / "README.md").write_text(model_card(the_plan, str(src), found), encoding="utf-8")
+            checkpoint.check_unchanged()
+            stage.commit()
+        notes = (*checkpoint.notes, *the_plan.notes, *stage.notes)
+        return Growth(the_plan, folder, None, found, time.monotonic() - started, notes)
+
+
+def verify(
+    src: str | os.PathLike,
+    grown: str | os.PathLike,
+    *,
+    rungs: Sequence[str] = RUNGS,
+    seed: int = 0,
+    revision: str | None = None,
+    on_rung: Callable[[str], None] = lambda rung: None,
+) -> Verification:
+    """Check that two checkpoints compute the same function. Does not raise when they do not: see `.verdict`."""
+    with open_checkpoint(locate(src, revision=revision)) as a, open_checkpoint(locate(grown)) as b:
+        return verify_folders(a, b, rungs=rungs, seed=seed, names=(str(src), str(grown)), progress=on_rung)
+
+
+def parse_size(size: str | int) -> int:
+    """Bytes of "5GB", "500MB", "1.5GiB" or a number."""
+    units = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(size))
+    if not found or found[2].upper() not in units or float(found[1]) * units[found[2].upper()] < 1:
+        raise BadInput(f"--max-shard-size {size}", what="is no size", why="a number with KB, MB, GB, KiB, MiB or GiB", fix="--max-shard-size 5GB")
+    return int(float(found[1]) * units[found[2].upper()])
+
+
+def default_name(src: Any, to: Any) -> str:
+    """`small-2x`: the folder of a result when nobody names one."""
+    text = ",".join(f"{k}={v}" for k, v in to.items()) if isinstance(to, Mapping) else os.fspath(to)
+    base, target = (Path(os.fspath(x)).name or "checkpoint" for x in (src, text.removesuffix("/config.json")))
+    return re.sub(r"[^\w.,=+-]+", "_", f"{base}-{target}")[:120]
+
+
+def _plan_of(family: Family, matched: Match, to: Any, options: Mapping[str, Any]) -> Plan:
+    return make_plan(family, matched, resolve(family, matched.config, to), **options)
+
+
+def _write(the_plan: Plan, checkpoint: Checkpoint, folder: Path, shard: int, name: str, progress) -> None:
+    from grow.companions import copy_companions
+
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, the_plan.nbytes)
+
+    writer = ShardWriter(folder, the_plan.tensors, shard)
+    try:
+        digests = write_plan(the_plan, FileSource(checkpoint), writer, advance)
+        writer.close()
+    finally:
+        writer.abandon()
+    write_json(folder / "config.json", the_plan.new_config)
+    copy_companions(checkpoint, folder, the_plan)
+    from grow import __version__
+
+    write_json(folder / NAME, record_of(the_plan, source=name, version=__version__, tensors=digests))
+
+
+def _set_verification(folder: Path, found: Verification) -> None:
+    import json
+
+    path = folder / NAME
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["verification"] = found.to_dict()
+    write_json(path, record)
+
+
+def _same_bytes(checkpoint: Checkpoint, a: str, b: str) -> bool:
+    first, second = checkpoint.tensors[a], checkpoint.tensors[b]
+    if (first.dtype, first.shape) != (second.dtype, second.shape):
+        return False
+    step = max(1, (1 << 20) // max(1, first.nbytes // max(1, first.shape[0])))
+    return all(
+        (stored_rows(checkpoint, a, i, min(i + step, first.shape[0])).tobytes() == stored_rows(checkpoint, b, i, min(i + step, first.shape[0])).tobytes())
+        for i in range(0, first.shape[0], step)
+    )
+
+
+def _is_model(src: Any) -> bool:
+    return hasattr(src, "state_dict") and hasattr(src, "config")

@@ -1,0 +1,51 @@
+"""The model card of a grown checkpoint: where it came from, how it grew, what was proved."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from grow.family import WIDTHS
+from grow.plan import Plan
+from grow.verify.ladder import Verification
+
+
+def model_card(plan: Plan, source: str, verification: Verification | None) -> str:
+    """Markdown with YAML front matter; every text that a config could carry is escaped."""
+    base = json.dumps(source) if re.fullmatch(r"[\w.-]+/[\w.-]+", source) else None
+    before, after = plan.parameters
+    lines = [
+        "---",
+        "library_name: transformers",
+        *([f"base_model: {base}"] if base else []),
+        "tags: [grow, function-preserving]",
+        "---",
+        "",
+        f"# {_plain(source)}, enlarged",
+        "",
+        f"Made by [grow](https://pypi.org/project/grow-transformers/) from `{_plain(source)}`: "
+        f"{before:,} -> {after:,} parameters, {plan.storage}. No weight was trained on the way; the outputs are the source's.",
+        "",
+        "| axis | old | new | how |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {axis} | {plan.sizes[axis]} | {plan.new_sizes[axis]} | {plan.operators[axis]} |"
+        for axis in WIDTHS
+        if plan.sizes[axis] != plan.new_sizes[axis]
+    ]
+    if verification is None:
+        lines += ["", "**Unverified**: the check was switched off. `grow verify SOURCE THIS` makes up for it."]
+    else:
+        lines += ["", f"Verdict: **{verification.verdict}**", "", "| check | result | largest difference |", "|---|---|---|"]
+        for rung in verification.rungs:
+            value = rung.measured.get("relative", rung.measured.get("largest_residual"))
+            shown = f"{value:.2e}" if isinstance(value, float) else ""
+            lines.append(f"| {rung.name} | {rung.status} | {shown} |")
+    lines += ["", "The plan, the maps and a sha256 of every tensor are in `grow.json`.", ""]
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Text that cannot break out of a heading, a code span or a table."""
+    return re.sub(r"[^\w./ :=,+-]", "_", text)[:200]

@@ -1,0 +1,62 @@
+"""`grow` on the command line: thin layers over the functions of the same names."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from grow.cli.commands import cli
+from grow.cli.show import emit_error
+from grow.errors import GrowError
+
+INTERRUPTED = 130
+
+
+def main() -> NoReturn:
+    """Entry point. Exit codes: 0 done and verified, 1 different, 2 bad input or refused, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = cli.main(standalone_mode=False) or 0
+    except GrowError as error:
+        emit_error(error)
+        code = error.exit_code
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: nothing was kept under the final name", err=True)
+        code = INTERRUPTED
+    except BrokenPipeError:
+        code = 0
+    except OSError as error:
+        emit_error(_os_error(error))
+        code = 2
+    _quit(int(code) if isinstance(code, int) else 0)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _os_error(error: OSError) -> GrowError:
+    return GrowError(
+        str(error.filename or "a file"),
+        what=error.strerror or str(error),
+        why="the system refused; nothing was kept under the final name",
+        fix="make room" if error.errno == 28 else "check the path and its permissions",
+    )
+
+
+def _quit(code: int) -> NoReturn:
+    """Exit without a traceback when stdout was closed by `| head`."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

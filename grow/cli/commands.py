@@ -1,0 +1,190 @@
+"""The commands. Options mean the same everywhere; every command has --json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+import grow
+from grow import api
+from grow.cli import show
+from grow.cli.progress import Progress
+from grow.errors import BadInput
+from grow.families import FAMILIES
+from grow.plan import DTYPE_NAMES, SPLITS
+from grow.verify.ladder import RUNGS
+
+SOURCE = "SRC: a checkpoint folder, a hub id or a bundled name (small, small-gpt2, small-bert)."
+TARGET = "TARGET: a size name (base), a factor (2x, 1.5x), fields (hidden_size=960,num_attention_heads=15), or a folder."
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(grow.__version__, prog_name="grow")
+def cli() -> None:
+    """Enlarge a pretrained Transformer without changing a single output."""
+
+
+def _options(*options: Callable) -> Callable:
+    def add(command: Callable) -> Callable:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, everything else on stderr.")
+source = click.option("--from", "src", required=True, metavar="SRC", help=SOURCE)
+revision = click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub id.")
+harmless = click.option("--assume-harmless", metavar="FIELDS", default="", help="Config fields, comma-separated, to accept unread.")
+seed = click.option("--seed", type=int, default=0, show_default=True, help="Of every random choice.")
+growth = _options(
+    source,
+    click.option("--to", "to", required=True, metavar="TARGET", help=TARGET),
+    click.option(
+        "--operator", "operators", multiple=True, metavar="AXIS=NAME", help="How hidden, ffn or heads grow: copies, silent, mean, unread."
+    ),
+    click.option("--split", type=click.Choice(SPLITS), default="exact", show_default=True, help="How copies share a weight."),
+    click.option("--dtype", type=click.Choice(["auto", *DTYPE_NAMES]), default="auto", show_default=True, help="Stored dtype."),
+    seed,
+    revision,
+    harmless,
+    as_json,
+)
+
+
+@cli.command()
+@growth
+@click.option("--out", type=click.Path(path_type=Path), help="The new folder [default: SRC-TARGET].")
+@click.option("--max-shard-size", default=api.SHARD_SIZE, show_default=True, help="Of one safetensors file.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing checkpoint folder.")
+@click.option("--no-verify", is_flag=True, help="Skip the check; the result then says that it is unverified.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
+def widen(src, to, operators, split, dtype, seed, revision, assume_harmless, as_json, out, max_shard_size, overwrite, no_verify, dry_run) -> int:
+    """Enlarge hidden size, heads, kv heads, head size and FFN; every output is preserved, and it is checked."""
+    options = _growth_options(operators, split, dtype, seed, revision, assume_harmless)
+    if dry_run:
+        return _show_plan(api.plan(src, to, **options), as_json)
+    with Progress(quiet=as_json) as progress:
+        grown = api.widen(
+            src,
+            to,
+            out=out,
+            max_shard_size=max_shard_size,
+            overwrite=overwrite,
+            verify=not no_verify,
+            progress=progress.bytes,
+            on_rung=progress.rung,
+            **options,
+        )
+    if as_json:
+        _print(show.growth_document(grown))
+    else:
+        show.growth(grown)
+    return 0
+
+
+@cli.command()
+@growth
+def plan(src, to, operators, split, dtype, seed, revision, assume_harmless, as_json) -> int:
+    """Show what widen would do: axes, tensors, config, parameters, FLOPs, memory, disk. No byte is written."""
+    return _show_plan(api.plan(src, to, **_growth_options(operators, split, dtype, seed, revision, assume_harmless)), as_json)
+
+
+@cli.command()
+@click.argument("src")
+@click.argument("grown")
+@click.option("--rung", "rungs", multiple=True, metavar="NAME", help="Only these: " + ", ".join(RUNGS) + ".")
+@seed
+@revision
+@as_json
+def verify(src, grown, rungs, seed, revision, as_json) -> int:
+    """Check that GROWN computes the function of SRC. Exit code 0: lossless; 1: not."""
+    with Progress(quiet=as_json) as progress:
+        found = api.verify(src, grown, rungs=rungs or RUNGS, seed=seed, revision=revision, on_rung=progress.rung)
+    if as_json:
+        _print(found.to_dict())
+    else:
+        show.verification(found)
+    return found.exit_code
+
+
+@cli.command()
+@click.argument("src")
+@revision
+@harmless
+@as_json
+def inspect(src, revision, assume_harmless, as_json) -> int:
+    """Show what a checkpoint is: family, sizes, tensors with their signatures. No weight is read."""
+    seen = api.inspect(src, revision=revision, assume_harmless=_fields(assume_harmless))
+    if as_json:
+        _print(show.inspection_document(seen))
+    else:
+        show.inspection(seen)
+    return 0
+
+
+@cli.command()
+@click.argument("name", required=False)
+@as_json
+def families(name, as_json) -> int:
+    """List the families and their sizes; with NAME, its table of tensors."""
+    if name is not None and name not in FAMILIES:
+        from grow.families import family_of
+
+        family_of(name)
+    chosen = [FAMILIES[name]] if name else list(FAMILIES.values())
+    if as_json:
+        _print({"schema": 1, "families": [show.family_document(f) for f in chosen]})
+    elif name:
+        show.family(chosen[0])
+    else:
+        show.families(chosen)
+    return 0
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> int:
+    """Print the completion script of a shell: eval "$(grow completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    if found is None:
+        raise BadInput(f"completion {shell}", what="is not supported by this click", why="click brings the scripts", fix="bash")
+    click.echo(found(cli, {}, "grow", "_GROW_COMPLETE").source())
+    return 0
+
+
+def _growth_options(operators, split, dtype, seed, revision, assume_harmless) -> dict[str, Any]:
+    chosen = {}
+    for item in operators:
+        axis, equals, name = item.partition("=")
+        if not equals:
+            raise BadInput(f"--operator {item}", what="has no `=`", why="an operator is chosen for an axis", fix="--operator ffn=copies")
+        chosen[axis.strip()] = name.strip()
+    return dict(
+        operators=chosen, split=split, dtype=dtype, seed=seed, revision=revision, assume_harmless=_fields(assume_harmless)
+    )  # fmt: skip
+
+
+def _fields(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (part.strip() for part in text.split(","))))
+
+
+def _show_plan(the_plan, as_json: bool) -> int:
+    if as_json:
+        from grow.describe import plan_document
+
+        _print(plan_document(the_plan))
+    else:
+        show.plan(the_plan)
+    return 0
+
+
+def _print(document: Any) -> None:
+    click.echo(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False))

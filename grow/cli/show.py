@@ -1,0 +1,187 @@
+"""Results as text for people and as documents for `--json`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+from grow.api import Growth, Inspection
+from grow.cli.progress import size
+from grow.cost import cost_of
+from grow.describe import couplings, grouped, plan_document
+from grow.errors import GrowError
+from grow.family import WIDTHS, Family
+from grow.plan import Plan
+from grow.verify.ladder import Verification
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], indent: str = "  ") -> None:
+    """Left-aligned columns under their heads."""
+    lines = [list(map(str, row)) for row in rows]
+    widths = [max(len(row[i]) for row in [head, *lines]) for i in range(len(head))]
+    for row in [list(head), *lines]:
+        click.echo((indent + "  ".join(cell.ljust(w) for cell, w in zip(row, widths))).rstrip())
+
+
+def emit_error(error: GrowError) -> None:
+    """The message on stderr; with --json also a document on stdout."""
+    click.echo(f"error: {error}", err=True)
+    if "--json" in sys.argv[1:]:
+        parts = {"where": error.where, "what": error.what, "why": error.why, "fix": error.fix}
+        click.echo(json.dumps({"schema": 1, "error": parts, "exit_code": error.exit_code}, indent=2, ensure_ascii=False))
+
+
+def plan(p: Plan) -> None:
+    old, new = cost_of(p)
+    click.echo(f"{p.config['architectures'][0]}: {old.parameters:,} -> {new.parameters:,} parameters, {p.storage}")
+    for reason in p.rounded:
+        click.echo(f"  rounded: {reason}")
+    click.echo("\naxes")
+    shown = [*WIDTHS, *(a for a in p.sizes if a not in WIDTHS)]
+    table(("axis", "old", "new", "how"), ((a, p.sizes[a], p.new_sizes[a], p.operators.get(a, "unchanged")) for a in shown))
+    click.echo("\ntensors")
+    rows = ((f"{name} × {k}" if k > 1 else name, t.signature, _shape(t.shape), _shape(t.new_shape), t.dtype) for name, k, t in grouped(p))
+    table(("tensor", "signature", "old", "new", "dtype"), rows)
+    click.echo("\ncouplings")
+    for fact in couplings(p):
+        click.echo(f"  {fact}")
+    if p.config_changes:
+        click.echo("\nconfig.json")
+        table(("field", "old", "new"), ((k, json.dumps(a), json.dumps(b)) for k, (a, b) in p.config_changes.items()))
+    click.echo(f"\ncost (FLOPs of a forward pass per token, over {new.context} tokens)")
+    per = [(f"FLOPs, {name}", f"{old.flops[name]:.4g}", f"{new.flops[name]:.4g}") for name in new.flops]
+    per.append(("FLOPs, all", f"{old.flops_per_token:.4g}", f"{new.flops_per_token:.4g}"))
+    if new.kv_bytes:
+        per.append(("KV cache per token", size(old.kv_bytes), size(new.kv_bytes)))
+    per += [(f"AdamW state, {k}", size(old.train_bytes[k]), size(v)) for k, v in new.train_bytes.items()]
+    per.append(("disk", size(old.disk_bytes), size(new.disk_bytes)))
+    table(("", "old", "new"), per)
+    for note in p.notes:
+        click.echo(f"note: {note}")
+
+
+def growth_document(grown: Growth) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "path": str(grown.path),
+        "status": _status(grown),
+        "seconds": round(grown.seconds, 3),
+        "plan": plan_document(grown.plan),
+        "verification": grown.verification.to_dict() if grown.verification else None,
+        "notes": list(grown.notes),
+    }
+
+
+def growth(grown: Growth) -> None:
+    p = grown.plan
+    before, after = p.parameters
+    click.echo(f"{grown.path}: {before:,} -> {after:,} parameters, {p.storage}, {size(p.nbytes)} in {grown.seconds:.1f} s")
+    changed = [a for a in WIDTHS if p.sizes[a] != p.new_sizes[a]]
+    table(("axis", "old", "new", "how"), ((a, p.sizes[a], p.new_sizes[a], p.operators[a]) for a in changed))
+    for note in grown.notes:
+        click.echo(f"note: {note}")
+    if grown.verification is None:
+        click.echo("unverified: --no-verify was given")
+    else:
+        verification(grown.verification)
+
+
+def verification(found: Verification) -> None:
+    rows = []
+    for rung in found.rungs:
+        value = rung.measured.get("relative", rung.measured.get("largest_residual"))
+        rows.append((rung.name, rung.status, f"{value:.1e}" if isinstance(value, float) else "", rung.limit if rung.status == "pass" else rung.reason))
+    table(("check", "result", "largest Δ", "claim"), rows)
+    for rung in found.rungs:
+        faults = rung.measured.get("faults") or []
+        if len(faults) > 1:
+            for fault in faults[:20]:
+                click.echo(f"    {fault}")
+            if rung.measured["faulty"] > 20:
+                click.echo(f"    and {rung.measured['faulty'] - 20} more tensors")
+    for note in found.notes:
+        click.echo(f"note: {note}")
+    click.echo(_verdict(found))
+
+
+def _verdict(found: Verification) -> str:
+    number = next((r.measured.get("relative") for name in ("proof", "true_float64") for r in found.rungs if r.name == name and r.status == "pass"), None)
+    if found.lossless:
+        how = f" (max |Δ| {number:.1e} of the outputs' std in true float64)" if number is not None else " (certificate)"
+        return f"lossless: {found.grown} computes what {found.source} computes{how}"
+    if found.verdict == "different":
+        first = next(r for r in found.rungs if r.status == "fail")
+        return f"different: {found.grown} does not compute what {found.source} computes ({first.name}: {first.reason})"
+    return f"unproved: no check that could tell was able to run on {found.grown}"
+
+
+def inspection_document(seen: Inspection) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "path": str(seen.path),
+        "family": seen.family.model_type,
+        "architecture": seen.match.config["architectures"][0],
+        "sizes": seen.sizes,
+        "parameters": _parameters(seen),
+        "tensors": [
+            {"name": t.name, "signature": str(t.row.signature), "dtype": t.dtype, "shape": list(t.shape)} for t in seen.match.tensors
+        ],
+        "targets": list(seen.family.sizes),
+        "notes": list(seen.notes),
+    }
+
+
+def inspection(seen: Inspection) -> None:
+    dtypes = sorted({t.dtype for t in seen.match.tensors})
+    click.echo(f"{seen.path}: {seen.match.config['architectures'][0]}, {_parameters(seen):,} parameters, {', '.join(dtypes)}")
+    table(("axis", "size", "field"), ((a, n, seen.family.axes.get(a, "derived")) for a, n in seen.sizes.items()))
+    click.echo("tensors")
+    first = [t for t in seen.match.tensors if not ("{layers}" in t.row.name and t.canonical != t.row.name.replace("{layers}", "0"))]
+    table(("tensor (layer 0)", "signature", "shape"), ((t.name, t.row.signature, _shape(t.shape)) for t in first))
+    click.echo("sizes of the family: " + ", ".join(seen.family.sizes))
+    for note in seen.notes:
+        click.echo(f"note: {note}")
+
+
+def families(chosen: Sequence[Family]) -> None:
+    table(("family", "models", "sizes"), ((f.model_type, f.summary, ", ".join(f.sizes)) for f in chosen), indent="")
+
+
+def family(f: Family) -> None:
+    click.echo(f"{f.model_type}: {f.summary}")
+    table(("tensor", "signature", "there when"), ((r.name, r.signature, r.when) for r in f.rows))
+    click.echo("sizes")
+    for name, fields in f.sizes.items():
+        click.echo(f"  {name}: " + ", ".join(f"{k}={v}" for k, v in fields.items()))
+
+
+def family_document(f: Family) -> dict[str, Any]:
+    return {
+        "model_type": f.model_type,
+        "summary": f.summary,
+        "axes": dict(f.axes),
+        "sizes": {name: dict(fields) for name, fields in f.sizes.items()},
+        "tensors": [{"name": r.name, "signature": str(r.signature), "when": r.when} for r in f.rows],
+    }
+
+
+def _status(grown: Growth) -> str:
+    return "unverified" if grown.verification is None else grown.verification.verdict
+
+
+def _parameters(seen: Inspection) -> int:
+    total = 0
+    for t in seen.match.tensors:
+        count = 1
+        for n in t.shape:
+            count *= n
+        total += count
+    return total
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape))

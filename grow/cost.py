@@ -1,0 +1,77 @@
+"""What a model of given sizes costs: parameters, FLOPs per token, KV cache, training memory. Counted, not measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from grow.axes import READ, WRITE
+from grow.plan import ITEMSIZE, Plan, TensorPlan
+
+LOOKUPS = {"vocab", "positions", "types"}  # a table that these index costs no multiplication
+# bytes per parameter with AdamW: weights, gradients and two moments in float32; or bfloat16 weights and gradients
+# with float32 master weights and moments
+TRAIN_BYTES = {"float32": 4 + 4 + 8, "mixed bfloat16": 2 + 2 + 4 + 8}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one model.
+
+    flops     component -> FLOPs per token of a forward pass over `context` tokens (2 per multiply-add)
+    kv_bytes  per token of context; 0 for encoders
+    """
+
+    parameters: int
+    context: int
+    flops: dict[str, float]
+    kv_bytes: int
+    disk_bytes: int
+
+    @property
+    def flops_per_token(self) -> float:
+        return sum(self.flops.values())
+
+    @property
+    def train_bytes(self) -> dict[str, int]:
+        """Memory of weights, gradients and AdamW state, activations not counted."""
+        return {name: self.parameters * per for name, per in TRAIN_BYTES.items()}
+
+
+def cost_of(plan: Plan) -> tuple[Cost, Cost]:
+    """The source's cost and the result's."""
+    old = _cost(plan, plan.sizes, [(t, t.shape) for t in plan.tensors if t.name == t.source], False)
+    new = _cost(plan, plan.new_sizes, [(t, t.new_shape) for t in plan.tensors], True)
+    return old, new
+
+
+def _cost(plan: Plan, sizes: Mapping[str, int], tensors: list[tuple[TensorPlan, tuple[int, ...]]], grown: bool) -> Cost:
+    causal = plan.config["architectures"][0].endswith(("ForCausalLM", "LMHeadModel")) and not _encoder(plan)
+    context = min(sizes.get("positions", 2048), 2048)
+    flops = {"attention projections": 0.0, "attention scores": 0.0, "ffn": 0.0, "head": 0.0}
+    tables = set()
+    for t, shape in tensors:
+        if len(shape) < 2:
+            continue
+        dims = t.signature.dims
+        reads = {label.axis for dim in dims if dim.role == READ for label in dim.labels}
+        writes = {label.axis for dim in dims if dim.role == WRITE for label in dim.labels}
+        if reads & LOOKUPS:
+            tables.add((t.name, shape))
+            continue
+        part = "head" if writes & {"vocab", "labels"} else "ffn" if "ffn" in reads | writes else "attention projections"
+        flops[part] += 2.0 * math.prod(shape)
+    tie = plan.family.tie
+    if tie and plan.family.holds(plan.new_config if grown else plan.config, tie.when):
+        flops["head"] += 2.0 * sizes["vocab"] * sizes.get("embed", sizes["hidden"])
+    seen = context / 2 if causal else context  # a causal mask halves the pairs
+    flops["attention scores"] = 4.0 * sizes["layers"] * sizes["heads"] * sizes["head_dim"] * seen
+    item = max((ITEMSIZE[t.dtype if grown else t.source_dtype] for t, _ in tensors), default=2)
+    kv = 2 * sizes["layers"] * sizes["kv_heads"] * sizes["head_dim"] * item if causal else 0
+    disk = sum(math.prod(shape) * ITEMSIZE[t.dtype if grown else t.source_dtype] for t, shape in tensors)
+    return Cost(sum(math.prod(shape) for _, shape in tensors), context, flops, kv, disk)
+
+
+def _encoder(plan: Plan) -> bool:
+    return plan.family.holds(plan.config, plan.family.norm.writes_stream) and "types" in plan.sizes

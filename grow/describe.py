@@ -1,0 +1,77 @@
+"""A plan as the document that people review and pipelines read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from grow.cost import cost_of
+from grow.family import WIDTHS
+from grow.plan import Plan, TensorPlan
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """Everything `grow plan` shows, JSON-ready."""
+    old, new = cost_of(plan)
+    return {
+        "schema": 1,
+        "family": plan.family.model_type,
+        "architecture": plan.config["architectures"][0],
+        "storage": plan.storage,
+        "rounded_because": list(plan.rounded),
+        "split": plan.split,
+        "seed": plan.seed,
+        "axes": {
+            axis: {"old": plan.sizes[axis], "new": plan.new_sizes[axis], "how": plan.operators.get(axis, "unchanged")}
+            for axis in [*WIDTHS, *(a for a in plan.sizes if a not in WIDTHS)]
+        },
+        "tensors": [
+            {"rows": name, "count": count, "signature": str(t.signature), "old": list(t.shape), "new": list(t.new_shape), "dtype": t.dtype}
+            for name, count, t in grouped(plan)
+        ],
+        "couplings": couplings(plan),
+        "config": {name: {"old": a, "new": b} for name, (a, b) in plan.config_changes.items()},
+        "cost": {
+            side: {
+                **asdict(cost),
+                "flops_per_token": cost.flops_per_token,
+                "train_bytes": cost.train_bytes,
+            }
+            for side, cost in (("old", old), ("new", new))
+        },
+        "notes": list(plan.notes),
+    }
+
+
+def grouped(plan: Plan) -> Iterator[tuple[str, int, TensorPlan]]:
+    """(name with `{layers}`, how many, one of them) for tensors that are alike in every layer."""
+    groups: dict[tuple, list[TensorPlan]] = {}
+    for t in plan.tensors:
+        name = re.sub(r"\.\d+\.", ".{layers}.", t.name)
+        groups.setdefault((name, t.shape, t.new_shape, t.dtype), []).append(t)
+    for (name, *_), members in groups.items():
+        yield name, len(members), members[0]
+
+
+def couplings(plan: Plan) -> list[str]:
+    """The facts that shapes do not show, for this config."""
+    family, config = plan.family, plan.config
+    norm, attention, tie = family.norm, family.attention, family.tie
+    kind = {"rms": "RMSNorm", "layernorm": "LayerNorm"}[norm.kind]
+    place = "whose output is the residual stream" if family.holds(config, norm.writes_stream) else "in front of each branch"
+    facts = [f"{kind} {place}; its eps stays as it is"]
+    if attention.rope:
+        facts.append("RoPE on " + ("whole heads" if attention.rope == "half" else "part of each head"))
+    if attention.qk_norm:
+        facts.append("RMSNorm on each head of q and k")
+    facts.append("scores ÷ √head_dim" if family.holds(config, attention.scaled) else "scores unscaled")
+    if family.derived_head_dim:
+        facts.append("head_dim = hidden / heads, not a field")
+    if tie and family.holds(config, tie.when):
+        stays = plan.new_config.get("tie_word_embeddings", True)
+        facts.append("embedding and head are one table and stay so" if stays else "embedding and head part")
+    if family.divides:
+        facts.append("stock config asks for hidden % heads == 0")
+    return facts

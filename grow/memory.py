@@ -1,0 +1,132 @@
+"""Growing a model that is in memory: the same plan and the same arithmetic, from state dict to state dict."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from grow.apply import grow_tensor
+from grow.errors import BadInput
+from grow.families import family_of
+from grow.family import Family
+from grow.match import Match, check_duplicates, match
+from grow.numerics import RAW
+from grow.plan import Plan, TensorPlan, make_plan
+from grow.target import resolve
+
+CODES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+TORCH = {code: dtype for dtype, code in CODES.items()}
+
+
+@dataclass(frozen=True)
+class _Info:
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class ModelSource:
+    """A `PreTrainedModel` as a source of rows. It is read, never changed."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.state: dict[str, torch.Tensor] = model.state_dict()
+        self.config: dict[str, Any] = json.loads(model.config.to_json_string())
+        self.config["architectures"] = [type(model).__name__]
+        self.config = {k: v for k, v in self.config.items() if not k.startswith("_") or k == "_remove_final_layer_norm"}
+
+    def matched(self) -> tuple[Family, Match]:
+        family = family_of(str(self.config.get("model_type")))
+        family.check_config(self.config)
+        meta = [name for name, tensor in self.state.items() if tensor.is_meta]
+        if meta:
+            raise BadInput(meta[0], what="has no data (meta device)", why="there is nothing to grow", fix="load the weights first")
+        infos = {name: _Info(CODES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in self.state.items()}
+        found = match(family, self.config, infos, type(self.model).__name__)
+        check_duplicates(found, lambda a, b: torch.equal(self.state[a], self.state[b]))
+        return family, found
+
+    def rows(self, t: TensorPlan, start: int, stop: int) -> np.ndarray:
+        part = self.state[t.source].detach()[start:stop].cpu().contiguous()
+        return _raw(part).reshape(stop - start, -1)
+
+
+def widen_model(model: Any, to: Any, options: Mapping[str, Any], *, verify: bool):
+    """`grow.widen` for a model in memory: a `Growth` whose `.model` is new, on the source's device and in its mode."""
+    from grow.api import Growth
+
+    started = time.monotonic()
+    source = ModelSource(model)
+    family, found = source.matched()
+    plan = make_plan(family, found, resolve(family, found.config, to), **options)
+    grown = build(plan, model, grow_state(plan, source))
+    verification = _verify(model, grown, plan, options["seed"]) if verify else None
+    return Growth(plan, None, grown, verification, time.monotonic() - started, plan.notes)
+
+
+def grow_state(plan: Plan, source: ModelSource) -> dict[str, torch.Tensor]:
+    """The grown state dict on the CPU, names as in the source's."""
+    result = {}
+    for t in plan.tensors:
+        out = np.empty((t.new_shape[0], int(np.prod(t.new_shape[1:], dtype=np.int64))), dtype=RAW[t.dtype])
+
+        def put(first: int, rows: np.ndarray, out: np.ndarray = out) -> None:
+            out[first : first + len(rows)] = rows
+
+        grow_tensor(t, lambda a, b, t=t: source.rows(t, a, b), put, split=plan.split, seed=plan.seed)
+        tensor = torch.from_numpy(out.reshape(t.new_shape))
+        result[t.name] = tensor.view(torch.bfloat16) if t.dtype == "BF16" else tensor
+    return result
+
+
+def build(plan: Plan, model: Any, state: Mapping[str, torch.Tensor]) -> Any:
+    """A model of the source's class with the grown config and weights; tied tables are tied again."""
+    config = type(model.config).from_dict(dict(plan.new_config))
+    config._attn_implementation = model.config._attn_implementation
+    floating = next(iter(state.values())).dtype
+    grown = type(model)(config).to(floating)
+    missing, unexpected = grown.load_state_dict(dict(state), strict=False, assign=True)
+    grown.tie_weights()
+    tied = set(getattr(grown, "all_tied_weights_keys", {}) or {})
+    if unexpected or set(missing) - tied:
+        raise AssertionError(f"the grown model misses {missing} and does not know {unexpected}")
+    for old, new in zip(model.parameters(), grown.parameters()):
+        new.requires_grad_(old.requires_grad)
+    device = next(model.parameters()).device
+    return grown.to(device).train(model.training)
+
+
+def _verify(model: Any, grown: Any, plan: Plan, seed: int):
+    """Both models through stock save_pretrained into a temporary folder, then the ladder on the folders."""
+    import tempfile
+    from pathlib import Path
+
+    from grow.checkpoint.reader import open_checkpoint
+    from grow.checkpoint.writer import write_json
+    from grow.provenance import NAME, record_of
+    from grow.verify.float64 import quiet
+    from grow.verify.ladder import verify_folders
+
+    with tempfile.TemporaryDirectory(prefix="grow-verify-") as folder:
+        a, b = Path(folder, "source"), Path(folder, "grown")
+        with quiet():
+            model.save_pretrained(a)
+            grown.save_pretrained(b)
+        with open_checkpoint(b) as saved:
+            from grow import __version__
+            from grow.verify.certificate import sha256
+
+            digests = {name: sha256(saved, info) for name, info in saved.tensors.items()}
+        write_json(b / NAME, record_of(plan, source=type(model).__name__, version=__version__, tensors=digests))
+        with open_checkpoint(a) as source, open_checkpoint(b) as result:
+            return verify_folders(source, result, seed=seed, names=(type(model).__name__, "in memory"))
+
+
+def _raw(tensor: torch.Tensor) -> np.ndarray:
+    """The stored form: bfloat16 as uint16 bits."""
+    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()

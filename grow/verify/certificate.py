@@ -1,0 +1,237 @@
+"""The certificate: a proof of the growth on the stored weights, tensor by tensor, without a forward pass.
+
+Let E be the embedding of an axis (coordinate j carries gain[j]·write[j] times its source where a consumer sees it,
+write[j] times where a producer writes it). A grown tensor W̃ computes what W did exactly when
+
+    W̃ · E_in  =  E_out · W          for every tensor, with E_in of the axes it reads and E_out of those it writes,
+
+unread coordinates have weight 0 in every consumer, silent ones are never written, and the law holds on every axis.
+This is checked on what lies in the files; how the shares of a weight were drawn does not matter.
+
+Tolerance. Where every factor is a power of two the equation holds exactly for stored numbers, and 0 is asked for.
+Where weights had to be rounded, each stored number is within its unit roundoff of the real one, so the sum may differ
+by u · Σ|terms| and no more; a single weight off by two units in the last place shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from grow.apply import BLOCK
+from grow.axes import GAIN, READ, SHIFT
+from grow.checkpoint.header import TensorInfo
+from grow.checkpoint.reader import Checkpoint
+from grow.checkpoint.writer import CHUNK
+from grow.engine import stored_rows
+from grow.maps import MEAN, SILENT, UNREAD, AxisMap
+from grow.numerics import widen
+from grow.plan import BITS, TensorPlan
+
+F64 = np.dtype(np.float64)
+# The proof itself runs in float64: a few roundings of products and sums. Only float64 checkpoints notice.
+OWN_ROUNDING = 16 * 2.0**-53
+
+
+@dataclass
+class Fault:
+    """The first element of a tensor that breaks the equation, and how many do."""
+
+    tensor: str
+    at: tuple[int, ...]
+    found: float
+    wanted: float
+    count: int
+    rule: str
+
+    def __str__(self) -> str:
+        more = f" and {self.count - 1} more" if self.count > 1 else ""
+        place = ", ".join(map(str, self.at))
+        return f"{self.tensor}[{place}]{more}: {self.rule}: found {self.found:.9g}, wanted {self.wanted:.9g}"
+
+
+@dataclass
+class TensorCheck:
+    """Collects the faults of one tensor and its largest residual relative to the tolerance's scale."""
+
+    t: TensorPlan
+    unit: float
+    faults: list[Fault] = field(default_factory=list)
+    worst: float = 0.0
+
+    def equal(self, found: np.ndarray, wanted: np.ndarray, terms: np.ndarray, rows, rule: str, own=None) -> None:
+        """found (rows, columns) == wanted, within unit · terms; `own` sizes the sums of the proof itself."""
+        residual = np.abs(found - wanted)
+        allowed = self.unit * terms
+        if self.unit > 0 or self.t.dtype == "F64":
+            allowed = allowed + OWN_ROUNDING * (terms if own is None else np.maximum(own, terms))
+        bad = ~(residual <= allowed)
+        scale = float(np.max(np.abs(wanted), initial=0.0)) or 1.0
+        self.worst = max(self.worst, float(np.max(residual, initial=0.0)) / scale)
+        self._note(bad, found, wanted, rows, rule)
+
+    def zero(self, found: np.ndarray, rows, columns, rule: str) -> None:
+        self._note(found != 0, found, np.zeros_like(found), rows, rule, columns)
+
+    def _note(self, bad, found, wanted, rows, rule: str, columns=None) -> None:
+        if not bad.any():
+            return
+        i, j = np.argwhere(bad)[0]
+        row = int(np.asarray(rows)[i])
+        column = int(j if columns is None else np.asarray(columns)[j])
+        at = (row, column)[: len(self.t.new_shape)]
+        self.faults.append(Fault(self.t.name, at, float(found[i, j]), float(wanted[i, j]), int(bad.sum()), rule))
+
+
+def unit_of(t: TensorPlan, split: str) -> float:
+    """0 where the growth rounds nothing, else the unit roundoff of the stored dtype."""
+    maps = [m for m in t.maps if m is not None]
+    exact = all(m.exact_factors for m in maps) and BITS[t.dtype] >= BITS[t.source_dtype]
+    consumed = [m for m, role in zip(t.maps, t.roles) if m is not None and (role == READ or t.tied)]
+    if split == "even" and any((c & (c - 1)) for m in consumed for c in m.counts.tolist()):
+        exact = False
+    # double rounding through float64 adds a 2^-29th of it to float32
+    return 0.0 if exact else 1.001 * 2.0 ** -BITS[t.dtype]
+
+
+def check_tensor(t: TensorPlan, source: Checkpoint, grown: Checkpoint, split: str) -> TensorCheck:
+    """The intertwining equation on one stored tensor; both sides are read in blocks."""
+    check = TensorCheck(t, unit_of(t, split))
+
+    def old(a: int, b: int) -> np.ndarray:
+        return widen(stored_rows(source, t.source, a, b), t.source_dtype, F64)
+
+    def new(rows: np.ndarray) -> np.ndarray:
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+        blocks = [stored_rows(grown, t.name, int(r[0]), int(r[-1]) + 1) for r in runs if len(r)]
+        return widen(np.concatenate(blocks), t.dtype, F64)
+
+    if t.roles[0] in (GAIN, SHIFT):
+        _check_norm(check, old(0, t.shape[0]), new(np.arange(t.new_shape[0])))
+    else:
+        _check_matrix(check, old, new)
+    return check
+
+
+def _check_norm(check: TensorCheck, w: np.ndarray, g: np.ndarray) -> None:
+    t = check.t
+    axis_map = t.maps[0]
+    if axis_map is None:
+        check.equal(g, w, np.abs(w), np.arange(len(g)), "unchanged")
+        return
+    shift = t.roles[0] == SHIFT
+    if t.tied:
+        weight = axis_map.write if shift else axis_map.write**2
+        total, terms = np.zeros_like(w), np.zeros_like(w)
+        for old, new in axis_map.layers:
+            total[old] += g[new] * weight[new][:, None]
+            terms[old] += np.abs(g[new] * weight[new][:, None])
+        check.equal(total, w, terms, axis_map.layers[0][1], "shares of the head's norm sum to the old one")
+    else:
+        for old, new in axis_map.layers:
+            wanted = w[old] * (1.0 if shift else axis_map.gain[new][:, None])
+            check.equal(g[new], wanted, np.abs(wanted), new, "copied" if shift else "old gain × gain")
+    if shift:
+        fresh = np.flatnonzero(axis_map.source < 0)
+        check.zero(g[fresh], fresh, [0], "a fresh coordinate has bias 0")
+
+
+def _check_matrix(check: TensorCheck, old: Callable, new: Callable) -> None:
+    t = check.t
+    rows, cols = (*t.maps, None)[:2]
+    n_rows, n_cols = (*t.shape, 1)[:2]
+    m_cols = (*t.new_shape, 1)[1]
+    step = max(1, BLOCK // max(n_cols, m_cols))
+    reads = t.roles[0] == READ
+    mean, size = np.zeros(n_cols), np.zeros(n_cols)
+    for start in range(0, n_rows, step):
+        stop = min(start + step, n_rows)
+        w = old(start, stop)
+        mean += w.sum(axis=0)
+        size += np.abs(w).sum(axis=0)
+        if rows is None:
+            _check_columns(check, new(np.arange(start, stop)), w, np.arange(start, stop), cols)
+        elif reads:
+            total, terms, at = _contract(rows, start, stop, new, m_cols)
+            _check_columns(check, total, w, at, cols, terms)
+        else:
+            for before, after in rows.layers:
+                a, b = np.searchsorted(before, (start, stop))
+                if a < b:
+                    scaled = w[before[a:b] - start] * rows.write[after[a:b]][:, None]
+                    _check_columns(check, new(after[a:b]), scaled, after[a:b], cols)
+    if rows is not None:
+        _check_fresh_rows(check, new, rows, cols, reads, mean / n_rows, size / n_rows, step)
+
+
+def _contract(rows: AxisMap, start: int, stop: int, new: Callable, width: int):
+    """Rows that share a source, summed as the axis embeds it: (total, Σ|terms|, a row to name)."""
+    total, terms = np.zeros((stop - start, width)), np.zeros((stop - start, width))
+    at = np.arange(start, stop)
+    for k, (before, after) in enumerate(rows.layers):
+        a, b = np.searchsorted(before, (start, stop))
+        if a < b:
+            part = new(after[a:b]) * (rows.gain * rows.write)[after[a:b]][:, None]
+            total[before[a:b] - start] += part
+            terms[before[a:b] - start] += np.abs(part)
+            if k == 0:
+                at = after[a:b]
+    return total, terms, at
+
+
+def _check_columns(check: TensorCheck, g, w, at, cols: AxisMap | None, terms=None, own=None) -> None:
+    """g (rows, m) against w (rows, n), both for the same rows of the equation; `own` (rows, n)."""
+    terms = np.abs(g) if terms is None else terms
+    if cols is None:
+        check.equal(g, w, np.maximum(terms, np.abs(w)), at, "E_out · W", own)
+    elif (*check.t.roles, "")[1] == READ:
+        total, sizes = np.zeros_like(w), np.zeros_like(w)
+        seen = cols.gain * cols.write
+        for before, after in cols.layers:
+            total[:, before] += g[:, after] * seen[after]
+            sizes[:, before] += terms[:, after] * np.abs(seen[after])
+        check.equal(total, w, np.maximum(sizes, np.abs(w)), at, "the copies' shares sum to the old weight", own)
+        unread = cols.fresh(UNREAD)
+        check.zero(g[:, unread], at, unread, "an unread coordinate has weight 0")
+    else:
+        for before, after in cols.layers:
+            wanted = w[:, before] * cols.write[after]
+            check.equal(g[:, after], wanted, np.maximum(terms[:, after], np.abs(wanted)), at, "old weight × write")
+        _check_written(check, g, w, at, cols)
+
+
+def _check_written(check: TensorCheck, g: np.ndarray, w: np.ndarray, at, cols: AxisMap) -> None:
+    silent, mean = cols.fresh(SILENT), cols.fresh(MEAN)
+    check.zero(g[:, silent], at, silent, "a silent coordinate is not written")
+    if len(mean):
+        wanted = w.mean(axis=1, keepdims=True) * cols.write[mean]
+        own = np.abs(w).mean(axis=1, keepdims=True) * cols.write[mean]
+        check.equal(g[:, mean], wanted, np.abs(wanted), at, "the mean of the row", own)
+
+
+def _check_fresh_rows(check, new, rows: AxisMap, cols, reads: bool, mean, size, step: int) -> None:
+    for some in _blocks(rows.fresh(UNREAD if reads else SILENT), step):
+        g = new(some)
+        rule = "an unread coordinate has weight 0" if reads else "a silent coordinate is not written"
+        check.zero(g, some, np.arange(g.shape[1]), rule)
+    if reads:
+        return
+    for some in _blocks(rows.fresh(MEAN), step):
+        scale = rows.write[some][:, None]
+        _check_columns(check, new(some), mean[None] * scale, some, cols, own=size[None] * scale)
+
+
+def sha256(checkpoint: Checkpoint, info: TensorInfo) -> str:
+    """Of a stored tensor's bytes."""
+    digest = hashlib.sha256()
+    for at in range(0, info.nbytes, CHUNK):
+        digest.update(checkpoint.read(info, at, min(at + CHUNK, info.nbytes)))
+    return digest.hexdigest()
+
+
+def _blocks(index: np.ndarray, step: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(index), step):
+        yield index[start : start + step]
