@@ -1,9 +1,9 @@
 """The Python API: one function per command, with typed results.
 
-    import grow
-    grown = grow.widen("small", "2x", out="base")          # a Growth; raises GrowError on bad input
-    grown.verification.verdict                             # "lossless"
-    bigger = grow.widen(model, {"hidden_size": 512}).model # in memory: a stock PreTrainedModel
+import grow
+grown = grow.widen("small", "2x", out="base")          # a Growth; raises GrowError on bad input
+grown.verification.verdict                             # "lossless"
+bigger = grow.widen(model, {"hidden_size": 512}).model # in memory: a stock PreTrainedModel
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ class Inspection:
 
 
 @contextmanager
-def opened(src: str | os.PathLike, *, revision: str | None = None, assume_harmless: Sequence[str] = ()) -> Iterator[tuple[Checkpoint, Family, Match]]:
+def opened(
+    src: str | os.PathLike, *, revision: str | None = None, assume_harmless: Sequence[str] = ()
+) -> Iterator[tuple[Checkpoint, Family, Match]]:
     """A checkpoint whose every tensor and config field is accounted for."""
     with open_checkpoint(locate(src, revision=revision)) as checkpoint:
         family = family_of(checkpoint.config["model_type"])
@@ -91,7 +93,14 @@ def opened(src: str | os.PathLike, *, revision: str | None = None, assume_harmle
 def inspect(src: str | os.PathLike, *, revision: str | None = None, assume_harmless: Sequence[str] = ()) -> Inspection:
     """Read a checkpoint's config and headers; no weight is read."""
     with opened(src, revision=revision, assume_harmless=assume_harmless) as (checkpoint, family, matched):
-        return Inspection(checkpoint.path, family, dict(matched.config), family.sizes_of(matched.config), matched, tuple(checkpoint.notes))
+        return Inspection(
+            checkpoint.path,
+            family,
+            dict(matched.config),
+            family.sizes_of(matched.config),
+            matched,
+            tuple(checkpoint.notes),
+        )
 
 
 def plan(
@@ -150,7 +159,12 @@ def widen(
         from grow.memory import widen_model
 
         if out is not None:
-            raise BadInput("out", what="given for a model in memory", why="the grown model is returned", fix="grown.model.save_pretrained(out)")
+            raise BadInput(
+                "out",
+                what="given for a model in memory",
+                why="the grown model is returned",
+                fix="grown.model.save_pretrained(out)",
+            )
         return widen_model(src, to, options, verify=verify)
     shard = parse_size(max_shard_size)
     with opened(src, revision=revision, assume_harmless=assume_harmless) as (checkpoint, family, matched):
@@ -162,12 +176,17 @@ def widen(
             found = None
             if verify:
                 with open_checkpoint(stage.path) as grown:
-                    found = verify_folders(checkpoint, grown, seed=seed, names=(str(src), str(folder)), progress=on_rung)
+                    found = verify_folders(
+                        checkpoint, grown, seed=seed, names=(str(src), str(folder)), progress=on_rung
+                    )
                 if not found.lossless:
                     raise Different(
                         str(folder),
                         what=f"is {found.verdict} after the growth; it was not kept",
-                        why=next((f"{r.name}: {r.reason}" for r in found.rungs if r.status == "fail"), "no rung could run"),
+                        why=next(
+                            (f"{r.name}: {r.reason}" for r in found.rungs if r.status == "fail"),
+                            "no rung could run",
+                        ),
                         fix="report this with the plan (grow plan --json); --no-verify keeps the result, unverified",
                         verification=found,
                     )
@@ -197,10 +216,25 @@ def verify(
 
 def parse_size(size: str | int) -> int:
     """Bytes of "5GB", "500MB", "1.5GiB" or a number."""
-    units = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+    units = {
+        "": 1,
+        "KB": 10**3,
+        "MB": 10**6,
+        "GB": 10**9,
+        "TB": 10**12,
+        "KIB": 2**10,
+        "MIB": 2**20,
+        "GIB": 2**30,
+        "TIB": 2**40,
+    }
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(size))
     if not found or found[2].upper() not in units or float(found[1]) * units[found[2].upper()] < 1:
-        raise BadInput(f"--max-shard-size {size}", what="is no size", why="a number with KB, MB, GB, KiB, MiB or GiB", fix="--max-shard-size 5GB")
+        raise BadInput(
+            f"--max-shard-size {size}",
+            what="is no size",
+            why="a number with KB, MB, GB, KiB, MiB or GiB",
+            fix="--max-shard-size 5GB",
+        )
     return int(float(found[1]) * units[found[2].upper()])
 
 
@@ -253,7 +287,10 @@ def _same_bytes(checkpoint: Checkpoint, a: str, b: str) -> bool:
         return False
     step = max(1, (1 << 20) // max(1, first.nbytes // max(1, first.shape[0])))
     return all(
-        (stored_rows(checkpoint, a, i, min(i + step, first.shape[0])).tobytes() == stored_rows(checkpoint, b, i, min(i + step, first.shape[0])).tobytes())
+        (
+            stored_rows(checkpoint, a, i, min(i + step, first.shape[0])).tobytes()
+            == stored_rows(checkpoint, b, i, min(i + step, first.shape[0])).tobytes()
+        )
         for i in range(0, first.shape[0], step)
     )
 

@@ -53,6 +53,8 @@ class _Matrix:
         wide = "F64" in (t.dtype, t.source_dtype) or not exact
         self.work = np.dtype(np.float64 if wide else np.float32)
         self.copies_bits = not changing and t.dtype == t.source_dtype
+        sides = ((self.rows, self.row_role), (self.cols, self.col_role))
+        self.rescaled = any(m is not None and role == WRITE and not m.exact_factors for m, role in sides)
         self.squares, self.seen = 0.0, 0
         self.mean = np.zeros(self.n_cols)
 
@@ -70,20 +72,14 @@ class _Matrix:
             for first, part in self._spread_rows(values, start, stop, noise):
                 write_rows(first, part)
         if self.rows is not None:
-            self._fresh_rows(write_rows, step)
+            self._fresh_rows(self.rows, write_rows)
 
     def _observe(self, values: np.ndarray) -> None:
         flat = values.ravel()
         squares = float(np.dot(flat, flat))
         if not np.isfinite(squares):
-            bad = int((~np.isfinite(flat)).sum())
-            if bad:
-                raise BadInput(
-                    self.t.source,
-                    what=f"{bad} values are NaN or Inf",
-                    why="a network with such a weight has no output to preserve",
-                    fix="repair the checkpoint",
-                )
+            if not np.isfinite(flat).all():
+                raise _not_finite(self.t.source, flat)
             squares = float(np.dot(flat.astype(np.float64), flat.astype(np.float64)))
         self.squares += squares
         self.seen += flat.size
@@ -96,14 +92,14 @@ class _Matrix:
             yield start, self._finish(self._columns(values, noise))
             return
         reads = self.row_role == READ
-        parts = self._parts(values.T, self.rows, slice(start, stop), noise) if reads else None
+        parts = self._parts(values.T, self.rows, slice(start, stop), noise) if reads else []
         grown = None if reads else self._columns(values, noise)
         for k, (old, new) in enumerate(self.rows.layers):
             a, b = np.searchsorted(old, (start, stop))
             if a == b:
                 continue
             pick, place = old[a:b] - start, new[a:b]
-            if parts is not None:
+            if grown is None:
                 rows = self._columns(parts[k].T[pick] if len(pick) < stop - start else parts[k].T, noise)
             else:
                 rows = grown if len(pick) == stop - start else grown[pick]
@@ -143,10 +139,12 @@ class _Matrix:
     def _parts(self, values: np.ndarray, axis_map: AxisMap, span: slice, noise: Noise) -> list[np.ndarray]:
         """The shares of a consumer's weights: values (other, n in span), one array per copy."""
         counts = axis_map.counts[span]
-        values = representable(values, self.t.dtype)
-        parts = (
-            split_exact(values, counts, self.t.dtype, noise) if self.split == "exact" else split_even(values, counts)
-        )
+        # shares that a producer's factor rounds afterwards stay whole here: a stored number is rounded once
+        dtype = "F64" if self.rescaled else self.t.dtype
+        if self.split == "exact":
+            parts = split_exact(representable(values, dtype), counts, dtype, noise)
+        else:
+            parts = split_even(values, counts)
         for k, (old, new) in enumerate(axis_map.layers):
             factor = 1 / (axis_map.gain[new] * axis_map.write[new])
             if (abs(factor - 1) > 1e-15).any():  # a reader of the raw stream undoes its scale
@@ -155,24 +153,25 @@ class _Matrix:
                 parts[k] = parts[k] * inside[span].astype(self.work)
         return parts
 
-    def _fresh_rows(self, write_rows: WriteRows, step: int) -> None:
-        rms = np.sqrt(self.squares / max(self.seen, 1)) or UNSEEN_RMS
+    def _fresh_rows(self, axis_map: AxisMap, write_rows: WriteRows) -> None:
+        rms = np.sqrt(self.squares / max(self.seen, 1)) or (UNSEEN_RMS if len(self.t.shape) > 1 else 0.0)
         rms *= np.sqrt(self.n_cols / self.m_cols)  # a unit that reads more inputs keeps its scale
         reads = self.row_role == READ
         rows = max(1, BLOCK // self.m_cols)
         for kind in (SILENT, UNREAD, MEAN):
-            fresh = self.rows.fresh(kind)
+            fresh = axis_map.fresh(kind)
             for run in np.split(fresh, np.flatnonzero(np.diff(fresh) != 1) + 1):
                 for at in range(0, len(run), rows):
                     some = run[at : at + rows]
                     noise = Noise(self.seed, self.t.name + ":fresh", int(some[0]))
-                    write_rows(int(some[0]), self._finish(self._fill(kind, reads, some, rms, noise)))
+                    write_rows(int(some[0]), self._finish(self._fill(kind, reads, axis_map.write[some], rms, noise)))
 
-    def _fill(self, kind: int, reads: bool, some: np.ndarray, rms: float, noise: Noise) -> np.ndarray:
+    def _fill(self, kind: int, reads: bool, write: np.ndarray, rms: float, noise: Noise) -> np.ndarray:
+        """Fresh rows of one kind, one per entry of `write`."""
         if kind == MEAN and not reads:
             mean = self._columns((self.mean / self.n_rows)[None].astype(self.work), noise)
-            return mean * self.rows.write[some][:, None]
-        out = np.zeros((len(some), self.m_cols), dtype=self.work)
+            return mean * write[:, None]
+        out = np.zeros((len(write), self.m_cols), dtype=self.work)
         if _is_random(kind, reads):
             out[:] = noise.uniform(out.shape, rms, self.work)
             if self.cols is not None:
@@ -183,8 +182,8 @@ class _Matrix:
 
     def _keep_mean(self, rows: np.ndarray) -> None:
         """A fresh row that writes a stream with mean coordinates carries the mean of its own entries there."""
-        if self.col_role == WRITE and len(fresh := self.cols.fresh(MEAN)):
-            old, new = self.cols.layers[0]
+        if self.cols is not None and self.col_role == WRITE and len(fresh := self.cols.fresh(MEAN)):
+            new = self.cols.layers[0][1]
             stream = rows[:, new] / self.cols.write[new].astype(self.work)
             rows[:, fresh] = stream.mean(axis=1, keepdims=True) * self.cols.write[fresh].astype(self.work)
 
@@ -197,7 +196,7 @@ def _grow_norm(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, split:
     raw = read_rows(0, t.shape[0])
     values = widen(raw, t.source_dtype, np.dtype(np.float64)).ravel()
     if not np.isfinite(values).all():
-        raise BadInput(t.source, what="has NaN or Inf", why="there is no output to preserve", fix="repair the checkpoint")
+        raise _not_finite(t.source, values)
     axis_map = t.maps[0]
     if axis_map is None:
         write_rows(0, raw if t.dtype == t.source_dtype else _stored(t, values[:, None]))
@@ -208,8 +207,11 @@ def _grow_norm(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, split:
     noise = Noise(seed, t.name, 0)
     if t.tied:
         counts = axis_map.counts
-        stored = representable(values[None], t.dtype)
-        parts = split_exact(stored, counts, t.dtype, noise) if split == "exact" else split_even(stored, counts)
+        dtype = t.dtype if axis_map.exact_factors else "F64"  # as in _parts: rounded once
+        if split == "exact":
+            parts = split_exact(representable(values[None], dtype), counts, dtype, noise)
+        else:
+            parts = split_even(values[None], counts)
     for k, (old, new) in enumerate(axis_map.layers):
         if t.tied:
             scale = 1 / axis_map.write[new] if shift else axis_map.gain[new] / axis_map.write[new]
@@ -220,6 +222,16 @@ def _grow_norm(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, split:
         fresh = axis_map.source < 0
         out[fresh] *= axis_map.gain[fresh]
     write_rows(0, _stored(t, out[:, None]))
+
+
+def _not_finite(name: str, values: np.ndarray) -> BadInput:
+    bad = int((~np.isfinite(values)).sum())
+    return BadInput(
+        name,
+        what=f"{bad} value{'s are' if bad > 1 else ' is'} NaN or Inf",
+        why="a network with such a weight has no output to preserve",
+        fix="repair the checkpoint",
+    )
 
 
 def _stored(t: TensorPlan, values: np.ndarray) -> np.ndarray:

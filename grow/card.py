@@ -24,7 +24,7 @@ def model_card(plan: Plan, source: str, verification: Verification | None) -> st
         f"# {_plain(source)}, enlarged",
         "",
         f"Made by [grow](https://pypi.org/project/grow-transformers/) from `{_plain(source)}`: "
-        f"{before:,} -> {after:,} parameters, {plan.storage}. No weight was trained on the way; the outputs are the source's.",
+        f"{before:,} -> {after:,} parameters, {plan.storage}.",
         "",
         "| axis | old | new | how |",
         "|---|---|---|---|",
@@ -35,9 +35,18 @@ def model_card(plan: Plan, source: str, verification: Verification | None) -> st
         if plan.sizes[axis] != plan.new_sizes[axis]
     ]
     if verification is None:
-        lines += ["", "**Unverified**: the check was switched off. `grow verify SOURCE THIS` makes up for it."]
+        lines += [
+            "",
+            "**Unverified**: the check was switched off. `grow verify SOURCE THIS` makes up for it.",
+        ]
     else:
-        lines += ["", f"Verdict: **{verification.verdict}**", "", "| check | result | largest difference |", "|---|---|---|"]
+        lines += [
+            "",
+            f"Verdict: **{verification.verdict}**",
+            "",
+            "| check | result | largest difference |",
+            "|---|---|---|",
+        ]
         for rung in verification.rungs:
             value = rung.measured.get("relative", rung.measured.get("largest_residual"))
             shown = f"{value:.2e}" if isinstance(value, float) else ""

@@ -24,11 +24,22 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "split": plan.split,
         "seed": plan.seed,
         "axes": {
-            axis: {"old": plan.sizes[axis], "new": plan.new_sizes[axis], "how": plan.operators.get(axis, "unchanged")}
+            axis: {
+                "old": plan.sizes[axis],
+                "new": plan.new_sizes[axis],
+                "how": plan.operators.get(axis, "unchanged"),
+            }
             for axis in [*WIDTHS, *(a for a in plan.sizes if a not in WIDTHS)]
         },
         "tensors": [
-            {"rows": name, "count": count, "signature": str(t.signature), "old": list(t.shape), "new": list(t.new_shape), "dtype": t.dtype}
+            {
+                "rows": name,
+                "count": count,
+                "signature": str(t.signature),
+                "old": list(t.shape),
+                "new": list(t.new_shape),
+                "dtype": t.dtype,
+            }
             for name, count, t in grouped(plan)
         ],
         "couplings": couplings(plan),
@@ -60,7 +71,9 @@ def couplings(plan: Plan) -> list[str]:
     family, config = plan.family, plan.config
     norm, attention, tie = family.norm, family.attention, family.tie
     kind = {"rms": "RMSNorm", "layernorm": "LayerNorm"}[norm.kind]
-    place = "whose output is the residual stream" if family.holds(config, norm.writes_stream) else "in front of each branch"
+    place = (
+        "whose output is the residual stream" if family.holds(config, norm.writes_stream) else "in front of each branch"
+    )
     facts = [f"{kind} {place}; its eps stays as it is"]
     if attention.rope:
         facts.append("RoPE on " + ("whole heads" if attention.rope == "half" else "part of each head"))

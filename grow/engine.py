@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -53,7 +54,7 @@ def write_plan(
             writer.write_rows(t.name, first, rows)
             advance(rows.nbytes)
 
-        grow_tensor(t, lambda a, b: source.rows(t, a, b), put, split=plan.split, seed=plan.seed)
+        grow_tensor(t, partial(source.rows, t), put, split=plan.split, seed=plan.seed)
         return t.name, writer.sha256(t.name)
 
     stop: list[bool] = []

@@ -142,7 +142,7 @@ class Family:
 
     def sizes_of(self, config: Mapping[str, Any]) -> dict[str, int]:
         """Axis -> size, head_dim and kv_heads resolved; BadInput when the fields contradict each other."""
-        sizes = {}
+        sizes: dict[str, int] = {}
         for axis, name in self.axes.items():
             value = self.get(config, name)
             if axis == "ffn" and value is None:
@@ -191,7 +191,9 @@ class Family:
                     why="another value makes another function than the one the table describes",
                     fix="grow a checkpoint without it",
                 )
-        known = COMMON_FIELDS | self.harmless | self.reads | set(self.fixed) | set(self.axes.values()) | set(self.defaults)
+        known = (
+            COMMON_FIELDS | self.harmless | self.reads | set(self.fixed) | set(self.axes.values()) | set(self.defaults)
+        )
         unknown = sorted(set(config) - known)
         if unknown:
             hint = did_you_mean(unknown[0], known)
@@ -207,11 +209,11 @@ class Family:
 COMMON_FIELDS = frozenset(
     """
     architectures model_type dtype torch_dtype transformers_version use_cache return_dict output_attentions
-    output_hidden_states initializer_range id2label label2id num_labels problem_type finetuning_task task_specific_params
-    bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id mask_token_id decoder_start_token_id
-    bad_words_ids max_length min_length do_sample num_beams temperature top_k top_p repetition_penalty
-    chunk_size_feed_forward gradient_checkpointing tokenizer_class prefix torchscript use_bfloat16
-    classifier_dropout license language tags transformers.js_config is_decoder
+    output_hidden_states initializer_range id2label label2id num_labels problem_type finetuning_task
+    task_specific_params bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id mask_token_id
+    decoder_start_token_id bad_words_ids max_length min_length do_sample num_beams temperature top_k top_p
+    repetition_penalty chunk_size_feed_forward gradient_checkpointing tokenizer_class prefix torchscript
+    use_bfloat16 classifier_dropout unk_token_id license language tags transformers.js_config is_decoder
     """.split()
 )
 

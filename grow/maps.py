@@ -130,8 +130,10 @@ def product(maps: Sequence[AxisMap]) -> AxisMap:
     for inner in maps[1:]:
         so, si = out.source[:, None], inner.source[None, :]
         source = np.where(so < 0, so, np.where(si < 0, si, so * inner.n + si))
-        scale = [np.multiply.outer(getattr(out, x), getattr(inner, x)).ravel() for x in ("write", "read", "gain")]
-        out = AxisMap(out.n * inner.n, source.ravel(), *scale)
+        write, read, gain = (
+            np.multiply.outer(getattr(out, x), getattr(inner, x)).ravel() for x in ("write", "read", "gain")
+        )
+        out = AxisMap(out.n * inner.n, source.ravel(), write, read, gain)
     return out
 
 
@@ -139,8 +141,8 @@ def concatenate(maps: Sequence[AxisMap]) -> AxisMap:
     """The maps of consecutive slices (q, k, v) as one map."""
     offsets = np.cumsum([0] + [m.n for m in maps])
     source = [np.where(m.source < 0, m.source, m.source + o) for m, o in zip(maps, offsets)]
-    joined = [np.concatenate([getattr(m, x) for m in maps]) for x in ("write", "read", "gain")]
-    return AxisMap(int(offsets[-1]), np.concatenate(source), *joined)
+    write, read, gain = (np.concatenate([getattr(m, x) for m in maps]) for x in ("write", "read", "gain"))
+    return AxisMap(int(offsets[-1]), np.concatenate(source), write, read, gain)
 
 
 def is_power_of_two(x: float) -> bool:

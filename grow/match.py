@@ -1,4 +1,4 @@
-"""Every stored tensor matches exactly one row of the family's table, in name, shape and dtype, or all faults are told."""
+"""Every stored tensor matches exactly one row of the family's table, or all faults are told at once."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,12 @@ class ModelSource:
         family.check_config(self.config)
         meta = [name for name, tensor in self.state.items() if tensor.is_meta]
         if meta:
-            raise BadInput(meta[0], what="has no data (meta device)", why="there is nothing to grow", fix="load the weights first")
+            raise BadInput(
+                meta[0],
+                what="has no data (meta device)",
+                why="there is nothing to grow",
+                fix="load the weights first",
+            )
         infos = {name: _Info(CODES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in self.state.items()}
         found = match(family, self.config, infos, type(self.model).__name__)
         check_duplicates(found, lambda a, b: torch.equal(self.state[a], self.state[b]))
@@ -78,7 +84,7 @@ def grow_state(plan: Plan, source: ModelSource) -> dict[str, torch.Tensor]:
         def put(first: int, rows: np.ndarray, out: np.ndarray = out) -> None:
             out[first : first + len(rows)] = rows
 
-        grow_tensor(t, lambda a, b, t=t: source.rows(t, a, b), put, split=plan.split, seed=plan.seed)
+        grow_tensor(t, partial(source.rows, t), put, split=plan.split, seed=plan.seed)
         tensor = torch.from_numpy(out.reshape(t.new_shape))
         result[t.name] = tensor.view(torch.bfloat16) if t.dtype == "BF16" else tensor
     return result

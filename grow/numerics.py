@@ -7,10 +7,16 @@ result is float64.
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 
-RAW = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+RAW: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
 _TOP = np.uint32(0xFFFF0000)
 
 

@@ -38,7 +38,7 @@ class Copies:
 
     def __call__(self, n: int, m: int, context: str) -> AxisMap:
         source = np.arange(m) % n
-        write = 1.0
+        write = np.ones(m)
         if context != "elementwise" and m % n:
             counts = np.bincount(source, minlength=n)
             write = np.sqrt(m / (n * counts[source]))

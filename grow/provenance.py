@@ -1,6 +1,6 @@
 """`grow.json`: where a grown checkpoint came from and how every axis grew, enough to prove it again.
 
-    {"schema": 1, "grow": "0.1.0", "source": {…}, "plan": {…}, "tensors": {name: sha256}, "verification": {…}}
+{"schema": 1, "grow": "0.1.0", "source": {…}, "plan": {…}, "tensors": {name: sha256}, "verification": {…}}
 """
 
 from __future__ import annotations
@@ -43,7 +43,11 @@ def record_of(plan: Plan, *, source: str, version: str, tensors: Mapping[str, st
     return {
         "schema": SCHEMA,
         "grow": version,
-        "source": {"name": source, "model_type": plan.family.model_type, "config_sha256": config_sha256(plan.config)},
+        "source": {
+            "name": source,
+            "model_type": plan.family.model_type,
+            "config_sha256": config_sha256(plan.config),
+        },
         "plan": {
             "sizes": plan.sizes,
             "new_sizes": plan.new_sizes,

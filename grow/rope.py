@@ -57,7 +57,13 @@ def grow_half(config: Mapping[str, Any], d: int, d2: int) -> RopeGrowth:
         step, rest = divmod(d2 - 2, d - 2)
         if rest:
             near = [2 + c * (d - 2) for c in (max(1, step), step + 1)]
-            raise _refused(kind, d, d2, "θ depends on d/(d-2) beyond the trained length", f"head_dim={near[0]} or {near[1]}")
+            raise _refused(
+                kind,
+                d,
+                d2,
+                "θ depends on d/(d-2) beyond the trained length",
+                f"head_dim={near[0]} or {near[1]}",
+            )
         pairs = pairs * step
         new["rope_theta"] = rope["rope_theta"] ** (d2 * (d - 2) / (d * (d2 - 2)))
         how = f"pair i -> {step}i, θ -> {new['rope_theta']:.6g}"
@@ -76,7 +82,13 @@ def grow_half(config: Mapping[str, Any], d: int, d2: int) -> RopeGrowth:
             continue  # proved by the equation above; its stock frequencies depend on the length of each input
         worst = float(np.max(np.abs(after[pairs] / before - 1)))
         if not worst <= FREQUENCY_TOLERANCE:
-            raise _refused(kind, d, d2, f"a frequency of the old pairs would change by {worst:.1e} of itself", "keep head_dim")
+            raise _refused(
+                kind,
+                d,
+                d2,
+                f"a frequency of the old pairs would change by {worst:.1e} of itself",
+                "keep head_dim",
+            )
     return RopeGrowth(np.concatenate([pairs, pairs + d2 // 2]), _edited(config, rope, new), how)
 
 
@@ -90,7 +102,9 @@ def grow_partial(config: Mapping[str, Any], d: int, d2: int) -> RopeGrowth:
     new = {**rope, "partial_rotary_factor": (rotated + 0.5) / d2}
     if int(d2 * new["partial_rotary_factor"]) != rotated:
         raise _refused(rope["rope_type"], d, d2, "no fraction gives the old rotated width", "another head_dim")
-    return RopeGrowth(np.arange(d), _edited(config, rope, new), f"{rotated} rotated coordinates kept, new ones pass through")
+    return RopeGrowth(
+        np.arange(d), _edited(config, rope, new), f"{rotated} rotated coordinates kept, new ones pass through"
+    )
 
 
 def inv_freq(rope: Mapping[str, Any], d: int, config: Mapping[str, Any], *, long: bool = False) -> np.ndarray:
@@ -107,7 +121,7 @@ def inv_freq(rope: Mapping[str, Any], d: int, config: Mapping[str, Any], *, long
         smooth = np.clip((length * plain / (2 * math.pi) - low) / (high - low), 0, 1)
         return (1 - smooth) * plain / factor + smooth * plain
     if kind == "yarn":
-        length = rope.get("original_max_position_embeddings") or config.get("max_position_embeddings")
+        length = float(rope.get("original_max_position_embeddings") or config["max_position_embeddings"])
 
         def turns(beta: float) -> float:
             return d * math.log(length / (beta * 2 * math.pi)) / (2 * math.log(theta))
@@ -140,7 +154,10 @@ def _edited(config: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str,
     """The fields of config.json to change, edited where this config keeps them."""
     changes: dict[str, Any] = {}
     home = next((name for name in ("rope_parameters", "rope_scaling") if config.get(name)), None)
-    legacy = {"rope_theta": ("rope_theta", "rotary_emb_base"), "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct")}
+    legacy = {
+        "rope_theta": ("rope_theta", "rotary_emb_base"),
+        "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct"),
+    }
     for name, value in new.items():
         if old.get(name) == value:
             continue

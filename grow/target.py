@@ -1,9 +1,9 @@
 """What a person may write after `--to`, and the sizes it means.
 
-    base, SmolLM2-360M          a size of the source's family
-    2x, 1.5x                    hidden, heads, kv_heads and ffn times a factor; head_dim stays
-    hidden_size=960,heads=15    config fields or axes; the rest stays
-    folder, config.json         the widths of another config of the same family
+base, SmolLM2-360M          a size of the source's family
+2x, 1.5x                    hidden, heads, kv_heads and ffn times a factor; head_dim stays
+hidden_size=960,heads=15    config fields or axes; the rest stays
+folder, config.json         the widths of another config of the same family
 """
 
 from __future__ import annotations
@@ -167,7 +167,12 @@ def _check(family: Family, old: dict[str, int], new: dict[str, int]) -> None:
     field = lambda axis: family.axes.get(axis, axis)  # noqa: E731
     for axis in WIDTHS:
         if not 1 <= new[axis] <= LARGEST:
-            raise BadInput(f"--to {field(axis)}={new[axis]}", what="out of range", why=f"1 to {LARGEST}", fix="another size")
+            raise BadInput(
+                f"--to {field(axis)}={new[axis]}",
+                what="out of range",
+                why=f"1 to {LARGEST}",
+                fix="another size",
+            )
     if new["heads"] % new["kv_heads"]:
         raise Refused(
             f"--to {field('heads')}={new['heads']}",
@@ -176,8 +181,13 @@ def _check(family: Family, old: dict[str, int], new: dict[str, int]) -> None:
             fix=f"{field('kv_heads')}={new['heads'] // (old['heads'] // old['kv_heads']) or 1}, or other heads",
         )
     if (family.divides or family.derived_head_dim) and new["hidden"] % new["heads"]:
-        up, down = -(-new["hidden"] // new["heads"]) * new["heads"], new["hidden"] // new["heads"] * new["heads"]
-        heads = [h for h in range(old["heads"], new["hidden"] + 1) if new["hidden"] % h == 0 and h % new["kv_heads"] == 0]
+        up, down = (
+            -(-new["hidden"] // new["heads"]) * new["heads"],
+            new["hidden"] // new["heads"] * new["heads"],
+        )
+        heads = [
+            h for h in range(old["heads"], new["hidden"] + 1) if new["hidden"] % h == 0 and h % new["kv_heads"] == 0
+        ]
         options = [f"{field('heads')}={h}" for h in sorted(sorted(heads, key=lambda h: abs(h - new["heads"]))[:2])]
         raise Refused(
             f"--to {field('hidden')}={new['hidden']}",
@@ -199,7 +209,9 @@ def _check(family: Family, old: dict[str, int], new: dict[str, int]) -> None:
             "--to " + ",".join(f"{field(a)}={new[a]}" for a in shrunk),
             what=", ".join(f"{a} {old[a]} -> {new[a]}" for a in shrunk),
             why="a smaller axis loses information" + ("; here head_dim = hidden / heads" if derived else ""),
-            fix=f"{field('hidden')}={new['heads'] * old['head_dim']} or fewer heads" if derived else f"at least {old[shrunk[0]]}",
+            fix=f"{field('hidden')}={new['heads'] * old['head_dim']} or fewer heads"
+            if derived
+            else f"at least {old[shrunk[0]]}",
         )
 
 

@@ -38,7 +38,7 @@ from transformers import (
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<|endoftext|>"]
 PAD, UNK, CLS, SEP, MASK, END = range(len(SPECIAL))
-VOCAB, CONTEXT, STRIDE = 2048, 256, 128
+VOCAB, CONTEXT, STRIDE, SHORT = 2048, 256, 128, 64
 FOLDERS = {"llama": "small", "gpt2": "small-gpt2", "bert": "small-bert"}
 MODELS = {
     "llama": (
@@ -94,7 +94,7 @@ MODELS = {
 SCHEDULE = {
     "llama": {"steps": 3200, "batch": 8, "lr": 3e-3},
     "gpt2": {"steps": 3200, "batch": 8, "lr": 3e-3},
-    "bert": {"steps": 4000, "batch": 8, "lr": 1e-3},
+    "bert": {"steps": 3000, "short_steps": 2200, "batch": 8, "lr": 1e-3},
 }
 PROMPTS = ["The American people", "Fellow citizens of the Senate"]
 
@@ -185,7 +185,7 @@ def batches(tokens: torch.Tensor, width: int, batch: int, seed: int):
 
 
 def hide(windows: torch.Tensor, generator: torch.Generator, always: bool = False):
-    """Inputs and labels of the masked LM, (batch, 254) -> (batch, 256) each: [CLS] window [SEP].
+    """Inputs and labels of the masked LM, (batch, n) -> (batch, n + 2) each: [CLS] window [SEP].
 
     15 % of the tokens are chosen; of these 80 % become [MASK], 10 % a random token, 10 % stay. With `always`
     (how we measure) all chosen ones become [MASK]. Labels are -100 where nothing was chosen.
@@ -217,15 +217,35 @@ def save(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Pat
     tokenizer.save_pretrained(folder)
 
 
+def feed(name: str, tokens: torch.Tensor, plan: dict):
+    """Endless keyword arguments of the model's forward, one dict per step, batch * 256 tokens each.
+
+    The masked LM sees windows of 64 tokens for the first `short_steps`, laid at a random place among the 256
+    positions: among fewer tokens attention finds a word's neighbours sooner, and every position is trained.
+    """
+    seed, batch = plan["seed"], plan["batch"]
+    if name != "bert":
+        for windows in batches(tokens, CONTEXT, batch, seed):
+            yield {"input_ids": windows, "labels": windows, "use_cache": False}
+    generator = torch.Generator().manual_seed(seed + 1)
+    short = batches(tokens, SHORT - 2, batch * CONTEXT // SHORT, seed)
+    for _ in range(plan["short_steps"]):
+        inputs, labels = hide(next(short), generator)
+        first = int(torch.randint(CONTEXT - SHORT + 1, (1,), generator=generator))
+        place = torch.arange(first, first + SHORT)[None]
+        yield {"input_ids": inputs, "labels": labels, "position_ids": place}
+    for windows in batches(tokens, CONTEXT - 2, batch, seed):
+        inputs, labels = hide(windows, generator)
+        yield {"input_ids": inputs, "labels": labels}
+
+
 def rate(step: int, warmup: int, steps: int) -> float:
     """Share of the peak learning rate: linear warm-up, then a cosine down to 2 %."""
     done = max(0, step - warmup) / max(1, steps - warmup)
     return min((step + 1) / warmup, 0.02 + 0.49 * (1 + math.cos(math.pi * done)))
 
 
-def train(
-    name: str, tokens: torch.Tensor, tokenizer: PreTrainedTokenizerFast, folder: Path, plan: dict
-) -> dict:
+def train(name: str, tokens: torch.Tensor, tokenizer: PreTrainedTokenizerFast, folder: Path, plan: dict) -> dict:
     """What the run cost; the checkpoint lies in `folder`, an unfinished one every `save_every` steps.
 
     AdamW on float32 weights, weight decay on matrices only, gradients clipped to norm 1.
@@ -240,15 +260,10 @@ def train(
     optimizer = torch.optim.AdamW(groups, lr=plan["lr"], betas=(0.9, 0.95 if name != "bert" else 0.98))
     steps = plan["steps"]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, plan["warmup"], steps))
-    generator = torch.Generator().manual_seed(seed + 1)
-    source = batches(tokens, CONTEXT - 2 if name == "bert" else CONTEXT, plan["batch"], seed)
+    source = feed(name, tokens, plan)
     began, mean = time.perf_counter(), None
     for step in range(1, steps + 1):
-        inputs = labels = next(source)
-        if name == "bert":
-            inputs, labels = hide(inputs, generator)
-        extra = {} if name == "bert" else {"use_cache": False}
-        loss = model(input_ids=inputs, labels=labels, **extra).loss
+        loss = model(**next(source)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

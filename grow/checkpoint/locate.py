@@ -214,9 +214,7 @@ def companions(folder: Path, names: Iterable[str], follow_symlinks: bool = False
         if not path.is_dir():
             found.append(name)
         elif name in COMPANIONS:
-            raise BadInput(
-                show(path), what="is a folder; wanted a file", why="it comes along", fix="remove it"
-            )
+            raise BadInput(show(path), what="is a folder; wanted a file", why="it comes along", fix="remove it")
         elif any(fnmatch.fnmatchcase(name, pattern) for pattern in SUBFOLDERS):
             inside(folder, name, follow_symlinks)
             found += [f"{name}/{child}" for child in sorted(os.listdir(path)) if not (path / child).is_dir()]
@@ -239,9 +237,7 @@ def _download(repo: str, revision: str | None) -> Path:
     import huggingface_hub as hub
 
     where = repo if revision is None else f"{repo}@{show(revision)}"
-    fetch = partial(
-        hub.snapshot_download, repo, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_SKIP)
-    )
+    fetch = partial(hub.snapshot_download, repo, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_SKIP))
     try:
         try:
             info = hub.HfApi().model_info(repo, revision=revision, timeout=30)

@@ -50,6 +50,10 @@ SIZES = re.compile(
 FLOATS = ("bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
 
 
+# Stock OPT reads it: the checkpoint has no norm in front of its head.
+READ_THOUGH_PRIVATE = ("_remove_final_layer_norm",)
+
+
 class Checkpoint:
     """An open checkpoint whose files all agree. Close it, or use it as a context manager.
 
@@ -273,8 +277,9 @@ def _public(value: Any, prefix: str, private: list[str]) -> Any:
         return [_public(item, prefix, private) for item in value]
     if not isinstance(value, dict):
         return value
-    private += [prefix + name for name in value if name.startswith("_")]
-    public = [(name, item) for name, item in value.items() if not name.startswith("_")]
+    hidden = [name for name in value if name.startswith("_") and name not in READ_THOUGH_PRIVATE]
+    private += [prefix + name for name in hidden]
+    public = [(name, item) for name, item in value.items() if name not in hidden]
     return {name: _public(item, f"{prefix}{name}.", private) for name, item in public}
 
 
@@ -375,6 +380,4 @@ def _merge(checkpoint: Checkpoint, weight_map: dict[str, str], claimed: Any) -> 
         checkpoint.notes.append(f"ignored, as asked: {listing(map(show, sorted(ignored)))}")
     total = sum(info.nbytes for info in checkpoint.tensors.values())
     if claimed is not None and claimed != total:
-        checkpoint.notes.append(
-            f"{INDEX}: total_size {show(claimed, 40)} is stale, the tensors hold {total:,}"
-        )
+        checkpoint.notes.append(f"{INDEX}: total_size {show(claimed, 40)} is stale, the tensors hold {total:,}")

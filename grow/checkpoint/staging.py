@@ -30,9 +30,7 @@ class Staging:
 
     def __enter__(self) -> Staging:
         if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
-            raise BadInput(
-                str(self.path), what="is in the way", why="the result is prepared there", fix="remove it"
-            )
+            raise BadInput(str(self.path), what="is in the way", why="the result is prepared there", fix="remove it")
         if self.path.exists():
             self._lock()
             self.notes.append(f"removed {self.path.name}, left by an interrupted run")
@@ -153,9 +151,7 @@ def check_output(out: Path, source: Path | None, overwrite: bool, needed: int) -
                 fix=f"--out {out.resolve()}",
             )
     if not os.access(parent, os.W_OK):
-        raise BadInput(
-            where, what=f"{parent} is read-only", why="the result is created inside it", fix="another --out"
-        )
+        raise BadInput(where, what=f"{parent} is read-only", why="the result is created inside it", fix="another --out")
     free = shutil.disk_usage(parent).free
     if needed > free:
         raise BadInput(

@@ -19,7 +19,9 @@ from grow.plan import DTYPE_NAMES, SPLITS
 from grow.verify.ladder import RUNGS
 
 SOURCE = "SRC: a checkpoint folder, a hub id or a bundled name (small, small-gpt2, small-bert)."
-TARGET = "TARGET: a size name (base), a factor (2x, 1.5x), fields (hidden_size=960,num_attention_heads=15), or a folder."
+TARGET = (
+    "TARGET: a size name (base), a factor (2x, 1.5x), fields (hidden_size=960,num_attention_heads=15), or a folder."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -37,19 +39,42 @@ def _options(*options: Callable) -> Callable:
     return add
 
 
-as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, everything else on stderr.")
+as_json = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON document on stdout, everything else on stderr."
+)
 source = click.option("--from", "src", required=True, metavar="SRC", help=SOURCE)
 revision = click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub id.")
-harmless = click.option("--assume-harmless", metavar="FIELDS", default="", help="Config fields, comma-separated, to accept unread.")
+harmless = click.option(
+    "--assume-harmless",
+    metavar="FIELDS",
+    default="",
+    help="Config fields, comma-separated, to accept unread.",
+)
 seed = click.option("--seed", type=int, default=0, show_default=True, help="Of every random choice.")
 growth = _options(
     source,
     click.option("--to", "to", required=True, metavar="TARGET", help=TARGET),
     click.option(
-        "--operator", "operators", multiple=True, metavar="AXIS=NAME", help="How hidden, ffn or heads grow: copies, silent, mean, unread."
+        "--operator",
+        "operators",
+        multiple=True,
+        metavar="AXIS=NAME",
+        help="How hidden, ffn or heads grow: copies, silent, mean, unread.",
     ),
-    click.option("--split", type=click.Choice(SPLITS), default="exact", show_default=True, help="How copies share a weight."),
-    click.option("--dtype", type=click.Choice(["auto", *DTYPE_NAMES]), default="auto", show_default=True, help="Stored dtype."),
+    click.option(
+        "--split",
+        type=click.Choice(SPLITS),
+        default="exact",
+        show_default=True,
+        help="How copies share a weight.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["auto", *DTYPE_NAMES]),
+        default="auto",
+        show_default=True,
+        help="Stored dtype.",
+    ),
     seed,
     revision,
     harmless,
@@ -64,7 +89,22 @@ growth = _options(
 @click.option("--overwrite", is_flag=True, help="Replace an existing checkpoint folder.")
 @click.option("--no-verify", is_flag=True, help="Skip the check; the result then says that it is unverified.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
-def widen(src, to, operators, split, dtype, seed, revision, assume_harmless, as_json, out, max_shard_size, overwrite, no_verify, dry_run) -> int:
+def widen(
+    src,
+    to,
+    operators,
+    split,
+    dtype,
+    seed,
+    revision,
+    assume_harmless,
+    as_json,
+    out,
+    max_shard_size,
+    overwrite,
+    no_verify,
+    dry_run,
+) -> int:
     """Enlarge hidden size, heads, kv heads, head size and FFN; every output is preserved, and it is checked."""
     options = _growth_options(operators, split, dtype, seed, revision, assume_harmless)
     if dry_run:
@@ -92,7 +132,10 @@ def widen(src, to, operators, split, dtype, seed, revision, assume_harmless, as_
 @growth
 def plan(src, to, operators, split, dtype, seed, revision, assume_harmless, as_json) -> int:
     """Show what widen would do: axes, tensors, config, parameters, FLOPs, memory, disk. No byte is written."""
-    return _show_plan(api.plan(src, to, **_growth_options(operators, split, dtype, seed, revision, assume_harmless)), as_json)
+    return _show_plan(
+        api.plan(src, to, **_growth_options(operators, split, dtype, seed, revision, assume_harmless)),
+        as_json,
+    )
 
 
 @cli.command()
@@ -155,7 +198,12 @@ def completion(shell: str) -> int:
 
     found = get_completion_class(shell)
     if found is None:
-        raise BadInput(f"completion {shell}", what="is not supported by this click", why="click brings the scripts", fix="bash")
+        raise BadInput(
+            f"completion {shell}",
+            what="is not supported by this click",
+            why="click brings the scripts",
+            fix="bash",
+        )
     click.echo(found(cli, {}, "grow", "_GROW_COMPLETE").source())
     return 0
 
@@ -165,11 +213,21 @@ def _growth_options(operators, split, dtype, seed, revision, assume_harmless) ->
     for item in operators:
         axis, equals, name = item.partition("=")
         if not equals:
-            raise BadInput(f"--operator {item}", what="has no `=`", why="an operator is chosen for an axis", fix="--operator ffn=copies")
+            raise BadInput(
+                f"--operator {item}",
+                what="has no `=`",
+                why="an operator is chosen for an axis",
+                fix="--operator ffn=copies",
+            )
         chosen[axis.strip()] = name.strip()
-    return dict(
-        operators=chosen, split=split, dtype=dtype, seed=seed, revision=revision, assume_harmless=_fields(assume_harmless)
-    )  # fmt: skip
+    return {
+        "operators": chosen,
+        "split": split,
+        "dtype": dtype,
+        "seed": seed,
+        "revision": revision,
+        "assume_harmless": _fields(assume_harmless),
+    }
 
 
 def _fields(text: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from grow.plan import Plan
 from grow.verify.ladder import Verification
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], indent: str = "  ") -> None:
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], indent: str = "  ") -> None:
     """Left-aligned columns under their heads."""
     lines = [list(map(str, row)) for row in rows]
     widths = [max(len(row[i]) for row in [head, *lines]) for i in range(len(head))]
@@ -32,7 +32,9 @@ def emit_error(error: GrowError) -> None:
     click.echo(f"error: {error}", err=True)
     if "--json" in sys.argv[1:]:
         parts = {"where": error.where, "what": error.what, "why": error.why, "fix": error.fix}
-        click.echo(json.dumps({"schema": 1, "error": parts, "exit_code": error.exit_code}, indent=2, ensure_ascii=False))
+        click.echo(
+            json.dumps({"schema": 1, "error": parts, "exit_code": error.exit_code}, indent=2, ensure_ascii=False)
+        )
 
 
 def plan(p: Plan) -> None:
@@ -42,16 +44,25 @@ def plan(p: Plan) -> None:
         click.echo(f"  rounded: {reason}")
     click.echo("\naxes")
     shown = [*WIDTHS, *(a for a in p.sizes if a not in WIDTHS)]
-    table(("axis", "old", "new", "how"), ((a, p.sizes[a], p.new_sizes[a], p.operators.get(a, "unchanged")) for a in shown))
+    table(
+        ("axis", "old", "new", "how"),
+        ((a, p.sizes[a], p.new_sizes[a], p.operators.get(a, "unchanged")) for a in shown),
+    )
     click.echo("\ntensors")
-    rows = ((f"{name} × {k}" if k > 1 else name, t.signature, _shape(t.shape), _shape(t.new_shape), t.dtype) for name, k, t in grouped(p))
+    rows = (
+        (f"{name} × {k}" if k > 1 else name, t.signature, _shape(t.shape), _shape(t.new_shape), t.dtype)
+        for name, k, t in grouped(p)
+    )
     table(("tensor", "signature", "old", "new", "dtype"), rows)
     click.echo("\ncouplings")
     for fact in couplings(p):
         click.echo(f"  {fact}")
     if p.config_changes:
         click.echo("\nconfig.json")
-        table(("field", "old", "new"), ((k, json.dumps(a), json.dumps(b)) for k, (a, b) in p.config_changes.items()))
+        table(
+            ("field", "old", "new"),
+            ((k, json.dumps(a), json.dumps(b)) for k, (a, b) in p.config_changes.items()),
+        )
     click.echo(f"\ncost (FLOPs of a forward pass per token, over {new.context} tokens)")
     per = [(f"FLOPs, {name}", f"{old.flops[name]:.4g}", f"{new.flops[name]:.4g}") for name in new.flops]
     per.append(("FLOPs, all", f"{old.flops_per_token:.4g}", f"{new.flops_per_token:.4g}"))
@@ -79,7 +90,9 @@ def growth_document(grown: Growth) -> dict[str, Any]:
 def growth(grown: Growth) -> None:
     p = grown.plan
     before, after = p.parameters
-    click.echo(f"{grown.path}: {before:,} -> {after:,} parameters, {p.storage}, {size(p.nbytes)} in {grown.seconds:.1f} s")
+    click.echo(
+        f"{grown.path}: {before:,} -> {after:,} parameters, {p.storage}, {size(p.nbytes)} in {grown.seconds:.1f} s"
+    )
     changed = [a for a in WIDTHS if p.sizes[a] != p.new_sizes[a]]
     table(("axis", "old", "new", "how"), ((a, p.sizes[a], p.new_sizes[a], p.operators[a]) for a in changed))
     for note in grown.notes:
@@ -94,7 +107,14 @@ def verification(found: Verification) -> None:
     rows = []
     for rung in found.rungs:
         value = rung.measured.get("relative", rung.measured.get("largest_residual"))
-        rows.append((rung.name, rung.status, f"{value:.1e}" if isinstance(value, float) else "", rung.limit if rung.status == "pass" else rung.reason))
+        rows.append(
+            (
+                rung.name,
+                rung.status,
+                f"{value:.1e}" if isinstance(value, float) else "",
+                rung.limit if rung.status == "pass" else rung.reason,
+            )
+        )
     table(("check", "result", "largest Δ", "claim"), rows)
     for rung in found.rungs:
         faults = rung.measured.get("faults") or []
@@ -109,7 +129,15 @@ def verification(found: Verification) -> None:
 
 
 def _verdict(found: Verification) -> str:
-    number = next((r.measured.get("relative") for name in ("proof", "true_float64") for r in found.rungs if r.name == name and r.status == "pass"), None)
+    number = next(
+        (
+            r.measured.get("relative")
+            for name in ("proof", "true_float64")
+            for r in found.rungs
+            if r.name == name and r.status == "pass"
+        ),
+        None,
+    )
     if found.lossless:
         how = f" (max |Δ| {number:.1e} of the outputs' std in true float64)" if number is not None else " (certificate)"
         return f"lossless: {found.grown} computes what {found.source} computes{how}"
@@ -128,7 +156,8 @@ def inspection_document(seen: Inspection) -> dict[str, Any]:
         "sizes": seen.sizes,
         "parameters": _parameters(seen),
         "tensors": [
-            {"name": t.name, "signature": str(t.row.signature), "dtype": t.dtype, "shape": list(t.shape)} for t in seen.match.tensors
+            {"name": t.name, "signature": str(t.row.signature), "dtype": t.dtype, "shape": list(t.shape)}
+            for t in seen.match.tensors
         ],
         "targets": list(seen.family.sizes),
         "notes": list(seen.notes),
@@ -137,18 +166,31 @@ def inspection_document(seen: Inspection) -> dict[str, Any]:
 
 def inspection(seen: Inspection) -> None:
     dtypes = sorted({t.dtype for t in seen.match.tensors})
-    click.echo(f"{seen.path}: {seen.match.config['architectures'][0]}, {_parameters(seen):,} parameters, {', '.join(dtypes)}")
+    click.echo(
+        f"{seen.path}: {seen.match.config['architectures'][0]}, {_parameters(seen):,} parameters, {', '.join(dtypes)}"
+    )
     table(("axis", "size", "field"), ((a, n, seen.family.axes.get(a, "derived")) for a, n in seen.sizes.items()))
     click.echo("tensors")
-    first = [t for t in seen.match.tensors if not ("{layers}" in t.row.name and t.canonical != t.row.name.replace("{layers}", "0"))]
-    table(("tensor (layer 0)", "signature", "shape"), ((t.name, t.row.signature, _shape(t.shape)) for t in first))
+    first = [
+        t
+        for t in seen.match.tensors
+        if not ("{layers}" in t.row.name and t.canonical != t.row.name.replace("{layers}", "0"))
+    ]
+    table(
+        ("tensor (layer 0)", "signature", "shape"),
+        ((t.name, t.row.signature, _shape(t.shape)) for t in first),
+    )
     click.echo("sizes of the family: " + ", ".join(seen.family.sizes))
     for note in seen.notes:
         click.echo(f"note: {note}")
 
 
 def families(chosen: Sequence[Family]) -> None:
-    table(("family", "models", "sizes"), ((f.model_type, f.summary, ", ".join(f.sizes)) for f in chosen), indent="")
+    table(
+        ("family", "models", "sizes"),
+        ((f.model_type, f.summary, ", ".join(f.sizes)) for f in chosen),
+        indent="",
+    )
 
 
 def family(f: Family) -> None:

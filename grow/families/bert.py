@@ -1,5 +1,7 @@
 """BERT: post-LN encoder; every LayerNorm's output is the residual stream, so hidden grows by whole multiples."""
 
+from typing import Any
+
 from grow.family import ELEMENTWISE, Attention, Family, Norm, Tie
 
 AXES = {
@@ -41,7 +43,7 @@ qa_outputs.weight                                                   labels <- hi
 qa_outputs.bias                                                     labels <-         ? ForQuestionAnswering
 """
 
-ENCODER_FACTS = dict(
+ENCODER_FACTS: dict[str, Any] = dict(
     axes=AXES,
     norm=Norm("layernorm", writes_stream="always"),
     attention=Attention(),
@@ -50,7 +52,7 @@ ENCODER_FACTS = dict(
     harmless=frozenset(
         """
         layer_norm_eps attention_probs_dropout_prob hidden_dropout_prob classifier_dropout directionality
-        pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type gradient_checkpointing
+        pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
         """.split()
     ),
     fixed={
@@ -64,6 +66,7 @@ ENCODER_FACTS = dict(
 )
 
 MASKED = "ForMaskedLM|ForPreTraining|LMHeadModel"
+CLASSIFIED = "ForSequenceClassification|ForTokenClassification|ForMultipleChoice"
 
 BERT = Family(
     model_type="bert",
@@ -79,8 +82,8 @@ cls.predictions.decoder.weight                vocab <- hidden   ? {MASKED} not t
 cls.predictions.decoder.bias                  vocab <-          ? {MASKED} optional
 cls.seq_relationship.weight                   labels <- hidden  ? optional
 cls.seq_relationship.bias                     labels <-         ? optional
-classifier.weight                             labels <- hidden  ? ForSequenceClassification|ForTokenClassification|ForMultipleChoice
-classifier.bias                               labels <-         ? ForSequenceClassification|ForTokenClassification|ForMultipleChoice
+classifier.weight                             labels <- hidden  ? {CLASSIFIED}
+classifier.bias                               labels <-         ? {CLASSIFIED}
 """,
     tie=Tie(
         "bert.embeddings.word_embeddings.weight",

@@ -1,41 +1,44 @@
 """DistilBERT: BERT's encoder with half the layers, no token types and a hard-coded eps of 1e-12."""
 
+from grow.families.bert import CLASSIFIED
 from grow.family import ELEMENTWISE, Attention, Family, Norm, Tie
+
+POOLED = "ForSequenceClassification|ForMultipleChoice"
 
 DISTILBERT = Family(
     model_type="distilbert",
     prefix="distilbert.",
-    table="""
+    table=f"""
 distilbert.embeddings.word_embeddings.weight                    vocab -> hidden
 distilbert.embeddings.position_embeddings.weight                positions -> hidden
 distilbert.embeddings.LayerNorm.weight                          hidden *
 distilbert.embeddings.LayerNorm.bias                            hidden +
-distilbert.transformer.layer.{layers}.attention.q_lin.weight    (heads head_dim.q) <- hidden
-distilbert.transformer.layer.{layers}.attention.q_lin.bias      (heads head_dim.q) <-
-distilbert.transformer.layer.{layers}.attention.k_lin.weight    (heads head_dim.k) <- hidden
-distilbert.transformer.layer.{layers}.attention.k_lin.bias      (heads head_dim.k) <-
-distilbert.transformer.layer.{layers}.attention.v_lin.weight    (heads head_dim.v) <- hidden
-distilbert.transformer.layer.{layers}.attention.v_lin.bias      (heads head_dim.v) <-
-distilbert.transformer.layer.{layers}.attention.out_lin.weight  hidden <- (heads head_dim.v)
-distilbert.transformer.layer.{layers}.attention.out_lin.bias    hidden <-
-distilbert.transformer.layer.{layers}.sa_layer_norm.weight      hidden *
-distilbert.transformer.layer.{layers}.sa_layer_norm.bias        hidden +
-distilbert.transformer.layer.{layers}.ffn.lin1.weight           ffn <- hidden
-distilbert.transformer.layer.{layers}.ffn.lin1.bias             ffn <-
-distilbert.transformer.layer.{layers}.ffn.lin2.weight           hidden <- ffn
-distilbert.transformer.layer.{layers}.ffn.lin2.bias             hidden <-
-distilbert.transformer.layer.{layers}.output_layer_norm.weight  hidden *
-distilbert.transformer.layer.{layers}.output_layer_norm.bias    hidden +
+distilbert.transformer.layer.{{layers}}.attention.q_lin.weight    (heads head_dim.q) <- hidden
+distilbert.transformer.layer.{{layers}}.attention.q_lin.bias      (heads head_dim.q) <-
+distilbert.transformer.layer.{{layers}}.attention.k_lin.weight    (heads head_dim.k) <- hidden
+distilbert.transformer.layer.{{layers}}.attention.k_lin.bias      (heads head_dim.k) <-
+distilbert.transformer.layer.{{layers}}.attention.v_lin.weight    (heads head_dim.v) <- hidden
+distilbert.transformer.layer.{{layers}}.attention.v_lin.bias      (heads head_dim.v) <-
+distilbert.transformer.layer.{{layers}}.attention.out_lin.weight  hidden <- (heads head_dim.v)
+distilbert.transformer.layer.{{layers}}.attention.out_lin.bias    hidden <-
+distilbert.transformer.layer.{{layers}}.sa_layer_norm.weight      hidden *
+distilbert.transformer.layer.{{layers}}.sa_layer_norm.bias        hidden +
+distilbert.transformer.layer.{{layers}}.ffn.lin1.weight           ffn <- hidden
+distilbert.transformer.layer.{{layers}}.ffn.lin1.bias             ffn <-
+distilbert.transformer.layer.{{layers}}.ffn.lin2.weight           hidden <- ffn
+distilbert.transformer.layer.{{layers}}.ffn.lin2.bias             hidden <-
+distilbert.transformer.layer.{{layers}}.output_layer_norm.weight  hidden *
+distilbert.transformer.layer.{{layers}}.output_layer_norm.bias    hidden +
 vocab_transform.weight                                          hidden <- hidden  ? ForMaskedLM
 vocab_transform.bias                                            hidden <-         ? ForMaskedLM
 vocab_layer_norm.weight                                         hidden *          ? ForMaskedLM
 vocab_layer_norm.bias                                           hidden +          ? ForMaskedLM
 vocab_projector.weight                                          vocab <- hidden   ? ForMaskedLM not tie_word_embeddings
 vocab_projector.bias                                            vocab <-          ? ForMaskedLM
-pre_classifier.weight                                           hidden <- hidden  ? ForSequenceClassification|ForMultipleChoice
-pre_classifier.bias                                             hidden <-         ? ForSequenceClassification|ForMultipleChoice
-classifier.weight                                               labels <- hidden  ? ForSequenceClassification|ForTokenClassification|ForMultipleChoice
-classifier.bias                                                 labels <-         ? ForSequenceClassification|ForTokenClassification|ForMultipleChoice
+pre_classifier.weight                                           hidden <- hidden  ? {POOLED}
+pre_classifier.bias                                             hidden <-         ? {POOLED}
+classifier.weight                                               labels <- hidden  ? {CLASSIFIED}
+classifier.bias                                                 labels <-         ? {CLASSIFIED}
 qa_outputs.weight                                               labels <- hidden  ? ForQuestionAnswering
 qa_outputs.bias                                                 labels <-         ? ForQuestionAnswering
 """,
@@ -58,9 +61,7 @@ qa_outputs.bias                                                 labels <-       
     defaults={"tie_word_embeddings": True, "max_position_embeddings": 512},
     derived_head_dim=True,
     divides=True,
-    harmless=frozenset(
-        "attention_dropout dropout qa_dropout seq_classif_dropout sinusoidal_pos_embds".split()
-    ),
+    harmless=frozenset("attention_dropout dropout qa_dropout seq_classif_dropout sinusoidal_pos_embds".split()),
     fixed={"activation": ELEMENTWISE},
     stale=("embeddings.position_ids",),
     summary="DistilBERT",

@@ -16,8 +16,8 @@ model.layers.{layers}.mlp.up_proj.weight                  ffn <- hidden
 model.layers.{layers}.mlp.down_proj.weight                hidden <- ffn
 model.norm.weight                                         hidden *
 lm_head.weight                                            vocab <- hidden   ? ForCausalLM not tie_word_embeddings
-score.weight                                              labels <- hidden  ? ForSequenceClassification|ForTokenClassification
-score.bias                                                labels <-         ? ForTokenClassification
+score.weight                                      labels <- hidden  ? ForSequenceClassification|ForTokenClassification
+score.bias                                        labels <-         ? ForTokenClassification
 qa_outputs.weight                                         labels <- hidden  ? ForQuestionAnswering
 qa_outputs.bias                                           labels <-         ? ForQuestionAnswering
 """
@@ -51,9 +51,7 @@ AXES = {
 
 ROPE_FIELDS = frozenset({"rope_parameters", "rope_theta", "rope_scaling"})
 
-TIE = Tie(
-    "model.embed_tokens.weight", "lm_head.weight", ("model.norm.weight",), when="tie_word_embeddings ForCausalLM"
-)
+TIE = Tie("model.embed_tokens.weight", "lm_head.weight", ("model.norm.weight",), when="tie_word_embeddings ForCausalLM")
 
 
 def rms_decoder(model_type: str, *, table: str, sizes: dict, **facts) -> Family:

@@ -34,6 +34,7 @@ from grow.plan import BITS, TensorPlan
 F64 = np.dtype(np.float64)
 # The proof itself runs in float64: a few roundings of products and sums. Only float64 checkpoints notice.
 OWN_ROUNDING = 16 * 2.0**-53
+QUANTUM = {"F64": 2.0**-1074, "F32": 2.0**-149, "F16": 2.0**-24, "BF16": 2.0**-133}  # the smallest subnormal
 
 
 @dataclass
@@ -62,10 +63,13 @@ class TensorCheck:
     faults: list[Fault] = field(default_factory=list)
     worst: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.floor = subnormal_floor(self.t) if self.unit > 0 else 0.0
+
     def equal(self, found: np.ndarray, wanted: np.ndarray, terms: np.ndarray, rows, rule: str, own=None) -> None:
         """found (rows, columns) == wanted, within unit · terms; `own` sizes the sums of the proof itself."""
         residual = np.abs(found - wanted)
-        allowed = self.unit * terms
+        allowed = self.unit * terms + self.floor
         if self.unit > 0 or self.t.dtype == "F64":
             allowed = allowed + OWN_ROUNDING * (terms if own is None else np.maximum(own, terms))
         bad = ~(residual <= allowed)
@@ -95,6 +99,19 @@ def unit_of(t: TensorPlan, split: str) -> float:
         exact = False
     # double rounding through float64 adds a 2^-29th of it to float32
     return 0.0 if exact else 1.001 * 2.0 ** -BITS[t.dtype]
+
+
+def subnormal_floor(t: TensorPlan) -> float:
+    """What rounding among subnormals may add to a sum of shares: half a quantum per share, scaled as it is read.
+
+    Below 2^-14 a float16 has an absolute error of 2^-25, more than its unit roundoff; weights of that size are common.
+    """
+    shares = 1.0
+    for m in t.maps:
+        if m is not None:
+            scale = np.maximum(1, np.abs(m.gain * m.write), np.square(m.write))
+            shares *= max(1.0, float(np.bincount(m.source[m.source >= 0], scale[m.source >= 0]).max(initial=0)))
+    return 0.5 * QUANTUM[t.dtype] * shares
 
 
 def check_tensor(t: TensorPlan, source: Checkpoint, grown: Checkpoint, split: str) -> TensorCheck:

@@ -25,6 +25,7 @@ Readback = tuple[np.ndarray, np.ndarray]  # source (m,) int, -1 for a fresh coor
 
 HIDDEN_OUTPUTS = ("last_hidden_state", "pooler_output")  # width is the hidden axis, so it grows with it
 _DISTRIBUTIONS = ("logits", "prediction_logits")  # softmax over the last axis: KL and top-1 mean something
+RUN_ERRORS = (RuntimeError, IndexError, ValueError, TypeError)  # how a model rejects its inputs or weights
 _NOT_OUTPUTS = ("loss", "aux_loss")
 
 
@@ -56,13 +57,9 @@ class Difference:
     def record(self, prefix: str = "") -> dict[str, Any]:
         """Finite numbers and text only, ready for JSON; what could not be measured is None."""
         fields = {
-            k: getattr(self, k)
-            for k in ("relative", "max_abs", "mean_abs", "std", "kl", "kl_max", "top1", "where")
+            k: getattr(self, k) for k in ("relative", "max_abs", "mean_abs", "std", "kl", "kl_max", "top1", "where")
         }
-        return {
-            prefix + k: None if isinstance(v, float) and not math.isfinite(v) else v
-            for k, v in fields.items()
-        }
+        return {prefix + k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
 
 
 def run(model: Any, probes: Iterable[Probe], *, one_by_one: bool = False) -> Outputs:
@@ -77,7 +74,7 @@ def run(model: Any, probes: Iterable[Probe], *, one_by_one: bool = False) -> Out
             parts = [probe.row(i) for i in range(len(probe.counted))] if one_by_one else [probe]
             try:
                 found = [_floats(model(**part.inputs), part.counted) for part in parts]
-            except (RuntimeError, IndexError, ValueError, TypeError) as error:
+            except RUN_ERRORS as error:
                 shape = tuple(probe.counted.shape)
                 raise CannotRun(f"probe {probe.name!r} {shape}: {type(error).__name__}: {error}") from error
             for name in found[0]:
@@ -99,9 +96,7 @@ def flatten(name: str, value: torch.Tensor, counted: torch.Tensor) -> torch.Tens
     return value.to(torch.float64)
 
 
-def difference(
-    a: Outputs, b: Outputs, readback: Readback | Mapping[str, Readback] | None = None
-) -> Difference:
+def difference(a: Outputs, b: Outputs, readback: Readback | Mapping[str, Readback] | None = None) -> Difference:
     """The worst disagreement of the grown outputs `b` with the source outputs `a`.
 
     A larger vocabulary in `b` is compared on the source's tokens. A wider hidden output needs `readback`: for
@@ -123,9 +118,7 @@ def difference(
         for side, value in (("source", x), ("grown", y)):
             if not torch.isfinite(value).all():
                 bad = int((~torch.isfinite(value)).sum())
-                return Difference(
-                    math.inf, where=key, reason=f"{bad} values of {key} in the {side} are NaN or Inf"
-                )
+                return Difference(math.inf, where=key, reason=f"{bad} values of {key} in the {side} are NaN or Inf")
         if std[name] == 0:
             return Difference(
                 math.inf, where=key, reason=f"{name} of the source is constant, so nothing can be told apart"

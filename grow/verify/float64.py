@@ -130,9 +130,7 @@ def model_class(folder: str | Path) -> type:
         names = config.get("architectures") or []
         kind = config.get("model_type", "")
     except (OSError, ValueError, AttributeError) as error:
-        raise Unloadable(
-            folder, what=f"config.json cannot be read: {error}", fix="pass a checkpoint folder"
-        ) from error
+        raise Unloadable(folder, what=f"config.json cannot be read: {error}", fix="pass a checkpoint folder") from error
     if not names:
         tables = (
             modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -208,7 +206,8 @@ def load(folder: str | Path, dtype: str, *, attention: str | None = None) -> Loa
 @contextlib.contextmanager
 def forward(model: Any) -> Iterator[None]:
     """Where a forward pass of `model` belongs: no gradients, `TrueFloat64` for a float64 model, one thread
-    for a small one (1.4 M parameters on 2 busy cores: 2 s instead of 36 s for cached decoding)."""
+    for a small one (1.4 M parameters on 2 busy cores: 2 s instead of 36 s for cached decoding).
+    """
     threads = torch.get_num_threads()
     mode = TrueFloat64() if model.dtype == torch.float64 else contextlib.nullcontext()
     if sum(p.numel() for p in model.parameters()) < SMALL:

@@ -1,11 +1,11 @@
 """`verify`: every rung on one pair, and one verdict.
 
-    certificate     the law and W̃·E_in = E_out·W on the stored weights of every tensor, config, sha256
-    true_float64    outputs agree, with no rounding inside the forward pass
-    proof           a rounded growth, repeated in float64: agrees to 1e-12, so what remains is storage
-    runtime_dtype   in the dtype people run, as close as the source is to itself
-    cached_decoding token by token with the KV cache, the same
-    save_reload     save_pretrained and from_pretrained change nothing
+certificate     the law and W̃·E_in = E_out·W on the stored weights of every tensor, config, sha256
+true_float64    outputs agree, with no rounding inside the forward pass
+proof           a rounded growth, repeated in float64: agrees to 1e-12, so what remains is storage
+runtime_dtype   in the dtype people run, as close as the source is to itself
+cached_decoding token by token with the KV cache, the same
+save_reload     save_pretrained and from_pretrained change nothing
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from grow.errors import BadInput, Refused, did_you_mean, listing
 from grow.families import family_of
 from grow.family import COMMON_FIELDS, Family
 from grow.match import match
-from grow.plan import ITEMSIZE, Plan, TensorPlan, assemble
+from grow.plan import ITEMSIZE, Plan, assemble
 from grow.provenance import Record, read_record, whole_maps
 from grow.verify.result import Rung
 
@@ -100,7 +100,9 @@ def verify_folders(
         plan = _Replay(record, source, grown)
     if "certificate" in rungs:
         progress("certificate")
-        done.append(plan.certificate() if plan else Rung("certificate", "skip", reason="no grow.json: no plan to check against"))
+        done.append(
+            plan.certificate() if plan else Rung("certificate", "skip", reason="no grow.json: no plan to check against")
+        )
     if any(name in rungs for name in RUNGS[1:]):
         done.extend(_models(source, grown, plan, rungs, seed, progress))
     shown = names or (str(source.path), str(grown.path))
@@ -151,8 +153,15 @@ class _Replay:
                 faults.extend(map(str, check.faults[:1]))
                 if not check.faults and sha256(self.grown, self.grown.tensors[t.name]) != record.tensors.get(t.name):
                     changed.append(t.name)
-        faults.extend(f"{name}: differs from what was written, in entries that no output depends on" for name in changed)
-        measured = {"tensors": len(self.tensors), "largest_residual": worst, "faults": faults[:20], "faulty": len(faults)}
+        faults.extend(
+            f"{name}: differs from what was written, in entries that no output depends on" for name in changed
+        )
+        measured = {
+            "tensors": len(self.tensors),
+            "largest_residual": worst,
+            "faults": faults[:20],
+            "faulty": len(faults),
+        }
         limit = "W̃·E_in = E_out·W on every tensor, " + (
             "exactly" if record.storage == "bit-exact" else "within the rounding of what is stored"
         )
@@ -177,7 +186,10 @@ class _Replay:
 
     def _set(self) -> Iterator[str]:
         wanted = {t.name: t for t in self.tensors}
-        missing, extra = sorted(set(wanted) - set(self.grown.tensors)), sorted(set(self.grown.tensors) - set(wanted))
+        missing, extra = (
+            sorted(set(wanted) - set(self.grown.tensors)),
+            sorted(set(self.grown.tensors) - set(wanted)),
+        )
         if missing:
             yield f"{listing(missing)}: missing"
         if extra:
@@ -190,14 +202,30 @@ class _Replay:
     @contextmanager
     def proof_copy(self) -> Iterator[Path]:
         """The same growth in float64, in a temporary folder."""
-        tensors, _ = assemble(self.family, self.matched, self.maps, dict.fromkeys((t.name for t in self.matched.tensors), "F64"))
+        tensors, _ = assemble(
+            self.family, self.matched, self.maps, dict.fromkeys((t.name for t in self.matched.tensors), "F64")
+        )
         record = self.record
-        config = {**self.source.config, **record.config_changes, "architectures": self.matched.config["architectures"]}
+        config = {
+            **self.source.config,
+            **record.config_changes,
+            "architectures": self.matched.config["architectures"],
+        }
         config.pop("torch_dtype", None)
         config["dtype"] = "float64"
         plan = Plan(
-            self.family, self.matched.config, config, record.sizes, record.new_sizes, self.maps, {}, tensors, record.split, record.seed, ()
-        )  # fmt: skip
+            self.family,
+            self.matched.config,
+            config,
+            record.sizes,
+            record.new_sizes,
+            self.maps,
+            {},
+            tensors,
+            split=record.split,
+            seed=record.seed,
+            rounded=(),
+        )
         folder = Path(tempfile.mkdtemp(prefix="grow-proof-"))
         try:
             free = shutil.disk_usage(folder).free
@@ -271,7 +299,12 @@ def _proof(plan: _Replay, seed: int) -> Rung:
 def _check_names(rungs: Sequence[str]) -> None:
     for name in rungs:
         if name not in RUNGS:
-            raise BadInput(f"--rung {name}", what=f"no such rung {did_you_mean(name, RUNGS)}".rstrip(), why="rungs: " + ", ".join(RUNGS), fix="--rung certificate")
+            raise BadInput(
+                f"--rung {name}",
+                what=f"no such rung {did_you_mean(name, RUNGS)}".rstrip(),
+                why="rungs: " + ", ".join(RUNGS),
+                fix="--rung certificate",
+            )
     if not rungs:
         raise Refused("--rung", what="nothing to verify", why="at least one rung", fix="leave --rung out")
 

@@ -132,9 +132,9 @@ class Pair:
             self.release()
             free = available_memory()
         if free is not None and need > free:
+            size = f"{elements / 1e6:.0f} M parameters x {_BYTES[dtype]} bytes x {HEADROOM} + logits"
             raise NoRoom(
-                f"{self.folders[side]} in {dtype} needs {need / 1e9:.1f} GB ({elements / 1e6:.0f} M parameters "
-                f"x {_BYTES[dtype]} bytes x {HEADROOM} + logits) and {free / 1e9:.1f} GB are free"
+                f"{self.folders[side]} in {dtype} needs {need / 1e9:.1f} GB ({size}), {free / 1e9:.1f} GB are free"
             )
 
     def load(self, side: Side, dtype: str, attention: str | None = None) -> Any:
@@ -148,9 +148,7 @@ class Pair:
             self._models[key] = self._load(side, dtype, attention)
         return self._models[key].model
 
-    def outputs(
-        self, side: Side, dtype: str, attention: str | None = None, *, one_by_one: bool = False
-    ) -> Outputs:
+    def outputs(self, side: Side, dtype: str, attention: str | None = None, *, one_by_one: bool = False) -> Outputs:
         """What `compare.run` returns for this side on the probes, cached."""
         key = (side, dtype, attention, one_by_one)
         if key not in self._outputs:
@@ -158,16 +156,17 @@ class Pair:
         return self._outputs[key]
 
     def run(self, side: Side, model: Any, *, one_by_one: bool = False) -> Outputs:
+        """What `compare.run` returns for a model of this side; `Differs` or `BadInput` when it raises."""
         try:
             return run(model, self.probes, one_by_one=one_by_one)
         except CannotRun as error:
-            if side == "grown":
-                raise Differs(f"the source runs and the grown model does not: {error}") from error
-            raise BadInput(
-                str(self.folders["source"]),
-                what=f"the source cannot run {error}",
-                fix="check its config.json",
-            ) from error
+            raise self.blame(side, str(error)) from error
+
+    def blame(self, side: Side, what: str) -> Exception:
+        """What to raise when a forward pass did: the grown model differs, or the source is bad input."""
+        if side == "grown":
+            return Differs(f"the source runs and the grown model does not: {what}")
+        return BadInput(str(self.folders["source"]), what=f"the source cannot run {what}", fix="check its config.json")
 
     def _load(self, side: Side, dtype: str, attention: str | None) -> Loaded:
         try:
@@ -188,6 +187,4 @@ class Pair:
         known = (source or load(self.folders["source"], stored_dtype(self.folders["source"]))).ignored
         new = sorted(set(ignored) - set(known))
         if new:
-            raise Differs(
-                f"{self.folders['grown']}: stock transformers ignores {len(new)} tensors: {listing(new)}"
-            )
+            raise Differs(f"{self.folders['grown']}: stock transformers ignores {len(new)} tensors: {listing(new)}")

@@ -22,9 +22,7 @@ import transformers
 from grow.errors import Refused
 from grow.verify.float64 import LOCAL, quiet
 
-LENGTH = (
-    64  # tokens per row: long enough for several periods of every RoPE frequency that turns within a context
-)
+LENGTH = 64  # tokens per row: long enough for several periods of every RoPE frequency that turns within a context
 WINDOW_LIMIT = 1024  # the longest sliding window worth overrunning: attention costs length² on a CPU
 
 
@@ -118,9 +116,7 @@ def probes(config: Any, cls: type, folder: str | Path, *, seed: int = 0, length:
         add("left_padded", ids(3, half), right[:, ::-1].copy())
         add("right_padded", ids(3, half), right)
     elif not batches:
-        skipped["left_padded"] = skipped["right_padded"] = (
-            "the classifier has no pad_token_id and refuses batches"
-        )
+        skipped["left_padded"] = skipped["right_padded"] = "the classifier has no pad_token_id and refuses batches"
     if "position_ids" in accepts:
         spread = np.sort(rng.choice(np.arange(first, end - 1), size=min(t, end - first) - 1, replace=False))
         spread = np.append(spread, end - 1)[None]

@@ -13,16 +13,16 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from grow.errors import GrowError, listing
-from grow.verify.compare import Difference, Outputs, Readback, difference, flatten
+from grow.verify.compare import RUN_ERRORS, Difference, Outputs, Readback, difference, flatten
 from grow.verify.float64 import Unloadable, forward, load, quiet
 from grow.verify.pair import Differs, NoRoom, Pair, Side, stored_dtype
 from grow.verify.probes import Probe
+from grow.verify.result import Rung
 
 # Largest relative rounding error of one stored number: 2^-p for p significant bits, one of them implicit.
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -51,18 +51,6 @@ TOKEN_OUTPUTS = ("logits", "last_hidden_state")
 ReadbackArg = Readback | Mapping[str, Readback] | None
 
 
-@dataclass(frozen=True)
-class Rung:
-    """One step of the ladder: `measured` is JSON-ready, `limit` the claim in words, `reason` why not
-    "pass"."""
-
-    name: str
-    status: Literal["pass", "fail", "skip"]
-    measured: dict[str, Any] = field(default_factory=dict)
-    limit: str = ""
-    reason: str = ""
-
-
 def _rung(check: Callable[..., Rung]) -> Callable[..., Rung]:
     """Turn "the grown checkpoint cannot even be loaded or run" into fail, and "there is no room" into skip.
 
@@ -86,6 +74,8 @@ def _judge(name: str, found: Difference, limit: float, why: str, **more: Any) ->
     claim = f"max |Δ| / std <= {limit:.3g} ({why})"
     if found.reason:
         return Rung(name, "fail", measured, claim, found.reason)
+    if math.isnan(limit):
+        return Rung(name, "skip", measured, claim, "no limit: the storage floor could not be measured")
     if not found.relative <= limit:
         return Rung(name, "fail", measured, claim, f"{found.relative:.3g} > {limit:.3g} at {found.where}")
     return Rung(name, "pass", measured, claim)
@@ -141,9 +131,7 @@ def runtime_dtype(pair: Pair, dtype: str | None = None, *, readback: ReadbackArg
     """
     dtype = dtype or _grown_dtype(pair)
     if dtype == "float64":
-        return Rung(
-            "runtime_dtype", "skip", reason="float64 is no runtime dtype; true_float64 judges it to 1e-12"
-        )
+        return Rung("runtime_dtype", "skip", reason="float64 is no runtime dtype; true_float64 judges it to 1e-12")
     floor = noise_floor(pair, dtype)
     found = difference(pair.outputs("source", dtype), pair.outputs("grown", dtype), readback)
     worst = max(floor.values())
@@ -161,8 +149,7 @@ def runtime_dtype(pair: Pair, dtype: str | None = None, *, readback: ReadbackArg
 
 @_rung
 def cached_decoding(pair: Pair, *, limit: float = EXACT, readback: ReadbackArg = None) -> Rung:
-    """Decoding step by step with a KV cache gives what one full pass gives, and what the source gives step by
-    step.
+    """Decoding with a KV cache gives what one full pass gives, and what the source gives step by step.
 
     A prefix of 3 tokens, then one token at a time, with and without left padding, in true float64.
     limit  grown against source, as in `true_float64`; cache against full pass is one model, so always
@@ -178,7 +165,10 @@ def cached_decoding(pair: Pair, *, limit: float = EXACT, readback: ReadbackArg =
             continue
         sides: list[tuple[Side, Outputs]] = [("source", source), ("grown", grown)]
         for side, into in sides:
-            steps = _step_by_step(pair, side, probe)
+            try:
+                steps = _step_by_step(pair, side, probe)
+            except RUN_ERRORS as error:
+                raise pair.blame(side, f"{probe.name!r} step by step: {error}") from error
             if steps is None:
                 return Rung(
                     "cached_decoding",
@@ -191,13 +181,11 @@ def cached_decoding(pair: Pair, *, limit: float = EXACT, readback: ReadbackArg =
         return Rung("cached_decoding", "skip", reason="the model has fewer than 4 positions")
     cache = difference(full, grown)
     mine = _judge("cached_decoding", cache, EXACT, "grown: cache against one full pass")
-    rung = _judge(
-        "cached_decoding", difference(source, grown, readback), limit, "step by step, grown against source"
-    )
+    rung = _judge("cached_decoding", difference(source, grown, readback), limit, "step by step, grown against source")
     measured = {**rung.measured, **cache.record("cache_against_full_")}
-    failed = [r.reason for r in (rung, mine) if r.status == "fail"]
-    limits = f"{rung.limit}; {mine.limit}"
-    return Rung("cached_decoding", "fail" if failed else "pass", measured, limits, "; ".join(failed))
+    verdict = mine if mine.status == "fail" and rung.status != "fail" else rung
+    reason = "; ".join(r.reason for r in (rung, mine) if r.reason)
+    return Rung("cached_decoding", verdict.status, measured, f"{rung.limit}; {mine.limit}", reason)
 
 
 def _step_by_step(pair: Pair, side: Side, probe: Probe) -> Outputs | None:
@@ -250,9 +238,7 @@ def save_reload(pair: Pair) -> Rung:
                 model.save_pretrained(folder)
             again = load(folder, dtype).model
         except (Unloadable, ValueError, RuntimeError) as error:
-            return Rung(
-                "save_reload", "fail", {"dtype": dtype}, limit, f"cannot be saved and loaded: {error}"
-            )
+            return Rung("save_reload", "fail", {"dtype": dtype}, limit, f"cannot be saved and loaded: {error}")
         after = again.state_dict()
         changed = [name for name in before.keys() & after.keys() if not _same(before[name], after[name])]
         lost, new = sorted(before.keys() - after.keys()), sorted(after.keys() - before.keys())

@@ -1,0 +1,74 @@
+# Needs python3 and make; everything else goes into .venv.
+#
+#   make demo    grow a bundled model, verify it, and let plain transformers compare the two
+#   make test    the whole suite            make test ARGS="-k readme" JOBS=2
+#   make check   ruff and mypy
+#   make bench   measurements in tests/benchmarks      make bench ARGS=--help
+#   make clean   remove .venv and everything that was made
+
+PYTHON ?= python3
+VENV   ?= .venv
+JOBS   ?= auto
+ARGS   ?=
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+TORCH  := $(shell grep '^torch==' constraints.txt)
+
+.PHONY: demo test check bench clean
+
+define COMPARE
+import sys
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+from grow.zoo import bundled_path
+
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+source, grown = str(bundled_path("small")), "demo/small-base"
+prompt = AutoTokenizer.from_pretrained(source)("Fellow citizens of the Senate", return_tensors="pt").input_ids
+texts, logits = [], []
+for folder in (source, grown):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+    out = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=40, do_sample=False)
+    texts.append(AutoTokenizer.from_pretrained(folder).decode(out[0]))
+    logits.append(model(out).logits.detach())
+    print(f"\n{model.num_parameters():,} parameters write\n  {texts[-1]}")
+apart = float((logits[0] - logits[1]).abs().max() / logits[0].std())
+same = texts[0] == texts[1] and apart < 1e-5  # stock norms and RoPE compute in float32
+print(f"\ngreedy texts {'agree' if texts[0] == texts[1] else 'DIFFER'}; largest difference of the logits: {apart:.1e} of their std")
+sys.exit(not same)
+endef
+export COMPARE
+
+demo: $(VENV)/installed
+	HF_HUB_OFFLINE=1 $(BIN)/grow widen --from small --to base --out demo/small-base --overwrite
+	HF_HUB_OFFLINE=1 $(BIN)/grow verify small demo/small-base
+	@HF_HUB_OFFLINE=1 $(BIN)/python -c "$$COMPARE"
+
+test: $(VENV)/installed-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed
+	@for script in tests/benchmarks/bench_*.py; do echo "$$script $(ARGS)"; $(BIN)/python $$script $(ARGS) || exit; done
+
+clean:
+	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find grow tests recipes -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch comes first and alone: pip then takes a CPU wheel where its configuration offers one.
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("grow needs Python 3.10 or newer" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH)
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,144 @@
+"""Choosing a map for every space: the table "what commutes with what" meets a family's couplings.
+
+Here, and only here, an axis is refused because nothing exact is known for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from grow import rope
+from grow.errors import Refused
+from grow.family import WIDTHS, Family
+from grow.maps import AxisMap, identity
+from grow.operators import OPERATORS, default_operator, grow_head_dim, grow_heads
+
+
+def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, AxisMap], dict[str, str], dict[str, Any]]:
+    words = dict.fromkeys(WIDTHS, "unchanged")
+    maps: dict[str, AxisMap] = {}
+    for axis, context in (("hidden", _hidden_context(family, config)), ("ffn", "elementwise")):
+        maps[axis] = identity(old[axis])
+        if new[axis] != old[axis]:
+            name = _operator(family, axis, old[axis], new[axis], context, chosen.get(axis))
+            maps[axis] = OPERATORS[name](old[axis], new[axis], context)
+            words[axis] = _describe(maps[axis])
+    maps["heads"], maps["kv_heads"] = _head_maps(family, old, new, chosen, words)
+    d, d2 = old["head_dim"], new["head_dim"]
+    scaled = family.holds(config, family.attention.scaled)
+    place, changes, how = np.arange(d), {}, "appended"
+    if d2 != d and family.attention.rope:
+        grown = (rope.grow_half if family.attention.rope == "half" else rope.grow_partial)(config, d, d2)
+        place, changes, how = grown.place, grown.config, grown.how
+    scale = math.sqrt(d2 / d) if scaled else 1.0
+    sides = grow_head_dim(d, d2, place, scale=scale, qk_norm=family.attention.qk_norm)
+    maps.update(zip(("head_dim.q", "head_dim.k", "head_dim.v"), sides))
+    if d2 != d:
+        norm = "; q and k copied, k's new gains 0" if family.attention.qk_norm else "; k's new rows 0"
+        words["head_dim"] = how + norm + (f", q × √({d2}/{d})" if scaled else "")
+    for space, axis_map in maps.items():
+        law = axis_map.law()
+        if not np.allclose(law, 1, rtol=0, atol=1e-12):  # a few roundings of √ and of shares that sum to 1
+            raise AssertionError(f"{space}: the law gives {law}")
+    return maps, words, changes
+
+
+def _hidden_context(family: Family, config) -> str:
+    norm = family.norm
+    plain = family.holds(config, norm.writes_stream) or family.holds(config, norm.bare)
+    return "plain" if plain or not family.holds(config, norm.affine) else norm.kind
+
+
+def _operator(family: Family, axis: str, n: int, m: int, context: str, chosen: str | None) -> str:
+    if chosen is None:
+        name = default_operator(n, m, context)
+        if name is not None:
+            return name
+    elif context in OPERATORS[chosen].contexts and OPERATORS[chosen].allows(n, m, context):
+        return chosen
+    field = family.axes.get(axis, axis)
+    below, above = m // n * n, -(-m // n) * n
+    exact = [f"{field}={k}" for k in sorted({below, above}) if k > n]
+    if chosen is not None:
+        fits = [op.name for op in OPERATORS.values() if context in op.contexts and op.allows(n, m, context)]
+        raise Refused(
+            f"--operator {axis}={chosen}",
+            what=f"{chosen} cannot grow {axis} {n} -> {m}",
+            why=_WHY[context],
+            fix=" or ".join(f"--operator {axis}={name}" for name in fits) or " or ".join(exact),
+        )
+    raise Refused(
+        axis,
+        what=f"would grow {n} -> {m}, which is not a whole multiple",
+        details=(
+            (
+                "equation",
+                "LN(u) = γ·(u - mean)/σ + β; [u; u; …] has the mean and σ of u, other extensions of u do not",
+            ),
+        ),
+        why=_WHY[context],
+        fix="nearest exact targets: " + " or ".join(exact),
+    )
+
+
+_WHY = {
+    "rms": "before RMSNorm an axis grows by copies or by silent coordinates",
+    "layernorm": "before LayerNorm an axis grows by whole copies or by coordinates that carry the mean",
+    "plain": "here a norm's output is the residual stream itself (or a reader has no norm with a gain before it), "
+    "so only whole copies keep every mean and variance",
+    "elementwise": "units between two matrices grow by copies or by units that nothing reads yet",
+}
+
+
+def _head_maps(family: Family, old, new, chosen, words) -> tuple[AxisMap, AxisMap]:
+    sizes = (old["heads"], old["kv_heads"], new["heads"], new["kv_heads"])
+    if sizes[:2] == sizes[2:]:
+        return identity(sizes[0]), identity(sizes[1])
+    name = chosen.get("heads", "unread")
+    if name not in ("unread", "copies"):
+        raise Refused(
+            f"--operator heads={name}",
+            what="heads grow by unread or copies",
+            why=_WHY["elementwise"],
+            fix="unread",
+        )
+    grown = grow_heads(*sizes, name)
+    if grown is None:
+        h, k, h2, k2 = sizes
+        g, g2 = h // k, h2 // k2
+        need = -(-g // g2) * k
+        raise Refused(
+            f"--to {family.axes['heads']}={h2}"
+            + (f",{family.axes['kv_heads']}={k2}" if "kv_heads" in family.axes else ""),
+            what=f"{h} query heads in {k} groups of {g} do not fit into {k2} groups of {g2}",
+            why="stock attention reads kv head ⌊q / q_per_kv⌋: every old query head needs a group with its kv head",
+            fix=f"{family.axes.get('kv_heads', 'kv_heads')}={need}, or {family.axes['heads']}={g * k2}",
+        )
+    words["heads"] = _describe(grown.heads)
+    words["kv_heads"] = _describe(grown.kv_heads) if sizes[1] != sizes[3] else "unchanged"
+    return grown.heads, grown.kv_heads
+
+
+def _describe(axis_map: AxisMap) -> str:
+    fresh = int((axis_map.source < 0).sum())
+    if fresh:
+        scale = "" if axis_map.exact_factors and axis_map.write[0] == 1 else f", stream × √({axis_map.m}/{axis_map.n})"
+        return f"{fresh} {axis_map.operator}{scale}"
+    counts = sorted(set(axis_map.counts.tolist()))
+    return "copies × " + " and ".join(map(str, counts))
+
+
+def rounding(maps: Mapping[str, AxisMap], old, new, split: str) -> tuple[str, ...]:
+    """Why weights must be rounded: factors that are no powers of two, means, or shares that do not divide."""
+    reasons = []
+    for space, m in maps.items():
+        if not m.exact_factors:
+            what = "coordinates that carry a mean" if "mean" in m.operator else "a factor that is no power of two"
+            reasons.append(f"{space} {m.n} -> {m.m}: {what}")
+        elif split == "even" and any(c & (c - 1) for c in m.counts.tolist()) and space in ("hidden", "heads", "ffn"):
+            reasons.append(f"{space} {m.n} -> {m.m}: even shares that are no powers of two")
+    return tuple(reasons)

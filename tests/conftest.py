@@ -1,0 +1,37 @@
+"""Offline, one thread, and the same hypothesis examples on every run. Set before torch is imported anywhere."""
+
+import os
+
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",  # several threads wait for each other longer than tiny models compute
+    "MKL_NUM_THREADS": "1",
+}
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile(
+    "grow",
+    deadline=None,  # the machine is shared
+    derandomize=True,
+    database=None,
+    max_examples=60,
+)
+hypothesis.settings.load_profile("grow")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """`tiny("llama", "bfloat16")`: the folder of a random checkpoint of `models.VARIANTS`, made once per worker."""
+    import models
+
+    made = {}
+
+    def get(variant: str, dtype: str = "float32"):
+        if (variant, dtype) not in made:
+            made[variant, dtype] = models.save(variant, tmp_path_factory.mktemp(variant) / dtype, dtype)
+        return made[variant, dtype]
+
+    return get

@@ -1,0 +1,239 @@
+"""Tiny stock models of every family and variant, all of whose parameters are random, and how to compare them.
+
+HF's default initialisation (gains 1, biases 0) hides most mistakes, so nothing keeps it. Sizes differ from each
+other, eps is large where the config has it, and a model whose logits are not alive is an error.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from torch.overrides import TorchFunctionMode
+
+transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+transformers.logging.disable_progress_bar()
+
+# Ids start at 4, so no family takes one for padding.
+LLAMA = dict(
+    vocab_size=41, hidden_size=18, intermediate_size=28, num_hidden_layers=2, num_attention_heads=6,
+    num_key_value_heads=2, head_dim=8, max_position_embeddings=64, rms_norm_eps=0.05,
+)  # fmt: skip
+DERIVED = {k: v for k, v in LLAMA.items() if k != "head_dim"} | {"hidden_size": 24}
+GPT2 = dict(
+    vocab_size=41, n_embd=12, n_layer=2, n_head=3, n_positions=64, layer_norm_epsilon=0.05,
+    bos_token_id=0, eos_token_id=0,
+)  # fmt: skip
+NEOX = dict(
+    vocab_size=41, hidden_size=24, intermediate_size=30, num_hidden_layers=2, num_attention_heads=3,
+    max_position_embeddings=64, layer_norm_eps=0.05, bos_token_id=0, eos_token_id=0,
+)  # fmt: skip
+OPT = dict(
+    vocab_size=41, hidden_size=12, ffn_dim=22, num_hidden_layers=2, num_attention_heads=3,
+    max_position_embeddings=64, word_embed_proj_dim=12,
+)  # fmt: skip
+BERT = dict(
+    vocab_size=41, hidden_size=12, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3,
+    max_position_embeddings=64, type_vocab_size=2, layer_norm_eps=0.05,
+)  # fmt: skip
+DISTIL = dict(vocab_size=41, dim=12, hidden_dim=22, n_layers=2, n_heads=3, max_position_embeddings=64)
+
+LM, MLM, BASE = "AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModel"
+SEQUENCE, TOKEN = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
+QA, PRETRAINING = "AutoModelForQuestionAnswering", "AutoModelForPreTraining"
+
+
+_FULL = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 1.0}
+
+
+class Variant(NamedTuple):
+    """A stock class and its config; `lengths` of the inputs it is compared on."""
+
+    model_type: str
+    auto: str
+    fields: dict[str, Any]
+    lengths: tuple[int, ...] = (17,)
+
+
+def _rope(kind: str, lengths=(17,), **parameters) -> Variant:
+    rope = {"rope_type": kind, "rope_theta": 500.0, **parameters}
+    return Variant("llama", LM, {**LLAMA, "rope_parameters": rope}, lengths)
+
+
+def _heads(model_type: str, fields: dict, **autos: str) -> dict[str, Variant]:
+    classes = {"base": BASE, "sequence": SEQUENCE, "token": TOKEN, "qa": QA, **autos}
+    labels = {"id2label": {i: str(i) for i in range(5)}, "label2id": {str(i): i for i in range(5)}}
+    labels |= {"pad_token_id": 0}
+    return {
+        f"{model_type}-{name}": Variant(model_type, auto, fields | (labels if auto in (SEQUENCE, TOKEN) else {}))
+        for name, auto in classes.items()
+    }
+
+
+VARIANTS: dict[str, Variant] = {
+    "llama": Variant("llama", LM, LLAMA),
+    "llama-tied": Variant("llama", LM, {**LLAMA, "tie_word_embeddings": True}),
+    "llama-biases": Variant("llama", LM, {**LLAMA, "attention_bias": True, "mlp_bias": True}),
+    "llama-mha": Variant("llama", LM, {**DERIVED, "num_attention_heads": 3, "num_key_value_heads": 3}),
+    "llama-mqa": Variant("llama", LM, {**LLAMA, "num_key_value_heads": 1}),
+    "llama-linear": _rope("linear", factor=3.0),
+    "llama-llama3": _rope(
+        "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=40
+    ),
+    "llama-yarn": _rope("yarn", factor=4.0, original_max_position_embeddings=40, truncate=False),
+    # beyond its original length longrope changes factors, and dynamic changes θ with every length
+    "llama-longrope": _rope(
+        "longrope", (17, 50), factor=2.0, original_max_position_embeddings=32,
+        short_factor=[1.0, 1.1, 1.3, 1.7], long_factor=[1.0, 1.5, 2.5, 4.0],
+    ),
+    "llama-dynamic": _rope("dynamic", (17, 80), factor=2.0),
+    "mistral": Variant("mistral", LM, {**LLAMA, "sliding_window": 7}),
+    "mistral-tied": Variant("mistral", LM, {**LLAMA, "sliding_window": None, "tie_word_embeddings": True}),
+    "qwen2": Variant("qwen2", LM, DERIVED),
+    "qwen2-window": Variant(
+        "qwen2", LM,
+        {**DERIVED, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1, "tie_word_embeddings": True},
+    ),
+    "qwen3": Variant("qwen3", LM, LLAMA),
+    "qwen3-biases": Variant("qwen3", LM, {**LLAMA, "attention_bias": True, "tie_word_embeddings": True}),
+    "gpt2": Variant("gpt2", LM, GPT2),
+    "gpt2-untied": Variant("gpt2", LM, {**GPT2, "tie_word_embeddings": False, "n_inner": 22}),
+    "gpt2-unscaled": Variant("gpt2", LM, {**GPT2, "scale_attn_weights": False}),
+    "gpt2-inverse": Variant("gpt2", LM, {**GPT2, "scale_attn_by_inverse_layer_idx": True}),
+    "gpt_neox": Variant("gpt_neox", LM, NEOX),
+    "gpt_neox-sequential": Variant("gpt_neox", LM, {**NEOX, "use_parallel_residual": False}),
+    "gpt_neox-no-bias": Variant("gpt_neox", LM, {**NEOX, "attention_bias": False, "tie_word_embeddings": True}),
+    "gpt_neox-full": Variant("gpt_neox", LM, {**NEOX, "rope_parameters": _FULL}),
+    "opt": Variant("opt", LM, OPT),
+    "opt-untied": Variant("opt", LM, {**OPT, "tie_word_embeddings": False}),
+    "opt-projected": Variant("opt", LM, {**OPT, "word_embed_proj_dim": 10}),
+    "opt-post": Variant("opt", LM, {**OPT, "do_layer_norm_before": False}),
+    "opt-post-projected": Variant("opt", LM, {**OPT, "do_layer_norm_before": False, "word_embed_proj_dim": 10}),
+    "opt-no-affine": Variant("opt", LM, {**OPT, "layer_norm_elementwise_affine": False}),
+    "opt-no-bias": Variant("opt", LM, {**OPT, "enable_bias": False}),
+    "opt-no-final-norm": Variant("opt", LM, {**OPT, "_remove_final_layer_norm": True}),
+    "bert-mlm": Variant("bert", MLM, BERT),
+    "bert-mlm-untied": Variant("bert", MLM, {**BERT, "tie_word_embeddings": False}),
+    "roberta-mlm": Variant("roberta", MLM, BERT),
+    "roberta-mlm-untied": Variant("roberta", MLM, {**BERT, "tie_word_embeddings": False}),
+    "distilbert-mlm": Variant("distilbert", MLM, DISTIL),
+    "distilbert-mlm-untied": Variant("distilbert", MLM, {**DISTIL, "tie_word_embeddings": False}),
+    **_heads("bert", BERT, pretraining=PRETRAINING),
+    **_heads("roberta", BERT),
+    **_heads("distilbert", DISTIL),
+    **_heads("llama", LLAMA),
+    **_heads("gpt2", GPT2),
+    **_heads("gpt_neox", NEOX),
+    **_heads("opt", OPT),
+    "mistral-base": Variant("mistral", BASE, LLAMA),
+    "qwen2-base": Variant("qwen2", BASE, DERIVED),
+    "qwen3-base": Variant("qwen3", BASE, LLAMA),
+    "opt-post-base": Variant("opt", BASE, {**OPT, "do_layer_norm_before": False}),
+}  # fmt: skip
+
+# Nothing but the output of a wide enough forward pass proves these; the rest of the suite uses one of each family.
+ONE_EACH = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm", "distilbert-mlm")
+
+
+def make(variant: str, seed: int = 0) -> transformers.PreTrainedModel:
+    """The stock model in float32, every parameter drawn anew: tables N(0, 1), weights N(0, 2 / in), gains about 1."""
+    kind, auto, fields, _ = VARIANTS[variant]
+    config = transformers.AutoConfig.for_model(kind, **fields)
+    model = getattr(transformers, auto).from_config(config, dtype=torch.float32).eval()
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            noise = torch.randn(p.shape, generator=draw)
+            if p.ndim == 1:
+                p.copy_(0.3 * noise + name.endswith("weight"))
+            elif any(word in name for word in ("embed", "wte", "wpe")) and "project" not in name:
+                p.copy_(noise)
+            else:
+                p.copy_(noise * (2 / min(p.shape)) ** 0.5)
+    return model
+
+
+def save(variant: str, folder: Path, dtype: str = "float32") -> Path:
+    """A stock checkpoint of `make(variant)` whose outputs are alive (std > 0.5)."""
+    model = make(variant).to(getattr(torch, dtype))
+    model.save_pretrained(folder)
+    for name, value in outputs(folder).items():
+        assert value.std() > 0.5, f"{variant}: {name} has std {value.std():.2g}"
+    return folder
+
+
+class Float64(TorchFunctionMode):
+    """Inside, a request for float32, float16 or bfloat16 is one for float64: transformers casts to float32 in norms,
+    softmax and RoPE. Written apart from `grow.verify.float64`, so that neither hides a mistake of the other."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.Tensor.view:  # reinterprets bits when it gets a dtype: safetensors reads files with it
+            return func(*args, **kwargs)
+        if func is torch.Tensor.float:
+            return args[0].to(torch.float64)
+        return func(*map(_wide, args), **{k: _wide(v) for k, v in kwargs.items()})
+
+
+def _wide(value: Any) -> Any:
+    narrow = isinstance(value, torch.dtype) and value.is_floating_point
+    return torch.float64 if narrow else value
+
+
+def load(folder: Path) -> transformers.PreTrainedModel:
+    """The stock model in true float64, every weight from the file. Use it inside `Float64`."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    cls = getattr(transformers, config.architectures[0])
+    model, info = cls.from_pretrained(
+        folder, dtype=torch.float64, attn_implementation="eager", output_loading_info=True
+    )
+    assert not info["missing_keys"], info
+    assert not info["mismatched_keys"], info
+    assert not set(info["unexpected_keys"]), info
+    tensors = [*model.parameters(), *model.buffers()]
+    assert all(t.dtype == torch.float64 for t in tensors if t.is_floating_point())
+    return model.eval()
+
+
+def outputs(source: Path | transformers.PreTrainedModel, lengths=(17,), *, states: bool = False) -> dict[str, torch.Tensor]:
+    """Every output on random inputs, in true float64; `states` adds the residual stream after each layer."""
+    with Float64(), torch.no_grad():
+        model = source if isinstance(source, transformers.PreTrainedModel) else load(source)
+        found: dict[str, torch.Tensor] = {}
+        for length in lengths:
+            result = model(**inputs(model.config, length), output_hidden_states=states, use_cache=False)
+            for name, value in result.items():
+                parts = {name: value} if torch.is_tensor(value) else dict(enumerate(value))
+                found |= {f"{name if k == name else f'{name}.{k}'} of {length}": v for k, v in parts.items()}
+    return found
+
+
+def inputs(config, length: int) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(length)
+    given = {"input_ids": torch.randint(4, config.vocab_size, (3, length), generator=draw)}
+    if config.model_type in ("bert", "roberta"):
+        given["token_type_ids"] = torch.randint(0, config.type_vocab_size, (3, length), generator=draw)
+    if config.model_type in ("bert", "roberta", "distilbert"):
+        given["attention_mask"] = torch.ones(3, length, dtype=torch.int64)
+        given["attention_mask"][0, -4:] = 0
+    return given
+
+
+def difference(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> float:
+    """max |Δ| over all outputs, each relative to its standard deviation in `a`; inf where something is not finite."""
+    assert a.keys() == b.keys()
+    worst = 0.0
+    for name, x in a.items():
+        assert x.shape == b[name].shape, name
+        delta = ((x - b[name]).abs().max() / x.std()).item()
+        worst = max(worst, delta if delta == delta else float("inf"))
+    return worst
+
+
+def seeded(*words: object) -> random.Random:
+    """A generator that depends on the words only, not on the process."""
+    return random.Random(" ".join(map(str, words)))
