@@ -18,7 +18,7 @@ import numpy as np
 from grow.axes import GAIN, READ, SHIFT, WRITE
 from grow.errors import BadInput, Refused
 from grow.maps import MEAN, SILENT, UNREAD, AxisMap
-from grow.numerics import Noise, narrow, representable, split_even, split_exact, widen
+from grow.numerics import RAW, Noise, narrow, representable, split_even, split_exact, widen
 from grow.plan import TensorPlan
 
 BLOCK = 1 << 18  # elements of a source block: about a megabyte in float32
@@ -52,8 +52,10 @@ class _Matrix:
         exact = all(m.exact_factors for m in changing) and (split == "exact" or t.dtype != "F64")
         wide = "F64" in (t.dtype, t.source_dtype) or not exact
         self.work = np.dtype(np.float64 if wide else np.float32)
-        self.copies_bits = not changing and t.dtype == t.source_dtype
         sides = ((self.rows, self.row_role), (self.cols, self.col_role))
+        # where numbers only move, their bits do, several times faster than through floats
+        still = (_only_moves(m, role, made_elsewhere=i == 0) for i, (m, role) in enumerate(sides))
+        self.moves = t.dtype == t.source_dtype and all(still)
         self.rescaled = any(m is not None and role == WRITE and not m.exact_factors for m, role in sides)
         self.squares, self.seen = 0.0, 0
         self.mean = np.zeros(self.n_cols)
@@ -65,11 +67,8 @@ class _Matrix:
             raw = read_rows(start, stop)
             values = widen(raw, self.t.source_dtype, self.work)
             self._observe(values)
-            if self.copies_bits:
-                write_rows(start, raw)
-                continue
             noise = Noise(self.seed, self.t.name, block)
-            for first, part in self._spread_rows(values, start, stop, noise):
+            for first, part in self._spread_rows(raw if self.moves else values, start, stop, noise):
                 write_rows(first, part)
         if self.rows is not None:
             self._fresh_rows(self.rows, write_rows)
@@ -114,7 +113,7 @@ class _Matrix:
         """(rows, n) -> (rows, m) along the second dim."""
         if self.cols is None:
             return values
-        out = np.zeros((len(values), self.cols.m), dtype=self.work)
+        out = np.zeros((len(values), self.cols.m), dtype=values.dtype)
         reads = self.col_role == READ
         parts = self._parts(values, self.cols, slice(None), noise) if reads else None
         for k, (old, new) in enumerate(self.cols.layers):
@@ -141,7 +140,9 @@ class _Matrix:
         counts = axis_map.counts[span]
         # shares that a producer's factor rounds afterwards stay whole here: a stored number is rounded once
         dtype = "F64" if self.rescaled else self.t.dtype
-        if self.split == "exact":
+        if counts.max(initial=1) == 1:
+            parts = [values]
+        elif self.split == "exact":
             parts = split_exact(representable(values, dtype), counts, dtype, noise)
         else:
             parts = split_even(values, counts)
@@ -188,6 +189,8 @@ class _Matrix:
             rows[:, fresh] = stream.mean(axis=1, keepdims=True) * self.cols.write[fresh].astype(self.work)
 
     def _finish(self, values: np.ndarray) -> np.ndarray:
+        if self.moves and values.dtype == RAW[self.t.dtype]:
+            return values
         return _stored(self.t, values)
 
 
@@ -237,13 +240,8 @@ def _not_finite(name: str, values: np.ndarray) -> BadInput:
 def _stored(t: TensorPlan, values: np.ndarray) -> np.ndarray:
     """The rows as they are written; Refused when the dtype cannot hold them."""
     raw = narrow(values, t.dtype)
-    if t.dtype in ("F16", "F32") and (t.dtype != t.source_dtype or values.dtype != raw.dtype):
-        overflow = np.isinf(raw).any()
-    elif t.dtype == "BF16":
-        overflow = t.source_dtype != "BF16" and ((raw & 0x7FFF) == 0x7F80).any()
-    else:
-        overflow = not np.isfinite(values).all() if t.maps != (None,) * len(t.maps) else False
-    if overflow:
+    infinite = ((raw & 0x7FFF) == 0x7F80) if t.dtype == "BF16" else np.isinf(raw)
+    if infinite.any():
         raise Refused(
             t.name,
             what=f"a value does not fit into {t.dtype}",
@@ -251,6 +249,17 @@ def _stored(t: TensorPlan, values: np.ndarray) -> np.ndarray:
             fix="--dtype float32 or bfloat16",
         )
     return raw
+
+
+def _only_moves(axis_map: AxisMap | None, role: str, made_elsewhere: bool) -> bool:
+    """No arithmetic on this dim: old values are put in place and new ones are 0, or rows made elsewhere."""
+    if axis_map is None:
+        return True
+    fresh = {kind for kind in (SILENT, UNREAD, MEAN) if len(axis_map.fresh(kind))}
+    zero = made_elsewhere or not fresh - {UNREAD if role == READ else SILENT}
+    if role == READ:
+        return zero and bool(axis_map.counts.max(initial=1) == 1 and (axis_map.gain * axis_map.write == 1).all())
+    return zero and bool((axis_map.write == 1).all())
 
 
 def _is_random(kind: int, reads: bool) -> bool:

@@ -70,6 +70,7 @@ class Family:
 
     table     rows in the notation of `grow.axes`; names with the base model's prefix
     prefix    what base-model checkpoints (`LlamaModel`) leave out of the names
+    aliases   other prefixes that stock classes put there (`LlamaForQuestionAnswering`)
     axes      axis -> config field
     defaults  field -> its value when config.json leaves it out; "=other" repeats another field
     derived_head_dim   the stock code computes head_dim = hidden / heads and reads no field
@@ -98,6 +99,7 @@ class Family:
     harmless: frozenset[str] = frozenset()
     spelling: tuple[tuple[str, str], ...] = ()
     stale: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
     summary: str = ""
 
     @cached_property

@@ -54,13 +54,16 @@ def match(family: Family, config: Mapping[str, Any], stored: Mapping[str, Stored
         for stored_suffix, suffix in family.spelling:
             if name.endswith(stored_suffix):
                 name = name.removesuffix(stored_suffix) + suffix
-        return next((n for n in (name, family.prefix + name) if any(p.match(n) for p in patterns.values())), None)
+        names = [name, family.prefix + name]
+        names += [family.prefix + name.removeprefix(alias) for alias in family.aliases if name.startswith(alias)]
+        return next((n for n in names if any(p.match(n) for p in patterns.values())), None)
 
     stale = tuple(name for name in stored if name.endswith(family.stale))
     names = {name: canonical(name) for name in stored if name not in stale}
     _check_layers(family, sizes, patterns, {c for c in names.values() if c}, where)
     if not config.get("architectures"):
-        config["architectures"] = [_infer(family, config, {c for c in names.values() if c})]
+        base = not any(name.startswith((family.prefix, *family.aliases)) for name in names)
+        config["architectures"] = [_infer(family, config, {c for c in names.values() if c}, base)]
     expected = expected_rows(family, config)
     tied = family.tie if family.tie and family.holds(config, family.tie.when) else None
 
@@ -125,14 +128,16 @@ def _check_layers(family, sizes, patterns, canonicals: set[str], where: str) -> 
         )
 
 
-def _infer(family: Family, config: dict[str, Any], names: set[str]) -> str:
-    """The model class whose rows are exactly the stored names."""
+def _infer(family: Family, config: dict[str, Any], names: set[str], base: bool) -> str:
+    """The model class whose rows are exactly the stored names; the base model's names are stored without prefix."""
     words = {w for row in family.rows for part in row.when.split() for w in part.split("|") if w[0].isupper()}
     fits = []
-    for suffix in ["Model", *sorted(words)]:
-        expected = expected_rows(family, {**config, "architectures": [suffix]})
+    for suffix in ["Model", *sorted(words)] if base else [*sorted(words), "Model"]:
+        as_class = {**config, "architectures": [suffix]}
+        expected = expected_rows(family, as_class)
         required = {n for n, row in expected.items() if not row.optional}
-        if required <= names <= set(expected) | ({family.tie.head} if family.tie else set()):
+        twice = {family.tie.head} if family.tie and family.holds(as_class, family.tie.when) else set()
+        if required <= names <= set(expected) | twice:
             fits.append(suffix)
     if not fits:
         raise BadInput(

@@ -144,6 +144,8 @@ def assemble(
 ) -> tuple[tuple[TensorPlan, ...], str]:
     """The result's tensors, and the name of a head that has to part from its tied table (or "")."""
     tie = family.tie if family.tie and family.holds(matched.config, family.tie.when) else None
+    if tie and not any(t.canonical == tie.table and "hidden" in t.row.signature.axes for t in matched.tensors):
+        tie = None  # the table lives in another space than the one that grows: OPT's word_embed_proj_dim
     grows = not maps["hidden"].is_identity
     parted = tie if tie and grows and not family.holds(matched.config, tie.norms_when) else None
     tensors, untied = [], ""

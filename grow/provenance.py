@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grow.axes import SIDES
+from grow.checkpoint.header import strict_json
 from grow.errors import BadInput
 from grow.family import Family
-from grow.maps import AxisMap
-from grow.plan import Plan
+from grow.maps import KINDS, AxisMap
+from grow.plan import SPLITS, Plan
 
 SCHEMA = 1
 NAME = "grow.json"
+LONGEST = 1 << 26  # coordinates of an axis; the longest known have 10^5
+SPACES = {
+    **{axis: axis for axis in ("hidden", "ffn", "heads", "kv_heads")},
+    **{f"head_dim.{side}": "head_dim" for side in SIDES},
+}
+"""Space of coordinates -> the axis that says its size."""
 
 
 @dataclass(frozen=True)
@@ -79,23 +88,23 @@ def read_record(folder: Path) -> Record | None:
     path = folder / NAME
     if not path.is_file():
         return None
+    fix = "remove it to compare the two checkpoints by their outputs alone, or grow again"
+    raw = strict_json(path.read_bytes(), str(path), fix)
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
         if raw["schema"] != SCHEMA:
             raise ValueError(f"schema {raw['schema']!r}, this version reads {SCHEMA}")
         plan = raw["plan"]
-        maps = {
-            space: AxisMap.from_runs(int(m["n"]), m["runs"], str(m["operator"])) for space, m in plan["maps"].items()
-        }
-        for space, m in maps.items():
-            if m.m > 2**31 or (m.source >= m.n).any():
-                raise ValueError(f"the map of {space} points outside its axis")
+        sizes, new_sizes = ({str(k): int(v) for k, v in plan[key].items()} for key in ("sizes", "new_sizes"))
+        if sizes.keys() != new_sizes.keys() or not {*SPACES.values()} <= sizes.keys():
+            raise ValueError("sizes and new_sizes do not name the axes")
+        if plan["split"] not in SPLITS or int(plan["seed"]) < 0:
+            raise ValueError(f"split {plan['split']!r}, seed {plan['seed']!r}")
         return Record(
             str(raw["source"]["model_type"]),
             str(raw["source"]["config_sha256"]),
-            {k: int(v) for k, v in plan["sizes"].items()},
-            {k: int(v) for k, v in plan["new_sizes"].items()},
-            maps,
+            sizes,
+            new_sizes,
+            {space: _map(space, m, sizes, new_sizes) for space, m in plan["maps"].items()},
             dict(plan["config_changes"]),
             str(plan["storage"]),
             str(plan["split"]),
@@ -103,20 +112,33 @@ def read_record(folder: Path) -> Record | None:
             {str(k): str(v) for k, v in raw["tensors"].items()},
             raw,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise BadInput(
             str(path),
             what="is no record of a growth",
             why=f"{type(error).__name__}: {error}",
-            fix="remove it to compare the two checkpoints by their outputs alone, or grow again",
+            fix=fix,
         ) from None
+
+
+def _map(space: str, stored: Mapping[str, Any], sizes: Mapping[str, int], new_sizes: Mapping[str, int]) -> AxisMap:
+    """One map of grow.json; ValueError, before anything of its size is built, when it is none of this axis."""
+    if space not in SPACES:
+        raise ValueError(f"maps: {space!r} is no space")
+    n, m, runs = sizes[SPACES[space]], new_sizes[SPACES[space]], stored["runs"]
+    lengths = [run[0] for run in runs]
+    if stored["n"] != n or not all(type(k) is int and k > 0 for k in lengths) or sum(lengths) != m or m > LONGEST:
+        raise ValueError(f"maps: {space} is not a map {n} -> {m}")
+    for _, first, *scales in runs:
+        if type(first) is not int or len(scales) != 3 or not all(math.isfinite(x) for x in scales):
+            raise ValueError(f"maps: {space} has a run that is not [length, source, write, read, gain]")
+    if any(first not in KINDS if first < 0 else first + length > n for length, first, *_ in runs):
+        raise ValueError(f"maps: {space} points outside its axis")
+    return AxisMap.from_runs(n, runs, str(stored["operator"]))
 
 
 def whole_maps(record: Record, family: Family) -> dict[str, AxisMap]:
     """All spaces, the unchanged ones as identities."""
     from grow.maps import identity
 
-    size = record.sizes
-    spaces = {"hidden": "hidden", "ffn": "ffn", "heads": "heads", "kv_heads": "kv_heads"}
-    spaces |= {f"head_dim.{side}": "head_dim" for side in "qkv"}
-    return {space: record.maps.get(space) or identity(size[axis]) for space, axis in spaces.items()}
+    return {space: record.maps.get(space) or identity(record.sizes[axis]) for space, axis in SPACES.items()}

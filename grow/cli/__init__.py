@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import errno
+import io
 import signal
 import sys
 from typing import Any, NoReturn
@@ -10,7 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from grow.cli.commands import cli
-from grow.cli.show import emit_error
+from grow.cli.show import emit_error, emit_usage, reader_may_leave
 from grow.errors import GrowError
 
 INTERRUPTED = 130
@@ -19,6 +20,9 @@ INTERRUPTED = 130
 def main() -> NoReturn:
     """Entry point. Exit codes: 0 done and verified, 1 different, 2 bad input or refused, 130 interrupted."""
     signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale without × or a file name that is no UTF-8
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(standalone_mode=False) or 0
     except GrowError as error:
@@ -27,12 +31,12 @@ def main() -> NoReturn:
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except click.ClickException as error:
-        error.show()
+        emit_usage(error)
         code = 2
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted: nothing was kept under the final name", err=True)
         code = INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # the reader of stdout has left before the work was done
         code = 0
     except OSError as error:
         emit_error(_os_error(error))
@@ -49,14 +53,12 @@ def _os_error(error: OSError) -> GrowError:
         str(error.filename or "a file"),
         what=error.strerror or str(error),
         why="the system refused; nothing was kept under the final name",
-        fix="make room" if error.errno == 28 else "check the path and its permissions",
+        fix="make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the path and its permissions",
     )
 
 
 def _quit(code: int) -> NoReturn:
     """Exit without a traceback when stdout was closed by `| head`."""
-    try:
+    with reader_may_leave():
         sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

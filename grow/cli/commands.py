@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,7 @@ def widen(
             **options,
         )
     if as_json:
-        _print(show.growth_document(grown))
+        show.print_json(show.growth_document(grown))
     else:
         show.growth(grown)
     return 0
@@ -149,10 +148,11 @@ def verify(src, grown, rungs, seed, revision, as_json) -> int:
     """Check that GROWN computes the function of SRC. Exit code 0: lossless; 1: not."""
     with Progress(quiet=as_json) as progress:
         found = api.verify(src, grown, rungs=rungs or RUNGS, seed=seed, revision=revision, on_rung=progress.rung)
-    if as_json:
-        _print(found.to_dict())
-    else:
-        show.verification(found)
+    with show.reader_may_leave():
+        if as_json:
+            show.print_json(found.to_dict())
+        else:
+            show.verification(found)
     return found.exit_code
 
 
@@ -165,7 +165,7 @@ def inspect(src, revision, assume_harmless, as_json) -> int:
     """Show what a checkpoint is: family, sizes, tensors with their signatures. No weight is read."""
     seen = api.inspect(src, revision=revision, assume_harmless=_fields(assume_harmless))
     if as_json:
-        _print(show.inspection_document(seen))
+        show.print_json(show.inspection_document(seen))
     else:
         show.inspection(seen)
     return 0
@@ -182,7 +182,7 @@ def families(name, as_json) -> int:
         family_of(name)
     chosen = [FAMILIES[name]] if name else list(FAMILIES.values())
     if as_json:
-        _print({"schema": 1, "families": [show.family_document(f) for f in chosen]})
+        show.print_json({"schema": 1, "families": [show.family_document(f) for f in chosen]})
     elif name:
         show.family(chosen[0])
     else:
@@ -238,11 +238,7 @@ def _show_plan(the_plan, as_json: bool) -> int:
     if as_json:
         from grow.describe import plan_document
 
-        _print(plan_document(the_plan))
+        show.print_json(plan_document(the_plan))
     else:
         show.plan(the_plan)
     return 0
-
-
-def _print(document: Any) -> None:
-    click.echo(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -27,14 +29,38 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], indent: str = "
         click.echo((indent + "  ".join(cell.ljust(w) for cell, w in zip(row, widths))).rstrip())
 
 
+def print_json(document: Any) -> None:
+    """One strict JSON document on stdout; escaped where the terminal's encoding is not UTF-8."""
+    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=plain)
+    # a lone surrogate stands for a byte of a file name that is no UTF-8
+    click.echo(text.encode("utf-8", "backslashreplace").decode())
+
+
 def emit_error(error: GrowError) -> None:
     """The message on stderr; with --json also a document on stdout."""
     click.echo(f"error: {error}", err=True)
     if "--json" in sys.argv[1:]:
         parts = {"where": error.where, "what": error.what, "why": error.why, "fix": error.fix}
-        click.echo(
-            json.dumps({"schema": 1, "error": parts, "exit_code": error.exit_code}, indent=2, ensure_ascii=False)
-        )
+        print_json({"schema": 1, "error": parts, "exit_code": error.exit_code})
+
+
+def emit_usage(error: click.ClickException) -> None:
+    """click's own message, with --json as a document too."""
+    error.show()
+    if "--json" in sys.argv[1:]:
+        command = getattr(getattr(error, "ctx", None), "command_path", "grow")
+        parts = {"where": command, "what": error.format_message(), "why": "usage", "fix": f"{command} --help"}
+        print_json({"schema": 1, "error": parts, "exit_code": 2})
+
+
+@contextlib.contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """What is printed here may meet a closed stdout (`| head`): the rest is dropped and the exit code stays."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def plan(p: Plan) -> None:

@@ -61,7 +61,7 @@ qa_outputs.bias              labels <-         ? ForQuestionAnswering
         "model.decoder.embed_tokens.weight",
         "lm_head.weight",
         ("model.decoder.final_layer_norm.weight", "model.decoder.final_layer_norm.bias"),
-        when=f"tie_word_embeddings ForCausalLM {DIRECT}",
+        when="tie_word_embeddings ForCausalLM",
         norms_when=f"{FINAL} {AFFINE}",
     ),
     defaults={

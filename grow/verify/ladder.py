@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from grow.checkpoint.writer import ShardWriter, write_json
 from grow.engine import FileSource, write_plan
 from grow.errors import BadInput, Refused, did_you_mean, listing
 from grow.families import family_of
-from grow.family import COMMON_FIELDS, Family
+from grow.family import COMMON_FIELDS, WIDTHS, Family
 from grow.match import match
 from grow.plan import ITEMSIZE, Plan, assemble
 from grow.provenance import Record, read_record, whole_maps
@@ -34,6 +34,9 @@ from grow.verify.result import Rung
 
 RUNGS = ("certificate", "true_float64", "proof", "runtime_dtype", "cached_decoding", "save_reload")
 EXACT = 1e-12
+CHANGED = {"dtype", "torch_dtype", "tie_word_embeddings"}  # by a growth, apart from widths and positions
+# Fields that change no output; the others are compared although some families read them nowhere.
+NEUTRAL = COMMON_FIELDS - {"architectures", "model_type", "is_decoder", "pad_token_id", "dtype", "torch_dtype"}
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def verify_folders(
     done: list[Rung] = []
     plan = None
     if record is None:
+        _check_order(source, grown)
         notes.append("no grow.json in the grown checkpoint: no certificate, the outputs decide")
     else:
         plan = _Replay(record, source, grown)
@@ -145,17 +149,15 @@ class _Replay:
 
         record = self.record
         faults = [*self._law(), *self._config(), *self._set()]
-        worst, changed = 0.0, []
+        worst = 0.0
         if not faults:
             for t in self.tensors:
                 check = check_tensor(t, self.source, self.grown, record.split)
                 worst = max(worst, check.worst)
                 faults.extend(map(str, check.faults[:1]))
                 if not check.faults and sha256(self.grown, self.grown.tensors[t.name]) != record.tensors.get(t.name):
-                    changed.append(t.name)
-        faults.extend(
-            f"{name}: differs from what was written, in entries that no output depends on" for name in changed
-        )
+                    less = " or by less than the rounding of what is stored" if check.unit else ""
+                    faults.append(f"{t.name}: sha256 is not grow.json's: differs in entries that no output reads{less}")
         measured = {
             "tensors": len(self.tensors),
             "largest_residual": worst,
@@ -177,12 +179,24 @@ class _Replay:
                 yield f"grow.json: the map of {space} does not reach the size {self.record.new_sizes}"
 
     def _config(self) -> Iterator[str]:
-        wanted = {**self.source.config, **self.record.config_changes}
-        found = self.grown.config
-        for name in sorted(set(wanted) | set(found)):
-            a, b = self.family.get(wanted, name), self.family.get(found, name)
-            if name not in COMMON_FIELDS and a != b:
+        """The grown config is the source's but for fields that a growth may change, and says the new sizes."""
+        family, changes = self.family, self.record.config_changes
+        may_change = {family.axes[axis] for axis in (*WIDTHS, "embed") if axis in family.axes} | family.reads | CHANGED
+        for name in sorted(set(changes) - may_change):
+            yield f"grow.json: config_changes: {name}: no growth changes it"
+        wanted, found = _one_dtype({**self.matched.config, **changes}), _one_dtype(self.grown.config)
+        for name in sorted((set(wanted) | set(found)) - NEUTRAL):
+            a, b = family.get(wanted, name), family.get(found, name)
+            if a != b and not (_unset(a) and _unset(b)):
                 yield f"config.json: {name}: found {b!r}, wanted {a!r}"
+        try:
+            sizes = family.sizes_of(self.grown.config)
+        except BadInput as error:
+            yield str(error).splitlines()[0]
+        else:
+            for axis in sorted(self.record.new_sizes):
+                if sizes.get(axis) != self.record.new_sizes[axis]:
+                    yield f"config.json: {axis} is {sizes.get(axis)}, grow.json says {self.record.new_sizes[axis]}"
 
     def _set(self) -> Iterator[str]:
         wanted = {t.name: t for t in self.tensors}
@@ -294,6 +308,31 @@ def _proof(plan: _Replay, seed: int) -> Rung:
             return replace(rungs.true_float64(pair, limit=EXACT, readback=plan.readback), name="proof")
     except NoSpace as error:
         return Rung("proof", "skip", reason=str(error))
+
+
+def _unset(value: Any) -> bool:
+    return value is None or value is False
+
+
+def _one_dtype(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with its dtype under one name, whatever its generation called it."""
+    found = dict(config)
+    older = found.pop("torch_dtype", None)
+    return {**found, "dtype": found.get("dtype") or older}
+
+
+def _check_order(source: Checkpoint, grown: Checkpoint) -> None:
+    """BadInput when the source's grow.json tells of a growth from the other one's sizes."""
+    record = read_record(source.path)
+    if record is None or record.sizes == record.new_sizes or grown.config.get("model_type") != record.model_type:
+        return
+    if family_of(record.model_type).sizes_of(grown.config) == record.sizes:
+        raise BadInput(
+            str(source.path),
+            what="was grown from a checkpoint like the one given as its result",
+            why="its grow.json says so, and the other has none",
+            fix="grow verify SOURCE GROWN, in this order",
+        )
 
 
 def _check_names(rungs: Sequence[str]) -> None:
