@@ -7,6 +7,7 @@ somebody works in it; one that nobody holds was left by a killed run and is remo
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -70,6 +71,13 @@ class Staging:
         if self.path.exists():
             shutil.rmtree(self.path, ignore_errors=True)
         self._unlock()
+        if isinstance(value, OSError) and value.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BadInput(
+                f"--out {self.out}",
+                what=f"{value.strerror or 'the disk is full'}; nothing was kept",
+                why="the disk filled while the result was written",
+                fix="make room, or another --out",
+            ) from value
 
     def _lock(self) -> None:
         self._fd = os.open(self.path, os.O_RDONLY)

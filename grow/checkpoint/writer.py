@@ -7,6 +7,7 @@ threads, in a block of memory. A tensor's sha256 is taken from the file, after i
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -42,10 +43,14 @@ class ShardWriter:
         self.total = sum(t.nbytes for t in tensors)
         self.spots: dict[str, Spot] = {}
         self.fds: dict[str, int] = {}
-        for i, shard in enumerate(shards):
-            many = len(shards) > 1
-            file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" if many else "model.safetensors"
-            self._create(file, shard)
+        many = len(shards) > 1
+        try:
+            for i, shard in enumerate(shards):
+                file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" if many else "model.safetensors"
+                self._create(file, shard)
+        except BaseException:
+            self.abandon()
+            raise
         self.files = tuple(self.fds)
 
     def _create(self, file: str, shard: Sequence[TensorPlan]) -> None:
@@ -131,8 +136,10 @@ def write_json(path: Path, value: object) -> None:
 def _allocate(fd: int, size: int) -> None:
     try:
         os.posix_fallocate(fd, 0, size)
-    except (AttributeError, OSError):  # not on this file system: a sparse file will do
-        os.ftruncate(fd, size)
+    except (AttributeError, OSError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        os.ftruncate(fd, size)  # not on this file system: a sparse file will do
 
 
 def _pwrite(fd: int, data, offset: int) -> None:

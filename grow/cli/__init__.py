@@ -24,7 +24,7 @@ def main() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):  # a locale without × or a file name that is no UTF-8
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = cli.main(standalone_mode=False) or 0
+        code = cli.main(prog_name="grow", standalone_mode=False) or 0
     except GrowError as error:
         emit_error(error)
         code = error.exit_code

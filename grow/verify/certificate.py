@@ -109,7 +109,7 @@ def subnormal_floor(t: TensorPlan) -> float:
     shares = 1.0
     for m in t.maps:
         if m is not None:
-            scale = np.maximum(1, np.abs(m.gain * m.write), np.square(m.write))
+            scale = np.maximum(1, np.maximum(np.abs(m.gain * m.write), m.write**2))
             shares *= max(1.0, float(np.bincount(m.source[m.source >= 0], scale[m.source >= 0]).max(initial=0)))
     return 0.5 * QUANTUM[t.dtype] * shares
 

