@@ -114,7 +114,8 @@ def parse_signature(text: str) -> Signature:
     if norm := _NORM.match(text):
         role = GAIN if norm["mark"] == "*" else SHIFT
         return Signature((Dim(_labels(norm["left"], text), role),), text)
-    if not (arrow := _MAP.match(text)):
+    arrow = _MAP.match(text)
+    if arrow is None or (arrow["arrow"] == "->" and not arrow["right"]):
         raise ValueError(f"signature {text!r} is neither `A <- B`, `A -> B`, `A *` nor `A +`")
     left_role, right_role = (WRITE, READ) if arrow["arrow"] == "<-" else (READ, WRITE)
     dims = [Dim(_labels(arrow["left"], text), left_role)]

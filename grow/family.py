@@ -215,6 +215,7 @@ COMMON_FIELDS = frozenset(
     task_specific_params bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id mask_token_id
     decoder_start_token_id bad_words_ids max_length min_length do_sample num_beams temperature top_k top_p
     repetition_penalty chunk_size_feed_forward gradient_checkpointing tokenizer_class prefix torchscript
+    _name_or_path _commit_hash _num_labels is_encoder_decoder output_past pruned_heads tie_weights_
     use_bfloat16 classifier_dropout unk_token_id license language tags transformers.js_config is_decoder
     """.split()
 )

@@ -67,7 +67,7 @@ def rms_decoder(model_type: str, *, table: str, sizes: dict, **facts) -> Family:
         model_type=model_type,
         table=table,
         prefix="model.",
-        aliases=("transformer.",),
+        aliases=facts.pop("aliases", ("transformer.",)),
         axes=AXES,
         norm=Norm("rms"),
         attention=facts.pop("attention", Attention(rope="half")),

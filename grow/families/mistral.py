@@ -5,6 +5,7 @@ from grow.families.llama import BLOCK, rms_decoder, size
 MISTRAL = rms_decoder(
     "mistral",
     table=BLOCK,
+    aliases=(),
     summary="Mistral 7B, Nemo",
     harmless={"sliding_window"},
     defaults={"num_key_value_heads": 8, "max_position_embeddings": 131072},

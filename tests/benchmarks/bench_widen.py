@@ -189,9 +189,8 @@ def measure(work: Path, args: argparse.Namespace) -> dict:
 
 
 def show(found: dict) -> None:
-    lines = [
-        f"{found['source_bytes'] / 1e9:.2f} GB -> {found['output_bytes'] / 1e9:.2f} GB, median of {len(found['seconds']['grow'])}"
-    ]
+    sizes = " -> ".join(f"{found[name] / 1e9:.2f} GB" for name in ("source_bytes", "output_bytes"))
+    lines = [f"{sizes}, median of {len(found['seconds']['grow'])}"]
     lines.append(f"  {'':<12}{'seconds':>9}{'GB/s out':>10}{'grow / it':>11}")
     for name, seconds in found["median_seconds"].items():
         ratio = found["median_seconds"]["grow"] / seconds
