@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from grow.checkpoint.header import show
 from grow.checkpoint.locate import locate
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.checkpoint.staging import Staging
@@ -32,6 +33,7 @@ from grow.target import resolve
 from grow.verify.ladder import RUNGS, Verification, verify_folders
 
 SHARD_SIZE = "5GB"
+LINE = 4096  # characters of a path in records and results: all of it
 
 
 class Different(GrowError):
@@ -172,12 +174,12 @@ def widen(
         folder = Path(out) if out is not None else Path(default_name(src, to))
         # room for the result, and for the float64 proof beside it only if somebody asks for it
         with Staging(folder, source=checkpoint.path, overwrite=overwrite, needed=the_plan.nbytes) as stage:
-            _write(the_plan, checkpoint, stage.path, shard, str(src), progress)
+            _write(the_plan, checkpoint, stage.path, shard, show(src, LINE), progress)
             found = None
             if verify:
                 with open_checkpoint(stage.path) as grown:
                     found = verify_folders(
-                        checkpoint, grown, seed=seed, names=(str(src), str(folder)), progress=on_rung
+                        checkpoint, grown, seed=seed, names=(show(src, LINE), show(folder, LINE)), progress=on_rung
                     )
                 if not found.lossless:
                     raise Different(
@@ -211,7 +213,8 @@ def verify(
 ) -> Verification:
     """Check that two checkpoints compute the same function. Does not raise when they do not: see `.verdict`."""
     with open_checkpoint(locate(src, revision=revision)) as a, open_checkpoint(locate(grown)) as b:
-        return verify_folders(a, b, rungs=rungs, seed=seed, names=(str(src), str(grown)), progress=on_rung)
+        names = show(src, LINE), show(grown, LINE)
+        return verify_folders(a, b, rungs=rungs, seed=seed, names=names, progress=on_rung)
 
 
 def parse_size(size: str | int) -> int:
@@ -252,12 +255,12 @@ def _plan_of(family: Family, matched: Match, to: Any, options: Mapping[str, Any]
 def _write(the_plan: Plan, checkpoint: Checkpoint, folder: Path, shard: int, name: str, progress) -> None:
     from grow.companions import copy_companions
 
-    done = 0
+    done, total = 0, the_plan.nbytes
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        progress(done, the_plan.nbytes)
+        progress(done, total)
 
     writer = ShardWriter(folder, the_plan.tensors, shard)
     try:

@@ -18,7 +18,7 @@ import numpy as np
 from grow.axes import GAIN, READ, SHIFT, WRITE
 from grow.errors import BadInput, Refused
 from grow.maps import MEAN, SILENT, UNREAD, AxisMap
-from grow.numerics import RAW, Noise, narrow, representable, split_even, split_exact, widen
+from grow.numerics import RAW, Noise, narrow, representable, split_even, split_exact, stored, widen
 from grow.plan import TensorPlan
 
 BLOCK = 1 << 18  # elements of a source block: about a megabyte in float32
@@ -33,10 +33,11 @@ def grow_tensor(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, *, sp
 
     Raises BadInput on NaN or Inf in the source, Refused when the stored dtype cannot hold a result.
     """
-    if t.roles[0] in (GAIN, SHIFT):
-        _grow_norm(t, read_rows, write_rows, split, seed)
-    else:
-        _Matrix(t, split, seed).run(read_rows, write_rows)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused when it is stored
+        if t.roles[0] in (GAIN, SHIFT):
+            _grow_norm(t, read_rows, write_rows, split, seed)
+        else:
+            _Matrix(t, split, seed).run(read_rows, write_rows)
 
 
 class _Matrix:
@@ -56,6 +57,8 @@ class _Matrix:
         # where numbers only move, their bits do, several times faster than through floats
         still = (_only_moves(m, role, made_elsewhere=i == 0) for i, (m, role) in enumerate(sides))
         self.moves = t.dtype == t.source_dtype and all(still)
+        # where parts of stored numbers are stored as they are, rounding them again would only take time
+        self.fits = exact and t.dtype == t.source_dtype and split == "exact"
         self.rescaled = any(m is not None and role == WRITE and not m.exact_factors for m, role in sides)
         self.squares, self.seen = 0.0, 0
         self.mean = np.zeros(self.n_cols)
@@ -93,35 +96,37 @@ class _Matrix:
         reads = self.row_role == READ
         parts = self._parts(values.T, self.rows, slice(start, stop), noise) if reads else []
         grown = None if reads else self._columns(values, noise)
+        done: np.ndarray | None = None
         for k, (old, new) in enumerate(self.rows.layers):
             a, b = np.searchsorted(old, (start, stop))
             if a == b:
                 continue
             pick, place = old[a:b] - start, new[a:b]
+            scale = self.rows.write[place]
             if grown is None:
-                rows = self._columns(parts[k].T[pick] if len(pick) < stop - start else parts[k].T, noise)
+                rows = self._finish(self._columns(parts[k].T[pick] if len(pick) < stop - start else parts[k].T, noise))
+            elif (scale != 1).any():
+                rows = self._finish(grown[pick] * scale[:, None].astype(self.work))
             else:
-                rows = grown if len(pick) == stop - start else grown[pick]
-                scale = self.rows.write[place]
-                if (scale != 1).any():
-                    rows = rows * scale[:, None].astype(self.work)
-            rows = self._finish(rows)
+                done = self._finish(grown) if done is None else done  # every copy is the same: computed once
+                rows = done if len(pick) == stop - start else done[pick]
             for run in np.split(np.arange(len(place)), np.flatnonzero(np.diff(place) != 1) + 1):
                 yield int(place[run[0]]), rows[run[0] : run[-1] + 1]
 
     def _columns(self, values: np.ndarray, noise: Noise) -> np.ndarray:
-        """(rows, n) -> (rows, m) along the second dim."""
+        """(rows, n) -> (rows, m) along the second dim; in stored form already where nothing is left to compute."""
         if self.cols is None:
             return values
-        out = np.zeros((len(values), self.cols.m), dtype=values.dtype)
+        keep = self._keep if self.fits and not self._scales_rows else lambda x: x
         reads = self.col_role == READ
+        out = np.zeros((len(values), self.cols.m), dtype=keep(values[:0]).dtype)
         parts = self._parts(values, self.cols, slice(None), noise) if reads else None
         for k, (old, new) in enumerate(self.cols.layers):
             source = values if parts is None else parts[k]
             taken = source if len(old) == self.cols.n else source[:, old]
             if parts is None and (self.cols.write[new] != 1).any():
                 taken = taken * self.cols.write[new].astype(self.work)
-            out[:, _as_slice(new)] = taken
+            out[:, _as_slice(new)] = keep(taken)
         for kind in (SILENT, UNREAD, MEAN):
             fresh = self.cols.fresh(kind)
             if not len(fresh):
@@ -132,8 +137,16 @@ class _Matrix:
             elif _is_random(kind, reads):
                 rms = np.sqrt(np.mean(np.square(values, dtype=np.float64), axis=1, keepdims=True))
                 random = noise.uniform((len(values), len(fresh)), np.where(rms > 0, rms, UNSEEN_RMS), self.work)
-                out[:, _as_slice(fresh)] = representable(random, self.t.dtype)
+                out[:, _as_slice(fresh)] = keep(random if self.fits else representable(random, self.t.dtype))
         return out
+
+    @property
+    def _scales_rows(self) -> bool:
+        return self.rows is not None and self.row_role == WRITE and bool((self.rows.write != 1).any())
+
+    def _keep(self, values: np.ndarray) -> np.ndarray:
+        """Representable values in stored form; stored ones as they are."""
+        return values if self.moves else stored(values, self.t.dtype)
 
     def _parts(self, values: np.ndarray, axis_map: AxisMap, span: slice, noise: Noise) -> list[np.ndarray]:
         """The shares of a consumer's weights: values (other, n in span), one array per copy."""
@@ -143,7 +156,7 @@ class _Matrix:
         if counts.max(initial=1) == 1:
             parts = [values]
         elif self.split == "exact":
-            parts = split_exact(representable(values, dtype), counts, dtype, noise)
+            parts = split_exact(values if self.fits else representable(values, dtype), counts, dtype, noise)
         else:
             parts = split_even(values, counts)
         for k, (old, new) in enumerate(axis_map.layers):
@@ -165,21 +178,22 @@ class _Matrix:
                 for at in range(0, len(run), rows):
                     some = run[at : at + rows]
                     noise = Noise(self.seed, self.t.name + ":fresh", int(some[0]))
-                    write_rows(int(some[0]), self._finish(self._fill(kind, reads, axis_map.write[some], rms, noise)))
+                    filled = self._fill(kind, reads, axis_map.write[some], rms, noise)
+                    write_rows(int(some[0]), self._finish(filled))
 
     def _fill(self, kind: int, reads: bool, write: np.ndarray, rms: float, noise: Noise) -> np.ndarray:
         """Fresh rows of one kind, one per entry of `write`."""
         if kind == MEAN and not reads:
             mean = self._columns((self.mean / self.n_rows)[None].astype(self.work), noise)
             return mean * write[:, None]
-        out = np.zeros((len(write), self.m_cols), dtype=self.work)
-        if _is_random(kind, reads):
-            out[:] = noise.uniform(out.shape, rms, self.work)
-            if self.cols is not None:
-                closed = self.cols.fresh(UNREAD) if self.col_role == READ else self.cols.fresh(SILENT)
-                out[:, closed] = 0
-                self._keep_mean(out)
-        return out
+        if not _is_random(kind, reads):
+            return np.zeros((len(write), self.m_cols), dtype=RAW[self.t.dtype])
+        out = noise.uniform((len(write), self.m_cols), rms, self.work)
+        if self.cols is not None:
+            closed = self.cols.fresh(UNREAD) if self.col_role == READ else self.cols.fresh(SILENT)
+            out[:, closed] = 0
+            self._keep_mean(out)
+        return stored(out, self.t.dtype) if self.fits else out
 
     def _keep_mean(self, rows: np.ndarray) -> None:
         """A fresh row that writes a stream with mean coordinates carries the mean of its own entries there."""
@@ -189,7 +203,8 @@ class _Matrix:
             rows[:, fresh] = stream.mean(axis=1, keepdims=True) * self.cols.write[fresh].astype(self.work)
 
     def _finish(self, values: np.ndarray) -> np.ndarray:
-        if self.moves and values.dtype == RAW[self.t.dtype]:
+        """Rows as they are written; what is in stored form already is finished."""
+        if values.dtype == RAW[self.t.dtype] and (self.moves or self.fits or values.dtype == np.uint16):
             return values
         return _stored(self.t, values)
 
@@ -240,8 +255,9 @@ def _not_finite(name: str, values: np.ndarray) -> BadInput:
 def _stored(t: TensorPlan, values: np.ndarray) -> np.ndarray:
     """The rows as they are written; Refused when the dtype cannot hold them."""
     raw = narrow(values, t.dtype)
-    infinite = ((raw & 0x7FFF) == 0x7F80) if t.dtype == "BF16" else np.isinf(raw)
-    if infinite.any():
+    # NaN too: the shares of an Inf are Inf - Inf
+    finite = (raw & 0x7F80) != 0x7F80 if t.dtype == "BF16" else np.isfinite(raw)
+    if not finite.all():
         raise Refused(
             t.name,
             what=f"a value does not fit into {t.dtype}",

@@ -19,7 +19,11 @@ def copy_companions(checkpoint: Checkpoint, folder: Path, plan: Plan) -> None:
         if name.endswith("_Pooling/config.json") and (pooling := _pooling(source, plan)):
             write_json(target, pooling)
         else:
-            shutil.copyfile(source, target)
+            try:
+                shutil.copyfile(source, target)
+            except OSError:
+                checkpoint.check_unchanged()  # says it better when the file went away meanwhile
+                raise
 
 
 def _pooling(path: Path, plan: Plan) -> dict | None:

@@ -10,9 +10,9 @@ from grow.axes import READ, WRITE
 from grow.plan import ITEMSIZE, Plan, TensorPlan
 
 LOOKUPS = {"vocab", "positions", "types"}  # a table that these index costs no multiplication
-# bytes per parameter with AdamW: weights, gradients and two moments in float32; or bfloat16 weights and gradients
-# with float32 master weights and moments
-TRAIN_BYTES = {"float32": 4 + 4 + 8, "mixed bfloat16": 2 + 2 + 4 + 8}
+# Per parameter with AdamW: weight, gradient and two moments in float32, or bfloat16 weight and gradient with a float32
+# master weight and moments; both come to 16 bytes.
+TRAIN_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Cost:
         return sum(self.flops.values())
 
     @property
-    def train_bytes(self) -> dict[str, int]:
+    def train_bytes(self) -> int:
         """Memory of weights, gradients and AdamW state, activations not counted."""
-        return {name: self.parameters * per for name, per in TRAIN_BYTES.items()}
+        return TRAIN_BYTES * self.parameters
 
 
 def cost_of(plan: Plan) -> tuple[Cost, Cost]:

@@ -43,6 +43,16 @@ def narrow(values: np.ndarray, dtype: str, *, exact: bool = False) -> np.ndarray
     return (bits >> np.uint32(16)).astype(np.uint16)
 
 
+def stored(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Values that `dtype` can represent, in their stored form; others lose their last bits (noise may).
+
+    bfloat16 is the upper half of float32: no copy is made.
+    """
+    if dtype == "BF16" and values.dtype == np.float32:
+        return np.ascontiguousarray(values).view("<u2")[..., 1::2]
+    return narrow(values, dtype)
+
+
 def representable(values: np.ndarray, dtype: str) -> np.ndarray:
     """The values rounded to what `dtype` can store, still in the work dtype."""
     if RAW[dtype] == values.dtype:
@@ -50,59 +60,60 @@ def representable(values: np.ndarray, dtype: str) -> np.ndarray:
     return widen(narrow(values, dtype), dtype, values.dtype)
 
 
-def split_in_two(values: np.ndarray, dtype: str, rng: Noise) -> tuple[np.ndarray, np.ndarray]:
-    """(a, b) with a + b == values bit for bit, both representable in `dtype`, |a| ≥ |b|.
+def split_in_two(values: np.ndarray, dtype: str, rng: Noise, share=None) -> tuple[np.ndarray, np.ndarray]:
+    """(a, b) with a + b == values bit for bit, both representable in `dtype`, a/w uniform on [0, 1].
 
-    a = fl(s·w) with ½ ≤ s < 1 drawn per element and b = w - a. Sterbenz: when a/2 ≤ w ≤ 2a the difference is
-    exact. Rounding keeps a ≥ w/2, because w/2 is representable (or, among subnormals, a multiple of the same quantum
-    as everything else, so that the difference is exact anyway). `values` must be representable in `dtype`.
+    Let x = w·(1 + u), 0 ≤ u < 1, rounded to `dtype`. Then w ≤ x ≤ 2w, so a = x - w is exact (Sterbenz's lemma) and a
+    multiple of w's unit in the last place; so is b = w - a. A multiple of it between 0 and w is representable.
+    `values` must be representable in `dtype`; `share` replaces the uniform u.
     """
-    a = values * rng.shares(values.shape, values.dtype)
-    if dtype == "BF16" and a.dtype == np.float32:
-        bits = a.view(np.uint32)
-        bits &= _TOP  # towards zero: as good as nearest for the lemma
-    elif RAW[dtype] != a.dtype:
-        a = representable(a, dtype)
-    return a, values - a
+    x = rng.one_to_two(values.shape, values.dtype) if share is None else 1 + share
+    with np.errstate(over="ignore", invalid="ignore"):
+        x *= values
+    if dtype == "BF16" and x.dtype == np.float32:
+        bits = x.view(np.uint32)
+        bits &= _TOP  # towards zero: still at least w
+    elif RAW[dtype] != x.dtype:
+        x = representable(x, dtype)
+    finite = np.isfinite(x)
+    if not finite.all():
+        x[~finite] = values[~finite]  # above half of the largest number the last copy gets the whole weight
+    x -= values
+    return x, values - x
 
 
 def split_exact(values: np.ndarray, counts: np.ndarray, dtype: str, rng: Noise) -> list[np.ndarray]:
     """Parts k = 0, 1, … of every column; column i has counts[i] of them and their sum is the value bit for bit.
 
-    values (rows, n), counts (n,). Part k is only meaningful where counts > k. The larger part is split again, and
-    which copy gets it is drawn per element.
+    values (rows, n), counts (n,). Part k is only meaningful where counts > k. All ways of sharing a weight among its
+    copies are equally likely: with r copies to go the next one takes 1 - u^(1/(r-1)) of what is left.
     """
-    parts = [values]
-    for k in range(1, int(counts.max(initial=1))):
-        columns = _columns(counts > k)
-        a, b = split_in_two(parts[0][:, columns], dtype, rng)
-        parts[0] = _assign(parts[0], columns, a)
-        parts.append(_assign(np.zeros_like(values), columns, b))
-    for k in range(1, len(parts)):
-        columns = _columns(counts > k)
-        a, b = parts[0][:, columns], parts[k][:, columns]
-        swap = rng.bits(a.shape)
-        parts[0] = _assign(parts[0], columns, np.where(swap, b, a))
-        parts[k] = _assign(parts[k], columns, np.where(swap, a, b))
-    return parts
+    parts, rest = [], values
+    for k in range(int(counts.max(initial=1)) - 1):
+        left = counts - k
+        columns = slice(None) if (left > 1).all() else np.flatnonzero(left > 1)
+        some = rest[:, columns]
+        share = None
+        if (left > 2).any():
+            u = rng.one_to_two(some.shape, some.dtype) - 1
+            share = 1 - u ** (1 / (left[columns] - 1)).astype(some.dtype)
+        a, b = split_in_two(some, dtype, rng, share)
+        if isinstance(columns, slice):
+            parts.append(a)
+            rest = b
+        else:
+            whole = rest.copy()  # columns that have no further copy keep what is left
+            whole[:, columns] = a
+            parts.append(whole)
+            rest = rest.copy()
+            rest[:, columns] = b
+    return [*parts, rest]
 
 
 def split_even(values: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
     """Equal parts: exact for powers of two, and twins that training never separates."""
     share = values / counts.astype(values.dtype)
     return [share] * int(counts.max(initial=1))
-
-
-def _columns(chosen: np.ndarray):
-    return slice(None) if chosen.all() else np.flatnonzero(chosen)
-
-
-def _assign(into: np.ndarray, columns, values: np.ndarray) -> np.ndarray:
-    if isinstance(columns, slice):
-        return values
-    into = into.copy()
-    into[:, columns] = values
-    return into
 
 
 class Noise:
@@ -117,17 +128,18 @@ class Noise:
         count = int(np.prod(shape))
         return self._bits.random_raw(-(-count // 4)).view(np.uint16)[:count].reshape(shape)
 
-    def shares(self, shape: tuple[int, ...], work: np.dtype) -> np.ndarray:
-        """Uniform on [½, 1)."""
-        share = self.words(shape).astype(work)
-        share *= work.type(2.0**-17)
-        share += work.type(0.5)
-        return share
-
-    def bits(self, shape: tuple[int, ...]) -> np.ndarray:
+    def one_to_two(self, shape: tuple[int, ...], work: np.dtype) -> np.ndarray:
+        """Uniform on [1, 2): random significands under a fixed exponent."""
         count = int(np.prod(shape))
-        packed = self._bits.random_raw(-(-count // 64)).view(np.uint8)
-        return np.unpackbits(packed, count=count).view(bool).reshape(shape)
+        if work == np.float32:
+            bits = self._bits.random_raw(-(-count // 2)).view(np.uint32)[:count]
+            bits >>= np.uint32(9)
+            bits |= np.uint32(0x3F800000)
+            return bits.view(np.float32).reshape(shape)
+        long = self._bits.random_raw(count)
+        long >>= np.uint64(12)
+        long |= np.uint64(0x3FF0000000000000)
+        return long.view(np.float64).reshape(shape)
 
     def uniform(self, shape: tuple[int, ...], rms, work: np.dtype) -> np.ndarray:
         """Zero mean, the given root mean square (a scalar, or one per row), never 0 where rms > 0."""

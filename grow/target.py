@@ -17,6 +17,7 @@ from math import gcd
 from pathlib import Path
 from typing import Any
 
+from grow.checkpoint.header import show
 from grow.errors import BadInput, Refused, did_you_mean
 from grow.family import WIDTHS, Family
 
@@ -48,7 +49,7 @@ def _from_text(family: Family, config: Mapping[str, Any], old: dict[str, int], t
     if text in family.sizes:
         return _from_config(family, old, {**config, **_only(family, text)}, text)
     if "=" in text:
-        return _from_fields(family, old, dict(_parse_field(part) for part in text.split(",")))
+        return _from_fields(family, old, _once([_parse_field(part) for part in text.split(",")]))
     if text[-1:] in ("x", "X") and text[:1] in "0123456789.-+":
         return _from_factor(family, old, text)
     path = Path(text)
@@ -77,11 +78,28 @@ def _parse_field(part: str) -> tuple[str, int]:
         return name.strip(), int(value)
     except ValueError:
         raise BadInput(
-            f"--to {part.strip()}",
-            what=f"{value.strip()!r} is not a whole number",
+            f"--to {show(part.strip(), 80)}",
+            what=f"{show(value.strip(), 40)!r} is not a whole number",
             why="a field of the target is a size",
             fix=f"{name.strip() or 'hidden_size'}=960",
         ) from None
+
+
+def _once(fields: list[tuple[str, int]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for name, value in fields:
+        if found.setdefault(name, value) != value:
+            raise _twice(name, found[name], value)
+    return found
+
+
+def _twice(name: str, one: int, other: int) -> BadInput:
+    return BadInput(
+        f"--to {name}={other}",
+        what=f"is given twice: {one} and {other}",
+        why="a width has one size",
+        fix=f"{name}={other}",
+    )
 
 
 def _from_fields(family: Family, old: dict[str, int], fields: dict[str, Any]) -> Target:
@@ -107,7 +125,8 @@ def _from_fields(family: Family, old: dict[str, int], fields: dict[str, Any]) ->
                 why="widen grows " + ", ".join(WIDTHS),
                 fix=f"leave {name} out",
             )
-        given[axis] = value
+        if given.setdefault(axis, value) != value:
+            raise _twice(name, given[axis], value)
     return Target(_complete(family, old, given))
 
 
@@ -178,7 +197,7 @@ def _check(family: Family, old: dict[str, int], new: dict[str, int]) -> None:
             f"--to {field('heads')}={new['heads']}",
             what=f"{new['kv_heads']} kv heads do not divide {new['heads']} heads",
             why="each kv head serves heads / kv_heads query heads",
-            fix=f"{field('kv_heads')}={new['heads'] // (old['heads'] // old['kv_heads']) or 1}, or other heads",
+            fix=_kv_hint(family, old, new),
         )
     if (family.divides or family.derived_head_dim) and new["hidden"] % new["heads"]:
         up, down = (
@@ -213,6 +232,14 @@ def _check(family: Family, old: dict[str, int], new: dict[str, int]) -> None:
             if derived
             else f"at least {old[shrunk[0]]}",
         )
+
+
+def _kv_hint(family: Family, old: dict[str, int], new: dict[str, int]) -> str:
+    """kv_heads that divide the new heads, or heads that the new kv_heads divide."""
+    heads, kv = new["heads"], new["kv_heads"]
+    divisors = [k for k in range(old["kv_heads"], heads + 1) if heads % k == 0]
+    options = [f"{family.axes['kv_heads']}={k}" for k in divisors[:2]]
+    return " or ".join([*options, f"{family.axes['heads']}={-(-heads // kv) * kv}"])
 
 
 def _read_json(path: Path) -> dict[str, Any]:

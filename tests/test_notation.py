@@ -165,8 +165,8 @@ def test_the_defaults_are_those_of_the_stock_config(family):
         found = {**(stock.get("rope_parameters") or {}), **stock}.get(name, NOT_A_FIELD.get(name))
         assert found == value, name
     family.check_config(stock)
-    with pytest.raises(Refused, match=r"attention_bais.*\n.*did you mean 'attention_"):
-        family.check_config({**stock, "attention_bais": True})
+    with pytest.raises(Refused, match=r"initializer_rnage.*\n.*did you mean 'initializer_range'"):
+        family.check_config({**stock, "initializer_rnage": 0.1})
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -506,31 +505,22 @@ def test_a_pipe_as_grow_json_does_not_hang(copied):
 # The command
 
 
-def command(capsys, monkeypatch, *arguments: object) -> tuple[int, str, str]:
-    from grow.cli import main
-
-    monkeypatch.setattr(sys, "argv", ["grow", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return stop.value.code, *capsys.readouterr()
-
-
 def test_the_command_exits_0_1_and_2_and_names_the_tensor(copied, capsys, monkeypatch):
     line = ("verify", copied.source, copied.grown, "--rung", "certificate")
-    code, out, _ = command(capsys, monkeypatch, *line)
+    code, out, _ = tiny.command(monkeypatch, capsys, *line)
     assert (code, out.splitlines()[-1]) == (
         0, f"lossless: {copied.grown} computes what {copied.source} computes (certificate)",
     )  # fmt: skip
     names = ["model.layers.1.mlp.up_proj.weight", "model.norm.weight"]
     for name in names:
         tiny.edit_tensor(copied.grown, name, lambda raw: raw.__imul__(2))
-    code, out, _ = command(capsys, monkeypatch, *line)
+    code, out, _ = tiny.command(monkeypatch, capsys, *line)
     assert code == 1
     assert all(name in out for name in names)
     assert out.splitlines()[-1].startswith(f"different: {copied.grown} does not compute what {copied.source} computes")
-    code, out, _ = command(capsys, monkeypatch, *line, "--json")
+    code, out, _ = tiny.command(monkeypatch, capsys, *line, "--json")
     assert (code, json.loads(out)["verdict"]) == (1, "different")
-    code, out, err = command(capsys, monkeypatch, "verify", copied.source, copied.source / "nowhere")
+    code, out, err = tiny.command(monkeypatch, capsys, "verify", copied.source, copied.source / "nowhere")
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
 
@@ -538,7 +528,7 @@ def test_the_command_exits_0_1_and_2_and_names_the_tensor(copied, capsys, monkey
 def test_more_faults_than_lines_are_counted(copied, tmp_path, capsys, monkeypatch):
     pair = make(Case("bert", "2x"), tmp_path / "bert")
     other = tiny.checkpoint(tmp_path / "other", "bert", seed=1)
-    _, out, _ = command(capsys, monkeypatch, "verify", other, pair.grown, "--rung", "certificate")
+    _, out, _ = tiny.command(monkeypatch, capsys, "verify", other, pair.grown, "--rung", "certificate")
     assert f"and {len(pair.plan.tensors) - 20} more tensors" in out
 
 

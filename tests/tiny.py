@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,6 +202,21 @@ def edit_tensor(folder: Path, name: str, change: Callable[[np.ndarray], object])
     tensors = read_tensors(folder)
     change(tensors[name].raw)
     write_tensors(folder, tensors)
+
+
+def command(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `grow` with these arguments, in this process."""
+    from grow.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["grow", *map(str, arguments)])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        main()
+    except SystemExit as stop:
+        code = stop.code
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return code, *capsys.readouterr()
 
 
 def snapshot(folder: Path) -> dict[str, tuple]:

@@ -102,7 +102,7 @@ def check_output(out: Path, source: Path | None, overwrite: bool, needed: int) -
     """Everything about the output that can be refused before the first byte is read."""
     where = f"--out {out}"
     parent = out.parent
-    if not out.name or len(out.name.encode()) > 200:
+    if not out.name or len(os.fsencode(out.name)) > 200:
         raise BadInput(
             where[:120],
             what="is no usable folder name",

@@ -15,11 +15,15 @@ from grow.cli.show import emit_error, emit_usage, reader_may_leave
 from grow.errors import GrowError
 
 INTERRUPTED = 130
+INTERNAL = 70  # EX_SOFTWARE of sysexits.h
 
 
 def main() -> NoReturn:
-    """Entry point. Exit codes: 0 done and verified, 1 different, 2 bad input or refused, 130 interrupted."""
+    """Entry point. Exit codes: 0 done and verified, 1 different, 2 bad input or refused, 130 interrupted, 70 a fault of grow."""
     signal.signal(signal.SIGTERM, _interrupt)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller (>&-)
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a locale without × or a file name that is no UTF-8
             stream.reconfigure(errors="backslashreplace")
@@ -41,11 +45,25 @@ def main() -> NoReturn:
     except OSError as error:
         emit_error(_os_error(error))
         code = 2
+    except Exception as error:  # a fault of grow itself must not look like the verdict "different" (1)
+        if os.environ.get("GROW_DEBUG"):
+            raise
+        emit_error(_internal(error))
+        code = INTERNAL
     _quit(int(code) if isinstance(code, int) else 0)
 
 
 def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
+
+
+def _internal(error: Exception) -> GrowError:
+    return GrowError(
+        "grow itself",
+        what=f"{type(error).__name__}: {error}",
+        why="this is a fault of grow, not of the input; nothing was kept under the final name",
+        fix="report it, with what GROW_DEBUG=1 shows",
+    )
 
 
 def _os_error(error: OSError) -> GrowError:

@@ -94,7 +94,7 @@ def plan(p: Plan) -> None:
     per.append(("FLOPs, all", f"{old.flops_per_token:.4g}", f"{new.flops_per_token:.4g}"))
     if new.kv_bytes:
         per.append(("KV cache per token", size(old.kv_bytes), size(new.kv_bytes)))
-    per += [(f"AdamW state, {k}", size(old.train_bytes[k]), size(v)) for k, v in new.train_bytes.items()]
+    per.append(("memory to train, AdamW", size(old.train_bytes), size(new.train_bytes)))
     per.append(("disk", size(old.disk_bytes), size(new.disk_bytes)))
     table(("", "old", "new"), per)
     for note in p.notes:

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +282,8 @@ def _models(source: Checkpoint, grown: Checkpoint, plan: _Replay | None, wanted,
             yield rungs.true_float64(pair, limit=limit, readback=readback)
         if "proof" in wanted and needs_proof and plan is not None:
             progress("proof")
-            yield _proof(plan, seed)
+            pair.release()
+            yield _proof(plan, pair)
         if "runtime_dtype" in wanted:
             progress("runtime_dtype")
             yield rungs.runtime_dtype(pair, readback=readback)
@@ -297,15 +298,12 @@ def _models(source: Checkpoint, grown: Checkpoint, plan: _Replay | None, wanted,
 _NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def _proof(plan: _Replay, seed: int) -> Rung:
-    from dataclasses import replace
-
+def _proof(plan: _Replay, pair: Any) -> Rung:
     from grow.verify import rungs
-    from grow.verify.pair import Pair
 
     try:
-        with plan.proof_copy() as folder, Pair(plan.source.path, folder, seed=seed) as pair:
-            return replace(rungs.true_float64(pair, limit=EXACT, readback=plan.readback), name="proof")
+        with plan.proof_copy() as folder, pair.against(folder) as proof:
+            return replace(rungs.true_float64(proof, limit=EXACT, readback=plan.readback), name="proof")
     except NoSpace as error:
         return Rung("proof", "skip", reason=str(error))
 

@@ -94,6 +94,13 @@ class Pair:
         self._outputs.clear()
         self.release()
 
+    def against(self, grown: str | Path) -> Pair:
+        """A pair of the same source with another checkpoint; the source's outputs are not computed again."""
+        other = Pair(self.folders["source"], grown, seed=self.seed, length=self.length)
+        other._probes = self._probes
+        other._outputs = {key: value for key, value in self._outputs.items() if key[0] == "source"}
+        return other
+
     def release(self) -> None:
         """Free the models and keep their outputs."""
         self._models.clear()

@@ -1,0 +1,412 @@
+"""What people and pipelines may rely on: names, options, exit codes, one JSON document, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import tiny
+
+import grow
+from grow.cli.commands import cli
+
+REPOSITORY = Path(grow.__file__).parents[1]
+
+# Growing either table is a decision.
+PUBLIC = {
+    "BadInput", "Different", "GrowError", "Growth", "Inspection", "Refused",
+    "families", "inspect", "plan", "verify", "widen",
+}  # fmt: skip
+GROWTH = "--assume-harmless --dtype --from --json --operator --revision --seed --split --to"
+COMMANDS = {
+    "widen": f"{GROWTH} --dry-run --max-shard-size --no-verify --out --overwrite",
+    "plan": GROWTH,
+    "verify": "SRC GROWN --json --revision --rung --seed",
+    "inspect": "SRC --assume-harmless --json --revision",
+    "families": "NAME --json",
+    "completion": "SHELL",
+}
+WITH_JSON = sorted(set(COMMANDS) - {"completion"})  # its output is a script
+
+
+@pytest.fixture
+def grow_(monkeypatch, capsys):
+    """`grow_("plan", "--from", source)`: exit code, stdout, stderr."""
+    return lambda *arguments: tiny.command(monkeypatch, capsys, *arguments)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("cli")
+    source = tiny.checkpoint(folder / "source", "llama")
+    return source, grow.widen(source, "2x", out=folder / "grown", verify=False).path
+
+
+def shell(line: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """A line of bash with $grow as the command; `pipefail`, so that every exit code of a pipe counts."""
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
+    env |= {"grow": f"{sys.executable} -m grow", **environment}
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line], cwd=cwd, env=env, capture_output=True, timeout=120, check=False
+    )
+
+
+# The frozen sets
+
+
+def test_public_names_are_frozen():
+    assert set(grow.__all__) == PUBLIC
+    assert all(hasattr(grow, name) for name in PUBLIC)
+
+
+def test_commands_and_their_options_are_frozen():
+    found = {}
+    for name, command in cli.commands.items():
+        words = [p.opts[0] if isinstance(p, click.Option) else p.human_readable_name for p in command.params]
+        assert all(len(p.opts) == 1 and not p.secondary_opts for p in command.params), name
+        found[name] = sorted(words)
+    assert found == {name: sorted(options.split()) for name, options in COMMANDS.items()}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_names_every_option_and_fits_the_terminal(grow_, command, flag):
+    code, out, err = grow_(command, flag)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"Usage: grow {command}")
+    assert all(word in out for word in COMMANDS[command].replace("SHELL", "{bash|zsh|fish}").split())
+    assert max(map(len, out.splitlines())) <= 110
+
+
+def test_help_lists_every_command_and_version_is_the_packages(grow_):
+    code, out, _ = grow_("--help")
+    assert code == 0
+    assert all(f"\n  {name} " in out for name in COMMANDS)
+    assert grow_("--version")[:2] == (0, f"grow, version {grow.__version__}\n")
+
+
+def test_every_option_has_help():
+    without = [
+        (name, p.name)
+        for name, command in cli.commands.items()
+        for p in command.params
+        if isinstance(p, click.Option) and not p.help
+    ]
+    assert without == []
+
+
+# One JSON document
+
+
+def lines(pair: tuple[Path, Path], out: Path) -> dict[str, list[list[Any]]]:
+    source, grown = pair
+    growth = ["--from", source, "--to", "2x"]
+    return {
+        "widen": [
+            ["widen", *growth, "--out", out, "--no-verify"],
+            ["widen", *growth, "--dry-run"],
+        ],
+        "plan": [["plan", *growth], ["plan", "--from", source, "--to", "hidden_size=36"]],
+        "verify": [["verify", source, grown, "--rung", "certificate"]],
+        "inspect": [["inspect", source], ["inspect", grown]],
+        "families": [["families"], ["families", "gpt2"]],
+    }
+
+
+@pytest.mark.parametrize("command", WITH_JSON)
+def test_json_is_one_document_on_stdout_and_nothing_else(grow_, pair, tmp_path, command):
+    for line in lines(pair, tmp_path / "out")[command]:
+        code, out, err = grow_(*line, "--json")
+        assert (code, err) == (0, "")
+        assert json.loads(out, parse_constant=pytest.fail)["schema"] == 1
+
+
+@pytest.mark.parametrize("command", WITH_JSON)
+def test_without_json_the_same_is_said_in_words(grow_, pair, tmp_path, command):
+    for line in lines(pair, tmp_path / "out")[command]:
+        code, out, err = grow_(*line)
+        assert (code, err) == (0, "")
+        assert out
+        assert not out.lstrip().startswith("{")
+        assert "\x1b" not in out  # no colours or cursor movements in a pipe
+
+
+def test_the_parts_of_the_documents(grow_, pair, tmp_path):
+    line = lines(pair, tmp_path / "out")
+    documents = {name: json.loads(grow_(*line[name][0], "--json")[1]) for name in WITH_JSON}
+    assert {name: set(document) for name, document in documents.items()} == {
+        "widen": {"schema", "path", "status", "seconds", "plan", "verification", "notes"},
+        "plan": {
+            "schema", "family", "architecture", "storage", "rounded_because", "split", "seed", "axes", "tensors",
+            "couplings", "config", "cost", "notes",
+        },
+        "verify": {"schema", "source", "grown", "verdict", "rungs", "notes"},
+        "inspect": {
+            "schema", "path", "family", "architecture", "sizes", "parameters", "tensors", "targets", "notes",
+        },
+        "families": {"schema", "families"},
+    }  # fmt: skip
+    assert documents["widen"]["plan"] == documents["plan"]
+    assert documents["widen"]["status"] == "unverified"
+    assert documents["widen"]["verification"] is None
+    assert [f["model_type"] for f in documents["families"]["families"]] == list(grow.families)
+
+
+def test_the_plan_is_what_the_record_says_was_done(grow_, pair):
+    source, grown = pair
+    document = json.loads(grow_("plan", "--from", source, "--to", "2x", "--json")[1])
+    record = tiny.read_json(grown / "grow.json")["plan"]
+    assert {a: x["old"] for a, x in document["axes"].items()} == record["sizes"]
+    assert {a: x["new"] for a, x in document["axes"].items()} == record["new_sizes"]
+    assert {a: document["axes"][a]["how"] for a in record["operators"]} == record["operators"]
+    assert {name: x["new"] for name, x in document["config"].items()} == record["config_changes"]
+    assert (document["storage"], document["split"], document["seed"]) == (
+        record["storage"], record["split"], record["seed"],
+    )  # fmt: skip
+
+
+def test_an_error_with_json_is_a_document_too(grow_, pair):
+    for line in (["plan", "--from", pair[0], "--to", "3.7x"], ["inspect", "nowhere"], ["families", "lama"]):
+        code, out, err = grow_(*line, "--json")
+        assert code == 2
+        assert err.startswith("error: ")
+        document = json.loads(out)
+        assert document["exit_code"] == 2
+        assert set(document["error"]) == {"where", "what", "why", "fix"}
+        assert all(document["error"].values())
+    code, out, err = grow_("plan", "--jsn", "--json")
+    assert code == 2
+    assert json.loads(out)["error"]["what"] == "No such option '--jsn'. Did you mean '--json'?"
+    assert err.startswith("Usage: ")
+
+
+# Nothing is written
+
+
+@pytest.mark.parametrize("command", ["plan", "widen", "inspect", "verify", "families"])
+def test_what_only_looks_writes_nothing(grow_, pair, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    before = tiny.snapshot(pair[0].parent)
+    line = next(x for x in lines(pair, tmp_path / "out")[command] if command != "widen" or "--dry-run" in x)
+    assert grow_(*line)[0] == 0
+    assert list(tmp_path.iterdir()) == []
+    assert tiny.snapshot(pair[0].parent) == before
+
+
+def test_a_dry_run_shows_the_plan_that_plan_shows(grow_, pair):
+    growth = ["--from", pair[0], "--to", "hidden_size=36", "--seed", 7]
+    assert grow_("widen", *growth, "--dry-run") == grow_("plan", *growth)
+
+
+def test_the_result_has_a_name_when_nobody_gives_one(grow_, pair, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = grow_("widen", "--from", pair[0], "--to", "hidden_size=48,heads=8", "--no-verify")
+    assert code == 0
+    assert out.startswith("source-hidden_size=48,heads=8: ")
+    assert [p.name for p in tmp_path.iterdir()] == ["source-hidden_size=48,heads=8"]
+
+
+# Bad command lines
+
+BAD: dict[str, str] = {
+    "nothing": "",
+    "an unknown command": "wident",
+    "an unknown option": "plan --banana",
+    "no source": "plan --to 2x",
+    "no target": "plan --from small",
+    "a source that is nowhere": "plan --from nowhere --to 2x",
+    "a bundled name misspelt": "plan --from smal --to 2x",
+    "an empty source": "plan --from '' --to 2x",
+    "a file as source": "plan --from small/config.json --to 2x",
+    "an empty folder": "plan --from empty --to 2x",
+    "a hub id offline": "plan --from no-such-org/no-such-model --to 2x",
+    "a revision of a folder": "plan --from source --to 2x --revision main",
+    "a source with NUL": "plan --from 'a\0b' --to 2x",
+    "an empty target": "plan --from source --to ''",
+    "a size misspelt": "plan --from source --to bse",
+    "a factor below 1": "plan --from source --to 0.5x",
+    "a factor of 1e9": "plan --from source --to 1000000000x",
+    "a factor of nan": "plan --from source --to nanx",
+    "a factor of infinity": "plan --from source --to 1e999x",
+    "a factor with a zero below": "plan --from source --to 1/0x",
+    "a negative factor": "plan --from source --to=-2x",
+    "a factor that leaves a fraction": "plan --from source --to 1.7x",
+    "a field misspelt": "plan --from source --to hiden_size=48",
+    "a field without a value": "plan --from source --to hidden_size=",
+    "a field that is no number": "plan --from source --to hidden_size=big",
+    "a field of 10^30": f"plan --from source --to hidden_size=1{'0' * 30}",
+    "a field of 10^5000": f"plan --from source --to hidden_size=1{'0' * 5000}",
+    "a smaller target": "plan --from source --to hidden_size=12",
+    "a target of zero": "plan --from source --to hidden_size=0",
+    "a field twice": "plan --from source --to hidden_size=48,hidden_size=72",
+    "layers in a width target": "plan --from source --to num_hidden_layers=4",
+    "a target that is no config": "plan --from source --to source/model.safetensors",
+    "another family as target": "plan --from source --to gpt2",
+    "an operator without =": "plan --from source --to 2x --operator copies",
+    "an operator misspelt": "plan --from source --to 2x --operator ffn=copy",
+    "an operator on no axis": "plan --from source --to 2x --operator vocab=copies",
+    "an operator that cannot": "plan --from source --to hidden_size=36 --operator hidden=mean",
+    "an unknown dtype": "plan --from source --to 2x --dtype int8",
+    "a negative seed": "plan --from source --to 2x --seed -1",
+    "a seed of 2^64": "plan --from source --to 2x --seed 18446744073709551616",
+    "a seed that is no number": "plan --from source --to 2x --seed x",
+    "an unknown config field": "plan --from odd --to 2x",
+    "a shard size of nothing": "widen --from source --to 2x --out out --max-shard-size 0",
+    "a shard size of bananas": "widen --from source --to 2x --out out --max-shard-size 5bananas",
+    "a missing parent": "widen --from source --to 2x --out nowhere/out",
+    "the source as output": "widen --from source --to 2x --out source",
+    "a rung misspelt": "verify source source --rung certificat",
+    "one folder to verify": "verify source",
+    "three folders to verify": "verify source source source",
+    "an unknown family": "families lama",
+    "an unknown shell": "completion tcsh",
+    "inspect of a file": "inspect source/config.json",
+}
+FORKS = """
+import json, os, sys, tempfile
+from grow.cli import main
+found = {}
+for name, line in json.load(sys.stdin).items():
+    files = [tempfile.TemporaryFile() for _ in "oe"]
+    child = os.fork()
+    if not child:
+        for fd, file in enumerate(files, 1):
+            os.dup2(file.fileno(), fd)
+        sys.argv = ["grow", *line]
+        main()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    texts = []
+    for file in files:
+        file.seek(0)
+        texts.append(file.read().decode("utf-8", "surrogateescape"))
+    found[name] = [code, *texts]
+json.dump(found, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module", params=["C", "ascii"])
+def bad(request, tmp_path_factory) -> dict[str, tuple[int, str, str]]:
+    """Exit code, stdout and stderr of every bad line: forks of one process on a dumb terminal, under two locales."""
+    import shlex
+
+    folder = tmp_path_factory.mktemp("bad")
+    tiny.checkpoint(folder / "source", "llama")
+    tiny.checkpoint(folder / "odd", "llama", banana_factor=3)
+    (folder / "empty").mkdir()
+    before = tiny.snapshot(folder)
+    env = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(REPOSITORY),
+        "HF_HUB_OFFLINE": "1",
+        "TERM": "dumb",
+        "LANG": "C",
+    }
+    if request.param == "ascii":
+        env |= {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "NO_COLOR": "1"}
+    split = {name: shlex.split(line) for name, line in BAD.items()}
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS], input=json.dumps(split), capture_output=True, text=True, cwd=folder, env=env,
+        timeout=120, check=True,
+    )  # fmt: skip
+    assert tiny.snapshot(folder) == before  # and none of them wrote anything
+    return {name: tuple(found) for name, found in json.loads(done.stdout).items()}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_line_is_one_message_with_where_why_and_fix(bad, name):
+    code, out, err = bad[name]
+    assert "Traceback" not in out + err, err
+    assert (code, out) == (2, "")
+    if err.startswith("error: "):  # grow's own; click's tells the usage
+        assert "\n  why  " in err
+        assert "\n  fix  " in err
+    else:
+        assert "--help" in err
+    assert len(err) < 2000
+
+
+# Processes
+
+
+def test_importing_grow_and_planning_import_neither_torch_nor_transformers(tmp_path):
+    code = (
+        "import sys, grow, grow.cli\n"
+        "sys.argv = 'grow plan --from small --to 2x --json'.split()\n"
+        "try: grow.cli.main()\n"
+        "finally: print(sorted({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)), file=sys.stderr)"
+    )
+    found = shell(f"{sys.executable} -c '{code.replace(chr(39), chr(34))}'", tmp_path)
+    assert (found.returncode, found.stderr) == (0, b"[]\n")
+    assert json.loads(found.stdout)["family"] == "llama"
+
+
+def test_exit_codes_of_the_installed_command(pair, tmp_path):
+    source, grown = pair
+    damaged = tmp_path / "damaged"
+    line = (
+        f"cp -r {grown} {damaged}; "
+        f"$grow verify {source} {grown} --rung certificate; echo $?; "
+        f"printf x | dd of={damaged}/model.safetensors bs=1 seek=9000 conv=notrunc status=none; "
+        f"$grow verify {source} {damaged} --rung certificate >/dev/null; echo $?; "
+        f"$grow verify {source} {damaged} --rung certificate | true; echo $?; "
+        f"$grow verify {source} nowhere; echo $?"
+    )
+    found = shell(line, tmp_path, LANG="C", TERM="dumb")
+    said = found.stdout.decode().splitlines()
+    # a reader that has left does not turn "different" into success
+    assert [word for word in said if word in "0123"] == ["0", "1", "1", "2"]
+    assert b"Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("line", ["$grow plan --from small --to 2x", "$grow families --json", "$grow --help"])
+def test_a_reader_that_has_seen_enough_is_no_error(line, tmp_path):
+    found = shell(f"{line} | head -1; {line} | true; {line} >&-", tmp_path)
+    assert found.stderr == b""
+    assert found.returncode == 0
+    assert found.stdout.count(b"\n") == 1
+
+
+def test_a_terminal_without_the_letters_gets_escapes_and_json_stays_json(pair, tmp_path):
+    old = {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    line = f"$grow plan --from {pair[0]} --to hidden_size=36; $grow plan --from {pair[0]} --to 2x --json"
+    found = shell(line, tmp_path, **old)
+    assert (found.returncode, found.stderr) == (0, b"")
+    text, document = found.stdout.decode("latin-1").split("\n{\n", 1)
+    assert r"stream × \u221a(36/24)" in text
+    assert json.loads("{" + document.encode("latin-1").decode("ascii"))["axes"]["hidden"]["how"] == "copies × 2"
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("bash", "complete -o nosort -F"), ("zsh", "#compdef grow"), ("fish", "complete --no-files --command grow")],
+)
+def test_completion_scripts(grow_, name, wanted):
+    if name == "bash":  # click asks the installed bash for its version
+        pytest.importorskip("shutil").which("bash") or pytest.skip("no bash here")
+    code, out, _ = grow_("completion", name)
+    assert code == 0
+    assert wanted in out
+    assert "_GROW_COMPLETE" in out
+
+
+def test_completion_completes(monkeypatch, capsys):
+    monkeypatch.setenv("_GROW_COMPLETE", "zsh_complete")
+    monkeypatch.setenv("COMP_WORDS", "grow wid")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    code, out, _ = tiny.command(monkeypatch, capsys)
+    assert (code, out.splitlines()[:2]) == (0, ["plain", "widen"])
+
+
+def test_progress_is_shown_on_a_terminal_only(pair, tmp_path, monkeypatch, capsys):
+    line = ["widen", "--from", pair[0], "--to", "2x", "--no-verify", "--out"]
+    assert tiny.command(monkeypatch, capsys, *line, tmp_path / "a")[2] == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert "writing " in tiny.command(monkeypatch, capsys, *line, tmp_path / "b")[2]
+    assert tiny.command(monkeypatch, capsys, *line, tmp_path / "c", "--json")[2] == ""

@@ -1,0 +1,208 @@
+"""Every family's table agrees with what the stock model does when one width of its config changes, both ways."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import subprocess
+import sys
+
+import pytest
+from models import VARIANTS
+
+from grow.axes import Row
+from grow.families import FAMILIES
+from grow.family import Family
+from grow.match import expected_rows, match
+from grow.probe import SIZES, axes_of, draft, probe, shapes
+
+CLASSES = {
+    "AutoModel": "Model",
+    "AutoModelForCausalLM": "ForCausalLM",
+    "AutoModelForMaskedLM": "ForMaskedLM",
+    "AutoModelForSequenceClassification": "ForSequenceClassification",
+    "AutoModelForTokenClassification": "ForTokenClassification",
+    "AutoModelForQuestionAnswering": "ForQuestionAnswering",
+    "AutoModelForPreTraining": "ForPreTraining",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A stock class with what the variant changes besides sizes; sizes are the probe's."""
+
+    model_type: str
+    auto: str
+    fields: str  # JSON, so that it can be a key
+
+    @property
+    def axes(self) -> dict[str, str]:
+        axes = axes_of(self.model_type)
+        if "word_embed_proj_dim" not in self.fields:
+            axes.pop("embed", None)
+        return axes
+
+    @property
+    def extra(self) -> dict:
+        return {k: v for k, v in json.loads(self.fields).items() if k != "word_embed_proj_dim"}
+
+    def config(self, family: Family) -> dict:
+        suffix = "LMHeadModel" if (self.model_type, self.auto) == ("gpt2", "AutoModelForCausalLM") else CLASSES[self.auto]
+        sizes = {field: SIZES[axis] for axis, field in self.axes.items()}
+        return {"model_type": self.model_type, "architectures": [suffix], "tie_word_embeddings": False, **sizes, **self.extra}
+
+
+def subject_of(variant: str) -> Subject:
+    kind, auto, fields, _ = VARIANTS[variant]
+    sized = set(FAMILIES[kind].axes.values()) | {"rope_parameters", "tie_word_embeddings", "label2id"}
+    extra = {k: v for k, v in fields.items() if k not in sized and "token_id" not in k}
+    if fields.get("word_embed_proj_dim", fields.get("hidden_size")) != fields.get("hidden_size"):
+        extra["word_embed_proj_dim"] = True
+    return Subject(kind, auto, json.dumps(extra, sort_keys=True))
+
+
+SUBJECTS = {subject_of(v): v for v in reversed(VARIANTS)}
+
+
+@functools.cache
+def probed(subject: Subject) -> dict[str, tuple[frozenset[str], ...]]:
+    return probe(subject.model_type, axes=subject.axes, auto=subject.auto, **subject.extra)
+
+
+@functools.cache
+def canonical(subject: Subject) -> dict[str, str]:
+    """Module name -> the table's name, by the family as it is."""
+    family = FAMILIES[subject.model_type]
+    fields = {**subject.config(family)}
+    fields.pop("model_type"), fields.pop("architectures")
+    stock = shapes(subject.model_type, subject.auto, {**fields, "pad_token_id": 0})
+
+    class Info:
+        dtype = "F32"
+
+        def __init__(self, shape):
+            self.shape = shape
+
+    found = match(family, subject.config(family), {k: Info(s) for k, s in stock.items()}, "stock")
+    return {t.name.replace(".0.", ".{layers}."): t.row.name for t in found.tensors}
+
+
+def labelled(family: Family, row: Row, config: dict, axes: dict[str, str]) -> tuple[frozenset[str] | None, ...]:
+    """The axes that move each dim according to its labels; None for labels, which no width moves."""
+    old = family.sizes_of(config)
+    moved: list[set[str]] = [set() for _ in row.signature.dims]
+    for axis, field in axes.items():
+        new = family.sizes_of({**config, field: 2 * config[field]})
+        for at, dim in enumerate(row.signature.dims):
+            if dim.size({**old, "labels": 1}) != dim.size({**new, "labels": 1}):
+                moved[at].add(axis)
+    return tuple(map(frozenset, moved))
+
+
+def disagreements(family: Family, subject: Subject) -> list[str]:
+    """Where table and stock model differ: a dim, a row without tensor, a tensor without row."""
+    config, names = subject.config(family), canonical(subject)
+    rows = {row.name: row for row in expected_rows(family, config).values()}
+    stock = {names[name]: moves for name, moves in probed(subject).items()}
+    faults = [f"{name}: no row" for name in stock if name not in rows]
+    for name, row in rows.items():
+        if name not in stock:
+            faults += [] if row.optional else [f"{name}: no tensor"]
+        elif (wanted := labelled(family, row, config, subject.axes)) != stock[name]:
+            faults.append(f"{name}: the table says {wanted}, the stock model {stock[name]}")
+    return faults
+
+
+@pytest.mark.parametrize("subject", SUBJECTS, ids=SUBJECTS.values())
+def test_the_table_agrees_with_the_stock_model(subject):
+    assert disagreements(FAMILIES[subject.model_type], subject) == []
+
+
+@pytest.mark.parametrize("subject", SUBJECTS, ids=SUBJECTS.values())
+def test_an_axis_that_moves_no_tensor_is_no_width(subject):
+    """Heads move nothing where head_dim = hidden / heads, positions nothing under RoPE; all else moves something."""
+    family = FAMILIES[subject.model_type]
+    moved = {axis for dims in probed(subject).values() for dim in dims for axis in dim}
+    idle = {"layers"} | ({"heads"} if family.derived_head_dim else set())
+    idle |= {"positions"} if family.attention.rope else set()
+    assert moved == set(subject.axes) - idle
+
+
+# A wrong table is caught
+
+
+def edited(family: Family, old: str, new: str) -> Family:
+    assert old in family.table
+    return dataclasses.replace(family, table=family.table.replace(old, new))
+
+
+LANGUAGE = {
+    s.model_type: s for s, v in SUBJECTS.items() if s.auto in ("AutoModelForCausalLM", "AutoModelForMaskedLM") and s.extra
+} | {s.model_type: s for s, v in SUBJECTS.items() if v in ("llama", "gpt2", "gpt_neox", "opt-projected", "bert-mlm")}
+
+
+@pytest.mark.parametrize("subject", LANGUAGE.values(), ids=LANGUAGE)
+def test_swapped_dims_are_caught_in_every_row_that_is_not_square(subject):
+    family = FAMILIES[subject.model_type]
+    caught = square = 0
+    for row in {row.name: row for row in expected_rows(family, subject.config(family)).values()}.values():
+        if len(row.signature.dims) != 2 or row.optional:
+            continue
+        left, arrow, right = row.signature.text.partition("<-" if "<-" in row.signature.text else "->")
+        line = next(x for x in family.table.splitlines() if x.split()[:1] == [row.name] and row.signature.text in " ".join(x.split()))
+        broken = edited(family, line, f"{row.name} {right} {arrow} {left} ? {row.when or 'always'}")
+        wanted = labelled(family, row, subject.config(family), subject.axes)
+        if wanted[0] == wanted[1]:
+            square += 1
+            continue
+        faults = disagreements(broken, subject)
+        assert len(faults) == 1, row
+        assert faults[0].startswith(row.name)
+        caught += 1
+    assert caught > square or family.derived_head_dim
+    assert caught >= 4
+
+
+@pytest.mark.parametrize(
+    ("model_type", "old", "new", "fault"),
+    [
+        ("llama", "mlp.up_proj.weight                    ffn", "mlp.up_proj.weight vocab", "up_proj"),
+        ("llama", "self_attn.k_proj.weight             (kv_heads head_dim.k)", "self_attn.k_proj.weight (kv_heads q_per_kv head_dim.k)", "k_proj"),
+        ("llama", "model.norm.weight ", "model.norm.bias ", "no tensor"),
+        ("llama", "mlp.gate_proj.bias                    ffn <-                              ? mlp_bias", "mlp.gate_proj.bias ffn <-", "no tensor"),
+        ("gpt2", "hidden -> (qkv heads head_dim)", "hidden -> ffn", "c_attn"),
+        ("gpt2", "transformer.wpe.weight                       positions -> hidden", "", "no row"),
+        ("opt", "hidden <- embed   ? word_embed_proj_dim!=hidden_size", "embed <- hidden   ? word_embed_proj_dim!=hidden_size", "project_in"),
+    ],
+)  # fmt: skip
+def test_a_wrong_row_is_caught(model_type, old, new, fault):
+    subject = LANGUAGE[model_type]
+    family = FAMILIES[model_type]
+    if old.startswith("mlp.") or old.startswith("self_attn."):
+        table = "\n".join(" ".join(line.split()) for line in family.table.splitlines())
+        family, old, new = (
+            dataclasses.replace(family, table=table), " ".join(old.split()), " ".join(new.split())
+        )  # fmt: skip
+        assert disagreements(family, subject) == []
+    faults = disagreements(edited(family, old, new), subject)
+    assert faults
+    assert any(fault in text for text in faults)
+
+
+# A family that grow does not have yet
+
+
+def test_a_draft_for_a_family_that_is_not_registered():
+    assert "starcoder2" not in FAMILIES
+    text = draft(probe("starcoder2", bos_token_id=0, eos_token_id=0))
+    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in text.splitlines()}
+    assert lines["model.embed_tokens.weight"] == "vocab ? hidden"
+    assert lines["model.layers.{layers}.mlp.c_fc.weight"] == "ffn ? hidden"
+    assert lines["model.layers.{layers}.mlp.c_fc.bias"] == "ffn ?"
+    assert "kv_heads" in lines["model.layers.{layers}.self_attn.k_proj.weight"]
+
+
+def test_importing_the_probe_imports_no_torch():
+    code = "import grow.probe, sys; assert 'torch' not in sys.modules; assert 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
