@@ -15,19 +15,22 @@ from grow import rope
 from grow.errors import Refused
 from grow.family import WIDTHS, Family
 from grow.maps import AxisMap, identity
+from grow.nearest import nearest
 from grow.operators import OPERATORS, default_operator, grow_head_dim, grow_heads
 
 
 def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, AxisMap], dict[str, str], dict[str, Any]]:
     words = dict.fromkeys(WIDTHS, "unchanged")
     maps: dict[str, AxisMap] = {}
-    for axis, context in (("hidden", _hidden_context(family, config)), ("ffn", "elementwise")):
+    for axis, context in (("hidden", family.hidden_context(config)), ("ffn", "elementwise")):
         maps[axis] = identity(old[axis])
         if new[axis] != old[axis]:
+            if default_operator(old[axis], new[axis], context) is None and axis not in chosen:
+                raise _no_multiple(family, config, old, new)
             name = _operator(family, axis, old[axis], new[axis], context, chosen.get(axis))
             maps[axis] = OPERATORS[name](old[axis], new[axis], context)
             words[axis] = _describe(maps[axis])
-    maps["heads"], maps["kv_heads"] = _head_maps(family, old, new, chosen, words)
+    maps["heads"], maps["kv_heads"] = _head_maps(family, config, old, new, chosen, words)
     d, d2 = old["head_dim"], new["head_dim"]
     scaled = family.holds(config, family.attention.scaled)
     place, changes, how = np.arange(d), {}, "appended"
@@ -45,12 +48,6 @@ def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, Axi
         if not np.allclose(law, 1, rtol=0, atol=1e-12):  # a few roundings of √ and of shares that sum to 1
             raise AssertionError(f"{space}: the law gives {law}")
     return maps, words, changes
-
-
-def _hidden_context(family: Family, config) -> str:
-    norm = family.norm
-    plain = family.holds(config, norm.writes_stream) or family.holds(config, norm.bare)
-    return "plain" if plain or not family.holds(config, norm.affine) else norm.kind
 
 
 def _operator(family: Family, axis: str, n: int, m: int, context: str, chosen: str | None) -> str:
@@ -71,17 +68,21 @@ def _operator(family: Family, axis: str, n: int, m: int, context: str, chosen: s
             why=_WHY[context],
             fix=" or ".join(f"--operator {axis}={name}" for name in fits) or " or ".join(exact),
         )
-    raise Refused(
-        axis,
-        what=f"would grow {n} -> {m}, which is not a whole multiple",
+    raise AssertionError(f"{axis}: no operator grows {n} -> {m}")
+
+
+def _no_multiple(family: Family, config, old, new) -> Refused:
+    return Refused(
+        "hidden",
+        what=f"would grow {old['hidden']} -> {new['hidden']}, which is not a whole multiple",
         details=(
             (
                 "equation",
                 "LN(u) = γ·(u - mean)/σ + β; [u; u; …] has the mean and σ of u, other extensions of u do not",
             ),
         ),
-        why=_WHY[context],
-        fix="nearest exact targets: " + " or ".join(exact),
+        why=_WHY["plain"],
+        fix="nearest exact targets: " + nearest(family, config, old, new),
     )
 
 
@@ -94,7 +95,7 @@ _WHY = {
 }
 
 
-def _head_maps(family: Family, old, new, chosen, words) -> tuple[AxisMap, AxisMap]:
+def _head_maps(family: Family, config, old, new, chosen, words) -> tuple[AxisMap, AxisMap]:
     sizes = (old["heads"], old["kv_heads"], new["heads"], new["kv_heads"])
     if sizes[:2] == sizes[2:]:
         return identity(sizes[0]), identity(sizes[1])
@@ -104,19 +105,18 @@ def _head_maps(family: Family, old, new, chosen, words) -> tuple[AxisMap, AxisMa
             f"--operator heads={name}",
             what="heads grow by unread or copies",
             why=_WHY["elementwise"],
-            fix="unread",
+            fix="--operator heads=unread",
         )
     grown = grow_heads(*sizes, name)
     if grown is None:
         h, k, h2, k2 = sizes
         g, g2 = h // k, h2 // k2
-        need = -(-g // g2) * k
         raise Refused(
             f"--to {family.axes['heads']}={h2}"
             + (f",{family.axes['kv_heads']}={k2}" if "kv_heads" in family.axes else ""),
             what=f"{h} query heads in {k} groups of {g} do not fit into {k2} groups of {g2}",
             why="stock attention reads kv head ⌊q / q_per_kv⌋: every old query head needs a group with its kv head",
-            fix=f"{family.axes.get('kv_heads', 'kv_heads')}={need}, or {family.axes['heads']}={g * k2}",
+            fix=nearest(family, config, old, new),
         )
     words["heads"] = _describe(grown.heads)
     words["kv_heads"] = _describe(grown.kv_heads) if sizes[1] != sizes[3] else "unchanged"

@@ -142,6 +142,11 @@ class Family:
             return any(name.endswith(suffix) for suffix in word.split("|"))
         return bool(self.get(config, word))
 
+    def hidden_context(self, config: Mapping[str, Any]) -> str:
+        """What sits on the hidden axis, for `grow.operators`: "rms", "layernorm" or "plain"."""
+        plain = self.holds(config, self.norm.writes_stream) or self.holds(config, self.norm.bare)
+        return "plain" if plain or not self.holds(config, self.norm.affine) else self.norm.kind
+
     def sizes_of(self, config: Mapping[str, Any]) -> dict[str, int]:
         """Axis -> size, head_dim and kv_heads resolved; BadInput when the fields contradict each other."""
         sizes: dict[str, int] = {}

@@ -20,8 +20,7 @@ from typing import Any
 from grow.checkpoint.header import show
 from grow.errors import BadInput, Refused, did_you_mean
 from grow.family import WIDTHS, Family
-
-LARGEST = 2**31 - 1
+from grow.nearest import LARGEST, complete, nearest
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def resolve(family: Family, config: Mapping[str, Any], to: Any) -> Target:
         target = _from_config(family, old, to, "target") if "model_type" in to else _from_fields(family, old, dict(to))
     else:
         target = _from_text(family, config, old, os.fspath(to))
-    _check(family, old, target.sizes)
+    _check(family, config, old, target.sizes)
     return target
 
 
@@ -127,19 +126,7 @@ def _from_fields(family: Family, old: dict[str, int], fields: dict[str, Any]) ->
             )
         if given.setdefault(axis, value) != value:
             raise _twice(name, given[axis], value)
-    return Target(_complete(family, old, given))
-
-
-def _complete(family: Family, old: dict[str, int], given: dict[str, int]) -> dict[str, int]:
-    """All sizes when some were given: what is not named stays, kv_heads follow heads where they were equal."""
-    new = {**old, **given}
-    if "kv_heads" not in given and old["kv_heads"] == old["heads"]:
-        new["kv_heads"] = new["heads"]
-    if family.derived_head_dim and "head_dim" not in given and new["hidden"] % new["heads"] == 0:
-        new["head_dim"] = new["hidden"] // new["heads"]
-    if "embed" in old and old["embed"] == old["hidden"]:
-        new["embed"] = new["hidden"]
-    return new
+    return Target(complete(family, old, given))
 
 
 def _from_factor(family: Family, old: dict[str, int], text: str) -> Target:
@@ -154,14 +141,20 @@ def _from_factor(family: Family, old: dict[str, int], text: str) -> Target:
     if broken:
         step = gcd(*(old[a] for a in scaled))
         below = int(factor * step)
-        near = sorted({Fraction(max(k, step), step) for k in (below, below + 1)})
+        near = [Fraction(k, step) for k in (below, below + 1) if k > step]
         raise Refused(
             f"--to {text}",
             what=", ".join(f"{a} {old[a]} × {float(factor):g} = {float(old[a] * factor):g}" for a in broken),
             why="every width is a whole number",
-            fix="--to " + " or ".join(f"{float(f):g}x" for f in near) + ", or name the fields",
+            fix="--to " + " or ".join(f"{_factor(f)}x" for f in near) + ", or name the fields",
         )
-    return Target(_complete(family, old, {axis: int(old[axis] * factor) for axis in scaled}))
+    return Target(complete(family, old, {axis: int(old[axis] * factor) for axis in scaled}))
+
+
+def _factor(f: Fraction) -> str:
+    """`1.5` where decimals are exact, else `4/3`."""
+    text = f"{float(f):g}"
+    return text if Fraction(text) == f else str(f)
 
 
 def _from_config(family: Family, old: dict[str, int], config: Mapping[str, Any], name: str) -> Target:
@@ -173,7 +166,7 @@ def _from_config(family: Family, old: dict[str, int], config: Mapping[str, Any],
             fix="a target of the source's family",
         )
     sizes = family.sizes_of(config)
-    new = _complete(family, old, {axis: sizes[axis] for axis in (*WIDTHS, "embed") if axis in sizes})
+    new = complete(family, old, {axis: sizes[axis] for axis in (*WIDTHS, "embed") if axis in sizes})
     notes = [
         f"{axis} stay {old[axis]} ({name} has {sizes[axis]}): widen grows widths only"
         for axis in ("layers", "vocab", "positions")
@@ -182,7 +175,7 @@ def _from_config(family: Family, old: dict[str, int], config: Mapping[str, Any],
     return Target(new, tuple(notes))
 
 
-def _check(family: Family, old: dict[str, int], new: dict[str, int]) -> None:
+def _check(family: Family, config: Mapping[str, Any], old: dict[str, int], new: dict[str, int]) -> None:
     field = lambda axis: family.axes.get(axis, axis)  # noqa: E731
     for axis in WIDTHS:
         if not 1 <= new[axis] <= LARGEST:
@@ -200,19 +193,11 @@ def _check(family: Family, old: dict[str, int], new: dict[str, int]) -> None:
             fix=_kv_hint(family, old, new),
         )
     if (family.divides or family.derived_head_dim) and new["hidden"] % new["heads"]:
-        up, down = (
-            -(-new["hidden"] // new["heads"]) * new["heads"],
-            new["hidden"] // new["heads"] * new["heads"],
-        )
-        heads = [
-            h for h in range(old["heads"], new["hidden"] + 1) if new["hidden"] % h == 0 and h % new["kv_heads"] == 0
-        ]
-        options = [f"{field('heads')}={h}" for h in sorted(sorted(heads, key=lambda h: abs(h - new["heads"]))[:2])]
         raise Refused(
             f"--to {field('hidden')}={new['hidden']}",
             what=f"{new['heads']} heads do not divide hidden {new['hidden']}",
             why=f"the stock {family.model_type} config refuses hidden % heads != 0 when it is loaded",
-            fix=" or ".join([*options, *(f"{field('hidden')}={n}" for n in (down, up) if n >= old["hidden"])]),
+            fix=nearest(family, config, old, new),
         )
     if family.derived_head_dim and new["head_dim"] * new["heads"] != new["hidden"]:
         raise Refused(

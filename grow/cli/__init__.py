@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import io
+import os
+import os
 import signal
 import sys
 from typing import Any, NoReturn
@@ -19,7 +21,7 @@ INTERNAL = 70  # EX_SOFTWARE of sysexits.h
 
 
 def main() -> NoReturn:
-    """Entry point. Exit codes: 0 done and verified, 1 different, 2 bad input or refused, 130 interrupted, 70 a fault of grow."""
+    """Entry point. Exit codes: 0 verified, 1 different, 2 bad input or refused, 70 a fault of grow, 130 interrupted."""
     signal.signal(signal.SIGTERM, _interrupt)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller (>&-)
