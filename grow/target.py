@@ -190,7 +190,7 @@ def _check(family: Family, config: Mapping[str, Any], old: dict[str, int], new: 
             f"--to {field('heads')}={new['heads']}",
             what=f"{new['kv_heads']} kv heads do not divide {new['heads']} heads",
             why="each kv head serves heads / kv_heads query heads",
-            fix=_kv_hint(family, old, new),
+            fix=nearest(family, config, old, new),
         )
     if (family.divides or family.derived_head_dim) and new["hidden"] % new["heads"]:
         raise Refused(
@@ -217,14 +217,6 @@ def _check(family: Family, config: Mapping[str, Any], old: dict[str, int], new: 
             if derived
             else f"at least {old[shrunk[0]]}",
         )
-
-
-def _kv_hint(family: Family, old: dict[str, int], new: dict[str, int]) -> str:
-    """kv_heads that divide the new heads, or heads that the new kv_heads divide."""
-    heads, kv = new["heads"], new["kv_heads"]
-    divisors = [k for k in range(old["kv_heads"], heads + 1) if heads % k == 0]
-    options = [f"{family.axes['kv_heads']}={k}" for k in divisors[:2]]
-    return " or ".join([*options, f"{family.axes['heads']}={-(-heads // kv) * kv}"])
 
 
 def _read_json(path: Path) -> dict[str, Any]:
