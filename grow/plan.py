@@ -13,7 +13,7 @@ from grow.errors import BadInput, did_you_mean
 from grow.family import WIDTHS, Family
 from grow.maps import AxisMap, concatenate, identity, product
 from grow.match import Match, Matched
-from grow.operators import DEFAULTS, OPERATORS
+from grow.operators import OPERATORS
 from grow.target import Target
 
 BITS = {"F64": 53, "F32": 24, "F16": 11, "BF16": 8}
@@ -241,7 +241,7 @@ def _check_options(operators: Mapping[str, str], split: str, dtype: str, seed: i
                 f"--operator {axis}={name}",
                 what=f"no such operator {hint}".rstrip(),
                 why="operators: " + ", ".join(OPERATORS),
-                fix=f"--operator {axis}={DEFAULTS['elementwise'][0]}",
+                fix=f"--operator {axis}=copies",
             )
     if split not in SPLITS:
         raise BadInput(

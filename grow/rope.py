@@ -56,13 +56,13 @@ def grow_half(config: Mapping[str, Any], d: int, d2: int) -> RopeGrowth:
     if kind == "dynamic":
         step, rest = divmod(d2 - 2, d - 2)
         if rest:
-            near = [2 + c * (d - 2) for c in (max(1, step), step + 1)]
+            near = [2 + c * (d - 2) for c in (step, step + 1) if c > 1]
             raise _refused(
                 kind,
                 d,
                 d2,
                 "θ depends on d/(d-2) beyond the trained length",
-                f"head_dim={near[0]} or {near[1]}",
+                "head_dim=" + " or ".join(map(str, near)),
             )
         pairs = pairs * step
         new["rope_theta"] = rope["rope_theta"] ** (d2 * (d - 2) / (d * (d2 - 2)))

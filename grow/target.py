@@ -20,7 +20,7 @@ from typing import Any
 from grow.checkpoint.header import show
 from grow.errors import BadInput, Refused, did_you_mean
 from grow.family import WIDTHS, Family
-from grow.nearest import LARGEST, complete, nearest
+from grow.nearest import LARGEST, complete, nearest, reachable
 
 
 @dataclass(frozen=True)
@@ -200,22 +200,24 @@ def _check(family: Family, config: Mapping[str, Any], old: dict[str, int], new: 
             fix=nearest(family, config, old, new),
         )
     if family.derived_head_dim and new["head_dim"] * new["heads"] != new["hidden"]:
+        wide = {**new, "hidden": new["heads"] * new["head_dim"]}
         raise Refused(
             f"--to head_dim={new['head_dim']}",
             what=f"{new['heads']} heads × {new['head_dim']} != hidden {new['hidden']}",
             why=f"{family.model_type} computes head_dim = hidden / heads",
-            fix=f"{field('hidden')}={new['heads'] * new['head_dim']}",
+            fix=f"{field('hidden')}={wide['hidden']}" if reachable(family, config, old, wide) else "leave head_dim out",
         )
     shrunk = [axis for axis in WIDTHS if new[axis] < old[axis]]
     if shrunk:
         derived = family.derived_head_dim and shrunk == ["head_dim"]
+        raised = {**new, **{axis: old[axis] for axis in shrunk}}
         raise Refused(
             "--to " + ",".join(f"{field(a)}={new[a]}" for a in shrunk),
             what=", ".join(f"{a} {old[a]} -> {new[a]}" for a in shrunk),
             why="a smaller axis loses information" + ("; here head_dim = hidden / heads" if derived else ""),
-            fix=f"{field('hidden')}={new['heads'] * old['head_dim']} or fewer heads"
-            if derived
-            else f"at least {old[shrunk[0]]}",
+            fix="at least " + ",".join(f"{field(a)}={old[a]}" for a in shrunk)
+            if not derived and reachable(family, config, old, raised)
+            else nearest(family, config, old, new),
         )
 
 

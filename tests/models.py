@@ -96,8 +96,9 @@ VARIANTS: dict[str, Variant] = {
     "qwen2": Variant("qwen2", LM, DERIVED),
     "qwen2-window": Variant(
         "qwen2", LM,
-        {**DERIVED, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1, "tie_word_embeddings": True},
+        {**DERIVED, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
     ),
+    "qwen2-tied": Variant("qwen2", LM, {**DERIVED, "tie_word_embeddings": True}),
     "qwen3": Variant("qwen3", LM, LLAMA),
     "qwen3-biases": Variant("qwen3", LM, {**LLAMA, "attention_bias": True, "tie_word_embeddings": True}),
     "gpt2": Variant("gpt2", LM, GPT2),
@@ -136,7 +137,9 @@ VARIANTS: dict[str, Variant] = {
 }  # fmt: skip
 
 # One of each family with a head over the vocabulary, for what does not depend on the variant.
-ONE_EACH = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm", "distilbert-mlm")
+ONE_EACH = (
+    "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm", "distilbert-mlm",
+)  # fmt: skip
 
 
 def make(variant: str, seed: int = 1) -> transformers.PreTrainedModel:
@@ -207,7 +210,9 @@ def load(folder: Path) -> transformers.PreTrainedModel:
     return model.eval()
 
 
-def outputs(source: Path | transformers.PreTrainedModel, lengths=(17,), *, states: bool = False) -> dict[str, torch.Tensor]:
+def outputs(
+    source: Path | transformers.PreTrainedModel, lengths=(17,), *, states: bool = False
+) -> dict[str, torch.Tensor]:
     """Every output on random inputs, in true float64; `states` adds the residual stream after each layer."""
     with Float64(), torch.no_grad():
         model = source if isinstance(source, transformers.PreTrainedModel) else load(source)

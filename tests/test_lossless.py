@@ -195,7 +195,9 @@ def draw_bit_exact(variant: str) -> dict:
 
 
 LANGUAGE = [v for v in VARIANTS if VARIANTS[v].auto in ("AutoModelForCausalLM", "AutoModelForMaskedLM")]
-STORED = [(v, d) for i, v in enumerate(LANGUAGE) for d in ("bfloat16", "float16", "float32") if d == "bfloat16" or i % 2]
+STORED = [
+    (v, d) for i, v in enumerate(LANGUAGE) for d in ("bfloat16", "float16", "float32") if d == "bfloat16" or i % 2
+]
 
 
 @pytest.mark.parametrize(("variant", "dtype"), STORED, ids=[f"{v}-{d}" for v, d in STORED])

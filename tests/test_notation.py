@@ -87,7 +87,9 @@ def test_a_table_is_names_signatures_and_conditions():
     pattern = rows[0].pattern
     assert pattern.match("a.0.weight")["layers"] == "0"
     assert pattern.match("a.17.weight")["layers"] == "17"
-    for name in ("a.01.weight", "a.-1.weight", "a.x.weight", "a.1.weight.bias", "a.1xweight", "a.1.weight\n", "xa.1.weight"):
+    for layer in ("01", "-1", "x", "", "1.2"):
+        assert not pattern.match(f"a.{layer}.weight"), layer
+    for name in ("a.1.weight.bias", "a.1xweight", "a.1.weight\n", "xa.1.weight"):
         assert not pattern.match(name), name
 
 

@@ -1,4 +1,4 @@
-"""Every operator returns a map that obeys the law, and the operation that sits on its axis cannot tell the difference."""
+"""Every operator returns a map that obeys the law, and the operation on its axis cannot tell the difference."""
 
 from __future__ import annotations
 
@@ -156,9 +156,7 @@ def maps(draw) -> AxisMap:
 
 
 def same(a: AxisMap, b: AxisMap) -> bool:
-    return a.n == b.n and all(
-        np.array_equal(getattr(a, x), getattr(b, x)) for x in ("source", "write", "read", "gain")
-    )
+    return a.n == b.n and all(np.array_equal(getattr(a, x), getattr(b, x)) for x in ("source", "write", "read", "gain"))
 
 
 @given(maps())
@@ -272,7 +270,9 @@ def test_heads_repeat_in_place_and_regroup():
 # head_dim
 
 
-@given(d=st.integers(1, 8), more=st.integers(0, 9), scaled=st.booleans(), qk_norm=st.booleans(), seed=st.integers(0, 2**32))
+@given(
+    d=st.integers(1, 8), more=st.integers(0, 9), scaled=st.booleans(), qk_norm=st.booleans(), seed=st.integers(0, 2**32)
+)
 def test_scores_come_out_scaled(d, more, scaled, qk_norm, seed):
     d2 = d + more
     draw = np.random.default_rng(seed)

@@ -70,7 +70,7 @@ def probes(config: Any, cls: type, folder: str | Path, *, seed: int = 0, length:
     right_padded    the same lengths, padded as in training
     far_positions   explicit position ids: spread over a learned table up to its end; with RoPE the last ones in a
                     row. Gaps of a hundred positions, which no text has, make a RoPE model chaotic: SmolLM2-135M then
-                    amplifies one rounding of each weight 50 times more than on text, in float64 to 3e-12
+                    amplifies one rounding of each weight 50 times more than on random tokens, in float64 to 3e-12
     masked          15 % [MASK], for masked language models
     token_types     random segment ids, where the model has them
     beyond_window   longer than the sliding window, up to a window of 1024
