@@ -69,10 +69,8 @@ def _derived(family: Family) -> tuple[str, ...]:
 
 def _changes(family: Family, old: Mapping[str, int], new: Mapping[str, int]) -> Iterator[dict[str, int]]:
     """Single fields first, then hidden and heads together."""
-    kv_heads = range(max(1, new["kv_heads"] - REACH), new["kv_heads"] + REACH)
-    kv_heads = [*kv_heads, old["heads"], new["heads"]] if "kv_heads" in family.axes else []
-    heads = range(max(1, new["heads"] - REACH), new["heads"] + REACH)
-    heads = {*heads, *(new["kv_heads"] * k for k in range(1, REACH))}
+    kv_heads = [*_around(new["kv_heads"]), old["heads"], new["heads"]] if "kv_heads" in family.axes else []
+    heads = {*_around(new["heads"]), *(new["kv_heads"] * k for k in range(1, REACH))}
     hidden = _multiples(new["hidden"], new["heads"], old["hidden"], math.lcm(new["heads"], old["hidden"]))
     yield from ({"kv_heads": k} for k in kv_heads)
     yield from ({"heads": h} for h in heads)
@@ -80,6 +78,10 @@ def _changes(family: Family, old: Mapping[str, int], new: Mapping[str, int]) -> 
     for h in heads:
         yield from ({"heads": h, "hidden": n} for n in _multiples(new["hidden"], h, math.lcm(h, old["hidden"])))
         yield from ({"heads": h, "kv_heads": k} for k in (old["kv_heads"], h) if "kv_heads" in family.axes)
+
+
+def _around(near: int) -> range:
+    return range(max(1, near - REACH), near + REACH)
 
 
 def _multiples(near: int, *steps: int) -> set[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -295,6 +296,15 @@ def test_random_refusals_suggest_what_is_accepted():
                     except GrowError as second:
                         wrong.append(f"{config['model_type']} {to}: fix {suggestion!r} gives {second.what}")
     assert wrong == []
+
+
+@pytest.mark.parametrize("to", ["hidden_size=1000000007", "heads=1000000007", "hidden=2147483647,heads=999999937"])
+def test_a_refusal_of_a_huge_size_is_as_quick_as_any(to):
+    """A search for suggestions that went through all sizes would take minutes here."""
+    started = time.monotonic()
+    with pytest.raises(Refused):
+        plan(LLAMA, to)
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,39 @@ def test_an_entry_that_nothing_reads_is_known_for_every_kind_of_map():
     assert unread_entries(both).tolist() == [False] * 6 + [True, True, False]
 
 
+RULES = [
+    # case, tensor, element, what the certificate calls it
+    ("llama silent", "model.layers.0.input_layernorm.weight", (2,), "old gain × gain"),
+    ("llama silent", "model.norm.weight", (2,), "shares of the head's norm sum to the old one"),
+    ("llama silent", "model.embed_tokens.weight", (3, 2), "old weight × write"),
+    ("llama silent", "model.embed_tokens.weight", (3, 30), "a silent coordinate is not written"),
+    ("llama silent", "model.layers.1.self_attn.o_proj.weight", (30, 4), "a silent coordinate is not written"),
+    ("llama silent", "model.layers.1.mlp.down_proj.weight", (3, 4), "the copies' shares sum to the old weight"),
+    ("llama silent", "model.layers.1.mlp.down_proj.weight", (3, 25), "an unread coordinate has weight 0"),
+    ("qwen3 head_dim", "model.layers.0.self_attn.k_norm.weight", (9,), "old gain × gain"),
+    ("qwen3 head_dim", "model.layers.0.mlp.down_proj.weight", (3, 4), "E_out · W"),
+    ("gpt2 ×2", "transformer.h.0.mlp.c_proj.weight", (25, 3), "an unread coordinate has weight 0"),
+    ("gpt2 mean", "transformer.h.0.ln_1.bias", (2,), "copied"),
+    ("gpt2 mean", "transformer.h.0.ln_1.bias", (30,), "a fresh coordinate has bias 0"),
+    ("gpt2 mean", "transformer.ln_f.bias", (30,), "a fresh coordinate has bias 0"),
+    ("gpt2 mean", "transformer.h.0.attn.c_proj.weight", (3, 30), "the mean of the row"),
+    ("gpt_neox mean", "gpt_neox.layers.0.attention.dense.weight", (30, 3), "the copies' shares sum to the old weight"),
+    ("opt mean", "model.decoder.layers.0.fc2.bias", (30,), "E_out · W"),
+    ("bert ×2", "bert.encoder.layer.0.output.LayerNorm.bias", (30,), "copied"),
+    ("bert ×2", "cls.predictions.bias", (3,), "E_out · W"),
+]
+
+
+@pytest.mark.parametrize(("case", "tensor", "at", "rule"), RULES)
+def test_each_rule_names_the_element_that_breaks_it(case, tensor, at, rule, tmp_path):
+    pair = make(CASES[case], tmp_path)
+    tiny.edit_tensor(pair.grown, tensor, lambda raw: raw.__setitem__(at, raw[at] + 1))
+    found = faults(pair)
+    assert len(found) == 1
+    assert found[0].startswith(f"{tensor}[")
+    assert f": {rule}: found " in found[0]
+
+
 @pytest.mark.parametrize("tensor", ["model.layers.{}.self_attn.q_proj.weight", "model.layers.{}.mlp.down_proj.weight"])
 def test_swapped_layers_are_both_named(copied, tensor):
     names = [tensor.format(i) for i in (0, 1)]
