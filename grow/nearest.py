@@ -44,7 +44,7 @@ def reachable(family: Family, config: Mapping[str, Any], old: Mapping[str, int],
 def nearest(
     family: Family, config: Mapping[str, Any], old: Mapping[str, int], new: Mapping[str, int], limit: int = 3
 ) -> str:
-    """`hidden_size=24 or num_attention_heads=6`: the smallest changes of `new` that make it reachable."""
+    """`hidden_size=24 or num_attention_heads=6`: the changes of fewest fields that reach, and the least one."""
     given = {a: n for a, n in new.items() if n != old[a] and a not in ("embed", *_derived(family))}
     if old["kv_heads"] == old["heads"] and new["kv_heads"] == new["heads"]:
         given.pop("kv_heads", None)
@@ -58,8 +58,11 @@ def nearest(
         far = sum(abs(math.log(trial[a] / max(new[a], 1))) for a in named)
         if text:
             found[text] = (len(named), far)
-    fewest = min((fields for fields, _ in found.values()), default=0)
-    best = sorted((t for t in found if found[t][0] == fewest), key=found.__getitem__)[:limit]
+    by_fields = sorted(found, key=found.__getitem__)
+    best = [t for t in by_fields if found[t][0] == found[by_fields[0]][0]][:limit]
+    closest = min(found, key=lambda text: found[text][1], default="")
+    if closest and closest not in best and found[closest][1] < found[best[0]][1]:
+        best.append(closest)  # one field more, and nearer to the wish
     return " or ".join(best) or f"no {family.axes['heads']} or {family.axes['hidden']} nearby fits: name both"
 
 

@@ -18,6 +18,8 @@ from grow.target import Target
 
 BITS = {"F64": 53, "F32": 24, "F16": 11, "BF16": 8}
 DTYPE_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+# dtype -> the dtypes of which it can store every number; bfloat16 reaches further than float16 and is coarser
+STORES = {"F64": {"F64", "F32", "F16", "BF16"}, "F32": {"F32", "F16", "BF16"}, "F16": {"F16"}, "BF16": {"BF16"}}
 ITEMSIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 SPLITS = ("exact", "even")
 
@@ -120,8 +122,11 @@ def make_plan(
             f"{untied} is written apart from the embedding: no norm in front of the head can absorb the growth"
         )
     narrowed = sorted(
-        {f"{t.source_dtype} stored as {t.dtype}" for t in tensors if BITS[t.dtype] < BITS[t.source_dtype]}
+        {f"{t.source_dtype} stored as {t.dtype}" for t in tensors if t.source_dtype not in STORES[t.dtype]}
     )
+    shared = any(maps[space].counts.max() > 1 for space in ("hidden", "heads", "ffn"))
+    if split == "even" and shared and any(t.dtype == "F16" for t in tensors):
+        narrowed.append("float16: half of one of its smallest numbers is none")
     _set_dtype(new_config, tensors)
     return Plan(
         family,

@@ -38,7 +38,7 @@ from transformers import (
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<|endoftext|>"]
 PAD, UNK, CLS, SEP, MASK, END = range(len(SPECIAL))
-VOCAB, CONTEXT, STRIDE, SHORT = 2048, 256, 128, 64
+VOCAB, CONTEXT, STRIDE = 2048, 256, 128
 FOLDERS = {"llama": "small", "gpt2": "small-gpt2", "bert": "small-bert"}
 MODELS = {
     "llama": (
@@ -87,6 +87,7 @@ MODELS = {
             max_position_embeddings=CONTEXT,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
+            initializer_range=0.05,
             pad_token_id=PAD,
         ),
     ),
@@ -94,7 +95,7 @@ MODELS = {
 SCHEDULE = {
     "llama": {"steps": 3200, "batch": 8, "lr": 3e-3},
     "gpt2": {"steps": 3200, "batch": 8, "lr": 3e-3},
-    "bert": {"steps": 3000, "short_steps": 2200, "batch": 8, "lr": 1e-3},
+    "bert": {"steps": 3000, "batch": 8, "lr": 2e-3},
 }
 PROMPTS = ["The American people", "Fellow citizens of the Senate"]
 
@@ -218,31 +219,40 @@ def save(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Pat
 
 
 def feed(name: str, tokens: torch.Tensor, plan: dict):
-    """Endless keyword arguments of the model's forward, one dict per step, batch * 256 tokens each.
+    """Keyword arguments of the model's forward, one dict per step, batch * 256 tokens each.
 
-    The masked LM sees windows of 64 tokens for the first `short_steps`, laid at a random place among the 256
-    positions: among fewer tokens attention finds a word's neighbours sooner, and every position is trained.
+    The masked LM sees windows of 16 tokens for 40 % of the steps, then 64 until 75 %, then 256; the short ones lie
+    at a random place among the 256 positions. With wide windows from the start it predicted bare word frequencies
+    (5.97 nats) for as long as we looked, 850 steps: a masked word tells nothing until attention finds its neighbours,
+    and among 16 tokens it finds them.
     """
-    seed, batch = plan["seed"], plan["batch"]
+    seed, batch, steps = plan["seed"], plan["batch"], plan["steps"]
     if name != "bert":
         for windows in batches(tokens, CONTEXT, batch, seed):
             yield {"input_ids": windows, "labels": windows, "use_cache": False}
     generator = torch.Generator().manual_seed(seed + 1)
-    short = batches(tokens, SHORT - 2, batch * CONTEXT // SHORT, seed)
-    for _ in range(plan["short_steps"]):
-        inputs, labels = hide(next(short), generator)
-        first = int(torch.randint(CONTEXT - SHORT + 1, (1,), generator=generator))
-        place = torch.arange(first, first + SHORT)[None]
+    sources = {width: batches(tokens, width - 2, batch * CONTEXT // width, seed) for width in (16, 64, CONTEXT)}
+    for step in range(steps):
+        width = 16 if step < 0.4 * steps else 64 if step < 0.75 * steps else CONTEXT
+        inputs, labels = hide(next(sources[width]), generator)
+        first = int(torch.randint(CONTEXT - width + 1, (1,), generator=generator))
+        place = torch.arange(first, first + width)[None]
         yield {"input_ids": inputs, "labels": labels, "position_ids": place}
-    for windows in batches(tokens, CONTEXT - 2, batch, seed):
-        inputs, labels = hide(windows, generator)
-        yield {"input_ids": inputs, "labels": labels}
 
 
 def rate(step: int, warmup: int, steps: int) -> float:
     """Share of the peak learning rate: linear warm-up, then a cosine down to 2 %."""
     done = max(0, step - warmup) / max(1, steps - warmup)
     return min((step + 1) / warmup, 0.02 + 0.49 * (1 + math.cos(math.pi * done)))
+
+
+@torch.no_grad()
+def start_as_waves(table: torch.Tensor, size: float = 0.05) -> None:
+    """positions hidden: sines and cosines of root mean square `size`, so that neighbours start out alike."""
+    positions, hidden = table.shape
+    speed = 10000.0 ** (-torch.arange(0, hidden, 2) / hidden)
+    angle = torch.arange(positions)[:, None] * speed
+    table.copy_(size * 2**0.5 * torch.cat([angle.sin(), angle.cos()], 1))
 
 
 def train(name: str, tokens: torch.Tensor, tokenizer: PreTrainedTokenizerFast, folder: Path, plan: dict) -> dict:
@@ -253,6 +263,8 @@ def train(name: str, tokens: torch.Tensor, tokenizer: PreTrainedTokenizerFast, f
     seed = plan["seed"]
     torch.manual_seed(seed)
     model = build(name).train()
+    if name == "bert":
+        start_as_waves(model.bert.embeddings.position_embeddings.weight)
     groups = [
         {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
         {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},

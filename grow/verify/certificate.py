@@ -29,7 +29,7 @@ from grow.checkpoint.writer import CHUNK
 from grow.engine import stored_rows
 from grow.maps import MEAN, SILENT, UNREAD, AxisMap
 from grow.numerics import widen
-from grow.plan import BITS, TensorPlan
+from grow.plan import BITS, STORES, TensorPlan
 
 F64 = np.dtype(np.float64)
 # The proof itself runs in float64: a few roundings of products and sums. Only float64 checkpoints notice.
@@ -93,10 +93,12 @@ class TensorCheck:
 def unit_of(t: TensorPlan, split: str) -> float:
     """0 where the growth rounds nothing, else the unit roundoff of the stored dtype."""
     maps = [m for m in t.maps if m is not None]
-    exact = all(m.exact_factors for m in maps) and BITS[t.dtype] >= BITS[t.source_dtype]
+    exact = all(m.exact_factors for m in maps) and t.source_dtype in STORES[t.dtype]
     consumed = [m for m, role in zip(t.maps, t.roles) if m is not None and (role == READ or t.tied)]
-    if split == "even" and any((c & (c - 1)) for m in consumed for c in m.counts.tolist()):
-        exact = False
+    if split == "even" and any(
+        c & (c - 1) or (c > 1 and t.dtype == "F16") for m in consumed for c in np.unique(m.counts).tolist()
+    ):
+        exact = False  # no power of two, or halves of tiny float16 weights
     # double rounding through float64 adds a 2^-29th of it to float32
     return 0.0 if exact else 1.001 * 2.0 ** -BITS[t.dtype]
 
