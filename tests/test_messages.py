@@ -73,7 +73,7 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], type[GrowErr
         """
         --to num_attention_heads=12,num_key_value_heads=6: 12 query heads in 4 groups of 3 do not fit into 6 groups of 2
           why        stock attention reads kv head ⌊q / q_per_kv⌋: every old query head needs a group with its kv head
-          fix        num_key_value_heads=12 or num_attention_heads=24 or num_attention_heads=48
+          fix        num_key_value_heads=12 or num_attention_heads=24 or num_attention_heads=48 or hidden_size=54,num_attention_heads=18
         """,
     ),
     "kv heads that do not divide heads": (

@@ -170,7 +170,7 @@ def _verdict(found: Verification) -> str:
     if found.verdict == "different":
         first = next(r for r in found.rungs if r.status == "fail")
         return f"different: {found.grown} does not compute what {found.source} computes ({first.name}: {first.reason})"
-    return f"unproved: no check that could tell was able to run on {found.grown}"
+    return f"unproved: {found.notes[-1] if found.notes else 'no check that could tell was able to run'}"
 
 
 def inspection_document(seen: Inspection) -> dict[str, Any]:
