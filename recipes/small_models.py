@@ -226,6 +226,19 @@ def feed(name: str, tokens: torch.Tensor, plan: dict):
         yield {"input_ids": inputs, "labels": labels, "position_ids": place}
 
 
+def save(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Path, name: str) -> None:
+    """A stock bfloat16 checkpoint in `folder`; the model in memory stays float32."""
+    copy = build(name)
+    copy.load_state_dict(model.state_dict())
+    copy = copy.to(torch.bfloat16)
+    copy.config.dtype = torch.bfloat16
+    if name != "bert":
+        copy.generation_config = GenerationConfig(bos_token_id=END, eos_token_id=END, pad_token_id=PAD)
+    copy.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
+    tokenizer.save_pretrained(folder)
+
+
 def rate(step: int, warmup: int, steps: int) -> float:
     """Share of the peak learning rate: linear warm-up, then a cosine down to 2 %."""
     done = max(0, step - warmup) / max(1, steps - warmup)

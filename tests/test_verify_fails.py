@@ -610,3 +610,14 @@ def test_without_a_record_the_outputs_decide(tmp_path):
     )
     found = grow.verify(pair.source, damaged, rungs=("certificate", "true_float64"))
     assert (found.verdict, found.exit_code) == ("different", 1)
+
+
+def test_rounded_weights_without_a_record_are_not_called_proved(tmp_path):
+    """Whether a rounding was meant cannot be told from the outputs: neither lossless nor different."""
+    pair = make(CASES["llama silent"], tmp_path)
+    (pair.grown / "grow.json").unlink()
+    found = grow.verify(pair.source, pair.grown, rungs=("true_float64",))
+    assert found.rungs[0].status == "pass"
+    assert 1e-12 < found.rungs[0].measured["relative"] < 1e-5
+    assert (found.verdict, found.exit_code) == ("unproved", 1)
+    assert "rounding" in found.notes[-1]
