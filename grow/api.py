@@ -30,7 +30,8 @@ from grow.match import Match, check_duplicates, match
 from grow.plan import Plan, make_plan
 from grow.provenance import NAME, record_of
 from grow.target import resolve
-from grow.verify.ladder import RUNGS, Verification, verify_folders
+from grow.verify.ladder import RUNGS, verify_folders
+from grow.verify.result import Verification
 
 SHARD_SIZE = "5GB"
 LINE = 4096  # characters of a path in records and results: all of it

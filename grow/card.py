@@ -7,7 +7,7 @@ import re
 
 from grow.family import WIDTHS
 from grow.plan import Plan
-from grow.verify.ladder import Verification
+from grow.verify.result import Verification
 
 
 def model_card(plan: Plan, source: str, verification: Verification | None) -> str:

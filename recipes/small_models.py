@@ -95,7 +95,7 @@ MODELS = {
 SCHEDULE = {
     "llama": {"steps": 3200, "batch": 8, "lr": 3e-3},
     "gpt2": {"steps": 3200, "batch": 8, "lr": 3e-3},
-    "bert": {"steps": 3600, "batch": 8, "lr": 1.5e-3},
+    "bert": {"steps": 3600, "batch": 8, "lr": 1e-3},
 }
 PROMPTS = ["The American people", "Fellow citizens of the Senate"]
 
@@ -185,13 +185,13 @@ def batches(tokens: torch.Tensor, width: int, batch: int, seed: int):
             yield windows[order[start : start + batch]]
 
 
-def hide(windows: torch.Tensor, share: float, generator: torch.Generator, always: bool = False):
+def hide(windows: torch.Tensor, generator: torch.Generator, always: bool = False):
     """Inputs and labels of the masked LM, (batch, n) -> (batch, n + 2) each: [CLS] window [SEP].
 
-    A `share` of the tokens is chosen; of these 80 % become [MASK], 10 % a random token, 10 % stay. With `always`
+    15 % of the tokens are chosen; of these 80 % become [MASK], 10 % a random token, 10 % stay. With `always`
     (how we measure) all chosen ones become [MASK]. Labels are -100 where nothing was chosen.
     """
-    chosen = torch.rand(windows.shape, generator=generator) < share
+    chosen = torch.rand(windows.shape, generator=generator) < 0.15
     fate = torch.rand(windows.shape, generator=generator)
     other = torch.randint(len(SPECIAL), VOCAB, windows.shape, generator=generator)
     inputs = torch.where(chosen & (always | (fate < 0.8)), MASK, windows)
@@ -206,24 +206,15 @@ def hide(windows: torch.Tensor, share: float, generator: torch.Generator, always
 
 
 def feed(name: str, tokens: torch.Tensor, plan: dict):
-    """Keyword arguments of the model's forward, one dict per step, batch * 256 tokens each.
-
-    The masked LM sees windows of 16 tokens for 40 % of the steps, then 64 until 75 %, then 256; the short ones lie
-    at a random place among the 256 positions. Until 75 % it must guess 40 % of the tokens, then 15 %.
-    """
-    seed, batch, steps = plan["seed"], plan["batch"], plan["steps"]
-    if name != "bert":
-        for windows in batches(tokens, CONTEXT, batch, seed):
-            yield {"input_ids": windows, "labels": windows, "use_cache": False}
+    """Endless keyword arguments of the model's forward, one dict per step, batch * 256 tokens each."""
+    seed, batch = plan["seed"], plan["batch"]
     generator = torch.Generator().manual_seed(seed + 1)
-    sources = {width: batches(tokens, width - 2, batch * CONTEXT // width, seed) for width in (16, 64, CONTEXT)}
-    for step in range(steps):
-        width = 16 if step < 0.4 * steps else 64 if step < 0.75 * steps else CONTEXT
-        share = 0.4 if width < CONTEXT else 0.15
-        inputs, labels = hide(next(sources[width]), share, generator)
-        first = int(torch.randint(CONTEXT - width + 1, (1,), generator=generator))
-        place = torch.arange(first, first + width)[None]
-        yield {"input_ids": inputs, "labels": labels, "position_ids": place}
+    for windows in batches(tokens, CONTEXT - 2 if name == "bert" else CONTEXT, batch, seed):
+        if name == "bert":
+            inputs, labels = hide(windows, generator)
+            yield {"input_ids": inputs, "labels": labels}
+        else:
+            yield {"input_ids": windows, "labels": windows, "use_cache": False}
 
 
 def save(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Path, name: str) -> None:
@@ -247,19 +238,32 @@ def rate(step: int, warmup: int, steps: int) -> float:
 
 @torch.no_grad()
 def head_start(model: BertForMaskedLM, small: Path, size: float = 0.05) -> None:
-    """Word embeddings of `small`, positions as sines and cosines; both of root mean square `size`.
+    """Words start from `small`, positions as waves, the first layer's heads at the tokens 1 and 2 to either side.
 
-    A masked word tells nothing until attention finds its neighbours. From random tables, 256 tokens wide and 15 %
-    masked, the model predicted bare word frequencies (5.97 nats) for as long as we looked, 800 steps.
+    From a random start the masked LM predicts bare word frequencies for longer than we train: a masked word tells
+    nothing until some head finds its neighbours. Position p starts as (sin s p, cos s p) for 64 speeds s; the 16
+    fastest are a head's keys, the same turned by s * offset its queries, so the score of (p, p') is a sum of
+    cos s (p + offset - p'), highest at p' = p + offset. Everything is trained from there.
     """
     words = AutoModelForCausalLM.from_pretrained(small, dtype=torch.float32).get_input_embeddings().weight
     words = words - words.mean(0)
     model.bert.embeddings.word_embeddings.weight.copy_(words * size / words.square().mean().sqrt())
     table = model.bert.embeddings.position_embeddings.weight
     positions, hidden = table.shape
-    speed = 10000.0 ** (-torch.arange(0, hidden, 2) / hidden)
+    speed = 2.5 * 0.004 ** (torch.arange(hidden // 2) * 2 / hidden)
     angle = torch.arange(positions)[:, None] * speed
-    table.copy_(size * 2**0.5 * torch.cat([angle.sin(), angle.cos()], 1))
+    table.copy_(size * 2**0.5 * torch.stack([angle.sin(), angle.cos()], -1).flatten(1))
+    attention = model.bert.encoder.layer[0].attention.self
+    head_dim = attention.attention_head_size
+    for head, offset in enumerate((-1, 1, -2, 2)):
+        rows = slice(head * head_dim, (head + 1) * head_dim)
+        turn = speed[: head_dim // 2] * offset
+        cos, sin = torch.diag(turn.cos()), torch.diag(turn.sin())
+        attention.key.weight[rows, :head_dim] = torch.eye(head_dim)
+        rotation = torch.zeros(head_dim, head_dim)
+        rotation[0::2, 0::2], rotation[0::2, 1::2] = cos, sin
+        rotation[1::2, 0::2], rotation[1::2, 1::2] = -sin, cos
+        attention.query.weight[rows, :head_dim] = 3 * rotation
 
 
 def train(name: str, tokens: torch.Tensor, tokenizer: PreTrainedTokenizerFast, folder: Path, plan: dict) -> dict:
@@ -340,7 +344,7 @@ def masked_bits(folder: Path, text: str, seed: int = 0) -> dict:
     ids = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     width = CONTEXT - 2
     windows = ids[: len(ids) // width * width].view(-1, width)
-    inputs, labels = hide(windows, 0.15, torch.Generator().manual_seed(seed), always=True)
+    inputs, labels = hide(windows, torch.Generator().manual_seed(seed), always=True)
     nats, right, count = 0.0, 0, 0
     for x, y in zip(inputs.split(32), labels.split(32), strict=True):
         logits, wanted = model(input_ids=x).logits[y >= 0], y[y >= 0]

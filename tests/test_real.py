@@ -31,10 +31,9 @@ def real(request) -> Path:
 def fetched(make, folder: Path) -> Path:
     """The checkpoint in `folder`, made by `make` unless it is there; in a process of its own for its memory's sake."""
     if not (folder / "done").exists():
-        code = f"from pathlib import Path; from recipes.real_checkpoints import {make.__name__} as make; make(Path({str(folder)!r}))"
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True
-        )
+        code = "import sys, pathlib, recipes.real_checkpoints as r; getattr(r, sys.argv[1])(pathlib.Path(sys.argv[2]))"
+        command = [sys.executable, "-c", code, make.__name__, str(folder)]
+        done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
         if "pip" in done.stderr and done.returncode:
             pytest.skip("the package with the checkpoint cannot be downloaded here")
         assert done.returncode == 0, done.stderr[-2000:]

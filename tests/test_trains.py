@@ -66,7 +66,9 @@ def twins(growth) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(("variant", "to"), CASES, ids=lambda x: x if isinstance(x, str) else "-".join(map(str, x.values())))
+@pytest.mark.parametrize(
+    ("variant", "to"), CASES, ids=lambda x: x if isinstance(x, str) else "-".join(map(str, x.values()))
+)
 def test_everything_new_learns(variant, to):
     growth = grow.widen(models.make(variant), to, dtype="float64", verify=False)
     assert dead(growth) == {}

@@ -18,7 +18,7 @@ from grow.describe import couplings, grouped, plan_document
 from grow.errors import GrowError
 from grow.family import WIDTHS, Family
 from grow.plan import Plan
-from grow.verify.ladder import Verification
+from grow.verify.result import Verification
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], indent: str = "  ") -> None:

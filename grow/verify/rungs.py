@@ -22,15 +22,10 @@ from grow.verify.compare import RUN_ERRORS, Difference, Outputs, Readback, diffe
 from grow.verify.float64 import Unloadable, forward, load, quiet
 from grow.verify.pair import Differs, NoRoom, Pair, Side, stored_dtype
 from grow.verify.probes import Probe
-from grow.verify.result import Rung
+from grow.verify.result import EXACT, Rung
 
 # Largest relative rounding error of one stored number: 2^-p for p significant bits, one of them implicit.
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-
-# The limit of a bit-exact plan or of a proof copy. float64 carries 1.1e-16 per operation; sums in another
-# order and length drift by 1e-15 .. 1e-13 of the logits' std over the depths we measured. A wrong weight
-# shows at 1e-7 or more.
-EXACT = 1e-12
 
 # A rounded plan rounds every stored number once, just as the floor moves every weight once: measured Δ /
 # floor is 0.46 .. 0.78 (Llama 32 -> 36 and 48 hidden with silent coordinates, stored in float32 and bfloat16,

@@ -1,0 +1,186 @@
+"""The growth that `grow.json` tells of, laid over the two checkpoints: the certificate, and the growth once more."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grow.checkpoint.reader import Checkpoint
+from grow.checkpoint.writer import ShardWriter, write_json
+from grow.engine import FileSource, write_plan
+from grow.errors import BadInput, listing
+from grow.families import family_of
+from grow.family import COMMON_FIELDS, WIDTHS, Family
+from grow.match import match
+from grow.plan import Plan, assemble
+from grow.provenance import Record, whole_maps
+from grow.verify.result import EXACT, Rung
+
+CHANGED = {"dtype", "torch_dtype", "tie_word_embeddings"}  # by a growth, apart from widths and positions
+# Fields that change no output; the others are compared although some families read them nowhere.
+NEUTRAL = COMMON_FIELDS - {"architectures", "model_type", "is_decoder", "pad_token_id", "dtype", "torch_dtype"}
+
+
+class Replay:
+    """The growth that grow.json describes, laid over the two checkpoints."""
+
+    def __init__(self, record: Record, source: Checkpoint, grown: Checkpoint) -> None:
+        self.record, self.source, self.grown = record, source, grown
+        self.family: Family = family_of(record.model_type)
+        if source.config.get("model_type") != record.model_type or self._sizes() != record.sizes:
+            raise BadInput(
+                str(source.path),
+                what="is not the checkpoint that grow.json names as the source",
+                why=f"it was {record.model_type} with {record.sizes}",
+                fix="grow verify SOURCE GROWN, in this order",
+            )
+        self.maps = whole_maps(record, self.family)
+        self.matched = match(self.family, source.config, source.tensors, str(source.path))
+        stored = {name: info.dtype for name, info in grown.tensors.items()}
+        dtypes = {t.name: stored.get(t.name, t.dtype) for t in self.matched.tensors}
+        self.tensors, _ = assemble(self.family, self.matched, self.maps, dtypes)
+
+    def _sizes(self) -> dict[str, int] | None:
+        try:
+            return self.family.sizes_of(self.source.config)
+        except BadInput:
+            return None
+
+    @property
+    def readback(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """How to read an output of hidden size: behind the last norm every copy is the old coordinate."""
+        hidden = self.maps["hidden"]
+        return None if hidden.is_identity else (np.maximum(hidden.source, -1), hidden.gain * hidden.write)
+
+    def certificate(self) -> Rung:
+        from grow.verify.certificate import check_tensor, sha256
+
+        record = self.record
+        faults = [*self._law(), *self._config(), *self._set()]
+        worst = 0.0
+        if not faults:
+            for t in self.tensors:
+                check = check_tensor(t, self.source, self.grown, record.split)
+                worst = max(worst, check.worst)
+                faults.extend(map(str, check.faults[:1]))
+                if not check.faults and sha256(self.grown, self.grown.tensors[t.name]) != record.tensors.get(t.name):
+                    less = " or by less than the rounding of what is stored" if check.unit else ""
+                    faults.append(f"{t.name}: sha256 is not grow.json's: differs in entries that no output reads{less}")
+        measured = {
+            "tensors": len(self.tensors),
+            "largest_residual": worst,
+            "faults": faults[:20],
+            "faulty": len(faults),
+        }
+        limit = "W̃·E_in = E_out·W on every tensor, " + (
+            "exactly" if record.storage == "bit-exact" else "within the rounding of what is stored"
+        )
+        return Rung("certificate", "fail" if faults else "pass", measured, limit, "; ".join(faults[:3]))
+
+    def _law(self) -> Iterator[str]:
+        for space, axis_map in self.maps.items():
+            # shares and square roots are rounded a few times each; a wrong factor is off by far more
+            off = float(np.abs(axis_map.law() - 1).max(initial=0.0))
+            if not off <= EXACT:
+                yield f"grow.json: the law fails on {space} by {off:.3g}"
+            if axis_map.m != self.record.new_sizes[space.split(".")[0]]:
+                yield f"grow.json: the map of {space} does not reach the size {self.record.new_sizes}"
+
+    def _config(self) -> Iterator[str]:
+        """The grown config is the source's but for fields that a growth may change, and says the new sizes."""
+        family, changes = self.family, self.record.config_changes
+        may_change = {family.axes[axis] for axis in (*WIDTHS, "embed") if axis in family.axes} | family.reads | CHANGED
+        for name in sorted(set(changes) - may_change):
+            yield f"grow.json: config_changes: {name}: no growth changes it"
+        wanted, found = _one_dtype({**self.matched.config, **changes}), _one_dtype(self.grown.config)
+        for name in sorted((set(wanted) | set(found)) - NEUTRAL):
+            a, b = family.get(wanted, name), family.get(found, name)
+            if a != b and not (_unset(a) and _unset(b)):
+                yield f"config.json: {name}: found {b!r}, wanted {a!r}"
+        try:
+            sizes = family.sizes_of(self.grown.config)
+        except BadInput as error:
+            yield str(error).splitlines()[0]
+        else:
+            for axis in sorted(self.record.new_sizes):
+                if sizes.get(axis) != self.record.new_sizes[axis]:
+                    yield f"config.json: {axis} is {sizes.get(axis)}, grow.json says {self.record.new_sizes[axis]}"
+
+    def _set(self) -> Iterator[str]:
+        wanted = {t.name: t for t in self.tensors}
+        missing, extra = (
+            sorted(set(wanted) - set(self.grown.tensors)),
+            sorted(set(self.grown.tensors) - set(wanted)),
+        )
+        if missing:
+            yield f"{listing(missing)}: missing"
+        if extra:
+            yield f"{listing(extra)}: not written by grow"
+        for name in sorted(set(wanted) & set(self.grown.tensors)):
+            shape = self.grown.tensors[name].shape
+            if shape != wanted[name].new_shape:
+                yield f"{name}: has shape {shape}, wanted {wanted[name].new_shape}"
+
+    @contextmanager
+    def proof_copy(self) -> Iterator[Path]:
+        """The same growth in float64, in a temporary folder."""
+        tensors, _ = assemble(
+            self.family, self.matched, self.maps, dict.fromkeys((t.name for t in self.matched.tensors), "F64")
+        )
+        record = self.record
+        config = {
+            **self.source.config,
+            **record.config_changes,
+            "architectures": self.matched.config["architectures"],
+        }
+        config.pop("torch_dtype", None)
+        config["dtype"] = "float64"
+        plan = Plan(
+            self.family,
+            self.matched.config,
+            config,
+            record.sizes,
+            record.new_sizes,
+            self.maps,
+            {},
+            tensors,
+            split=record.split,
+            seed=record.seed,
+            rounded=(),
+        )
+        folder = Path(tempfile.mkdtemp(prefix="grow-proof-"))
+        try:
+            free = shutil.disk_usage(folder).free
+            if plan.nbytes > free:
+                raise NoSpace(f"a float64 copy needs {plan.nbytes / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free")
+            writer = ShardWriter(folder, tensors, 5 * 10**9)
+            try:
+                write_plan(plan, FileSource(self.source), writer)
+                writer.close()
+            finally:
+                writer.abandon()
+            write_json(folder / "config.json", config)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class NoSpace(Exception):
+    """There is no room for a temporary copy; the rung is skipped with this reason."""
+
+
+def _unset(value: Any) -> bool:
+    return value is None or value is False
+
+
+def _one_dtype(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with its dtype under one name, whatever its generation called it."""
+    found = dict(config)
+    older = found.pop("torch_dtype", None)
+    return {**found, "dtype": found.get("dtype") or older}
