@@ -39,7 +39,8 @@ STORAGE_K = 4.0
 # or more.
 RUNTIME_K = 4.0
 
-PREFILL = 3  # tokens in the first pass of cached decoding: both a chunk and single steps meet the cache
+PREFILL = 3  # least tokens in the first pass of cached decoding: both a chunk and single steps meet the cache
+STEPS = 24  # most single steps after it: each reads every weight once, which is most of a large model's time
 DECODED = ("random", "left_padded", "beyond_window")
 TOKEN_OUTPUTS = ("logits", "last_hidden_state")
 
@@ -146,7 +147,8 @@ def runtime_dtype(pair: Pair, dtype: str | None = None, *, readback: ReadbackArg
 def cached_decoding(pair: Pair, *, limit: float = EXACT, readback: ReadbackArg = None) -> Rung:
     """Decoding with a KV cache gives what one full pass gives, and what the source gives step by step.
 
-    A prefix of 3 tokens, then one token at a time, with and without left padding, in true float64.
+    A prefix of at least 3 tokens, then the last 24 or fewer one at a time, with and without left padding, in
+    true float64.
     limit  grown against source, as in `true_float64`; cache against full pass is one model, so always
            `EXACT`.
     """
@@ -189,10 +191,10 @@ def _step_by_step(pair: Pair, side: Side, probe: Probe) -> Outputs | None:
     model = pair.model(side, "float64")
     ids, mask = probe.inputs["input_ids"], probe.inputs["attention_mask"]
     parts: dict[str, list[torch.Tensor]] = {}
-    cache, start = None, 0
+    cache, start, prefix = None, 0, max(PREFILL, ids.shape[1] - STEPS)
     with forward(model):
         while start < ids.shape[1]:
-            stop = start + 1 if start else min(PREFILL, ids.shape[1])
+            stop = start + 1 if start else min(prefix, ids.shape[1])
             found = model(
                 input_ids=ids[:, start:stop],
                 attention_mask=mask[:, :stop],
