@@ -1,4 +1,4 @@
-"""The three bundled models, trained from nothing on the State of the Union addresses.
+"""The three bundled models, trained on the State of the Union addresses alone.
 
 does     splits the text into speeches, keeps a seeded choice of whole speeches aside (heldout.txt.xz), trains
          one byte-level BPE tokenizer on the rest and, with it, `small` (Llama), `small-gpt2` and `small-bert`
@@ -7,6 +7,17 @@ does     splits the text into speeches, keeps a seeded choice of whole speeches 
 needs    the text: one speech per paragraph, separated by blank lines (10.8 MB, public domain), plain or .xz
 
     python recipes/small_models.py --text sotu.txt.xz --out grow/zoo --models llama,gpt2,bert
+
+costs    26, 29 and 19 minutes of wall time, one thread each, llama beside gpt2, on 2 CPU cores that others used too
+gave     measured 2026-11-22 (bert 2026-11-23), five held-out speeches of 296 kB, 3.62 bytes per token:
+         small       1.3156 bits per byte    3200 steps, 6.6M tokens (2.3 epochs)
+         small-gpt2  1.4966 bits per byte    the same
+         small-bert  4.8099 bits per masked token, 34.0% of them right    3600 steps, 7.4M tokens
+         Of all runs of 12 words in the held-out speeches 0.9 % also stand in a training speech.
+
+bert starts from the word embeddings of `small` (train llama first) and with its first layer's heads aimed at
+the neighbouring tokens (`head_start`). Two of those stay there (0.97 of the attention on the token before, on the
+token after); the attention of its layers 1 to 3 is still close to even.
 """
 
 import argparse
