@@ -101,9 +101,9 @@ classifier.bias                               labels <-         ? {CLASSIFIED}
             "num_hidden_layers": layers,
         }
         for name, n, h, layers in (
-            ("small", 128, 4, 6),
-            ("base", 256, 8, 6),
-            ("large", 512, 16, 6),
+            ("small", 128, 4, 4),
+            ("base", 256, 8, 4),
+            ("large", 512, 16, 4),
             ("bert-tiny", 128, 2, 2),
             ("bert-mini", 256, 4, 4),
             ("bert-small", 512, 8, 4),
