@@ -57,8 +57,9 @@ class _Matrix:
         # where numbers only move, their bits do, several times faster than through floats
         still = (_only_moves(m, role, made_elsewhere=i == 0) for i, (m, role) in enumerate(sides))
         self.moves = t.dtype == t.source_dtype and all(still)
-        # where parts of stored numbers are stored as they are, rounding them again would only take time
-        self.fits = exact and t.dtype == t.source_dtype and split == "exact"
+        # where nothing is larger than a stored number and all is exact, rounding would only take time
+        largest = max((float(m.write.max()) for m in changing), default=1.0)
+        self.fits = exact and t.dtype == t.source_dtype and split == "exact" and largest <= 1
         self.rescaled = any(m is not None and role == WRITE and not m.exact_factors for m, role in sides)
         self.squares, self.seen = 0.0, 0
         self.mean = np.zeros(self.n_cols)
@@ -262,7 +263,7 @@ def _stored(t: TensorPlan, values: np.ndarray) -> np.ndarray:
             t.name,
             what=f"a value does not fit into {t.dtype}",
             why="it would be stored as Inf",
-            fix="--dtype float32 or bfloat16",
+            fix="--dtype float32 or bfloat16" if t.dtype == "F16" else "--dtype float64",
         )
     return raw
 

@@ -363,6 +363,15 @@ def test_a_factor_that_would_overflow_is_refused(tmp_path):
     assert error.where == "model.embed_tokens.weight"
 
 
+@pytest.mark.parametrize(("dtype", "value"), [("F32", 3e38), ("BF16", 0x7F70), ("F64", 1.7e308)])
+def test_a_power_of_two_that_would_overflow_is_refused(tmp_path, dtype, value):
+    # four times the width: the stream is scaled by 2, which rounds nothing
+    source = tiny.checkpoint(tmp_path / "source", "llama", dtype=dtype)
+    tiny.edit_tensor(source, "model.embed_tokens.weight", lambda raw: raw.__setitem__((0, 0), value))
+    error = refused_to(source, tmp_path / "out", "hidden_size=96", operators={"hidden": "silent"})
+    assert error.where == "model.embed_tokens.weight"
+
+
 # Names
 
 
