@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import re
 import unicodedata
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from grow.checkpoint.config import check_config, found
 from grow.checkpoint.header import (
     AGAIN,
     PICKLE_FIX,
@@ -38,20 +38,10 @@ from grow.checkpoint.locate import (
     plain_name,
     refuse_other_weights,
 )
-from grow.errors import BadInput, Refused, did_you_mean, listing
+from grow.errors import BadInput, Refused, listing
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_JSON = 100_000_000
-SIZES = re.compile(
-    "hidden_size|intermediate_size|vocab_size|head_dim|num_(hidden_)?layers|num_(attention|key_value)_heads|"
-    "num_heads|max_position_embeddings|n_(embd|inner|layers?|heads?|positions|ctx)|d_(model|ff|kv)|ffn_dim|"
-    "word_embed_proj_dim|moe_intermediate_size|num_experts_per_tok"
-)
-FLOATS = ("bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
-
-
-# Stock OPT reads it: the checkpoint has no norm in front of its head.
-READ_THOUGH_PRIVATE = ("_remove_final_layer_norm",)
 
 
 class Checkpoint:
@@ -180,7 +170,7 @@ def open_checkpoint(
         names = sorted(os.listdir(folder))
         check_kind(folder, names)
         raw = checkpoint._json(inside(folder, "config.json", follow_symlinks))
-        checkpoint.config = _check_config(raw, show(folder / "config.json"), checkpoint.notes)
+        checkpoint.config = check_config(raw, show(folder / "config.json"), checkpoint.notes)
         weight_map: dict[str, str] = {}
         total = None
         if INDEX in names:
@@ -223,70 +213,6 @@ def _add_companion(checkpoint: Checkpoint, name: str, file: Path) -> None:
         checkpoint.companions.append(name)
 
 
-def _check_config(raw: Any, where: str, notes: list[str]) -> dict[str, Any]:
-    """A copy without private fields, in which model_type, sizes and dtype are possible in any family."""
-    if not isinstance(raw, dict):
-        what = f"is a {type(raw).__name__}; wanted an object"
-        fix = "use the config.json of a transformers checkpoint"
-        raise BadInput(where, what=what, why="a config is fields with names", fix=fix)
-    private: list[str] = []
-    config = _public(raw, "", private)
-    if private:
-        notes.append(f"config.json: private fields do not come along: {listing(map(show, private))}")
-    faults: list[tuple[str, str, str]] = []
-    kind = config.get("model_type")
-    if not isinstance(kind, str) or not kind:
-        faults.append(("model_type", f"{_found(kind)}; wanted the name of a family", "model_type=llama, say"))
-    for name in filter(SIZES.fullmatch, config):
-        value = config[name]
-        if value is not None and not (type(value) is int and 1 <= value < 2**31):
-            fix = f"correct {name} in config.json to the size that the weights have"
-            faults.append((name, f"{_found(value)}; wanted an integer from 1 to {2**31 - 1}", fix))
-    for name in ("dtype", "torch_dtype"):
-        value = config.get(name)
-        if value is not None and value not in (*FLOATS, "auto"):
-            what = f"{_found(value)}; wanted one of {', '.join(FLOATS)}"
-            hint = did_you_mean(str(value)[:40], FLOATS)
-            faults.append((name, f"{what}; {hint}" if hint else what, f"{name}=float32, say"))
-    if faults:
-        (name, what, fix), *more = faults
-        details = [("also", f"{field}: {found}") for field, found, _ in more]
-        why = "every model of every family is built from these"
-        raise BadInput(f"{where}: {name}", what=what, why=why, fix=fix, details=details)
-    refusals = {
-        "quantization_config": (
-            "weights are quantised",
-            "use the unquantised checkpoint, or dequantise first",
-        ),
-        "auto_map": (
-            "needs Python code from the folder, which grow never runs",
-            "when transformers has the class built in, remove auto_map from a copy of config.json",
-        ),
-        "transformers_weights": ("names another weight file", f"rename it to {SINGLE}, remove the field"),
-    }
-    for name, (what, fix) in refusals.items():
-        if config.get(name) not in (None, {}):
-            why = "growth is exact only for plain weights of a stock class"
-            raise Refused(f"{where}: {name}", what=what, why=why, fix=fix)
-    return config
-
-
-def _public(value: Any, prefix: str, private: list[str]) -> Any:
-    """`value` without keys that begin with an underscore, at any depth: stock loading obeys some of them."""
-    if isinstance(value, list):
-        return [_public(item, prefix, private) for item in value]
-    if not isinstance(value, dict):
-        return value
-    hidden = [name for name in value if name.startswith("_") and name not in READ_THOUGH_PRIVATE]
-    private += [prefix + name for name in hidden]
-    public = [(name, item) for name, item in value.items() if name not in hidden]
-    return {name: _public(item, f"{prefix}{name}.", private) for name, item in public}
-
-
-def _found(value: Any) -> str:
-    return "missing" if value is None else f"{show(repr(value), 60)} ({type(value).__name__})"
-
-
 def _check_index(index: Any, where: str) -> tuple[dict[str, str], Any]:
     """Its weight_map, and the total_size it claims. Each shard is a plain name, distinct on every system."""
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
@@ -295,7 +221,7 @@ def _check_index(index: Any, where: str) -> tuple[dict[str, str], Any]:
         raise BadInput(f"{where}: weight_map", what="missing, empty or not an object", why=why, fix=AGAIN)
     metadata = index.get("metadata", {})
     if not isinstance(metadata, dict):
-        what = f"{_found(metadata)}; wanted an object"
+        what = f"{found(metadata)}; wanted an object"
         raise BadInput(f"{where}: metadata", what=what, why="it may hold total_size", fix="remove metadata")
     spelled: dict[str, str] = {}
     for shard in _distinct(weight_map, where):
