@@ -8,6 +8,7 @@ bigger = grow.widen(model, {"hidden_size": 512}).model # in memory: a stock PreT
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -17,12 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from grow.card import model_card
 from grow.checkpoint.header import show
 from grow.checkpoint.locate import locate
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.checkpoint.staging import Staging
 from grow.checkpoint.writer import ShardWriter, write_json
-from grow.engine import FileSource, stored_rows, write_plan
+from grow.companions import copy_companions
+from grow.engine import FileSource, write_plan
 from grow.errors import BadInput, GrowError
 from grow.families import family_of
 from grow.family import Family
@@ -194,8 +197,6 @@ def widen(
                         verification=found,
                     )
                 _set_verification(stage.path, found)
-            from grow.card import model_card
-
             (stage.path / "README.md").write_text(model_card(the_plan, str(src), found), encoding="utf-8")
             checkpoint.check_unchanged()
             stage.commit()
@@ -254,8 +255,6 @@ def _plan_of(family: Family, matched: Match, to: Any, options: Mapping[str, Any]
 
 
 def _write(the_plan: Plan, checkpoint: Checkpoint, folder: Path, shard: int, name: str, progress) -> None:
-    from grow.companions import copy_companions
-
     done, total = 0, the_plan.nbytes
 
     def advance(count: int) -> None:
@@ -277,8 +276,6 @@ def _write(the_plan: Plan, checkpoint: Checkpoint, folder: Path, shard: int, nam
 
 
 def _set_verification(folder: Path, found: Verification) -> None:
-    import json
-
     path = folder / NAME
     record = json.loads(path.read_text(encoding="utf-8"))
     record["verification"] = found.to_dict()
@@ -287,16 +284,8 @@ def _set_verification(folder: Path, found: Verification) -> None:
 
 def _same_bytes(checkpoint: Checkpoint, a: str, b: str) -> bool:
     first, second = checkpoint.tensors[a], checkpoint.tensors[b]
-    if (first.dtype, first.shape) != (second.dtype, second.shape):
-        return False
-    step = max(1, (1 << 20) // max(1, first.nbytes // max(1, first.shape[0])))
-    return all(
-        (
-            stored_rows(checkpoint, a, i, min(i + step, first.shape[0])).tobytes()
-            == stored_rows(checkpoint, b, i, min(i + step, first.shape[0])).tobytes()
-        )
-        for i in range(0, first.shape[0], step)
-    )
+    alike = (first.dtype, first.shape) == (second.dtype, second.shape)
+    return alike and checkpoint.sha256(first) == checkpoint.sha256(second)
 
 
 def _is_model(src: Any) -> bool:

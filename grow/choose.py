@@ -25,9 +25,10 @@ def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, Axi
     for axis, context in (("hidden", family.hidden_context(config)), ("ffn", "elementwise")):
         maps[axis] = identity(old[axis])
         if new[axis] != old[axis]:
-            if default_operator(old[axis], new[axis], context) is None and axis not in chosen:
+            name = chosen.get(axis) or default_operator(old[axis], new[axis], context)
+            if name is None:
                 raise _no_multiple(family, config, old, new)
-            name = _operator(family, axis, old[axis], new[axis], context, chosen.get(axis))
+            _check_operator(family, axis, old[axis], new[axis], context, name)
             maps[axis] = OPERATORS[name](old[axis], new[axis], context)
             words[axis] = _describe(maps[axis])
     maps["heads"], maps["kv_heads"] = _head_maps(family, config, old, new, chosen, words)
@@ -50,25 +51,18 @@ def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, Axi
     return maps, words, changes
 
 
-def _operator(family: Family, axis: str, n: int, m: int, context: str, chosen: str | None) -> str:
-    if chosen is None:
-        name = default_operator(n, m, context)
-        if name is not None:
-            return name
-    elif context in OPERATORS[chosen].contexts and OPERATORS[chosen].allows(n, m, context):
-        return chosen
-    field = family.axes.get(axis, axis)
-    below, above = m // n * n, -(-m // n) * n
-    exact = [f"{field}={k}" for k in sorted({below, above}) if k > n]
-    if chosen is not None:
-        fits = [op.name for op in OPERATORS.values() if context in op.contexts and op.allows(n, m, context)]
+def _check_operator(family: Family, axis: str, n: int, m: int, context: str, name: str) -> None:
+    """Refused when the operator that somebody chose is not exact here."""
+    fits = [op.name for op in OPERATORS.values() if context in op.contexts and op.allows(n, m, context)]
+    if name not in fits:
+        multiples = {m // n * n, -(-m // n) * n} - {n}
+        exact = [f"{family.axes.get(axis, axis)}={k}" for k in sorted(multiples)]
         raise Refused(
-            f"--operator {axis}={chosen}",
-            what=f"{chosen} cannot grow {axis} {n} -> {m}",
+            f"--operator {axis}={name}",
+            what=f"{name} cannot grow {axis} {n} -> {m}",
             why=_WHY[context],
-            fix=" or ".join(f"--operator {axis}={name}" for name in fits) or " or ".join(exact),
+            fix=" or ".join(f"--operator {axis}={fit}" for fit in fits) or " or ".join(exact),
         )
-    raise AssertionError(f"{axis}: no operator grows {n} -> {m}")
 
 
 def _no_multiple(family: Family, config, old, new) -> Refused:

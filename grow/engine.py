@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
+from threading import Event
 from typing import Protocol
 
 import numpy as np
@@ -49,7 +50,7 @@ def write_plan(
 
     def one(t: TensorPlan) -> tuple[str, str]:
         def put(first: int, rows: np.ndarray) -> None:
-            if stop:
+            if stop.is_set():
                 raise InterruptedError
             writer.write_rows(t.name, first, rows)
             advance(rows.nbytes)
@@ -57,22 +58,14 @@ def write_plan(
         grow_tensor(t, partial(source.rows, t), put, split=plan.split, seed=plan.seed)
         return t.name, writer.sha256(t.name)
 
-    stop: list[bool] = []
+    stop = Event()
     # numpy and pwrite release the interpreter lock; more threads than cores only take memory
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         jobs = [pool.submit(one, t) for t in plan.tensors]
         try:
-            done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
-            failed = [job for job in done if job.exception()]
+            return dict(job.result() for job in as_completed(jobs))
         except BaseException:
-            failed = []
-            stop.append(True)
+            stop.set()  # what runs ends at its next block, what waits never starts
+            for job in jobs:
+                job.cancel()
             raise
-        finally:
-            if stop or any(job.done() and not job.cancelled() and job.exception() for job in jobs):
-                stop.append(True)
-                for job in jobs:
-                    job.cancel()
-        if failed:
-            failed[0].result()
-    return dict(job.result() for job in jobs)

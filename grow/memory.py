@@ -22,7 +22,6 @@ from grow.plan import Plan, TensorPlan, make_plan
 from grow.target import resolve
 
 CODES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-TORCH = {code: dtype for dtype, code in CODES.items()}
 
 
 @dataclass(frozen=True)
@@ -125,9 +124,8 @@ def _verify(model: Any, grown: Any, plan: Plan, seed: int):
             grown.save_pretrained(b)
         with open_checkpoint(b) as saved:
             from grow import __version__
-            from grow.verify.certificate import sha256
 
-            digests = {name: sha256(saved, info) for name, info in saved.tensors.items()}
+            digests = {name: saved.sha256(info) for name, info in saved.tensors.items()}
         write_json(b / NAME, record_of(plan, source=type(model).__name__, version=__version__, tensors=digests))
         with open_checkpoint(a) as source, open_checkpoint(b) as result:
             return verify_folders(source, result, seed=seed, names=(type(model).__name__, "in memory"))

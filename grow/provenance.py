@@ -16,8 +16,7 @@ from typing import Any
 from grow.axes import SIDES
 from grow.checkpoint.header import strict_json
 from grow.errors import BadInput
-from grow.family import Family
-from grow.maps import KINDS, AxisMap
+from grow.maps import KINDS, AxisMap, identity
 from grow.plan import SPLITS, Plan
 
 SCHEMA = 1
@@ -137,8 +136,6 @@ def _map(space: str, stored: Mapping[str, Any], sizes: Mapping[str, int], new_si
     return AxisMap.from_runs(n, runs, str(stored["operator"]))
 
 
-def whole_maps(record: Record, family: Family) -> dict[str, AxisMap]:
+def whole_maps(record: Record) -> dict[str, AxisMap]:
     """All spaces, the unchanged ones as identities."""
-    from grow.maps import identity
-
     return {space: record.maps.get(space) or identity(record.sizes[axis]) for space, axis in SPACES.items()}

@@ -23,6 +23,7 @@ import numpy as np
 
 from grow.errors import BadInput, did_you_mean, listing
 
+CHUNK = 1 << 20  # bytes of a read that only passes through
 MAX_HEADER = 100_000_000
 MAX_AXES = 32
 MAX_DEPTH = 32

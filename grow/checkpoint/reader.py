@@ -11,6 +11,7 @@ that stay open, so any number of threads may read at once and no tensor is ever 
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import os
 import unicodedata
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ from typing import Any
 from grow.checkpoint.config import check_config, found
 from grow.checkpoint.header import (
     AGAIN,
+    CHUNK,
     PICKLE_FIX,
     TensorInfo,
     open_regular,
@@ -89,6 +91,13 @@ class Checkpoint:
                 raise self._changed(info.file, f"ends inside {show(info.name)}")
             done += count
         return done
+
+    def sha256(self, info: TensorInfo) -> str:
+        """Of a tensor's stored bytes."""
+        digest = hashlib.sha256()
+        for at in range(0, info.nbytes, CHUNK):
+            digest.update(self.read(info, at, min(at + CHUNK, info.nbytes)))
+        return digest.hexdigest()
 
     def check_unchanged(self) -> None:
         """Every file is still the one that was opened, by size, time, inode and device; else BadInput."""

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from grow.checkpoint.header import CHUNK
 from grow.plan import ITEMSIZE, TensorPlan
 
-CHUNK = 1 << 20
 ALIGN = 8
 
 

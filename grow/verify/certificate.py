@@ -15,7 +15,6 @@ by u · Σ|terms| and no more; a single weight off by two units in the last plac
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -23,9 +22,7 @@ import numpy as np
 
 from grow.apply import BLOCK
 from grow.axes import GAIN, READ, SHIFT
-from grow.checkpoint.header import TensorInfo
 from grow.checkpoint.reader import Checkpoint
-from grow.checkpoint.writer import CHUNK
 from grow.engine import stored_rows
 from grow.maps import MEAN, SILENT, UNREAD, AxisMap
 from grow.numerics import widen
@@ -242,14 +239,6 @@ def _check_fresh_rows(check, new, rows: AxisMap, cols, reads: bool, mean, size, 
     for some in _blocks(rows.fresh(MEAN), step):
         scale = rows.write[some][:, None]
         _check_columns(check, new(some), mean[None] * scale, some, cols, own=size[None] * scale)
-
-
-def sha256(checkpoint: Checkpoint, info: TensorInfo) -> str:
-    """Of a stored tensor's bytes."""
-    digest = hashlib.sha256()
-    for at in range(0, info.nbytes, CHUNK):
-        digest.update(checkpoint.read(info, at, min(at + CHUNK, info.nbytes)))
-    return digest.hexdigest()
 
 
 def _blocks(index: np.ndarray, step: int) -> Iterator[np.ndarray]:

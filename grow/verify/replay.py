@@ -40,7 +40,7 @@ class Replay:
                 why=f"it was {record.model_type} with {record.sizes}",
                 fix="grow verify SOURCE GROWN, in this order",
             )
-        self.maps = whole_maps(record, self.family)
+        self.maps = whole_maps(record)
         self.matched = match(self.family, source.config, source.tensors, str(source.path))
         stored = {name: info.dtype for name, info in grown.tensors.items()}
         dtypes = {t.name: stored.get(t.name, t.dtype) for t in self.matched.tensors}
@@ -59,7 +59,7 @@ class Replay:
         return None if hidden.is_identity else (np.maximum(hidden.source, -1), hidden.gain * hidden.write)
 
     def certificate(self) -> Rung:
-        from grow.verify.certificate import check_tensor, sha256
+        from grow.verify.certificate import check_tensor
 
         record = self.record
         faults = [*self._law(), *self._config(), *self._set()]
@@ -69,7 +69,7 @@ class Replay:
                 check = check_tensor(t, self.source, self.grown, record.split)
                 worst = max(worst, check.worst)
                 faults.extend(map(str, check.faults[:1]))
-                if not check.faults and sha256(self.grown, self.grown.tensors[t.name]) != record.tensors.get(t.name):
+                if not check.faults and self.grown.sha256(self.grown.tensors[t.name]) != record.tensors.get(t.name):
                     less = " or by less than the rounding of what is stored" if check.unit else ""
                     faults.append(f"{t.name}: sha256 is not grow.json's: differs in entries that no output reads{less}")
         measured = {
