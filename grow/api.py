@@ -33,8 +33,8 @@ from grow.match import Match, check_duplicates, match
 from grow.plan import Plan, make_plan
 from grow.provenance import NAME, record_of
 from grow.target import resolve
-from grow.verify.ladder import RUNGS, verify_folders
-from grow.verify.result import Verification
+from grow.verify.ladder import verify_folders
+from grow.verify.result import FUNCTION, RUNGS, Verification
 
 SHARD_SIZE = "5GB"
 LINE = 4096  # characters of a path in records and results: all of it
@@ -183,14 +183,19 @@ def widen(
             if verify:
                 with open_checkpoint(stage.path) as grown:
                     found = verify_folders(
-                        checkpoint, grown, seed=seed, names=(show(src, LINE), show(folder, LINE)), progress=on_rung
+                        checkpoint,
+                        grown,
+                        rungs=FUNCTION,
+                        seed=seed,
+                        names=(show(src, LINE), show(folder, LINE)),
+                        progress=on_rung,
                     )
                 if not found.lossless:
                     raise Different(
                         str(folder),
                         what=f"is {found.verdict} after the growth; it was not kept",
                         why=next(
-                            (f"{r.name}: {r.reason}" for r in found.rungs if r.status == "fail"),
+                            (f"{r.name}: {r.reason}" for r in found.checks if r.status == "fail"),
                             "no rung could run",
                         ),
                         fix="report this with the plan (grow plan --json); --no-verify keeps the result, unverified",
@@ -208,7 +213,7 @@ def verify(
     src: str | os.PathLike,
     grown: str | os.PathLike,
     *,
-    rungs: Sequence[str] = RUNGS,
+    rungs: Sequence[str] = tuple(RUNGS),
     seed: int = 0,
     revision: str | None = None,
     on_rung: Callable[[str], None] = lambda rung: None,

@@ -47,10 +47,10 @@ def model_card(plan: Plan, source: str, verification: Verification | None) -> st
             "| check | result | largest difference |",
             "|---|---|---|",
         ]
-        for rung in verification.rungs:
-            value = rung.measured.get("relative", rung.measured.get("largest_residual"))
+        for check in verification.checks:
+            value = check.measured.get("relative", check.measured.get("largest_residual"))
             shown = f"{value:.2e}" if isinstance(value, float) else ""
-            lines.append(f"| {rung.name} | {rung.status} | {shown} |")
+            lines.append(f"| {check.name} | {check.status} | {shown} |")
     lines += ["", "The plan, the maps and a sha256 of every tensor are in `grow.json`.", ""]
     return "\n".join(lines)
 

@@ -116,6 +116,7 @@ def _verify(model: Any, grown: Any, plan: Plan, seed: int):
     from grow.provenance import NAME, record_of
     from grow.verify.float64 import quiet
     from grow.verify.ladder import verify_folders
+    from grow.verify.result import FUNCTION
 
     with tempfile.TemporaryDirectory(prefix="grow-verify-") as folder:
         a, b = Path(folder, "source"), Path(folder, "grown")
@@ -128,7 +129,7 @@ def _verify(model: Any, grown: Any, plan: Plan, seed: int):
             digests = {name: saved.sha256(info) for name, info in saved.tensors.items()}
         write_json(b / NAME, record_of(plan, source=type(model).__name__, version=__version__, tensors=digests))
         with open_checkpoint(a) as source, open_checkpoint(b) as result:
-            return verify_folders(source, result, seed=seed, names=(type(model).__name__, "in memory"))
+            return verify_folders(source, result, rungs=FUNCTION, seed=seed, names=(type(model).__name__, "in memory"))
 
 
 def _raw(tensor: torch.Tensor) -> np.ndarray:

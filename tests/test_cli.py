@@ -125,7 +125,7 @@ def test_json_is_one_document_on_stdout_and_nothing_else(grow_, pair, tmp_path, 
     for line in lines(pair, tmp_path / "out")[command]:
         code, out, err = grow_(*line, "--json")
         assert (code, err) == (0, "")
-        assert json.loads(out, parse_constant=pytest.fail)["schema"] == 1
+        assert json.loads(out, parse_constant=pytest.fail)["schema"] == (2 if command == "verify" else 1)
 
 
 @pytest.mark.parametrize("command", WITH_JSON)
@@ -147,7 +147,10 @@ def test_the_parts_of_the_documents(grow_, pair, tmp_path):
             "schema", "family", "architecture", "storage", "rounded_because", "split", "seed", "axes", "tensors",
             "couplings", "config", "cost", "notes",
         },
-        "verify": {"schema", "source", "grown", "verdict", "rungs", "notes"},
+        "verify": {
+            "schema", "source", "grown", "verdict", "trainable", "rungs", "first_difference", "growth", "config",
+            "environment", "notes",
+        },
         "inspect": {
             "schema", "path", "family", "architecture", "sizes", "parameters", "tensors", "targets", "notes",
         },

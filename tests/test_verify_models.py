@@ -18,20 +18,13 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEm
 
 from grow.errors import BadInput
 from grow.verify import pair as pair_module
+from grow.verify.behaviour import cached_decoding, save_reload
 from grow.verify.compare import difference, run
 from grow.verify.float64 import TrueFloat64, Unloadable, load, model_class, quiet, tensors
+from grow.verify.outputs import EXACT, STORAGE_K, runtime_dtype, storage_floor, true_float64
 from grow.verify.pair import Pair, stored_dtype
 from grow.verify.probes import probes
-from grow.verify.result import Rung
-from grow.verify.rungs import (
-    EXACT,
-    STORAGE_K,
-    cached_decoding,
-    runtime_dtype,
-    save_reload,
-    storage_floor,
-    true_float64,
-)
+from grow.verify.result import Check
 
 # Pairwise distinct sizes; eps large enough to matter; the padding id inside the vocabulary.
 LLAMA = {
@@ -137,7 +130,7 @@ def bert_base(tmp_path_factory) -> Path:
     return make(tmp_path_factory.mktemp("verify") / "bert", "bert", BERT, transformers.AutoModel)
 
 
-def exact(source: Path, grown: Path, **more) -> Rung:
+def exact(source: Path, grown: Path, **more) -> Check:
     with Pair(source, grown) as pair:
         return true_float64(pair, **more)
 

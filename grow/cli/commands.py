@@ -15,7 +15,7 @@ from grow.cli.progress import Progress
 from grow.errors import BadInput
 from grow.families import FAMILIES
 from grow.plan import DTYPE_NAMES, SPLITS
-from grow.verify.ladder import RUNGS
+from grow.verify.result import RUNGS
 
 SOURCE = "SRC: a checkpoint folder, a hub id or a bundled name (small, small-gpt2, small-bert)."
 TARGET = (
@@ -147,7 +147,7 @@ def plan(src, to, operators, split, dtype, seed, revision, assume_harmless, as_j
 def verify(src, grown, rungs, seed, revision, as_json) -> int:
     """Check that GROWN computes the function of SRC. Exit code 0: lossless; 1: not."""
     with Progress(quiet=as_json) as progress:
-        found = api.verify(src, grown, rungs=rungs or RUNGS, seed=seed, revision=revision, on_rung=progress.rung)
+        found = api.verify(src, grown, rungs=rungs or tuple(RUNGS), seed=seed, revision=revision, on_rung=progress.rung)
     with show.reader_may_leave():
         if as_json:
             show.print_json(found.to_dict())

@@ -131,24 +131,24 @@ def growth(grown: Growth) -> None:
 
 def verification(found: Verification) -> None:
     rows = []
-    for rung in found.rungs:
-        value = rung.measured.get("relative", rung.measured.get("largest_residual"))
+    for check in found.checks:
+        value = check.measured.get("relative", check.measured.get("largest_residual"))
         rows.append(
             (
-                rung.name,
-                rung.status,
+                check.name,
+                check.status,
                 f"{value:.1e}" if isinstance(value, float) else "",
-                rung.limit if rung.status == "pass" else rung.reason,
+                check.limit if check.status == "pass" else check.reason,
             )
         )
     table(("check", "result", "largest Δ", "claim"), rows)
-    for rung in found.rungs:
-        faults = rung.measured.get("faults") or []
+    for check in found.checks:
+        faults = check.measured.get("faults") or []
         if len(faults) > 1:
             for fault in faults[:20]:
                 click.echo(f"    {fault}")
-            if rung.measured["faulty"] > 20:
-                click.echo(f"    and {rung.measured['faulty'] - 20} more tensors")
+            if check.measured["faulty"] > 20:
+                click.echo(f"    and {check.measured['faulty'] - 20} more tensors")
     for note in found.notes:
         click.echo(f"note: {note}")
     click.echo(_verdict(found))
@@ -159,7 +159,7 @@ def _verdict(found: Verification) -> str:
         (
             r.measured.get("relative")
             for name in ("proof", "true_float64")
-            for r in found.rungs
+            for r in found.checks
             if r.name == name and r.status == "pass"
         ),
         None,
@@ -168,7 +168,7 @@ def _verdict(found: Verification) -> str:
         how = f" (max |Δ| {number:.1e} of the outputs' std in true float64)" if number is not None else " (certificate)"
         return f"lossless: {found.grown} computes what {found.source} computes{how}"
     if found.verdict == "different":
-        first = next(r for r in found.rungs if r.status == "fail")
+        first = next(r for r in found.checks if r.status == "fail")
         return f"different: {found.grown} does not compute what {found.source} computes ({first.name}: {first.reason})"
     return f"unproved: {found.notes[-1] if found.notes else 'no check that could tell was able to run'}"
 

@@ -1,18 +1,20 @@
 """`verify`: every rung on one pair, and one verdict.
 
-certificate     the law and W̃·E_in = E_out·W on the stored weights of every tensor, config, sha256
-true_float64    outputs agree, with no rounding inside the forward pass
-proof           a rounded growth, repeated in float64: agrees to 1e-12, so what remains is storage
-runtime_dtype   in the dtype people run, as close as the source is to itself
-cached_decoding token by token with the KV cache, the same
-save_reload     save_pretrained and from_pretrained change nothing
+certificate    the law and W̃·E_in = E_out·W on the stored weights of every tensor, config, sha256
+true_float64   outputs agree, with no rounding inside the forward pass; a rounded growth is repeated in float64
+               (proof) and agrees to 1e-12, so what remains is storage
+runtime_dtype  in the dtype people run, as close as the source is to itself
+behaviour      tokenizer, hidden states, loss, cached decoding, generation, kernels and batch shapes, save and reload
+trainability   after a few optimizer steps: no dead parameter, no locked twin
 """
 
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
 from grow.checkpoint.reader import Checkpoint
@@ -20,99 +22,135 @@ from grow.errors import BadInput, Refused, did_you_mean
 from grow.families import family_of
 from grow.plan import ITEMSIZE
 from grow.provenance import read_record
-from grow.verify.replay import NoSpace, Replay
-from grow.verify.result import EXACT, Rung, Verification
-
-RUNGS = ("certificate", "true_float64", "proof", "runtime_dtype", "cached_decoding", "save_reload")
+from grow.verify.replay import NoSpace, Replay, config_differences
+from grow.verify.result import EXACT, RUNG_OF, RUNGS, Check, Verification
 
 
 def verify_folders(
     source: Checkpoint,
     grown: Checkpoint,
     *,
-    rungs: Sequence[str] = RUNGS,
+    rungs: Sequence[str] = tuple(RUNGS),
     seed: int = 0,
     names: tuple[str, str] | None = None,
-    progress: Callable[[str], None] = lambda rung: None,
+    progress: Callable[[str], None] = lambda check: None,
 ) -> Verification:
-    """The ladder on two open checkpoints. BadInput when they cannot belong together."""
-    _check_names(rungs)
+    """The ladder on two open checkpoints; `rungs` may name single checks. BadInput when the two cannot belong
+    together."""
+    wanted = checks_of(rungs)
     record = read_record(grown.path)
     notes: list[str] = []
-    done: list[Rung] = []
-    plan = None
+    done: list[Check] = []
+    replay = None
     if record is None:
         _check_order(source, grown)
         notes.append("no grow.json in the grown checkpoint: no certificate, the outputs decide")
     else:
-        plan = Replay(record, source, grown)
-    if "certificate" in rungs:
+        replay = Replay(record, source, grown)
+    if "certificate" in wanted:
         progress("certificate")
-        done.append(
-            plan.certificate() if plan else Rung("certificate", "skip", reason="no grow.json: no plan to check against")
-        )
-    if any(name in rungs for name in RUNGS[1:]):
-        done.extend(_models(source, grown, plan, rungs, seed, progress))
-    if any(rung.measured.get("within_storage") for rung in done):
+        no_plan = "no grow.json: no plan to check against"
+        done.append(replay.certificate() if replay else Check("certificate", "skip", reason=no_plan))
+    if wanted - {"certificate"}:
+        done.extend(_models(source, grown, replay, wanted, seed, progress))
+    if any(check.measured.get("within_storage") for check in done):
         notes.append(
             "the outputs agree as far as rounding the stored weights explains, which may be more than was rounded"
         )
-    shown = names or (str(source.path), str(grown.path))
-    return Verification(*shown, tuple(done), tuple(notes))
+    return Verification(
+        *(names or (str(source.path), str(grown.path))),
+        tuple(done),
+        tuple(notes),
+        growth=replay.document() if replay else None,
+        config=tuple(config_differences(source.config, grown.config)),
+        environment=environment(),
+    )
 
 
-def _models(source: Checkpoint, grown: Checkpoint, plan: Replay | None, wanted, seed: int, progress) -> Iterator[Rung]:
-    """The rungs that run models; torch is imported here and nowhere before."""
-    from grow.verify import rungs
+def checks_of(rungs: Sequence[str]) -> set[str]:
+    """The checks on the rungs that somebody named; a check may be named itself."""
+    found: set[str] = set()
+    for name in rungs:
+        if name in RUNGS:
+            found.update(RUNGS[name])
+        elif name in RUNG_OF:
+            found.add(name)
+        else:
+            known = dict.fromkeys([*RUNGS, *RUNG_OF])
+            single = ", ".join(check for check in RUNG_OF if check not in RUNGS)
+            raise BadInput(
+                f"--rung {name}",
+                what=f"no such rung {did_you_mean(name, known)}".rstrip(),
+                why=f"rungs: {', '.join(RUNGS)}; single checks: {single}",
+                fix="--rung certificate",
+            )
+    if not found:
+        raise Refused("--rung", what="nothing to verify", why="at least one rung", fix="leave --rung out")
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers were measured with."""
+    packages = {name: version(name) for name in ("torch", "transformers", "numpy", "safetensors")}
+    from grow import __version__
+
+    return {"grow": __version__, "python": platform.python_version(), **packages, "machine": platform.machine()}
+
+
+def _models(
+    source: Checkpoint, grown: Checkpoint, replay: Replay | None, wanted: set[str], seed: int, progress
+) -> Iterator[Check]:
+    """The checks that run models; torch is imported here and nowhere before."""
+    from grow.verify import behaviour, outputs
     from grow.verify.pair import NoRoom, Pair
 
-    readback = plan.readback if plan else None
-    rounded = plan is not None and plan.record.storage == "rounded"
+    readback = replay.readback if replay else None
+    rounded = replay is not None and replay.record.storage == "rounded"
     narrow = sorted({info.dtype for info in grown.tensors.values()}, key=ITEMSIZE.__getitem__)[0]
     needs_proof = rounded and narrow != "F64"
     with Pair(source.path, grown.path, seed=seed) as pair:
 
         def storage_limit() -> float:
             try:
-                return rungs.STORAGE_K * rungs.storage_floor(pair, _NAMES[narrow])
+                return outputs.STORAGE_K * outputs.storage_floor(pair, _NAMES[narrow])
             except NoRoom:
-                return math.nan  # every rung that needs it is skipped for the same reason
+                return math.nan  # every check that needs it is skipped for the same reason
 
         limit = storage_limit() if needs_proof else EXACT
         if "true_float64" in wanted:
             progress("true_float64")
-            found = rungs.true_float64(pair, limit=limit, readback=readback)
-            if found.status == "fail" and plan is None and narrow != "F64" and found.measured:
+            found = outputs.true_float64(pair, limit=limit, readback=readback)
+            if found.status == "fail" and replay is None and narrow != "F64" and found.measured:
                 limit = storage_limit()
-                found = rungs.true_float64(pair, limit=limit, readback=readback)
+                found = outputs.true_float64(pair, limit=limit, readback=readback)
                 found = replace(found, measured={**found.measured, "within_storage": found.status == "pass"})
             yield found
-        if "proof" in wanted and needs_proof and plan is not None:
+        if "proof" in wanted and needs_proof and replay is not None:
             progress("proof")
             pair.release()
-            yield _proof(plan, pair)
+            yield _proof(replay, pair)
         if "runtime_dtype" in wanted:
             progress("runtime_dtype")
-            yield rungs.runtime_dtype(pair, readback=readback)
+            yield outputs.runtime_dtype(pair, readback=readback)
         if "cached_decoding" in wanted:
             progress("cached_decoding")
-            yield rungs.cached_decoding(pair, limit=limit, readback=readback)
+            yield behaviour.cached_decoding(pair, limit=limit, readback=readback)
         if "save_reload" in wanted:
             progress("save_reload")
-            yield rungs.save_reload(pair)
+            yield behaviour.save_reload(pair)
 
 
 _NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def _proof(plan: Replay, pair: Any) -> Rung:
-    from grow.verify import rungs
+def _proof(replay: Replay, pair: Any) -> Check:
+    from grow.verify import outputs
 
     try:
-        with plan.proof_copy() as folder, pair.against(folder) as proof:
-            return replace(rungs.true_float64(proof, limit=EXACT, readback=plan.readback), name="proof")
+        with replay.proof_copy() as folder, pair.against(folder) as proof:
+            return replace(outputs.true_float64(proof, limit=EXACT, readback=replay.readback), name="proof")
     except NoSpace as error:
-        return Rung("proof", "skip", reason=str(error))
+        return Check("proof", "skip", reason=str(error))
 
 
 def _check_order(source: Checkpoint, grown: Checkpoint) -> None:
@@ -127,16 +165,3 @@ def _check_order(source: Checkpoint, grown: Checkpoint) -> None:
             why="its grow.json says so, and the other has none",
             fix="grow verify SOURCE GROWN, in this order",
         )
-
-
-def _check_names(rungs: Sequence[str]) -> None:
-    for name in rungs:
-        if name not in RUNGS:
-            raise BadInput(
-                f"--rung {name}",
-                what=f"no such rung {did_you_mean(name, RUNGS)}".rstrip(),
-                why="rungs: " + ", ".join(RUNGS),
-                fix="--rung certificate",
-            )
-    if not rungs:
-        raise Refused("--rung", what="nothing to verify", why="at least one rung", fix="leave --rung out")

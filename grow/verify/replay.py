@@ -19,8 +19,8 @@ from grow.families import family_of
 from grow.family import COMMON_FIELDS, WIDTHS, Family
 from grow.match import match
 from grow.plan import Plan, assemble
-from grow.provenance import Record, whole_maps
-from grow.verify.result import EXACT, Rung
+from grow.provenance import SPACES, Record, whole_maps
+from grow.verify.result import EXACT, Check
 
 CHANGED = {"dtype", "torch_dtype", "tie_word_embeddings"}  # by a growth, apart from widths and positions
 # Fields that change no output; the others are compared although some families read them nowhere.
@@ -58,7 +58,7 @@ class Replay:
         hidden = self.maps["hidden"]
         return None if hidden.is_identity else (np.maximum(hidden.source, -1), hidden.gain * hidden.write)
 
-    def certificate(self) -> Rung:
+    def certificate(self) -> Check:
         from grow.verify.certificate import check_tensor
 
         record = self.record
@@ -81,7 +81,34 @@ class Replay:
         limit = "W̃·E_in = E_out·W on every tensor, " + (
             "exactly" if record.storage == "bit-exact" else "within the rounding of what is stored"
         )
-        return Rung("certificate", "fail" if faults else "pass", measured, limit, "; ".join(faults[:3]))
+        return Check("certificate", "fail" if faults else "pass", measured, limit, "; ".join(faults[:3]))
+
+    def document(self) -> dict[str, Any]:
+        """How every axis grew and where the checkpoint came from, JSON-ready."""
+        record = self.record
+        plan = record.raw["plan"]
+        return {
+            "axes": [
+                {
+                    "axis": SPACES[space],
+                    "space": space,
+                    "old": m.n,
+                    "new": m.m,
+                    "operator": m.operator,
+                    "runs": m.to_runs(),
+                }
+                for space, m in record.maps.items()
+            ],
+            "sizes": record.sizes,
+            "new_sizes": record.new_sizes,
+            "storage": record.storage,
+            "rounded": plan.get("rounded", []),
+            "split": record.split,
+            "seed": record.seed,
+            "grow": record.raw.get("grow"),
+            "source": record.raw["source"],
+            "tensors": len(record.tensors),
+        }
 
     def _law(self) -> Iterator[str]:
         for space, axis_map in self.maps.items():
@@ -173,6 +200,14 @@ class Replay:
 
 class NoSpace(Exception):
     """There is no room for a temporary copy; the rung is skipped with this reason."""
+
+
+def config_differences(source: Mapping[str, Any], grown: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The fields that differ between two configs, bookkeeping apart."""
+    a, b = _one_dtype(source), _one_dtype(grown)
+    for name in sorted((a.keys() | b.keys()) - {"transformers_version", "_name_or_path"}):
+        if a.get(name) != b.get(name):
+            yield {"field": name, "source": a.get(name), "grown": b.get(name)}
 
 
 def _unset(value: Any) -> bool:

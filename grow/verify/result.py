@@ -1,33 +1,72 @@
-"""What the rungs of the ladder found, and the verdict; no torch in here."""
+"""What the ladder found, and the verdict; no torch in here.
+
+A *rung* is a kind of evidence, a *check* one measurement on it. `RUNGS` lists both in the order in which they run.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+
+SCHEMA = 2
 
 # The limit of a bit-exact plan or of a proof copy. float64 carries 1.1e-16 per operation; sums in another
 # order and length drift by 1e-15 .. 1e-13 of the logits' std over the depths we measured. A wrong weight
 # shows at 1e-7 or more.
 EXACT = 1e-12
 
+RUNGS: Mapping[str, tuple[str, ...]] = {
+    "certificate": ("certificate",),
+    "true_float64": ("true_float64", "proof"),
+    "runtime_dtype": ("runtime_dtype",),
+    "behaviour": (
+        "tokenizer",
+        "hidden_states",
+        "loss",
+        "cached_decoding",
+        "generation",
+        "sampling",
+        "kernels",
+        "save_reload",
+    ),
+    "trainability": ("trainability",),
+}
+RUNG_OF = {check: rung for rung, checks in RUNGS.items() for check in checks}
+FUNCTION = tuple(rung for rung in RUNGS if rung != "trainability")
+"""The rungs that judge what the checkpoint computes; trainability judges what it can become."""
+
+Status = Literal["pass", "fail", "skip"]
+
 
 @dataclass(frozen=True)
-class Rung:
-    """One step of the ladder: `measured` is JSON-ready, `limit` is the claim in words, `reason` is why it failed."""
+class Check:
+    """One measurement: `measured` is JSON-ready, `limit` is the claim in words, `reason` is why it failed."""
 
     name: str
-    status: Literal["pass", "fail", "skip"]
+    status: Status
     measured: dict[str, Any] = field(default_factory=dict)
     limit: str = ""
     reason: str = ""
 
+    @property
+    def rung(self) -> str:
+        return RUNG_OF[self.name]
+
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found. `verdict` is "lossless", "different" or, when nothing failed but too little ran, "unproved".
+    """What was found about a pair.
+
+    verdict    "lossless", "different" or, when nothing failed but too little ran, "unproved"
+    trainable  False when new parameters can never learn, None when that was not looked at
+    first      on failure: the first module that disagrees, and the tensor or field that explains it
+    growth     how each axis grew, from grow.json; None without one
+    config     the fields of config.json that differ: {"field", "source", "grown"}
+    environment  versions and machine
 
     lossless needs the outputs compared (true_float64, and proof where weights were rounded) or, where the models
     do not fit into memory, the certificate.
@@ -35,15 +74,32 @@ class Verification:
 
     source: str
     grown: str
-    rungs: tuple[Rung, ...]
+    checks: tuple[Check, ...]
     notes: tuple[str, ...] = field(default=())
+    first: dict[str, Any] | None = None
+    growth: dict[str, Any] | None = None
+    config: tuple[dict[str, Any], ...] = ()
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    def check(self, name: str) -> Check | None:
+        return next((check for check in self.checks if check.name == name), None)
 
     @property
-    def verdict(self) -> str:
-        status = {rung.name: rung.status for rung in self.rungs}
+    def rungs(self) -> dict[str, Status]:
+        """Rung -> "fail" if a check on it failed, else "pass" if one passed, else "skip"; those that were asked for."""
+        found: dict[str, Status] = {}
+        for rung in RUNGS:
+            seen = [check.status for check in self.checks if check.rung == rung]
+            if seen:
+                found[rung] = "fail" if "fail" in seen else "pass" if "pass" in seen else "skip"
+        return found
+
+    @property
+    def verdict(self) -> Literal["lossless", "different", "unproved"]:
+        status = {check.name: check.status for check in self.checks if check.rung in FUNCTION}
         if "fail" in status.values():
             return "different"
-        loose = any(rung.measured.get("within_storage") for rung in self.rungs)
+        loose = any(check.measured.get("within_storage") for check in self.checks)
         proved = "pass" in (status.get("true_float64"), status.get("certificate")) and not loose
         return "lossless" if proved else "unproved"
 
@@ -52,19 +108,37 @@ class Verification:
         return self.verdict == "lossless"
 
     @property
+    def trainable(self) -> bool | None:
+        status = self.rungs.get("trainability", "skip")
+        return None if status == "skip" else status == "pass"
+
+    @property
     def exit_code(self) -> int:
-        """0 lossless, 1 different or unproved."""
-        return 0 if self.lossless else 1
+        """0 lossless; 1 different, unproved, or with parameters that can never learn."""
+        asked_for_less = not any(check.rung in FUNCTION for check in self.checks)
+        return 0 if (self.lossless or asked_for_less) and self.trainable is not False else 1
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; numbers that JSON cannot hold become null."""
+        status = self.rungs
         return _finite(
             {
-                "schema": 1,
+                "schema": SCHEMA,
                 "source": self.source,
                 "grown": self.grown,
                 "verdict": self.verdict,
-                "rungs": [asdict(rung) for rung in self.rungs],
+                "trainable": self.trainable,
+                "rungs": {
+                    rung: {
+                        "status": status[rung],
+                        "checks": [asdict(check) for check in self.checks if check.rung == rung],
+                    }
+                    for rung in status
+                },
+                "first_difference": self.first,
+                "growth": self.growth,
+                "config": list(self.config),
+                "environment": self.environment,
                 "notes": list(self.notes),
             }
         )

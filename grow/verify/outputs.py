@@ -1,0 +1,141 @@
+"""Outputs compared: in true float64, and in the dtype people run; what was measured, against which limit, and why.
+
+    with Pair(source, grown) as pair:
+        checks = [true_float64(pair), runtime_dtype(pair)]
+
+All differences are max |Δ| over every probe, divided by the standard deviation of the source's output.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from grow.errors import GrowError
+from grow.verify.compare import Difference, Outputs, Readback, difference
+from grow.verify.pair import Differs, NoRoom, Pair, stored_dtype
+from grow.verify.result import EXACT, Check
+
+# Largest relative rounding error of one stored number: 2^-p for p significant bits, one of them implicit.
+UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+
+# A rounded plan rounds every stored number once, just as the floor moves every weight once: measured Δ /
+# floor is 0.46 .. 0.78 (Llama 32 -> 36 and 48 hidden with silent coordinates, stored in float32 and bfloat16,
+# 3 seeds). A number that is the product of a few factors, or another draw, moves it by less than 2; 4 leaves
+# as much again.
+STORAGE_K = 4.0
+
+# Source and grown model both err by up to one floor (triangle inequality: 2), and the maximum over probes of
+# one draw scatters: measured Δ / floor is 0 .. 1.6 (Llama and BERT, copies and silent coordinates, float32
+# and bfloat16, 3 seeds, 36 pairs). 4 is twice the inequality; a damaged tensor of the tests is 10 floors away
+# or more.
+RUNTIME_K = 4.0
+
+ReadbackArg = Readback | Mapping[str, Readback] | None
+
+
+def guard(check: Callable[..., Check]) -> Callable[..., Check]:
+    """Turn "the grown checkpoint cannot even be loaded or run" into fail, and "there is no room" into skip.
+
+    A source that cannot be loaded stays an exception (`BadInput`): nothing has been verified, exit code 2.
+    """
+
+    @functools.wraps(check)
+    def guarded(*args: Any, **kwargs: Any) -> Check:
+        try:
+            return check(*args, **kwargs)
+        except Differs as error:
+            return Check(check.__name__, "fail", reason=str(error))
+        except NoRoom as error:
+            return Check(check.__name__, "skip", reason=f"not enough memory: {error}")
+
+    return guarded
+
+
+def judge(name: str, found: Difference, limit: float, why: str, **more: Any) -> Check:
+    measured = {**found.record(), **more}
+    claim = f"max |Δ| / std <= {limit:.3g} ({why})"
+    if found.reason:
+        return Check(name, "fail", measured, claim, found.reason)
+    if math.isnan(limit):
+        return Check(name, "skip", measured, claim, "no limit: the storage floor could not be measured")
+    if not found.relative <= limit:
+        return Check(name, "fail", measured, claim, f"{found.relative:.3g} > {limit:.3g} at {found.where}")
+    return Check(name, "pass", measured, claim)
+
+
+@guard
+def true_float64(pair: Pair, *, limit: float = EXACT, readback: ReadbackArg = None) -> Check:
+    """Both models agree in true float64 to `limit`.
+
+    limit  `EXACT` for a bit-exact plan and for a proof copy stored in float64; for a rounded plan in a
+           narrower dtype `STORAGE_K * storage_floor(pair, dtype)`.
+    """
+    found = difference(pair.outputs("source", "float64"), pair.outputs("grown", "float64"), readback)
+    return judge("true_float64", found, limit, "true float64", probes=pair.probes.record())
+
+
+def storage_floor(pair: Pair, dtype: str) -> float:
+    """The error that storing in `dtype` explains: the source against itself, each weight rounded once.
+
+    Every parameter is multiplied by 1 + u δ, u the unit roundoff of `dtype`, δ uniform in [-1, 1] per
+    element, all in true float64; the result is relative to the output's std, like every limit here. Raises
+    `NoRoom`.
+    """
+    reference = pair.outputs("source", "float64")
+    model = pair.load("source", "float64")
+    draw = torch.Generator().manual_seed(pair.seed)
+    unit = UNIT_ROUNDOFF[dtype]
+    for _, weight in sorted(model.named_parameters()):
+        delta = torch.rand(weight.shape, generator=draw, dtype=torch.float64) * 2 - 1
+        weight.data.mul_(1 + unit * delta)
+    return difference(reference, pair.run("source", model)).relative
+
+
+def noise_floor(pair: Pair, dtype: str) -> dict[str, float]:
+    """How far the source is from itself in `dtype`: another attention kernel, batch shape, and no rounding at
+    all."""
+    reference = pair.outputs("source", dtype)
+    variants: dict[str, Outputs] = {
+        "eager_attention": pair.outputs("source", dtype, "eager"),
+        "one_by_one": pair.outputs("source", dtype, one_by_one=True),
+        "true_float64": pair.outputs("source", "float64"),
+    }
+    return {name: difference(reference, other).relative for name, other in variants.items()}
+
+
+@guard
+def runtime_dtype(pair: Pair, dtype: str | None = None, *, readback: ReadbackArg = None) -> Check:
+    """In the dtype people run, the grown model is as close to the source as the source is to itself.
+
+    dtype  "float32", "bfloat16" …; None takes the dtype the grown checkpoint is stored in. Both models run in
+           it.
+    limit  `RUNTIME_K` x the source's noise floor; KL and top-1 agreement are reported, not judged.
+    """
+    dtype = dtype or grown_dtype(pair)
+    if dtype == "float64":
+        return Check("runtime_dtype", "skip", reason="float64 is no runtime dtype; true_float64 judges it to 1e-12")
+    floor = noise_floor(pair, dtype)
+    found = difference(pair.outputs("source", dtype), pair.outputs("grown", dtype), readback)
+    worst = max(floor.values())
+    ratio = found.relative / worst if worst and not found.reason else None
+    return judge(
+        "runtime_dtype",
+        found,
+        RUNTIME_K * worst,
+        f"{RUNTIME_K:g} x the source's own noise in {dtype}",
+        dtype=dtype,
+        floor={name: value if math.isfinite(value) else None for name, value in floor.items()},
+        ratio_to_floor=ratio,
+    )
+
+
+def grown_dtype(pair: Pair) -> str:
+    try:
+        return stored_dtype(pair.folders["grown"])
+    except GrowError as error:
+        raise Differs(str(error)) from error
