@@ -1,9 +1,10 @@
-"""What people do with a model beyond one forward pass: decode with a cache, save and load again."""
+"""What people do with a model beyond one forward pass: loss, decoding, other kernels and batches, save and load."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+from typing import Any
 
 import torch
 
@@ -19,6 +20,67 @@ PREFILL = 3  # least tokens in the first pass of cached decoding: both a chunk a
 STEPS = 24  # most single steps after it: each reads every weight once, which is most of a large model's time
 DECODED = ("random", "left_padded", "beyond_window")
 TOKEN_OUTPUTS = ("logits", "last_hidden_state")
+IGNORED = -100  # the label that a loss of transformers leaves out
+
+
+@guard
+def loss(pair: Pair, *, limit: float = EXACT) -> Check:
+    """The training loss on the model's own inputs as labels is the same in true float64.
+
+    A log-likelihood moves by at most twice the largest change of a logit, so the limit is 2 x `limit` x the std of
+    the logits (nats).
+    """
+    if not pair.accepts("source", "labels"):
+        return Check("loss", "skip", reason="the class takes no labels")
+    outputs = pair.outputs("source", "float64")
+    logits = [value for key, value in outputs.items() if key.endswith("/logits")]
+    if not logits:
+        return Check("loss", "skip", reason="the class has no logits")
+    spread = float(torch.cat([x.reshape(-1) for x in logits]).std(correction=0))
+    found: dict[str, dict[str, float]] = {}
+    sides: tuple[Side, ...] = ("source", "grown")
+    for probe in pair.probes:
+        labels = _labels(pair, probe)
+        if probe.name not in ("random", "left_padded", "right_padded", "masked") or labels is None:
+            continue
+        found[probe.name] = {side: _loss(pair, side, probe, labels) for side in sides}
+    if not found:
+        return Check("loss", "skip", reason="no labels are known for this class")
+    worst = max(found, key=lambda name: abs(found[name]["source"] - found[name]["grown"]))
+    apart = abs(found[worst]["source"] - found[worst]["grown"])
+    bound = 2 * limit * spread
+    measured = {"losses": found, "max_abs": apart, "relative": apart / spread}
+    claim = f"|Δ loss| <= {bound:.3g} nats (2 x the limit of the logits)"
+    passed = apart <= bound
+    reason = "" if passed else f"{apart:.3g} > {bound:.3g} on the probe {worst!r}"
+    return Check("loss", "pass" if passed else "fail", measured, claim, reason)
+
+
+def _labels(pair: Pair, probe: Probe) -> torch.Tensor | None:
+    """Labels for a probe: its own tokens for a language model, drawn classes for a classifier; else None."""
+    name = pair.class_name("source")
+    ids = probe.inputs.get("decoder_input_ids", probe.inputs.get("input_ids"))
+    if name.endswith(("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForConditionalGeneration")):
+        if ids is None or ids.shape != probe.counted.shape:
+            return None
+        return torch.where(probe.counted, ids, IGNORED)
+    draw = torch.Generator().manual_seed(pair.seed)
+    classes = getattr(pair.config("source"), "num_labels", 0)
+    if name.endswith("ForSequenceClassification") and classes > 1:
+        return torch.randint(classes, (len(probe.counted),), generator=draw)
+    if name.endswith("ForTokenClassification") and classes > 1:
+        return torch.where(probe.counted, torch.randint(classes, probe.counted.shape, generator=draw), IGNORED)
+    return None
+
+
+def _loss(pair: Pair, side: Side, probe: Probe, labels: torch.Tensor) -> float:
+    model = pair.model(side, "float64")
+    inputs = {key: value for key, value in probe.inputs.items() if key != "decoder_input_ids"}
+    try:
+        with forward(model):
+            return float(model(**inputs, labels=labels).loss)
+    except RUN_ERRORS as error:
+        raise pair.blame(side, f"{probe.name!r} with labels: {error}") from error
 
 
 @guard
@@ -56,11 +118,11 @@ def cached_decoding(pair: Pair, *, limit: float = EXACT, readback: ReadbackArg =
         return Check("cached_decoding", "skip", reason="the model has fewer than 4 positions")
     cache = difference(full, grown)
     mine = judge("cached_decoding", cache, EXACT, "grown: cache against one full pass")
-    rung = judge("cached_decoding", difference(source, grown, readback), limit, "step by step, grown against source")
-    measured = {**rung.measured, **cache.record("cache_against_full_")}
-    verdict = mine if mine.status == "fail" and rung.status != "fail" else rung
-    reason = "; ".join(r.reason for r in (rung, mine) if r.reason)
-    return Check("cached_decoding", verdict.status, measured, f"{rung.limit}; {mine.limit}", reason)
+    check = judge("cached_decoding", difference(source, grown, readback), limit, "step by step, grown against source")
+    measured = {**check.measured, **cache.record("cache_against_full_")}
+    verdict = mine if mine.status == "fail" and check.status != "fail" else check
+    reason = "; ".join(r.reason for r in (check, mine) if r.reason)
+    return Check("cached_decoding", verdict.status, measured, f"{check.limit}; {mine.limit}", reason)
 
 
 def _step_by_step(pair: Pair, side: Side, probe: Probe) -> Outputs | None:
@@ -87,6 +149,26 @@ def _step_by_step(pair: Pair, side: Side, probe: Probe) -> Outputs | None:
                 parts.setdefault(name, []).append(value)
             start = stop
     return {f"{probe.name}/{k}": flatten(k, torch.cat(v, 1), probe.counted) for k, v in parts.items()}
+
+
+@guard
+def kernels(pair: Pair) -> Check:
+    """The grown model gives one answer, whichever attention kernel and batch shape compute it (true float64).
+
+    What the source does under them is compared in `runtime_dtype`; here a mask, a position or a head that only one
+    path reads wrongly would show.
+    """
+    reference = pair.outputs("grown", "float64")
+    variants: dict[str, Outputs] = {"one_by_one": pair.outputs("grown", "float64", one_by_one=True)}
+    skipped = ""
+    if pair.supports("grown", "sdpa"):
+        variants["sdpa_attention"] = pair.outputs("grown", "float64", "sdpa")
+    else:
+        skipped = "the class has no sdpa attention"
+    found = {name: difference(reference, other) for name, other in variants.items()}
+    worst = max(found, key=lambda name: found[name].relative)
+    more = {"variants": {name: d.relative for name, d in found.items()}, "skipped": skipped}
+    return judge("kernels", found[worst], EXACT, f"grown against itself, {worst}", **more)
 
 
 @guard
@@ -120,7 +202,7 @@ def save_reload(pair: Pair) -> Check:
         outputs = pair.outputs("grown", dtype)
         other = pair.run("grown", again)
     moved = [key for key in outputs if not torch.equal(outputs[key], other[key])]
-    measured = {
+    measured: dict[str, Any] = {
         "dtype": dtype,
         "tensors": len(before),
         "bytes": size,

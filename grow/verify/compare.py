@@ -10,9 +10,9 @@ that is constant) is `reason`, with relative = inf: never a pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,20 @@ from grow.verify.float64 import forward
 from grow.verify.probes import Probe
 
 Outputs = dict[str, torch.Tensor]  # "probe/output" -> (rows that count, width) float64
-Readback = tuple[np.ndarray, np.ndarray]  # source (m,) int, -1 for a fresh coordinate; write (m,) float
+
+
+class Readback(NamedTuple):
+    """How to find the n old coordinates among m new ones.
+
+    source   (m,) int, -1 for a fresh coordinate
+    factor   (m,) float: coordinate j holds factor[j] times the old one; or, when `shared`, its share of the old one
+             is factor[j] times what it holds, and the shares are summed
+    """
+
+    source: np.ndarray
+    factor: np.ndarray
+    shared: bool = False
+
 
 HIDDEN_OUTPUTS = ("last_hidden_state", "pooler_output")  # width is the hidden axis, so it grows with it
 _DISTRIBUTIONS = ("logits", "prediction_logits")  # softmax over the last axis: KL and top-1 mean something
@@ -62,24 +75,40 @@ class Difference:
         return {prefix + k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
 
 
-def run(model: Any, probes: Iterable[Probe], *, one_by_one: bool = False) -> Outputs:
+def run(
+    model: Any, probes: Iterable[Probe], *, one_by_one: bool = False, hidden: Outputs | None = None
+) -> Outputs:
     """Every float output of `model` on every probe, padding left out, in float64 on the CPU.
 
     "random/logits" is (rows that count, vocab), start_logits have width 1, pooled outputs are (rows, width).
-    `one_by_one` feeds each row as its own batch. Float64 models run inside `TrueFloat64`.
+    `one_by_one` feeds each row as its own batch. `hidden` is filled with the hidden states, "random/hidden.3"
+    (rows that count, hidden), when the class gives any. Float64 models run inside `TrueFloat64`.
     """
     out: Outputs = {}
+    more = {} if hidden is None else {"output_hidden_states": True}
     with forward(model):
         for probe in probes:
             parts = [probe.row(i) for i in range(len(probe.counted))] if one_by_one else [probe]
             try:
-                found = [_floats(model(**part.inputs), part.counted) for part in parts]
+                raw = [model(**part.inputs, **more) for part in parts]
+                found = [_floats(output, part.counted) for output, part in zip(raw, parts)]
             except RUN_ERRORS as error:
                 shape = tuple(probe.counted.shape)
                 raise CannotRun(f"probe {probe.name!r} {shape}: {type(error).__name__}: {error}") from error
             for name in found[0]:
                 out[f"{probe.name}/{name}"] = torch.cat([rows[name] for rows in found])
+            if hidden is not None:
+                for name, value in _hidden_states(raw[0]):
+                    if value.ndim == 3 and value.shape[:2] == probe.counted.shape:
+                        hidden[f"{probe.name}/{name}"] = flatten(name, value, probe.counted)
     return out
+
+
+def _hidden_states(output: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    """("hidden.0", the embedding's output), … in the order of the layers; encoder and decoder apart."""
+    for key in ("hidden_states", "encoder_hidden_states", "decoder_hidden_states"):
+        for k, value in enumerate(output.get(key) or ()):
+            yield f"{key.removesuffix('_hidden_states').removesuffix('_states')}.{k}", value
 
 
 def _floats(output: Mapping[str, Any], counted: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -100,7 +129,7 @@ def difference(a: Outputs, b: Outputs, readback: Readback | Mapping[str, Readbac
     """The worst disagreement of the grown outputs `b` with the source outputs `a`.
 
     A larger vocabulary in `b` is compared on the source's tokens. A wider hidden output needs `readback`: for
-    every coordinate j that is not fresh, b[..., j] / write[j] is compared with a[..., source[j]], so all
+    every coordinate j that is not fresh, b[..., j] / factor[j] is compared with a[..., source[j]], so all
     copies of a unit are checked and every old unit must have one. Give a mapping by output name when the maps
     of `last_hidden_state` and `pooler_output` differ.
     """
@@ -151,6 +180,16 @@ def difference(a: Outputs, b: Outputs, readback: Readback | Mapping[str, Readbac
     )
 
 
+def scatter(a: Outputs, b: Outputs, readback=None, count: int = 400) -> dict[str, list[float]]:
+    """Evenly spaced elements of the first output, source and grown, for a plot; empty when they do not align."""
+    for key in a.keys() & b.keys() and sorted(a, key=lambda key: not key.endswith("logits"))[:1]:
+        x, y, problem = _aligned(key.split("/")[-1], a[key], b.get(key, a[key]), readback)
+        if not problem:
+            pick = torch.linspace(0, x.numel() - 1, min(count, x.numel())).long()
+            return {"source": x.reshape(-1)[pick].tolist(), "grown": y.reshape(-1)[pick].tolist()}
+    return {"source": [], "grown": []}
+
+
 def _spread(a: Outputs) -> dict[str, float]:
     """Standard deviation of every output over all its probes; a single value is its own size."""
     values: dict[str, list[torch.Tensor]] = {}
@@ -172,22 +211,26 @@ def _aligned(
     if isinstance(readback, Mapping):
         readback = readback.get(name)
     if name in HIDDEN_OUTPUTS and readback is not None:
-        source, write = np.asarray(readback[0], np.int64), np.asarray(readback[1], np.float64)
-        old = np.flatnonzero(source >= 0)
-        if source.shape != write.shape or source.shape != (y.shape[1],):
-            return (
-                x,
-                y,
-                f"readback has {source.shape} sources and {write.shape} factors for a width of {y.shape[1]}",
-            )
-        if set(source[old]) != set(range(x.shape[1])):
-            return x, y, f"readback covers {len(set(source[old]))} of the {x.shape[1]} old coordinates"
-        if not (np.isfinite(write[old]).all() and write[old].all()):
-            return x, y, "readback has a factor that is 0 or not finite"
-        return x[:, source[old]], y[:, old] / torch.from_numpy(write[old]), ""
+        return read_back(x, y, Readback(*readback))
     if name in _DISTRIBUTIONS and y.shape[1] > x.shape[1]:
         y = y[:, : x.shape[1]]
     if x.shape != y.shape:
         hint = "; a wider hidden output needs a readback map" if name in HIDDEN_OUTPUTS else ""
         return x, y, f"shape {tuple(y.shape)} instead of {tuple(x.shape)}{hint}"
     return x, y, ""
+
+
+def read_back(x: torch.Tensor, y: torch.Tensor, readback: Readback) -> tuple[torch.Tensor, torch.Tensor, str]:
+    """Source (rows, n) and grown (rows, m) as two tensors of one shape, or why that cannot be done."""
+    source, factor = np.asarray(readback.source, np.int64), np.asarray(readback.factor, np.float64)
+    old = np.flatnonzero(source >= 0)
+    if source.shape != factor.shape or source.shape != (y.shape[1],):
+        return x, y, f"readback has {source.shape} sources and {factor.shape} factors for a width of {y.shape[1]}"
+    if set(source[old]) != set(range(x.shape[1])):
+        return x, y, f"readback covers {len(set(source[old]))} of the {x.shape[1]} old coordinates"
+    if not (np.isfinite(factor[old]).all() and factor[old].all()):
+        return x, y, "readback has a factor that is 0 or not finite"
+    scale, index = torch.from_numpy(factor[old]), torch.from_numpy(source[old])
+    if readback.shared:
+        return x, torch.zeros_like(x).index_add_(1, index, y[:, old] * scale), ""
+    return x[:, source[old]], y[:, old] / scale, ""

@@ -24,6 +24,7 @@ from grow.plan import ITEMSIZE
 from grow.provenance import read_record
 from grow.verify.replay import NoSpace, Replay, config_differences
 from grow.verify.result import EXACT, RUNG_OF, RUNGS, Check, Verification
+from grow.verify.tokenizer import tokenizers
 
 
 def verify_folders(
@@ -101,7 +102,7 @@ def _models(
     source: Checkpoint, grown: Checkpoint, replay: Replay | None, wanted: set[str], seed: int, progress
 ) -> Iterator[Check]:
     """The checks that run models; torch is imported here and nowhere before."""
-    from grow.verify import behaviour, outputs
+    from grow.verify import outputs
     from grow.verify.pair import NoRoom, Pair
 
     readback = replay.readback if replay else None
@@ -132,12 +133,37 @@ def _models(
         if "runtime_dtype" in wanted:
             progress("runtime_dtype")
             yield outputs.runtime_dtype(pair, readback=readback)
-        if "cached_decoding" in wanted:
-            progress("cached_decoding")
-            yield behaviour.cached_decoding(pair, limit=limit, readback=readback)
-        if "save_reload" in wanted:
-            progress("save_reload")
-            yield behaviour.save_reload(pair)
+        yield from _behaviour(pair, replay, wanted, limit, narrow, progress)
+
+
+def _behaviour(
+    pair: Any, replay: Replay | None, wanted: set[str], limit: float, narrow: str, progress
+) -> Iterator[Check]:
+    from grow.verify import behaviour, generation, hidden, outputs
+
+    readback = replay.readback if replay else None
+
+    def hidden_states() -> Check:
+        stream = (lambda final: replay.stream(final=final)) if replay else (lambda final: None)
+        if limit == EXACT:
+            return hidden.hidden_states(pair, stream=stream)
+        floors = hidden.storage_floors(pair, _NAMES[narrow])
+        return hidden.hidden_states(pair, stream=stream, floors=floors, factor=outputs.STORAGE_K)
+
+    checks = {
+        "tokenizer": lambda: tokenizers(pair.folders["source"], pair.folders["grown"]),
+        "hidden_states": hidden_states,
+        "loss": lambda: behaviour.loss(pair, limit=limit),
+        "cached_decoding": lambda: behaviour.cached_decoding(pair, limit=limit, readback=readback),
+        "generation": lambda: generation.generation(pair, limit=limit),
+        "sampling": lambda: generation.sampling(pair, limit=limit),
+        "kernels": lambda: behaviour.kernels(pair),
+        "save_reload": lambda: behaviour.save_reload(pair),
+    }
+    for name, check in checks.items():
+        if name in wanted:
+            progress(name)
+            yield check()
 
 
 _NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}

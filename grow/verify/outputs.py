@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from grow.errors import GrowError
-from grow.verify.compare import Difference, Outputs, Readback, difference
+from grow.verify.compare import Difference, Outputs, Readback, difference, scatter
 from grow.verify.pair import Differs, NoRoom, Pair, stored_dtype
 from grow.verify.result import EXACT, Check
 
@@ -75,8 +75,10 @@ def true_float64(pair: Pair, *, limit: float = EXACT, readback: ReadbackArg = No
     limit  `EXACT` for a bit-exact plan and for a proof copy stored in float64; for a rounded plan in a
            narrower dtype `STORAGE_K * storage_floor(pair, dtype)`.
     """
-    found = difference(pair.outputs("source", "float64"), pair.outputs("grown", "float64"), readback)
-    return judge("true_float64", found, limit, "true float64", probes=pair.probes.record())
+    source, grown = pair.outputs("source", "float64"), pair.outputs("grown", "float64")
+    found = difference(source, grown, readback)
+    points = scatter(source, grown, readback)
+    return judge("true_float64", found, limit, "true float64", probes=pair.probes.record(), points=points)
 
 
 def storage_floor(pair: Pair, dtype: str) -> float:
@@ -86,14 +88,22 @@ def storage_floor(pair: Pair, dtype: str) -> float:
     element, all in true float64; the result is relative to the output's std, like every limit here. Raises
     `NoRoom`.
     """
-    reference = pair.outputs("source", "float64")
-    model = pair.load("source", "float64")
-    draw = torch.Generator().manual_seed(pair.seed)
-    unit = UNIT_ROUNDOFF[dtype]
-    for _, weight in sorted(model.named_parameters()):
-        delta = torch.rand(weight.shape, generator=draw, dtype=torch.float64) * 2 - 1
-        weight.data.mul_(1 + unit * delta)
-    return difference(reference, pair.run("source", model)).relative
+    return difference(pair.outputs("source", "float64"), moved(pair, dtype)[0]).relative
+
+
+def moved(pair: Pair, dtype: str) -> tuple[Outputs, Outputs]:
+    """Outputs and hidden states of the source with every weight moved by one rounding, as `storage_floor` says."""
+    key = ("moved", dtype)
+    if key not in pair.memo:
+        model = pair.load("source", "float64")
+        draw = torch.Generator().manual_seed(pair.seed)
+        unit = UNIT_ROUNDOFF[dtype]
+        for _, weight in sorted(model.named_parameters()):
+            delta = torch.rand(weight.shape, generator=draw, dtype=torch.float64) * 2 - 1
+            weight.data.mul_(1 + unit * delta)
+        hidden: Outputs = {}
+        pair.memo[key] = pair.run("source", model, hidden=hidden), hidden
+    return pair.memo[key]
 
 
 def noise_floor(pair: Pair, dtype: str) -> dict[str, float]:

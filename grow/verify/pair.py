@@ -81,7 +81,10 @@ class Pair:
         self.seed, self.length = seed, length
         self._models: dict[tuple, Loaded] = {}
         self._outputs: dict[tuple, Outputs] = {}
+        self._hidden: dict[tuple, Outputs] = {}
         self._probes: Probes | None = None
+        self.memo: dict[tuple, Any] = {}
+        """What checks measured once for several of them; goes with the outputs."""
 
     def __enter__(self) -> Pair:
         return self
@@ -92,6 +95,8 @@ class Pair:
     def close(self) -> None:
         """Free every model and output; the pair can be used again and then loads anew."""
         self._outputs.clear()
+        self._hidden.clear()
+        self.memo.clear()
         self.release()
 
     def against(self, grown: str | Path) -> Pair:
@@ -99,6 +104,7 @@ class Pair:
         other = Pair(self.folders["source"], grown, seed=self.seed, length=self.length)
         other._probes = self._probes
         other._outputs = {key: value for key, value in self._outputs.items() if key[0] == "source"}
+        other._hidden = {key: value for key, value in self._hidden.items() if key[0] == "source"}
         return other
 
     def release(self) -> None:
@@ -127,6 +133,16 @@ class Pair:
     def accepts(self, side: Side, argument: str) -> bool:
         """Whether the forward pass of this side's class takes `argument`."""
         return argument in inspect.signature(model_class(self.folders[side]).forward).parameters  # type: ignore[attr-defined]
+
+    def class_name(self, side: Side) -> str:
+        return model_class(self.folders[side]).__name__
+
+    def can_generate(self, side: Side) -> bool:
+        return bool(model_class(self.folders[side]).can_generate())  # type: ignore[attr-defined]
+
+    def supports(self, side: Side, attention: str) -> bool:
+        """Whether this side's class has the attention kernel."""
+        return bool(getattr(model_class(self.folders[side]), f"_supports_{attention}", False))
 
     def room(self, side: Side, dtype: str) -> None:
         """Make sure that one more model fits: weights, loader and the logits of every probe. Raises
@@ -159,13 +175,19 @@ class Pair:
         """What `compare.run` returns for this side on the probes, cached."""
         key = (side, dtype, attention, one_by_one)
         if key not in self._outputs:
-            self._outputs[key] = self.run(side, self.model(side, dtype, attention), one_by_one=one_by_one)
+            hidden = None if one_by_one else self._hidden.setdefault(key, {})
+            self._outputs[key] = self.run(side, self.model(side, dtype, attention), one_by_one, hidden)
         return self._outputs[key]
 
-    def run(self, side: Side, model: Any, *, one_by_one: bool = False) -> Outputs:
+    def hidden(self, side: Side, dtype: str, attention: str | None = None) -> Outputs:
+        """The hidden states of the same forward passes, "probe/hidden.k" -> (rows that count, hidden)."""
+        self.outputs(side, dtype, attention)
+        return self._hidden[side, dtype, attention, False]
+
+    def run(self, side: Side, model: Any, one_by_one: bool = False, hidden: Outputs | None = None) -> Outputs:
         """What `compare.run` returns for a model of this side; `Differs` or `BadInput` when it raises."""
         try:
-            return run(model, self.probes, one_by_one=one_by_one)
+            return run(model, self.probes, one_by_one=one_by_one, hidden=hidden)
         except CannotRun as error:
             raise self.blame(side, str(error)) from error
 

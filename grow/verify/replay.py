@@ -58,6 +58,21 @@ class Replay:
         hidden = self.maps["hidden"]
         return None if hidden.is_identity else (np.maximum(hidden.source, -1), hidden.gain * hidden.write)
 
+    def stream(self, *, final: bool) -> tuple[np.ndarray, np.ndarray, bool] | None:
+        """How to read a hidden state: (source, factor, shared) as in `compare.Readback`, None when unchanged.
+
+        final  the last one; behind a final norm every copy is the old coordinate, or its share in front of a tied head
+        """
+        hidden = self.maps["hidden"]
+        if hidden.is_identity:
+            return None
+        norm, config = self.family.norm, self.matched.config
+        bare = self.family.holds(config, norm.writes_stream) or self.family.holds(config, norm.bare)
+        normed = final and not bare
+        tied = normed and any(t.tied for t in self.tensors)
+        factor = hidden.gain * hidden.write if normed and not tied else hidden.write
+        return np.maximum(hidden.source, -1), factor, tied
+
     def certificate(self) -> Check:
         from grow.verify.certificate import check_tensor
 

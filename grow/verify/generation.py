@@ -1,0 +1,111 @@
+"""Text that both models write: greedy and sampled with one seed, in true float64.
+
+generation(pair)  ->  the same tokens, or a parting at a tie that the models' difference explains
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+
+from grow.verify.compare import RUN_ERRORS
+from grow.verify.float64 import forward, quiet
+from grow.verify.outputs import guard
+from grow.verify.pair import Pair, Side
+from grow.verify.result import EXACT, Check
+
+PROMPT = 8
+TOKENS = 16  # each reads every weight once per model
+
+
+@guard
+def generation(pair: Pair, *, limit: float = EXACT) -> Check:
+    """Greedy decoding picks the same tokens. Where two tokens are closer than the models are, either may come first.
+
+    limit  how far the logits may be apart, relative to their std, as in `true_float64`
+    """
+    return _written("generation", pair, limit, sample=False)
+
+
+@guard
+def sampling(pair: Pair, *, limit: float = EXACT) -> Check:
+    """Sampling from the full distribution with one seed draws the same tokens.
+
+    A rounded growth moves the distribution by its rounding, and with it now and then a draw: then the shares of
+    `generation` decide and this is skipped.
+    """
+    if limit > EXACT:
+        return Check("sampling", "skip", reason="rounded weights may move a draw across a boundary")
+    return _written("sampling", pair, limit, sample=True)
+
+
+def _written(name: str, pair: Pair, limit: float, *, sample: bool) -> Check:
+    if not pair.can_generate("source"):
+        return Check(name, "skip", reason="the class does not generate")
+    probe = next(probe for probe in pair.probes if probe.name == "random")
+    a, b = (_write(pair, side, probe, sample) for side in ("source", "grown"))
+    if isinstance(a, str) or isinstance(b, str):
+        return Check(name, "skip", reason=str(a if isinstance(a, str) else b))
+    same = (a.sequences == b.sequences).all(0)
+    measured: dict[str, Any] = {
+        "prompt": PROMPT,
+        "tokens": int(a.sequences.shape[1]) - a.prompt,
+        "rows": len(a.sequences),
+        "agree": int(same[a.prompt :].sum()),
+    }
+    how = f"sampled with seed {pair.seed}" if sample else "greedy"
+    claim = f"the same {measured['tokens']} tokens, {how}"
+    if bool(same.all()):
+        return Check(name, "pass", measured, claim)
+    step = int((~same).nonzero()[0])
+    row = int((a.sequences[:, step] != b.sequences[:, step]).nonzero()[0])
+    pick, other = int(a.sequences[row, step]), int(b.sequences[row, step])
+    logits = a.logits[step - a.prompt][row]
+    gap = abs(float(logits[pick] - logits[other])) / float(logits.std())
+    measured |= {"parted_at": step - a.prompt, "row": row, "source": pick, "grown": other, "gap": gap}
+    if not sample and gap <= 2 * limit:
+        return Check(name, "pass", measured, f"{claim}, or a tie (here at token {step - a.prompt}, gap {gap:.1e})")
+    reason = f"token {step - a.prompt} of row {row}: {other} instead of {pick}, {gap:.3g} std apart"
+    return Check(name, "fail", measured, claim, reason)
+
+
+class _Text:
+    def __init__(self, sequences: torch.Tensor, logits: tuple[torch.Tensor, ...]) -> None:
+        self.sequences, self.logits = sequences, logits
+        self.prompt = sequences.shape[1] - len(logits)
+
+
+def _write(pair: Pair, side: Side, probe: Any, sample: bool) -> _Text | str:
+    model = pair.model(side, "float64")
+    ids = probe.inputs["input_ids"][:, :PROMPT]
+    config = pair.config("source").get_text_config()
+    most = (getattr(config, "max_position_embeddings", None) or PROMPT + TOKENS) - ids.shape[1]
+    if getattr(config, "is_encoder_decoder", False):
+        most = TOKENS
+    if most < 1:
+        return "the model has too few positions to continue a prompt"
+    pad = next((t for t in (config.pad_token_id, config.eos_token_id) if isinstance(t, int)), 0)
+    settings = transformers.GenerationConfig(
+        max_new_tokens=min(TOKENS, most),
+        do_sample=sample,
+        top_k=0 if sample else None,
+        pad_token_id=pad,
+        eos_token_id=None,  # to the end, whatever is written
+        bos_token_id=config.bos_token_id,
+        decoder_start_token_id=getattr(config, "decoder_start_token_id", None),
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    before = model.generation_config
+    model.generation_config = settings  # the folder's own may sample, penalise or stop
+    try:
+        torch.manual_seed(pair.seed)
+        with forward(model), quiet():
+            out = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+    except RUN_ERRORS as error:
+        raise pair.blame(side, f"generate: {error}") from error
+    finally:
+        model.generation_config = before
+    return _Text(out.sequences, out.logits)

@@ -1,0 +1,74 @@
+"""Both folders must read a text as the same ids: a model with another tokenizer is another model to its users."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from grow.verify.result import Check
+
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+LIMIT = "the same token -> id and the same ids for a text"
+
+
+def tokenizers(source: Path, grown: Path) -> Check:
+    """Same files, or else the same vocabulary, special tokens and ids of the held-out text."""
+    a, b = ({name: (folder / name) for name in FILES if (folder / name).is_file()} for folder in (source, grown))
+    if not a or not b:
+        which = "neither folder has" if not a and not b else f"only {source if a else grown} has"
+        return Check("tokenizer", "skip", limit=LIMIT, reason=f"{which} a tokenizer")
+    if a.keys() == b.keys() and all(a[name].read_bytes() == b[name].read_bytes() for name in a):
+        return Check("tokenizer", "pass", {"files": len(a), "identical": True}, LIMIT)
+    try:
+        first = _load(source)
+    except Exception as error:  # the source's own tokenizer does not load: nothing to hold the other one to
+        return Check("tokenizer", "skip", limit=LIMIT, reason=f"the source's does not load: {type(error).__name__}")
+    try:
+        second = _load(grown)
+    except Exception as error:
+        reason = f"does not load: {type(error).__name__}: {error}"
+        return Check("tokenizer", "fail", {"identical": False}, LIMIT, reason)
+    problem = _difference(first, second)
+    measured = {"files": len(b), "identical": False, "tokens": len(first.get_vocab())}
+    return Check("tokenizer", "fail" if problem else "pass", measured, LIMIT, problem)
+
+
+def _load(folder: Path) -> Any:
+    import transformers
+
+    from grow.verify.float64 import LOCAL, quiet
+
+    with quiet():
+        return transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
+
+
+def _difference(a: Any, b: Any) -> str:
+    """The first token, special token or text that the two read differently, or ""."""
+    from grow.zoo import heldout_text
+
+    old, new = a.get_vocab(), b.get_vocab()
+    moved = sorted((i, token) for token, i in old.items() if new.get(token) != i)
+    if moved:
+        i, token = moved[0]
+        more = f" and {len(moved) - 1} more tokens" if len(moved) > 1 else ""
+        return f"token {token!r} has id {new.get(token)}, wanted {i}{more}"
+    for name, token in a.special_tokens_map.items():
+        if b.special_tokens_map.get(name) != token:
+            return f"{name} is {b.special_tokens_map.get(name)!r}, wanted {token!r}"
+    text = heldout_text()[:4000]
+    ids, others = a(text).input_ids, b(text).input_ids
+    if ids != others:
+        k = next((k for k, (i, j) in enumerate(zip(ids, others)) if i != j), min(len(ids), len(others)))
+        return f"the held-out text reads differently from token {k} on: {others[k : k + 1]} instead of {ids[k : k + 1]}"
+    return ""
