@@ -134,6 +134,11 @@ def _models(
             progress("runtime_dtype")
             yield outputs.runtime_dtype(pair, readback=readback)
         yield from _behaviour(pair, replay, wanted, limit, narrow, progress)
+        if "trainability" in wanted:
+            from grow.verify.trainability import trainability
+
+            progress("trainability")
+            yield trainability(pair, replay.by_name() if replay else None)
 
 
 def _behaviour(

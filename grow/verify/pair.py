@@ -144,18 +144,22 @@ class Pair:
         """Whether this side's class has the attention kernel."""
         return bool(getattr(model_class(self.folders[side]), f"_supports_{attention}", False))
 
-    def room(self, side: Side, dtype: str) -> None:
-        """Make sure that one more model fits: weights, loader and the logits of every probe. Raises
-        `NoRoom`."""
-        elements = sum(math.prod(shape) for _, shape in shapes(self.folders[side]).values())
+    def elements(self, side: Side) -> int:
+        """Numbers stored in the files of this side."""
+        return sum(math.prod(shape) for _, shape in shapes(self.folders[side]).values())
+
+    def room(self, side: Side, dtype: str, copies: int = 1) -> None:
+        """Make sure that one more model fits: `copies` x its weights, the loader and the logits of every probe.
+        Raises `NoRoom`."""
+        elements = self.elements(side)
         logits = self.probes.positions * getattr(self.config(side), "vocab_size", 0) * 8
-        need = int(elements * _BYTES[dtype] * HEADROOM) + 2 * logits
+        need = int(elements * _BYTES[dtype] * (copies - 1 + HEADROOM)) + 2 * logits
         free = available_memory()
         if free is not None and need > free and self._models:
             self.release()
             free = available_memory()
         if free is not None and need > free:
-            size = f"{elements / 1e6:.0f} M parameters x {_BYTES[dtype]} bytes x {HEADROOM} + logits"
+            size = f"{elements / 1e6:.0f} M parameters x {_BYTES[dtype]} bytes x {copies - 1 + HEADROOM} + logits"
             raise NoRoom(
                 f"{self.folders[side]} in {dtype} needs {need / 1e9:.1f} GB ({size}), {free / 1e9:.1f} GB are free"
             )

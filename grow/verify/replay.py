@@ -18,7 +18,7 @@ from grow.errors import BadInput, listing
 from grow.families import family_of
 from grow.family import COMMON_FIELDS, WIDTHS, Family
 from grow.match import match
-from grow.plan import Plan, assemble
+from grow.plan import Plan, TensorPlan, assemble
 from grow.provenance import SPACES, Record, whole_maps
 from grow.verify.result import EXACT, Check
 
@@ -72,6 +72,11 @@ class Replay:
         tied = normed and any(t.tied for t in self.tensors)
         factor = hidden.gain * hidden.write if normed and not tied else hidden.write
         return np.maximum(hidden.source, -1), factor, tied
+
+    def by_name(self) -> dict[str, TensorPlan]:
+        """The tensors by the names that the family's table gives them, which are those of the stock modules."""
+        canonical = {t.name: t.canonical for t in self.matched.tensors}
+        return {canonical.get(t.source, t.name): t for t in self.tensors}
 
     def certificate(self) -> Check:
         from grow.verify.certificate import check_tensor

@@ -1,0 +1,268 @@
+"""What the grown model can become: after a few real optimizer steps, which new parameters have learned.
+
+A *dead* parameter never gets a gradient (two zero factors on its path), a *locked* twin is a copy that is still
+equal to another one. Both are capacity that was paid for and cannot be used; losslessness does not see them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from grow.axes import GAIN, READ, SHIFT
+from grow.plan import TensorPlan
+from grow.verify.compare import RUN_ERRORS
+from grow.verify.float64 import SMALL, TrueFloat64
+from grow.verify.outputs import guard
+from grow.verify.pair import Pair, Side
+from grow.verify.probes import Probe
+from grow.verify.result import Check
+
+STEPS = 4  # a zero factor needs one step to move, what lies behind it a second one; the rest is margin
+RATE = 1e-3
+LONGEST = 64  # tokens of a probe that is trained on
+LIMIT = f"after {STEPS} steps of AdamW every new parameter has had a gradient, and copies have parted"
+APART = 1e-3  # of a step
+UNKNOWN = -9  # in place of an axis map's source: the dim grew and nobody says how
+
+
+@dataclass
+class Trained:
+    """moved   parameter -> bool, whether an entry ever got a gradient
+    weights  after the last step
+    equal    parameter -> for every row, the first row that was equal to it before the first step
+    """
+
+    moved: dict[str, torch.Tensor]
+    weights: dict[str, torch.Tensor]
+    equal: dict[str, torch.Tensor]
+    losses: list[float]
+    dtype: str
+
+
+@guard
+def trainability(pair: Pair, tensors: Mapping[str, TensorPlan] | None = None) -> Check:
+    """No dead parameter and no locked twin after `STEPS` steps of AdamW, dropout off, weight decay 0.
+
+    tensors  how the growth made each tensor, by any name that ends like the module's; without it an entry is new when
+             a dim of its tensor grew, and twins are rows that are equal in the grown model only
+
+    An entry is excused when the source's own gradient never reached it, or reached nothing in its old row or column
+    (the row of a token that was not in the batch).
+    """
+    before, after = _train(pair, "source"), _train(pair, "grown")
+    if before is None or after is None:
+        return Check("trainability", "skip", reason="the class has no float output with a gradient")
+    rows = [
+        _audit(name, before.moved.get(name), _plan_of(name, tensors or {}), before.equal.get(name), after)
+        for name in after.moved
+    ]
+    total = {key: sum(row[key] for row in rows) for key in ("new", "learning", "dead", "twins")}
+    measured: dict[str, Any] = {
+        "steps": STEPS,
+        "learning_rate": RATE,
+        "dtype": after.dtype,
+        "loss": after.losses,
+        "parameters": sum(alive.numel() for alive in after.moved.values()),
+        **total,
+        "share": total["learning"] / total["new"] if total["new"] else None,
+        "tensors": _grouped(rows),
+    }
+    problems = []
+    if not all(map(math.isfinite, after.losses)):
+        problems.append("the loss is not finite")
+    for key, what in (("dead", "new parameters never get a gradient"), ("twins", "units stay equal to their twin")):
+        if total[key]:
+            problems.append(f"{total[key]:,} {what}, first in {next(row['rows'] for row in rows if row[key])}")
+    return Check("trainability", "fail" if problems else "pass", measured, LIMIT, "; ".join(problems))
+
+
+def _train(pair: Pair, side: Side) -> Trained | None:
+    small = pair.elements(side) < SMALL
+    dtype = "float64" if small else "float32"
+    pair.release()
+    pair.room(side, dtype, copies=4)  # weights, gradients and the two moments of AdamW
+    model = pair.load(side, dtype).requires_grad_(True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
+    moved = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
+    equal = {name: _first_equal(p.detach()) for name, p in model.named_parameters() if p.ndim == 2}
+    losses: list[float] = []
+    probes = [probe for probe in pair.probes if probe.counted.shape[-1] <= LONGEST and probe.name != "single"]
+    threads = torch.get_num_threads()
+    if small:
+        torch.set_num_threads(1)
+    try:
+        with TrueFloat64() if dtype == "float64" else contextlib.nullcontext():
+            for step in range(STEPS):
+                loss = _objective(pair, side, model, probes[step % len(probes)])
+                if loss is None:
+                    return None
+                optimizer.zero_grad()
+                loss.backward()
+                losses.append(float(loss.detach()))
+                for name, p in model.named_parameters():
+                    if p.grad is not None:
+                        moved[name] |= p.grad != 0
+                optimizer.step()
+    finally:
+        torch.set_num_threads(threads)
+    return Trained(moved, {name: p.detach() for name, p in model.named_parameters()}, equal, losses, dtype)
+
+
+def _objective(pair: Pair, side: Side, model: Any, probe: Probe) -> torch.Tensor | None:
+    """Cross-entropy of every distribution with drawn classes, and the distance of other outputs from drawn numbers.
+
+    It needs no labels, so it is the same for every class, and drawn targets reach every output.
+    """
+    draw = torch.Generator().manual_seed(pair.seed)
+    try:
+        outputs = model(**probe.inputs)
+    except RUN_ERRORS as error:
+        raise pair.blame(side, f"in training: {error}") from error
+    losses = []
+    for name, value in outputs.items():
+        if not isinstance(value, torch.Tensor) or not value.requires_grad or name == "loss":
+            continue
+        rows = value.reshape(-1, value.shape[-1])
+        if "logits" in name:
+            classes = torch.randint(rows.shape[1], (len(rows),), generator=draw)
+            losses.append(torch.nn.functional.cross_entropy(rows, classes))
+        else:
+            # one number per row, so that copies of a unit share their target and only their weights can part them
+            target = torch.randn(len(rows), 1, generator=draw, dtype=rows.dtype)
+            losses.append(((rows - target) ** 2).mean())
+    return torch.stack(losses).sum() if losses else None
+
+
+def _plan_of(name: str, tensors: Mapping[str, TensorPlan]) -> TensorPlan | None:
+    """The plan of a module's parameter; stored names may lack its prefix or have one more."""
+    return next(
+        (
+            t
+            for stored, t in tensors.items()
+            if name == stored or name.endswith("." + stored) or stored.endswith("." + name)
+        ),
+        None,
+    )
+
+
+def _audit(
+    name: str, before: torch.Tensor | None, plan: TensorPlan | None, equal: torch.Tensor | None, after: Trained
+) -> dict[str, Any]:
+    """New, learning and dead entries and locked twins of one parameter."""
+    alive, weight = after.moved[name], after.weights[name]
+    old_shape = tuple(before.shape) if before is not None else None
+    sources = _sources(alive.shape, old_shape, plan)
+    new = torch.ones(alive.shape, dtype=torch.bool)
+    if all(source is not None for source in sources):
+        first = [torch.from_numpy(_first(source)) for source in sources]  # type: ignore[arg-type]
+        new[torch.meshgrid(*first, indexing="ij") if first else ()] = False
+    dead = new & ~alive
+    if before is not None and dead.any():
+        dead &= ~_excused(dead, before, sources)
+    count = {"new": int(new.sum()), "dead": int(dead.sum())}
+    twins = _locked(alive, weight, plan) if plan else _still_equal(name, equal, after)
+    return {"rows": name, **count, "learning": count["new"] - count["dead"], "twins": twins}
+
+
+def _sources(shape: Sequence[int], old: Sequence[int] | None, plan: TensorPlan | None) -> list[np.ndarray | None]:
+    """Per dim: the old coordinate of each new one, negative when fresh or unknown; None without an old tensor."""
+    if old is None or len(old) != len(shape):
+        return [None] * len(shape)
+    found: list[np.ndarray | None] = []
+    for d, (n, m) in enumerate(zip(old, shape)):
+        axis_map = plan.maps[d] if plan and len(plan.maps) == len(shape) else None
+        if axis_map is not None and axis_map.m == m:
+            found.append(np.asarray(axis_map.source))
+        else:
+            found.append(np.arange(m) if n == m else np.full(m, UNKNOWN))
+    return found
+
+
+def _first(source: np.ndarray) -> np.ndarray:
+    """Positions of the first copy of each old coordinate."""
+    where = np.flatnonzero(source >= 0)
+    return where[np.unique(source[where], return_index=True)[1]]
+
+
+def _excused(dead: torch.Tensor, before: torch.Tensor, sources: Sequence[np.ndarray | None]) -> torch.Tensor:
+    """Entries whose old row, old column or old entry never got a gradient in the source either."""
+    excused = torch.zeros_like(dead)
+    if any(source is None for source in sources):
+        return excused
+    known = [torch.from_numpy(np.asarray(source)) for source in sources]
+    for d, source in enumerate(known):
+        others = tuple(k for k in range(before.ndim) if k != d)
+        unreached = ~(before.any(dim=others) if others else before)
+        hit = torch.where(source >= 0, unreached[source.clamp(min=0)], torch.zeros(()).bool())
+        excused |= hit.reshape([-1 if k == d else 1 for k in range(before.ndim)])
+    if all((source >= 0).all() for source in known):
+        excused |= ~before[torch.meshgrid(*known, indexing="ij")]
+    return excused
+
+
+def _locked(alive: torch.Tensor, weight: torch.Tensor, plan: TensorPlan) -> int:
+    """Copies of a unit whose producers have not parted from the first copy's."""
+    found = 0
+    if weight.ndim < 2 or len(plan.maps) != weight.ndim:
+        return 0
+    for d, (axis_map, role) in enumerate(zip(plan.maps, plan.roles)):
+        if axis_map is None or role in (READ, GAIN, SHIFT) or len(axis_map.layers) < 2:
+            continue
+        base = dict(zip(*(x.tolist() for x in axis_map.layers[0])))
+        units, reached = (x.movedim(d, 0).reshape(weight.shape[d], -1) for x in (weight, alive))
+        for olds, news in axis_map.layers[1:]:
+            found += _together(units, reached, news, np.array([base[i] for i in olds.tolist()]))
+    return found
+
+
+def _together(units: torch.Tensor, alive: torch.Tensor, a: np.ndarray, b: np.ndarray) -> int:
+    """How many pairs of units (a[k], b[k]) are still as good as equal where they got gradients.
+
+    Adam moves every such entry by about RATE per step. Twins in lock-step differ by what rounding makes of equal
+    gradients, 1e-7 of that and less; twins that part differ by a good share of it.
+    """
+    found = 0
+    for i, j in zip(a.tolist(), b.tolist()):
+        moved = alive[i] | alive[j]
+        if moved.any():
+            found += float((units[i] - units[j])[moved].abs().median()) < APART * RATE
+    return found
+
+
+def _first_equal(weight: torch.Tensor) -> torch.Tensor:
+    """For every row the first row that is equal to it bit for bit: sums of bits times odd numbers wrap exactly."""
+    bits = weight.contiguous().view(torch.int64 if weight.element_size() == 8 else torch.int32).to(torch.int64)
+    odd = torch.randint(1 << 40, (weight.shape[1],), generator=torch.Generator().manual_seed(0)) * 2 + 1
+    _, inverse = torch.unique((bits * odd).sum(1), return_inverse=True)
+    first = torch.full((len(bits),), len(bits)).scatter_reduce(0, inverse, torch.arange(len(bits)), "amin")
+    return first[inverse]
+
+
+def _still_equal(name: str, source: torch.Tensor | None, after: Trained) -> int:
+    """Rows that were equal to another one and have not parted, beyond the equal rows that the source has."""
+    first = after.equal.get(name)
+    if first is None:
+        return 0
+    later = torch.nonzero(first != torch.arange(len(first))).flatten()
+    inherited = int((source != torch.arange(len(source))).sum()) if source is not None else 0
+    locked = _together(after.weights[name], after.moved[name], later.numpy(), first[later].numpy())
+    return max(0, locked - inherited)
+
+
+def _grouped(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One line per kind of tensor, the layers summed."""
+    kinds: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        kind = re.sub(r"\.\d+(?=\.)", ".{layers}", row["rows"])
+        into = kinds.setdefault(kind, {"rows": kind, "new": 0, "learning": 0, "dead": 0, "twins": 0})
+        for key in ("new", "learning", "dead", "twins"):
+            into[key] += row[key]
+    return list(kinds.values())
