@@ -77,7 +77,7 @@ def _loss(pair: Pair, side: Side, probe: Probe, labels: torch.Tensor) -> float:
     model = pair.model(side, "float64")
     inputs = {key: value for key, value in probe.inputs.items() if key != "decoder_input_ids"}
     try:
-        with forward(model):
+        with forward(model), quiet():
             return float(model(**inputs, labels=labels).loss)
     except RUN_ERRORS as error:
         raise pair.blame(side, f"{probe.name!r} with labels: {error}") from error

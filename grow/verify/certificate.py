@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +50,15 @@ class Fault:
         more = f" and {self.count - 1} more" if self.count > 1 else ""
         place = ", ".join(map(str, self.at))
         return f"{self.tensor}[{place}]{more}: {self.rule}: found {self.found:.9g}, wanted {self.wanted:.9g}"
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "tensor": self.tensor,
+            "index": list(self.at),
+            "found": self.found,
+            "wanted": self.wanted,
+            "rule": self.rule,
+        }
 
 
 @dataclass

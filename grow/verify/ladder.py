@@ -19,11 +19,12 @@ from typing import Any
 
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused, did_you_mean
-from grow.families import family_of
+from grow.families import FAMILIES, family_of
 from grow.plan import ITEMSIZE
 from grow.provenance import read_record
-from grow.verify.replay import NoSpace, Replay, config_differences
-from grow.verify.result import EXACT, RUNG_OF, RUNGS, Check, Verification
+from grow.verify.replay import NoSpace, Replay, config_differences, significant
+from grow.verify.result import EXACT, FUNCTION, RUNG_OF, RUNGS, Check, Verification
+from grow.verify.stored import StoredDifference, same_shapes, stored_differences
 from grow.verify.tokenizer import tokenizers
 
 
@@ -40,32 +41,208 @@ def verify_folders(
     together."""
     wanted = checks_of(rungs)
     record = read_record(grown.path)
-    notes: list[str] = []
-    done: list[Check] = []
-    replay = None
     if record is None:
         _check_order(source, grown)
-        notes.append("no grow.json in the grown checkpoint: no certificate, the outputs decide")
-    else:
-        replay = Replay(record, source, grown)
-    if "certificate" in wanted:
-        progress("certificate")
-        no_plan = "no grow.json: no plan to check against"
-        done.append(replay.certificate() if replay else Check("certificate", "skip", reason=no_plan))
-    if wanted - {"certificate"}:
-        done.extend(_models(source, grown, replay, wanted, seed, progress))
-    if any(check.measured.get("within_storage") for check in done):
-        notes.append(
-            "the outputs agree as far as rounding the stored weights explains, which may be more than was rounded"
-        )
+    ladder = _Ladder(source, grown, Replay(record, source, grown) if record else None, seed, progress)
+    ladder.climb(wanted)
     return Verification(
         *(names or (str(source.path), str(grown.path))),
-        tuple(done),
-        tuple(notes),
-        growth=replay.document() if replay else None,
+        tuple(ladder.done),
+        tuple(ladder.notes),
+        first=ladder.first,
+        growth=ladder.replay.document() if ladder.replay else None,
         config=tuple(config_differences(source.config, grown.config)),
         environment=environment(),
     )
+
+
+class _Ladder:
+    """One pair on its way up: `done`, `notes` and, where something failed, `first`."""
+
+    def __init__(
+        self, source: Checkpoint, grown: Checkpoint, replay: Replay | None, seed: int, progress: Callable[[str], None]
+    ) -> None:
+        self.source, self.grown, self.replay, self.seed, self.progress = source, grown, replay, seed, progress
+        self.done: list[Check] = []
+        self.notes: list[str] = []
+        self.first: dict[str, Any] | None = None
+        self.stored: list[StoredDifference] | None = None
+        """How the two differ number by number; None when a plan says more, or the shapes are not the same."""
+        self.fields = replay.fields() if replay else significant(config_differences(source.config, grown.config))
+        self.narrow = sorted({info.dtype for info in grown.tensors.values()}, key=ITEMSIZE.__getitem__)[0]
+
+    @property
+    def failed(self) -> bool:
+        return any(check.status == "fail" and check.rung in FUNCTION for check in self.done)
+
+    def climb(self, wanted: set[str]) -> None:
+        if self.replay is None:
+            self.notes.append("no grow.json in the grown checkpoint: no certificate, the outputs decide")
+            if same_shapes(self.source, self.grown):
+                self.stored = list(stored_differences(self.source, self.grown))
+        if "certificate" in wanted:
+            self.progress("certificate")
+            self.done.append(self.replay.certificate() if self.replay else self._identical())
+        if wanted - {"certificate"}:
+            self._models(wanted)
+        if self.failed and self.first is None:
+            self.first = self._first_stored()
+        if any(check.measured.get("within_storage") for check in self.done):
+            self.notes.append(
+                "the outputs agree as far as rounding the stored weights explains, which may be more than was rounded"
+            )
+
+    def _identical(self) -> Check:
+        """Without a plan: the stored numbers themselves, where the two have one shape."""
+        if self.stored is None:
+            return Check("certificate", "skip", reason="no grow.json: no plan to check against")
+        limit = "every stored number and every field of config.json is the same"
+        faults = [str(d) for d in self.stored] + [
+            f"config.json: {f['field']}: found {f['grown']!r}, wanted {f['source']!r}" for f in self.fields
+        ]
+        measured = {"tensors": len(self.source.tensors), "faults": faults[:20], "faulty": len(faults)}
+        if not faults:
+            return Check("certificate", "pass", {**measured, "largest_residual": 0.0}, limit)
+        return Check("certificate", "skip", measured, limit, f"the outputs decide: {'; '.join(faults[:3])}")
+
+    def _models(self, wanted: set[str]) -> None:
+        """The checks that run models; torch is imported here and nowhere before."""
+        from grow.verify import outputs
+        from grow.verify.pair import NoRoom, Pair
+
+        replay = self.replay
+        readback = replay.readback if replay else None
+        rounded = replay is not None and replay.record.storage == "rounded"
+        needs_proof = rounded and self.narrow != "F64"
+        with Pair(self.source.path, self.grown.path, seed=self.seed) as pair:
+
+            def storage_limit() -> float:
+                try:
+                    return outputs.STORAGE_K * outputs.storage_floor(pair, _NAMES[self.narrow])
+                except NoRoom:
+                    return math.nan  # every check that needs it is skipped for the same reason
+
+            limit = storage_limit() if needs_proof else EXACT
+            if "true_float64" in wanted:
+                self.progress("true_float64")
+                found = outputs.true_float64(pair, limit=limit, readback=readback)
+                if found.status == "fail" and replay is None and self.narrow != "F64" and found.measured:
+                    limit = storage_limit()
+                    found = outputs.true_float64(pair, limit=limit, readback=readback)
+                    found = replace(found, measured={**found.measured, "within_storage": found.status == "pass"})
+                self.done.append(found)
+            if "proof" in wanted and needs_proof and replay is not None:
+                self.progress("proof")
+                pair.release()
+                self.done.append(_proof(replay, pair))
+            if "runtime_dtype" in wanted:
+                self.progress("runtime_dtype")
+                self.done.append(outputs.runtime_dtype(pair, readback=readback))
+            self.done.extend(self._behaviour(pair, wanted, limit))
+            if "trainability" in wanted:
+                from grow.verify.trainability import trainability
+
+                self.progress("trainability")
+                self.done.append(trainability(pair, replay.by_name() if replay else None))
+            if self.failed:
+                self.progress("where")
+                self._localise(pair, limit)
+            elif self.stored:
+                self._account_for(pair, self.stored)
+
+    def _behaviour(self, pair: Any, wanted: set[str], limit: float) -> Iterator[Check]:
+        from grow.verify import behaviour, generation, hidden, outputs
+
+        replay = self.replay
+        readback = replay.readback if replay else None
+
+        def hidden_states() -> Check:
+            stream = (lambda final: replay.stream(final=final)) if replay else (lambda final: None)
+            if limit == EXACT:
+                return hidden.hidden_states(pair, stream=stream)
+            floors = hidden.storage_floors(pair, _NAMES[self.narrow])
+            return hidden.hidden_states(pair, stream=stream, floors=floors, factor=outputs.STORAGE_K)
+
+        checks = {
+            "tokenizer": lambda: tokenizers(pair.folders["source"], pair.folders["grown"]),
+            "hidden_states": hidden_states,
+            "loss": lambda: behaviour.loss(pair, limit=limit),
+            "cached_decoding": lambda: behaviour.cached_decoding(pair, limit=limit, readback=readback),
+            "generation": lambda: generation.generation(pair, limit=limit),
+            "sampling": lambda: generation.sampling(pair, limit=limit),
+            "kernels": lambda: behaviour.kernels(pair),
+            "save_reload": lambda: behaviour.save_reload(pair),
+        }
+        for name, check in checks.items():
+            if name in wanted:
+                self.progress(name)
+                yield check()
+
+    def _localise(self, pair: Any, limit: float) -> None:
+        from grow.verify.localise import first_difference, same_end
+
+        stored = {d.tensor: d for d in self.stored or ()}
+        plans = self.replay.by_name() if self.replay else {}
+
+        def explain(parameter: str) -> dict[str, Any] | None:
+            if self.replay is not None:
+                plan = next((t for name, t in plans.items() if same_end(name, parameter)), None)
+                return self.replay.fault(plan) if plan else None
+            return next((d.document() for name, d in stored.items() if same_end(name, parameter)), None)
+
+        fields = self.fields
+        if self.replay is None:  # defaults that one config spells out and the other leaves out are no difference
+            whole = config_differences(*(pair.config(side).to_dict() for side in ("source", "grown")))
+            family = FAMILIES.get(str(self.source.config.get("model_type")))
+            sizes = set(family.axes.values()) if family else set()
+            fields = [field for field in significant(whole) if field["field"] not in sizes]
+        self.first = first_difference(pair, self.replay, explain, fields, limit=0.0 if math.isnan(limit) else limit)
+
+    def _first_stored(self) -> dict[str, Any] | None:
+        """Without a forward pass: what the certificate or the stored numbers say."""
+        certificate = next((c for c in self.done if c.name == "certificate"), None)
+        fault = certificate.measured.get("first") if certificate else None
+        if fault is None and self.stored:
+            fault = self.stored[0].document()
+        if fault is not None:
+            place = ", ".join(map(str, fault["index"]))
+            text = f"{fault['tensor']}[{place}] is {fault['found']:.9g}, wanted {fault['wanted']:.9g} ({fault['rule']})"
+            return {"module": fault["tensor"].rpartition(".")[0], **fault, "field": None, "text": text}
+        if self.fields:
+            name, found, wanted = (self.fields[0][key] for key in ("field", "grown", "source"))
+            text = f"config.json: {name}: found {found!r}, wanted {wanted!r}"
+            return {"module": None, "tensor": None, "field": name, "found": found, "wanted": wanted, "text": text}
+        failed = next(check for check in self.done if check.status == "fail" and check.rung in FUNCTION)
+        return {"module": None, "tensor": None, "field": None, "text": f"{failed.name}: {failed.reason}"}
+
+    def _account_for(self, pair: Any, stored: Sequence[StoredDifference]) -> None:
+        """The outputs agree and the stored numbers do not: say why, or that no probe looked there."""
+        from grow.verify.localise import unseen
+
+        missed = unseen(pair, [d.tensor for d in stored if not d.invisible])
+        for d in stored:
+            if d.invisible:
+                self.notes.append(f"{d}; no output can see it: it {d.invisible}")
+            elif d.tensor in missed:
+                self.notes.append(f"{d}; no probe looked there, so equal outputs prove nothing about it")
+        if missed:
+            self.done = [
+                replace(check, measured={**check.measured, "unseen": missed}) if check.name == "true_float64" else check
+                for check in self.done
+            ]
+
+
+_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def _proof(replay: Replay, pair: Any) -> Check:
+    from grow.verify import outputs
+
+    try:
+        with replay.proof_copy() as folder, pair.against(folder) as proof:
+            return replace(outputs.true_float64(proof, limit=EXACT, readback=replay.readback), name="proof")
+    except NoSpace as error:
+        return Check("proof", "skip", reason=str(error))
 
 
 def checks_of(rungs: Sequence[str]) -> set[str]:
@@ -96,92 +273,6 @@ def environment() -> dict[str, Any]:
     from grow import __version__
 
     return {"grow": __version__, "python": platform.python_version(), **packages, "machine": platform.machine()}
-
-
-def _models(
-    source: Checkpoint, grown: Checkpoint, replay: Replay | None, wanted: set[str], seed: int, progress
-) -> Iterator[Check]:
-    """The checks that run models; torch is imported here and nowhere before."""
-    from grow.verify import outputs
-    from grow.verify.pair import NoRoom, Pair
-
-    readback = replay.readback if replay else None
-    rounded = replay is not None and replay.record.storage == "rounded"
-    narrow = sorted({info.dtype for info in grown.tensors.values()}, key=ITEMSIZE.__getitem__)[0]
-    needs_proof = rounded and narrow != "F64"
-    with Pair(source.path, grown.path, seed=seed) as pair:
-
-        def storage_limit() -> float:
-            try:
-                return outputs.STORAGE_K * outputs.storage_floor(pair, _NAMES[narrow])
-            except NoRoom:
-                return math.nan  # every check that needs it is skipped for the same reason
-
-        limit = storage_limit() if needs_proof else EXACT
-        if "true_float64" in wanted:
-            progress("true_float64")
-            found = outputs.true_float64(pair, limit=limit, readback=readback)
-            if found.status == "fail" and replay is None and narrow != "F64" and found.measured:
-                limit = storage_limit()
-                found = outputs.true_float64(pair, limit=limit, readback=readback)
-                found = replace(found, measured={**found.measured, "within_storage": found.status == "pass"})
-            yield found
-        if "proof" in wanted and needs_proof and replay is not None:
-            progress("proof")
-            pair.release()
-            yield _proof(replay, pair)
-        if "runtime_dtype" in wanted:
-            progress("runtime_dtype")
-            yield outputs.runtime_dtype(pair, readback=readback)
-        yield from _behaviour(pair, replay, wanted, limit, narrow, progress)
-        if "trainability" in wanted:
-            from grow.verify.trainability import trainability
-
-            progress("trainability")
-            yield trainability(pair, replay.by_name() if replay else None)
-
-
-def _behaviour(
-    pair: Any, replay: Replay | None, wanted: set[str], limit: float, narrow: str, progress
-) -> Iterator[Check]:
-    from grow.verify import behaviour, generation, hidden, outputs
-
-    readback = replay.readback if replay else None
-
-    def hidden_states() -> Check:
-        stream = (lambda final: replay.stream(final=final)) if replay else (lambda final: None)
-        if limit == EXACT:
-            return hidden.hidden_states(pair, stream=stream)
-        floors = hidden.storage_floors(pair, _NAMES[narrow])
-        return hidden.hidden_states(pair, stream=stream, floors=floors, factor=outputs.STORAGE_K)
-
-    checks = {
-        "tokenizer": lambda: tokenizers(pair.folders["source"], pair.folders["grown"]),
-        "hidden_states": hidden_states,
-        "loss": lambda: behaviour.loss(pair, limit=limit),
-        "cached_decoding": lambda: behaviour.cached_decoding(pair, limit=limit, readback=readback),
-        "generation": lambda: generation.generation(pair, limit=limit),
-        "sampling": lambda: generation.sampling(pair, limit=limit),
-        "kernels": lambda: behaviour.kernels(pair),
-        "save_reload": lambda: behaviour.save_reload(pair),
-    }
-    for name, check in checks.items():
-        if name in wanted:
-            progress(name)
-            yield check()
-
-
-_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-
-def _proof(replay: Replay, pair: Any) -> Check:
-    from grow.verify import outputs
-
-    try:
-        with replay.proof_copy() as folder, pair.against(folder) as proof:
-            return replace(outputs.true_float64(proof, limit=EXACT, readback=replay.readback), name="proof")
-    except NoSpace as error:
-        return Check("proof", "skip", reason=str(error))
 
 
 def _check_order(source: Checkpoint, grown: Checkpoint) -> None:

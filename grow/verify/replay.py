@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,11 +84,13 @@ class Replay:
         record = self.record
         faults = [*self._law(), *self._config(), *self._set()]
         worst = 0.0
+        first = None
         if not faults:
             for t in self.tensors:
                 check = check_tensor(t, self.source, self.grown, record.split)
                 worst = max(worst, check.worst)
                 faults.extend(map(str, check.faults[:1]))
+                first = first or (check.faults[0] if check.faults else None)
                 if not check.faults and self.grown.sha256(self.grown.tensors[t.name]) != record.tensors.get(t.name):
                     less = " or by less than the rounding of what is stored" if check.unit else ""
                     faults.append(f"{t.name}: sha256 is not grow.json's: differs in entries that no output reads{less}")
@@ -97,6 +99,7 @@ class Replay:
             "largest_residual": worst,
             "faults": faults[:20],
             "faulty": len(faults),
+            "first": first and first.document(),
         }
         limit = "W̃·E_in = E_out·W on every tensor, " + (
             "exactly" if record.storage == "bit-exact" else "within the rounding of what is stored"
@@ -145,11 +148,8 @@ class Replay:
         may_change = {family.axes[axis] for axis in (*WIDTHS, "embed") if axis in family.axes} | family.reads | CHANGED
         for name in sorted(set(changes) - may_change):
             yield f"grow.json: config_changes: {name}: no growth changes it"
-        wanted, found = _one_dtype({**self.matched.config, **changes}), _one_dtype(self.grown.config)
-        for name in sorted((set(wanted) | set(found)) - NEUTRAL):
-            a, b = family.get(wanted, name), family.get(found, name)
-            if a != b and not (_unset(a) and _unset(b)):
-                yield f"config.json: {name}: found {b!r}, wanted {a!r}"
+        for field in self.fields():
+            yield f"config.json: {field['field']}: found {field['grown']!r}, wanted {field['source']!r}"
         try:
             sizes = family.sizes_of(self.grown.config)
         except BadInput as error:
@@ -158,6 +158,27 @@ class Replay:
             for axis in sorted(self.record.new_sizes):
                 if sizes.get(axis) != self.record.new_sizes[axis]:
                     yield f"config.json: {axis} is {sizes.get(axis)}, grow.json says {self.record.new_sizes[axis]}"
+
+    def fields(self) -> list[dict[str, Any]]:
+        """{"field", "source" (what is wanted), "grown"} where the grown config is not what the growth made it."""
+        wanted = _one_dtype({**self.matched.config, **self.record.config_changes})
+        found = _one_dtype(self.grown.config)
+        different = []
+        for name in sorted((set(wanted) | set(found)) - NEUTRAL):
+            a, b = self.family.get(wanted, name), self.family.get(found, name)
+            if a != b and not (_unset(a) and _unset(b)):
+                different.append({"field": name, "source": a, "grown": b})
+        return different
+
+    def fault(self, t: TensorPlan) -> dict[str, Any] | None:
+        """The first element of a tensor that breaks its equation."""
+        from grow.verify.certificate import check_tensor
+
+        info = self.grown.tensors.get(t.name)
+        if info is None or info.shape != t.new_shape:
+            return None
+        faults = check_tensor(t, self.source, self.grown, self.record.split).faults
+        return faults[0].document() if faults else None
 
     def _set(self) -> Iterator[str]:
         wanted = {t.name: t for t in self.tensors}
@@ -228,6 +249,15 @@ def config_differences(source: Mapping[str, Any], grown: Mapping[str, Any]) -> I
     for name in sorted((a.keys() | b.keys()) - {"transformers_version", "_name_or_path"}):
         if a.get(name) != b.get(name):
             yield {"field": name, "source": a.get(name), "grown": b.get(name)}
+
+
+def significant(differences: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without those that change no output."""
+    return [
+        d
+        for d in differences
+        if d["field"] not in NEUTRAL | CHANGED and not (_unset(d["source"]) and _unset(d["grown"]))
+    ]
 
 
 def _unset(value: Any) -> bool:

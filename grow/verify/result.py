@@ -99,7 +99,7 @@ class Verification:
         status = {check.name: check.status for check in self.checks if check.rung in FUNCTION}
         if "fail" in status.values():
             return "different"
-        loose = any(check.measured.get("within_storage") for check in self.checks)
+        loose = any(check.measured.get("within_storage") or check.measured.get("unseen") for check in self.checks)
         proved = "pass" in (status.get("true_float64"), status.get("certificate")) and not loose
         return "lossless" if proved else "unproved"
 

@@ -27,9 +27,12 @@ from grow.verify.result import Check
 
 STEPS = 4  # a zero factor needs one step to move, what lies behind it a second one; the rest is margin
 RATE = 1e-3
+DULL = ("single", "repeated", "constant")  # their tokens do not tell units apart
 LONGEST = 64  # tokens of a probe that is trained on
 LIMIT = f"after {STEPS} steps of AdamW every new parameter has had a gradient, and copies have parted"
 APART = 1e-3  # of a step
+PARTED = 0.1  # of a unit's entries: a few may have been reached once, or by rounding alone
+FEWEST = 8  # entries with a gradient that it takes to tell twins apart
 UNKNOWN = -9  # in place of an axis map's source: the dim grew and nobody says how
 
 
@@ -94,7 +97,7 @@ def _train(pair: Pair, side: Side) -> Trained | None:
     moved = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
     equal = {name: _first_equal(p.detach()) for name, p in model.named_parameters() if p.ndim == 2}
     losses: list[float] = []
-    probes = [probe for probe in pair.probes if probe.counted.shape[-1] <= LONGEST and probe.name != "single"]
+    probes = [probe for probe in pair.probes if probe.counted.shape[-1] <= LONGEST and probe.name not in DULL]
     threads = torch.get_num_threads()
     if small:
         torch.set_num_threads(1)
@@ -227,13 +230,15 @@ def _together(units: torch.Tensor, alive: torch.Tensor, a: np.ndarray, b: np.nda
     """How many pairs of units (a[k], b[k]) are still as good as equal where they got gradients.
 
     Adam moves every such entry by about RATE per step. Twins in lock-step differ by what rounding makes of equal
-    gradients, 1e-7 of that and less; twins that part differ by a good share of it.
+    gradients, 1e-7 of that and less; twins that part differ by a good share of it, but for entries that got a single
+    gradient, whose first step is RATE times its sign and nothing else.
     """
     found = 0
     for i, j in zip(a.tolist(), b.tolist()):
         moved = alive[i] | alive[j]
-        if moved.any():
-            found += float((units[i] - units[j])[moved].abs().median()) < APART * RATE
+        if int(moved.sum()) >= FEWEST:
+            parted = (units[i] - units[j])[moved].abs() >= APART * RATE
+            found += float(parted.double().mean()) < PARTED
     return found
 
 

@@ -1,0 +1,205 @@
+"""Where two models part: both run in lock-step, and the first module whose output disagrees is named.
+
+A module's grown output is read back to the old coordinates before it is compared: by the map of what its weight
+writes, or as the residual stream. Then whatever explains the difference is looked for: the module's own tensors
+against the table, then config.json.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from grow.axes import GAIN, READ
+from grow.plan import TensorPlan
+from grow.verify.compare import RUN_ERRORS, Readback, read_back
+from grow.verify.float64 import forward
+from grow.verify.pair import Differs, NoRoom, Pair, Side
+from grow.verify.probes import Probe
+from grow.verify.replay import Replay
+
+APART = 1e-9  # of a module's std: above what order of summation gives, below what a damaged weight does
+MATCHED = 32  # rows that tell coordinates apart by correlation
+Fault = Mapping[str, Any]  # tensor, index, found, wanted, rule
+Explain = Callable[[str], Fault | None]  # parameter of a module -> its fault
+
+
+def first_difference(
+    pair: Pair, replay: Replay | None, explain: Explain, fields: Sequence[Mapping[str, Any]], *, limit: float = APART
+) -> dict[str, Any] | None:
+    """The first module that disagrees on the first probe that shows it; None when no module does or none can run.
+
+    explain  the fault of a parameter, from the certificate or from comparing what is stored
+    fields   fields of config.json that differ though no growth changes them
+    limit    of the outputs, where rounding is expected
+    """
+    try:
+        for probe in pair.probes:
+            before = ""
+            for name, relative in walk(pair, replay, probe).items():
+                if relative > max(limit, APART):
+                    return _explained(pair, (name, relative, before), probe, explain, fields)
+                before = name
+    except (Differs, NoRoom):
+        return None
+    return None
+
+
+def unseen(pair: Pair, tensors: Iterable[str]) -> list[str]:
+    """Of the tensors that differ, those whose module gave the same output on every probe: the probes missed them."""
+    moved: set[str] = set()
+    for probe in pair.probes:
+        moved.update(name for name, relative in walk(pair, None, probe).items() if relative > 0)
+    return [name for name in tensors if not any(same_end(module, name.rpartition(".")[0]) for module in moved)]
+
+
+def walk(pair: Pair, replay: Replay | None, probe: Probe) -> dict[str, float]:
+    """Module -> max |Δ| of its outputs in units of the source's std, in the order in which they finish.
+
+    Modules that run only in one model, or whose output cannot be read back, are left out.
+    """
+    seen: dict[str, list[torch.Tensor]] = {}
+    found: dict[str, float] = {}
+    _run(pair, "source", probe, seen.setdefault)
+    back = _Back(replay)
+
+    def compare(name: str, out: list[torch.Tensor]) -> None:
+        if name in seen and name not in found and len(seen[name]) == len(out):
+            apart = [back.apart(name, a, b) for a, b in zip(seen.pop(name), out)]
+            known = [value for value in apart if not math.isnan(value)]
+            if known:
+                found[name] = max(known)
+
+    _run(pair, "grown", probe, compare)
+    return found
+
+
+def _run(pair: Pair, side: Side, probe: Probe, take: Callable[[str, list[torch.Tensor]], object]) -> None:
+    """One forward pass; `take` gets every module's name and floating-point outputs."""
+    model = pair.model(side, "float64")
+
+    def hook(name: str) -> Callable:
+        return lambda module, given, out: (take(name, _tensors(out)), None)[1]
+
+    hooks = [module.register_forward_hook(hook(name)) for name, module in model.named_modules() if name]
+    try:
+        with forward(model):
+            model(**probe.inputs)
+    except RUN_ERRORS as error:
+        raise pair.blame(side, f"probe {probe.name!r}: {error}") from error
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def _tensors(out: Any) -> list[torch.Tensor]:
+    """The floating-point tensors of an output, in order."""
+    if isinstance(out, torch.Tensor):
+        return [out.detach()] if out.is_floating_point() else []
+    if isinstance(out, Mapping):
+        out = list(out.values())
+    return [t for part in out for t in _tensors(part)] if isinstance(out, (tuple, list)) else []
+
+
+class _Back:
+    """Reads outputs of grown modules in the coordinates of the source."""
+
+    def __init__(self, replay: Replay | None) -> None:
+        self.known = replay is not None
+        self.tensors = replay.by_name() if replay else {}
+        self.hidden = replay.stream(final=False) if replay else None
+
+    def apart(self, name: str, x: torch.Tensor, y: torch.Tensor) -> float:
+        """max |Δ| in units of the source's std; NaN when the two cannot be compared."""
+        if x.ndim == 0 or x.shape[:-1] != y.shape[:-1]:
+            return math.nan
+        x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+        readback = self._map(name, x.shape[1], y.shape[1])
+        if readback is not None:
+            x, y, problem = read_back(x, y, readback)
+            if problem:
+                return math.nan
+        if not torch.isfinite(y).all():
+            return math.inf if torch.isfinite(x).all() else math.nan
+        if x.shape != y.shape:
+            if self.known or y.shape[1] < x.shape[1] or len(x) < MATCHED:
+                return math.nan
+            x, y = _matched(x, y)
+        std = float(x.std(correction=0)) or float(x.abs().max()) or 1.0
+        return float((x - y).abs().max()) / std
+
+    def _map(self, name: str, n: int, m: int) -> Readback | None:
+        plan = _plan(self.tensors, f"{name}.weight")
+        if plan is not None:
+            for axis_map, role in zip(plan.maps, plan.roles):
+                if axis_map is None or role == READ or (axis_map.n, axis_map.m) != (n, m):
+                    continue
+                source = np.maximum(axis_map.source, -1)
+                if role == GAIN and plan.tied:
+                    return Readback(source, axis_map.write, shared=True)
+                return Readback(source, axis_map.write * (axis_map.gain if role == GAIN else 1.0))
+        if self.hidden is not None and len(self.hidden[0]) == m and n != m:
+            return Readback(*self.hidden)
+        return None
+
+
+def _matched(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each old coordinate (rows, n) the grown one (rows, m) that is most nearly a multiple of it, scaled to it.
+
+    Nobody says how a checkpoint of another tool was grown; a copy of a coordinate, however scaled, is found by its
+    correlation with it.
+    """
+    best = (_unit(x).T @ _unit(y)).abs().argmax(dim=1)
+    y = y[:, best]
+    scale = (x * y).sum(0) / (y * y).sum(0).clamp(min=torch.finfo(y.dtype).tiny)
+    return x, y * scale
+
+
+def _unit(x: torch.Tensor) -> torch.Tensor:
+    return x / x.norm(dim=0).clamp(min=torch.finfo(x.dtype).tiny)
+
+
+def _plan(tensors: Mapping[str, TensorPlan], name: str) -> TensorPlan | None:
+    """The plan of a module's parameter; stored names may lack its prefix or have one more."""
+    return next((t for key, t in tensors.items() if same_end(key, name)), None)
+
+
+def same_end(a: str, b: str) -> bool:
+    """Whether two names of a tensor or module differ in their prefix only."""
+    return a == b or a.endswith("." + b) or b.endswith("." + a)
+
+
+def _explained(
+    pair: Pair, found: tuple[str, float, str], probe: Probe, explain: Explain, fields: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    name, relative, before = found
+    model = pair.model("grown", "float64")
+    module = model.get_submodule(name)
+    own = [f"{name}.{parameter}" for parameter, _ in module.named_parameters(recurse=False)]
+    text = f"{name} ({type(module).__name__}) is the first module whose output differs, by {relative:.3g} std"
+    document: dict[str, Any] = {
+        "module": name,
+        "kind": type(module).__name__,
+        "probe": probe.name,
+        "relative": relative,
+        "after": before,
+        **dict.fromkeys(("tensor", "field", "index", "found", "wanted")),
+        "rule": "",
+    }
+    fault = next(filter(None, map(explain, own)), None)
+    if fault is None and not fields:
+        fault = next(filter(None, (explain(parameter) for parameter, _ in model.named_parameters())), None)
+    if fault is not None:
+        document |= fault
+        place = ", ".join(map(str, fault["index"] or ()))
+        text += f": {fault['tensor']}[{place}] is {fault['found']:.9g}, wanted {fault['wanted']:.9g} ({fault['rule']})"
+    elif fields:
+        document |= {"field": fields[0]["field"], "found": fields[0]["grown"], "wanted": fields[0]["source"]}
+        text += "; config.json differs in " + ", ".join(str(field["field"]) for field in fields)
+    else:
+        text += f"; no stored number and no field explains it: look between {before or 'the input'} and it"
+    return document | {"text": text}

@@ -1,0 +1,101 @@
+"""Two checkpoints of one shape, number by number: which stored weights differ, and which of these no output can see.
+
+Probes look at a few hundred tokens. A pair without grow.json whose outputs agree on them can still differ in the row of
+a token that no probe holds; where the shapes are equal that is seen here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from grow.apply import BLOCK
+from grow.axes import WRITE
+from grow.checkpoint.reader import Checkpoint
+from grow.engine import stored_rows
+from grow.errors import GrowError
+from grow.families import FAMILIES
+from grow.match import match
+from grow.numerics import widen
+from grow.plan import BITS
+
+F64 = np.dtype(np.float64)
+KEY_BIAS = "adds one number to all scores of a query, which softmax does not see"
+
+
+@dataclass(frozen=True)
+class StoredDifference:
+    """The first number of a tensor that differs, and how many do; `invisible` is why no output can change."""
+
+    tensor: str
+    at: tuple[int, ...]
+    found: float
+    wanted: float
+    count: int
+    invisible: str = ""
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "tensor": self.tensor,
+            "index": list(self.at),
+            "found": self.found,
+            "wanted": self.wanted,
+            "rule": "the same as in the source",
+        }
+
+    def __str__(self) -> str:
+        more = f" and {self.count - 1:,} more" if self.count > 1 else ""
+        place = ", ".join(map(str, self.at))
+        return f"{self.tensor}[{place}]{more}: found {self.found:.9g}, wanted {self.wanted:.9g}"
+
+
+def same_shapes(source: Checkpoint, grown: Checkpoint) -> bool:
+    """Both store floating-point tensors of the same names and shapes."""
+    a, b = ({i.name: i.shape for i in c.tensors.values()} for c in (source, grown))
+    return a == b and all(i.dtype in BITS for c in (source, grown) for i in c.tensors.values())
+
+
+def stored_differences(source: Checkpoint, grown: Checkpoint) -> Iterator[StoredDifference]:
+    """One entry for every tensor whose values differ, in the order of the files; read in blocks."""
+    unseen = invisible(source)
+    for name, info in source.tensors.items():
+        width = math.prod(info.shape[1:])
+        step = max(1, BLOCK // max(1, width))
+        first, found, wanted, count = None, 0.0, 0.0, 0
+        for start in range(0, info.shape[0] if info.shape else 1, step):
+            stop = min(start + step, info.shape[0] if info.shape else 1)
+            a = widen(stored_rows(source, name, start, stop), info.dtype, F64)
+            b = widen(stored_rows(grown, name, start, stop), grown.tensors[name].dtype, F64)
+            off = ~((a == b) | (np.isnan(a) & np.isnan(b)))
+            if off.any():
+                if first is None:
+                    i, j = np.argwhere(off)[0]
+                    first = (start + int(i), *(int(k) for k in np.unravel_index(j, info.shape[1:])))
+                    found, wanted = float(b[i, j]), float(a[i, j])
+                count += int(off.sum())
+        if first is not None:
+            yield StoredDifference(name, first[: len(info.shape)], found, wanted, count, unseen.get(name, ""))
+
+
+def invisible(checkpoint: Checkpoint) -> Mapping[str, str]:
+    """Tensor -> why no output depends on it, for the families whose tables say so."""
+    family = FAMILIES.get(str(checkpoint.config.get("model_type")))
+    if family is None:
+        return {}
+    try:
+        matched = match(family, checkpoint.config, checkpoint.tensors, str(checkpoint.path))
+    except GrowError:
+        return {}
+    if family.attention.rope or family.attention.qk_norm:
+        return {}
+    return {
+        t.name: KEY_BIAS
+        for t in matched.tensors
+        if len(t.row.signature.dims) == 1
+        and t.row.signature.dims[0].role == WRITE
+        and t.row.signature.dims[0].labels[-1].space == "head_dim.k"
+    }
