@@ -218,16 +218,25 @@ def _check_columns(check: TensorCheck, g, w, at, cols: AxisMap | None, terms=Non
         total, sizes = np.zeros_like(w), np.zeros_like(w)
         seen = cols.gain * cols.write
         for before, after in cols.layers:
-            total[:, before] += g[:, after] * seen[after]
-            sizes[:, before] += terms[:, after] * np.abs(seen[after])
+            old, new = _span(before), _span(after)
+            total[:, old] += g[:, new] * seen[after]
+            sizes[:, old] += terms[:, new] * np.abs(seen[after])
         check.equal(total, w, np.maximum(sizes, np.abs(w)), at, "the copies' shares sum to the old weight", own)
         unread = cols.fresh(UNREAD)
         check.zero(g[:, unread], at, unread, "an unread coordinate has weight 0")
     else:
         for before, after in cols.layers:
-            wanted = w[:, before] * cols.write[after]
-            check.equal(g[:, after], wanted, np.maximum(terms[:, after], np.abs(wanted)), at, "old weight × write")
+            old, new = _span(before), _span(after)
+            wanted = w[:, old] * cols.write[after]
+            check.equal(g[:, new], wanted, np.maximum(terms[:, new], np.abs(wanted)), at, "old weight × write")
         _check_written(check, g, w, at, cols, terms)
+
+
+def _span(index: np.ndarray) -> slice | np.ndarray:
+    """The same columns as a slice where they are neighbours: no copy, and several times faster."""
+    if len(index) and index[-1] - index[0] == len(index) - 1 and (np.diff(index) == 1).all():
+        return slice(int(index[0]), int(index[-1]) + 1)
+    return index
 
 
 def _check_written(check: TensorCheck, g: np.ndarray, w: np.ndarray, at, cols: AxisMap, terms: np.ndarray) -> None:

@@ -38,7 +38,8 @@ class Readback(NamedTuple):
 
 HIDDEN_OUTPUTS = ("last_hidden_state", "pooler_output")  # width is the hidden axis, so it grows with it
 _DISTRIBUTIONS = ("logits", "prediction_logits")  # softmax over the last axis: KL and top-1 mean something
-RUN_ERRORS = (RuntimeError, IndexError, ValueError, TypeError)  # how a model rejects its inputs or weights
+# How a model rejects its inputs or weights; the last two come from one that misses an input it calls optional.
+RUN_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, AttributeError, KeyError)
 _NOT_OUTPUTS = ("loss", "aux_loss")
 
 
@@ -75,9 +76,7 @@ class Difference:
         return {prefix + k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
 
 
-def run(
-    model: Any, probes: Iterable[Probe], *, one_by_one: bool = False, hidden: Outputs | None = None
-) -> Outputs:
+def run(model: Any, probes: Iterable[Probe], *, one_by_one: bool = False, hidden: Outputs | None = None) -> Outputs:
     """Every float output of `model` on every probe, padding left out, in float64 on the CPU.
 
     "random/logits" is (rows that count, vocab), start_logits have width 1, pooled outputs are (rows, width).
@@ -86,12 +85,13 @@ def run(
     """
     out: Outputs = {}
     more = {} if hidden is None else {"output_hidden_states": True}
-    with forward(model):
+    with forward(model), torch.random.fork_rng(devices=[]):
         for probe in probes:
+            torch.manual_seed(0)  # a class that draws in its forward pass draws the same in both models
             parts = [probe.row(i) for i in range(len(probe.counted))] if one_by_one else [probe]
             try:
-                raw = [model(**part.inputs, **more) for part in parts]
-                found = [_floats(output, part.counted) for output, part in zip(raw, parts)]
+                raw = [model(**part.arguments(model.dtype), **more) for part in parts]
+                found = [_floats(output, part) for output, part in zip(raw, parts)]
             except RUN_ERRORS as error:
                 shape = tuple(probe.counted.shape)
                 raise CannotRun(f"probe {probe.name!r} {shape}: {type(error).__name__}: {error}") from error
@@ -99,8 +99,8 @@ def run(
                 out[f"{probe.name}/{name}"] = torch.cat([rows[name] for rows in found])
             if hidden is not None:
                 for name, value in _hidden_states(raw[0]):
-                    if value.ndim == 3 and value.shape[:2] == probe.counted.shape:
-                        hidden[f"{probe.name}/{name}"] = flatten(name, value, probe.counted)
+                    if value.ndim == 3:
+                        hidden[f"{probe.name}/{name}"] = flatten(name, value, probe.mask(name))
     return out
 
 
@@ -111,17 +111,26 @@ def _hidden_states(output: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tenso
             yield f"{key.removesuffix('_hidden_states').removesuffix('_states')}.{k}", value
 
 
-def _floats(output: Mapping[str, Any], counted: torch.Tensor) -> dict[str, torch.Tensor]:
+def _floats(output: Mapping[str, Any], probe: Probe) -> dict[str, torch.Tensor]:
     tensors = {k: v for k, v in output.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
-    return {k: flatten(k, v, counted) for k, v in tensors.items() if k not in _NOT_OUTPUTS}
+    # A scalar, such as the perplexity of a codebook, sums up a batch: rows alone have another.
+    return {k: flatten(k, v, probe.mask(k)) for k, v in tensors.items() if k not in _NOT_OUTPUTS and v.ndim}
 
 
 def flatten(name: str, value: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """(rows, length, width) -> (rows that count, width); span logits (rows, length) have width 1."""
-    if name in ("start_logits", "end_logits"):
+    """(rows, length, width) -> (rows that count, width); span logits (rows, length) have width 1.
+
+    An output whose length is not the mask's (patches, frames, queries) has no padding; of a map (rows, channels,
+    height, width) every pixel is a row. Scores of each row's image with each row's text give those of its own.
+    """
+    if name in ("start_logits", "end_logits") or value.ndim == 1:
         value = value[..., None]
-    if value.ndim == 3:
-        value = value[counted]
+    if name.startswith("logits_per_"):
+        value = value.diagonal()[:, None]
+    if value.ndim > 3:
+        value = value.movedim(1, -1)
+    if value.ndim > 2:
+        value = value[counted].flatten(1) if value.shape[:-1] == counted.shape else value.flatten(0, -2)
     return value.to(torch.float64)
 
 
@@ -181,12 +190,15 @@ def difference(a: Outputs, b: Outputs, readback: Readback | Mapping[str, Readbac
 
 
 def scatter(a: Outputs, b: Outputs, readback=None, count: int = 400) -> dict[str, list[float]]:
-    """Evenly spaced elements of the first output, source and grown, for a plot; empty when they do not align."""
+    """Evenly spaced elements of the first output, source and grown, for a plot; empty when they do not align or hold
+    NaN or Inf."""
     for key in a.keys() & b.keys() and sorted(a, key=lambda key: not key.endswith("logits"))[:1]:
         x, y, problem = _aligned(key.split("/")[-1], a[key], b.get(key, a[key]), readback)
         if not problem:
             pick = torch.linspace(0, x.numel() - 1, min(count, x.numel())).long()
-            return {"source": x.reshape(-1)[pick].tolist(), "grown": y.reshape(-1)[pick].tolist()}
+            found = x.reshape(-1)[pick], y.reshape(-1)[pick]
+            if all(bool(values.isfinite().all()) for values in found):
+                return dict(zip(("source", "grown"), (values.tolist() for values in found)))
     return {"source": [], "grown": []}
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,17 +61,19 @@ class TrueFloat64(TorchFunctionMode):
 
     A dtype is widened wherever it is passed (by position, by keyword, as a legacy type name); `.float()`,
     `.half()` and `.bfloat16()` become `.double()`; tensors made from narrow numpy arrays are widened; the
-    default dtype is float64. complex64 becomes complex128. Load the model inside the mode, so that the
-    buffers it computes (RoPE's `inv_freq`) are float64 too instead of rounded values cast back.
+    default dtype is float64, and so is what `torch.FloatTensor(...)` makes. complex64 becomes complex128. Load
+    the model inside the mode, so that the buffers it computes (RoPE's `inv_freq`) are float64 too instead of
+    rounded values cast back.
 
     Not touched: `Tensor.view(dtype)`, which reinterprets bits (safetensors reads files with it), and results
-    of `torch.from_numpy` and `torch.FloatTensor(...)`, which bypass function modes. No supported forward pass
-    uses them.
+    of `torch.from_numpy`, which bypasses function modes. No supported forward pass uses it.
     """
 
     def __enter__(self) -> TrueFloat64:
         self._default = torch.get_default_dtype()
         torch.set_default_dtype(torch.float64)
+        # Constructors bypass function modes; parameters made with this one would keep float32 while they are loaded.
+        self._narrow, torch.FloatTensor = torch.FloatTensor, torch.DoubleTensor  # type: ignore[misc]
         super().__enter__()
         return self
 
@@ -78,6 +82,7 @@ class TrueFloat64(TorchFunctionMode):
             super().__exit__(*exc)
         finally:
             torch.set_default_dtype(self._default)
+            torch.FloatTensor = self._narrow  # type: ignore[misc]
 
     def __torch_function__(self, func, types, args=(), kwargs: Mapping[str, Any] | None = None):
         kwargs = dict(kwargs or {})
@@ -150,12 +155,14 @@ def model_class(folder: str | Path) -> type:
     )
 
 
-def load(folder: str | Path, dtype: str, *, attention: str | None = None) -> Loaded:
+def load(folder: str | Path, dtype: str, *, attention: str | None = None, disk: bool = False) -> Loaded:
     """The stock model, every weight read from the files of `folder`, in eval mode.
 
     dtype      "float64" loads inside `TrueFloat64` and checks that nothing narrower is left; the forward pass
                must run inside the mode too. Other names load as anyone would.
     attention  "eager" or "sdpa"; None takes eager in float64 (plain matmuls) and the stock default otherwise.
+    disk       weights stay in their files and come into memory one module at a time, in every forward pass
+               (accelerate's disk offload): a model larger than memory runs, slowly
 
     Raises `Unloadable` when a weight is missing or has another shape: transformers would initialise it at
     random and carry on. Tensors the class does not have (BERT's `cls.seq_relationship` under a masked LM) are
@@ -174,6 +181,9 @@ def load(folder: str | Path, dtype: str, *, attention: str | None = None) -> Loa
                 attention = "eager"
             if attention is not None:
                 kwargs["attn_implementation"] = attention
+            if disk:
+                offload = tempfile.TemporaryDirectory(prefix="grow-offload-")
+                kwargs |= {"device_map": {"": "disk"}, "offload_folder": offload.name}
             model, info = cls.from_pretrained(folder, config=config, output_loading_info=True, **kwargs)  # type: ignore[attr-defined]
             if exact and getattr(config, "_experts_implementation", None) not in (None, "eager"):
                 model.set_experts_implementation("eager")  # the default grouped_mm has no float64 kernel
@@ -196,9 +206,11 @@ def load(folder: str | Path, dtype: str, *, attention: str | None = None) -> Loa
             why="transformers would initialise them at random and carry on",
             fix="write these tensors, or name the class of these files in config.json: architectures",
         )
+    if disk:
+        model.grow_offload = offload  # weights that had to be converted lie there as long as the model lives
     if exact:
         _all_wide(folder, model)
-    else:
+    elif not disk:
         _realign(model)
     return Loaded(model, tuple(sorted(info["unexpected_keys"])))
 
@@ -255,9 +267,13 @@ def quiet() -> Iterator[None]:
     level, bar = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity(log.CRITICAL)
     log.disable_progress_bar()
+    offload = logging.getLogger("accelerate.big_modeling")
+    before = offload.level
+    offload.setLevel(logging.ERROR)  # it says for every load that weights stay on disk
     try:
         yield
     finally:
+        offload.setLevel(before)
         log.set_verbosity(level)
         if bar:
             log.enable_progress_bar()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from grow.verify.compare import Outputs, Readback, read_back
-from grow.verify.outputs import grown_dtype, guard, moved
+from grow.verify.outputs import STORAGE_K, grown_dtype, guard, moved
 from grow.verify.pair import Pair
 from grow.verify.result import EXACT, Check
 
@@ -71,21 +71,20 @@ def _std(parts: list[torch.Tensor]) -> float:
 
 
 @guard
-def hidden_states(
-    pair: Pair, *, stream: Stream = lambda final: None, floors: list[float] | None = None, factor: float = 1.0
-) -> Check:
+def hidden_states(pair: Pair, *, stream: Stream = lambda final: None, stored: str | None = None) -> Check:
     """Every layer's residual stream agrees in true float64.
 
-    floors  what storage explains, per layer (`storage_floors`); the limit is then `factor` times it, else `EXACT`
+    stored  dtype that weights were rounded to; a layer's limit is then STORAGE_K x what that explains, else `EXACT`
     """
+    floors = storage_floors(pair, stored) if stored else None
     found = Layers(pair.hidden("source", "float64"), pair.hidden("grown", "float64"), stream)
     if found.problem:
         return Check("hidden_states", "skip", reason=found.problem)
-    limits = [EXACT if floors is None else max(EXACT, factor * floor) for floor in floors or found.rows]
+    limits = [EXACT if floors is None else max(EXACT, STORAGE_K * floor) for floor in floors or found.rows]
     claim = (
         f"max |Δ| / std <= {EXACT:g} in every layer"
         if floors is None
-        else f"max |Δ| / std <= {factor:g} x what storage explains in that layer"
+        else f"max |Δ| / std <= {STORAGE_K:g} x what storage explains in that layer"
     )
     measured: dict[str, Any] = {
         "layers": found.layers,

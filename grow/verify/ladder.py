@@ -151,17 +151,14 @@ class _Ladder:
                 self._account_for(pair, self.stored)
 
     def _behaviour(self, pair: Any, wanted: set[str], limit: float) -> Iterator[Check]:
-        from grow.verify import behaviour, generation, hidden, outputs
+        from grow.verify import behaviour, generation, hidden
 
         replay = self.replay
         readback = replay.readback if replay else None
 
         def hidden_states() -> Check:
             stream = (lambda final: replay.stream(final=final)) if replay else (lambda final: None)
-            if limit == EXACT:
-                return hidden.hidden_states(pair, stream=stream)
-            floors = hidden.storage_floors(pair, _NAMES[self.narrow])
-            return hidden.hidden_states(pair, stream=stream, floors=floors, factor=outputs.STORAGE_K)
+            return hidden.hidden_states(pair, stream=stream, stored=None if limit == EXACT else _NAMES[self.narrow])
 
         checks = {
             "tokenizer": lambda: tokenizers(pair.folders["source"], pair.folders["grown"]),

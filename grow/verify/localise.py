@@ -88,7 +88,7 @@ def _run(pair: Pair, side: Side, probe: Probe, take: Callable[[str, list[torch.T
     hooks = [module.register_forward_hook(hook(name)) for name, module in model.named_modules() if name]
     try:
         with forward(model):
-            model(**probe.inputs)
+            model(**probe.arguments(model.dtype))
     except RUN_ERRORS as error:
         raise pair.blame(side, f"probe {probe.name!r}: {error}") from error
     finally:

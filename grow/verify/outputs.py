@@ -95,15 +95,37 @@ def moved(pair: Pair, dtype: str) -> tuple[Outputs, Outputs]:
     """Outputs and hidden states of the source with every weight moved by one rounding, as `storage_floor` says."""
     key = ("moved", dtype)
     if key not in pair.memo:
-        model = pair.load("source", "float64")
+        model = pair.load("source", "float64", stream=True)
         draw = torch.Generator().manual_seed(pair.seed)
         unit = UNIT_ROUNDOFF[dtype]
-        for _, weight in sorted(model.named_parameters()):
-            delta = torch.rand(weight.shape, generator=draw, dtype=torch.float64) * 2 - 1
-            weight.data.mul_(1 + unit * delta)
+        for name, weight in sorted(model.named_parameters()):
+            if weight.is_meta:
+                _move_when_read(model.get_submodule(name.rpartition(".")[0]), unit, draw)
+            else:
+                _move(weight, unit, draw)
         hidden: Outputs = {}
         pair.memo[key] = pair.run("source", model, hidden=hidden), hidden
     return pair.memo[key]
+
+
+def _move(weight: torch.Tensor, unit: float, draw: torch.Generator) -> None:
+    delta = torch.rand(weight.shape, generator=draw, dtype=torch.float64) * 2 - 1
+    weight.data.mul_(1 + unit * delta)
+
+
+def _move_when_read(module: Any, unit: float, draw: torch.Generator) -> None:
+    """The same for a module whose weights come from disk in every pass: accelerate calls `_old_forward` with them."""
+    forward = module._old_forward
+    if getattr(forward, "moves", False):
+        return
+
+    def moving(*args: Any, **kwargs: Any) -> Any:
+        for weight in module.parameters(recurse=False):
+            _move(weight, unit, draw)
+        return forward(*args, **kwargs)
+
+    moving.moves = True  # type: ignore[attr-defined]
+    module._old_forward = moving
 
 
 def noise_floor(pair: Pair, dtype: str) -> dict[str, float]:
@@ -112,9 +134,10 @@ def noise_floor(pair: Pair, dtype: str) -> dict[str, float]:
     reference = pair.outputs("source", dtype)
     variants: dict[str, Outputs] = {
         "eager_attention": pair.outputs("source", dtype, "eager"),
-        "one_by_one": pair.outputs("source", dtype, one_by_one=True),
         "true_float64": pair.outputs("source", "float64"),
     }
+    if not pair.streaming:  # a pass per row would read all weights as often
+        variants["one_by_one"] = pair.outputs("source", dtype, one_by_one=True)
     return {name: difference(reference, other).relative for name, other in variants.items()}
 
 

@@ -30,6 +30,9 @@ _BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}
 # Measured peak of loading 86 M parameters: 1.10 x the model in float64, 1.20 x in float32 (the tensors in
 # flight in transformers' loader threads).
 HEADROOM = 1.25
+ROWS = 16  # about as many rows as all probes together have
+STREAMED = 8  # tokens of every row when weights come from disk: its passes are paid in reading and widening them
+WORKING = 4  # x the largest tensor: stored, widened, and what a module computes from it
 
 
 class NoRoom(Exception):
@@ -78,6 +81,7 @@ class Pair:
 
     def __init__(self, source: str | Path, grown: str | Path, *, seed: int = 0, length: int = LENGTH) -> None:
         self.folders: dict[Side, Path] = {"source": Path(source), "grown": Path(grown)}
+        self._streaming: bool | None = None
         self.seed, self.length = seed, length
         self._models: dict[tuple, Loaded] = {}
         self._outputs: dict[tuple, Outputs] = {}
@@ -120,7 +124,21 @@ class Pair:
             self._probes = probes(
                 self.config("source"), model_class(folder), folder, seed=self.seed, length=self.length
             )
+            if self.streaming:
+                self._probes = self._probes.merged(STREAMED)
         return self._probes
+
+    @property
+    def streaming(self) -> bool:
+        """Whether a model of the pair does not fit in float64, so that its weights are read from disk module by module
+        in every forward pass. Passes are then few: one batch with a few tokens of every probe.
+        """
+        if self._streaming is None:
+            free = available_memory()
+            weights = max(self.elements(side) for side in self.folders) * _BYTES["float64"] * HEADROOM
+            logits = 2 * ROWS * self.length * getattr(self.config("source"), "vocab_size", 0) * _BYTES["float64"]
+            self._streaming = free is not None and weights + logits > free
+        return self._streaming
 
     def config(self, side: Side) -> Any:
         folder = self.folders[side]
@@ -164,8 +182,11 @@ class Pair:
                 f"{self.folders[side]} in {dtype} needs {need / 1e9:.1f} GB ({size}), {free / 1e9:.1f} GB are free"
             )
 
-    def load(self, side: Side, dtype: str, attention: str | None = None) -> Any:
-        """A model of this side that is the caller's own: not cached, free to be changed."""
+    def load(self, side: Side, dtype: str, attention: str | None = None, *, stream: bool = False) -> Any:
+        """A model of this side that is the caller's own: not cached, free to be changed; in memory, unless `stream`
+        allows its weights to stay on disk."""
+        if not stream:
+            self.room(side, dtype)
         return self._load(side, dtype, attention).model
 
     def model(self, side: Side, dtype: str, attention: str | None = None) -> Any:
@@ -203,8 +224,7 @@ class Pair:
 
     def _load(self, side: Side, dtype: str, attention: str | None) -> Loaded:
         try:
-            self.room(side, dtype)
-            loaded = load(self.folders[side], dtype, attention=attention)
+            loaded = load(self.folders[side], dtype, attention=attention, disk=self._to_disk(side, dtype))
         except GrowError as error:
             if side == "grown":
                 raise Differs(str(error)) from error
@@ -212,6 +232,18 @@ class Pair:
         if side == "grown" and loaded.ignored:
             self._same_leftovers(loaded.ignored)
         return loaded
+
+    def _to_disk(self, side: Side, dtype: str) -> bool:
+        """Whether the weights must stay on disk; `NoRoom` when not even a module at a time fits."""
+        try:
+            self.room(side, dtype)
+        except NoRoom:
+            free = available_memory() or 0
+            largest = max(math.prod(shape) for _, shape in shapes(self.folders[side]).values()) * _BYTES[dtype]
+            if not self.streaming or largest * WORKING > free:
+                raise
+            return True
+        return False
 
     def _same_leftovers(self, ignored: tuple[str, ...]) -> None:
         """Tensors that the class ignores are harmless in both (BERT's next-sentence head under a masked LM),

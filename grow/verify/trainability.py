@@ -126,7 +126,7 @@ def _objective(pair: Pair, side: Side, model: Any, probe: Probe) -> torch.Tensor
     """
     draw = torch.Generator().manual_seed(pair.seed)
     try:
-        outputs = model(**probe.inputs)
+        outputs = model(**probe.arguments(model.dtype))
     except RUN_ERRORS as error:
         raise pair.blame(side, f"in training: {error}") from error
     losses = []
