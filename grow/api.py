@@ -34,7 +34,7 @@ from grow.plan import Plan, make_plan
 from grow.provenance import NAME, record_of
 from grow.target import resolve
 from grow.verify.ladder import verify_folders
-from grow.verify.result import FUNCTION, RUNGS, Verification
+from grow.verify.result import FUNCTION, LADDER, Verification
 
 SHARD_SIZE = "5GB"
 LINE = 4096  # characters of a path in records and results: all of it
@@ -213,15 +213,32 @@ def verify(
     src: str | os.PathLike,
     grown: str | os.PathLike,
     *,
-    rungs: Sequence[str] = tuple(RUNGS),
+    rungs: Sequence[str] = LADDER,
+    tasks: Sequence[str] | None = None,
+    samples: int | None = None,
+    report: str | os.PathLike | None = None,
     seed: int = 0,
     revision: str | None = None,
     on_rung: Callable[[str], None] = lambda rung: None,
 ) -> Verification:
-    """Check that two checkpoints compute the same function. Does not raise when they do not: see `.verdict`."""
+    """Check that two checkpoints compute the same function. Does not raise when they do not: see `.verdict`.
+
+    rungs    of the ladder, or single checks; all but the downstream tasks unless named
+    tasks    downstream tasks for both: names of lm-evaluation-harness, or () for those that come with grow
+    samples  of each task, at most
+    report   an HTML page to write
+    """
+    if report is not None:
+        from grow.verify.report import check_place, write_report
+
+        check_place(Path(report))
     with open_checkpoint(locate(src, revision=revision)) as a, open_checkpoint(locate(grown)) as b:
         names = show(src, LINE), show(grown, LINE)
-        return verify_folders(a, b, rungs=rungs, seed=seed, names=names, progress=on_rung)
+        options = dict(rungs=rungs, tasks=tasks, samples=samples, seed=seed, names=names, progress=on_rung)
+        found = verify_folders(a, b, **options)
+    if report is not None:
+        write_report(found.to_dict(), Path(report))
+    return found
 
 
 def parse_size(size: str | int) -> int:

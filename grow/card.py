@@ -48,8 +48,7 @@ def model_card(plan: Plan, source: str, verification: Verification | None) -> st
             "|---|---|---|",
         ]
         for check in verification.checks:
-            value = check.measured.get("relative", check.measured.get("largest_residual"))
-            shown = f"{value:.2e}" if isinstance(value, float) else ""
+            shown = f"{check.largest:.2e}" if check.largest is not None else ""
             lines.append(f"| {check.name} | {check.status} | {shown} |")
     lines += ["", "The plan, the maps and a sha256 of every tensor are in `grow.json`.", ""]
     return "\n".join(lines)

@@ -29,7 +29,7 @@ GROWTH = "--assume-harmless --dtype --from --json --operator --revision --seed -
 COMMANDS = {
     "widen": f"{GROWTH} --dry-run --max-shard-size --no-verify --out --overwrite",
     "plan": GROWTH,
-    "verify": "SRC GROWN --json --revision --rung --seed",
+    "verify": "SRC GROWN --json --report --revision --rung --samples --seed --tasks",
     "inspect": "SRC --assume-harmless --json --revision",
     "families": "NAME --json",
     "completion": "SHELL",

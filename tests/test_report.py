@@ -68,11 +68,11 @@ def hidden_states(layers, probes, *, break_at=None, seed=0):
         "" if break_at is None else f"first at hidden.{break_at}: {max(exact[break_at]):.3g} > 1e-12",
         layers=[f"hidden.{k}" for k in range(layers)],
         probes=list(probes),
-        relative=exact,
+        differences=exact,
         limit=1e-12,
-        worst=worst,
+        relative=worst,
         where="hidden.6/text",
-        runtime={"dtype": "bfloat16", "relative": runtime, "floor": floor},
+        runtime={"dtype": "bfloat16", "differences": runtime, "floor": floor},
     )
 
 

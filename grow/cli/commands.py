@@ -15,7 +15,7 @@ from grow.cli.progress import Progress
 from grow.errors import BadInput
 from grow.families import FAMILIES
 from grow.plan import DTYPE_NAMES, SPLITS
-from grow.verify.result import RUNGS
+from grow.verify.result import LADDER
 
 SOURCE = "SRC: a checkpoint folder, a hub id or a bundled name (small, small-gpt2, small-bert)."
 TARGET = (
@@ -140,14 +140,35 @@ def plan(src, to, operators, split, dtype, seed, revision, assume_harmless, as_j
 @cli.command()
 @click.argument("src")
 @click.argument("grown")
-@click.option("--rung", "rungs", multiple=True, metavar="NAME", help="Only these: " + ", ".join(RUNGS) + ".")
+@click.option(
+    "--rung", "rungs", multiple=True, metavar="NAME", help="Only these, or single checks: " + ", ".join(LADDER) + "."
+)
+@click.option(
+    "--tasks",
+    is_flag=False,
+    flag_value="",
+    metavar="NAMES",
+    help="Also downstream tasks (lm-evaluation-harness), comma-separated; without names those that come with grow.",
+)
+@click.option("--samples", type=click.IntRange(1), metavar="N", help="Of each task, at most N.")
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML page.")
 @seed
 @revision
 @as_json
-def verify(src, grown, rungs, seed, revision, as_json) -> int:
+def verify(src, grown, rungs, tasks, samples, report, seed, revision, as_json) -> int:
     """Check that GROWN computes the function of SRC. Exit code 0: lossless; 1: not."""
     with Progress(quiet=as_json) as progress:
-        found = api.verify(src, grown, rungs=rungs or tuple(RUNGS), seed=seed, revision=revision, on_rung=progress.rung)
+        found = api.verify(
+            src,
+            grown,
+            rungs=rungs or LADDER,
+            tasks=None if tasks is None else _fields(tasks),
+            samples=samples,
+            report=report,
+            seed=seed,
+            revision=revision,
+            on_rung=progress.rung,
+        )
     with show.reader_may_leave():
         if as_json:
             show.print_json(found.to_dict())

@@ -132,12 +132,12 @@ def growth(grown: Growth) -> None:
 def verification(found: Verification) -> None:
     rows = []
     for check in found.checks:
-        value = check.measured.get("relative", check.measured.get("largest_residual"))
+        value = check.largest
         rows.append(
             (
                 check.name,
                 check.status,
-                f"{value:.1e}" if isinstance(value, float) else "",
+                f"{value:.1e}" if value is not None else "",
                 check.limit if check.status == "pass" else check.reason,
             )
         )
@@ -149,9 +149,17 @@ def verification(found: Verification) -> None:
                 click.echo(f"    {fault}")
             if check.measured["faulty"] > 20:
                 click.echo(f"    and {check.measured['faulty'] - 20} more tensors")
+        for row in check.measured.get("tasks") or []:
+            click.echo(f"    {row['task']} {row['metric']}: {_score(row['source'])} and {_score(row['grown'])}")
+    if found.first:
+        click.echo(f"first difference: {found.first['text']}")
     for note in found.notes:
         click.echo(f"note: {note}")
     click.echo(_verdict(found))
+
+
+def _score(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _verdict(found: Verification) -> str:
@@ -166,9 +174,14 @@ def _verdict(found: Verification) -> str:
     )
     if found.lossless:
         how = f" (max |Δ| {number:.1e} of the outputs' std in true float64)" if number is not None else " (certificate)"
-        return f"lossless: {found.grown} computes what {found.source} computes{how}"
+        dead = "; but not all that is new can learn" if found.trainable is False else ""
+        return f"lossless: {found.grown} computes what {found.source} computes{how}{dead}"
+    if found.trainable is not None and set(found.rungs) == {"trainability"}:
+        share = found.checks[0].measured["share"]
+        learn = f"{share:.1%} of the new parameters learn" if share is not None else "there are no new parameters"
+        return f"{'trainable' if found.trainable else 'not trainable'}: {learn}; what it computes was not compared"
     if found.verdict == "different":
-        first = next(r for r in found.checks if r.status == "fail")
+        first = next(r for r in found.checks if r.status == "fail" and r.rung != "trainability")
         return f"different: {found.grown} does not compute what {found.source} computes ({first.name}: {first.reason})"
     return f"unproved: {found.notes[-1] if found.notes else 'no check that could tell was able to run'}"
 

@@ -89,9 +89,9 @@ def hidden_states(pair: Pair, *, stream: Stream = lambda final: None, stored: st
     measured: dict[str, Any] = {
         "layers": found.layers,
         "probes": found.probes,
-        "relative": found.matrix,
+        "differences": found.matrix,
         "limits": limits,
-        "worst": max(found.rows),
+        "relative": max(found.rows),
         "runtime": _runtime(pair, stream),
     }
     bad = [layer for layer, value, limit in zip(found.layers, found.rows, limits) if not value <= limit]
@@ -111,4 +111,4 @@ def _runtime(pair: Pair, stream: Stream) -> dict[str, Any] | None:
     found = Layers(reference, pair.hidden("grown", dtype), stream)
     others = pair.hidden("source", dtype, "eager"), pair.hidden("source", "float64")
     noise = [Layers(reference, other).rows for other in others]
-    return {"dtype": dtype, "relative": found.matrix, "floor": [max(rows) for rows in zip(*noise)]}
+    return {"dtype": dtype, "differences": found.matrix, "floor": [max(rows) for rows in zip(*noise)]}

@@ -23,7 +23,7 @@ from grow.families import FAMILIES, family_of
 from grow.plan import ITEMSIZE
 from grow.provenance import read_record
 from grow.verify.replay import NoSpace, Replay, config_differences, significant
-from grow.verify.result import EXACT, FUNCTION, RUNG_OF, RUNGS, Check, Verification
+from grow.verify.result import EXACT, LADDER, RUNG_OF, RUNGS, Check, Verification
 from grow.verify.stored import StoredDifference, same_shapes, stored_differences
 from grow.verify.tokenizer import tokenizers
 
@@ -32,18 +32,25 @@ def verify_folders(
     source: Checkpoint,
     grown: Checkpoint,
     *,
-    rungs: Sequence[str] = tuple(RUNGS),
+    rungs: Sequence[str] = LADDER,
+    tasks: Sequence[str] | None = None,
+    samples: int | None = None,
     seed: int = 0,
     names: tuple[str, str] | None = None,
     progress: Callable[[str], None] = lambda check: None,
 ) -> Verification:
     """The ladder on two open checkpoints; `rungs` may name single checks. BadInput when the two cannot belong
-    together."""
-    wanted = checks_of(rungs)
+    together.
+
+    tasks    downstream tasks that both have to answer alike; () takes those that fit the model, None runs none
+    samples  of each task, at most
+    """
+    wanted = checks_of([*rungs, *(["tasks"] if tasks is not None else [])])
     record = read_record(grown.path)
     if record is None:
         _check_order(source, grown)
     ladder = _Ladder(source, grown, Replay(record, source, grown) if record else None, seed, progress)
+    ladder.tasks, ladder.samples = tuple(tasks or ()), samples
     ladder.climb(wanted)
     return Verification(
         *(names or (str(source.path), str(grown.path))),
@@ -66,6 +73,8 @@ class _Ladder:
         self.done: list[Check] = []
         self.notes: list[str] = []
         self.first: dict[str, Any] | None = None
+        self.tasks: tuple[str, ...] = ()
+        self.samples: int | None = None
         self.stored: list[StoredDifference] | None = None
         """How the two differ number by number; None when a plan says more, or the shapes are not the same."""
         self.fields = replay.fields() if replay else significant(config_differences(source.config, grown.config))
@@ -73,13 +82,17 @@ class _Ladder:
 
     @property
     def failed(self) -> bool:
-        return any(check.status == "fail" and check.rung in FUNCTION for check in self.done)
+        return any(check.status == "fail" and check.rung != "trainability" for check in self.done)
 
     def climb(self, wanted: set[str]) -> None:
         if self.replay is None:
             self.notes.append("no grow.json in the grown checkpoint: no certificate, the outputs decide")
             if same_shapes(self.source, self.grown):
                 self.stored = list(stored_differences(self.source, self.grown))
+        if "tasks" in wanted:
+            from grow.verify.tasks import prepare
+
+            prepare(self.source.path, self.tasks)
         if "certificate" in wanted:
             self.progress("certificate")
             self.done.append(self.replay.certificate() if self.replay else self._identical())
@@ -144,6 +157,12 @@ class _Ladder:
 
                 self.progress("trainability")
                 self.done.append(trainability(pair, replay.by_name() if replay else None))
+            if "tasks" in wanted:
+                from grow.verify.tasks import tasks
+
+                pair.release()
+                folders, more = pair.folders, {"limit": self.samples, "tolerance": limit, "progress": self.progress}
+                self.done += tasks(folders["source"], folders["grown"], self.tasks, **more)
             if self.failed:
                 self.progress("where")
                 self._localise(pair, limit)
@@ -209,7 +228,7 @@ class _Ladder:
             name, found, wanted = (self.fields[0][key] for key in ("field", "grown", "source"))
             text = f"config.json: {name}: found {found!r}, wanted {wanted!r}"
             return {"module": None, "tensor": None, "field": name, "found": found, "wanted": wanted, "text": text}
-        failed = next(check for check in self.done if check.status == "fail" and check.rung in FUNCTION)
+        failed = next(check for check in self.done if check.status == "fail" and check.rung != "trainability")
         return {"module": None, "tensor": None, "field": None, "text": f"{failed.name}: {failed.reason}"}
 
     def _account_for(self, pair: Any, stored: Sequence[StoredDifference]) -> None:

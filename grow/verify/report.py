@@ -72,11 +72,11 @@ MEASURED: dict[str, dict[str, Any]] = {
     "hidden_states": {
         "layers": [str],
         "probes": [str],
-        "relative": MATRIX,
+        "differences": MATRIX,
         "limit": float,
         "limits": [float],
         "where": str,
-        "runtime": {"dtype": str, "relative": MATRIX, "floor": [float]},
+        "runtime": {"dtype": str, "differences": MATRIX, "floor": [float]},
     },
     "trainability": {
         **dict.fromkeys(("steps", "learning_rate", "new", "learning", "share", "dead", "twins"), float),
@@ -87,12 +87,22 @@ MEASURED: dict[str, dict[str, Any]] = {
 }
 
 
+FIX = "a file name in a folder that exists and can be written"
+
+
+def check_place(path: Path) -> Path:
+    """Where the page will lie, a link followed; BadInput when it cannot be written there, before any work is done."""
+    where, target = f"--report {path}", Path(os.path.realpath(path))
+    if os.path.exists(target) and not target.is_file():
+        raise BadInput(where, what="is no regular file", why="the report replaces what is there", fix=FIX)
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise BadInput(where, what="cannot be written", why=f"{target.parent} is no folder to write in", fix=FIX)
+    return target
+
+
 def write_report(document: Mapping[str, Any], path: Path) -> None:
     """The page under `path`, whole or not at all; BadInput when it cannot be written there."""
-    where, fix = f"--report {path}", "a file name in a folder that exists and can be written"
-    target = Path(os.path.realpath(path))  # a link stays a link
-    if os.path.exists(target) and not target.is_file():
-        raise BadInput(where, what="is no regular file", why="the report replaces what is there", fix=fix)
+    target = check_place(path)
     page = render(document).encode()
     partial = target.with_name(f".grow-report-{os.getpid()}.partial")
     try:
@@ -102,7 +112,7 @@ def write_report(document: Mapping[str, Any], path: Path) -> None:
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise BadInput(where, what="cannot be written", why=str(error), fix=fix) from None
+        raise BadInput(f"--report {path}", what="cannot be written", why=str(error), fix=FIX) from None
 
 
 def render(document: Mapping[str, Any], *, now: datetime | None = None) -> str:
@@ -318,7 +328,7 @@ def _numbers(measured: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
 
 def _hidden(measured: dict) -> dict[str, Any] | None:
     """Rows of the heat map with the look of every cell, its scale, and the chart below; None without layers."""
-    layers, matrix = measured["layers"], [[_size(v) for v in row] for row in measured["relative"]]
+    layers, matrix = measured["layers"], [[_size(v) for v in row] for row in measured["differences"]]
     if not layers or not any(matrix):
         return None
     limits = [_size(v) for v in measured["limits"] or [measured["limit"]] * len(layers)][: len(layers)]
@@ -343,8 +353,8 @@ def _hidden(measured: dict) -> dict[str, Any] | None:
 
 def _panels(layers: list[str], matrix: list, limits: list, runtime: dict) -> Iterator[dict[str, Any]]:
     """The worst probe of every layer: in the dtype people run beside the source's noise, and in float64."""
-    if runtime["relative"]:
-        worst, floor = _worst(runtime["relative"]), [_size(v) for v in runtime["floor"]]
+    if runtime["differences"]:
+        worst, floor = _worst(runtime["differences"]), [_size(v) for v in runtime["floor"]]
         dtype = runtime["dtype"] or "the runtime dtype"
         series = [charts.Series("runtime", "grown against source", worst)]
         if any(floor):

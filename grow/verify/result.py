@@ -34,10 +34,13 @@ RUNGS: Mapping[str, tuple[str, ...]] = {
         "save_reload",
     ),
     "trainability": ("trainability",),
+    "downstream": ("tasks",),
 }
 RUNG_OF = {check: rung for rung, checks in RUNGS.items() for check in checks}
-FUNCTION = tuple(rung for rung in RUNGS if rung != "trainability")
-"""The rungs that judge what the checkpoint computes; trainability judges what it can become."""
+FUNCTION = ("certificate", "true_float64", "runtime_dtype", "behaviour")
+"""The rungs that a growth has to pass before it is kept; trainability judges what a checkpoint can become."""
+LADDER = (*FUNCTION, "trainability")
+"""What `grow verify` runs unless it is told otherwise; downstream tasks run when they are named."""
 
 Status = Literal["pass", "fail", "skip"]
 
@@ -55,6 +58,12 @@ class Check:
     @property
     def rung(self) -> str:
         return RUNG_OF[self.name]
+
+    @property
+    def largest(self) -> float | None:
+        """The largest difference that the check measured, in its own unit."""
+        found = (self.measured.get(key) for key in ("relative", "largest_residual", "worst"))
+        return next((value for value in found if isinstance(value, float)), None)
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,7 @@ class Verification:
 
     @property
     def verdict(self) -> Literal["lossless", "different", "unproved"]:
-        status = {check.name: check.status for check in self.checks if check.rung in FUNCTION}
+        status = {check.name: check.status for check in self.checks if check.rung != "trainability"}
         if "fail" in status.values():
             return "different"
         loose = any(check.measured.get("within_storage") or check.measured.get("unseen") for check in self.checks)
@@ -115,7 +124,7 @@ class Verification:
     @property
     def exit_code(self) -> int:
         """0 lossless; 1 different, unproved, or with parameters that can never learn."""
-        asked_for_less = not any(check.rung in FUNCTION for check in self.checks)
+        asked_for_less = all(check.rung == "trainability" for check in self.checks)
         return 0 if (self.lossless or asked_for_less) and self.trainable is not False else 1
 
     def to_dict(self) -> dict[str, Any]:
