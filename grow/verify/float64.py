@@ -13,7 +13,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +75,7 @@ class TrueFloat64(TorchFunctionMode):
         self._default = torch.get_default_dtype()
         torch.set_default_dtype(torch.float64)
         # Constructors bypass function modes; parameters made with this one would keep float32 while they are loaded.
-        self._narrow, torch.FloatTensor = torch.FloatTensor, torch.DoubleTensor  # type: ignore[misc]
+        self._narrow, torch.FloatTensor = torch.FloatTensor, torch.DoubleTensor  # type: ignore[misc, assignment]
         super().__enter__()
         return self
 
@@ -182,8 +184,8 @@ def load(folder: str | Path, dtype: str, *, attention: str | None = None, disk: 
             if attention is not None:
                 kwargs["attn_implementation"] = attention
             if disk:
-                offload = tempfile.TemporaryDirectory(prefix="grow-offload-")
-                kwargs |= {"device_map": {"": "disk"}, "offload_folder": offload.name}
+                offload = tempfile.mkdtemp(prefix="grow-offload-")
+                kwargs |= {"device_map": {"": "disk"}, "offload_folder": offload}
             model, info = cls.from_pretrained(folder, config=config, output_loading_info=True, **kwargs)  # type: ignore[attr-defined]
             if exact and getattr(config, "_experts_implementation", None) not in (None, "eager"):
                 model.set_experts_implementation("eager")  # the default grouped_mm has no float64 kernel
@@ -207,7 +209,8 @@ def load(folder: str | Path, dtype: str, *, attention: str | None = None, disk: 
             fix="write these tensors, or name the class of these files in config.json: architectures",
         )
     if disk:
-        model.grow_offload = offload  # weights that had to be converted lie there as long as the model lives
+        # weights that had to be converted lie there as long as the model lives
+        weakref.finalize(model, shutil.rmtree, offload, ignore_errors=True)
     if exact:
         _all_wide(folder, model)
     elif not disk:

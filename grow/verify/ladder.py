@@ -177,7 +177,8 @@ class _Ladder:
 
         def hidden_states() -> Check:
             stream = (lambda final: replay.stream(final=final)) if replay else (lambda final: None)
-            return hidden.hidden_states(pair, stream=stream, stored=None if limit == EXACT else _NAMES[self.narrow])
+            stored = None if limit == EXACT else _NAMES[self.narrow]
+            return hidden.hidden_states(pair, stream=stream, stored=stored, known=replay is not None)
 
         checks = {
             "tokenizer": lambda: tokenizers(pair.folders["source"], pair.folders["grown"]),
