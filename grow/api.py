@@ -234,8 +234,46 @@ def verify(
         check_place(Path(report))
     with open_checkpoint(locate(src, revision=revision)) as a, open_checkpoint(locate(grown)) as b:
         names = show(src, LINE), show(grown, LINE)
-        options = dict(rungs=rungs, tasks=tasks, samples=samples, seed=seed, names=names, progress=on_rung)
+        options: dict[str, Any] = dict(
+            rungs=rungs, tasks=tasks, samples=samples, seed=seed, names=names, progress=on_rung
+        )
         found = verify_folders(a, b, **options)
+    if report is not None:
+        write_report(found.to_dict(), Path(report))
+    return found
+
+
+def record(
+    src: str | os.PathLike,
+    path: str | os.PathLike,
+    *,
+    seed: int = 0,
+    revision: str | None = None,
+    overwrite: bool = False,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> dict[str, Any]:
+    """Write what `src` answers into a golden file, for `verify_against`; returns what was recorded, JSON-ready."""
+    from grow.verify.golden import record as write
+
+    return write(src, path, seed=seed, revision=revision, overwrite=overwrite, progress=on_step).summary()
+
+
+def verify_against(
+    golden: str | os.PathLike,
+    grown: str | os.PathLike,
+    *,
+    rungs: Sequence[str] | None = None,
+    report: str | os.PathLike | None = None,
+    on_rung: Callable[[str], None] = lambda rung: None,
+) -> Verification:
+    """Check `grown` against a golden file instead of its source. Does not raise when they differ: see `.verdict`."""
+    from grow.verify.golden import against
+
+    if report is not None:
+        from grow.verify.report import check_place, write_report
+
+        check_place(Path(report))
+    found = against(golden, grown, rungs=rungs, names=(show(golden, LINE), show(grown, LINE)), progress=on_rung)
     if report is not None:
         write_report(found.to_dict(), Path(report))
     return found

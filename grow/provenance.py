@@ -136,6 +136,32 @@ def _map(space: str, stored: Mapping[str, Any], sizes: Mapping[str, int], new_si
     return AxisMap.from_runs(n, runs, str(stored["operator"]))
 
 
+def growth_document(record: Record) -> dict[str, Any]:
+    """How every axis grew and where the checkpoint came from, JSON-ready."""
+    return {
+        "axes": [
+            {
+                "axis": SPACES[space],
+                "space": space,
+                "old": m.n,
+                "new": m.m,
+                "operator": m.operator,
+                "runs": m.to_runs(),
+            }
+            for space, m in record.maps.items()
+        ],
+        "sizes": record.sizes,
+        "new_sizes": record.new_sizes,
+        "storage": record.storage,
+        "rounded": record.raw["plan"].get("rounded", []),
+        "split": record.split,
+        "seed": record.seed,
+        "grow": record.raw.get("grow"),
+        "source": record.raw["source"],
+        "tensors": len(record.tensors),
+    }
+
+
 def whole_maps(record: Record) -> dict[str, AxisMap]:
     """All spaces, the unchanged ones as identities."""
     return {space: record.maps.get(space) or identity(record.sizes[axis]) for space, axis in SPACES.items()}

@@ -23,13 +23,13 @@ PLAIN = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFL
 # Growing either table is a decision.
 PUBLIC = {
     "BadInput", "Different", "GrowError", "Growth", "Inspection", "Refused",
-    "families", "inspect", "plan", "verify", "widen",
+    "families", "inspect", "plan", "record", "verify", "verify_against", "widen",
 }  # fmt: skip
 GROWTH = "--assume-harmless --dtype --from --json --operator --revision --seed --split --to"
 COMMANDS = {
     "widen": f"{GROWTH} --dry-run --max-shard-size --no-verify --out --overwrite",
     "plan": GROWTH,
-    "verify": "SRC GROWN --json --report --revision --rung --samples --seed --tasks",
+    "verify": "SRC GROWN --against --json --overwrite --record --report --revision --rung --samples --seed --tasks",
     "inspect": "SRC --assume-harmless --json --revision",
     "families": "NAME --json",
     "completion": "SHELL",

@@ -270,7 +270,7 @@ def test_the_row_of_a_token_that_no_probe_holds_proves_nothing(tmp_path):
 @pytest.fixture
 def little(monkeypatch):
     """Memory for a few of the largest tensors, not for a model."""
-    monkeypatch.setattr(pair_module, "available_memory", lambda: 150_000)
+    monkeypatch.setattr(pair_module, "available_memory", lambda: 100_000)
 
 
 @pytest.mark.parametrize("to", ["2x", "hidden_size=36"])
@@ -287,7 +287,7 @@ def test_weights_come_from_disk_when_the_models_do_not_fit(pair, tmp_path, littl
 
 
 def test_from_disk_and_from_memory_are_the_same_numbers(pair, monkeypatch):
-    monkeypatch.setattr(pair_module, "available_memory", lambda: 150_000)
+    monkeypatch.setattr(pair_module, "available_memory", lambda: 100_000)
     with pair_module.Pair(*pair) as streamed:
         from_disk = {side: streamed.outputs(side, "float64") for side in ("source", "grown")}
         asked = streamed.probes
@@ -312,7 +312,7 @@ def test_the_storage_floor_from_disk_is_that_from_memory(pair, monkeypatch):
     from grow.verify.outputs import storage_floor
 
     floors = []
-    for free in (150_000, None):
+    for free in (100_000, None):
         monkeypatch.setattr(pair_module, "available_memory", lambda free=free: free)
         with pair_module.Pair(*pair) as one:
             floors.append(storage_floor(one, "bfloat16"))

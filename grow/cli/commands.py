@@ -137,9 +137,33 @@ def plan(src, to, operators, split, dtype, seed, revision, assume_harmless, as_j
     )
 
 
-@cli.command()
-@click.argument("src")
-@click.argument("grown")
+class _Verify(click.Command):
+    """SRC GROWN, or only one of them where a golden file stands for the other."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        if ctx.resilient_parsing:
+            return rest
+        given = [ctx.params[name] for name in ("src", "grown") if ctx.params[name] is not None]
+        record, against = ctx.params["record"], ctx.params["against"]
+        if record and against:
+            raise click.UsageError("--record writes a golden file and --against reads one: give one of them.", ctx)
+        if len(given) < (1 if record or against else 2):
+            missing = "SRC" if record or not (given or against) else "GROWN"
+            raise click.MissingParameter(ctx=ctx, param_hint=f"'{missing}'", param_type="argument")
+        if len(given) == 2 and (record or against):
+            raise click.UsageError(f"{'--record takes SRC' if record else '--against takes GROWN'} alone.", ctx)
+        return rest
+
+
+@cli.command(cls=_Verify)
+@click.argument("src", required=False)
+@click.argument("grown", required=False)
+@click.option(
+    "--record", type=click.Path(path_type=Path), metavar="FILE", help="Write what SRC answers to a golden file."
+)
+@click.option("--against", type=click.Path(path_type=Path), metavar="FILE", help="A golden file instead of SRC.")
+@click.option("--overwrite", is_flag=True, help="Replace the golden file.")
 @click.option(
     "--rung", "rungs", multiple=True, metavar="NAME", help="Only these, or single checks: " + ", ".join(LADDER) + "."
 )
@@ -155,19 +179,31 @@ def plan(src, to, operators, split, dtype, seed, revision, assume_harmless, as_j
 @seed
 @revision
 @as_json
-def verify(src, grown, rungs, tasks, samples, report, seed, revision, as_json) -> int:
+def verify(src, grown, record, against, overwrite, rungs, tasks, samples, report, seed, revision, as_json) -> int:
     """Check that GROWN computes the function of SRC. Exit code 0: lossless; 1: not."""
+    if record:
+        with Progress(quiet=as_json) as progress:
+            kept = api.record(src, record, seed=seed, revision=revision, overwrite=overwrite, on_step=progress.rung)
+        if as_json:
+            show.print_json(kept)
+        else:
+            show.recorded(kept)
+        return 0
     with Progress(quiet=as_json) as progress:
-        found = api.verify(
-            src,
-            grown,
-            rungs=rungs or LADDER,
-            tasks=None if tasks is None else _fields(tasks),
-            samples=samples,
-            report=report,
-            seed=seed,
-            revision=revision,
-            on_rung=progress.rung,
+        found = (
+            api.verify_against(against, src, rungs=rungs or None, report=report, on_rung=progress.rung)
+            if against
+            else api.verify(
+                src,
+                grown,
+                rungs=rungs or LADDER,
+                tasks=None if tasks is None else _fields(tasks),
+                samples=samples,
+                report=report,
+                seed=seed,
+                revision=revision,
+                on_rung=progress.rung,
+            )
         )
     with show.reader_may_leave():
         if as_json:

@@ -158,6 +158,15 @@ def verification(found: Verification) -> None:
     click.echo(_verdict(found))
 
 
+def recorded(kept: dict[str, Any]) -> None:
+    answers = "whole" if kept["whole"] else "sketched"
+    click.echo(f"{kept['path']}: {size(kept['bytes'])}, what {kept['source']} answers to {len(kept['probes'])} probes")
+    rows = [(name, " × ".join(map(str, shape)), answers) for name, shape in kept["outputs"].items()]
+    table(("output", "positions × width", "kept"), rows)
+    for name, why in kept["skipped"].items():
+        click.echo(f"note: probe {name} was left out: {why}")
+
+
 def _score(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 

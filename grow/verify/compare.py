@@ -38,8 +38,8 @@ class Readback(NamedTuple):
 
 HIDDEN_OUTPUTS = ("last_hidden_state", "pooler_output")  # width is the hidden axis, so it grows with it
 _DISTRIBUTIONS = ("logits", "prediction_logits")  # softmax over the last axis: KL and top-1 mean something
-# How a model rejects its inputs or weights; the last two come from one that misses an input it calls optional.
-RUN_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, AttributeError, KeyError)
+# How a model rejects its inputs or weights; the last three come from classes that miss an input they call optional.
+RUN_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, AttributeError, KeyError, AssertionError)
 _NOT_OUTPUTS = ("loss", "aux_loss")
 
 

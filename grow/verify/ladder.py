@@ -21,7 +21,7 @@ from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused, did_you_mean
 from grow.families import FAMILIES, family_of
 from grow.plan import ITEMSIZE
-from grow.provenance import read_record
+from grow.provenance import growth_document, read_record
 from grow.verify.replay import NoSpace, Replay, config_differences, significant
 from grow.verify.result import EXACT, LADDER, RUNG_OF, RUNGS, Check, Verification
 from grow.verify.stored import StoredDifference, same_shapes, stored_differences
@@ -57,7 +57,7 @@ def verify_folders(
         tuple(ladder.done),
         tuple(ladder.notes),
         first=ladder.first,
-        growth=ladder.replay.document() if ladder.replay else None,
+        growth=growth_document(record) if record else None,
         config=tuple(config_differences(source.config, grown.config)),
         environment=environment(),
     )
@@ -161,8 +161,8 @@ class _Ladder:
                 from grow.verify.tasks import tasks
 
                 pair.release()
-                folders, more = pair.folders, {"limit": self.samples, "tolerance": limit, "progress": self.progress}
-                self.done += tasks(folders["source"], folders["grown"], self.tasks, **more)
+                folders = pair.folders["source"], pair.folders["grown"]
+                self.done += tasks(*folders, self.tasks, limit=self.samples, tolerance=limit, progress=self.progress)
             if self.failed:
                 self.progress("where")
                 self._localise(pair, limit)

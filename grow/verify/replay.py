@@ -21,8 +21,9 @@ from grow.families import family_of
 from grow.family import COMMON_FIELDS, WIDTHS, Family
 from grow.match import match
 from grow.plan import Plan, TensorPlan, assemble
-from grow.provenance import SPACES, Record, whole_maps
+from grow.provenance import Record, whole_maps
 from grow.verify.certificate import TensorCheck, check_tensor
+from grow.verify.readback import output_readback, stream_readback
 from grow.verify.result import EXACT, Check
 
 CHANGED = {"dtype", "torch_dtype", "tie_word_embeddings"}  # by a growth, apart from widths and positions
@@ -57,29 +58,22 @@ class Replay:
 
     @property
     def readback(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """How to read an output of hidden size: behind the last norm every copy is the old coordinate."""
-        hidden = self.maps["hidden"]
-        return None if hidden.is_identity else (np.maximum(hidden.source, -1), hidden.gain * hidden.write)
+        """How to read an output of hidden size, see `readback.output_readback`."""
+        return output_readback(self.maps)
 
     def stream(self, *, final: bool) -> tuple[np.ndarray, np.ndarray, bool] | None:
-        """How to read a hidden state: (source, factor, shared) as in `compare.Readback`, None when unchanged.
-
-        final  the last one; behind a final norm every copy is the old coordinate, or its share in front of a tied head
-        """
-        hidden = self.maps["hidden"]
-        if hidden.is_identity:
-            return None
-        norm, config = self.family.norm, self.matched.config
-        bare = self.family.holds(config, norm.writes_stream) or self.family.holds(config, norm.bare)
-        normed = final and not bare
-        tied = normed and any(t.tied for t in self.tensors)
-        factor = hidden.gain * hidden.write if normed and not tied else hidden.write
-        return np.maximum(hidden.source, -1), factor, tied
+        """How to read a hidden state, see `readback.stream_readback`."""
+        return stream_readback(self.family, self.matched.config, self.maps, final=final)
 
     def by_name(self) -> dict[str, TensorPlan]:
         """The tensors by the names that the family's table gives them, which are those of the stock modules."""
         canonical = {t.name: t.canonical for t in self.matched.tensors}
-        return {canonical.get(t.source, t.name): t for t in self.tensors}
+        found = {canonical.get(t.source, t.name): t for t in self.tensors}
+        for name, t in list(found.items()):  # a module may have the name that older files have (lm_head, embed_out)
+            for old, new in self.family.spelling:
+                if name.endswith(new):
+                    found.setdefault(name.removesuffix(new) + old, t)
+        return found
 
     def certificate(self) -> Check:
         record = self.record
@@ -113,33 +107,6 @@ class Replay:
     def _checked(self, t: TensorPlan) -> tuple[TensorCheck, str]:
         check = check_tensor(t, self.source, self.grown, self.record.split)
         return check, "" if check.faults else self.grown.sha256(self.grown.tensors[t.name])
-
-    def document(self) -> dict[str, Any]:
-        """How every axis grew and where the checkpoint came from, JSON-ready."""
-        record = self.record
-        plan = record.raw["plan"]
-        return {
-            "axes": [
-                {
-                    "axis": SPACES[space],
-                    "space": space,
-                    "old": m.n,
-                    "new": m.m,
-                    "operator": m.operator,
-                    "runs": m.to_runs(),
-                }
-                for space, m in record.maps.items()
-            ],
-            "sizes": record.sizes,
-            "new_sizes": record.new_sizes,
-            "storage": record.storage,
-            "rounded": plan.get("rounded", []),
-            "split": record.split,
-            "seed": record.seed,
-            "grow": record.raw.get("grow"),
-            "source": record.raw["source"],
-            "tensors": len(record.tensors),
-        }
 
     def _law(self) -> Iterator[str]:
         for space, axis_map in self.maps.items():

@@ -1,0 +1,126 @@
+"""The trainability rung: a default growth learns everywhere; dead parameters and locked twins are counted."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import grow
+from grow.verify import pair as pair_module
+from grow.verify.result import Check
+
+CASES = [
+    ("llama", "2x"),
+    ("llama", "hidden_size=36,intermediate_size=31"),
+    ("qwen3", "head_dim=14,hidden_size=40"),
+    ("gpt2", "n_embd=36"),
+    ("gpt_neox", "3x"),
+    ("opt", "hidden_size=36"),
+    ("bert", "2x"),
+]
+
+
+def audit(source: Path, grown: Path) -> Check:
+    return grow.verify(source, grown, rungs=["trainability"]).check("trainability")
+
+
+def grown_from(source: Path, to: str, **options) -> Path:
+    return grow.widen(source, to, out=source.parent / "grown", verify=False, **options).path
+
+
+@pytest.mark.parametrize("record", [True, False], ids=["grow.json", "no record"])
+@pytest.mark.parametrize(("family", "to"), CASES)
+def test_a_default_growth_learns_everywhere(family, to, record, tmp_path):
+    source = tiny.checkpoint(tmp_path / "source", family)
+    grown = grown_from(source, to)
+    parameters = grow.plan(source, to).parameters
+    if not record:
+        (grown / "grow.json").unlink()
+    check = audit(source, grown)
+    assert (check.status, check.measured["dead"], check.measured["twins"]) == ("pass", 0, 0), check.reason
+    assert check.measured["parameters"] == parameters[1]
+    if record:
+        assert check.measured["new"] == parameters[1] - parameters[0]
+        assert check.measured["share"] == 1.0
+    assert sum(row["new"] for row in check.measured["tensors"]) == check.measured["new"]
+
+
+def test_the_same_checkpoint_has_nothing_new(tmp_path):
+    source = tiny.checkpoint(tmp_path / "source", "llama")
+    check = audit(source, source)
+    assert (check.status, check.measured["new"], check.measured["share"]) == ("pass", 0, None)
+
+
+@pytest.mark.parametrize("record", [True, False], ids=["grow.json", "no record"])
+def test_even_shares_lock_the_twins(record, tmp_path):
+    source = tiny.checkpoint(tmp_path / "source", "llama")
+    # hidden alone: fresh heads or units read the copies with random weights of their own and part them
+    grown = grown_from(source, "hidden_size=48", split="even")
+    if not record:
+        (grown / "grow.json").unlink()
+    check = audit(source, grown)
+    assert check.status == "fail"
+    assert check.measured["twins"] >= 24
+    assert "stay equal to their twin" in check.reason
+    found = grow.verify(source, grown, rungs=["true_float64", "trainability"])
+    assert (found.verdict, found.trainable, found.exit_code) == ("lossless", False, 1)
+
+
+def test_two_zero_factors_are_dead_and_counted(tmp_path):
+    source = tiny.checkpoint(tmp_path / "source", "llama")
+    grown = grown_from(source, "intermediate_size=31")
+    for name in ("gate_proj", "up_proj"):
+        tiny.edit_tensor(grown, f"model.layers.1.mlp.{name}.weight", lambda raw: raw.__setitem__(slice(20, 31), 0))
+    check = audit(source, grown)
+    assert check.status == "fail"
+    # both rows of 11 units and the column that reads them
+    assert check.measured["dead"] == 3 * 11 * 24
+    assert check.measured["learning"] == check.measured["new"] - check.measured["dead"]
+    dead = {row["rows"]: row["dead"] for row in check.measured["tensors"] if row["dead"]}
+    assert dead == {f"model.layers.{{layers}}.mlp.{name}_proj.weight": 11 * 24 for name in ("gate", "up", "down")}
+
+
+def test_what_is_dead_in_the_source_is_not_the_growths_fault(tmp_path):
+    source = tiny.checkpoint(tmp_path / "source", "llama")
+    for name, index in (("up_proj", 3), ("gate_proj", 3), ("down_proj", (slice(None), 3))):
+        tiny.edit_tensor(source, f"model.layers.0.mlp.{name}.weight", lambda raw, i=index: raw.__setitem__(i, 0))
+    check = audit(source, grown_from(source, "2x", operators={"ffn": "copies"}))
+    assert check.status == "pass", check.reason
+
+
+def test_equal_rows_of_the_source_are_no_locked_twins(tmp_path):
+    source = tiny.checkpoint(tmp_path / "source", "llama")
+    for name, index in (("up_proj", 3), ("gate_proj", 3)):
+        tiny.edit_tensor(source, f"model.layers.0.mlp.{name}.weight", lambda raw, i=index: raw.__setitem__(i, raw[4]))
+    other = shutil.copytree(source, tmp_path / "other")
+    assert audit(source, other).status == "pass"
+
+
+def test_a_loss_that_is_no_number_fails(tmp_path):
+    source = tiny.checkpoint(tmp_path / "source", "llama")
+    grown = grown_from(source, "2x")
+    tiny.edit_tensor(grown, "model.norm.weight", lambda raw: raw.__setitem__(0, np.nan))
+    check = audit(source, grown)
+    assert check.status == "fail"
+    assert "not finite" in check.reason
+
+
+def test_threads_and_weights_are_left_as_they_were(tmp_path):
+    source = tiny.checkpoint(tmp_path / "source", "llama")
+    grown = grown_from(source, "2x")
+    before = tiny.snapshot(source), tiny.snapshot(grown), torch.get_num_threads(), torch.get_default_dtype()
+    audit(source, grown)
+    assert before == (tiny.snapshot(source), tiny.snapshot(grown), torch.get_num_threads(), torch.get_default_dtype())
+
+
+def test_too_little_memory_is_a_skip(tmp_path, monkeypatch):
+    source = tiny.checkpoint(tmp_path / "source", "llama")
+    monkeypatch.setattr(pair_module, "available_memory", lambda: 100_000)
+    check = audit(source, source)
+    assert check.status == "skip"
+    assert "GB are free" in check.reason
