@@ -264,6 +264,22 @@ def test_the_row_of_a_token_that_no_probe_holds_proves_nothing(tmp_path):
     assert "no probe looked there" in " ".join(found.notes)
 
 
+@pytest.mark.parametrize("to", ["hidden_size=48", "hidden_size=36"])
+def test_every_row_of_a_table_is_looked_at_also_without_a_record(tmp_path, to):
+    source = tiny.checkpoint(tmp_path / "source", "llama", vocab_size=4001, tie_word_embeddings=False)
+    grown = grow.widen(source, to, out=tmp_path / "grown", verify=False, dtype="float64").path
+    (grown / "grow.json").unlink()
+    good = grow.verify(source, grown, rungs=["true_float64"])
+    assert (good.verdict, len(good.notes)) == ("lossless", 1)
+    with pair_module.Pair(source, grown) as seen:
+        tokens = set(torch.cat([p.inputs["input_ids"].flatten() for p in seen.probes]).tolist())
+    unseen = next(token for token in range(4001) if token not in tokens)
+    tiny.edit_tensor(grown, "model.embed_tokens.weight", lambda raw: raw.__setitem__(unseen, raw[unseen - 1]))
+    bad = grow.verify(source, grown, rungs=["true_float64"])
+    assert (bad.verdict, bad.exit_code) == ("unproved", 1)
+    assert f"row {unseen} of model.embed_tokens is not the source's; no probe looked there" in bad.notes
+
+
 # Larger than memory
 
 

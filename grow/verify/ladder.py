@@ -168,6 +168,8 @@ class _Ladder:
                 self._localise(pair, limit)
             elif self.stored:
                 self._account_for(pair, self.stored)
+            elif self.stored is None and replay is None and any(c.name == "true_float64" for c in self.done):
+                self._rows(pair)
 
     def _behaviour(self, pair: Any, wanted: set[str], limit: float) -> Iterator[Check]:
         from grow.verify import behaviour, generation, hidden
@@ -242,9 +244,24 @@ class _Ladder:
                 self.notes.append(f"{d}; no output can see it: it {d.invisible}")
             elif d.tensor in missed:
                 self.notes.append(f"{d}; no probe looked there, so equal outputs prove nothing about it")
-        if missed:
+        self._unseen(missed)
+
+    def _rows(self, pair: Any) -> None:
+        """Without a plan and with other widths: the rows of lookup tables that no probe holds."""
+        from grow.verify.localise import strange_rows
+
+        for table, row, differs in strange_rows(pair):
+            if differs:
+                self.notes.append(f"row {row} of {table} is not the source's; no probe looked there")
+                self._unseen([f"{table}[{row}]"])
+            else:
+                self.notes.append(f"rows of {table} that no probe holds were not looked at")
+
+    def _unseen(self, names: list[str]) -> None:
+        """Equal outputs on the probes are then no proof."""
+        if names:
             self.done = [
-                replace(check, measured={**check.measured, "unseen": missed}) if check.name == "true_float64" else check
+                replace(check, measured={**check.measured, "unseen": names}) if check.name == "true_float64" else check
                 for check in self.done
             ]
 

@@ -8,7 +8,7 @@ against the table, then config.json.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,30 @@ def unseen(pair: Pair, tensors: Iterable[str]) -> list[str]:
     for probe in pair.probes:
         moved.update(name for name, relative in walk(pair, None, probe).items() if relative > 0)
     return [name for name in tensors if not any(same_end(module, name.rpartition(".")[0]) for module in moved)]
+
+
+def strange_rows(pair: Pair) -> Iterator[tuple[str, int, bool]]:
+    """(table, row, whether it differs) for lookup tables whose rows the probes hold in part; the first row of each.
+
+    Of a table with as many rows in both models all rows are compared, their columns matched by correlation. One that
+    differs in few rows has damaged ones. One that differs in most was not grown by copies, and then nothing is known
+    of the rows that no probe holds: the row is -1.
+    """
+    source, grown = (dict(pair.model(side, "float64").named_modules()) for side in ("source", "grown"))
+    for name, module in source.items():
+        other = grown.get(name)
+        if not isinstance(module, torch.nn.Embedding) or not isinstance(other, torch.nn.Embedding):
+            continue
+        x, y = module.weight.detach(), other.weight.detach()
+        if x.is_meta or y.is_meta or len(y) < len(x) or y.shape[1] < x.shape[1]:
+            yield name, -1, False
+            continue
+        x, y = _matched(x, y[: len(x)])
+        off = (x - y).abs().amax(1) > APART * float(x.std(correction=0))
+        if off.double().mean() > 0.5:
+            yield name, -1, False
+        elif off.any():
+            yield name, int(off.nonzero()[0]), True
 
 
 def walk(pair: Pair, replay: Replay | None, probe: Probe) -> dict[str, float]:
@@ -155,8 +179,9 @@ def _matched(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     """
     best = (_unit(x).T @ _unit(y)).abs().argmax(dim=1)
     y = y[:, best]
-    scale = (x * y).sum(0) / (y * y).sum(0).clamp(min=torch.finfo(y.dtype).tiny)
-    return x, y * scale
+    # the median, so that a few damaged rows do not move the scale by which all are judged
+    ratio = torch.where(y == 0, torch.nan, x / y).nanmedian(dim=0).values
+    return x, y * ratio.nan_to_num(1.0)
 
 
 def _unit(x: torch.Tensor) -> torch.Tensor:
