@@ -36,7 +36,8 @@ def check_config(raw: Any, where: str, notes: list[str]) -> dict[str, Any]:
         faults.append(("model_type", f"{found(kind)}; wanted the name of a family", "model_type=llama, say"))
     for name in filter(SIZES.fullmatch, config):
         value = config[name]
-        if value is not None and not (type(value) is int and 1 <= value < 2**31):
+        each = value if isinstance(value, list) and len(value) > 1 else [value]  # Swin has some for every stage
+        if value is not None and not all(type(n) is int and 1 <= n < 2**31 for n in each):
             fix = f"correct {name} in config.json to the size that the weights have"
             faults.append((name, f"{found(value)}; wanted an integer from 1 to {2**31 - 1}", fix))
     for name in ("dtype", "torch_dtype"):

@@ -228,7 +228,9 @@ def forward(model: Any) -> Iterator[None]:
     if sum(p.numel() for p in model.parameters()) < SMALL:
         torch.set_num_threads(1)
     try:
-        with torch.inference_mode(), mode:
+        # Not inference mode: some classes keep what they computed (BEiT's position index) for all their models, and
+        # what was made in that mode cannot be trained with.
+        with torch.no_grad(), mode:
             yield
     finally:
         torch.set_num_threads(threads)

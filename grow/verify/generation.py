@@ -90,15 +90,15 @@ def _write(pair: Pair, side: Side, probe: Any, sample: bool) -> _Text | str:
         most = TOKENS
     if most < 1:
         return "the model has too few positions to continue a prompt"
-    pad = next((t for t in (config.pad_token_id, config.eos_token_id) if isinstance(t, int)), 0)
+    pad = next((t for t in (_id(config, "pad"), _id(config, "eos")) if t is not None), 0)
     settings = transformers.GenerationConfig(
         max_new_tokens=min(TOKENS, most),
         do_sample=sample,
         top_k=0 if sample else None,
         pad_token_id=pad,
         eos_token_id=None,  # to the end, whatever is written
-        bos_token_id=config.bos_token_id,
-        decoder_start_token_id=getattr(config, "decoder_start_token_id", None),
+        bos_token_id=_id(config, "bos"),
+        decoder_start_token_id=_id(pair.config("source"), "decoder_start"),
         return_dict_in_generate=True,
         output_logits=True,
     )
@@ -113,3 +113,8 @@ def _write(pair: Pair, side: Side, probe: Any, sample: bool) -> _Text | str:
     finally:
         model.generation_config = before
     return _Text(out.sequences, out.logits)
+
+
+def _id(config: Any, name: str) -> int | None:
+    found = getattr(config, f"{name}_token_id", None)
+    return found if isinstance(found, int) else None

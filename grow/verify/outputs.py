@@ -138,7 +138,8 @@ def noise_floor(pair: Pair, dtype: str) -> dict[str, float]:
     }
     if not pair.streaming:  # a pass per row would read all weights as often
         variants["one_by_one"] = pair.outputs("source", dtype, one_by_one=True)
-    return {name: difference(reference, other).relative for name, other in variants.items()}
+    found = {name: difference(reference, other) for name, other in variants.items()}
+    return {name: d.relative for name, d in found.items() if not d.reason}  # what cannot be compared is no noise
 
 
 @guard
@@ -154,7 +155,7 @@ def runtime_dtype(pair: Pair, dtype: str | None = None, *, readback: ReadbackArg
         return Check("runtime_dtype", "skip", reason="float64 is no runtime dtype; true_float64 judges it to 1e-12")
     floor = noise_floor(pair, dtype)
     found = difference(pair.outputs("source", dtype), pair.outputs("grown", dtype), readback)
-    worst = max(floor.values())
+    worst = max(floor.values(), default=0.0)
     ratio = found.relative / worst if worst and not found.reason else None
     return judge(
         "runtime_dtype",

@@ -10,6 +10,7 @@ import collections
 import gc
 import inspect
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, GrowError, listing
 from grow.verify.compare import CannotRun, Outputs, run
 from grow.verify.float64 import DTYPES, LOCAL, Loaded, Unloadable, load, model_class, quiet
-from grow.verify.probes import LENGTH, Probes, probes
+from grow.verify.probes import LENGTH, Probe, Probes, probes
 
 Side = Literal["source", "grown"]
 
@@ -136,7 +137,7 @@ class Pair:
         if self._streaming is None:
             free = available_memory()
             weights = max(self.elements(side) for side in self.folders) * _BYTES["float64"] * HEADROOM
-            logits = 2 * ROWS * self.length * getattr(self.config("source"), "vocab_size", 0) * _BYTES["float64"]
+            logits = 2 * ROWS * self.length * self._vocab("source") * _BYTES["float64"]
             self._streaming = free is not None and weights + logits > free
         return self._streaming
 
@@ -162,15 +163,26 @@ class Pair:
         """Whether this side's class has the attention kernel."""
         return bool(getattr(model_class(self.folders[side]), f"_supports_{attention}", False))
 
+    def _vocab(self, side: Side) -> int:
+        try:
+            return getattr(self.config(side).get_text_config(), "vocab_size", 0) or 0
+        except ValueError:  # several text models
+            return 0
+
     def elements(self, side: Side) -> int:
         """Numbers stored in the files of this side."""
-        return sum(math.prod(shape) for _, shape in shapes(self.folders[side]).values())
+        try:
+            return sum(math.prod(shape) for _, shape in shapes(self.folders[side]).values())
+        except GrowError as error:
+            if side == "grown":
+                raise Differs(str(error)) from error
+            raise
 
     def room(self, side: Side, dtype: str, copies: int = 1) -> None:
         """Make sure that one more model fits: `copies` x its weights, the loader and the logits of every probe.
         Raises `NoRoom`."""
         elements = self.elements(side)
-        logits = self.probes.positions * getattr(self.config(side), "vocab_size", 0) * 8
+        logits = self.probes.positions * self._vocab(side) * 8
         need = int(elements * _BYTES[dtype] * (copies - 1 + HEADROOM)) + 2 * logits
         free = available_memory()
         if free is not None and need > free and self._models:
@@ -200,8 +212,12 @@ class Pair:
         """What `compare.run` returns for this side on the probes, cached."""
         key = (side, dtype, attention, one_by_one)
         if key not in self._outputs:
-            hidden = None if one_by_one else self._hidden.setdefault(key, {})
-            self._outputs[key] = self.run(side, self.model(side, dtype, attention), one_by_one, hidden)
+            model = self.model(side, dtype, attention)
+            if one_by_one:  # a probe of one row is that already
+                several = [probe for probe in self.probes if len(probe.counted) > 1]
+                self._outputs[key] = self.outputs(side, dtype, attention) | self.run(side, model, several, True)
+            else:
+                self._outputs[key] = self.run(side, model, hidden=self._hidden.setdefault(key, {}))
         return self._outputs[key]
 
     def hidden(self, side: Side, dtype: str, attention: str | None = None) -> Outputs:
@@ -209,10 +225,17 @@ class Pair:
         self.outputs(side, dtype, attention)
         return self._hidden[side, dtype, attention, False]
 
-    def run(self, side: Side, model: Any, one_by_one: bool = False, hidden: Outputs | None = None) -> Outputs:
+    def run(
+        self,
+        side: Side,
+        model: Any,
+        asked: Iterable[Probe] | None = None,
+        one_by_one: bool = False,
+        hidden: Outputs | None = None,
+    ) -> Outputs:
         """What `compare.run` returns for a model of this side; `Differs` or `BadInput` when it raises."""
         try:
-            return run(model, self.probes, one_by_one=one_by_one, hidden=hidden)
+            return run(model, self.probes if asked is None else asked, one_by_one=one_by_one, hidden=hidden)
         except CannotRun as error:
             raise self.blame(side, str(error)) from error
 
