@@ -67,7 +67,7 @@ def _labels(pair: Pair, probe: Probe) -> torch.Tensor | None:
         return torch.where(probe.counted, ids, IGNORED)
     draw = torch.Generator().manual_seed(pair.seed)
     classes = getattr(pair.config("source"), "num_labels", 0)
-    if name.endswith("ForSequenceClassification") and classes > 1:
+    if name.endswith(("ForSequenceClassification", "ForImageClassification", "ForAudioClassification")) and classes > 1:
         return torch.randint(classes, (len(probe.counted),), generator=draw)
     if name.endswith("ForTokenClassification") and classes > 1:
         return torch.where(probe.counted, torch.randint(classes, probe.counted.shape, generator=draw), IGNORED)

@@ -37,24 +37,24 @@ QUANTUM = {"F64": 2.0**-1074, "F32": 2.0**-149, "F16": 2.0**-24, "BF16": 2.0**-1
 
 @dataclass
 class Fault:
-    """The first element of a tensor that breaks the equation, and how many do."""
+    """The first element of a tensor that breaks the equation, and how many do; None where it cannot be told."""
 
     tensor: str
-    at: tuple[int, ...]
-    found: float
-    wanted: float
+    at: tuple[int, ...] | None
+    found: float | None
+    wanted: float | None
     count: int
     rule: str
 
     def __str__(self) -> str:
         more = f" and {self.count - 1} more" if self.count > 1 else ""
-        place = ", ".join(map(str, self.at))
+        place = ", ".join(map(str, self.at or ()))
         return f"{self.tensor}[{place}]{more}: {self.rule}: found {self.found:.9g}, wanted {self.wanted:.9g}"
 
     def document(self) -> dict[str, Any]:
         return {
             "tensor": self.tensor,
-            "index": list(self.at),
+            "index": None if self.at is None else list(self.at),
             "found": self.found,
             "wanted": self.wanted,
             "rule": self.rule,

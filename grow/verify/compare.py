@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from grow.verify.float64 import forward
+from grow.verify.float64 import forward, quiet
 from grow.verify.probes import Probe
 
 Outputs = dict[str, torch.Tensor]  # "probe/output" -> (rows that count, width) float64
@@ -85,7 +85,7 @@ def run(model: Any, probes: Iterable[Probe], *, one_by_one: bool = False, hidden
     """
     out: Outputs = {}
     more = {} if hidden is None else {"output_hidden_states": True}
-    with forward(model), torch.random.fork_rng(devices=[]):
+    with forward(model), quiet(), torch.random.fork_rng(devices=[]):
         for probe in probes:
             torch.manual_seed(0)  # a class that draws in its forward pass draws the same in both models
             parts = [probe.row(i) for i in range(len(probe.counted))] if one_by_one else [probe]

@@ -22,7 +22,7 @@ from grow.family import COMMON_FIELDS, WIDTHS, Family
 from grow.match import match
 from grow.plan import Plan, TensorPlan, assemble
 from grow.provenance import Record, whole_maps
-from grow.verify.certificate import TensorCheck, check_tensor
+from grow.verify.certificate import Fault, TensorCheck, check_tensor
 from grow.verify.readback import output_readback, stream_readback
 from grow.verify.result import EXACT, Check
 
@@ -89,9 +89,9 @@ class Replay:
                     first = first or (check.faults[0] if check.faults else None)
                     if not check.faults and digest != record.tensors.get(t.name):
                         less = " or by less than the rounding of what is stored" if check.unit else ""
-                        faults.append(
-                            f"{t.name}: sha256 is not grow.json's: differs in entries that no output reads{less}"
-                        )
+                        rule = f"sha256 is not grow.json's: differs in entries that no output reads{less}"
+                        faults.append(f"{t.name}: {rule}")
+                        first = first or Fault(t.name, None, None, None, 0, rule)
         measured = {
             "tensors": len(self.tensors),
             "largest_residual": worst,
