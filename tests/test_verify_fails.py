@@ -19,7 +19,7 @@ import grow
 from grow.errors import BadInput, GrowError
 from grow.maps import MEAN, SILENT, UNREAD, AxisMap, axis_map
 from grow.numerics import RAW
-from grow.verify.result import RUNGS, Verification
+from grow.verify.result import LADDER, Verification
 
 ONLY = ("certificate",)
 
@@ -582,7 +582,7 @@ def test_every_rung_passes_on_an_undamaged_pair(whole):
     if whole.plan.family.model_type == "bert":
         skipped |= {"cached_decoding", "generation", "sampling"}
     assert {name: s for name, s in status.items() if s != "pass"} == dict.fromkeys(skipped, "skip")
-    assert set(found.rungs) == set(RUNGS)
+    assert set(found.rungs) == set(LADDER)
     assert ("proof" in status) == bool(whole.plan.rounded)
 
 

@@ -54,15 +54,19 @@ class StoredDifference:
 
 
 def same_shapes(source: Checkpoint, grown: Checkpoint) -> bool:
-    """Both store floating-point tensors of the same names and shapes."""
-    a, b = ({i.name: i.shape for i in c.tensors.values()} for c in (source, grown))
-    return a == b and all(i.dtype in BITS for c in (source, grown) for i in c.tensors.values())
+    """Both store tensors of the same names and shapes; counters and masks in the same dtype too."""
+    a, b = ({i.name: (i.shape, i.dtype in BITS or i.dtype) for i in c.tensors.values()} for c in (source, grown))
+    return a == b
 
 
 def stored_differences(source: Checkpoint, grown: Checkpoint) -> Iterator[StoredDifference]:
     """One entry for every tensor whose values differ, in the order of the files; read in blocks."""
     unseen = invisible(source)
     for name, info in source.tensors.items():
+        if info.dtype not in BITS:
+            if source.sha256(info) != grown.sha256(grown.tensors[name]):
+                yield StoredDifference(name, (0,) * len(info.shape), math.nan, math.nan, math.prod(info.shape))
+            continue
         width = math.prod(info.shape[1:])
         step = max(1, BLOCK // max(1, width))
         first, found, wanted, count = None, 0.0, 0.0, 0
