@@ -19,12 +19,12 @@ from typing import Any
 
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused, did_you_mean
-from grow.families import FAMILIES, family_of
+from grow.families import family_of
 from grow.plan import ITEMSIZE
 from grow.provenance import growth_document, read_record
 from grow.verify.replay import NoSpace, Replay, config_differences, significant
 from grow.verify.result import EXACT, LADDER, RUNG_OF, RUNGS, Check, Verification
-from grow.verify.stored import StoredDifference, same_shapes, stored_differences
+from grow.verify.stored import StoredDifference, from_files, same_shapes, stored_differences
 from grow.verify.tokenizer import tokenizers
 
 
@@ -105,7 +105,8 @@ class _Ladder:
         if wanted - {"certificate"}:
             self._models(wanted)
         if self.failed and self.first is None:
-            self.first = self._first_stored()
+            certificate = next((c.measured.get("first") for c in self.done if c.name == "certificate"), None)
+            self.first = from_files(certificate, self.stored or [], self.fields, next(iter(self.failed.values())))
         if any(check.measured.get("within_storage") for check in self.done):
             self.notes.append(
                 "the outputs agree as far as rounding the stored weights explains, which may be more than was rounded"
@@ -126,7 +127,7 @@ class _Ladder:
 
     def _models(self, wanted: set[str]) -> None:
         """The checks that run models; torch is imported here and nowhere before."""
-        from grow.verify import outputs
+        from grow.verify import explain, outputs
         from grow.verify.pair import NoRoom, Pair
 
         replay = self.replay
@@ -172,12 +173,14 @@ class _Ladder:
                 self.done += tasks(*folders, self.tasks, limit=self.samples, tolerance=limit, progress=self.progress)
             if set(self.failed) - OUTSIDE:
                 self.progress("where")
-                self._localise(pair, limit)
+                limit = 0.0 if math.isnan(limit) else limit
+                self.first = explain.by_running(pair, replay, self.stored or [], self.fields, limit)
             elif replay is None and any(c.name == "true_float64" and c.status == "pass" for c in self.done):
-                if self.stored is None:
-                    self._rows(pair)
-                elif self.stored:
-                    self._account_for(pair, self.stored)
+                notes, missed = (
+                    explain.strange_tables(pair) if self.stored is None else explain.unequal_numbers(pair, self.stored)
+                )
+                self.notes += notes
+                self._unseen(missed)
 
     def _behaviour(self, pair: Any, wanted: set[str], limit: float) -> Iterator[Check]:
         from grow.verify import behaviour, generation, hidden
@@ -204,73 +207,6 @@ class _Ladder:
             if name in wanted:
                 self.progress(name)
                 yield check()
-
-    def _localise(self, pair: Any, limit: float) -> None:
-        from grow.verify.localise import first_difference, same_end
-
-        stored = {d.tensor: d for d in self.stored or ()}
-        plans = self.replay.by_name() if self.replay else {}
-
-        def explain(parameter: str) -> dict[str, Any] | None:
-            if self.replay is not None:
-                plan = next((t for name, t in plans.items() if same_end(name, parameter)), None)
-                return self.replay.fault(plan) if plan else None
-            return next((d.document() for name, d in stored.items() if same_end(name, parameter)), None)
-
-        fields = self.fields
-        if self.replay is None:  # defaults that one config spells out and the other leaves out are no difference
-            whole = config_differences(*(pair.config(side).to_dict() for side in ("source", "grown")))
-            family = FAMILIES.get(str(self.source.config.get("model_type")))
-            sizes = set(family.axes.values()) if family else set()
-            fields = [field for field in significant(whole) if field["field"] not in sizes]
-        first = first_difference(pair, self.replay, explain, fields, limit=0.0 if math.isnan(limit) else limit)
-        if first and self.stored and not (first["tensor"] or first["field"]):
-            # stock loading renames what older files hold, so no name leads from the module to the tensor
-            first |= self.stored[0].document() | {"text": f"{first['text'].split(';')[0]}; {self.stored[0]}"}
-        self.first = first
-
-    def _first_stored(self) -> dict[str, Any] | None:
-        """Without a forward pass: what the certificate or the stored numbers say."""
-        certificate = next((c for c in self.done if c.name == "certificate"), None)
-        fault = certificate.measured.get("first") if certificate else None
-        if fault is None and self.stored:
-            fault = self.stored[0].document()
-        if fault is not None:
-            text = f"{fault['tensor']}: {fault['rule']}"
-            if fault["index"] is not None:
-                place = ", ".join(map(str, fault["index"]))
-                numbers = f"is {fault['found']:.9g}, wanted {fault['wanted']:.9g}"
-                text = f"{fault['tensor']}[{place}] {numbers} ({fault['rule']})"
-            return {"module": fault["tensor"].rpartition(".")[0], **fault, "field": None, "text": text}
-        if self.fields:
-            name, found, wanted = (self.fields[0][key] for key in ("field", "grown", "source"))
-            text = f"config.json: {name}: found {found!r}, wanted {wanted!r}"
-            return {"module": None, "tensor": None, "field": name, "found": found, "wanted": wanted, "text": text}
-        name, failed = next(iter(self.failed.items()))
-        return {"module": None, "tensor": None, "field": None, "text": f"{name}: {failed.reason}"}
-
-    def _account_for(self, pair: Any, stored: Sequence[StoredDifference]) -> None:
-        """The outputs agree and the stored numbers do not: say why, or that no probe looked there."""
-        from grow.verify.localise import unseen
-
-        missed = unseen(pair, [d.tensor for d in stored if not d.invisible])
-        for d in stored:
-            if d.invisible:
-                self.notes.append(f"{d}; no output can see it: it {d.invisible}")
-            elif d.tensor in missed:
-                self.notes.append(f"{d}; no probe looked there, so equal outputs prove nothing about it")
-        self._unseen(missed)
-
-    def _rows(self, pair: Any) -> None:
-        """Without a plan and with other widths: the rows of lookup tables that no probe holds."""
-        from grow.verify.localise import strange_rows
-
-        for table, row, differs in strange_rows(pair):
-            if differs:
-                self.notes.append(f"row {row} of {table} is not the source's; no probe looked there")
-                self._unseen([f"{table}[{row}]"])
-            else:
-                self.notes.append(f"rows of {table} that no probe holds were not looked at")
 
     def _unseen(self, names: list[str]) -> None:
         """Equal outputs on the probes are then no proof."""

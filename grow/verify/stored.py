@@ -7,7 +7,7 @@ a token that no probe holds; where the shapes are equal that is seen here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from grow.families import FAMILIES
 from grow.match import match
 from grow.numerics import widen
 from grow.plan import BITS
+from grow.verify.result import Check
 
 F64 = np.dtype(np.float64)
 KEY_BIAS = "adds one number to all scores of a query, which softmax does not see"
@@ -103,3 +104,26 @@ def invisible(checkpoint: Checkpoint) -> Mapping[str, str]:
         and t.row.signature.dims[0].role == WRITE
         and t.row.signature.dims[0].labels[-1].space == "head_dim.k"
     }
+
+
+def from_files(
+    fault: Mapping[str, Any] | None,
+    stored: Sequence[StoredDifference],
+    fields: Sequence[Mapping[str, Any]],
+    failed: Check,
+) -> dict[str, Any]:
+    """What differs, without a forward pass: a fault of the certificate, a stored number, a field, or what failed."""
+    if fault is None and stored:
+        fault = stored[0].document()
+    if fault is not None:
+        text = f"{fault['tensor']}: {fault['rule']}"
+        if fault["index"] is not None:
+            place = ", ".join(map(str, fault["index"]))
+            numbers = f"is {fault['found']:.9g}, wanted {fault['wanted']:.9g}"
+            text = f"{fault['tensor']}[{place}] {numbers} ({fault['rule']})"
+        return {"module": fault["tensor"].rpartition(".")[0], **fault, "field": None, "text": text}
+    if fields:
+        name, found, wanted = (fields[0][key] for key in ("field", "grown", "source"))
+        text = f"config.json: {name}: found {found!r}, wanted {wanted!r}"
+        return {"module": None, "tensor": None, "field": name, "found": found, "wanted": wanted, "text": text}
+    return {"module": None, "tensor": None, "field": None, "text": f"{failed.name}: {failed.reason}"}
