@@ -44,7 +44,7 @@ export COMPARE
 demo: $(VENV)/installed
 	@mkdir -p demo
 	HF_HUB_OFFLINE=1 $(BIN)/grow widen --from small --to base --out demo/small-base --overwrite
-	HF_HUB_OFFLINE=1 $(BIN)/grow verify small demo/small-base
+	HF_HUB_OFFLINE=1 $(BIN)/grow verify small demo/small-base --report demo/report.html
 	@HF_HUB_OFFLINE=1 $(BIN)/python -c "$$COMPARE"
 
 test: $(VENV)/installed-dev

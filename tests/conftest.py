@@ -1,5 +1,6 @@
 """Offline, one thread, and the same hypothesis examples on every run. Set before torch is imported anywhere."""
 
+import gc
 import os
 
 os.environ |= {
@@ -20,6 +21,13 @@ hypothesis.settings.register_profile(
     max_examples=60,
 )
 hypothesis.settings.load_profile("grow")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imports_are_no_garbage():
+    """Closing a pair of models collects garbage; without this it walks all of torch and transformers every time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -402,3 +402,48 @@ def test_progress_is_shown_on_a_terminal_only(pair, tmp_path, monkeypatch, capsy
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     assert "writing " in tiny.command(monkeypatch, capsys, *line, tmp_path / "b")[2]
     assert tiny.command(monkeypatch, capsys, *line, tmp_path / "c", "--json")[2] == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("small --record x.st --tasks", "--tasks has no meaning with --record"),
+        ("small --record x.st --rung loss", "--rung has no meaning with --record"),
+        ("--against x.st small --samples 3", "--samples has no meaning with --against"),
+        ("small small --overwrite", "--overwrite is for the golden file of --record"),
+        ("small --record x.st --against y.st", "give one of them"),
+        ("small small --record x.st", "--record takes SRC alone"),
+        ("small small --against x.st", "--against takes GROWN alone"),
+        ("small", "Missing argument 'GROWN'"),
+        ("--record x.st", "Missing argument 'SRC'"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(grow_, tmp_path, monkeypatch, line, said):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = grow_("verify", *line.split())
+    assert (code, out) == (2, "")
+    assert said in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["missing/report.html", "folder", "/dev/full"])
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(grow_, pair, tmp_path, monkeypatch, place):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(grow.api, "verify_folders", pytest.fail)
+    code, out, err = grow_("verify", *pair, "--report", place)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: --report {place}: ")
+
+
+def test_record_and_against_stand_for_the_source(grow_, pair, tmp_path):
+    golden, page = tmp_path / "golden.safetensors", tmp_path / "page.html"
+    code, out, _ = grow_("verify", pair[0], "--record", golden)
+    assert code == 0
+    assert out.startswith(f"{golden}: ")
+    assert grow_("verify", pair[0], "--record", golden)[0] == 2
+    assert grow_("verify", pair[0], "--record", golden, "--overwrite")[0] == 0
+    code, out, _ = grow_("verify", "--against", golden, pair[1], "--report", page)
+    assert code == 0
+    assert "lossless: " in out
+    assert page.is_file()

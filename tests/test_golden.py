@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import shutil
@@ -37,15 +36,6 @@ from grow.verify.replay import Replay
 from grow.verify.result import EXACT, Verification
 
 LIMIT = 400_000  # bytes of a golden file of a small language model
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small_heap():
-    """Closing a pair collects garbage, which takes longer than a tiny model while all modules are looked through."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import re
 import shutil
 import subprocess
@@ -24,15 +23,6 @@ pytest_plugins = ["pytester"]
 
 QUICK = ("certificate", "true_float64")
 REPOSITORY = Path(grow.__file__).parents[1]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small_heap():
-    """Closing a pair collects garbage, which takes longer than a tiny model while all modules are looked through."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

@@ -153,6 +153,14 @@ class _Verify(click.Command):
             raise click.MissingParameter(ctx=ctx, param_hint=f"'{missing}'", param_type="argument")
         if len(given) == 2 and (record or against):
             raise click.UsageError(f"{'--record takes SRC' if record else '--against takes GROWN'} alone.", ctx)
+        alone = {"--record": ("rungs", "tasks", "samples", "report"), "--against": ("tasks", "samples", "revision")}
+        chosen = "--record" if record else "--against" if against else ""
+        ignored = [name for name in alone.get(chosen, ()) if ctx.params[name] not in (None, ())]
+        if ignored:
+            option = "--" + ignored[0].removesuffix("s" if ignored[0] == "rungs" else "")
+            raise click.UsageError(f"{option} has no meaning with {chosen}.", ctx)
+        if ctx.params["overwrite"] and not record:
+            raise click.UsageError("--overwrite is for the golden file of --record.", ctx)
         return rest
 
 
@@ -210,6 +218,8 @@ def verify(src, grown, record, against, overwrite, rungs, tasks, samples, report
             show.print_json(found.to_dict())
         else:
             show.verification(found)
+            if report:
+                click.echo(f"report: {report}")
     return found.exit_code
 
 
