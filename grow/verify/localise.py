@@ -7,6 +7,7 @@ against the table, then config.json.
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -135,40 +136,59 @@ class _Back:
     def __init__(self, replay: Replay | None) -> None:
         self.known = replay is not None
         self.tensors = replay.by_name() if replay else {}
-        self.hidden = replay.stream(final=False) if replay else None
+        self.streams: dict[tuple[int, int], list[Readback]] = collections.defaultdict(list)
+        """Old and new width -> every map of that size: a module without weights may write to any of these spaces."""
+        if replay is not None:
+            for final in (False, True):
+                self._add(replay.maps["hidden"].n, replay.stream(final=final))
+            for t in self.tensors.values():
+                for axis_map in filter(None, t.maps):
+                    self._add(axis_map.n, (np.maximum(axis_map.source, -1), axis_map.write, False))
+
+    def _add(self, n: int, fields: tuple | None) -> None:
+        if fields is None:
+            return
+        new = Readback(*fields)
+        known = self.streams[n, len(new.source)]
+        same = (np.array_equal(a.source, new.source) and np.array_equal(a.factor, new.factor) for a in known)
+        if not any(same) or new.shared:
+            known.append(new)
 
     def apart(self, name: str, x: torch.Tensor, y: torch.Tensor) -> float:
         """max |Δ| in units of the source's std; NaN when the two cannot be compared."""
         if x.ndim == 0 or x.shape[:-1] != y.shape[:-1]:
             return math.nan
         x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
-        readback = self._map(name, x.shape[1], y.shape[1])
-        if readback is not None:
-            x, y, problem = read_back(x, y, readback)
-            if problem:
-                return math.nan
         if not torch.isfinite(y).all():
             return math.inf if torch.isfinite(x).all() else math.nan
-        if x.shape != y.shape:
-            if self.known or y.shape[1] < x.shape[1] or len(x) < MATCHED:
-                return math.nan
-            x, y = _matched(x, y)
-        std = float(x.std(correction=0)) or float(x.abs().max()) or 1.0
-        return float((x - y).abs().max()) / std
+        if not self.known and x.shape != y.shape:
+            return math.nan if y.shape[1] < x.shape[1] or len(x) < MATCHED else _distance(*_matched(x, y))
+        found = []
+        for readback in self._maps(name, x.shape[1], y.shape[1]):
+            a, b, problem = read_back(x, y, readback) if readback else (x, y, "")
+            if not problem and a.shape == b.shape:
+                found.append(_distance(a, b))
+        return min(found, default=math.nan)
 
-    def _map(self, name: str, n: int, m: int) -> Readback | None:
+    def _maps(self, name: str, n: int, m: int) -> Sequence[Readback | None]:
+        """What the module's own weight writes; without a weight, whatever has this width."""
         plan = _plan(self.tensors, f"{name}.weight")
-        if plan is not None:
-            for axis_map, role in zip(plan.maps, plan.roles):
-                if axis_map is None or role == READ or (axis_map.n, axis_map.m) != (n, m):
-                    continue
-                source = np.maximum(axis_map.source, -1)
-                if role == GAIN and plan.tied:
-                    return Readback(source, axis_map.write, shared=True)
-                return Readback(source, axis_map.write * (axis_map.gain if role == GAIN else 1.0))
-        if self.hidden is not None and len(self.hidden[0]) == m and n != m:
-            return Readback(*self.hidden)
-        return None
+        if plan is None:
+            known: Sequence[Readback | None] = self.streams[n, m]
+            return known or [None]
+        for axis_map, role in zip(plan.maps, plan.roles):
+            if axis_map is None or role == READ or (axis_map.n, axis_map.m) != (n, m):
+                continue
+            source = np.maximum(axis_map.source, -1)
+            if role == GAIN and plan.tied:
+                return [Readback(source, axis_map.write, shared=True)]
+            return [Readback(source, axis_map.write * (axis_map.gain if role == GAIN else 1.0))]
+        return [None]
+
+
+def _distance(x: torch.Tensor, y: torch.Tensor) -> float:
+    std = float(x.std(correction=0)) or float(x.abs().max()) or 1.0
+    return float((x - y).abs().max()) / std
 
 
 def _matched(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -68,7 +68,7 @@ class Replay:
     def by_name(self) -> dict[str, TensorPlan]:
         """The tensors by the names that the family's table gives them, which are those of the stock modules."""
         canonical = {t.name: t.canonical for t in self.matched.tensors}
-        found = {canonical.get(t.source, t.name): t for t in self.tensors}
+        found = {canonical.get(t.name, t.name): t for t in self.tensors}
         for name, t in list(found.items()):  # a module may have the name that older files have (lm_head, embed_out)
             for old, new in self.family.spelling:
                 if name.endswith(new):
