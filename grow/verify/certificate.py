@@ -73,8 +73,13 @@ class TensorCheck:
     def __post_init__(self) -> None:
         self.floor = subnormal_floor(self.t) if self.unit > 0 else 0.0
 
-    def equal(self, found: np.ndarray, wanted: np.ndarray, terms: np.ndarray, rows, rule: str, own=None) -> None:
-        """found (rows, columns) == wanted, within unit · terms; `own` sizes the sums of the proof itself."""
+    def equal(
+        self, found: np.ndarray, wanted: np.ndarray, terms: np.ndarray, rows, rule: str, own=None, columns=None
+    ) -> None:
+        """found (rows, columns) == wanted, within unit · terms; `own` sizes the sums of the proof itself.
+
+        rows, columns  where these numbers stand in the tensor, of copies the first
+        """
         residual = np.abs(found - wanted)
         allowed = self.unit * terms + self.floor
         if self.unit > 0 or self.t.dtype == "F64":
@@ -82,7 +87,7 @@ class TensorCheck:
         bad = ~((residual <= allowed) & np.isfinite(found))
         scale = float(np.max(np.abs(wanted), initial=0.0)) or 1.0
         self.worst = max(self.worst, float(np.max(residual, initial=0.0)) / scale)
-        self._note(bad, found, wanted, rows, rule)
+        self._note(bad, found, wanted, rows, rule, columns)
 
     def zero(self, found: np.ndarray, rows, columns, rule: str) -> None:
         self._note(found != 0, found, np.zeros_like(found), rows, rule, columns)
@@ -221,14 +226,17 @@ def _check_columns(check: TensorCheck, g, w, at, cols: AxisMap | None, terms=Non
             old, new = _span(before), _span(after)
             total[:, old] += g[:, new] * seen[after]
             sizes[:, old] += terms[:, new] * np.abs(seen[after])
-        check.equal(total, w, np.maximum(sizes, np.abs(w)), at, "the copies' shares sum to the old weight", own)
+        rule = "the copies' shares sum to the old weight"
+        check.equal(total, w, np.maximum(sizes, np.abs(w)), at, rule, own, cols.layers[0][1])
         unread = cols.fresh(UNREAD)
         check.zero(g[:, unread], at, unread, "an unread coordinate has weight 0")
     else:
         for before, after in cols.layers:
             old, new = _span(before), _span(after)
             wanted = w[:, old] * cols.write[after]
-            check.equal(g[:, new], wanted, np.maximum(terms[:, new], np.abs(wanted)), at, "old weight × write")
+            check.equal(
+                g[:, new], wanted, np.maximum(terms[:, new], np.abs(wanted)), at, "old weight × write", columns=after
+            )
         _check_written(check, g, w, at, cols, terms)
 
 
@@ -245,7 +253,9 @@ def _check_written(check: TensorCheck, g: np.ndarray, w: np.ndarray, at, cols: A
     if len(mean):
         wanted = w.mean(axis=1, keepdims=True) * cols.write[mean]
         own = np.abs(w).mean(axis=1, keepdims=True) * cols.write[mean]
-        check.equal(g[:, mean], wanted, np.maximum(terms[:, mean], np.abs(wanted)), at, "the mean of the row", own)
+        check.equal(
+            g[:, mean], wanted, np.maximum(terms[:, mean], np.abs(wanted)), at, "the mean of the row", own, mean
+        )
 
 
 def _check_fresh_rows(check, new, rows: AxisMap, cols, reads: bool, mean, size, step: int) -> None:

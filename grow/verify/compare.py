@@ -56,6 +56,7 @@ class Difference:
     kl         mean KL(source ‖ grown) in nats per row of logits, None without logits;  kl_max  the worst row
     top1       share of rows whose most likely token is the same, None without logits
     where      "probe/output[row, coordinate]" of the worst element
+    unknown    the two cannot be held against each other because nobody says how: neither equal nor different
     """
 
     relative: float
@@ -67,6 +68,7 @@ class Difference:
     top1: float | None = None
     where: str = ""
     reason: str = ""
+    unknown: bool = False
 
     def record(self, prefix: str = "") -> dict[str, Any]:
         """Finite numbers and text only, ready for JSON; what could not be measured is None."""
@@ -163,7 +165,8 @@ def difference(a: Outputs, b: Outputs, readback: Readback | Mapping[str, Readbac
             )
         x, y, problem = _aligned(name, x, y, readback)
         if problem:
-            return Difference(math.inf, where=key, reason=f"{key}: {problem}")
+            unknown = name in HIDDEN_OUTPUTS and readback is None and y.shape[1] > x.shape[1]
+            return Difference(math.inf, where=key, reason=f"{key}: {problem}", unknown=unknown)
         delta = (x - y).abs()
         total, count = total + float(delta.sum()), count + delta.numel()
         top = float(delta.max())

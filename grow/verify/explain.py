@@ -2,6 +2,7 @@
 
 by_running        the first module that differs, with the number or the field that explains it
 unequal_numbers   outputs agree and stored numbers do not: why, or that no probe looked there
+unequal_fields    the same for config.json
 strange_tables    rows of lookup tables that no probe holds
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from grow.families import FAMILIES
 from grow.verify.localise import first_difference, same_end, strange_rows, unseen
 from grow.verify.pair import Pair
 from grow.verify.replay import Replay, config_differences, significant
@@ -29,12 +29,8 @@ def by_running(
             return replay.fault(plan) if plan else None
         return next((d.document() for d in stored if same_end(d.tensor, parameter)), None)
 
-    if replay is None:  # defaults that one config spells out and the other leaves out are no difference
-        config = pair.config("source")
-        whole = config_differences(config.to_dict(), pair.config("grown").to_dict())
-        family = FAMILIES.get(config.model_type)
-        sizes = set(family.axes.values()) if family else set()
-        fields = [field for field in significant(whole) if field["field"] not in sizes]
+    if replay is None:
+        fields = whole_fields(pair)
     first = first_difference(pair, replay, explain, fields, limit=limit)
     if first and stored and not (first["tensor"] or first["field"]):
         # stock loading renames what older files hold, so no name leads from the module to the tensor
@@ -42,11 +38,27 @@ def by_running(
     return first
 
 
-def unequal_numbers(pair: Pair, stored: Sequence[StoredDifference]) -> tuple[list[str], list[str]]:
-    """Notes on the tensors that differ, and those that no probe reached."""
+def whole_fields(pair: Pair) -> list[dict[str, Any]]:
+    """Fields that differ though no growth changes them; defaults that only one config spells out are no difference."""
+    config = pair.config("source")
+    return significant(config_differences(config.to_dict(), pair.config("grown").to_dict()), config.model_type)
+
+
+Found = tuple[list[str], list[str]]  # notes, and what equal outputs prove nothing about
+
+
+def unequal_fields(pair: Pair, stored: Sequence[StoredDifference] | None) -> Found:
+    """Fields of config.json that differ although no output does: the probes may not reach what they change."""
+    names = [field["field"] for field in whole_fields(pair)]
+    notes = [f"config.json differs in {name} and no output does; no probe looked there" for name in names]
+    return notes, [f"config.json: {name}" for name in names]
+
+
+def unequal_numbers(pair: Pair, stored: Sequence[StoredDifference] | None) -> Found:
+    """Stored numbers that differ although no output does."""
     notes = []
-    missed = unseen(pair, [d.tensor for d in stored if not d.invisible])
-    for d in stored:
+    missed = unseen(pair, [d.tensor for d in stored or () if not d.invisible])
+    for d in stored or ():
         if d.invisible:
             notes.append(f"{d}; no output can see it: it {d.invisible}")
         elif d.tensor in missed:
@@ -54,10 +66,11 @@ def unequal_numbers(pair: Pair, stored: Sequence[StoredDifference]) -> tuple[lis
     return notes, missed
 
 
-def strange_tables(pair: Pair) -> tuple[list[str], list[str]]:
-    """Without a plan and with other widths: notes on rows of lookup tables, and those that are not the source's."""
-    notes, missed = [], []
-    for table, row, differs in strange_rows(pair):
+def strange_tables(pair: Pair, stored: Sequence[StoredDifference] | None) -> Found:
+    """Where widths differ and no plan says how: rows of lookup tables that no probe holds."""
+    notes: list[str] = []
+    missed: list[str] = []
+    for table, row, differs in strange_rows(pair) if stored is None else ():
         if differs:
             notes.append(f"row {row} of {table} is not the source's; no probe looked there")
             missed.append(f"{table}[{row}]")

@@ -81,7 +81,8 @@ class _Ladder:
         self.samples: int | None = None
         self.stored: list[StoredDifference] | None = None
         """How the two differ number by number; None when a plan says more, or the shapes are not the same."""
-        self.fields = replay.fields() if replay else significant(config_differences(source.config, grown.config))
+        kind = None if same_shapes(source, grown) else str(source.config.get("model_type"))
+        self.fields = replay.fields() if replay else significant(config_differences(source.config, grown.config), kind)
         floats = {info.dtype for info in grown.tensors.values()} & ITEMSIZE.keys()  # beside counters and masks
         self.narrow = min(floats, key=ITEMSIZE.__getitem__, default="F64")
 
@@ -176,11 +177,10 @@ class _Ladder:
                 limit = 0.0 if math.isnan(limit) else limit
                 self.first = explain.by_running(pair, replay, self.stored or [], self.fields, limit)
             elif replay is None and any(c.name == "true_float64" and c.status == "pass" for c in self.done):
-                notes, missed = (
-                    explain.strange_tables(pair) if self.stored is None else explain.unequal_numbers(pair, self.stored)
-                )
-                self.notes += notes
-                self._unseen(missed)
+                for look in (explain.strange_tables, explain.unequal_numbers, explain.unequal_fields):
+                    notes, missed = look(pair, self.stored)
+                    self.notes += notes
+                    self._unseen(missed)
 
     def _behaviour(self, pair: Any, wanted: set[str], limit: float) -> Iterator[Check]:
         from grow.verify import behaviour, generation, hidden
@@ -194,7 +194,7 @@ class _Ladder:
             return hidden.hidden_states(pair, stream=stream, stored=stored, known=replay is not None)
 
         checks = {
-            "tokenizer": lambda: tokenizers(pair.folders["source"], pair.folders["grown"]),
+            "tokenizer": lambda: tokenizers(pair.folders["source"], pair.folders["grown"], grew=replay is not None),
             "hidden_states": hidden_states,
             "loss": lambda: behaviour.loss(pair, limit=limit),
             "cached_decoding": lambda: behaviour.cached_decoding(pair, limit=limit, readback=readback),
@@ -210,11 +210,10 @@ class _Ladder:
 
     def _unseen(self, names: list[str]) -> None:
         """Equal outputs on the probes are then no proof."""
-        if names:
-            self.done = [
-                replace(check, measured={**check.measured, "unseen": names}) if check.name == "true_float64" else check
-                for check in self.done
-            ]
+        for k, check in enumerate(self.done):
+            if names and check.name == "true_float64":
+                unseen = [*check.measured.get("unseen", []), *names]
+                self.done[k] = replace(check, measured={**check.measured, "unseen": unseen})
 
 
 _NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}

@@ -17,7 +17,7 @@ import torch
 
 from grow.axes import GAIN, READ
 from grow.plan import TensorPlan
-from grow.verify.compare import RUN_ERRORS, Readback, read_back
+from grow.verify.compare import RUN_ERRORS, Outputs, Readback, difference, read_back
 from grow.verify.float64 import forward
 from grow.verify.pair import Differs, NoRoom, Pair, Side
 from grow.verify.probes import Probe
@@ -51,11 +51,32 @@ def first_difference(
 
 
 def unseen(pair: Pair, tensors: Iterable[str]) -> list[str]:
-    """Of the tensors that differ, those whose module gave the same output on every probe: the probes missed them."""
-    moved: set[str] = set()
-    for probe in pair.probes:
-        moved.update(name for name, relative in walk(pair, None, probe).items() if relative > 0)
-    return [name for name in tensors if not any(same_end(module, name.rpartition(".")[0]) for module in moved)]
+    """Of the tensors that differ, those that change no output when the source gets this one tensor of the grown model.
+
+    Permuted units differ in several tensors, each of which alone would show; the row of a token that no probe holds,
+    or a unit that none switches on, does not.
+    """
+    source, grown = (dict(pair.model(side, "float64").named_parameters()) for side in ("source", "grown"))
+    reference = pair.outputs("source", "float64")
+    model, missed = pair.model("source", "float64"), []
+    for tensor in tensors:
+        name = next((name for name in source if same_end(name, tensor) and name in grown), None)
+        if name is None or source[name].is_meta:
+            missed.append(tensor)
+            continue
+        kept = source[name].data
+        source[name].data = grown[name].data
+        try:
+            if not any(_shows(pair, model, probe, reference) for probe in pair.probes):
+                missed.append(tensor)
+        finally:
+            source[name].data = kept
+    return missed
+
+
+def _shows(pair: Pair, model: Any, probe: Probe, reference: Outputs) -> bool:
+    now = pair.run("source", model, [probe])
+    return difference({key: reference[key] for key in now}, now).relative > APART
 
 
 def strange_rows(pair: Pair) -> Iterator[tuple[str, int, bool]]:

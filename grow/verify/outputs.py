@@ -60,7 +60,7 @@ def judge(name: str, found: Difference, limit: float, why: str, **more: Any) -> 
     measured = {**found.record(), **more}
     claim = f"max |Δ| / std <= {limit:.3g} ({why})"
     if found.reason:
-        return Check(name, "fail", measured, claim, found.reason)
+        return Check(name, "skip" if found.unknown else "fail", measured, claim, found.reason)
     if math.isnan(limit):
         return Check(name, "skip", measured, claim, "no limit: the storage floor could not be measured")
     if not found.relative <= limit:

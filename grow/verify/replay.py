@@ -17,7 +17,7 @@ from grow.checkpoint.reader import Checkpoint
 from grow.checkpoint.writer import ShardWriter, write_json
 from grow.engine import FileSource, write_plan
 from grow.errors import BadInput, listing
-from grow.families import family_of
+from grow.families import FAMILIES, family_of
 from grow.family import COMMON_FIELDS, WIDTHS, Family
 from grow.match import match
 from grow.plan import Plan, TensorPlan, assemble
@@ -141,7 +141,10 @@ class Replay:
         different = []
         for name in sorted((set(wanted) | set(found)) - NEUTRAL):
             a, b = self.family.get(wanted, name), self.family.get(found, name)
-            if a != b and not (_unset(a) and _unset(b)):
+            alone = (name in wanted) != (name in found)
+            if a == b or (_unset(a) and _unset(b)):
+                continue
+            if not (alone and _spelled_out(self.family.model_type, name, b if name in found else a)):
                 different.append({"field": name, "source": a, "grown": b})
         return different
 
@@ -224,13 +227,29 @@ def config_differences(source: Mapping[str, Any], grown: Mapping[str, Any]) -> I
             yield {"field": name, "source": a.get(name), "grown": b.get(name)}
 
 
-def significant(differences: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without those that change no output."""
+def significant(differences: Iterable[dict[str, Any]], widths_of: str | None = None) -> list[dict[str, Any]]:
+    """Without those that change no output, and without the widths of a family, which a growth changes."""
+    family = FAMILIES.get(widths_of or "")
+    widths = {family.axes[axis] for axis in (*WIDTHS, "embed") if axis in family.axes} if family else set()
+    ignored = NEUTRAL | widths | {"dtype", "torch_dtype"}
     return [
         d
         for d in differences
-        if d["field"] not in NEUTRAL | CHANGED and not (_unset(d["source"]) and _unset(d["grown"]))
+        if d["field"] not in ignored
+        and "dropout" not in d["field"]
+        and not (_unset(d["source"]) and _unset(d["grown"]))
     ]
+
+
+def _spelled_out(model_type: str, name: str, value: Any) -> bool:
+    """Whether a field that only one config has says what stock code takes without it."""
+    import transformers
+
+    try:
+        default = transformers.CONFIG_MAPPING[model_type]()
+    except Exception:  # a default that this version refuses is no default
+        return False
+    return value is not None and getattr(default, name, None) == value
 
 
 def _unset(value: Any) -> bool:

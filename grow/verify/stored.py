@@ -70,40 +70,43 @@ def stored_differences(source: Checkpoint, grown: Checkpoint) -> Iterator[Stored
             continue
         width = math.prod(info.shape[1:])
         step = max(1, BLOCK // max(1, width))
+        reason, rows = unseen.get(name, ("", slice(0, 0)))
         first, found, wanted, count = None, 0.0, 0.0, 0
         for start in range(0, info.shape[0] if info.shape else 1, step):
             stop = min(start + step, info.shape[0] if info.shape else 1)
             a = widen(stored_rows(source, name, start, stop), info.dtype, F64)
             b = widen(stored_rows(grown, name, start, stop), grown.tensors[name].dtype, F64)
-            off = ~((a == b) | (np.isnan(a) & np.isnan(b)))
+            off = ~((a == b) & np.isfinite(b))  # what is no number equals nothing
             if off.any():
                 if first is None:
                     i, j = np.argwhere(off)[0]
                     first = (start + int(i), *(int(k) for k in np.unravel_index(j, info.shape[1:])))
                     found, wanted = float(b[i, j]), float(a[i, j])
                 count += int(off.sum())
+                if not all(rows.start <= start + int(i) < rows.stop for i in np.flatnonzero(off.any(axis=1))):
+                    reason = ""
         if first is not None:
-            yield StoredDifference(name, first[: len(info.shape)], found, wanted, count, unseen.get(name, ""))
+            yield StoredDifference(name, first[: len(info.shape)], found, wanted, count, reason)
 
 
-def invisible(checkpoint: Checkpoint) -> Mapping[str, str]:
-    """Tensor -> why no output depends on it, for the families whose tables say so."""
+def invisible(checkpoint: Checkpoint) -> Mapping[str, tuple[str, slice]]:
+    """Tensor -> why no output depends on some of its rows, and which, for the families whose tables say so."""
     family = FAMILIES.get(str(checkpoint.config.get("model_type")))
-    if family is None:
+    if family is None or family.attention.rope or family.attention.qk_norm:
         return {}
     try:
         matched = match(family, checkpoint.config, checkpoint.tensors, str(checkpoint.path))
     except GrowError:
         return {}
-    if family.attention.rope or family.attention.qk_norm:
-        return {}
-    return {
-        t.name: KEY_BIAS
-        for t in matched.tensors
-        if len(t.row.signature.dims) == 1
-        and t.row.signature.dims[0].role == WRITE
-        and t.row.signature.dims[0].labels[-1].space == "head_dim.k"
-    }
+    found = {}
+    for t in matched.tensors:
+        dim = t.row.signature.dims[0]
+        if len(t.row.signature.dims) == 1 and dim.role == WRITE:
+            if dim.labels[-1].space == "head_dim.k":
+                found[t.name] = KEY_BIAS, slice(0, t.shape[0])
+            elif dim.labels[0].axis == "qkv":
+                found[t.name] = KEY_BIAS, slice(t.shape[0] // 3, 2 * t.shape[0] // 3)
+    return found
 
 
 def from_files(

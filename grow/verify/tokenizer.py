@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,14 @@ FILES = (
 LIMIT = "the same token -> id and the same ids for a text"
 
 
-def tokenizers(source: Path, grown: Path) -> Check:
-    """Same files, or else the same vocabulary, special tokens and ids of the held-out text."""
+def tokenizers(source: Path, grown: Path, *, grew: bool = False) -> Check:
+    """Same files, or else the same vocabulary, special tokens, rules and ids of the held-out text.
+
+    grew  a growth takes the tokenizer along, so that one without is a fault; of other pairs one may be weights alone
+    """
     a, b = ({name: (folder / name) for name in FILES if (folder / name).is_file()} for folder in (source, grown))
+    if a and not b and grew:
+        return Check("tokenizer", "fail", limit=LIMIT, reason=f"{grown} has none, and its source has")
     if not a or not b:
         which = "neither folder has" if not a and not b else f"only {source if a else grown} has"
         return Check("tokenizer", "skip", limit=LIMIT, reason=f"{which} a tokenizer")
@@ -71,4 +77,28 @@ def _difference(a: Any, b: Any) -> str:
     if ids != others:
         k = next((k for k, (i, j) in enumerate(zip(ids, others)) if i != j), min(len(ids), len(others)))
         return f"the held-out text reads differently from token {k} on: {others[k : k + 1]} instead of {ids[k : k + 1]}"
+    theirs = _rules(b)
+    for part, rule in _rules(a).items():
+        if theirs.get(part) != rule:
+            return f"{part}: {_first_unequal(rule, theirs.get(part))}"
     return ""
+
+
+PARTS = ("merges", "normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens")
+
+
+def _rules(tokenizer: Any) -> dict[str, Any]:
+    """How a fast tokenizer cuts and joins, as the tokenizers library itself writes it; nothing of a slow one."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return {}
+    whole = json.loads(backend.to_str())
+    whole["merges"] = whole["model"].get("merges")
+    return {part: whole.get(part) for part in PARTS}
+
+
+def _first_unequal(a: Any, b: Any) -> str:
+    if not isinstance(a, list) or not isinstance(b, list):
+        return f"{json.dumps(b)[:80]} instead of {json.dumps(a)[:80]}"
+    k = next((k for k, (i, j) in enumerate(zip(a, b)) if i != j), min(len(a), len(b)))
+    return f"from number {k} on {b[k : k + 1]} instead of {a[k : k + 1]}"

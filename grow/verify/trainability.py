@@ -30,7 +30,7 @@ RATE = 1e-3
 DULL = ("single", "repeated", "constant")  # their tokens do not tell units apart
 LONGEST = 64  # tokens of a probe that is trained on
 LIMIT = f"after {STEPS} steps of AdamW every new parameter has had a gradient, and copies have parted"
-APART = 1e-3  # of a step
+APART = {torch.float64: 1e-7, torch.float32: 1e-4}  # of a step: above what rounding does to equal gradients
 PARTED = 0.1  # of a unit's entries: a few may have been reached once, or by rounding alone
 FEWEST = 8  # entries with a gradient that it takes to tell twins apart
 UNKNOWN = -9  # in place of an axis map's source: the dim grew and nobody says how
@@ -237,7 +237,7 @@ def _together(units: torch.Tensor, alive: torch.Tensor, a: np.ndarray, b: np.nda
     for i, j in zip(a.tolist(), b.tolist()):
         moved = alive[i] | alive[j]
         if int(moved.sum()) >= FEWEST:
-            parted = (units[i] - units[j])[moved].abs() >= APART * RATE
+            parted = (units[i] - units[j])[moved].abs() >= APART[units.dtype] * RATE
             found += float(parted.double().mean()) < PARTED
     return found
 
