@@ -141,10 +141,10 @@ class Replay:
         different = []
         for name in sorted((set(wanted) | set(found)) - NEUTRAL):
             a, b = self.family.get(wanted, name), self.family.get(found, name)
-            alone = (name in wanted) != (name in found)
             if a == b or (_unset(a) and _unset(b)):
                 continue
-            if not (alone and _spelled_out(self.family.model_type, name, b if name in found else a)):
+            silent = [config for config in (wanted, found) if name not in config]
+            if not (silent and _spelled_out(silent[0], name, b if name in found else a)):
                 different.append({"field": name, "source": a, "grown": b})
         return different
 
@@ -241,12 +241,12 @@ def significant(differences: Iterable[dict[str, Any]], widths_of: str | None = N
     ]
 
 
-def _spelled_out(model_type: str, name: str, value: Any) -> bool:
-    """Whether a field that only one config has says what stock code takes without it."""
+def _spelled_out(silent: Mapping[str, Any], name: str, value: Any) -> bool:
+    """Whether a field that the other config has says what stock code takes from the one that leaves it out."""
     import transformers
 
     try:
-        default = transformers.CONFIG_MAPPING[model_type]()
+        default = transformers.CONFIG_MAPPING[silent["model_type"]].from_dict(dict(silent))
     except Exception:  # a default that this version refuses is no default
         return False
     return value is not None and getattr(default, name, None) == value

@@ -42,7 +42,9 @@ def tokenizers(source: Path, grown: Path, *, grew: bool = False) -> Check:
         return Check("tokenizer", "skip", limit=LIMIT, reason=f"the source's does not load: {type(error).__name__}")
     try:
         second = _load(grown)
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the tokenizers library is no Exception
         reason = f"does not load: {type(error).__name__}: {error}"
         return Check("tokenizer", "fail", {"identical": False}, LIMIT, reason)
     problem = _difference(first, second)
@@ -84,7 +86,7 @@ def _difference(a: Any, b: Any) -> str:
     return ""
 
 
-PARTS = ("merges", "normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens")
+PARTS = ("model", "merges", "scores", "normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens")
 
 
 def _rules(tokenizer: Any) -> dict[str, Any]:
@@ -93,7 +95,10 @@ def _rules(tokenizer: Any) -> dict[str, Any]:
     if backend is None:
         return {}
     whole = json.loads(backend.to_str())
-    whole["merges"] = whole["model"].get("merges")
+    model = whole["model"]
+    whole["merges"] = model.pop("merges", None)
+    vocab = model.pop("vocab", None)  # token -> id was compared; a unigram model has [token, score] for each
+    whole["scores"] = vocab if isinstance(vocab, list) else None
     return {part: whole.get(part) for part in PARTS}
 
 
