@@ -1,0 +1,192 @@
+"""What computes the same function is called lossless: every family, dtype, kind of target, operator and split, and
+pairs that stock code has read and written since.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny as files
+import transformers
+from models import ONE_EACH, VARIANTS
+
+import grow
+from grow.families import FAMILIES
+from grow.verify.float64 import quiet
+from grow.verify.result import Verification
+from grow.zoo import bundled_path
+
+RUNGS = ("certificate", "true_float64", "hidden_states")
+OUTPUTS = ("certificate", "true_float64")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+COPIES = {"operators": {"ffn": "copies", "heads": "copies"}}
+
+
+@pytest.fixture(autouse=True)
+def _old_objects_are_not_walked_again():
+    """Closing a pair of models collects garbage, which takes 0.2 s when it walks all that torch made at import."""
+    gc.collect()
+    gc.freeze()
+
+
+def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """name -> (target, options): each axis alone, all at once, and every operator and split."""
+    facts = FAMILIES[VARIANTS[variant].model_type]
+    old = facts.sizes_of(VARIANTS[variant].fields)
+    n, h, k, d, f = (old[axis] for axis in ("hidden", "heads", "kv_heads", "head_dim", "ffn"))
+    found: dict[str, tuple[Any, dict[str, Any]]] = {
+        "2x": ("2x", {}),
+        "3x, shared evenly": ("3x", {"split": "even"}),
+        "ffn": ({"ffn": 2 * f + 3}, {"operators": {"ffn": "copies"}}),
+        "2x, every copy": ("2x", {**COPIES, "seed": 7}),
+    }
+    if not facts.derived_head_dim:
+        heads = {"heads": h + h // k, "kv_heads": k + 1}
+        # Llama's config wants heads that divide hidden
+        hidden = next(m for m in range(n + 1, 4 * n) if m % heads["heads"] == 0 and m % n)
+        return found | {
+            "heads": (heads | {"hidden": hidden // heads["heads"] * heads["heads"]}, {}),
+            "head_dim": ({"head_dim": 2 * d}, {}),
+            "any hidden": ({"hidden": n + h}, {"seed": 3}),
+        }
+    found |= {"heads": ({"heads": 2 * h, "hidden": 2 * n, "ffn": f + 1}, {}), "head_dim": ({"hidden": 2 * n}, {})}
+    if facts.norm.writes_stream == "always":
+        return found | {"4x": ("4x", {"seed": 3})}
+    return found | {"any hidden": ({"hidden": n + 2 * d, "heads": h + 2}, {"seed": 3})}
+
+
+LADDER = ("2x", "2x, every copy")
+WHOLE = [(variant, dtype, name) for variant in ONE_EACH for dtype in ("float32", "bfloat16") for name in LADDER]
+PAIRS = [(v, dtype, name) for v in ONE_EACH for dtype in DTYPES for name in targets(v) if name != "2x, every copy"]
+SEEDS = [(variant, seed) for variant in ONE_EACH for seed in (1, 2)]
+SAVED = [(variant, shard) for variant in ONE_EACH for shard in ("5GB", "20KB")]
+
+
+def alarms(
+    source: Path, folder: Path, cases: Mapping[str, tuple[Any, dict[str, Any]]], verify: Callable[..., Verification]
+) -> dict[str, Any]:
+    """Target -> what is wrong, for the growths that are not called lossless."""
+    found = {}
+    for name, (to, options) in cases.items():
+        grown = grow.widen(source, to, out=folder / "grown", verify=False, overwrite=True, **options).path
+        result = verify(source, grown)
+        if (result.verdict, result.exit_code) != ("lossless", 0):
+            found[name] = result.verdict, [f"{c.name}: {c.reason}" for c in result.checks if c.status == "fail"]
+    return found
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variant", ONE_EACH)
+def test_every_growth_is_lossless(variant, dtype, tiny, tmp_path):
+    cases = {name: targets(variant)[name] for v, d, name in PAIRS if (v, d) == (variant, dtype)}
+    assert alarms(tiny(variant, dtype), tmp_path, cases, lambda *pair: grow.verify(*pair, rungs=RUNGS)) == {}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("variant", ONE_EACH)
+def test_the_whole_ladder_passes(variant, dtype, tiny, tmp_path):
+    cases = {name: targets(variant)[name] for v, d, name in WHOLE if (v, d) == (variant, dtype)}
+    assert alarms(tiny(variant, dtype), tmp_path, cases, grow.verify) == {}
+
+
+@pytest.mark.parametrize(("variant", "to"), [("qwen3", "head_dim=24"), ("roberta-mlm", "4x")])
+def test_twins_that_part_slowly_are_not_locked(variant, to, tiny, tmp_path):
+    grown = grow.widen(tiny(variant), to, out=tmp_path / "grown", verify=False).path
+    found = grow.verify(tiny(variant), grown, rungs=("trainability",))
+    assert (found.trainable, found.exit_code) == (True, 0)
+
+
+@pytest.mark.parametrize(("variant", "seed"), SEEDS)
+def test_other_probes_find_nothing_either(variant, seed, tiny, tmp_path):
+    grown = grow.widen(tiny(variant), "2x", out=tmp_path / "grown", verify=False).path
+    found = grow.verify(tiny(variant), grown, rungs=("true_float64", "hidden_states"), seed=seed)
+    assert (found.verdict, found.exit_code) == ("lossless", 0)
+
+
+@pytest.mark.parametrize("variant", ONE_EACH)
+def test_without_grow_json_a_bit_exact_growth_is_lossless(variant, tiny, tmp_path):
+    grown = grow.widen(tiny(variant), "2x", out=tmp_path / "grown", verify=False).path
+    (grown / "grow.json").unlink()
+    found = grow.verify(tiny(variant), grown, rungs=OUTPUTS)
+    assert (found.verdict, found.exit_code) == ("lossless", 0)
+
+
+@pytest.mark.parametrize("variant", ["llama-base", "gpt2-base", "bert-base"])
+def test_without_grow_json_hidden_outputs_of_another_width_are_not_called_different(variant, tiny, tmp_path):
+    grown = grow.widen(tiny(variant), "2x", out=tmp_path / "grown", verify=False).path
+    assert grow.verify(tiny(variant), grown, rungs=OUTPUTS).verdict == "lossless"
+    (grown / "grow.json").unlink()
+    assert grow.verify(tiny(variant), grown, rungs=OUTPUTS).verdict == "unproved"
+
+
+def saved_again(folder: Path, to: Path, **options: Any) -> Path:
+    """What stock code writes after reading a checkpoint, with the grow.json of that."""
+    with quiet():
+        config = transformers.AutoConfig.from_pretrained(folder)
+        getattr(transformers, config.architectures[0]).from_pretrained(folder).save_pretrained(to, **options)
+    shutil.copy(folder / "grow.json", to)
+    return to
+
+
+@pytest.mark.parametrize(("variant", "shard"), SAVED)
+def test_a_growth_that_stock_code_saved_again_is_lossless(variant, shard, tiny, tmp_path):
+    grown = grow.widen(tiny(variant), "2x", out=tmp_path / "grown", verify=False).path
+    again = saved_again(grown, tmp_path / "again", max_shard_size=shard)
+    assert (again / "model.safetensors.index.json").exists() == (shard == "20KB")
+    found = grow.verify(tiny(variant), again, rungs=OUTPUTS)
+    assert (found.verdict, found.exit_code) == ("lossless", 0)
+
+
+def sparse(folder: Path, to: Path, variant: str) -> Path:
+    """The same checkpoint with a config that leaves defaults out, as those of the hub do."""
+    shutil.copytree(folder, to)
+    keep = {*VARIANTS[variant].fields, "model_type", "architectures", "dtype"}
+    whole = files.read_json(folder / "config.json")
+    files.write_json(to / "config.json", {name: value for name, value in whole.items() if name in keep})
+    return to
+
+
+@pytest.mark.parametrize("variant", ONE_EACH)
+def test_a_default_that_one_config_spells_out_is_no_difference(variant, tiny, tmp_path):
+    short = sparse(tiny(variant), tmp_path / "short", variant)
+    for pair in ((tiny(variant), short), (short, tiny(variant))):
+        found = grow.verify(*pair, rungs=OUTPUTS)
+        assert (found.verdict, found.exit_code) == ("lossless", 0)
+
+
+@pytest.mark.parametrize("variant", ONE_EACH)
+def test_with_grow_json_a_default_that_stock_code_spells_out_is_no_difference(variant, tiny, tmp_path):
+    short = sparse(tiny(variant), tmp_path / "short", variant)
+    grown = grow.widen(short, "2x", out=tmp_path / "grown", verify=False).path
+    assert grow.verify(short, grown, rungs=OUTPUTS).verdict == "lossless"
+    assert grow.verify(short, saved_again(grown, tmp_path / "again"), rungs=OUTPUTS).verdict == "lossless"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda t: None, id="white space"),
+        pytest.param(
+            lambda t: t["model"].update(merges=[" ".join(pair) for pair in t["model"]["merges"]]), id="merges"
+        ),
+        pytest.param(lambda t: t["model"].update(vocab=dict(sorted(t["model"]["vocab"].items()))), id="order"),
+        pytest.param(lambda t: t.update(truncation=None, padding=None), id="batching"),
+    ],
+)
+def test_another_spelling_of_the_same_tokenizer_is_no_difference(change, tmp_path):
+    source = bundled_path("small")
+    other = Path(shutil.copytree(source, tmp_path / "other"))
+    files.edit_json(other / "tokenizer.json", change)
+    check = grow.verify(source, other, rungs=("tokenizer",)).check("tokenizer")
+    assert (check.status, check.measured["identical"]) == ("pass", False)
+
+
+def test_at_least_300_pairs_are_tried_and_40_of_them_on_the_whole_ladder():
+    assert all(len(set(cases)) == len(cases) for cases in (PAIRS, WHOLE, SEEDS, SAVED))
+    assert len(PAIRS) + len(WHOLE) + len(SEEDS) + len(SAVED) >= 300
+    assert len(WHOLE) >= 40
