@@ -394,8 +394,8 @@ INVISIBLE = {
 """With RoPE the score q·R(b) depends on the distance, so a key bias of those families is visible."""
 
 STORED_IN = {
-    "llama-biases": "float64", "mistral": "float32", "qwen2": "float64", "qwen3-biases": "float32", "gpt2": "float64",
-    "gpt_neox": "float64", "opt": "float32", "bert-mlm": "float64", "roberta-mlm": "float32",
+    "llama-biases": "float64", "mistral": "float32", "qwen2": "float64", "qwen3-biases": "float64", "gpt2": "float64",
+    "gpt_neox": "float64", "opt": "float32", "bert-mlm": "float64", "roberta-mlm": "float64",
     "distilbert-mlm": "float64",
 }  # fmt: skip
 

@@ -33,8 +33,8 @@ def generation(pair: Pair, *, limit: float = EXACT) -> Check:
 def sampling(pair: Pair, *, limit: float = EXACT) -> Check:
     """Sampling from the full distribution with one seed draws the same tokens.
 
-    A rounded growth moves the distribution by its rounding, and with it now and then a draw: then the shares of
-    `generation` decide and this is skipped.
+    A rounded growth moves the distribution by its rounding, and with it now and then a draw: then this is skipped, and
+    `generation` has to do.
     """
     if limit > EXACT:
         return Check("sampling", "skip", reason="rounded weights may move a draw across a boundary")

@@ -26,6 +26,7 @@ import time
 from datetime import date
 from pathlib import Path
 
+import bench_widen
 from bench_widen import nbytes, tensors_of, timed, write_source
 
 VERIFY = """
@@ -44,23 +45,8 @@ print(json.dumps({"seconds": seconds, "verification": found.to_dict()}))
 
 
 def config_of(hidden: int, heads: int, ffn: int, args: argparse.Namespace) -> dict:
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": hidden,
-        "intermediate_size": ffn,
-        "num_attention_heads": heads,
-        "num_key_value_heads": heads,
-        "head_dim": hidden // heads,
-        "num_hidden_layers": args.layers,
-        "vocab_size": args.vocab,
-        "max_position_embeddings": 2048,
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "tie_word_embeddings": False,
-        "dtype": "bfloat16",
-    }
+    sizes = {"hidden": hidden, "heads": heads, "kv_heads": heads, "ffn": ffn}
+    return bench_widen.config_of(argparse.Namespace(**sizes, layers=args.layers, vocab=args.vocab))
 
 
 def watched(command: list[str], env: dict[str, str]) -> tuple[float, int, str]:
