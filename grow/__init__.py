@@ -4,15 +4,15 @@
     grown = grow.widen("small", "base", out="my-base")     # verified, or an error and nothing written
     print(grown.verification.verdict)                      # lossless
 
-`plan`, `widen`, `verify`, `inspect` and `families` have the names of the commands; `record` and `verify_against` are
-`grow verify --record` and `--against`. Importing grow imports no torch.
+`plan`, `widen`, `deepen`, `verify`, `inspect` and `families` have the names of the commands; `record` and
+`verify_against` are `grow verify --record` and `--against`. Importing grow imports no torch.
 """
 
 from __future__ import annotations
 
 __version__ = "0.1.0"
 
-from grow.api import Different, Growth, Inspection, inspect, plan, record, verify, verify_against, widen
+from grow.api import Different, Growth, Inspection, deepen, inspect, plan, record, verify, verify_against, widen
 from grow.errors import BadInput, GrowError, Refused
 from grow.families import FAMILIES as families
 
@@ -23,6 +23,7 @@ __all__ = [
     "Growth",
     "Inspection",
     "Refused",
+    "deepen",
     "families",
     "inspect",
     "plan",

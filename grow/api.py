@@ -30,9 +30,8 @@ from grow.errors import BadInput, GrowError
 from grow.families import family_of
 from grow.family import Family
 from grow.match import Match, check_duplicates, match
-from grow.plan import Plan, make_plan
+from grow.plan import Plan, plan_for
 from grow.provenance import NAME, record_of
-from grow.target import resolve
 from grow.verify.ladder import verify_folders
 from grow.verify.result import FUNCTION, LADDER, Verification
 
@@ -117,17 +116,22 @@ def plan(
     split: str = "exact",
     seed: int = 0,
     dtype: str = "auto",
+    deepen: bool = False,
+    place: str | Sequence[int] = "spread",
+    fill: str = "copy",
+    new_tokens: str = "blend",
     revision: str | None = None,
     assume_harmless: Sequence[str] = (),
 ) -> Plan:
     """What `widen` with the same arguments would do; nothing is written. See `widen`."""
-    options = dict(operators=operators, split=split, seed=seed, dtype=dtype)
+    options: dict[str, Any] = dict(operators=operators, split=split, seed=seed, dtype=dtype)
+    options |= dict(deepen=deepen, place=place, fill=fill, new_tokens=new_tokens)
     if _is_model(src):
         from grow.memory import ModelSource
 
-        return _plan_of(*ModelSource(src).matched(), to, options)
+        return plan_for(*ModelSource(src).matched(), to, **options)
     with opened(src, revision=revision, assume_harmless=assume_harmless) as (_, family, matched):
-        return _plan_of(family, matched, to, options)
+        return plan_for(family, matched, to, **options)
 
 
 def widen(
@@ -139,6 +143,10 @@ def widen(
     split: str = "exact",
     seed: int = 0,
     dtype: str = "auto",
+    deepen: bool = False,
+    place: str | Sequence[int] = "spread",
+    fill: str = "copy",
+    new_tokens: str = "blend",
     max_shard_size: str | int = SHARD_SIZE,
     overwrite: bool = False,
     verify: bool = True,
@@ -147,7 +155,7 @@ def widen(
     progress: Callable[[int, int], None] = lambda done, total: None,
     on_rung: Callable[[str], None] = lambda rung: None,
 ) -> Growth:
-    """Enlarge a checkpoint's widths; every output stays as it was.
+    """Enlarge a checkpoint; every output stays as it was.
 
     src        folder, hub id, bundled name (`small`) or a `PreTrainedModel`
     to         size name, factor ("2x"), fields ("hidden_size=960,heads=15" or a dict), folder or config
@@ -155,12 +163,17 @@ def widen(
     operators  axis -> operator, for hidden, ffn and heads; see `grow.operators`
     split      "exact": shares drawn per weight that sum bit for bit; "even": equal shares
     dtype      "auto" keeps the stored dtype of a bit-exact plan and writes a rounded one as float32
+    deepen     take the number of layers of a size or config too (a field that names them is always taken)
+    place      where new layers go: "spread", "top", "after:K", or the old layers behind which they stand
+    fill       what they are filled with: "copy" of their neighbours, or "fresh"; they compute the identity
+    new_tokens logits of new tokens: "blend" (between the old ones), "zero", "low" (by the head's bias)
     progress   called with (bytes written, bytes in all)
 
     Raises BadInput, Refused: nothing was written. Different: verification failed, nothing was kept.
     """
     started = time.monotonic()
-    options = dict(operators=operators, split=split, seed=seed, dtype=dtype)
+    options: dict[str, Any] = dict(operators=operators, split=split, seed=seed, dtype=dtype)
+    options |= dict(deepen=deepen, place=place, fill=fill, new_tokens=new_tokens)
     if _is_model(src):
         from grow.memory import widen_model
 
@@ -174,7 +187,7 @@ def widen(
         return widen_model(src, to, options, verify=verify)
     shard = parse_size(max_shard_size)
     with opened(src, revision=revision, assume_harmless=assume_harmless) as (checkpoint, family, matched):
-        the_plan = _plan_of(family, matched, to, options)
+        the_plan = plan_for(family, matched, to, **options)
         folder = Path(out) if out is not None else Path(default_name(src, to))
         # room for the result, and for the float64 proof beside it only if somebody asks for it
         with Staging(folder, source=checkpoint.path, overwrite=overwrite, needed=the_plan.nbytes) as stage:
@@ -207,6 +220,15 @@ def widen(
             stage.commit()
         notes = (*checkpoint.notes, *the_plan.notes, *stage.notes)
         return Growth(the_plan, folder, None, found, time.monotonic() - started, notes)
+
+
+def deepen(src: Any, layers: int, **options: Any) -> Growth:
+    """Insert layers until there are `layers` of them; every output stays as it was.
+
+    The new ones compute the identity at first and train: `place` and `fill` say where they stand and what they hold.
+    Options, result and errors as of `widen`, which grows depth too where its target names `layers`.
+    """
+    return widen(src, {"layers": layers}, **options)
 
 
 def verify(
@@ -308,10 +330,6 @@ def default_name(src: Any, to: Any) -> str:
     text = ",".join(f"{k}={v}" for k, v in to.items()) if isinstance(to, Mapping) else os.fspath(to)
     base, target = (Path(os.fspath(x)).name or "checkpoint" for x in (src, text.removesuffix("/config.json")))
     return re.sub(r"[^\w.,=+-]+", "_", f"{base}-{target}")[:120]
-
-
-def _plan_of(family: Family, matched: Match, to: Any, options: Mapping[str, Any]) -> Plan:
-    return make_plan(family, matched, resolve(family, matched.config, to), **options)
 
 
 def _write(the_plan: Plan, checkpoint: Checkpoint, folder: Path, shard: int, name: str, progress) -> None:

@@ -16,13 +16,15 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from grow.axes import GAIN, READ, SHIFT, WRITE
+from grow.change import DRAWN
 from grow.errors import BadInput, Refused
-from grow.maps import MEAN, SILENT, UNREAD, AxisMap
+from grow.maps import BLEND, MEAN, SILENT, UNREAD, AxisMap, is_power_of_two
 from grow.numerics import RAW, Noise, narrow, representable, split_even, split_exact, stored, widen
 from grow.plan import TensorPlan
 
 BLOCK = 1 << 18  # elements of a source block: about a megabyte in float32
 UNSEEN_RMS = 0.02  # scale of fresh weights beside a tensor that is all zeros
+GROUPS = 16  # of old rows, whose means new tokens are blends of
 
 ReadRows = Callable[[int, int], np.ndarray]  # [start, stop) -> (rows, columns) in stored form
 WriteRows = Callable[[int, np.ndarray], None]  # first row, (rows, columns) in stored form
@@ -34,7 +36,9 @@ def grow_tensor(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, *, sp
     Raises BadInput on NaN or Inf in the source, Refused when the stored dtype cannot hold a result.
     """
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused when it is stored
-        if t.roles[0] in (GAIN, SHIFT):
+        if t.fill is not None:
+            _fill_tensor(t, read_rows, write_rows, seed)
+        elif t.roles[0] in (GAIN, SHIFT):
             _grow_norm(t, read_rows, write_rows, split, seed)
         else:
             _Matrix(t, split, seed).run(read_rows, write_rows)
@@ -51,18 +55,20 @@ class _Matrix:
         self.m_cols = (*t.new_shape, 1)[1]
         changing = [m for m in (self.rows, self.cols) if m is not None]
         exact = all(m.exact_factors for m in changing) and (split == "exact" or t.dtype != "F64")
+        exact = exact and is_power_of_two(t.factor)
         wide = "F64" in (t.dtype, t.source_dtype) or not exact
         self.work = np.dtype(np.float64 if wide else np.float32)
         sides = ((self.rows, self.row_role), (self.cols, self.col_role))
         # where numbers only move, their bits do, several times faster than through floats
         still = (_only_moves(m, role, made_elsewhere=i == 0) for i, (m, role) in enumerate(sides))
-        self.moves = t.dtype == t.source_dtype and all(still)
+        self.moves = t.dtype == t.source_dtype and all(still) and t.factor == 1
         # where nothing is larger than a stored number and all is exact, rounding would only take time
-        largest = max((float(m.write.max()) for m in changing), default=1.0)
+        largest = max((float(m.write.max()) for m in changing), default=1.0) * abs(t.factor)
         self.fits = exact and t.dtype == t.source_dtype and split == "exact" and largest <= 1
         self.rescaled = any(m is not None and role == WRITE and not m.exact_factors for m, role in sides)
         self.squares, self.seen = 0.0, 0
         self.mean = np.zeros(self.n_cols)
+        self.groups, self.counts = np.zeros((GROUPS, self.n_cols)), np.zeros((GROUPS, 1))
 
     def run(self, read_rows: ReadRows, write_rows: WriteRows) -> None:
         step = max(1, BLOCK // max(self.n_cols, 1))
@@ -70,14 +76,16 @@ class _Matrix:
             stop = min(start + step, self.n_rows)
             raw = read_rows(start, stop)
             values = widen(raw, self.t.source_dtype, self.work)
-            self._observe(values)
+            self._observe(values, start)
+            if self.t.factor != 1:
+                values = values * self.work.type(self.t.factor)
             noise = Noise(self.seed, self.t.name, block)
             for first, part in self._spread_rows(raw if self.moves else values, start, stop, noise):
                 write_rows(first, part)
         if self.rows is not None:
             self._fresh_rows(self.rows, write_rows)
 
-    def _observe(self, values: np.ndarray) -> None:
+    def _observe(self, values: np.ndarray, start: int) -> None:
         flat = values.ravel()
         squares = float(np.dot(flat, flat))
         if not np.isfinite(squares):
@@ -88,6 +96,11 @@ class _Matrix:
         self.seen += flat.size
         if self.rows is not None and (self.rows.source == MEAN).any():
             self.mean += values.sum(axis=0, dtype=np.float64)
+        if self.rows is not None and (self.rows.source == BLEND).any():
+            for k in range(min(GROUPS, len(values))):
+                group = values[k::GROUPS]
+                self.groups[(start + k) % GROUPS] += group.sum(axis=0, dtype=np.float64)
+                self.counts[(start + k) % GROUPS] += len(group)
 
     def _spread_rows(self, values: np.ndarray, start: int, stop: int, noise: Noise) -> Iterator[tuple[int, np.ndarray]]:
         """(first new row, finished rows) for every copy of the source rows [start, stop)."""
@@ -173,14 +186,28 @@ class _Matrix:
         rms *= np.sqrt(self.n_cols / self.m_cols)  # a unit that reads more inputs keeps its scale
         reads = self.row_role == READ
         rows = max(1, BLOCK // self.m_cols)
-        for kind in (SILENT, UNREAD, MEAN):
+        for kind in (SILENT, UNREAD, MEAN, BLEND):
             fresh = axis_map.fresh(kind)
             for run in np.split(fresh, np.flatnonzero(np.diff(fresh) != 1) + 1):
                 for at in range(0, len(run), rows):
                     some = run[at : at + rows]
                     noise = Noise(self.seed, self.t.name + ":fresh", int(some[0]))
-                    filled = self._fill(kind, reads, axis_map.write[some], rms, noise)
+                    if kind == BLEND:
+                        filled = self._blend(some)
+                    else:
+                        filled = self._fill(kind, reads, axis_map.write[some], rms, noise)
                     write_rows(int(some[0]), self._finish(filled))
+
+    def _blend(self, rows: np.ndarray) -> np.ndarray:
+        """Convex combinations of the old rows, drawn per row of the axis: the same for every tensor that has it."""
+        if self.t.low is not None:
+            return np.full((len(rows), self.m_cols), self.t.low, dtype=self.work)
+        seen = self.counts[:, 0] > 0
+        means = self.groups[seen] / self.counts[seen]
+        shares = np.stack([_shares(self.seed, int(row), len(means)) for row in rows])
+        blends = (shares @ means).astype(self.work)
+        noise = Noise(self.seed, self.t.name + ":blend", int(rows[0]))
+        return self._columns(representable(blends, self.t.dtype), noise)
 
     def _fill(self, kind: int, reads: bool, write: np.ndarray, rms: float, noise: Noise) -> np.ndarray:
         """Fresh rows of one kind, one per entry of `write`."""
@@ -218,8 +245,10 @@ def _grow_norm(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, split:
         raise _not_finite(t.source, values)
     axis_map = t.maps[0]
     if axis_map is None:
-        write_rows(0, raw if t.dtype == t.source_dtype else _stored(t, values[:, None]))
+        kept = t.dtype == t.source_dtype and t.factor == 1
+        write_rows(0, raw if kept else _stored(t, values[:, None] * t.factor))
         return
+    values = values * t.factor
     shift = t.roles[0] == SHIFT
     fill = 0.0 if shift else float(np.abs(values).mean())
     out = np.full(axis_map.m, fill)
@@ -241,6 +270,36 @@ def _grow_norm(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, split:
         fresh = axis_map.source < 0
         out[fresh] *= axis_map.gain[fresh]
     write_rows(0, _stored(t, out[:, None]))
+
+
+def _fill_tensor(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, seed: int) -> None:
+    """A tensor that is one number, or drawn at the scale of the old one (its columns may have become more)."""
+    width = int(np.prod(t.new_shape[1:], dtype=np.int64))
+    step = max(1, BLOCK // width)
+    rms = 0.0
+    if t.fill == DRAWN:
+        squares = 0.0
+        for start in range(0, t.shape[0], step):
+            values = widen(read_rows(start, min(start + step, t.shape[0])), t.source_dtype, np.dtype(np.float64))
+            if not np.isfinite(values).all():
+                raise _not_finite(t.source, values)
+            squares += float(np.square(values).sum())
+        rms = np.sqrt(squares / np.prod(t.shape)) or UNSEEN_RMS
+        rms *= np.sqrt(np.prod(t.shape[1:]) / width)  # a unit that reads more inputs keeps its scale
+    for start in range(0, t.new_shape[0], step):
+        shape = (min(step, t.new_shape[0] - start), width)
+        if t.fill == DRAWN:
+            block = Noise(seed, t.name + ":drawn", start).uniform(shape, rms, np.dtype(np.float64))
+        else:
+            block = np.full(shape, t.fill, dtype=np.float64)
+        write_rows(start, _stored(t, block))
+
+
+def _shares(seed: int, row: int, count: int) -> np.ndarray:
+    """(count,) positive numbers that sum to 1, all such being equally likely."""
+    noise = Noise(seed, "blend", row).one_to_two((count,), np.dtype(np.float64))
+    drawn = -np.log(2 - noise)  # on (0, ∞): exponentials, normalised, are uniform on the simplex
+    return drawn / drawn.sum()
 
 
 def _not_finite(name: str, values: np.ndarray) -> BadInput:

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 
 SIDES = ("q", "k", "v")
 WRITE, READ, GAIN, SHIFT = "write", "read", "gain", "shift"
+INDICES = ("layers", "experts")  # axes along which tensors are counted instead of stacked
+LOOKUPS = {"vocab", "positions", "types"}  # a table that these index is looked up row by row, not multiplied
 
 _LABEL = re.compile(r"(?P<axis>[a-z_]+)(?:\.(?P<side>[qkv]))?(?:\+(?P<extra>\d+))?$")
 _SIDE = r"\([^()]*\)|[^\s()]+"
@@ -91,7 +93,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a family's table; `{layers}` stands for the layer's index."""
+    """One line of a family's table; `{layers}` and `{experts}` stand for indices."""
 
     name: str
     signature: Signature
@@ -104,7 +106,9 @@ class Row:
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        escaped = re.escape(self.name).replace(re.escape("{layers}"), r"(?P<layers>0|[1-9]\d*)")
+        escaped = re.escape(self.name)
+        for index in INDICES:
+            escaped = escaped.replace(re.escape(f"{{{index}}}"), rf"(?P<{index}>0|[1-9]\d*)")
         return re.compile(escaped + r"\Z")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 
-from grow.family import WIDTHS
 from grow.plan import Plan
 from grow.verify.result import Verification
 
@@ -30,8 +29,8 @@ def model_card(plan: Plan, source: str, verification: Verification | None) -> st
         "|---|---|---|---|",
     ]
     lines += [
-        f"| {axis} | {plan.sizes[axis]} | {plan.new_sizes[axis]} | {plan.operators[axis]} |"
-        for axis in WIDTHS
+        f"| {axis} | {plan.sizes[axis]} | {plan.new_sizes[axis]} | {plan.operators.get(axis, '')} |"
+        for axis in plan.sizes
         if plan.sizes[axis] != plan.new_sizes[axis]
     ]
     if verification is None:

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from grow import rope
-from grow.errors import Refused
+from grow.errors import BadInput, Refused
 from grow.family import WIDTHS, Family
-from grow.maps import AxisMap, identity
+from grow.maps import BLEND, SILENT, AxisMap, axis_map, identity
 from grow.nearest import nearest
 from grow.operators import OPERATORS, default_operator, grow_head_dim, grow_heads
 
 
 def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, AxisMap], dict[str, str], dict[str, Any]]:
-    words = dict.fromkeys(WIDTHS, "unchanged")
+    words = dict.fromkeys((a for a in WIDTHS if a in old), "unchanged")
     maps: dict[str, AxisMap] = {}
     for axis, context in (("hidden", family.hidden_context(config)), ("ffn", "elementwise")):
         maps[axis] = identity(old[axis])
@@ -44,11 +44,77 @@ def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, Axi
     if d2 != d:
         norm = "; q and k copied, k's new gains 0" if family.attention.qk_norm else "; k's new rows 0"
         words["head_dim"] = how + norm + (f", q × √({d2}/{d})" if scaled else "")
-    for space, axis_map in maps.items():
-        law = axis_map.law()
+    for space, grown_map in maps.items():
+        law = grown_map.law()
         if not np.allclose(law, 1, rtol=0, atol=1e-12):  # a few roundings of √ and of shares that sum to 1
             raise AssertionError(f"{space}: the law gives {law}")
     return maps, words, changes
+
+
+LOW = -1e4  # far below any logit, and float16 can hold it
+NEW_TOKENS = ("blend", "zero", "low")
+
+
+def grow_counts(
+    family: Family, config: Mapping[str, Any], old: Mapping[str, int], new: Mapping[str, int], tokens: str, words: dict
+) -> dict[str, AxisMap]:
+    """Maps of the tables that are looked up: rows are appended, the old ones stay as they are.
+
+    vocab      a new token's row is a drawn convex combination of the old ones, so its logit lies between the smallest
+               and the largest old one and is never the first choice; or 0
+    positions  new rows repeat the old ones, as far as they are positions
+    """
+    if tokens not in NEW_TOKENS:
+        raise BadInput(
+            f"--new-tokens {tokens}",
+            what="no such choice",
+            why="choices: " + ", ".join(NEW_TOKENS),
+            fix="--new-tokens blend",
+        )
+    v, v2 = old["vocab"], new["vocab"]
+    kind = SILENT if tokens == "zero" else BLEND
+    source = np.concatenate([np.arange(v), np.full(v2 - v, kind)])
+    maps = {"vocab": axis_map(v, source, operator=tokens)}
+    if v2 > v:
+        words["vocab"] = (
+            f"{v2 - v} appended, "
+            + {
+                "blend": "logits between the old ones",
+                "zero": "logit 0",
+                "low": f"logits about {LOW:g} by the head's bias",
+            }[tokens]
+        )
+    if "positions" in old:
+        maps["positions"] = _positions(family, config, old["positions"], new["positions"], words)
+    return maps
+
+
+def _positions(family: Family, config: Mapping[str, Any], p: int, p2: int, words: dict) -> AxisMap:
+    first = int(family.get(config, family.positions_from)) + 1 if family.positions_from else 0
+    extra = np.arange(p2 - p) % max(1, p - first) + min(first, p - 1)
+    grown = axis_map(p, np.concatenate([np.arange(p), extra]), operator="repeated")
+    if p2 > p and family.attention.rope:
+        rope.check_positions(config, p, p2)
+        words["positions"] = "no weight has them"
+    elif p2 > p:
+        words["positions"] = f"{p2 - p} appended, repeating the old ones"
+    return grown
+
+
+def low_logit(family: Family, config: Mapping[str, Any], tokens: str) -> float | None:
+    """What the head's bias gives new tokens, None unless `low` was asked for; Refused without such a bias."""
+    if tokens != "low":
+        return None
+    rows = [row for row in family.rows if family.holds(config, row.when) and not row.optional]
+    if not any(str(row.signature) == "vocab <-" for row in rows):
+        raise Refused(
+            "--new-tokens low",
+            what=f"the head of this {family.model_type} has no bias",
+            why="w·x <= every w_i·x for states x of all directions has no solution w, so no row alone gives a logit "
+            "below all others",
+            fix="--new-tokens blend: new logits stay below the largest old one",
+        )
+    return LOW
 
 
 def _check_operator(family: Family, axis: str, n: int, m: int, context: str, name: str) -> None:
@@ -117,12 +183,12 @@ def _head_maps(family: Family, config, old, new, chosen, words) -> tuple[AxisMap
     return grown.heads, grown.kv_heads
 
 
-def _describe(axis_map: AxisMap) -> str:
-    fresh = int((axis_map.source < 0).sum())
+def _describe(m: AxisMap) -> str:
+    fresh = int((m.source < 0).sum())
     if fresh:
-        scale = "" if axis_map.exact_factors and axis_map.write[0] == 1 else f", stream × √({axis_map.m}/{axis_map.n})"
-        return f"{fresh} {axis_map.operator}{scale}"
-    counts = sorted(set(axis_map.counts.tolist()))
+        scale = "" if m.exact_factors and m.write[0] == 1 else f", stream × √({m.m}/{m.n})"
+        return f"{fresh} {m.operator}{scale}"
+    counts = sorted(set(m.counts.tolist()))
     return "copies × " + " and ".join(map(str, counts))
 
 

@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from grow.axes import READ, WRITE
+from grow.axes import LOOKUPS, READ, WRITE
 from grow.plan import ITEMSIZE, Plan, TensorPlan
 
-LOOKUPS = {"vocab", "positions", "types"}  # a table that these index costs no multiplication
 # Per parameter with AdamW: weight, gradient and two moments in float32, or bfloat16 weight and gradient with a float32
 # master weight and moments; both come to 16 bytes.
 TRAIN_BYTES = 16
@@ -41,7 +40,7 @@ class Cost:
 
 def cost_of(plan: Plan) -> tuple[Cost, Cost]:
     """The source's cost and the result's."""
-    old = _cost(plan, plan.sizes, [(t, t.shape) for t in plan.tensors if t.name == t.source], False)
+    old = _cost(plan, plan.sizes, [(t, t.shape) for t in plan.read], False)
     new = _cost(plan, plan.new_sizes, [(t, t.new_shape) for t in plan.tensors], True)
     return old, new
 

@@ -29,7 +29,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
                 "new": plan.new_sizes[axis],
                 "how": plan.operators.get(axis, "unchanged"),
             }
-            for axis in [*WIDTHS, *(a for a in plan.sizes if a not in WIDTHS)]
+            for axis in [*(a for a in WIDTHS if a in plan.sizes), *(a for a in plan.sizes if a not in WIDTHS)]
         },
         "tensors": [
             {

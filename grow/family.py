@@ -16,6 +16,8 @@ from grow.axes import Row, parse_table
 from grow.errors import BadInput, Refused, did_you_mean, listing
 
 WIDTHS = ("hidden", "heads", "kv_heads", "head_dim", "ffn")
+COUNTS = ("layers", "vocab", "positions")
+GROWABLE = (*WIDTHS, *COUNTS)
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,37 @@ class Attention:
     rope        None; "half" (rotates coordinates i and i + head_dim/2); "partial" (the first
                 `partial_rotary_factor · head_dim` coordinates are rotated, the rest pass through)
     qk_norm     an RMSNorm over head_dim on q and on k
+    index_scaled  condition under which scores are divided by the layer's index + 1, too
     """
 
     scaled: str = "always"
     rope: str | None = None
     qk_norm: bool = False
+    index_scaled: str = "never"
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The modules of a post-norm layer, for inserting layers: x -> first(x + attention) -> last(… + writes(reads(…))).
+
+    Names with `{layers}`; `first` and `last` are the LayerNorms, `reads` and `writes` the two matrices of the FFN.
+    """
+
+    first: str
+    reads: str
+    writes: str
+    last: str
+
+
+@dataclass(frozen=True)
+class Window:
+    """Per-layer attention kinds that stock code derives when `field` is not given: layers from `first` on are of the
+    second kind where `switch` is true."""
+
+    field: str = "layer_types"
+    switch: str = "use_sliding_window"
+    first: str = "max_window_layers"
+    kinds: tuple[str, str] = ("full_attention", "sliding_attention")
 
 
 @dataclass(frozen=True)
@@ -80,6 +108,12 @@ class Family:
     spelling  (stored, table) suffixes: older or on-disk names of the same tensor
     stale     suffixes of stored buffers that stock code ignores; they are left out of the result
     divides   the stock config refuses hidden % heads != 0
+    eps       of the norms: a config field or a number
+    chain     the modules of a layer whose norms write the stream
+    branch_norms  rows that are gains on a branch's output; `silent_gain` is the stored number that makes them 0
+    window    how stock code derives per-layer attention kinds
+    layer_lists  config fields with one entry per layer
+    positions_from  config field whose value + 1 is the first row of the position table that is a position
     sizes     size name -> config fields
     """
 
@@ -101,6 +135,13 @@ class Family:
     stale: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     summary: str = ""
+    eps: str | float = "rms_norm_eps"
+    chain: Chain | None = None
+    branch_norms: tuple[str, ...] = ()
+    silent_gain: float = 0.0
+    window: Window | None = None
+    layer_lists: tuple[str, ...] = ("layer_types",)
+    positions_from: str = ""
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:

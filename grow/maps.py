@@ -10,6 +10,7 @@ A coordinate without a source is fresh. Its kind says which single factor is zer
     SILENT   producers write 0, consumers are random
     UNREAD   producers are random, consumers read with 0
     MEAN     producers write the mean of the old coordinates (what LayerNorm subtracts), consumers are random
+    BLEND    producers write a drawn convex combination of the old coordinates (tokens: a logit among the old ones)
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from functools import cached_property
 
 import numpy as np
 
-SILENT, UNREAD, MEAN = -1, -2, -3
-KINDS = {SILENT: "silent", UNREAD: "unread", MEAN: "mean"}
+SILENT, UNREAD, MEAN, BLEND = -1, -2, -3, -4
+KINDS = {SILENT: "silent", UNREAD: "unread", MEAN: "mean", BLEND: "blend"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +144,11 @@ def concatenate(maps: Sequence[AxisMap]) -> AxisMap:
     source = [np.where(m.source < 0, m.source, m.source + o) for m, o in zip(maps, offsets)]
     write, read, gain = (np.concatenate([getattr(m, x) for m in maps]) for x in ("write", "read", "gain"))
     return AxisMap(int(offsets[-1]), np.concatenate(source), write, read, gain)
+
+
+def behind(rows: int, axis_map: AxisMap) -> AxisMap:
+    """The map of a dim that has `rows` coordinates more, in front, which stay (OPT's position table)."""
+    return concatenate([identity(rows), axis_map])
 
 
 def is_power_of_two(x: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -32,6 +33,28 @@ class Matched:
     row: Row
     dtype: str
     shape: tuple[int, ...]
+
+    def index(self, axis: str) -> int | None:
+        """Of its layer or expert; None for a tensor that is there once."""
+        hit = self.row.pattern.match(self.canonical)
+        return int(hit[axis]) if hit and axis in hit.re.groupindex else None
+
+    def at(self, name: str, **indices: int) -> str:
+        """`name`, its stored or its canonical name, with other indices."""
+        for axis, to in indices.items():
+            old = self.index(axis)
+            if old is None:
+                continue
+            # indices of one value: the layer comes first, whatever the prefix
+            head, tail = ("", name) if axis == "layers" else _after_layer(name)
+            name = head + tail.replace(f".{old}.", f".{to}.", 1)
+        return name
+
+
+def _after_layer(name: str) -> tuple[str, str]:
+    """A name in two, behind its first index."""
+    hit = re.search(r"\.\d+(?=\.)", name)
+    return (name[: hit.end()], name[hit.end() :]) if hit else ("", name)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from grow.families import family_of
 from grow.family import Family
 from grow.match import Match, check_duplicates, match
 from grow.numerics import RAW
-from grow.plan import Plan, TensorPlan, make_plan
-from grow.target import resolve
+from grow.plan import Plan, TensorPlan, plan_for
 
 CODES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -68,7 +67,7 @@ def widen_model(model: Any, to: Any, options: Mapping[str, Any], *, verify: bool
     started = time.monotonic()
     source = ModelSource(model)
     family, found = source.matched()
-    plan = make_plan(family, found, resolve(family, found.config, to), **options)
+    plan = plan_for(family, found, to, **options)
     grown = build(plan, model, grow_state(plan, source))
     verification = _verify(model, grown, plan, options["seed"]) if verify else None
     return Growth(plan, None, grown, verification, time.monotonic() - started, plan.notes)
@@ -100,8 +99,10 @@ def build(plan: Plan, model: Any, state: Mapping[str, torch.Tensor]) -> Any:
     tied = set(getattr(grown, "all_tied_weights_keys", {}) or {})
     if unexpected or set(missing) - tied:
         raise AssertionError(f"the grown model misses {missing} and does not know {unexpected}")
-    for old, new in zip(model.parameters(), grown.parameters()):
-        new.requires_grad_(old.requires_grad)
+    source, before = {t.name: t.source for t in plan.tensors}, dict(model.named_parameters())
+    for name, new in grown.named_parameters():
+        if (old := before.get(source.get(name, name))) is not None:
+            new.requires_grad_(old.requires_grad)
     device = next(model.parameters()).device
     return grown.to(device).train(model.training)
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any
 
-from grow.axes import Dim, Label, Signature
-from grow.choose import choose_maps, rounding
+from grow.axes import LOOKUPS, READ, WRITE, Dim, Label, Row, Signature
+from grow.change import Change, Treatment, check_depth, depth_rounds, layer_config, layer_maps, treat
+from grow.choose import choose_maps, grow_counts, low_logit, rounding
+from grow.depth import place as place_layers
 from grow.errors import BadInput, did_you_mean
-from grow.family import WIDTHS, Family
-from grow.maps import AxisMap, concatenate, identity, product
+from grow.family import GROWABLE, Family
+from grow.maps import AxisMap, behind, concatenate, identity, product
 from grow.match import Match, Matched
 from grow.operators import OPERATORS
-from grow.target import Target
+from grow.target import Target, resolve
 
 BITS = {"F64": 53, "F32": 24, "F16": 11, "BF16": 8}
 DTYPE_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -28,8 +31,13 @@ SPLITS = ("exact", "even")
 class TensorPlan:
     """One tensor of the result.
 
+    canonical  the name that the family's table gives it
     maps    one per stored dim, None where nothing changes
     tied    a norm in front of a tied head: its gain (bias) is shared among copies like a consumer's weight
+    fill    None: it is read from `source`; a number: it is that number; `change.DRAWN`: drawn at the source's scale
+    factor  on every element
+    inserted  part of a layer that computes the identity: all of it is new
+    low     value of the fresh rows of a bias, None where their kind says it
     """
 
     name: str
@@ -41,6 +49,11 @@ class TensorPlan:
     source_dtype: str
     dtype: str
     tied: bool = False
+    canonical: str = ""
+    fill: float | str | None = None
+    factor: float = 1.0
+    low: float | None = None
+    inserted: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -48,11 +61,15 @@ class TensorPlan:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        return tuple(dim.role for dim in self.signature.dims)
+        """Per dim. A table that is looked up row by row is not multiplied: its rows are gathered like a producer's."""
+        return tuple(
+            WRITE if dim.role == READ and dim.labels[0].axis in LOOKUPS else dim.role for dim in self.signature.dims
+        )
 
     @property
     def unchanged(self) -> bool:
-        return all(m is None for m in self.maps) and self.dtype == self.source_dtype
+        plain = self.fill is None and self.factor == 1
+        return plain and all(m is None for m in self.maps) and self.dtype == self.source_dtype
 
 
 @dataclass(frozen=True)
@@ -60,7 +77,7 @@ class Plan:
     """What `grow` will do.
 
     sizes, new_sizes   axis -> size
-    maps               space -> AxisMap (hidden, heads, kv_heads, head_dim.q, .k, .v, ffn)
+    change             the maps (hidden, heads, kv_heads, head_dim.q, .k, .v, ffn, vocab, positions) and the layers
     operators          axis -> how it grows, in words
     tensors            in the order of the result's files
     rounded            why stored weights are rounded; empty for a bit-exact plan
@@ -71,13 +88,17 @@ class Plan:
     new_config: dict[str, Any]
     sizes: dict[str, int]
     new_sizes: dict[str, int]
-    maps: dict[str, AxisMap]
+    change: Change
     operators: dict[str, str]
     tensors: tuple[TensorPlan, ...]
     split: str
     seed: int
     rounded: tuple[str, ...]
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def maps(self) -> Mapping[str, AxisMap]:
+        return self.change.maps
 
     @property
     def storage(self) -> str:
@@ -90,7 +111,12 @@ class Plan:
 
     @property
     def parameters(self) -> tuple[int, int]:
-        return sum(math.prod(t.shape) for t in self.tensors), sum(math.prod(t.new_shape) for t in self.tensors)
+        return sum(math.prod(t.shape) for t in self.read), sum(math.prod(t.new_shape) for t in self.tensors)
+
+    @property
+    def read(self) -> list[TensorPlan]:
+        """One tensor of the result for each of the source's."""
+        return list({t.source: t for t in reversed(self.tensors)}.values())[::-1]
 
     @property
     def nbytes(self) -> int:
@@ -106,16 +132,24 @@ def make_plan(
     split: str = "exact",
     seed: int = 0,
     dtype: str = "auto",
+    place: str | Sequence[int] = "spread",
+    fill: str = "copy",
+    new_tokens: str = "blend",
 ) -> Plan:
     """The plan that takes `matched` to `target`; `Refused` when an axis cannot grow exactly."""
     config, old, new = matched.config, family.sizes_of(matched.config), target.sizes
     chosen = _check_options(operators or {}, split, dtype, seed)
     maps, words, changes = choose_maps(family, config, old, new, chosen)
-    new_config = _new_config(family, config, old, new, changes)
+    maps |= grow_counts(family, config, old, new, new_tokens, words)
+    depth = place_layers(old["layers"], new["layers"], place, fill)
+    check_depth(family, config, depth)
+    words["layers"] = depth.describe()
+    change = Change(maps, depth, low=low_logit(family, config, new_tokens) if new["vocab"] > old["vocab"] else None)
+    new_config = _new_config(family, config, old, new, changes) | layer_config(family, config, depth)
     notes = list(target.notes)
-    rounded = rounding(maps, old, new, split)
+    rounded = (*rounding(maps, old, new, split), *depth_rounds(family, config, depth))
     out_dtype = _dtypes(matched, dtype, rounded, notes)
-    tensors, untied = assemble(family, matched, maps, out_dtype)
+    tensors, untied = assemble(family, matched, change, out_dtype)
     if untied:
         new_config["tie_word_embeddings"] = False
         notes.append(
@@ -134,7 +168,7 @@ def make_plan(
         new_config,
         old,
         new,
-        maps,
+        change,
         words,
         tensors,
         split,
@@ -144,24 +178,59 @@ def make_plan(
     )
 
 
+def plan_for(family: Family, matched: Match, to: Any, *, deepen: bool = False, **options: Any) -> Plan:
+    """`make_plan` for a target as people write it, see `grow.target`."""
+    return make_plan(family, matched, resolve(family, matched.config, to, deepen=deepen), **options)
+
+
 def assemble(
-    family: Family, matched: Match, maps: Mapping[str, AxisMap], dtypes: Mapping[str, str]
+    family: Family, matched: Match, change: Change, dtypes: Mapping[str, str]
 ) -> tuple[tuple[TensorPlan, ...], str]:
     """The result's tensors, and the name of a head that has to part from its tied table (or "")."""
-    tie = family.tie if family.tie and family.holds(matched.config, family.tie.when) else None
+    config = matched.config
+    tie = family.tie if family.tie and family.holds(config, family.tie.when) else None
     if tie and not any(t.canonical == tie.table and "hidden" in t.row.signature.axes for t in matched.tensors):
         tie = None  # the table lives in another space than the one that grows: OPT's word_embed_proj_dim
-    grows = not maps["hidden"].is_identity
-    parted = tie if tie and grows and not family.holds(matched.config, tie.norms_when) else None
+    grows = not change.maps["hidden"].is_identity
+    parted = tie if tie and grows and not family.holds(config, tie.norms_when) else None
+    stored = {(t.row.name, t.index("layers")): t for t in matched.tensors}
     tensors, untied = [], ""
-    for t in matched.tensors:
-        tied = tie is not None and parted is None and t.canonical in tie.norms
-        tensors.append(_tensor(t, t.name, t.row.signature, maps, dtypes[t.name], tied))
-        if parted and t.canonical == parted.table:
+    for row, name, canonical, layer in _in_order(matched, change):
+        maps = layer_maps(family, config, change.maps, change.depth, layer)
+        treated = Treatment(0) if layer is None else treat(family, config, change.depth, row, layer)
+        t = stored[row.name, None if layer is None else treated.layer]
+        tied = tie is not None and parted is None and canonical in tie.norms
+        new = layer is not None and change.depth.inserted[layer]
+        grown = _tensor(t, name, row.signature, maps, dtypes[t.name], change.low)
+        tensors.append(
+            replace(grown, canonical=canonical, tied=tied, fill=treated.fill, factor=treated.factor, inserted=new)
+        )
+        if parted and canonical == parted.table:
             head = next(row for row in family.rows if row.name == parted.head)
             untied = parted.head
-            tensors.append(_tensor(t, untied, head.signature, maps, dtypes[t.name], False))
+            tensors.append(replace(_tensor(t, untied, head.signature, maps, dtypes[t.name]), canonical=untied))
     return tuple(tensors), untied
+
+
+def _in_order(matched: Match, change: Change) -> Iterator[tuple[Row, str, str, int | None]]:
+    """(row, stored name, canonical name, new layer) of every tensor of the result; layers stand where the first did."""
+
+    def placed(t: Matched, layer: int | None) -> tuple[Row, str, str, int | None]:
+        if layer is None:
+            return t.row, t.name, t.canonical, None
+        return t.row, t.at(t.name, layers=layer), t.at(t.canonical, layers=layer), layer
+
+    if change.depth.is_identity:
+        yield from (placed(t, t.index("layers")) for t in matched.tensors)
+        return
+    layers: dict[int | None, list[Matched]] = {}
+    for t in matched.tensors:
+        layers.setdefault(t.index("layers"), []).append(t)
+    once = layers.get(None, [])
+    before = len(list(takewhile(lambda t: t.index("layers") is None, matched.tensors)))
+    yield from (placed(t, None) for t in once[:before])
+    yield from (placed(t, j) for j, source in enumerate(change.depth.source) for t in layers[source])
+    yield from (placed(t, None) for t in once[before:])
 
 
 def dim_map(dim: Dim, maps: Mapping[str, AxisMap], sizes: Mapping[str, int]) -> AxisMap | None:
@@ -169,7 +238,9 @@ def dim_map(dim: Dim, maps: Mapping[str, AxisMap], sizes: Mapping[str, int]) -> 
 
     def of(label: Label, side: str = "") -> AxisMap | None:
         found = maps.get(label.space) or maps.get(f"{label.axis}.{side}")
-        return None if found is None or found.is_identity else found
+        if found is None or found.is_identity:
+            return None
+        return found if not label.extra else behind(label.extra, found)
 
     def joined(labels: tuple[Label, ...], side: str = "") -> AxisMap:
         return product([of(label, side) or identity(label.size(sizes)) for label in labels])
@@ -186,15 +257,19 @@ def dim_map(dim: Dim, maps: Mapping[str, AxisMap], sizes: Mapping[str, int]) -> 
 
 
 def _tensor(
-    t: Matched, name: str, signature: Signature, maps: Mapping[str, AxisMap], dtype: str, tied: bool
+    t: Matched, name: str, signature: Signature, maps: Mapping[str, AxisMap], dtype: str, low: float | None = None
 ) -> TensorPlan:
     sizes = {
-        label.axis: size for dim, size in zip(signature.dims, t.shape) for label in dim.labels if len(dim.labels) == 1
+        label.axis: size - label.extra
+        for dim, size in zip(signature.dims, t.shape)
+        for label in dim.labels
+        if len(dim.labels) == 1
     }
     sizes |= {"heads": maps["heads"].n, "kv_heads": maps["kv_heads"].n, "head_dim": maps["head_dim.v"].n}
     dims = tuple(dim_map(dim, maps, sizes) for dim in signature.dims)
     new_shape = tuple(n if m is None else m.m for m, n in zip(dims, t.shape))
-    return TensorPlan(name, t.name, signature, dims, t.shape, new_shape, t.dtype, dtype, tied)
+    biased = low if len(dims) == 1 and any(label.axis == "vocab" for label in signature.dims[0].labels) else None
+    return TensorPlan(name, t.name, signature, dims, t.shape, new_shape, t.dtype, dtype, low=biased)
 
 
 def _dtypes(matched: Match, dtype: str, rounded: tuple[str, ...], notes: list[str]) -> dict[str, str]:
@@ -220,7 +295,7 @@ def _set_dtype(config: dict[str, Any], tensors) -> None:
 
 def _new_config(family: Family, config, old, new, changes) -> dict[str, Any]:
     result = {**config, **changes}
-    for axis in (*WIDTHS, "embed"):
+    for axis in (*GROWABLE, "embed"):
         if axis in family.axes and (new[axis] != old[axis] or config.get(family.axes[axis]) is not None):
             result[family.axes[axis]] = new[axis]
     if new["hidden"] != old["hidden"] or new["heads"] != old["heads"]:

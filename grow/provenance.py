@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from grow.axes import SIDES
+from grow.change import Change
 from grow.checkpoint.header import strict_json
+from grow.depth import FILLS, Depth, unchanged
 from grow.errors import BadInput
 from grow.maps import KINDS, AxisMap, identity
 from grow.plan import SPLITS, Plan
@@ -25,8 +27,10 @@ LONGEST = 1 << 26  # coordinates of an axis; the longest known have 10^5
 SPACES = {
     **{axis: axis for axis in ("hidden", "ffn", "heads", "kv_heads")},
     **{f"head_dim.{side}": "head_dim" for side in SIDES},
+    **{axis: axis for axis in ("vocab", "positions")},
 }
 """Space of coordinates -> the axis that says its size."""
+FIRST = ("hidden", "heads", "kv_heads", "head_dim", "layers", "vocab")  # axes that every family has
 
 
 @dataclass(frozen=True)
@@ -37,13 +41,18 @@ class Record:
     source_config_sha256: str
     sizes: dict[str, int]
     new_sizes: dict[str, int]
-    maps: dict[str, AxisMap]
+    change: Change
     config_changes: dict[str, Any]
     storage: str
     split: str
     seed: int
     tensors: dict[str, str]
     raw: dict[str, Any]
+
+    @property
+    def maps(self) -> dict[str, AxisMap]:
+        """Those that change something."""
+        return {space: m for space, m in self.change.maps.items() if not m.is_identity}
 
 
 def record_of(plan: Plan, *, source: str, version: str, tensors: Mapping[str, str]) -> dict[str, Any]:
@@ -71,6 +80,8 @@ def record_of(plan: Plan, *, source: str, version: str, tensors: Mapping[str, st
                 for space, m in plan.maps.items()
                 if not m.is_identity
             },
+            **({} if plan.change.depth.is_identity else {"depth": _depth_document(plan.change.depth)}),
+            **({} if plan.change.low is None else {"low": plan.change.low}),
         },
         "tensors": dict(tensors),
         "verification": None,
@@ -94,7 +105,7 @@ def read_record(folder: Path) -> Record | None:
             raise ValueError(f"schema {raw['schema']!r}, this version reads {SCHEMA}")
         plan = raw["plan"]
         sizes, new_sizes = ({str(k): int(v) for k, v in plan[key].items()} for key in ("sizes", "new_sizes"))
-        if sizes.keys() != new_sizes.keys() or not {*SPACES.values()} <= sizes.keys():
+        if sizes.keys() != new_sizes.keys() or not {*FIRST} <= sizes.keys():
             raise ValueError("sizes and new_sizes do not name the axes")
         if plan["split"] not in SPLITS or int(plan["seed"]) < 0:
             raise ValueError(f"split {plan['split']!r}, seed {plan['seed']!r}")
@@ -103,7 +114,7 @@ def read_record(folder: Path) -> Record | None:
             str(raw["source"]["config_sha256"]),
             sizes,
             new_sizes,
-            {space: _map(space, m, sizes, new_sizes) for space, m in plan["maps"].items()},
+            _change(plan, sizes, new_sizes),
             dict(plan["config_changes"]),
             str(plan["storage"]),
             str(plan["split"]),
@@ -118,6 +129,31 @@ def read_record(folder: Path) -> Record | None:
             why=f"{type(error).__name__}: {error}",
             fix=fix,
         ) from None
+
+
+def _depth_document(depth: Depth) -> dict[str, Any]:
+    return {
+        "source": list(depth.source),
+        "inserted": [j for j, new in enumerate(depth.inserted) if new],
+        "fill": depth.fill,
+    }
+
+
+def _change(plan: Mapping[str, Any], sizes: Mapping[str, int], new_sizes: Mapping[str, int]) -> Change:
+    """The maps of all spaces, the unchanged ones as identities, and the layers; ValueError when they fit no sizes."""
+    maps = {space: _map(space, m, sizes, new_sizes) for space, m in plan["maps"].items()}
+    whole = {space: maps.get(space) or identity(sizes[axis]) for space, axis in SPACES.items() if axis in sizes}
+    n, m = sizes["layers"], new_sizes["layers"]
+    depth = unchanged(n)
+    if stored := plan.get("depth"):
+        source, inserted = stored["source"], stored["inserted"]
+        if len(source) != m or not all(type(i) is int and 0 <= i < n for i in source) or stored["fill"] not in FILLS:
+            raise ValueError(f"depth: no layers {n} -> {m}")
+        depth = Depth(n, tuple(source), tuple(j in inserted for j in range(m)), stored["fill"])
+    low = plan.get("low")
+    if depth.m != m or depth.inserted[:1] == (True,) or not (low is None or isinstance(low, float)):
+        raise ValueError(f"depth: no layers {n} -> {m}")
+    return Change(whole, depth, low)
 
 
 def _map(space: str, stored: Mapping[str, Any], sizes: Mapping[str, int], new_sizes: Mapping[str, int]) -> AxisMap:
@@ -160,8 +196,3 @@ def growth_document(record: Record) -> dict[str, Any]:
         "source": record.raw["source"],
         "tensors": len(record.tensors),
     }
-
-
-def whole_maps(record: Record) -> dict[str, AxisMap]:
-    """All spaces, the unchanged ones as identities."""
-    return {space: record.maps.get(space) or identity(record.sizes[axis]) for space, axis in SPACES.items()}

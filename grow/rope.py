@@ -135,6 +135,21 @@ def inv_freq(rope: Mapping[str, Any], d: int, config: Mapping[str, Any], *, long
     return plain
 
 
+def check_positions(config: Mapping[str, Any], p: int, p2: int) -> None:
+    """Refused where stock code computes frequencies or the attention factor from `max_position_embeddings`."""
+    rope = rope_of(config)
+    kind = rope["rope_type"]
+    own = kind == "yarn" and rope.get("factor") and rope.get("original_max_position_embeddings")
+    if kind in ("default", "linear", "llama3") or own:
+        return
+    raise Refused(
+        "max_position_embeddings",
+        what=f"{p} -> {p2} with rope_type={kind!r} is not exact",
+        why="stock code scales the rotation by it",
+        fix=f"leave max_position_embeddings at {p}",
+    )
+
+
 def _check_known(rope: Mapping[str, Any], kind: str, d: int, d2: int) -> None:
     if d % 2 or d2 % 2:
         raise _refused(kind, d, d2, "coordinates turn in pairs", f"head_dim={d2 + 1}")

@@ -3,7 +3,8 @@
 base, SmolLM2-360M          a size of the source's family
 2x, 1.5x                    hidden, heads, kv_heads and ffn times a factor; head_dim stays
 hidden_size=960,heads=15    config fields or axes; the rest stays
-folder, config.json         the widths of another config of the same family
+base,layers=8               one of the others, and fields that differ from it
+folder, config.json         the sizes of another config of the same family; its depth with `deepen` only
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from grow.checkpoint.header import show
 from grow.errors import BadInput, Refused, did_you_mean
-from grow.family import WIDTHS, Family
+from grow.family import GROWABLE, WIDTHS, Family
 from grow.nearest import LARGEST, complete, nearest, reachable
 
 
@@ -31,31 +32,39 @@ class Target:
     notes: tuple[str, ...] = ()
 
 
-def resolve(family: Family, config: Mapping[str, Any], to: Any) -> Target:
-    """The sizes that `to` asks for; `BadInput` or `Refused` when they cannot be a model of this family."""
+def resolve(family: Family, config: Mapping[str, Any], to: Any, *, deepen: bool = False) -> Target:
+    """The sizes that `to` asks for; `BadInput` or `Refused` when they cannot be a model of this family.
+
+    deepen  take a size's or a config's number of layers too; layers that a field names are always taken
+    """
     old = family.sizes_of(config)
     if hasattr(to, "to_dict"):
         to = to.to_dict()
     if isinstance(to, Mapping):
-        target = _from_config(family, old, to, "target") if "model_type" in to else _from_fields(family, old, dict(to))
+        fields = "model_type" not in to
+        target = _from_fields(family, old, dict(to)) if fields else _from_config(family, old, to, "target", deepen)
     else:
-        target = _from_text(family, config, old, os.fspath(to))
+        target = _from_text(family, config, old, os.fspath(to), deepen)
     _check(family, config, old, target.sizes)
     return target
 
 
-def _from_text(family: Family, config: Mapping[str, Any], old: dict[str, int], text: str) -> Target:
+def _from_text(family: Family, config: Mapping[str, Any], old: dict[str, int], text: str, deepen: bool) -> Target:
     if text in family.sizes:
-        return _from_config(family, old, {**config, **_only(family, text)}, text)
+        return _from_config(family, old, {**config, **_only(family, text)}, text, deepen)
     if "=" in text:
-        return _from_fields(family, old, _once([_parse_field(part) for part in text.split(",")]))
+        first, *rest = text.split(",")
+        if "=" in first:
+            return _from_fields(family, old, _once([_parse_field(part) for part in (first, *rest)]))
+        base = _from_text(family, config, old, first, deepen)
+        return Target(_from_fields(family, base.sizes, _once(list(map(_parse_field, rest)))).sizes, base.notes)
     if text[-1:] in ("x", "X") and text[:1] in "0123456789.-+":
         return _from_factor(family, old, text)
     path = Path(text)
     if path.is_dir():
         path /= "config.json"
     if path.is_file():
-        return _from_config(family, old, _read_json(path), str(path))
+        return _from_config(family, old, _read_json(path), str(path), deepen)
     hint = did_you_mean(text, family.sizes)
     raise BadInput(
         f"--to {text}",
@@ -96,7 +105,7 @@ def _twice(name: str, one: int, other: int) -> BadInput:
     return BadInput(
         f"--to {name}={other}",
         what=f"is given twice: {one} and {other}",
-        why="a width has one size",
+        why="an axis has one size",
         fix=f"{name}={other}",
     )
 
@@ -107,21 +116,21 @@ def _from_fields(family: Family, old: dict[str, int], fields: dict[str, Any]) ->
     for name, value in fields.items():
         axis = by_field.get(name, name)
         if axis not in old:
-            known = [*(family.axes[a] for a in WIDTHS if a in family.axes), *WIDTHS]
+            known = [*(family.axes[a] for a in GROWABLE if a in family.axes), *(a for a in GROWABLE if a in old)]
             hint = did_you_mean(name, known)
             raise BadInput(
                 f"--to {name}={value}",
-                what=f"{family.model_type} has no such width" + (f"; {hint}" if hint else ""),
-                why="widths: " + ", ".join(known),
+                what=f"{family.model_type} has no such axis" + (f"; {hint}" if hint else ""),
+                why="axes: " + ", ".join(known),
                 fix="leave it out",
             )
         if not isinstance(value, int) or isinstance(value, bool):
-            raise BadInput(f"--to {name}={value!r}", what="not a whole number", why="a width is one", fix=f"{name}=960")
-        if axis not in WIDTHS and value != old[axis]:
+            raise BadInput(f"--to {name}={value!r}", what="not a whole number", why="a size is one", fix=f"{name}=960")
+        if axis not in GROWABLE and value != old[axis]:
             raise Refused(
                 f"--to {name}={value}",
-                what=f"widen would change {axis} {old[axis]} -> {value}",
-                why="widen grows " + ", ".join(WIDTHS),
+                what=f"would change {axis} {old[axis]} -> {value}",
+                why="axes that grow: " + ", ".join(a for a in GROWABLE if a in old),
                 fix=f"leave {name} out",
             )
         if given.setdefault(axis, value) != value:
@@ -157,7 +166,7 @@ def _factor(f: Fraction) -> str:
     return text if Fraction(text) == f else str(f)
 
 
-def _from_config(family: Family, old: dict[str, int], config: Mapping[str, Any], name: str) -> Target:
+def _from_config(family: Family, old: dict[str, int], config: Mapping[str, Any], name: str, deepen: bool) -> Target:
     if config.get("model_type") != family.model_type:
         raise Refused(
             name,
@@ -167,17 +176,28 @@ def _from_config(family: Family, old: dict[str, int], config: Mapping[str, Any],
         )
     sizes = family.sizes_of(config)
     new = complete(family, old, {axis: sizes[axis] for axis in (*WIDTHS, "embed") if axis in sizes})
-    notes = [
-        f"{axis} stay {old[axis]} ({name} has {sizes[axis]}): widen grows widths only"
-        for axis in ("layers", "vocab", "positions")
-        if axis in old and sizes[axis] != old[axis]
-    ]
+    notes = []
+    for axis in ("layers", "vocab", "positions"):
+        if axis not in old or sizes[axis] == old[axis]:
+            continue
+        if sizes[axis] > old[axis] and (axis != "layers" or deepen):
+            new[axis] = sizes[axis]
+        elif axis == "layers" and deepen:
+            raise Refused(
+                f"--deepen --to {name}",
+                what=f"layers {old[axis]} -> {sizes[axis]}",
+                why="a layer that is left out takes its function with it",
+                fix="leave --deepen out: the layers then stay",
+            )
+        else:
+            more = "; --deepen takes its depth too" if sizes[axis] > old[axis] else ", and nothing shrinks"
+            notes.append(f"{axis} stay {old[axis]} ({name} has {sizes[axis]}){more}")
     return Target(new, tuple(notes))
 
 
 def _check(family: Family, config: Mapping[str, Any], old: dict[str, int], new: dict[str, int]) -> None:
     field = lambda axis: family.axes.get(axis, axis)  # noqa: E731
-    for axis in WIDTHS:
+    for axis in (axis for axis in GROWABLE if axis in new):
         if not 1 <= new[axis] <= LARGEST:
             raise BadInput(
                 f"--to {field(axis)}={new[axis]}",
@@ -207,7 +227,7 @@ def _check(family: Family, config: Mapping[str, Any], old: dict[str, int], new: 
             why=f"{family.model_type} computes head_dim = hidden / heads",
             fix=f"{field('hidden')}={wide['hidden']}" if reachable(family, config, old, wide) else "leave head_dim out",
         )
-    shrunk = [axis for axis in WIDTHS if new[axis] < old[axis]]
+    shrunk = [axis for axis in GROWABLE if axis in new and new[axis] < old[axis]]
     if shrunk:
         derived = family.derived_head_dim and shrunk == ["head_dim"]
         raised = {**new, **{axis: old[axis] for axis in shrunk}}

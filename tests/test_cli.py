@@ -23,11 +23,15 @@ PLAIN = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFL
 # Growing either table is a decision.
 PUBLIC = {
     "BadInput", "Different", "GrowError", "Growth", "Inspection", "Refused",
-    "families", "inspect", "plan", "record", "verify", "verify_against", "widen",
+    "deepen", "families", "inspect", "plan", "record", "verify", "verify_against", "widen",
 }  # fmt: skip
-GROWTH = "--assume-harmless --dtype --from --json --operator --revision --seed --split --to"
+EXACT = "--assume-harmless --dtype --from --json --revision --seed --split"
+LAYERS = "--fill --place"
+GROWTH = f"{EXACT} {LAYERS} --deepen --new-tokens --operator --to"
+WRITING = "--dry-run --max-shard-size --no-verify --out --overwrite"
 COMMANDS = {
-    "widen": f"{GROWTH} --dry-run --max-shard-size --no-verify --out --overwrite",
+    "widen": f"{GROWTH} {WRITING}",
+    "deepen": f"{EXACT} {LAYERS} {WRITING} --layers",
     "plan": GROWTH,
     "verify": "SRC GROWN --against --json --overwrite --record --report --revision --rung --samples --seed --tasks",
     "inspect": "SRC --assume-harmless --json --revision",
@@ -113,6 +117,7 @@ def lines(pair: tuple[Path, Path], out: Path) -> dict[str, list[list[Any]]]:
             ["widen", *growth, "--out", out, "--no-verify"],
             ["widen", *growth, "--dry-run"],
         ],
+        "deepen": [["deepen", "--from", source, "--layers", "3", "--dry-run"]],
         "plan": [["plan", *growth], ["plan", "--from", source, "--to", "hidden_size=36"]],
         "verify": [["verify", source, grown, "--rung", "certificate"]],
         "inspect": [["inspect", source], ["inspect", grown]],

@@ -21,7 +21,7 @@ from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, Refused
 from grow.families import family_of
 from grow.maps import identity
-from grow.provenance import read_record, whole_maps
+from grow.provenance import read_record
 from grow.verify import golden, readback
 from grow.verify import pair as pair_module
 from grow.verify.compare import difference
@@ -204,7 +204,7 @@ def test_hidden_outputs_are_read_back_and_every_copy_counts(variant, to, tmp_pat
     grow.widen(source, to, out=grown, verify=False, dtype="float64")
     assert judged(against(file, grown)) == ("lossless", 0)
     norm = next(name for name in tiny.read_tensors(grown) if name.endswith(("norm.weight", "LayerNorm.weight")))
-    last = np.flatnonzero(whole_maps(read_record(grown))["hidden"].source == 0)[-1]
+    last = np.flatnonzero(read_record(grown).change.maps["hidden"].source == 0)[-1]
     tiny.edit_tensor(grown, norm, lambda raw: raw.__setitem__(last, raw[last] * 1.001))
     found = against(file, grown, rungs=["true_float64"])
     assert judged(found) == ("different", 1)
@@ -730,7 +730,7 @@ def test_reading_back_needs_no_source_and_agrees_with_replay(family, tied, tmp_p
     source = tiny.checkpoint(tmp_path / "source", family, tie_word_embeddings=tied)
     grown = grow.widen(source, to, out=tmp_path / "grown", verify=False).path
     found = read_record(grown)
-    maps, facts = whole_maps(found), family_of(family)
+    maps, facts = found.change.maps, family_of(family)
     with open_checkpoint(source) as a, open_checkpoint(grown) as b:
         replay = Replay(found, a, b)
         wanted = {final: replay.stream(final=final) for final in (True, False)}

@@ -10,8 +10,10 @@ import click
 
 import grow
 from grow import api
+from grow.choose import NEW_TOKENS
 from grow.cli import show
 from grow.cli.progress import Progress
+from grow.depth import FILLS
 from grow.errors import BadInput
 from grow.families import FAMILIES
 from grow.plan import DTYPE_NAMES, SPLITS
@@ -50,16 +52,7 @@ harmless = click.option(
     help="Config fields, comma-separated, to accept unread.",
 )
 seed = click.option("--seed", type=int, default=0, show_default=True, help="Of every random choice.")
-growth = _options(
-    source,
-    click.option("--to", "to", required=True, metavar="TARGET", help=TARGET),
-    click.option(
-        "--operator",
-        "operators",
-        multiple=True,
-        metavar="AXIS=NAME",
-        help="How hidden, ffn or heads grow: copies, silent, mean, unread.",
-    ),
+exactness = _options(
     click.option(
         "--split",
         type=click.Choice(SPLITS),
@@ -79,47 +72,81 @@ growth = _options(
     harmless,
     as_json,
 )
+layers = _options(
+    click.option(
+        "--place",
+        default="spread",
+        show_default=True,
+        metavar="WHERE",
+        help="New layers: spread, top, after:K, or the old layers behind which they stand (3,7,11).",
+    ),
+    click.option(
+        "--fill",
+        type=click.Choice(FILLS),
+        default="copy",
+        show_default=True,
+        help="New layers hold copies of their neighbours or fresh weights; their output is 0.",
+    ),
+)
+growth = _options(
+    source,
+    click.option("--to", "to", required=True, metavar="TARGET", help=TARGET),
+    click.option("--deepen", is_flag=True, help="Take the number of layers of a size or a config too."),
+    layers,
+    click.option(
+        "--new-tokens",
+        type=click.Choice(NEW_TOKENS),
+        default="blend",
+        show_default=True,
+        help="Logits of new tokens: between the old ones, 0, or far below by the head's bias.",
+    ),
+    click.option(
+        "--operator",
+        "operators",
+        multiple=True,
+        metavar="AXIS=NAME",
+        help="How hidden, ffn or heads grow: copies, silent, mean, unread.",
+    ),
+    exactness,
+)
+writing = _options(
+    click.option("--out", type=click.Path(path_type=Path), help="The new folder [default: SRC-TARGET]."),
+    click.option("--max-shard-size", default=api.SHARD_SIZE, show_default=True, help="Of one safetensors file."),
+    click.option("--overwrite", is_flag=True, help="Replace an existing checkpoint folder."),
+    click.option("--no-verify", is_flag=True, help="Skip the check; the result then says that it is unverified."),
+    click.option("--dry-run", is_flag=True, help="Show the plan and write nothing."),
+)
 
 
 @cli.command()
 @growth
-@click.option("--out", type=click.Path(path_type=Path), help="The new folder [default: SRC-TARGET].")
-@click.option("--max-shard-size", default=api.SHARD_SIZE, show_default=True, help="Of one safetensors file.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing checkpoint folder.")
-@click.option("--no-verify", is_flag=True, help="Skip the check; the result then says that it is unverified.")
-@click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
-def widen(
-    src,
-    to,
-    operators,
-    split,
-    dtype,
-    seed,
-    revision,
-    assume_harmless,
-    as_json,
-    out,
-    max_shard_size,
-    overwrite,
-    no_verify,
-    dry_run,
-) -> int:
-    """Enlarge hidden size, heads, kv heads, head size and FFN; every output is preserved, and it is checked."""
-    options = _growth_options(operators, split, dtype, seed, revision, assume_harmless)
+@writing
+def widen(src, to, **options) -> int:
+    """Enlarge hidden size, heads, FFN, vocabulary, positions; with --deepen layers too. Every output is preserved."""
+    return _grow(src, to, options)
+
+
+@cli.command()
+@source
+@click.option("--layers", "count", required=True, type=click.IntRange(1), metavar="N", help="Layers of the result.")
+@layers
+@exactness
+@writing
+def deepen(src, count, **options) -> int:
+    """Insert layers that compute the identity until they are trained; every output is preserved."""
+    return _grow(src, {"layers": count}, options)
+
+
+def _grow(src: str, to: Any, options: dict[str, Any]) -> int:
+    """Plan, write, verify and show one growth."""
+    as_json, dry_run = options.pop("as_json"), options.pop("dry_run")
+    written = {name: options.pop(name) for name in ("out", "max_shard_size", "overwrite")}
+    verify = not options.pop("no_verify")
+    options = _growth_options(options)
     if dry_run:
         return _show_plan(api.plan(src, to, **options), as_json)
     with Progress(quiet=as_json) as progress:
-        grown = api.widen(
-            src,
-            to,
-            out=out,
-            max_shard_size=max_shard_size,
-            overwrite=overwrite,
-            verify=not no_verify,
-            progress=progress.bytes,
-            on_rung=progress.rung,
-            **options,
-        )
+        grown = api.widen(src, to, verify=verify, progress=progress.bytes, on_rung=progress.rung, **written, **options)
     if as_json:
         show.print_json(show.growth_document(grown))
     else:
@@ -129,12 +156,9 @@ def widen(
 
 @cli.command()
 @growth
-def plan(src, to, operators, split, dtype, seed, revision, assume_harmless, as_json) -> int:
+def plan(src, to, as_json, **options) -> int:
     """Show what widen would do: axes, tensors, config, parameters, FLOPs, memory, disk. No byte is written."""
-    return _show_plan(
-        api.plan(src, to, **_growth_options(operators, split, dtype, seed, revision, assume_harmless)),
-        as_json,
-    )
+    return _show_plan(api.plan(src, to, **_growth_options(options)), as_json)
 
 
 class _Verify(click.Command):
@@ -275,9 +299,10 @@ def completion(shell: str) -> int:
     return 0
 
 
-def _growth_options(operators, split, dtype, seed, revision, assume_harmless) -> dict[str, Any]:
+def _growth_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as the Python API takes them."""
     chosen = {}
-    for item in operators:
+    for item in options.pop("operators", ()):
         axis, equals, name = item.partition("=")
         if not equals:
             raise BadInput(
@@ -287,14 +312,7 @@ def _growth_options(operators, split, dtype, seed, revision, assume_harmless) ->
                 fix="--operator ffn=copies",
             )
         chosen[axis.strip()] = name.strip()
-    return {
-        "operators": chosen,
-        "split": split,
-        "dtype": dtype,
-        "seed": seed,
-        "revision": revision,
-        "assume_harmless": _fields(assume_harmless),
-    }
+    return {**options, "operators": chosen, "assume_harmless": _fields(options["assume_harmless"])}
 
 
 def _fields(text: str) -> tuple[str, ...]:

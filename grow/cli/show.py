@@ -69,7 +69,7 @@ def plan(p: Plan) -> None:
     for reason in p.rounded:
         click.echo(f"  rounded: {reason}")
     click.echo("\naxes")
-    shown = [*WIDTHS, *(a for a in p.sizes if a not in WIDTHS)]
+    shown = [*(a for a in WIDTHS if a in p.sizes), *(a for a in p.sizes if a not in WIDTHS)]
     table(
         ("axis", "old", "new", "how"),
         ((a, p.sizes[a], p.new_sizes[a], p.operators.get(a, "unchanged")) for a in shown),
@@ -119,8 +119,8 @@ def growth(grown: Growth) -> None:
     click.echo(
         f"{grown.path}: {before:,} -> {after:,} parameters, {p.storage}, {size(p.nbytes)} in {grown.seconds:.1f} s"
     )
-    changed = [a for a in WIDTHS if p.sizes[a] != p.new_sizes[a]]
-    table(("axis", "old", "new", "how"), ((a, p.sizes[a], p.new_sizes[a], p.operators[a]) for a in changed))
+    changed = [a for a in p.sizes if p.sizes[a] != p.new_sizes[a]]
+    table(("axis", "old", "new", "how"), ((a, p.sizes[a], p.new_sizes[a], p.operators.get(a, "")) for a in changed))
     for note in grown.notes:
         click.echo(f"note: {note}")
     if grown.verification is None:

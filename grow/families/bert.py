@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from grow.family import ELEMENTWISE, Attention, Family, Norm, Tie
+from grow.family import ELEMENTWISE, Attention, Chain, Family, Norm, Tie
 
 AXES = {
     "hidden": "hidden_size",
@@ -13,6 +13,17 @@ AXES = {
     "positions": "max_position_embeddings",
     "types": "type_vocab_size",
 }
+
+
+def chain(base: str) -> Chain:
+    layer = f"{base}encoder.layer.{{layers}}."
+    return Chain(
+        first=f"{layer}attention.output.LayerNorm",
+        reads=f"{layer}intermediate.dense",
+        writes=f"{layer}output.dense",
+        last=f"{layer}output.LayerNorm",
+    )
+
 
 # `{base}` is the base model's prefix; roberta has the same encoder.
 ENCODER = """
@@ -47,6 +58,7 @@ ENCODER_FACTS: dict[str, Any] = dict(
     axes=AXES,
     norm=Norm("layernorm", writes_stream="always"),
     attention=Attention(),
+    eps="layer_norm_eps",
     derived_head_dim=True,
     divides=True,
     harmless=frozenset(
@@ -71,6 +83,7 @@ CLASSIFIED = "ForSequenceClassification|ForTokenClassification|ForMultipleChoice
 BERT = Family(
     model_type="bert",
     prefix="bert.",
+    chain=chain("bert."),
     table=ENCODER.replace("{base}", "bert.")
     + f"""
 cls.predictions.transform.dense.weight        hidden <- hidden  ? {MASKED}

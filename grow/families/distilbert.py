@@ -1,13 +1,20 @@
 """DistilBERT: BERT's encoder with half the layers, no token types and a hard-coded eps of 1e-12."""
 
 from grow.families.bert import CLASSIFIED
-from grow.family import ELEMENTWISE, Attention, Family, Norm, Tie
+from grow.family import ELEMENTWISE, Attention, Chain, Family, Norm, Tie
 
 POOLED = "ForSequenceClassification|ForMultipleChoice"
 
 DISTILBERT = Family(
     model_type="distilbert",
     prefix="distilbert.",
+    eps=1e-12,
+    chain=Chain(
+        first="distilbert.transformer.layer.{layers}.sa_layer_norm",
+        reads="distilbert.transformer.layer.{layers}.ffn.lin1",
+        writes="distilbert.transformer.layer.{layers}.ffn.lin2",
+        last="distilbert.transformer.layer.{layers}.output_layer_norm",
+    ),
     table=f"""
 distilbert.embeddings.word_embeddings.weight                    vocab -> hidden
 distilbert.embeddings.position_embeddings.weight                positions -> hidden

@@ -5,6 +5,7 @@ from grow.family import ELEMENTWISE, Attention, Family, Norm, Tie
 GPT2 = Family(
     model_type="gpt2",
     prefix="transformer.",
+    eps="layer_norm_epsilon",
     table="""
 transformer.wte.weight                       vocab -> hidden
 transformer.wpe.weight                       positions -> hidden
@@ -38,20 +39,25 @@ qa_outputs.bias                              labels <-         ? ForQuestionAnsw
         "positions": "n_positions",
     },
     norm=Norm("layernorm"),
-    attention=Attention(scaled="scale_attn_weights"),
+    attention=Attention(scaled="scale_attn_weights", index_scaled="scale_attn_by_inverse_layer_idx"),
     tie=Tie(
         "transformer.wte.weight",
         "lm_head.weight",
         ("transformer.ln_f.weight", "transformer.ln_f.bias"),
         when="tie_word_embeddings LMHeadModel",
     ),
-    defaults={"tie_word_embeddings": True, "scale_attn_weights": True, "n_positions": 1024},
+    defaults={
+        "tie_word_embeddings": True,
+        "scale_attn_weights": True,
+        "n_positions": 1024,
+        "scale_attn_by_inverse_layer_idx": False,
+    },
     derived_head_dim=True,
     divides=True,
     reads=frozenset({"n_inner"}),
     harmless=frozenset(
         """
-        layer_norm_epsilon attn_pdrop embd_pdrop resid_pdrop reorder_and_upcast_attn scale_attn_by_inverse_layer_idx
+        layer_norm_epsilon attn_pdrop embd_pdrop resid_pdrop reorder_and_upcast_attn
         summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj n_ctx
         """.split()
     ),

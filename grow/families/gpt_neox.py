@@ -5,6 +5,7 @@ from grow.family import ELEMENTWISE, Attention, Family, Norm, Tie
 GPT_NEOX = Family(
     model_type="gpt_neox",
     prefix="gpt_neox.",
+    eps="layer_norm_eps",
     table="""
 gpt_neox.embed_in.weight                                    vocab -> hidden
 gpt_neox.layers.{layers}.input_layernorm.weight             hidden *

@@ -4,7 +4,7 @@ The embedding lives in `word_embed_proj_dim`; where that differs from hidden, `p
 translate and the head never sees the hidden axis.
 """
 
-from grow.family import ELEMENTWISE, Attention, Family, Norm, Tie
+from grow.family import ELEMENTWISE, Attention, Chain, Family, Norm, Tie
 
 PROJECTED = "word_embed_proj_dim!=hidden_size"
 DIRECT = "word_embed_proj_dim==hidden_size"
@@ -14,6 +14,13 @@ AFFINE = "layer_norm_elementwise_affine"
 OPT = Family(
     model_type="opt",
     prefix="model.",
+    eps=1e-5,
+    chain=Chain(
+        first="model.decoder.layers.{layers}.self_attn_layer_norm",
+        reads="model.decoder.layers.{layers}.fc1",
+        writes="model.decoder.layers.{layers}.fc2",
+        last="model.decoder.layers.{layers}.final_layer_norm",
+    ),
     table=f"""
 model.decoder.embed_tokens.weight                              vocab -> hidden   ? {DIRECT}
 model.decoder.embed_tokens.weight                              vocab -> embed    ? {PROJECTED}

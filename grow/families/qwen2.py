@@ -1,13 +1,15 @@
 """Qwen2 and Qwen2.5: Llama with biases on q, k and v; head_dim is read from the config though not declared there."""
 
 from grow.families.llama import BLOCK, QKV_BIAS, rms_decoder, size
+from grow.family import Window
 
 QWEN2 = rms_decoder(
     "qwen2",
     table=BLOCK + QKV_BIAS.replace("{when}", "always"),
     summary="Qwen1.5, Qwen2, Qwen2.5",
-    harmless={"sliding_window", "use_sliding_window", "max_window_layers", "layer_types"},
-    defaults={"num_key_value_heads": 32, "max_position_embeddings": 32768},
+    window=Window(),
+    harmless={"sliding_window", "use_sliding_window", "layer_types"},
+    defaults={"num_key_value_heads": 32, "max_position_embeddings": 32768, "max_window_layers": 28},
     fixed={"use_mrope": (False,)},
     sizes={
         "qwen2-0.5b": size(896, 14, 2, 4864, 24),

@@ -1,7 +1,7 @@
 """Qwen3: Llama with an RMSNorm over each head of q and k, and its own head_dim."""
 
 from grow.families.llama import BLOCK, O_BIAS, QKV_BIAS, rms_decoder, size
-from grow.family import Attention
+from grow.family import Attention, Window
 
 QK_NORM = """
 model.layers.{layers}.self_attn.q_norm.weight             head_dim.q *
@@ -13,8 +13,9 @@ QWEN3 = rms_decoder(
     table=BLOCK + QK_NORM + QKV_BIAS.replace("{when}", "attention_bias") + O_BIAS,
     attention=Attention(rope="half", qk_norm=True),
     summary="Qwen3 dense",
-    harmless={"sliding_window", "use_sliding_window", "max_window_layers", "layer_types"},
-    defaults={"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768},
+    window=Window(),
+    harmless={"sliding_window", "use_sliding_window", "layer_types"},
+    defaults={"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768, "max_window_layers": 28},
     sizes={
         "qwen3-0.6b": size(1024, 16, 8, 3072, 28, head_dim=128),
         "qwen3-1.7b": size(2048, 16, 8, 6144, 28, head_dim=128),

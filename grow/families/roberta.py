@@ -1,6 +1,6 @@
 """RoBERTa: BERT's encoder with positions that start after the padding id, and its own heads."""
 
-from grow.families.bert import ENCODER, ENCODER_FACTS
+from grow.families.bert import ENCODER, ENCODER_FACTS, chain
 from grow.family import Family, Tie
 
 MASKED = "ForMaskedLM|ForCausalLM"
@@ -8,6 +8,8 @@ MASKED = "ForMaskedLM|ForCausalLM"
 ROBERTA = Family(
     model_type="roberta",
     prefix="roberta.",
+    chain=chain("roberta."),
+    positions_from="pad_token_id",
     table=ENCODER.replace("{base}", "roberta.")
     + f"""
 lm_head.dense.weight             hidden <- hidden  ? {MASKED}
@@ -30,7 +32,7 @@ classifier.bias                  labels <-         ? ForTokenClassification|ForM
         ("lm_head.layer_norm.weight", "lm_head.layer_norm.bias"),
         when=f"tie_word_embeddings {MASKED}",
     ),
-    defaults={"tie_word_embeddings": True, "max_position_embeddings": 512, "type_vocab_size": 2},
+    defaults={"tie_word_embeddings": True, "pad_token_id": 1, "max_position_embeddings": 512, "type_vocab_size": 2},
     summary="RoBERTa, CamemBERT-like encoders saved as roberta",
     sizes={
         "roberta-base": {

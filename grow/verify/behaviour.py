@@ -38,20 +38,22 @@ def loss(pair: Pair, *, limit: float = EXACT) -> Check:
     if not logits:
         return Check("loss", "skip", reason="the class has no logits")
     spread = float(torch.cat([x.reshape(-1) for x in logits]).std(correction=0))
+    vocab = logits[0].shape[1]
+    grew = pair.more_tokens
     found: dict[str, dict[str, float]] = {}
     sides: tuple[Side, ...] = ("source", "grown")
     for probe in pair.probes:
         labels = _labels(pair, probe)
         if probe.name not in ("random", "left_padded", "right_padded", "masked", "merged") or labels is None:
             continue
-        found[probe.name] = {side: _loss(pair, side, probe, labels) for side in sides}
+        found[probe.name] = {side: _loss(pair, side, probe, labels, vocab if grew else None) for side in sides}
     if not found:
         return Check("loss", "skip", reason="no labels are known for this class")
     worst = max(found, key=lambda name: abs(found[name]["source"] - found[name]["grown"]))
     apart = abs(found[worst]["source"] - found[worst]["grown"])
     bound = 2 * limit * spread
     measured = {"losses": found, "max_abs": apart, "relative": apart / spread}
-    claim = f"|Δ loss| <= {bound:.3g} nats (2 x the limit of the logits)"
+    claim = f"|Δ loss| <= {bound:.3g} nats (2 x the limit of the logits)" + (", among the old tokens" if grew else "")
     passed = apart <= bound
     reason = "" if passed else f"{apart:.3g} > {bound:.3g} on the probe {worst!r}"
     return Check("loss", "pass" if passed else "fail", measured, claim, reason)
@@ -74,14 +76,20 @@ def _labels(pair: Pair, probe: Probe) -> torch.Tensor | None:
     return None
 
 
-def _loss(pair: Pair, side: Side, probe: Probe, labels: torch.Tensor) -> float:
+def _loss(pair: Pair, side: Side, probe: Probe, labels: torch.Tensor, vocab: int | None) -> float:
+    """The model's own loss; over the first `vocab` tokens where one model has more of them."""
     model = pair.model(side, "float64")
     inputs = {key: value for key, value in probe.arguments(model.dtype).items() if key != "decoder_input_ids"}
     try:
         with forward(model), quiet():
-            return float(model(**inputs, labels=labels).loss)
+            if vocab is None:
+                return float(model(**inputs, labels=labels).loss)
+            logits = model(**inputs).logits[..., :vocab]
     except RUN_ERRORS as error:
         raise pair.blame(side, f"{probe.name!r} with labels: {error}") from error
+    if pair.class_name(side).endswith(("ForCausalLM", "LMHeadModel")):
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    return float(torch.nn.functional.cross_entropy(logits.reshape(-1, vocab), labels.reshape(-1)))
 
 
 @guard

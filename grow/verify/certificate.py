@@ -23,10 +23,11 @@ import numpy as np
 
 from grow.apply import BLOCK
 from grow.axes import GAIN, READ, SHIFT
+from grow.change import DRAWN
 from grow.checkpoint.reader import Checkpoint
 from grow.engine import stored_rows
-from grow.maps import MEAN, SILENT, UNREAD, AxisMap
-from grow.numerics import widen
+from grow.maps import BLEND, MEAN, SILENT, UNREAD, AxisMap, is_power_of_two
+from grow.numerics import narrow, widen
 from grow.plan import BITS, STORES, TensorPlan
 
 F64 = np.dtype(np.float64)
@@ -105,7 +106,7 @@ class TensorCheck:
 def unit_of(t: TensorPlan, split: str) -> float:
     """0 where the growth rounds nothing, else the unit roundoff of the stored dtype."""
     maps = [m for m in t.maps if m is not None]
-    exact = all(m.exact_factors for m in maps) and t.source_dtype in STORES[t.dtype]
+    exact = all(m.exact_factors for m in maps) and t.source_dtype in STORES[t.dtype] and is_power_of_two(t.factor)
     consumed = [m for m, role in zip(t.maps, t.roles) if m is not None and (role == READ or t.tied)]
     if split == "even" and any(
         c & (c - 1) or (c > 1 and t.dtype == "F16") for m in consumed for c in np.unique(m.counts).tolist()
@@ -133,7 +134,8 @@ def check_tensor(t: TensorPlan, source: Checkpoint, grown: Checkpoint, split: st
     check = TensorCheck(t, unit_of(t, split))
 
     def old(a: int, b: int) -> np.ndarray:
-        return widen(stored_rows(source, t.source, a, b), t.source_dtype, F64)
+        found = widen(stored_rows(source, t.source, a, b), t.source_dtype, F64)
+        return found * t.factor if t.factor != 1 else found
 
     def new(rows: np.ndarray) -> np.ndarray:
         runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
@@ -141,11 +143,25 @@ def check_tensor(t: TensorPlan, source: Checkpoint, grown: Checkpoint, split: st
         return widen(np.concatenate(blocks), t.dtype, F64)
 
     with np.errstate(invalid="ignore", over="ignore"):  # Inf and NaN are faults, not warnings
-        if t.roles[0] in (GAIN, SHIFT):
+        if t.fill is not None:
+            _check_filled(check, new)
+        elif t.roles[0] in (GAIN, SHIFT):
             _check_norm(check, old(0, t.shape[0]), new(np.arange(t.new_shape[0])))
         else:
             _check_matrix(check, old, new)
     return check
+
+
+def _check_filled(check: TensorCheck, new: Callable) -> None:
+    """The zeros (or √eps) of an inserted layer are what they must be; what was drawn only has to be finite."""
+    t = check.t
+    for some in _blocks(np.arange(t.new_shape[0]), max(1, BLOCK // max(1, int(np.prod(t.new_shape[1:]))))):
+        g = new(some)
+        if t.fill == DRAWN:
+            check._note(~np.isfinite(g), g, np.zeros_like(g), some, "a drawn weight is finite")
+        else:
+            wanted = widen(narrow(np.full(g.shape, t.fill, dtype=F64), t.dtype), t.dtype, F64)
+            check._note(g != wanted, g, wanted, some, "an inserted layer computes the identity")
 
 
 def _check_norm(check: TensorCheck, w: np.ndarray, g: np.ndarray) -> None:
@@ -265,6 +281,11 @@ def _check_fresh_rows(check, new, rows: AxisMap, cols, reads: bool, mean, size, 
         check.zero(g, some, np.arange(g.shape[1]), rule)
     if reads:
         return
+    for some in _blocks(rows.fresh(BLEND), step):
+        g = new(some)
+        wanted = np.full_like(g, np.nan if check.t.low is None else check.t.low)
+        bad = ~np.isfinite(g) if check.t.low is None else g != widen(narrow(wanted, check.t.dtype), check.t.dtype, F64)
+        check._note(bad, g, wanted, some, "the row of a new token")
     for some in _blocks(rows.fresh(MEAN), step):
         scale = rows.write[some][:, None]
         _check_columns(check, new(some), mean[None] * scale, some, cols, own=size[None] * scale)

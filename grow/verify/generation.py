@@ -60,7 +60,7 @@ def _written(name: str, pair: Pair, limit: float, *, sample: bool) -> Check:
         "agree": int(same[a.prompt :].sum()),
     }
     how = f"sampled with seed {pair.seed}" if sample else "greedy"
-    claim = f"the same {measured['tokens']} tokens, {how}"
+    claim = f"the same {measured['tokens']} tokens, {how}" + (", among the old tokens" if pair.more_tokens else "")
     if bool(same.all()):
         return Check(name, "pass", measured, claim)
     step = int((~same).nonzero()[0])
@@ -102,17 +102,30 @@ def _write(pair: Pair, side: Side, probe: Any, sample: bool) -> _Text | str:
         return_dict_in_generate=True,
         output_logits=True,
     )
+    chosen = transformers.LogitsProcessorList([_First(config.vocab_size)] if pair.more_tokens else [])
     before = model.generation_config
     model.generation_config = settings  # the folder's own may sample, penalise or stop
     try:
         torch.manual_seed(pair.seed)
         with forward(model), quiet():
-            out = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+            out = model.generate(
+                ids, attention_mask=torch.ones_like(ids), generation_config=settings, logits_processor=chosen
+            )
     except RUN_ERRORS as error:
         raise pair.blame(side, f"generate: {error}") from error
     finally:
         model.generation_config = before
     return _Text(out.sequences, out.logits)
+
+
+class _First(transformers.LogitsProcessor):
+    """Only the tokens that both models have, so that one seed draws alike from both."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores[:, : self.count]
 
 
 def _id(config: Any, name: str) -> int | None:

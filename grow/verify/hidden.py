@@ -18,32 +18,37 @@ from grow.verify.pair import Pair
 from grow.verify.result import EXACT, Check
 
 Stream = Callable[[bool], tuple | None]  # final -> the fields of a `Readback`
+Place = Callable[[int], int]  # index of a hidden state -> where it is among the grown ones
 
 
 class Layers:
     """Relative differences of two runs' hidden states: `matrix[layer][probe]`, in units of the source layer's std."""
 
-    def __init__(self, a: Outputs, b: Outputs, stream: Stream = lambda final: None) -> None:
+    def __init__(self, a: Outputs, b: Outputs, stream: Stream = lambda final: None, place: Place = lambda k: k) -> None:
         keys = [key.rsplit("/", 1) for key in a]
         self.layers = list(dict.fromkeys(layer for _, layer in keys))
         self.probes = list(dict.fromkeys(probe for probe, _ in keys))
         last = {layer.split(".")[0]: layer for layer in self.layers}
         self.problem = "" if a else "the class gives no hidden states"
+        self.place = place
         self.matrix: list[list[float]] = []
         for layer in self.layers:
             std = _std([a[f"{probe}/{layer}"] for probe in self.probes if f"{probe}/{layer}" in a])
             found = [self._one(a, b, f"{probe}/{layer}", std, stream, layer in last.values()) for probe in self.probes]
             self.matrix.append(found)
-        if not self.problem and set(b) - set(a):
+        depth = len(self.layers)
+        if not self.problem and len(set(b)) != len(set(a)) and all(place(k) == k for k in range(depth)):
             self.problem = f"the grown model has other layers: {sorted(set(b) - set(a))[0]}"
 
     def _one(self, a: Outputs, b: Outputs, key: str, std: float, stream: Stream, final: bool) -> float:
         if key not in a:
             return math.nan
-        if key not in b:
-            self.problem = self.problem or f"the grown model has no {key}"
+        name, _, k = key.rpartition(".")
+        there = f"{name}.{self.place(int(k))}"
+        if there not in b:
+            self.problem = self.problem or f"the grown model has no {there}"
             return math.nan
-        x, y = a[key], b[key]
+        x, y = a[key], b[there]
         back = stream(final)
         if back is not None and len(back[0]) == y.shape[1]:
             x, y, problem = read_back(x, y, Readback(*back))
@@ -72,7 +77,12 @@ def _std(parts: list[torch.Tensor]) -> float:
 
 @guard
 def hidden_states(
-    pair: Pair, *, stream: Stream = lambda final: None, stored: str | None = None, known: bool = True
+    pair: Pair,
+    *,
+    stream: Stream = lambda final: None,
+    place: Place = lambda k: k,
+    stored: str | None = None,
+    known: bool = True,
 ) -> Check:
     """Every layer's residual stream agrees in true float64.
 
@@ -80,7 +90,7 @@ def hidden_states(
     known   False without a grow.json: states that differ may be the same in another basis, so the outputs decide
     """
     floors = storage_floors(pair, stored) if stored else None
-    found = Layers(pair.hidden("source", "float64"), pair.hidden("grown", "float64"), stream)
+    found = Layers(pair.hidden("source", "float64"), pair.hidden("grown", "float64"), stream, place)
     if found.problem:
         return Check("hidden_states", "skip", reason=found.problem)
     limits = [EXACT if floors is None else max(EXACT, STORAGE_K * floor) for floor in floors or found.rows]
@@ -95,7 +105,7 @@ def hidden_states(
         "differences": found.matrix,
         "limits": limits,
         "relative": max(found.rows),
-        "runtime": _runtime(pair, stream),
+        "runtime": _runtime(pair, stream, place),
     }
     bad = [layer for layer, value, limit in zip(found.layers, found.rows, limits) if not value <= limit]
     if bad:
@@ -107,13 +117,13 @@ def hidden_states(
     return Check("hidden_states", "pass", measured, claim)
 
 
-def _runtime(pair: Pair, stream: Stream) -> dict[str, Any] | None:
+def _runtime(pair: Pair, stream: Stream, place: Place) -> dict[str, Any] | None:
     """The same in the dtype people run, with the source's own noise beside it; None for float64."""
     dtype = grown_dtype(pair)
     if dtype == "float64":
         return None
     reference = pair.hidden("source", dtype)
-    found = Layers(reference, pair.hidden("grown", dtype), stream)
+    found = Layers(reference, pair.hidden("grown", dtype), stream, place)
     others = pair.hidden("source", dtype, "eager"), pair.hidden("source", "float64")
     noise = [Layers(reference, other).rows for other in others]
     return {"dtype": dtype, "differences": found.matrix, "floor": [max(rows) for rows in zip(*noise)]}

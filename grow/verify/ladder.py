@@ -191,7 +191,8 @@ class _Ladder:
         def hidden_states() -> Check:
             stream = (lambda final: replay.stream(final=final)) if replay else (lambda final: None)
             stored = None if limit == EXACT else _NAMES[self.narrow]
-            return hidden.hidden_states(pair, stream=stream, stored=stored, known=replay is not None)
+            place = replay.hidden_index if replay else (lambda k: k)
+            return hidden.hidden_states(pair, stream=stream, place=place, stored=stored, known=replay is not None)
 
         checks = {
             "tokenizer": lambda: tokenizers(pair.folders["source"], pair.folders["grown"], grew=replay is not None),

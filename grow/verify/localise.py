@@ -114,8 +114,9 @@ def walk(pair: Pair, replay: Replay | None, probe: Probe) -> dict[str, float]:
     back = _Back(replay)
 
     def compare(name: str, out: list[torch.Tensor]) -> None:
-        if name in seen and name not in found and len(seen[name]) == len(out):
-            apart = [back.apart(name, a, b) for a, b in zip(seen.pop(name), out)]
+        old = replay.source_module(name) if replay else name
+        if old in seen and name not in found and len(seen[old]) == len(out):
+            apart = [back.apart(name, a, b) for a, b in zip(seen.pop(old), out)]
             known = [value for value in apart if not math.isnan(value)]
             if known:
                 found[name] = max(known)

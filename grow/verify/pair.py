@@ -149,6 +149,11 @@ class Pair:
         except Exception as error:  # strict configs, JSON and OS errors: one meaning
             raise Unloadable(folder, what="config.json is refused by transformers", why=str(error)) from error
 
+    @property
+    def more_tokens(self) -> bool:
+        """Whether the grown model has a larger vocabulary."""
+        return self._vocab("grown") > self._vocab("source")
+
     def accepts(self, side: Side, argument: str) -> bool:
         """Whether the forward pass of this side's class takes `argument`."""
         return argument in inspect.signature(model_class(self.folders[side]).forward).parameters  # type: ignore[attr-defined]

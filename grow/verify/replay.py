@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,10 @@ from grow.checkpoint.writer import ShardWriter, write_json
 from grow.engine import FileSource, write_plan
 from grow.errors import BadInput, listing
 from grow.families import FAMILIES, family_of
-from grow.family import COMMON_FIELDS, WIDTHS, Family
+from grow.family import COMMON_FIELDS, GROWABLE, Family
 from grow.match import match
 from grow.plan import Plan, TensorPlan, assemble
-from grow.provenance import Record, whole_maps
+from grow.provenance import Record
 from grow.verify.certificate import Fault, TensorCheck, check_tensor
 from grow.verify.readback import output_readback, stream_readback
 from grow.verify.result import EXACT, Check
@@ -44,11 +46,12 @@ class Replay:
                 why=f"it was {record.model_type} with {record.sizes}",
                 fix="grow verify SOURCE GROWN, in this order",
             )
-        self.maps = whole_maps(record)
+        self.change = record.change
+        self.maps = record.change.maps
         self.matched = match(self.family, source.config, source.tensors, str(source.path))
         stored = {name: info.dtype for name, info in grown.tensors.items()}
         dtypes = {t.name: stored.get(t.name, t.dtype) for t in self.matched.tensors}
-        self.tensors, _ = assemble(self.family, self.matched, self.maps, dtypes)
+        self.tensors, _ = assemble(self.family, self.matched, self.change, dtypes)
 
     def _sizes(self) -> dict[str, int] | None:
         try:
@@ -65,10 +68,37 @@ class Replay:
         """How to read a hidden state, see `readback.stream_readback`."""
         return stream_readback(self.family, self.matched.config, self.maps, final=final)
 
+    def hidden_index(self, k: int) -> int:
+        """Where hidden state k (the input of layer k; the last is the output) is among the grown ones."""
+        kept = self.change.depth.kept
+        return kept[k] if k < len(kept) else self.change.depth.m
+
+    def source_module(self, name: str) -> str | None:
+        """The source's module that a grown one stands for; None inside layers that the source does not have as such."""
+        depth = self.change.depth
+        if depth.is_identity or not (hit := self._layer.search(name)):
+            return name
+        layer = int(hit[2])
+        alone = layer < depth.m and (depth.chain(layer)[0] == 0 or not self._chained)
+        if not alone or depth.inserted[layer]:
+            return None
+        return name[: hit.start(2)] + str(depth.source[layer]) + name[hit.end(2) :]
+
+    @property
+    def _chained(self) -> bool:
+        return self.family.holds(self.matched.config, self.family.norm.writes_stream)
+
+    @cached_property
+    def _layer(self) -> re.Pattern[str]:
+        """Finds a layer's index in a module name, whatever prefix the class gives it."""
+        lists = {
+            row.name.partition(".{layers}")[0].rpartition(".")[2] for row in self.family.rows if "{layers}" in row.name
+        }
+        return re.compile(rf"(^|\.)(?:{'|'.join(sorted(lists))})\.(\d+)(?=\.|$)")
+
     def by_name(self) -> dict[str, TensorPlan]:
         """The tensors by the names that the family's table gives them, which are those of the stock modules."""
-        canonical = {t.name: t.canonical for t in self.matched.tensors}
-        found = {canonical.get(t.name, t.name): t for t in self.tensors}
+        found = {t.canonical: t for t in self.tensors}
         for name, t in list(found.items()):  # a module may have the name that older files have (lm_head, embed_out)
             for old, new in self.family.spelling:
                 if name.endswith(new):
@@ -117,10 +147,16 @@ class Replay:
             if axis_map.m != self.record.new_sizes[space.split(".")[0]]:
                 yield f"grow.json: the map of {space} does not reach the size {self.record.new_sizes}"
 
+        if not self.change.depth.lawful:
+            yield f"grow.json: the layers {list(self.change.depth.source)} are not the old ones in their order"
+
     def _config(self) -> Iterator[str]:
         """The grown config is the source's but for fields that a growth may change, and says the new sizes."""
         family, changes = self.family, self.record.config_changes
-        may_change = {family.axes[axis] for axis in (*WIDTHS, "embed") if axis in family.axes} | family.reads | CHANGED
+        may_change = (
+            {family.axes[axis] for axis in (*GROWABLE, "embed") if axis in family.axes} | family.reads | CHANGED
+        )
+        may_change |= {*family.layer_lists} | ({family.window.field, family.window.first} if family.window else set())
         for name in sorted(set(changes) - may_change):
             yield f"grow.json: config_changes: {name}: no growth changes it"
         for field in self.fields():
@@ -175,7 +211,7 @@ class Replay:
     def proof_copy(self) -> Iterator[Path]:
         """The same growth in float64, in a temporary folder."""
         tensors, _ = assemble(
-            self.family, self.matched, self.maps, dict.fromkeys((t.name for t in self.matched.tensors), "F64")
+            self.family, self.matched, self.change, dict.fromkeys((t.name for t in self.matched.tensors), "F64")
         )
         record = self.record
         config = {
@@ -191,7 +227,7 @@ class Replay:
             config,
             record.sizes,
             record.new_sizes,
-            self.maps,
+            self.change,
             {},
             tensors,
             split=record.split,
@@ -230,7 +266,7 @@ def config_differences(source: Mapping[str, Any], grown: Mapping[str, Any]) -> I
 def significant(differences: Iterable[dict[str, Any]], widths_of: str | None = None) -> list[dict[str, Any]]:
     """Without those that change no output, and without the widths of a family, which a growth changes."""
     family = FAMILIES.get(widths_of or "")
-    widths = {family.axes[axis] for axis in (*WIDTHS, "embed") if axis in family.axes} if family else set()
+    widths = {family.axes[axis] for axis in (*GROWABLE, "embed") if axis in family.axes} if family else set()
     ignored = NEUTRAL | widths | {"dtype", "torch_dtype"}
     return [
         d

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from grow.axes import GAIN, READ, SHIFT
+from grow.axes import GAIN, LOOKUPS, READ, SHIFT
 from grow.plan import TensorPlan
 from grow.verify.compare import RUN_ERRORS
 from grow.verify.float64 import SMALL, TrueFloat64
@@ -58,15 +58,12 @@ def trainability(pair: Pair, tensors: Mapping[str, TensorPlan] | None = None) ->
              a dim of its tensor grew, and twins are rows that are equal in the grown model only
 
     An entry is excused when the source's own gradient never reached it, or reached nothing in its old row or column
-    (the row of a token that was not in the batch).
+    (the row of a token that was not in the batch), and so is a new row of a table that no probe looks up.
     """
     before, after = _train(pair, "source"), _train(pair, "grown")
     if before is None or after is None:
         return Check("trainability", "skip", reason="the class has no float output with a gradient")
-    rows = [
-        _audit(name, before.moved.get(name), _plan_of(name, tensors or {}), before.equal.get(name), after)
-        for name in after.moved
-    ]
+    rows = [_audit(name, before, _plan_of(name, tensors or {}), after) for name in after.moved]
     total = {key: sum(row[key] for row in rows) for key in ("new", "learning", "dead", "twins")}
     measured: dict[str, Any] = {
         "steps": STEPS,
@@ -156,23 +153,34 @@ def _plan_of(name: str, tensors: Mapping[str, TensorPlan]) -> TensorPlan | None:
     )
 
 
-def _audit(
-    name: str, before: torch.Tensor | None, plan: TensorPlan | None, equal: torch.Tensor | None, after: Trained
-) -> dict[str, Any]:
+def _audit(name: str, source: Trained, plan: TensorPlan | None, after: Trained) -> dict[str, Any]:
     """New, learning and dead entries and locked twins of one parameter."""
     alive, weight = after.moved[name], after.weights[name]
+    # a layer that moved, or was filled from another one, is held against that one
+    origin = _renamed(name, plan)
+    before, equal = source.moved.get(origin), source.equal.get(origin)
     old_shape = tuple(before.shape) if before is not None else None
     sources = _sources(alive.shape, old_shape, plan)
     new = torch.ones(alive.shape, dtype=torch.bool)
     if all(source is not None for source in sources):
         first = [torch.from_numpy(_first(source)) for source in sources]  # type: ignore[arg-type]
-        new[torch.meshgrid(*first, indexing="ij") if first else ()] = False
+        new[torch.meshgrid(*first, indexing="ij") if first else ()] = plan is not None and plan.inserted
     dead = new & ~alive
     if before is not None and dead.any():
         dead &= ~_excused(dead, before, sources)
+    if plan and plan.signature.dims[0].role == READ and plan.signature.dims[0].labels[0].axis in LOOKUPS:
+        dead &= alive.any(dim=1, keepdim=True)  # a row that no probe looks up learns when it is used
     count = {"new": int(new.sum()), "dead": int(dead.sum())}
     twins = _locked(alive, weight, plan) if plan else _still_equal(name, equal, after)
     return {"rows": name, **count, "learning": count["new"] - count["dead"], "twins": twins}
+
+
+def _renamed(name: str, plan: TensorPlan | None) -> str:
+    """The source's parameter that a grown one came from."""
+    if plan is None or plan.source == plan.name:
+        return name
+    new, old = (re.search(r"\.(\d+)\.", stored) for stored in (plan.name, plan.source))
+    return name.replace(f".{new[1]}.", f".{old[1]}.", 1) if new and old else name
 
 
 def _sources(shape: Sequence[int], old: Sequence[int] | None, plan: TensorPlan | None) -> list[np.ndarray | None]:

@@ -23,7 +23,7 @@ from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.errors import BadInput, listing
 from grow.families import family_of
 from grow.plan import ITEMSIZE
-from grow.provenance import Record, growth_document, read_record, whole_maps
+from grow.provenance import Record, growth_document, read_record
 from grow.verify.compare import HIDDEN_OUTPUTS, Difference, Outputs
 from grow.verify.golden import sketch
 from grow.verify.golden.asked import OneSided, to_probes
@@ -121,14 +121,14 @@ class Growth:
         """How an output becomes one of the source's width."""
         if name in VOCABULARY:
             return lambda y, n: (y[:, :n], 0.0, "")
-        back = output_readback(whole_maps(self.record)) if self.family and self.record else None
+        back = output_readback(self.record.change.maps) if self.family and self.record else None
         return _as_it_is if back is None or name not in HIDDEN_OUTPUTS else lambda y, n: fold(y, n, *back)
 
     def layer(self, name: str, last: bool) -> Fold:
         """How a hidden state becomes one of the source's width."""
         if not (self.family and self.record):
             return _as_it_is
-        maps, config = whole_maps(self.record), self.golden.source["config"]
+        maps, config = self.record.change.maps, self.golden.source["config"]
         back = stream_readback(self.family, config, maps, final=last)
         return lambda y, n: _as_it_is(y, n) if back is None or len(back[0]) != y.shape[1] else fold(y, n, *back)
 

@@ -1,0 +1,173 @@
+"""What a growth does, apart from any file: one map per space, and which layer every new layer comes from.
+
+A plan is made from a `Change`, `grow.json` stores it, and verification lays it over the two checkpoints again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from grow.axes import GAIN, SHIFT, WRITE, Row
+from grow.depth import Depth, chain_scale
+from grow.errors import Refused
+from grow.family import Chain, Family
+from grow.maps import AxisMap, is_power_of_two
+
+DRAWN = "drawn"
+
+
+@dataclass(frozen=True)
+class Change:
+    """maps: space -> AxisMap, unchanged ones included. depth: where the layers come from.
+
+    low    logit that new tokens get through the head's bias, None where they are blends
+    """
+
+    maps: Mapping[str, AxisMap]
+    depth: Depth
+    low: float | None = None
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What happens to one tensor beside the maps of its axes.
+
+    layer   the old layer it is read from
+    fill    None: it is read; a number: all of it is that number; `DRAWN`: drawn at the old one's scale
+    factor  on every element
+    """
+
+    layer: int
+    fill: float | str | None = None
+    factor: float = 1.0
+
+
+def treat(family: Family, config: Mapping[str, Any], depth: Depth, row: Row, layer: int) -> Treatment:
+    """How a row of the new layer `layer` comes about; see `grow.depth`."""
+    source = depth.source[layer]
+    chained = family.chain if family.holds(config, family.norm.writes_stream) else None
+    if chained is not None and depth.lawful:
+        found = _chained(family, config, chained, depth, row, layer)
+        if found is not None:
+            return found
+    if not depth.inserted[layer]:
+        return Treatment(source)
+    if row.name in family.branch_norms:
+        return Treatment(source, fill=family.silent_gain)
+    if not family.branch_norms and _writes_stream(row):
+        return Treatment(source, fill=0.0)
+    if depth.fill == "fresh" and row.signature.dims[0].role not in (GAIN, SHIFT):
+        return Treatment(source, fill=DRAWN if len(row.signature.dims) > 1 else 0.0)
+    return Treatment(source)
+
+
+def _chained(
+    family: Family, config: Mapping[str, Any], chain: Chain, depth: Depth, row: Row, layer: int
+) -> Treatment | None:
+    """The rows of a post-norm layer that is, or stands in front of, a run of inserted ones; None: nothing special."""
+    length, place = depth.chain(layer)
+    if not length:
+        return None
+    module, _, kind = row.name.rpartition(".")
+    scale, still = chain_scale(length), math.sqrt(eps_of(family, config))
+    gain = kind == "weight"
+    last = module == chain.last
+    if place == 0:
+        if last:
+            return Treatment(depth.source[layer], fill=still if gain else 0.0)
+        if module in (chain.first, chain.writes):
+            return Treatment(depth.source[layer], factor=scale)
+        if module == chain.reads and gain:
+            return Treatment(depth.source[layer], factor=1 / scale)
+        return None
+    if module == chain.reads and not gain:
+        # the stream there is √eps times a normal vector: an old bias would drown it, and with none half of all ReLUs
+        # are off and may stay so
+        return Treatment(depth.source[layer], fill=10 * still)
+    if last and place == length:  # what the LayerNorm in front of the run was
+        return Treatment(depth.source[layer - place], factor=1 / scale if gain else 1.0)
+    if last or module == chain.first:
+        return Treatment(depth.source[layer], fill=still if gain else 0.0)
+    return None
+
+
+def eps_of(family: Family, config: Mapping[str, Any]) -> float:
+    """The eps of the family's LayerNorms: a config field or hard-coded."""
+    return float(family.get(config, family.eps) if isinstance(family.eps, str) else family.eps)
+
+
+def check_depth(family: Family, config: Mapping[str, Any], depth: Depth) -> None:
+    """Refused where no inserted layer of this kind computes the identity."""
+    if depth.is_identity or not family.holds(config, family.norm.writes_stream):
+        return
+    field = family.axes["layers"]
+    if family.chain is None or not family.holds(config, family.norm.affine):
+        raise Refused(
+            f"--to {field}={depth.m}",
+            what=f"layers {depth.n} -> {depth.m}",
+            why="here a LayerNorm writes the residual stream and has no gain: LN(x) is x for no x that is not normal",
+            fix=f"{field}={depth.n}",
+        )
+
+
+def depth_rounds(family: Family, config: Mapping[str, Any], depth: Depth) -> tuple[str, ...]:
+    """Why inserting these layers rounds weights; empty where it does not."""
+    if depth.is_identity:
+        return ()
+    reasons = []
+    if family.holds(config, family.norm.writes_stream) and any(depth.inserted):
+        reasons.append(f"layers {depth.n} -> {depth.m}: LayerNorm chains with gains √eps and scales 1/√(2K + 1)")
+    if any(not is_power_of_two(index_scale(family, config, depth, j)) for j in range(depth.m)):
+        reasons.append(f"layers {depth.n} -> {depth.m}: scores divided by the layer's number move")
+    return tuple(reasons)
+
+
+def index_scale(family: Family, config: Mapping[str, Any], depth: Depth, layer: int) -> float:
+    """What q is multiplied with where scores are divided by layer + 1 and the layer has moved."""
+    if not family.holds(config, family.attention.index_scaled):
+        return 1.0
+    return (layer + 1) / (depth.source[layer] + 1)
+
+
+def layer_maps(
+    family: Family, config: Mapping[str, Any], maps: Mapping[str, AxisMap], depth: Depth, layer: int | None
+) -> Mapping[str, AxisMap]:
+    """The maps as this layer needs them."""
+    scale = 1.0 if layer is None else index_scale(family, config, depth, layer)
+    if scale == 1.0:
+        return maps
+    q = maps["head_dim.q"]
+    return {**maps, "head_dim.q": replace(q, write=q.write * scale, read=q.read / scale)}
+
+
+def layer_config(family: Family, config: Mapping[str, Any], depth: Depth) -> dict[str, Any]:
+    """Per-layer fields, rewritten for the new layers."""
+    if depth.is_identity:
+        return {}
+    changes: dict[str, Any] = {}
+    window = family.window
+    if window and not config.get(window.field) and config.get(window.switch):
+        kinds = [window.kinds[i >= int(family.get(config, window.first))] for i in range(depth.n)]
+        changes[window.field] = [kinds[i] for i in depth.source]
+        full = [kind == window.kinds[0] for kind in changes[window.field]]
+        if full == sorted(full, reverse=True):
+            changes[window.first] = sum(full)
+    for name in family.layer_lists:
+        if isinstance(config.get(name), list):
+            changes[name] = [config[name][i] for i in depth.source]
+    return changes
+
+
+def _writes_stream(row: Row) -> bool:
+    return any(dim.role == WRITE and any(label.axis == "hidden" for label in dim.labels) for dim in row.signature.dims)
+
+
+def law_holds(change: Change) -> bool:
+    """Every map obeys the law to a few roundings, and no old layer is lost."""
+    # shares and square roots are rounded a few times each; a wrong factor is off by far more
+    return change.depth.lawful and all(np.allclose(m.law(), 1, rtol=0, atol=1e-12) for m in change.maps.values())

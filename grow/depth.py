@@ -1,0 +1,167 @@
+"""Which old layer every new layer comes from: a `Depth`, and where inserted layers are placed.
+
+    the law    leave out what was inserted, and the old layers are all there, once, in their order
+
+An inserted layer takes its weights from a neighbour (or is drawn at the neighbour's scale) and computes the
+identity: by the rule of its block, one factor of each branch is zero, so that all of it trains.
+
+    pre-norm     x + f(norm(x))           what writes the stream is 0, weight and bias    LLaMA-Pro (2401.02415)
+    branch norm  x + norm(f(x))           that norm's gain is 0
+    post-norm    norm(x + f(x))           K layers are a chain of 2K + 1 LayerNorms that undo each other, see `chain`
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from grow.errors import BadInput, Refused
+
+PLACES = ("spread", "top", "after:K", "a list of layers")
+FILLS = ("copy", "fresh")
+LARGEST = 10_000  # layers; the deepest published models have some hundreds
+
+
+@dataclass(frozen=True)
+class Depth:
+    """n -> m layers.
+
+    source    (m,) the old layer whose weights, config entries and scales the new layer has
+    inserted  (m,) True where it computes the identity; False where it is that old layer
+    fill      "copy" the source's weights into inserted layers, or "fresh": draw them at the source's scale
+    """
+
+    n: int
+    source: tuple[int, ...]
+    inserted: tuple[bool, ...]
+    fill: str = "copy"
+
+    @property
+    def m(self) -> int:
+        return len(self.source)
+
+    @property
+    def is_identity(self) -> bool:
+        return self.source == tuple(range(self.n)) and not any(self.inserted)
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Where the old layers are, in the order of the old ones when the law holds."""
+        return tuple(j for j, new in enumerate(self.inserted) if not new)
+
+    @property
+    def lawful(self) -> bool:
+        return tuple(self.source[j] for j in self.kept) == tuple(range(self.n))
+
+    def chain(self, layer: int) -> tuple[int, int]:
+        """(length, place) of the run of inserted layers that `layer` belongs to or that follows it; place 0 is the
+        kept layer in front of the run. (0, 0) where no run is."""
+        start = layer
+        while self.inserted[start]:
+            start -= 1
+        length = 0
+        while start + length + 1 < self.m and self.inserted[start + length + 1]:
+            length += 1
+        return length, layer - start
+
+    def describe(self) -> str:
+        if self.is_identity:
+            return "unchanged"
+        new = [j for j, is_new in enumerate(self.inserted) if is_new]
+        if not self.lawful:
+            return f"layers {', '.join(map(str, self.source))}"
+        after = ", ".join(str(j) for j in new[:12]) + (", …" if len(new) > 12 else "")
+        filled = "copies of their neighbours" if self.fill == "copy" else "drawn"
+        return f"{len(new)} inserted ({filled}, output 0) at {after}"
+
+
+def unchanged(n: int) -> Depth:
+    return Depth(n, tuple(range(n)), (False,) * n)
+
+
+def insert(n: int, after: Sequence[int], fill: str = "copy") -> Depth:
+    """One new layer behind each old layer that `after` names, as often as it names it."""
+    source: list[int] = []
+    inserted: list[bool] = []
+    for i in range(n):
+        count = sum(1 for a in after if a == i)
+        source += [i, *_neighbours(n, i, count)]
+        inserted += [False] + [True] * count
+    return Depth(n, tuple(source), tuple(inserted), fill)
+
+
+def _neighbours(n: int, i: int, count: int) -> list[int]:
+    """The layers next to the gap behind layer i, nearest first: neighbours start from different weights."""
+    near = [k for d in range(n) for k in (i - d, i + 1 + d) if 0 <= k < n]
+    return [near[k % n] for k in range(count)]
+
+
+def spread(n: int, m: int) -> list[int]:
+    """Behind which old layers m - n new ones go: evenly, with the first and the last layer left alone."""
+    gaps = list(range(1, n - 1)) or [max(0, n - 2)]
+    return [gaps[(2 * k + 1) * len(gaps) // (2 * (m - n))] for k in range(m - n)]
+
+
+def place(n: int, m: int, where: str | Sequence[int] = "spread", fill: str = "copy") -> Depth:
+    """The `Depth` that somebody asked for; BadInput when it cannot be understood."""
+    if fill not in FILLS:
+        raise BadInput(f"--fill {fill}", what="no such fill", why="fills: " + ", ".join(FILLS), fix="--fill copy")
+    if m < n:
+        raise Refused(
+            f"--layers {m}",
+            what=f"layers {n} -> {m}",
+            why="a layer that is left out takes its function with it",
+            fix=f"at least --layers {n}",
+        )
+    if m > LARGEST:
+        raise BadInput(f"--layers {m}", what="out of range", why=f"1 to {LARGEST}", fix="another depth")
+    if where == "spread":
+        return insert(n, spread(n, m), fill)
+    if where == "top":
+        return insert(n, [n - 1] * (m - n), fill)
+    after = _after(where, n, m)
+    if len(after) != m - n:
+        raise BadInput(
+            f"--place {_text(where)}",
+            what=f"names {len(after)} places for {m - n} new layers",
+            why="every new layer stands behind one old layer; name one twice for two new layers",
+            fix="--place spread",
+        )
+    if bad := [k for k in after if not 0 <= k < n]:
+        raise BadInput(
+            f"--place {_text(where)}",
+            what=f"there is no layer {bad[0]}",
+            why=f"the source has layers 0 to {n - 1}",
+            fix=f"--place after:{n - 1}",
+        )
+    return insert(n, after, fill)
+
+
+def _after(where: str | Sequence[int], n: int, m: int) -> list[int]:
+    try:
+        if not isinstance(where, str):
+            return [int(k) for k in where]
+        if where.startswith("after:"):
+            return [int(where.removeprefix("after:"))] * (m - n)
+        return [int(k) for k in where.split(",") if k.strip()]
+    except (TypeError, ValueError):
+        raise BadInput(
+            f"--place {where}",
+            what="is no place",
+            why="places: " + ", ".join(PLACES),
+            fix="--place spread, --place top, --place after:5 or --place 3,7,11",
+        ) from None
+
+
+def _text(where: str | Sequence[int]) -> str:
+    return where if isinstance(where, str) else ",".join(map(str, where))
+
+
+def chain_scale(length: int) -> float:
+    """ς = 1/√(2K + 1), by which the input of the LayerNorm in front of K inserted post-norm layers is scaled.
+
+    Let 1/v be the inverse variance in front of a LayerNorm with gain √eps; behind it, it is 1/v + 1/eps. So 2K + 1 of
+    them add (2K + 1)/eps where the one they replace adds 1/eps; an input scaled by ς makes up for it, eps included.
+    """
+    return 1 / math.sqrt(2 * length + 1)
