@@ -177,9 +177,12 @@ class _Verify(click.Command):
             raise click.MissingParameter(ctx=ctx, param_hint=f"'{missing}'", param_type="argument")
         if len(given) == 2 and (record or against):
             raise click.UsageError(f"{'--record takes SRC' if record else '--against takes GROWN'} alone.", ctx)
-        alone = {"--record": ("rungs", "tasks", "samples", "report"), "--against": ("tasks", "samples", "revision")}
+        alone = {
+            "--record": ("rungs", "recover", "tasks", "samples", "report"),
+            "--against": ("recover", "tasks", "samples", "revision"),
+        }
         chosen = "--record" if record else "--against" if against else ""
-        ignored = [name for name in alone.get(chosen, ()) if ctx.params[name] not in (None, ())]
+        ignored = [name for name in alone.get(chosen, ()) if ctx.params[name] not in (None, (), False)]
         if ignored:
             option = "--" + ignored[0].removesuffix("s" if ignored[0] == "rungs" else "")
             raise click.UsageError(f"{option} has no meaning with {chosen}.", ctx)
@@ -199,6 +202,7 @@ class _Verify(click.Command):
 @click.option(
     "--rung", "rungs", multiple=True, metavar="NAME", help="Only these, or single checks: " + ", ".join(LADDER) + "."
 )
+@click.option("--recover", is_flag=True, help="Also rebuild SRC's weights from GROWN and compare them bit for bit.")
 @click.option(
     "--tasks",
     is_flag=False,
@@ -211,7 +215,9 @@ class _Verify(click.Command):
 @seed
 @revision
 @as_json
-def verify(src, grown, record, against, overwrite, rungs, tasks, samples, report, seed, revision, as_json) -> int:
+def verify(
+    src, grown, record, against, overwrite, rungs, recover, tasks, samples, report, seed, revision, as_json
+) -> int:
     """Check that GROWN computes the function of SRC. Exit code 0: lossless; 1: not."""
     if record:
         with Progress(quiet=as_json) as progress:
@@ -228,7 +234,7 @@ def verify(src, grown, record, against, overwrite, rungs, tasks, samples, report
             else api.verify(
                 src,
                 grown,
-                rungs=rungs or LADDER,
+                rungs=(*(rungs or LADDER), *(["recover"] if recover else [])),
                 tasks=None if tasks is None else _fields(tasks),
                 samples=samples,
                 report=report,

@@ -6,6 +6,7 @@ true_float64   outputs agree, with no rounding inside the forward pass; a rounde
 runtime_dtype  in the dtype people run, as close as the source is to itself
 behaviour      tokenizer, hidden states, loss, cached decoding, generation, kernels and batch shapes, save and reload
 trainability   after a few optimizer steps: no dead parameter, no locked twin
+recover        the source's weights computed back from the grown ones (when asked for)
 """
 
 from __future__ import annotations
@@ -103,7 +104,10 @@ class _Ladder:
         if "certificate" in wanted:
             self.progress("certificate")
             self.done.append(self.replay.certificate() if self.replay else self._identical())
-        if wanted - {"certificate"}:
+        if "recover" in wanted:
+            self.progress("recover")
+            self.done.append(self._recover())
+        if wanted - {"certificate", "recover"}:
             self._models(wanted)
         if self.failed and self.first is None:
             certificate = next((c.measured.get("first") for c in self.done if c.name == "certificate"), None)
@@ -112,6 +116,13 @@ class _Ladder:
             self.notes.append(
                 "the outputs agree as far as rounding the stored weights explains, which may be more than was rounded"
             )
+
+    def _recover(self) -> Check:
+        from grow.verify.recover import recover
+
+        if self.replay is None:
+            return Check("recover", "skip", reason="no grow.json: nothing says where the source's numbers are")
+        return recover(self.replay)
 
     def _identical(self) -> Check:
         """Without a plan: the stored numbers themselves, where the two have one shape."""

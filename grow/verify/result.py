@@ -35,6 +35,7 @@ RUNGS: Mapping[str, tuple[str, ...]] = {
     ),
     "trainability": ("trainability",),
     "downstream": ("tasks",),
+    "recover": ("recover",),
 }
 RUNG_OF = {check: rung for rung, checks in RUNGS.items() for check in checks}
 FUNCTION = ("certificate", "true_float64", "runtime_dtype", "behaviour")
