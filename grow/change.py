@@ -14,7 +14,7 @@ import numpy as np
 
 from grow.axes import GAIN, SHIFT, WRITE, Row
 from grow.depth import Depth, chain_scale
-from grow.errors import Refused
+from grow.errors import BadInput, Refused
 from grow.family import Chain, Family
 from grow.maps import AxisMap, is_power_of_two
 
@@ -111,7 +111,18 @@ def check_depth(family: Family, config: Mapping[str, Any], depth: Depth) -> None
             f"--to {field}={depth.m}",
             what=f"layers {depth.n} -> {depth.m}",
             why="here a LayerNorm writes the residual stream and has no gain: LN(x) is x for no x that is not normal",
-            fix=f"{field}={depth.n}",
+            fix=f"leave {field} at {depth.n}",
+        )
+    try:
+        eps = eps_of(family, config)
+    except (TypeError, ValueError):
+        eps = math.nan
+    if not 0 < eps < math.inf:
+        raise BadInput(
+            f"config.json: {family.eps}",
+            what=f"{config.get(str(family.eps))!r}, wanted a positive number",
+            why="layers are inserted between LayerNorms whose gains are its root",
+            fix=f"set {family.eps} to the eps that the model was trained with",
         )
 
 

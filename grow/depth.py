@@ -15,7 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 
+from grow.checkpoint.header import show
 from grow.errors import BadInput, Refused
 
 PLACES = ("spread", "top", "after:K", "a list of layers")
@@ -53,6 +55,10 @@ class Depth:
     @property
     def lawful(self) -> bool:
         return tuple(self.source[j] for j in self.kept) == tuple(range(self.n))
+
+    def hidden_index(self, k: int) -> int:
+        """Where hidden state k (the input of old layer k; the last is the output) is among the new ones."""
+        return self.kept[k] if k < self.n else self.m
 
     def chain(self, layer: int) -> tuple[int, int]:
         """(length, place) of the run of inserted layers that `layer` belongs to or that follows it; place 0 is the
@@ -141,21 +147,21 @@ def place(n: int, m: int, where: str | Sequence[int] = "spread", fill: str = "co
 def _after(where: str | Sequence[int], n: int, m: int) -> list[int]:
     try:
         if not isinstance(where, str):
-            return [int(k) for k in where]
+            return [index(k) for k in where]
         if where.startswith("after:"):
             return [int(where.removeprefix("after:"))] * (m - n)
         return [int(k) for k in where.split(",") if k.strip()]
     except (TypeError, ValueError):
         raise BadInput(
-            f"--place {where}",
+            f"--place {_text(where)}",
             what="is no place",
             why="places: " + ", ".join(PLACES),
             fix="--place spread, --place top, --place after:5 or --place 3,7,11",
         ) from None
 
 
-def _text(where: str | Sequence[int]) -> str:
-    return where if isinstance(where, str) else ",".join(map(str, where))
+def _text(where: object) -> str:
+    return show(",".join(map(str, where)) if isinstance(where, (list, tuple)) else where, 80)
 
 
 def chain_scale(length: int) -> float:

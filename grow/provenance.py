@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from grow.change import Change
 from grow.checkpoint.header import strict_json
 from grow.depth import FILLS, Depth, unchanged
 from grow.errors import BadInput
-from grow.maps import KINDS, AxisMap, identity
+from grow.maps import KINDS, SILENT, AxisMap, axis_map, identity
 from grow.plan import SPLITS, Plan
 
 SCHEMA = 1
@@ -172,19 +172,26 @@ def _map(space: str, stored: Mapping[str, Any], sizes: Mapping[str, int], new_si
     return AxisMap.from_runs(n, runs, str(stored["operator"]))
 
 
+def _layers(depth: Depth) -> Iterator[tuple[str, AxisMap]]:
+    """The layers as an axis: inserted ones carry nothing yet."""
+    if not depth.is_identity:
+        source = [SILENT if new else i for i, new in zip(depth.source, depth.inserted)]
+        yield "layers", axis_map(depth.n, source, operator=f"inserted, {depth.fill}")
+
+
 def growth_document(record: Record) -> dict[str, Any]:
     """How every axis grew and where the checkpoint came from, JSON-ready."""
     return {
         "axes": [
             {
-                "axis": SPACES[space],
+                "axis": SPACES.get(space, space),
                 "space": space,
                 "old": m.n,
                 "new": m.m,
                 "operator": m.operator,
                 "runs": m.to_runs(),
             }
-            for space, m in record.maps.items()
+            for space, m in (*record.maps.items(), *_layers(record.change.depth))
         ],
         "sizes": record.sizes,
         "new_sizes": record.new_sizes,

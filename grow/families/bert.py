@@ -104,7 +104,12 @@ classifier.bias                               labels <-         ? {CLASSIFIED}
         ("cls.predictions.transform.LayerNorm.weight", "cls.predictions.transform.LayerNorm.bias"),
         when=f"tie_word_embeddings {MASKED}",
     ),
-    defaults={"tie_word_embeddings": True, "max_position_embeddings": 512, "type_vocab_size": 2},
+    defaults={
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 512,
+        "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+    },
     summary="BERT, sentence-transformers encoders",
     sizes={
         name: {

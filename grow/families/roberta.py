@@ -32,7 +32,13 @@ classifier.bias                  labels <-         ? ForTokenClassification|ForM
         ("lm_head.layer_norm.weight", "lm_head.layer_norm.bias"),
         when=f"tie_word_embeddings {MASKED}",
     ),
-    defaults={"tie_word_embeddings": True, "pad_token_id": 1, "max_position_embeddings": 512, "type_vocab_size": 2},
+    defaults={
+        "tie_word_embeddings": True,
+        "pad_token_id": 1,
+        "max_position_embeddings": 512,
+        "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+    },
     summary="RoBERTa, CamemBERT-like encoders saved as roberta",
     sizes={
         "roberta-base": {

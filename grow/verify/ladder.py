@@ -202,7 +202,7 @@ class _Ladder:
         def hidden_states() -> Check:
             stream = (lambda final: replay.stream(final=final)) if replay else (lambda final: None)
             stored = None if limit == EXACT else _NAMES[self.narrow]
-            place = replay.hidden_index if replay else (lambda k: k)
+            place = replay.change.depth.hidden_index if replay else (lambda k: k)
             return hidden.hidden_states(pair, stream=stream, place=place, stored=stored, known=replay is not None)
 
         checks = {

@@ -68,11 +68,6 @@ class Replay:
         """How to read a hidden state, see `readback.stream_readback`."""
         return stream_readback(self.family, self.matched.config, self.maps, final=final)
 
-    def hidden_index(self, k: int) -> int:
-        """Where hidden state k (the input of layer k; the last is the output) is among the grown ones."""
-        kept = self.change.depth.kept
-        return kept[k] if k < len(kept) else self.change.depth.m
-
     def source_module(self, name: str) -> str | None:
         """The source's module that a grown one stands for; None inside layers that the source does not have as such."""
         depth = self.change.depth

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from grow.axes import GAIN, LOOKUPS, READ, SHIFT
+from grow.axes import GAIN, READ, SHIFT
 from grow.plan import TensorPlan
 from grow.verify.compare import RUN_ERRORS
 from grow.verify.float64 import SMALL, TrueFloat64
@@ -41,11 +41,13 @@ class Trained:
     """moved   parameter -> bool, whether an entry ever got a gradient
     weights  after the last step
     equal    parameter -> for every row, the first row that was equal to it before the first step
+    tables   parameters that are looked up row by row
     """
 
     moved: dict[str, torch.Tensor]
     weights: dict[str, torch.Tensor]
     equal: dict[str, torch.Tensor]
+    tables: set[str]
     losses: list[float]
     dtype: str
 
@@ -93,6 +95,7 @@ def _train(pair: Pair, side: Side) -> Trained | None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
     moved = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
     equal = {name: _first_equal(p.detach()) for name, p in model.named_parameters() if p.ndim == 2}
+    tables = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding)}
     losses: list[float] = []
     probes = [probe for probe in pair.probes if probe.counted.shape[-1] <= LONGEST and probe.name not in DULL]
     threads = torch.get_num_threads()
@@ -113,7 +116,7 @@ def _train(pair: Pair, side: Side) -> Trained | None:
                 optimizer.step()
     finally:
         torch.set_num_threads(threads)
-    return Trained(moved, {name: p.detach() for name, p in model.named_parameters()}, equal, losses, dtype)
+    return Trained(moved, {name: p.detach() for name, p in model.named_parameters()}, equal, tables, losses, dtype)
 
 
 def _objective(pair: Pair, side: Side, model: Any, probe: Probe) -> torch.Tensor | None:
@@ -168,7 +171,7 @@ def _audit(name: str, source: Trained, plan: TensorPlan | None, after: Trained) 
     dead = new & ~alive
     if before is not None and dead.any():
         dead &= ~_excused(dead, before, sources)
-    if plan and plan.signature.dims[0].role == READ and plan.signature.dims[0].labels[0].axis in LOOKUPS:
+    if name in after.tables:
         dead &= alive.any(dim=1, keepdim=True)  # a row that no probe looks up learns when it is used
     count = {"new": int(new.sum()), "dead": int(dead.sum())}
     twins = _locked(alive, weight, plan) if plan else _still_equal(name, equal, after)

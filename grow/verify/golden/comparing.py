@@ -124,6 +124,13 @@ class Growth:
         back = output_readback(self.record.change.maps) if self.family and self.record else None
         return _as_it_is if back is None or name not in HIDDEN_OUTPUTS else lambda y, n: fold(y, n, *back)
 
+    def place(self, layer: str) -> str:
+        """Where a hidden state of the source is among the grown ones."""
+        if not (self.family and self.record):
+            return layer
+        name, _, k = layer.rpartition(".")
+        return f"{name}.{self.record.change.depth.hidden_index(int(k))}"
+
     def layer(self, name: str, last: bool) -> Fold:
         """How a hidden state becomes one of the source's width."""
         if not (self.family and self.record):
@@ -245,15 +252,17 @@ def hidden_states(golden: Golden, growth: Growth, pair: OneSided, rounded: bool)
     matrix = [[math.nan] * len(probes) for _ in layers]
     for key, (n, width) in golden.hidden.shapes.items():
         probe, layer = key.rsplit("/", 1)
-        if key not in states:
-            return Check("hidden_states", "skip", reason=f"the grown model has no {key}")
-        y, apart, problem = growth.layer(layer, layer in last)(states[key].numpy(), width)
+        there = f"{probe}/{growth.place(layer)}"
+        if there not in states:
+            return Check("hidden_states", "skip", reason=f"the grown model has no {there}")
+        y, apart, problem = growth.layer(layer, layer in last)(states[there].numpy(), width)
         if problem or y.shape != (n, width):
             problem = problem or "the widths differ and no grow.json says how one is the other"
             return Check("hidden_states", "skip", reason=problem)
         delta = sketch.worst(golden.hidden.kept[key], y, golden.seed).delta if np.isfinite(y).all() else math.inf
         matrix[layers.index(layer)][probes.index(probe)] = max(delta, apart) / golden.hidden.std[layer]
-    if more := sorted(states.keys() - golden.hidden.shapes.keys()):
+    if len(states) != len(golden.hidden.shapes) and all(growth.place(layer) == layer for layer in layers):
+        more = sorted(states.keys() - golden.hidden.shapes.keys())
         return Check("hidden_states", "skip", reason=f"the grown model has other layers: {more[0]}")
     rows = [max(v for v in row if not math.isnan(v)) for row in matrix]
     limits = [growth.floor(layer) if rounded else EXACT for layer in layers]

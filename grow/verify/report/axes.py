@@ -26,7 +26,7 @@ LARGEST = 1 << 26  # coordinates, as in grow.json
 class Band:
     """Grown coordinates [start, start + length) that copy old ones [low, high), or are fresh: low = high = -1.
 
-    look   "copy-0" … "copy-4", "silent", "unread", "mean", or "mixed" when several had to be drawn as one
+    look   "copy-0" … "copy-4", "silent", "unread", "mean", "blend", or "mixed" when several had to be drawn as one
     """
 
     start: int
@@ -100,12 +100,14 @@ NAMES = {
     "silent": "silent",
     "unread": "unread",
     "mean": "mean",
+    "blend": "blend",
     "mixed": "mixed",
 }
 MEANING = {
     "silent": "carry 0; what reads them is random",
     "unread": "compute something random that nothing reads yet",
     "mean": "carry the mean of the old coordinates, which the norm subtracts",
+    "blend": "weighted means of the old ones: new tokens with logits among the old",
 }
 
 
