@@ -109,6 +109,7 @@ MEANING = {
     "mean": "carry the mean of the old coordinates, which the norm subtracts",
     "blend": "weighted means of the old ones: new tokens with logits among the old",
 }
+IDENTITY = "compute the identity until they are trained"
 
 
 def axis_picture(axis: Mapping[str, Any], ident: str) -> tuple[Markup, list[dict[str, str]]]:
@@ -120,6 +121,9 @@ def axis_picture(axis: Mapping[str, Any], ident: str) -> tuple[Markup, list[dict
     bands = merged((band for band, _ in placed), new)
     copied = any(band.look == "copy-1" for band, _ in placed)
     names = NAMES if copied else {**NAMES, "copy-0": "kept"}
+    layers = axis["axis"] == "layers"
+    if layers:
+        names = {**names, "silent": "inserted"}
     widest = max(old, new)
     parts = [
         tag("text", "source", class_="label", x=-12, y=15),
@@ -140,6 +144,8 @@ def axis_picture(axis: Mapping[str, Any], ident: str) -> tuple[Markup, list[dict
             middle = percent((band.start + band.length / 2) / widest)
             parts.append(tag("text", text, class_="under", x=middle, y=143))
     legend = list(_legend(placed, names))
+    for row in legend if layers else ():
+        row["text"] = row["text"].replace("coordinates", "layers").replace(MEANING["silent"], IDENTITY)
     if any(band.look == "mixed" for band in bands):
         text = f"{len(placed):,} runs of several kinds, drawn as {len(bands)} bands"
         legend.append({"look": "mixed", "name": names["mixed"], "text": text})
