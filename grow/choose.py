@@ -90,7 +90,7 @@ def grow_counts(
 
 
 def _positions(family: Family, config: Mapping[str, Any], p: int, p2: int, words: dict) -> AxisMap:
-    first = int(family.get(config, family.positions_from)) + 1 if family.positions_from else 0
+    first = first_position(family, config)
     extra = np.arange(p2 - p) % max(1, p - first) + min(first, p - 1)
     grown = axis_map(p, np.concatenate([np.arange(p), extra]), operator="repeated")
     if p2 > p and family.attention.rope:
@@ -99,6 +99,11 @@ def _positions(family: Family, config: Mapping[str, Any], p: int, p2: int, words
     elif p2 > p:
         words["positions"] = f"{p2 - p} appended, repeating the old ones"
     return grown
+
+
+def first_position(family: Family, config: Mapping[str, Any]) -> int:
+    """The first row of the position table that is a position; RoBERTa counts from behind its padding id."""
+    return int(family.get(config, family.positions_from)) + 1 if family.positions_from else 0
 
 
 def low_logit(family: Family, config: Mapping[str, Any], tokens: str) -> float | None:
