@@ -350,7 +350,8 @@ def _write(the_plan: Plan, checkpoint: Checkpoint, folder: Path, shard: int, nam
     copy_companions(checkpoint, folder, the_plan)
     from grow import __version__
 
-    write_json(folder / NAME, record_of(the_plan, source=name, version=__version__, tensors=digests))
+    tensors = {t.name: digests[t.name] for t in the_plan.tensors}  # they were finished in any order
+    write_json(folder / NAME, record_of(the_plan, source=name, version=__version__, tensors=tensors))
 
 
 def _set_verification(folder: Path, found: Verification) -> None:

@@ -58,7 +58,7 @@ class Depth:
 
     def hidden_index(self, k: int) -> int:
         """Where hidden state k (the input of old layer k; the last is the output) is among the new ones."""
-        return self.kept[k] if k < self.n else self.m
+        return self.kept[k] if k < min(self.n, len(self.kept)) else self.m
 
     def chain(self, layer: int) -> tuple[int, int]:
         """(length, place) of the run of inserted layers that `layer` belongs to or that follows it; place 0 is the

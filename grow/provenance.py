@@ -149,6 +149,8 @@ def _change(plan: Mapping[str, Any], sizes: Mapping[str, int], new_sizes: Mappin
         source, inserted = stored["source"], stored["inserted"]
         if len(source) != m or not all(type(i) is int and 0 <= i < n for i in source) or stored["fill"] not in FILLS:
             raise ValueError(f"depth: no layers {n} -> {m}")
+        if not all(type(j) is int and 0 < j < m for j in inserted):
+            raise ValueError(f"depth: inserted layers are some of 1 to {m - 1}")
         depth = Depth(n, tuple(source), tuple(j in inserted for j in range(m)), stored["fill"])
     low = plan.get("low")
     if depth.m != m or depth.inserted[:1] == (True,) or not (low is None or isinstance(low, float)):

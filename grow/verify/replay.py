@@ -259,14 +259,17 @@ def config_differences(source: Mapping[str, Any], grown: Mapping[str, Any]) -> I
 
 
 def significant(differences: Iterable[dict[str, Any]], widths_of: str | None = None) -> list[dict[str, Any]]:
-    """Without those that change no output, and without the widths of a family, which a growth changes."""
+    """Without those that change no output, and without sizes of a family that became larger, as in a growth."""
     family = FAMILIES.get(widths_of or "")
     widths = {family.axes[axis] for axis in (*GROWABLE, "embed") if axis in family.axes} if family else set()
-    ignored = NEUTRAL | widths | {"dtype", "torch_dtype"}
+    lists = {*family.layer_lists} if family else set()
+    ignored = NEUTRAL | {"dtype", "torch_dtype"}
     return [
         d
         for d in differences
         if d["field"] not in ignored
+        and not (d["field"] in widths and not _less(d["grown"], d["source"]))
+        and not (d["field"] in lists and _longer(d["grown"], d["source"]))
         and "dropout" not in d["field"]
         and not (_unset(d["source"]) and _unset(d["grown"]))
     ]
@@ -281,6 +284,14 @@ def _spelled_out(silent: Mapping[str, Any], name: str, value: Any) -> bool:
     except Exception:  # a default that this version refuses is no default
         return False
     return value is not None and getattr(default, name, None) == value
+
+
+def _less(a: Any, b: Any) -> bool:
+    return isinstance(a, int) and isinstance(b, int) and a < b
+
+
+def _longer(a: Any, b: Any) -> bool:
+    return isinstance(a, list) and isinstance(b, list) and len(a) > len(b)
 
 
 def _unset(value: Any) -> bool:
