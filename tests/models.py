@@ -142,10 +142,13 @@ ONE_EACH = (
 )  # fmt: skip
 
 
-def make(variant: str, seed: int = 1) -> transformers.PreTrainedModel:
-    """The stock model in float32, every parameter drawn anew: tables N(0, 1), weights N(0, 2 / in), gains about 1."""
+def make(variant: str, seed: int = 1, **other: Any) -> transformers.PreTrainedModel:
+    """The stock model in float32, every parameter drawn anew: tables N(0, 1), weights N(0, 2 / in), gains about 1.
+
+    other  config fields that are not the variant's own
+    """
     kind, auto, fields, _ = VARIANTS[variant]
-    config = transformers.AutoConfig.for_model(kind, **fields)
+    config = transformers.AutoConfig.for_model(kind, **{**fields, **other})
     model = getattr(transformers, auto).from_config(config, dtype=torch.float32).eval()
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -160,9 +163,9 @@ def make(variant: str, seed: int = 1) -> transformers.PreTrainedModel:
     return model
 
 
-def save(variant: str, folder: Path, dtype: str = "float32") -> Path:
+def save(variant: str, folder: Path, dtype: str = "float32", **other: Any) -> Path:
     """A stock checkpoint of `make(variant)` whose outputs are alive (std > 0.5)."""
-    model = make(variant).to(getattr(torch, dtype))
+    model = make(variant, **other).to(getattr(torch, dtype))
     model.save_pretrained(folder)
     for name, value in outputs(folder).items():
         assert value.std() > 0.5, f"{variant}: {name} has std {value.std():.2g}"

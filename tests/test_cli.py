@@ -33,11 +33,13 @@ COMMANDS = {
     "widen": f"{GROWTH} {WRITING}",
     "deepen": f"{EXACT} {LAYERS} {WRITING} --layers",
     "plan": GROWTH,
-    "verify": "SRC GROWN --against --json --overwrite --record --report --revision --rung --samples --seed --tasks",
+    "verify": "SRC GROWN --against --json --overwrite --record --recover --report --revision --rung --samples --seed "
+    "--tasks",
     "inspect": "SRC --assume-harmless --json --revision",
     "families": "NAME --json",
     "completion": "SHELL",
 }
+DEEPENED = "1 inserted (copies of their neighbours, output 0) at 1"
 WITH_JSON = sorted(set(COMMANDS) - {"completion"})  # its output is a script
 
 
@@ -146,12 +148,14 @@ def test_without_json_the_same_is_said_in_words(grow_, pair, tmp_path, command):
 def test_the_parts_of_the_documents(grow_, pair, tmp_path):
     line = lines(pair, tmp_path / "out")
     documents = {name: json.loads(grow_(*line[name][0], "--json")[1]) for name in WITH_JSON}
+    planned = {
+        "schema", "family", "architecture", "storage", "rounded_because", "split", "seed", "axes", "tensors",
+        "couplings", "config", "cost", "notes",
+    }  # fmt: skip
     assert {name: set(document) for name, document in documents.items()} == {
         "widen": {"schema", "path", "status", "seconds", "plan", "verification", "notes"},
-        "plan": {
-            "schema", "family", "architecture", "storage", "rounded_because", "split", "seed", "axes", "tensors",
-            "couplings", "config", "cost", "notes",
-        },
+        "deepen": planned,
+        "plan": planned,
         "verify": {
             "schema", "source", "grown", "verdict", "trainable", "rungs", "first_difference", "growth", "config",
             "environment", "notes",
@@ -162,6 +166,7 @@ def test_the_parts_of_the_documents(grow_, pair, tmp_path):
         "families": {"schema", "families"},
     }  # fmt: skip
     assert documents["widen"]["plan"] == documents["plan"]
+    assert documents["deepen"]["axes"]["layers"] == {"old": 2, "new": 3, "how": DEEPENED}
     assert documents["widen"]["status"] == "unverified"
     assert documents["widen"]["verification"] is None
     assert [f["model_type"] for f in documents["families"]["families"]] == list(grow.families)
@@ -198,7 +203,7 @@ def test_an_error_with_json_is_a_document_too(grow_, pair):
 # Nothing is written
 
 
-@pytest.mark.parametrize("command", ["plan", "widen", "inspect", "verify", "families"])
+@pytest.mark.parametrize("command", ["plan", "widen", "deepen", "inspect", "verify", "families"])
 def test_what_only_looks_writes_nothing(grow_, pair, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -255,7 +260,33 @@ BAD: dict[str, str] = {
     "a smaller target": "plan --from source --to hidden_size=12",
     "a target of zero": "plan --from source --to hidden_size=0",
     "a field twice": "plan --from source --to hidden_size=48,hidden_size=72",
-    "layers in a width target": "plan --from source --to num_hidden_layers=4",
+    "fewer layers": "plan --from source --to num_hidden_layers=1",
+    "half a layer": "plan --from source --to layers=2.5",
+    "a size, then half a layer": "plan --from source --to 2x,layers=2.5",
+    "a smaller vocabulary": "plan --from source --to vocab_size=28",
+    "a size that is less deep": "widen --from deep --to source --deepen --out out",
+    "no layers": "deepen --from source --out out",
+    "layers 0": "deepen --from source --layers 0 --out out",
+    "layers -1": "deepen --from source --layers -1 --out out",
+    "layers that are less": "deepen --from source --layers 1 --out out",
+    "layers of 10^9": "deepen --from source --layers 999999999 --out out",
+    "layers of 10^40": f"deepen --from source --layers 1{'0' * 40} --out out",
+    "layers that are no number": "deepen --from source --layers all --out out",
+    "a place that is none": "deepen --from source --layers 4 --place bottom --out out",
+    "an empty place": "deepen --from source --layers 4 --place '' --out out",
+    "a place after nothing": "deepen --from source --layers 4 --place after: --out out",
+    "a place after a word": "deepen --from source --layers 4 --place after:last --out out",
+    "a place after a layer that is not there": "deepen --from source --layers 4 --place after:2 --out out",
+    "a place before the first": "deepen --from source --layers 4 --place after:-1 --out out",
+    "a place in a list that is not there": "deepen --from source --layers 4 --place 0,2 --out out",
+    "a place too few": "deepen --from source --layers 4 --place 0 --out out",
+    "a place too many": "deepen --from source --layers 4 --place 0,1,1 --out out",
+    "a place of 10^5000": f"deepen --from source --layers 3 --place 1{'0' * 5000} --out out",
+    "a fill that is none": "deepen --from source --layers 4 --fill zeros --out out",
+    "new tokens that are none": "plan --from source --to vocab_size=40 --new-tokens mean",
+    "low tokens without a bias": "plan --from source --to vocab_size=40 --new-tokens low",
+    "a post-norm without gains": "deepen --from bare --layers 3 --out out",
+    "a target for deepen": "deepen --from source --layers 3 --to 2x --out out",
     "a target that is no config": "plan --from source --to source/model.safetensors",
     "another family as target": "plan --from source --to gpt2",
     "an operator without =": "plan --from source --to 2x --operator copies",
@@ -306,6 +337,8 @@ def test_a_bad_line_is_one_message_with_where_why_and_fix_on_any_terminal(tmp_pa
 
     tiny.checkpoint(tmp_path / "source", "llama")
     tiny.checkpoint(tmp_path / "odd", "llama", banana_factor=3)
+    tiny.checkpoint(tmp_path / "deep", "llama", num_hidden_layers=5)
+    tiny.checkpoint(tmp_path / "bare", "opt", do_layer_norm_before=False, layer_norm_elementwise_affine=False)
     (tmp_path / "empty").mkdir()
     before = tiny.snapshot(tmp_path)
     split = {name: shlex.split(line) for name, line in BAD.items()}

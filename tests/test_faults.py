@@ -554,6 +554,190 @@ def test_with_grow_json_the_models_part_at_the_damaged_module(variant, to, tenso
     assert found.first["module"].endswith(home(tensor))
 
 
+# Layers that were inserted, and tables that became longer
+
+
+class Deep(NamedTuple):
+    """A growth of depth and vocabulary, and a tensor of each kind that the inserted layer 1 and the kept ones have."""
+
+    variant: str
+    zero: str
+    kept: str
+    swap: tuple[str, str]
+    table: str
+
+
+DEEP = {
+    "llama": Deep(
+        "llama", "model.layers.1.mlp.down_proj.weight", "model.layers.2.mlp.up_proj.weight",
+        (".2.", ".4."), "model.embed_tokens.weight",
+    ),
+    "bert-mlm": Deep(
+        "bert-mlm", "bert.encoder.layer.1.output.dense.weight", "bert.encoder.layer.2.intermediate.dense.weight",
+        (".2.", ".4."), "bert.embeddings.word_embeddings.weight",
+    ),
+}  # fmt: skip
+"""Three layers become five: old ones at 0, 2 and 4, inserted ones at 1 and 3."""
+
+
+@pytest.fixture(scope="module")
+def deepened(tmp_path_factory) -> Callable[[str, Path], Pair]:
+    """`deepened("llama", folder)`: a source in float64 and a copy of what grows from it, to be damaged."""
+    found: dict[str, Pair] = {}
+
+    def get(variant: str, folder: Path) -> Pair:
+        if variant not in found:
+            place = tmp_path_factory.mktemp("deepened")
+            source = models.save(variant, place / "source", "float64", num_hidden_layers=3)
+            to, grown = {"layers": 5, "vocab": 50}, place / "grown"
+            found[variant] = Pair(source, grown, grow.widen(source, to, out=grown, place="0,1", verify=False).plan)
+        pair = found[variant]
+        return pair._replace(grown=Path(shutil.copytree(pair.grown, folder / "damaged")))
+
+    return get
+
+
+def swapped(folder: Path, a: str, b: str) -> list[str]:
+    """The names of all tensors of two layers, after each has changed place with the other's."""
+    tensors = tiny.read_tensors(folder)
+    names = [name for name in tensors if a in name]
+    for name in names:
+        other = name.replace(a, b)
+        tensors[name], tensors[other] = tensors[other], tensors[name]
+    tiny.write_tensors(folder, tensors)
+    return [*names, *(name.replace(a, b) for name in names)]
+
+
+def damage_deep(pair: Pair, deep: Deep, kind: str) -> list[str]:
+    """Damages the grown folder; the names of the tensors that were."""
+    if kind == "a zero":
+        tiny.edit_tensor(pair.grown, deep.zero, lambda raw: raw.__setitem__((3, 2), 0.25))
+        return [deep.zero]
+    if kind == "an old layer":
+        tiny.edit_tensor(pair.grown, deep.kept, reversed_)
+        return [deep.kept]
+    if kind == "an old token":
+        tiny.edit_tensor(pair.grown, deep.table, lambda raw: reversed_(raw[7]))
+        return [deep.table]
+    if kind == "old layers swapped":
+        return swapped(pair.grown, *deep.swap)
+    assert kind == "an inserted layer swapped with an old one"
+    return swapped(pair.grown, ".1.", ".4.")  # with its neighbour it would be the same function, see below
+
+
+KINDS = ("a zero", "an old layer", "an old token", "old layers swapped", "an inserted layer swapped with an old one")
+DEEP_FAULTS = [
+    (variant, kind, way) for variant in DEEP for kind in KINDS for way in ("grow.json", "outputs too", "outputs alone")
+]
+
+
+@pytest.mark.parametrize(("variant", "kind", "way"), DEEP_FAULTS)
+def test_a_fault_in_a_deepened_pair_is_found_and_with_grow_json_its_tensor_named(
+    variant, kind, way, deepened, tmp_path
+):
+    pair = deepened(variant, tmp_path)
+    names = damage_deep(pair, DEEP[variant], kind)
+    if way == "outputs alone":
+        forget(pair.grown)
+    found = grow.verify(pair.source, pair.grown, rungs=CERTIFICATE if way == "grow.json" else BOTH)
+    assert (found.verdict, found.exit_code) == ("different", 1)
+    if way != "outputs alone":
+        assert found.first["tensor"] in names
+    if way == "grow.json":
+        assert found.first["index"] is not None
+
+
+def test_a_deepened_pair_without_a_fault_is_lossless(deepened, tmp_path):
+    for variant in DEEP:
+        pair = deepened(variant, tmp_path / variant)
+        assert grow.verify(pair.source, pair.grown, rungs=BOTH).verdict == "lossless"
+        forget(pair.grown)
+        assert grow.verify(pair.source, pair.grown, rungs=BOTH).verdict == "lossless"
+
+
+@pytest.mark.parametrize("way", ["grow.json", "outputs alone"])
+def test_an_inserted_layer_that_changed_places_with_its_neighbour_computes_the_same(way, deepened, tmp_path):
+    pair = deepened("llama", tmp_path)
+    names = swapped(pair.grown, ".1.", ".2.")
+    if way == "grow.json":
+        found = grow.verify(pair.source, pair.grown, rungs=BOTH)
+        assert (found.verdict, found.check("true_float64").status) == ("different", "pass")
+        assert found.first["tensor"] in names
+    else:
+        assert grow.verify(pair.source, forget(pair.grown), rungs=BOTH).verdict == "lossless"
+
+
+CHAIN = [
+    f"bert.encoder.layer.{layer}.{name}"
+    for layer in (0, 1)
+    for name in (
+        "attention.output.LayerNorm.weight", "attention.output.LayerNorm.bias", "intermediate.dense.weight",
+        "intermediate.dense.bias", "output.dense.weight", "output.dense.bias", "output.LayerNorm.weight",
+        "output.LayerNorm.bias",
+    )
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("tensor", CHAIN)
+def test_a_number_of_the_chain_that_is_off_by_2_ulp_is_named(tensor, deepened, tmp_path):
+    """In float64 that moves no output by 1e-12: the equation or the hash has to tell."""
+    pair = deepened("bert-mlm", tmp_path)
+
+    def two_ulp(raw: Raw) -> None:
+        raw.reshape(-1)[5:6].view("<u8")[0] += 2
+
+    tiny.edit_tensor(pair.grown, tensor, two_ulp)
+    found = grow.verify(pair.source, pair.grown, rungs=CERTIFICATE)
+    assert (found.verdict, found.first["tensor"]) == ("different", tensor)
+
+
+@pytest.mark.parametrize("way", ["grow.json", "outputs alone"])
+def test_a_changed_layer_type_of_a_deepened_pair_is_found(way, tmp_path):
+    source = models.save("qwen2-window", tmp_path / "source", "float64", num_hidden_layers=3)
+    grown = grow.deepen(source, 5, out=tmp_path / "grown", place="0,1", verify=False).path
+    tiny.edit_json(grown / "config.json", lambda c: c["layer_types"].__setitem__(2, "full_attention"))
+    if way == "outputs alone":
+        forget(grown)
+    found = grow.verify(source, grown, rungs=CERTIFICATE if way == "grow.json" else BOTH)
+    assert (found.verdict, found.exit_code) == ("different", 1)
+    assert found.first["field"] == "layer_types" or way == "outputs alone"
+
+
+@pytest.mark.parametrize("way", ["grow.json", "outputs alone"])
+@pytest.mark.parametrize("variant", ["llama", "gpt2", "bert-mlm", "opt"])
+def test_an_old_position_or_token_that_changed_in_a_longer_table_is_found(variant, way, made, tmp_path):
+    plan = grow.widen(made(variant), "vocab=50,positions=80", out=tmp_path / "grown", verify=False).plan
+    wrong = {}
+    if way == "outputs alone":
+        forget(tmp_path / "grown")
+    for t in plan.tensors:
+        if {"vocab", "positions"} & set(t.signature.axes):
+            with damaged(tmp_path / "grown", {t.name: lambda raw: raw.__setitem__(11, raw[12])}):
+                found = grow.verify(
+                    made(variant), tmp_path / "grown", rungs=CERTIFICATE if way == "grow.json" else BOTH
+                )
+            if found.verdict != "different" or (way == "grow.json" and found.first["tensor"] != t.name):
+                wrong[t.name] = found.verdict, found.first
+            if way == "grow.json" and found.first["index"][0] != 11:
+                wrong[t.name] = found.first
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("way", ["grow.json", "outputs alone"])
+def test_a_new_token_that_is_the_most_likely_one_is_no_difference_of_the_old_ones(way, made, tmp_path):
+    """What is compared are the old tokens: the row of a new one is new. With grow.json its hash is known."""
+    grown = grow.widen(made("llama"), "vocab=50", out=tmp_path / "grown", verify=False).path
+    tiny.edit_tensor(grown, "lm_head.weight", lambda raw: raw.__setitem__(45, 3 * raw[7]))
+    if way == "outputs alone":
+        forget(grown)
+    found = grow.verify(made("llama"), grown, rungs=BOTH)
+    assert found.check("true_float64").status == "pass"
+    if way == "grow.json":
+        assert (found.verdict, found.first["tensor"]) == ("different", "lm_head.weight")
+    else:
+        assert found.verdict == "lossless"
+
+
 # What the probes do not reach
 
 
@@ -875,5 +1059,5 @@ def test_stored_numbers_that_are_none_are_no_proof_of_equality(value, made, tmp_
 
 def test_at_least_300_faults_are_tried():
     assert all(len(set(faults)) == len(faults) for faults in (CERTIFIED, SWAPPED, CONFIGURED, ROWS, UNREACHED))
-    without_grow_json = len(SWAPPED) + len(CONFIGURED) + 2 * len(ROWS) + len(UNREACHED)
+    without_grow_json = len(SWAPPED) + len(CONFIGURED) + 2 * len(ROWS) + len(UNREACHED) + len(DEEP_FAULTS)
     assert min(len(CERTIFIED), without_grow_json) >= 300

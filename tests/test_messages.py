@@ -124,12 +124,94 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], type[GrowErr
           fix        at least hidden_size=24
         """,
     ),
-    "layers": (
-        "llama", {}, "num_hidden_layers=4", {}, Refused,
+    "fewer layers": (
+        "llama", {}, "num_hidden_layers=1", {}, Refused,
         """
-        --to num_hidden_layers=4: widen would change layers 2 -> 4
-          why        widen grows hidden, heads, kv_heads, head_dim, ffn
-          fix        leave num_hidden_layers out
+        --to num_hidden_layers=1: layers 2 -> 1
+          why        a smaller axis loses information
+          fix        at least num_hidden_layers=2
+        """,
+    ),
+    "a size that is less deep": (
+        "llama", {"num_hidden_layers": 8}, "base", {"deepen": True}, Refused,
+        """
+        --deepen --to base: layers 8 -> 6
+          why        a layer that is left out takes its function with it
+          fix        leave --deepen out: the layers then stay
+        """,
+    ),
+    "more layers than any model has": (
+        "llama", {}, "layers=20000", {}, BadInput,
+        """
+        --layers 20000: out of range
+          why        1 to 10000
+          fix        another depth
+        """,
+    ),
+    "a post-norm without gains": (
+        "opt", {"do_layer_norm_before": False, "layer_norm_elementwise_affine": False}, "num_hidden_layers=3", {},
+        Refused,
+        """
+        --to num_hidden_layers=3: layers 2 -> 3
+          why        here a LayerNorm writes the residual stream and has no gain: LN(x) is x for no x that is not normal
+          fix        leave num_hidden_layers at 2
+        """,
+    ),
+    "an eps of zero between post-norm layers": (
+        "bert", {"layer_norm_eps": 0.0}, "num_hidden_layers=3", {}, BadInput,
+        """
+        config.json: layer_norm_eps: 0.0, wanted a positive number
+          why        layers are inserted between LayerNorms whose gains are its root
+          fix        set layer_norm_eps to the eps that the model was trained with
+        """,
+    ),
+    "a place that is none": (
+        "llama", {}, "layers=4", {"place": "bottom"}, BadInput,
+        """
+        --place bottom: is no place
+          why        places: spread, top, after:K, a list of layers
+          fix        --place spread, --place top, --place after:5 or --place 3,7,11
+        """,
+    ),
+    "a place behind a layer that is not there": (
+        "llama", {}, "layers=4", {"place": "0,2"}, BadInput,
+        """
+        --place 0,2: there is no layer 2
+          why        the source has layers 0 to 1
+          fix        --place after:1
+        """,
+    ),
+    "places for other layers than the new ones": (
+        "llama", {}, "layers=4", {"place": "0,1,1"}, BadInput,
+        """
+        --place 0,1,1: names 3 places for 2 new layers
+          why        every new layer stands behind one old layer; name one twice for two new layers
+          fix        --place spread
+        """,
+    ),
+    "low logits without a bias": (
+        "llama", {}, "vocab_size=40", {"new_tokens": "low"}, Refused,
+        """
+        --new-tokens low: the head of this llama has no bias
+          why        w·x <= every w_i·x for states x of all directions has no solution w, so no row alone gives a logit below all others
+          fix        --new-tokens blend: new logits stay below the largest old one
+        """,
+    ),
+    "positions that RoPE computes with": (
+        "llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 2.0}},
+        "max_position_embeddings=128", {}, Refused,
+        """
+        max_position_embeddings: 64 -> 128 with rope_type='dynamic' is not exact
+          why        stock code scales the rotation by it
+          fix        leave max_position_embeddings at 64
+        """,
+    ),
+    "an axis that does not grow": (
+        "bert", {}, "type_vocab_size=3", {}, Refused,
+        """
+        --to type_vocab_size=3: would change types 2 -> 3
+          why        axes that grow: hidden, heads, kv_heads, head_dim, ffn, layers, vocab, positions
+          fix        leave type_vocab_size out
         """,
     ),
     "a factor that leaves a fraction": (
@@ -140,11 +222,11 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], type[GrowErr
           fix        --to 3.5x or 4x, or name the fields
         """,
     ),
-    "a width given twice": (
+    "an axis given twice": (
         "llama", {}, "hidden_size=48,hidden=72", {}, BadInput,
         """
         --to hidden=72: is given twice: 48 and 72
-          why        a width has one size
+          why        an axis has one size
           fix        hidden=72
         """,
     ),

@@ -613,7 +613,7 @@ def test_crowded_maps_are_drawn_in_few_bands_that_leave_no_gap(which):
 
 
 @pytest.mark.parametrize(
-    "runs", [[[3, 0, 1, 1, 1]], [[1, -4, 1, 1, 1], [1, 0, 1, 1, 1]], [[2, 0]], [[2, None, 1, 1, 1]], []]
+    "runs", [[[3, 0, 1, 1, 1]], [[1, -5, 1, 1, 1], [1, 0, 1, 1, 1]], [[2, 0]], [[2, None, 1, 1, 1]], []]
 )
 def test_runs_that_are_no_map_are_not_drawn(runs):
     document = example_document()

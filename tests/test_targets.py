@@ -40,10 +40,10 @@ BERT = {
 }  # fmt: skip
 
 
-def sizes(config: dict, to) -> dict[str, int]:
+def sizes(config: dict, to, **options) -> dict[str, int]:
     """The axes that change."""
     family = FAMILIES[config["model_type"]]
-    old, new = family.sizes_of(config), resolve(family, config, to).sizes
+    old, new = family.sizes_of(config), resolve(family, config, to, **options).sizes
     return {axis: new[axis] for axis in new if new[axis] != old[axis]}
 
 
@@ -89,22 +89,48 @@ def plan(config: dict, to, **options) -> Plan:
         ({**LLAMA, **LLAMA, "hidden_size": 128, "num_attention_heads": 4, "head_dim": 32}, "base",
          {"hidden": 256, "heads": 8, "kv_heads": 4, "ffn": 768}),
         (BERT, "bert-base", {"hidden": 768, "heads": 12, "kv_heads": 12, "ffn": 3072, "head_dim": 64}),
+        (LLAMA, "num_hidden_layers=4", {"layers": 4}),
+        (LLAMA, {"layers": 4}, {"layers": 4}),
+        (GPT2, "n_layer=3,hidden=24", {"layers": 3, "hidden": 24, "head_dim": 8}),
+        (LLAMA, "vocab_size=50", {"vocab": 50}),
+        (GPT2, "n_positions=65,vocab=42", {"positions": 65, "vocab": 42}),
+        (LLAMA, "2x,layers=8", {"hidden": 36, "heads": 12, "kv_heads": 4, "ffn": 56, "layers": 8}),
+        (LLAMA, "2x, intermediate_size=28 ,layers=3", {"hidden": 36, "heads": 12, "kv_heads": 4, "layers": 3}),
+        (BERT, "bert-base,hidden_size=24,heads=6,layers=3",
+         {"hidden": 24, "heads": 6, "kv_heads": 6, "ffn": 3072, "layers": 3}),
+        (LLAMA, "1x,vocab=42", {"vocab": 42}),
     ],
 )  # fmt: skip
 def test_a_target_is_the_axes_it_changes(config, to, expected):
     assert sizes(config, to) == expected
 
 
+def test_the_depth_of_a_size_is_taken_with_deepen_only():
+    widths = {"hidden": 768, "heads": 12, "kv_heads": 12, "ffn": 3072, "head_dim": 64}
+    assert sizes(BERT, "bert-base", deepen=True) == {**widths, "layers": 12}
+    assert sizes(BERT, "bert-base,layers=5", deepen=True) == {**widths, "layers": 5}  # a field has the last word
+    assert sizes(LLAMA, "2x", deepen=True) == sizes(LLAMA, "2x")
+    assert sizes(LLAMA, {"layers": 4}, deepen=True) == {"layers": 4}
+    shallow = resolve(FAMILIES["bert"], {**BERT, "num_hidden_layers": 24}, "bert-base")
+    assert shallow.sizes["layers"] == 24
+    assert shallow.notes == ("layers stay 24 (bert-base has 12), and nothing shrinks",)
+
+
 def test_the_config_of_another_checkpoint(tmp_path):
     other = {**LLAMA, "hidden_size": 36, "num_attention_heads": 12, "num_hidden_layers": 5, "vocab_size": 99}
+    other["max_position_embeddings"] = 32
     (tmp_path / "config.json").write_text(json.dumps(other))
-    expected = {"hidden": 36, "heads": 12}
+    expected = {"hidden": 36, "heads": 12, "vocab": 99}
     for to in (tmp_path, str(tmp_path), tmp_path / "config.json", other, SimpleNamespace(to_dict=lambda: other)):
         assert sizes(LLAMA, to) == expected
-    notes = resolve(FAMILIES["llama"], LLAMA, tmp_path).notes
-    assert len(notes) == 2
-    assert "layers stay 2" in notes[0]
-    assert "vocab stay 41" in notes[1]
+        assert sizes(LLAMA, to, deepen=True) == {**expected, "layers": 5}
+    assert sizes(LLAMA, f"{tmp_path},layers=3,vocab_size=41") == {"hidden": 36, "heads": 12, "layers": 3}
+    assert resolve(FAMILIES["llama"], LLAMA, tmp_path).notes == (
+        f"layers stay 2 ({tmp_path / 'config.json'} has 5); --deepen takes its depth too",
+        f"positions stay 64 ({tmp_path / 'config.json'} has 32), and nothing shrinks",
+    )
+    with pytest.raises(Refused, match="layers 5 -> 2"):
+        sizes(other, LLAMA, deepen=True)
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
@@ -153,6 +179,12 @@ def test_the_size_it_has_changes_nothing(config, to):
 # a θ so small that the upper end of yarn's range is clipped to head_dim - 1, which θ' cannot undo
 YARN = {"rope_type": "yarn", "rope_theta": 6.0, "factor": 4.0, "original_max_position_embeddings": 280}
 YARN = {"rope_parameters": YARN}
+OWN_LENGTH = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0}  # of the yarn that has none: the positions
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 500.0, "factor": 2.0, "original_max_position_embeddings": 32,
+    "short_factor": [1.0] * 4, "long_factor": [1.5] * 4,
+}  # fmt: skip
+POST = {"do_layer_norm_before": False, "layer_norm_elementwise_affine": False}
 DYNAMIC = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 2.0}}
 REFUSED = {
     "not-a-size": (LLAMA, "gigantic", BadInput, "no size of the family"),
@@ -188,9 +220,34 @@ REFUSED = {
     "huge": (LLAMA, "hidden_size=" + "9" * 50, BadInput, "out of range"),
     "misspelt-field": (LLAMA, "hiden_size=36", BadInput, "did you mean 'hidden_size'"),
     "misspelt-axis": (LLAMA, "hiddn=36", BadInput, "did you mean 'hidden'"),
-    "field-of-gpt2": (LLAMA, "n_embd=36", BadInput, "no such width"),
-    "depth": (LLAMA, "num_hidden_layers=4", Refused, "would change layers 2 -> 4"),
-    "vocab": (LLAMA, "vocab_size=50", Refused, "would change vocab 41 -> 50"),
+    "field-of-gpt2": (LLAMA, "n_embd=36", BadInput, "no such axis"),
+    "types": (BERT, "type_vocab_size=3", Refused, "would change types 2 -> 3"),
+    "embed": (OPT, "word_embed_proj_dim=24", Refused, "would change embed 12 -> 24"),
+    "smaller-depth": (LLAMA, "num_hidden_layers=1", Refused, "layers 2 -> 1"),
+    "smaller-depth-wider": (LLAMA, "2x,layers=1", Refused, "layers 2 -> 1"),
+    "smaller-vocab": (LLAMA, "vocab_size=40", Refused, "vocab 41 -> 40"),
+    "smaller-positions": (GPT2, "n_positions=32", Refused, "positions 64 -> 32"),
+    "smaller-all": (BERT, "hidden=24,layers=1,vocab=3,positions=7", Refused, "layers 2 -> 1, vocab 41 -> 3"),
+    "zero-depth": (LLAMA, "layers=0", BadInput, "out of range"),
+    "negative-depth": (LLAMA, "layers=-1", BadInput, "out of range"),
+    "half-a-layer": (LLAMA, "layers=2.5", BadInput, "'2.5' is not a whole number"),
+    "half-a-layer-more": (LLAMA, "2x,layers=2.5", BadInput, "'2.5' is not a whole number"),
+    "depth-without-bound": (LLAMA, "layers=999999999", BadInput, "out of range"),
+    "depth-twice": (LLAMA, "layers=3,num_hidden_layers=4", BadInput, "given twice: 3 and 4"),
+    "size-twice": (LLAMA, "2x,3x", BadInput, "not a factor"),
+    "size-last": (LLAMA, "layers=3,2x", BadInput, "'' is not a whole number"),
+    "no-size-first": (LLAMA, "gigantic,layers=3", BadInput, "no size of the family"),
+    "post-ln-no-gain": ({**OPT, **POST}, "layers=3", Refused, "layers 2 -> 3"),
+    "positions-dynamic": (
+        {**LLAMA, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 2.0}},
+        "positions=128", Refused, "64 -> 128 with rope_type='dynamic'",
+    ),
+    "positions-longrope": (
+        {**LLAMA, "rope_parameters": LONGROPE}, "positions=128", Refused, "64 -> 128 with rope_type='longrope'",
+    ),
+    "positions-yarn": (
+        {**LLAMA, "rope_parameters": OWN_LENGTH}, "positions=128", Refused, "64 -> 128 with rope_type='yarn'",
+    ),
     "another-family": (LLAMA, GPT2, Refused, "model_type 'gpt2'"),
     "smaller": (LLAMA, "hidden_size=12", Refused, "hidden 18 -> 12"),
     "smaller-ffn": (LLAMA, "hidden_size=36,ffn=20", Refused, "ffn 28 -> 20"),
@@ -229,6 +286,8 @@ def combined(to, suggestion: str):
         given = dict(part.split("=") for part in to.split(",") if "=" in part)
         aliases = [{"hidden", "hidden_size", "n_embd"}, {"heads", "num_attention_heads", "n_head"}]
         aliases += [{"kv_heads", "num_key_value_heads"}, {"ffn", "intermediate_size", "n_inner"}]
+        aliases += [{"layers", "num_hidden_layers", "n_layer"}, {"vocab", "vocab_size"}]
+        aliases += [{"positions", "max_position_embeddings", "n_positions"}]
         replaced = {g for g in given for f in fields for names in aliases if {g, f} <= names}
         given = {k: v for k, v in given.items() if k not in replaced and k not in fields and v.isdigit()}
         return ",".join(f"{k}={v}" for k, v in {**given, **fields}.items())
@@ -285,6 +344,7 @@ def test_random_refusals_suggest_what_is_accepted():
         targets = [f"{hidden}={a},{heads}={b}" for a, b in grid]
         if "kv_heads" in family.axes:
             targets += [f"{heads}={b},kv_heads={c}" for b in range(h, 2 * h + 2) for c in range(2, 9)]
+        targets += [f"{to},layers={a},vocab={b}" for to in targets[::5] for a in (2, 4) for b in (41, 60)]
         targets += [f"{1 + k / 10}x" for k in range(1, 30)]
         for to in targets:
             try:
