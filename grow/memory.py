@@ -75,8 +75,7 @@ def widen_model(
 
     started = time.monotonic()
     source = ModelSource(model)
-    if optimizer is not None:
-        check_optimizers(optimizer, state, model)
+    check_optimizers(optimizer, state, model)
     family, found = source.matched()
     plan = plan_for(family, found, to, **options)
     grown = build(plan, model, grow_state(plan, source))
@@ -140,7 +139,7 @@ def _check_model(model: Any) -> None:
             f"a {type(model).__name__}",
             what="is no transformers.PreTrainedModel",
             why="a wrapper renames parameters and has no config of its own to grow",
-            fix="pass what it wraps: model.module (DataParallel), model._orig_mod (torch.compile); wrap the result again",
+            fix="pass what it wraps: model.module (DataParallel), model._orig_mod (torch.compile); wrap the result",
         )
     refuse_sharded(model)
 

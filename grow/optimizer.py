@@ -22,8 +22,8 @@ The dual of the axis map's law follows from L̃(grown(W)) = L(W) and is what the
 
 So first moments grow by γ and second moments by γ². A tied table needs no case of its own: as the embedding its γ is
 read · gain, as the head gain · write · (the norm's read · gain), the same number. Growing head_dim multiplies q by
-√(d'/d); that is `write` of head_dim.q, and its γ is the inverse. Staged training (arXiv 2203.06211, §3.3) states the rule
-for GPT-2 × 2.
+√(d'/d); that is `write` of head_dim.q, and its γ is the inverse. Staged training (arXiv 2203.06211) grows GPT-2 × 2
+together with its optimizer state; here the rule is derived for any map.
 
 Exact (γ is the gradient's factor on every copied entry) for even shares, next to silent and unread coordinates, and for
 inserted layers. Elsewhere γ is nominal:
@@ -36,7 +36,9 @@ inserted layers. Elsewhere γ is nominal:
 
 With even shares training then commutes with growing: an entry follows v times its old trajectory at rates
 
-    SGD    lr · v/γ   weight decay · γ/v         Adam   lr · v   eps · γ   weight decay · γ/v   (AdamW: weight decay / v)
+    SGD     lr · v/γ             weight decay · γ/v
+    Adam    lr · v      eps · γ  weight decay · γ/v
+    AdamW   lr · v      eps · γ  weight decay / v
 
 New entries are those that are not the first to carry an old one: fresh coordinates, further copies, inserted layers.
 This module knows no optimizer class and no framework: moments are numpy arrays or torch tensors.
@@ -125,7 +127,8 @@ def grow_factored(t: TensorPlan, row: Any, col: Any, *, copies: bool = True) -> 
 
         row̃[j] = γr[j]² · row[source j] · Σ_k γc[k]² col[source k] / l  ÷  (Σ col / k)           and col̃ alike
 
-    are the means again, because V is a product. Ṽ is γ² times V exactly, whatever is fresh.
+    are its means again, because V is a product. Ṽ is γ² times V exactly, whatever is fresh. The means of the squares
+    themselves, which Adafactor would have kept, it has where γ does not vary along the other dim.
     """
     if not carries(t, copies):
         return _zeros(row, (t.new_shape[0], 1)), _zeros(col, (1, t.new_shape[1]))

@@ -9,10 +9,10 @@ its state is changed or shared.
     "carry"       the dual rule                           the dual rule      0
     "drop"        an optimizer that has not taken a step
 
-"fresh-new" is the default. In the published comparison (SPARKLING, arXiv 2602.02472, width × 2 of a language model over
-200B tokens) state kept for the old entries and reset for the new ones, with the new part re-warmed, had the lowest loss of
-all exact growths, and scaling the copies' state as "carry" does gave nothing further. It also parts equal copies, which
-get equal gradients, from the first step on.
+"fresh-new" is the default. In SPARKLING (arXiv 2602.02472; the inner width of experts × 2, 200B tokens) copies whose
+state is reset on one side, with that part re-warmed, ended at the lowest loss of all its growths; scaling all states
+as "carry" does is not reported to gain anything over it. It also parts copies that get equal gradients, as even
+shares give them, wherever an update depends on the state.
 
 `step` stays what it was for all, also for inserted layers. Adam's bias correction then takes moments that start at 0
 for settled ones: at a constant gradient the t-th update of a new entry is (1 - β1^t) / √(1 - β2^t) times the usual one,
@@ -64,6 +64,15 @@ def check_optimizers(optimizer: Any, state: str, model: Any) -> None:
             why="policies: " + ", ".join(POLICIES),
             fix='state="fresh-new"',
         )
+    if optimizer is None:
+        if state != POLICIES[0]:
+            raise BadInput(
+                f"state={state!r}",
+                what="given without an optimizer",
+                why="it says what becomes of an optimizer's state",
+                fix="optimizer=…, or no state",
+            )
+        return
     names = {id(p): name for name, p in model.named_parameters()}
     for one in optimizer if isinstance(optimizer, Sequence) else [optimizer]:
         if not isinstance(one, torch.optim.Optimizer):
@@ -158,7 +167,7 @@ class _Pairing:
         accepted = inspect.signature(type(old).__init__).parameters
         try:
             new = type(old)(groups, **{k: v for k, v in old.defaults.items() if k in accepted})
-        except TypeError as error:  # an unknown class, state="drop"
+        except Exception as error:  # somebody's own class, state="drop"
             raise Refused(
                 f"optimizer {type(old).__module__}.{type(old).__qualname__}",
                 what=f"could not be built anew: {error}",
@@ -172,7 +181,7 @@ class _Pairing:
         return new
 
     def _group(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """In the model's order where the old group was, so that a saved state loads into `Class(model.parameters())`."""
+        """In the model's order where the old group was: a saved state then loads into `Class(model.parameters())`."""
         order = [self._old_order[id(p)] for p in group["params"]]
         pairs = [pair for p in group["params"] for pair in self.of(p)]
         if order == sorted(order):
