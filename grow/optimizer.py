@@ -127,8 +127,8 @@ def grow_factored(t: TensorPlan, row: Any, col: Any, *, copies: bool = True) -> 
 
         row̃[j] = γr[j]² · row[source j] · Σ_k γc[k]² col[source k] / l  ÷  (Σ col / k)           and col̃ alike
 
-    are its means again, because V is a product. Ṽ is γ² times V exactly, whatever is fresh. The means of the squares
-    themselves, which Adafactor would have kept, it has where γ does not vary along the other dim.
+    are its means again, because V is a product. Ṽ is γ² times V exactly, whatever is fresh. They are also the means
+    that Adafactor would have kept of the grown gradients, where Σ γ² over the copies is alike for all of the other dim.
     """
     if not carries(t, copies):
         return _zeros(row, (t.new_shape[0], 1)), _zeros(col, (1, t.new_shape[1]))

@@ -21,7 +21,7 @@ import grow.optimizer
 from grow.axes import READ
 from grow.optimizer import factors, grow_factored, grow_moment, new_entries_of, rates_of
 
-# Some tens of roundings of 2^-53 per step, of gradients about 1, over some steps: measured up to 4e-14.
+# Some tens of roundings of 2^-53 per step, of gradients about 1, over some steps: measured up to 2e-14.
 EXACT = 1e-12
 # A gradient summed over other copies in another order: measured up to 6e-15 of the tensor's largest.
 GRADIENT = 1e-13
@@ -318,7 +318,11 @@ def test_stock_optimizers_with_one_group_per_parameter_commute(variant, kind):
     sizes = grow.plan(model, "2x").sizes
     to = {axis: 2 * sizes[axis] for axis in ("hidden", "heads", "ffn")}
     to |= {"kv_heads": 2 * sizes["kv_heads"]} if "llama" in variant else {}
-    optimizer = make([{"params": [p]} for p in model.parameters()])
+    # a third of c_attn's bias has no gradient, and without an eps Adafactor makes full steps of the rounding there
+    frozen = {"lr": 0.0} if kind == "adafactor" else {}
+    optimizer = make(
+        [{"params": [p], **(frozen if n.endswith("c_attn.bias") else {})} for n, p in model.named_parameters()]
+    )
     train(model, optimizer, range(3))
     growth = widen(model, to, COPIES, optimizer=optimizer, state="carry")
     names = {id(p): name for name, p in growth.model.named_parameters()}
@@ -334,7 +338,7 @@ def test_stock_optimizers_with_one_group_per_parameter_commute(variant, kind):
     train(model, optimizer, range(3, 8))
     later = widen(model, to, COPIES, optimizer=optimizer, state="carry")
     a, b = parameters(growth.model), parameters(later.model)
-    for name in (n for n in a if not no_gradient(n)):
+    for name in (n for n in a if not no_gradient(n) and not (frozen and n.endswith("c_attn.bias"))):
         pairs = [(a[name].detach(), b[name].detach())]
         pairs += [
             (growth.optimizer.state[a[name]][k], x) for k, x in later.optimizer.state[b[name]].items() if k != "step"
@@ -387,7 +391,9 @@ def test_the_grown_state_is_the_state_of_the_grown_model(kind, name):
     assert found.keys() == wanted.keys()
     for param, t, where in carried(growth):
         assert found[param].keys() == wanted[param].keys()
-        even = where.all() and all(f is None or np.ptp(f.gradient) == 0 for f in factors(t))
+        even = where.all() and all(
+            f is None or np.ptp(np.bincount(f.source, f.gradient**2)) < 1e-15 for f in factors(t)
+        )
         for key, value in wanted[param].items():
             got = found[param][key]
             assert got.shape == value.shape
