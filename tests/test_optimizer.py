@@ -570,6 +570,19 @@ def test_groups_keep_their_settings_and_inserted_layers_join_them(state):
     train(growth.model, new, range(2, 4))
 
 
+def test_deepen_takes_an_optimizer_too():
+    model = source("gpt2")
+    optimizer = adamw(model.parameters())
+    train(model, optimizer, range(2))
+    with Float64():
+        growth = grow.deepen(model, 4, optimizer=optimizer, verify=False)
+    moments = states(growth.optimizer, growth.model)
+    inserted = {t.name for t in growth.plan.tensors if t.inserted}
+    assert {name for name, state in moments.items() if not state["exp_avg"].any()} == inserted
+    assert len(inserted) == 2 * 12
+    assert {state["step"].item() for state in moments.values()} == {2}
+
+
 def test_a_group_in_another_order_keeps_it():
     model = source("llama")
     order = list(reversed(list(model.parameters())))
