@@ -39,6 +39,8 @@ With even shares training then commutes with growing: an entry follows v times i
     SGD     lr · v/γ             weight decay · γ/v
     Adam    lr · v      eps · γ  weight decay · γ/v
     AdamW   lr · v      eps · γ  weight decay / v
+    Muon    lr · v · √(c·d)      weight decay / (v · √(c·d))    for c and d copies of every row and column: orthogonal
+                                 updates of copies are that much smaller (before its own adjustment to the shape)
 
 New entries are those that are not the first to carry an old one: fresh coordinates, further copies, inserted layers.
 This module knows no optimizer class and no framework: moments are numpy arrays or torch tensors.

@@ -346,6 +346,20 @@ def test_stock_optimizers_with_one_group_per_parameter_commute(variant, kind):
         assert all((x - y).abs().max() <= EXACT * y.abs().max() for x, y in pairs), name
 
 
+def test_muons_update_of_copies_is_smaller_by_the_root_of_their_number():
+    """As the docstring of `grow.optimizer` has it, to the last bit but two of the bfloat16 that Muon computes in."""
+    draw = torch.Generator().manual_seed(0)
+    small = torch.nn.Parameter(torch.randn(12, 20, generator=draw))
+    large = torch.nn.Parameter(small.detach().repeat(2, 2))
+    grad = torch.randn(12, 20, generator=draw)
+    moved = []
+    for p, g in ((small, grad), (large, 0.5 * grad.repeat(2, 2))):
+        before, p.grad = p.detach().clone(), g
+        torch.optim.Muon([p], lr=1.0, weight_decay=0.0).step()
+        moved.append(p.detach() - before)
+    torch.testing.assert_close(2 * moved[1], moved[0].repeat(2, 2), rtol=0, atol=2.0**-7 * moved[0].abs().max().item())
+
+
 # Every class: the grown state is the state that the grown model would have
 
 
