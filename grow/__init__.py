@@ -5,7 +5,8 @@
     print(grown.verification.verdict)                      # lossless
 
 `plan`, `widen`, `deepen`, `verify`, `inspect` and `families` have the names of the commands; `record` and
-`verify_against` are `grow verify --record` and `--against`. Importing grow imports no torch.
+`verify_against` are `grow verify --record` and `--against`. `new_entries` and `rates` say what is new in a grown
+parameter and how its copies learn. Importing grow imports no torch.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ __version__ = "0.1.0"
 from grow.api import Different, Growth, Inspection, deepen, inspect, plan, record, verify, verify_against, widen
 from grow.errors import BadInput, GrowError, Refused
 from grow.families import FAMILIES as families
+from grow.optimizer import new_entries, rates
 
 __all__ = [
     "BadInput",
@@ -26,7 +28,9 @@ __all__ = [
     "deepen",
     "families",
     "inspect",
+    "new_entries",
     "plan",
+    "rates",
     "record",
     "verify",
     "verify_against",

@@ -56,6 +56,7 @@ class Growth:
     path          the new checkpoint's folder, None for one in memory
     model         the grown model when the source was a model
     verification  None when it was not asked for: the result is unverified
+    optimizer     of the grown model, when one was given; a list when a list was
     """
 
     plan: Plan
@@ -64,6 +65,7 @@ class Growth:
     verification: Verification | None = None
     seconds: float = 0.0
     notes: tuple[str, ...] = field(default=())
+    optimizer: Any = None
 
     @property
     def verified(self) -> bool:
@@ -147,6 +149,8 @@ def widen(
     place: str | Sequence[int] = "spread",
     fill: str = "copy",
     new_tokens: str = "blend",
+    optimizer: Any = None,
+    state: str = "fresh-new",
     max_shard_size: str | int = SHARD_SIZE,
     overwrite: bool = False,
     verify: bool = True,
@@ -167,6 +171,8 @@ def widen(
     place      where new layers go: "spread", "top", "after:K", or the old layers behind which they stand
     fill       what they are filled with: "copy" of their neighbours, or "fresh"; they compute the identity
     new_tokens logits of new tokens: "blend" (between the old ones), "zero", "low" (by the head's bias)
+    optimizer  of a model in memory, or a list of them: `.optimizer` of the result continues it
+    state      what it remembers: "fresh-new" (new entries start at 0), "carry" (copies share it) or "drop" (nothing)
     progress   called with (bytes written, bytes in all)
 
     Raises BadInput, Refused: nothing was written. Different: verification failed, nothing was kept.
@@ -184,7 +190,14 @@ def widen(
                 why="the grown model is returned",
                 fix="grown.model.save_pretrained(out)",
             )
-        return widen_model(src, to, options, verify=verify)
+        return widen_model(src, to, options, verify=verify, optimizer=optimizer, state=state)
+    if optimizer is not None:
+        raise BadInput(
+            "optimizer",
+            what="given for a checkpoint on disk",
+            why="its parameters are those of a model in memory",
+            fix="model = AutoModel….from_pretrained(src), then grow.widen(model, to, optimizer=optimizer)",
+        )
     shard = parse_size(max_shard_size)
     with opened(src, revision=revision, assume_harmless=assume_harmless) as (checkpoint, family, matched):
         the_plan = plan_for(family, matched, to, **options)
@@ -368,4 +381,4 @@ def _same_bytes(checkpoint: Checkpoint, a: str, b: str) -> bool:
 
 
 def _is_model(src: Any) -> bool:
-    return hasattr(src, "state_dict") and hasattr(src, "config")
+    return hasattr(src, "state_dict")

@@ -40,11 +40,13 @@ class Treatment:
     layer   the old layer it is read from
     fill    None: it is read; a number: all of it is that number; `DRAWN`: drawn at the old one's scale
     factor  on every element
+    moved   the old tensor itself, although the layer is an inserted one: a chain ends with the norm it began with
     """
 
     layer: int
     fill: float | str | None = None
     factor: float = 1.0
+    moved: bool = False
 
 
 def treat(family: Family, config: Mapping[str, Any], depth: Depth, row: Row, layer: int) -> Treatment:
@@ -90,7 +92,7 @@ def _chained(
         # are off and may stay so
         return Treatment(depth.source[layer], fill=10 * still)
     if last and place == length:  # what the LayerNorm in front of the run was
-        return Treatment(depth.source[layer - place], factor=1 / scale if gain else 1.0)
+        return Treatment(depth.source[layer - place], factor=1 / scale if gain else 1.0, moved=True)
     if last or module == chain.first:
         return Treatment(depth.source[layer], fill=still if gain else 0.0)
     return None

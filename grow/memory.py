@@ -1,7 +1,11 @@
-"""Growing a model that is in memory: the same plan and the same arithmetic, from state dict to state dict."""
+"""Growing a model that is in memory: the same plan and the same arithmetic, from state dict to state dict.
+
+Its optimizers can grow along, see `grow.optimizers`.
+"""
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Mapping
@@ -11,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from grow.apply import grow_tensor
 from grow.errors import BadInput
@@ -18,6 +23,7 @@ from grow.families import family_of
 from grow.family import Family
 from grow.match import Match, check_duplicates, match
 from grow.numerics import RAW
+from grow.optimizers import POLICIES, check_optimizers, grow_optimizers, refuse_sharded
 from grow.plan import Plan, TensorPlan, plan_for
 
 CODES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -33,6 +39,7 @@ class ModelSource:
     """A `PreTrainedModel` as a source of rows. It is read, never changed."""
 
     def __init__(self, model: Any) -> None:
+        _check_model(model)
         self.model = model
         self.state: dict[str, torch.Tensor] = model.state_dict()
         self.config: dict[str, Any] = json.loads(model.config.to_json_string())
@@ -60,17 +67,21 @@ class ModelSource:
         return _raw(part).reshape(stop - start, -1)
 
 
-def widen_model(model: Any, to: Any, options: Mapping[str, Any], *, verify: bool):
+def widen_model(
+    model: Any, to: Any, options: Mapping[str, Any], *, verify: bool, optimizer: Any = None, state: str = POLICIES[0]
+):
     """`grow.widen` for a model in memory: a `Growth` whose `.model` is new, on the source's device and in its mode."""
     from grow.api import Growth
 
     started = time.monotonic()
     source = ModelSource(model)
+    check_optimizers(optimizer, state, model)
     family, found = source.matched()
     plan = plan_for(family, found, to, **options)
     grown = build(plan, model, grow_state(plan, source))
+    new = None if optimizer is None else grow_optimizers(optimizer, state, plan, model, grown)
     verification = _verify(model, grown, plan, options["seed"]) if verify else None
-    return Growth(plan, None, grown, verification, time.monotonic() - started, plan.notes)
+    return Growth(plan, None, grown, verification, time.monotonic() - started, plan.notes, new)
 
 
 def grow_state(plan: Plan, source: ModelSource) -> dict[str, torch.Tensor]:
@@ -89,11 +100,20 @@ def grow_state(plan: Plan, source: ModelSource) -> dict[str, torch.Tensor]:
 
 
 def build(plan: Plan, model: Any, state: Mapping[str, torch.Tensor]) -> Any:
-    """A model of the source's class with the grown config and weights; tied tables are tied again."""
+    """A model of the source's class with the grown config and weights; tied tables are tied again.
+
+    What a training loop has set comes along: mode, frozen parameters (inserted layers are frozen where the layer they
+    took their weights from is), gradient checkpointing, generation config. The random state stays as it was.
+    """
     config = type(model.config).from_dict(dict(plan.new_config))
     config._attn_implementation = model.config._attn_implementation
-    floating = next(iter(state.values())).dtype
-    grown = type(model)(config).to(floating)
+    with torch.random.fork_rng(devices=[]):
+        grown = type(model)(config)
+    # not .to(dtype), which would round RoPE's frequencies: weights bring their dtype, buffers have the source's
+    buffers = dict(model.named_buffers())
+    for name, buffer in grown.named_buffers():
+        if buffer.is_floating_point() and name in buffers:
+            buffer.data = buffer.data.to(buffers[name].dtype)
     missing, unexpected = grown.load_state_dict(dict(state), strict=False, assign=True)
     grown.tie_weights()
     tied = set(getattr(grown, "all_tied_weights_keys", {}) or {})
@@ -103,8 +123,31 @@ def build(plan: Plan, model: Any, state: Mapping[str, torch.Tensor]) -> Any:
     for name, new in grown.named_parameters():
         if (old := before.get(source.get(name, name))) is not None:
             new.requires_grad_(old.requires_grad)
+    if getattr(model, "generation_config", None) is not None:
+        grown.generation_config = copy.deepcopy(model.generation_config)
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        enable = getattr(grown, "activation_checkpointing_enable", None) or grown.gradient_checkpointing_enable
+        enable(_checkpointing(model))
     device = next(model.parameters()).device
     return grown.to(device).train(model.training)
+
+
+def _check_model(model: Any) -> None:
+    """BadInput for what wraps a model, Refused for one that is sharded."""
+    if not isinstance(model, PreTrainedModel):
+        raise BadInput(
+            f"a {type(model).__name__}",
+            what="is no transformers.PreTrainedModel",
+            why="a wrapper renames parameters and has no config of its own to grow",
+            fix="pass what it wraps: model.module (DataParallel), model._orig_mod (torch.compile); wrap the result",
+        )
+    refuse_sharded(model)
+
+
+def _checkpointing(model: Any) -> dict[str, Any] | None:
+    """The arguments with which gradient checkpointing was enabled, where they can be seen."""
+    functions = (getattr(module, "_gradient_checkpointing_func", None) for module in model.modules())
+    return next((dict(f.keywords) for f in functions if isinstance(f, partial)), None)
 
 
 def _verify(model: Any, grown: Any, plan: Plan, seed: int):

@@ -37,6 +37,7 @@ class TensorPlan:
     fill    None: it is read from `source`; a number: it is that number; `change.DRAWN`: drawn at the source's scale
     factor  on every element
     inserted  part of a layer that computes the identity: all of it is new
+    again   a second tensor made of its source: a head that parts from its table
     low     value of the fresh rows of a bias, None where their kind says it
     """
 
@@ -54,6 +55,7 @@ class TensorPlan:
     factor: float = 1.0
     low: float | None = None
     inserted: bool = False
+    again: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -200,7 +202,7 @@ def assemble(
         treated = Treatment(0) if layer is None else treat(family, config, change.depth, row, layer)
         t = stored[row.name, None if layer is None else treated.layer]
         tied = tie is not None and parted is None and canonical in tie.norms
-        new = layer is not None and change.depth.inserted[layer]
+        new = layer is not None and change.depth.inserted[layer] and not treated.moved
         grown = _tensor(t, name, row.signature, maps, dtypes[t.name], change.low)
         tensors.append(
             replace(grown, canonical=canonical, tied=tied, fill=treated.fill, factor=treated.factor, inserted=new)
@@ -208,7 +210,8 @@ def assemble(
         if parted and canonical == parted.table:
             head = next(row for row in family.rows if row.name == parted.head)
             untied = parted.head
-            tensors.append(replace(_tensor(t, untied, head.signature, maps, dtypes[t.name]), canonical=untied))
+            second = _tensor(t, untied, head.signature, maps, dtypes[t.name])
+            tensors.append(replace(second, canonical=untied, again=True))
     return tuple(tensors), untied
 
 

@@ -1,0 +1,256 @@
+"""What an optimizer knows about a weight grows by the dual rule: where weights are multiplied with `write`, gradients
+are multiplied with `read`, and the other way round.
+
+An entry of a grown tensor holds v times an old entry, and its gradient is γ times the old entry's. Per stored dim, by
+the chain rule through x̃ = write·x, a norm's gain × `gain`, and readers that weigh with `read`:
+
+    role of the dim          v: its value     γ: its gradient    because
+    write   rows             write            read · gain        ∂L/∂x̃ = gain · ∂L/∂(what readers see)
+    read    columns          read             gain · write       the input is gain · write times the old one
+    gain    a norm's weight  gain             read · write       the normalised input is write times the old one
+    shift   a norm's bias    1                read
+    gain    in front of a    read · gain²     write²             the tied table is written with `write` and read as it
+    shift   tied head        read · gain      write              is, so the norm takes the share of each copy
+    rows of a looked-up      1                1, 0 on repeats    what was never looked up has no gradient
+            table
+
+    a tensor                 Π of its dims    Π of its dims      × factor and ÷ factor (chains of LayerNorms)
+
+The dual of the axis map's law follows from L̃(grown(W)) = L(W) and is what the tests hold against autograd:
+
+    for every old entry:   Σ over its copies of   v · γ  =  1
+
+So first moments grow by γ and second moments by γ². A tied table needs no case of its own: as the embedding its γ is
+read · gain, as the head gain · write · (the norm's read · gain), the same number. Growing head_dim multiplies q by
+√(d'/d); that is `write` of head_dim.q, and its γ is the inverse. Staged training (arXiv 2203.06211) grows GPT-2 × 2
+together with its optimizer state; here the rule is derived for any map.
+
+Exact (γ is the gradient's factor on every copied entry) for even shares, next to silent and unread coordinates, and for
+inserted layers. Elsewhere γ is nominal:
+    drawn shares     `read` is the expectation of what a draw gives; the gradient's expectation over draws is γ · old
+    mean             gradients of the stream also flow through the coordinates that carry the mean
+    head_dim, q/k norm   the part of a gradient along q itself does not scale with the rest
+    kv heads dealt   (fewer queries per kv head) a copy's gradient comes from its own queries; the sum is the old one
+    new tokens       take a part of the softmax
+    a parted head    the state of a tied table is of the sum of two gradients, which nothing can take apart; both get it
+
+With even shares training then commutes with growing: an entry follows v times its old trajectory at rates
+
+    SGD     lr · v/γ             weight decay · γ/v
+    Adam    lr · v      eps · γ  weight decay · γ/v
+    AdamW   lr · v      eps · γ  weight decay / v
+    Muon    lr · v · √(c·d)      weight decay / (v · √(c·d))    for c and d copies of every row and column: orthogonal
+                                 updates of copies are that much smaller (before its own adjustment to the shape)
+
+New entries are those that are not the first to carry an old one: fresh coordinates, further copies, inserted layers.
+This module knows no optimizer class and no framework: moments are numpy arrays or torch tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from grow.axes import GAIN, LOOKUPS, READ, SHIFT
+from grow.maps import AxisMap
+from grow.plan import Plan, TensorPlan
+
+V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Of the m new coordinates of one stored dim.
+
+    source    (m,) the old coordinate, 0 where there is none
+    value     (m,) v, 0 on fresh coordinates
+    gradient  (m,) γ, 0 on fresh coordinates
+    first     (m,) True where it is the first that carries its old coordinate
+    """
+
+    source: np.ndarray
+    value: np.ndarray
+    gradient: np.ndarray
+    first: np.ndarray
+
+
+def factors(t: TensorPlan) -> tuple[Factors | None, ...]:
+    """v and γ along each stored dim; None where nothing changes. See the table above."""
+    return tuple(
+        None if m is None else _factors(m, role, t.tied, dim.role == READ and dim.labels[0].axis in LOOKUPS)
+        for m, role, dim in zip(t.maps, t.roles, t.signature.dims)
+    )
+
+
+def _factors(m: AxisMap, role: str, tied: bool, looked_up: bool) -> Factors:
+    copied = m.source >= 0
+    source = np.where(copied, m.source, 0)
+    first = np.zeros(m.m, dtype=bool)
+    # a copy that adds nothing to the law is not the one that carries (k under a q/k norm, whose gain is 0)
+    carriers = np.flatnonzero(copied & (m.read * m.gain * m.write != 0))
+    first[carriers[np.unique(m.source[carriers], return_index=True)[1]]] = True
+    one = np.ones(m.m)
+    value, gradient = {
+        READ: (m.read, m.gain * m.write),
+        GAIN: (m.read * m.gain**2, m.write**2) if tied else (m.gain, m.read * m.write),
+        SHIFT: (m.read * m.gain, m.write) if tied else (one, m.read),
+    }.get(role, (m.write, first if looked_up else m.read * m.gain))
+    return Factors(source, np.where(copied, value, 0.0), np.where(copied, gradient, 0.0), first)
+
+
+def grow_moment(t: TensorPlan, moment: Any, power: int, *, copies: bool = True) -> Any:
+    """t.shape -> t.new_shape: the moment of the grown tensor, in the moment's own dtype and on its device.
+
+    power   1 for an average of gradients (γ), 2 for one of their squares (γ²)
+    copies  False: further copies of an entry start at 0, as fresh ones do
+
+    What belongs to a layer that computes the identity, or was filled with a number, starts at 0.
+    Example: hidden 64 -> 128 by copies; of a down_proj (64, 256) hidden <- ffn, exp_avg becomes (128, 256) with
+    both copies of a row at 1/2 of the old.
+    """
+    if not carries(t, copies):
+        return _zeros(moment, t.new_shape)
+    grown = _work(moment)
+    for dim, f in enumerate(factors(t)):
+        if f is not None:
+            grown = _gather(grown, dim, f.source, _scale(f, power, copies))
+    if t.factor != 1:
+        grown = grown / t.factor**power
+    return _as(grown, moment)
+
+
+def grow_factored(t: TensorPlan, row: Any, col: Any, *, copies: bool = True) -> tuple[Any, Any]:
+    """The row and column means of a second moment that is kept as their product: (n, 1), (1, k) -> (m, 1), (1, l).
+
+    Adafactor estimates V = row · col / mean(row). The grown estimate is Ṽ[j, k] = γr[j]² γc[k]² V[source], of which
+
+        row̃[j] = γr[j]² · row[source j] · Σ_k γc[k]² col[source k] / l  ÷  (Σ col / k)           and col̃ alike
+
+    are its means again, because V is a product. Ṽ is γ² times V exactly, whatever is fresh. They are also the means
+    that Adafactor would have kept of the grown gradients, where Σ γ² over the copies is alike for all of the other dim.
+    """
+    if not carries(t, copies):
+        return _zeros(row, (t.new_shape[0], 1)), _zeros(col, (1, t.new_shape[1]))
+    f_row, f_col = factors(t)
+    rows, cols = _work(row), _work(col)
+    new_rows = rows if f_row is None else _gather(rows, 0, f_row.source, _scale(f_row, 2, copies))
+    new_cols = cols if f_col is None else _gather(cols, 1, f_col.source, _scale(f_col, 2, copies))
+    by_cols, by_rows = _ratio(new_cols, cols), _ratio(new_rows, rows)
+    new_rows, new_cols = (x * by / t.factor**2 for x, by in ((new_rows, by_cols), (new_cols, by_rows)))
+    return _as(new_rows, row), _as(new_cols, col)
+
+
+def carries(t: TensorPlan, copies: bool = True) -> bool:
+    """Whether any entry holds an old one; `copies` as in `grow_moment`."""
+    return t.fill is None and not t.inserted and (copies or not t.again)
+
+
+class Rate(NamedTuple):
+    """Per entry of a grown parameter, float64: it holds `value` times an old entry, whose gradient it gets `gradient`
+    times. Both 0 where it holds none."""
+
+    value: Any
+    gradient: Any
+
+
+class PerTensor(Mapping[str, V], Generic[V]):
+    """Name of a grown parameter -> something as large as it, computed when it is asked for and not kept."""
+
+    def __init__(self, plan: Plan, compute: Callable[[TensorPlan], V]) -> None:
+        self._tensors = {t.name: t for t in plan.tensors}
+        self._compute = compute
+
+    def __getitem__(self, name: str) -> V:
+        return self._compute(self._tensors[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def new_entries(plan: Plan) -> Mapping[str, Any]:
+    """Parameter -> BoolTensor of its shape, True where the entry is new: for re-warming or freezing one part only.
+
+    Every old entry has exactly one entry that is not new: the first that carries it. Where a tied table is stored
+    under two names (BERT's decoder bias), both are listed.
+    """
+    return PerTensor(plan, new_entries_of)
+
+
+def new_entries_of(t: TensorPlan) -> Any:
+    """`new_entries` of one parameter."""
+    import torch
+
+    if not carries(t, copies=False):
+        return torch.ones(t.new_shape, dtype=torch.bool)
+    old = torch.ones(t.new_shape, dtype=torch.bool)
+    for dim, f in enumerate(factors(t)):
+        if f is not None:
+            old &= torch.from_numpy(f.first).reshape(_along(dim, old.ndim))
+    return ~old
+
+
+def rates(plan: Plan) -> Mapping[str, Rate]:
+    """Parameter -> `Rate`: what per-entry rates need, see the module's docstring."""
+    return PerTensor(plan, rates_of)
+
+
+def rates_of(t: TensorPlan) -> Rate:
+    """`rates` of one parameter."""
+    import torch
+
+    if not carries(t):
+        return Rate(*(torch.zeros(t.new_shape, dtype=torch.float64) for _ in range(2)))
+    value = torch.full(t.new_shape, t.factor, dtype=torch.float64)
+    gradient = torch.full(t.new_shape, 1 / t.factor, dtype=torch.float64)
+    for dim, f in enumerate(factors(t)):
+        if f is not None:
+            value *= torch.from_numpy(f.value).reshape(_along(dim, value.ndim))
+            gradient *= torch.from_numpy(f.gradient).reshape(_along(dim, value.ndim))
+    return Rate(value, gradient)
+
+
+def _scale(f: Factors, power: int, copies: bool) -> np.ndarray:
+    return f.gradient**power if copies else f.gradient**power * f.first
+
+
+def _along(dim: int, ndim: int) -> tuple[int, ...]:
+    return tuple(-1 if d == dim else 1 for d in range(ndim))
+
+
+def _gather(values: Any, dim: int, source: np.ndarray, scale: np.ndarray) -> Any:
+    """values[…, source[j], …] · scale[j] along one dim."""
+    if isinstance(values, np.ndarray):
+        return np.take(values, source, axis=dim) * scale.astype(values.dtype).reshape(_along(dim, values.ndim))
+    import torch
+
+    index = torch.from_numpy(source).to(values.device)
+    factor = torch.from_numpy(scale).to(values.device, values.dtype)
+    return values.index_select(dim, index) * factor.reshape(_along(dim, values.ndim))
+
+
+def _ratio(new: Any, old: Any) -> Any:
+    """mean(new) / mean(old), 0 where nothing was seen."""
+    total = old.mean()
+    return new.mean() / (total + (total == 0))
+
+
+def _work(values: Any) -> Any:
+    """float16 and bfloat16 as float32: a product of factors is rounded once."""
+    if isinstance(values, np.ndarray):
+        return values.astype(np.float32) if values.dtype.itemsize < 4 else values.copy()
+    values = values.detach()
+    return values.float() if values.element_size() < 4 else values.clone()
+
+
+def _as(grown: Any, like: Any) -> Any:
+    return grown.astype(like.dtype, copy=False) if isinstance(like, np.ndarray) else grown.to(like.dtype)
+
+
+def _zeros(like: Any, shape: tuple[int, ...]) -> Any:
+    return np.zeros(shape, dtype=like.dtype) if isinstance(like, np.ndarray) else like.new_zeros(shape)
