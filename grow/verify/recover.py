@@ -44,7 +44,7 @@ class Recovered:
 
 def recover(replay: Replay) -> Check:
     """The source rebuilt from the grown checkpoint: every tensor, streamed in blocks on all cores."""
-    carriers = {t.source: t for t in reversed(replay.tensors) if (t.fill is None and not t.inserted) or _chained(t)}
+    carriers = {t.source: t for t in reversed(replay.tensors) if t.fill is None and not t.inserted}
     lost = sorted({t.name for t in replay.matched.tensors} - set(carriers))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = list(pool.map(lambda t: recover_tensor(t, replay), carriers.values()))
@@ -63,11 +63,6 @@ def recover(replay: Replay) -> Check:
     faults = [f"{name}: nothing in the grown checkpoint carries it" for name in lost[:3]]
     faults += [f"{r.tensor}: {r.changed:,} of {r.entries:,} entries are not the source's" for r in bad[:3]]
     return Check("recover", "fail" if bad or lost else "pass", measured, limit, "; ".join(faults))
-
-
-def _chained(t: TensorPlan) -> bool:
-    """The LayerNorm of a kept layer that the last of the layers inserted behind it has taken over."""
-    return t.fill is None and t.inserted and t.roles[0] in (GAIN, SHIFT)
 
 
 def recover_tensor(t: TensorPlan, replay: Replay) -> Recovered:
