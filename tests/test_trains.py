@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from pathlib import Path
+
 import models
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ import torch
 
 import grow
 from grow.axes import READ
+from grow.zoo import bundled_path
 
 CASES = [
     ("llama-tied", {"hidden": 36, "heads": 12, "kv_heads": 4, "ffn": 61}),
@@ -73,6 +77,55 @@ def test_everything_new_learns(variant, to):
     growth = grow.widen(models.make(variant), to, dtype="float64", verify=False)
     assert dead(growth) == {}
     assert twins(growth) == []
+
+
+def losses(model, slow: tuple[str, ...] = (), factor: float = 1.0) -> tuple[float, float]:
+    """Masked-LM loss on the held-out text before and after two AdamW steps at 1e-4 on other parts of it.
+
+    slow  parts of names of the parameters that take steps of `factor` times the size
+    """
+    import lzma
+
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(bundled_path("small-bert"))
+    with lzma.open(Path(grow.__file__).parent / "zoo" / "heldout.txt.xz", "rt") as file:
+        ids = tokenizer(file.read(20_000), return_tensors="pt", add_special_tokens=False).input_ids[0]
+    draw, model = torch.Generator().manual_seed(0), model.float().eval()
+
+    def loss(part: int) -> torch.Tensor:
+        tokens = ids[part * 512 :][:512].reshape(8, 64)
+        mask = torch.rand(tokens.shape, generator=draw.manual_seed(part)) < 0.15
+        given = torch.where(mask, tokenizer.mask_token_id, tokens)
+        return model(input_ids=given, labels=torch.where(mask, tokens, -100)).loss
+
+    few = [p for name, p in model.named_parameters() if any(part in name for part in slow)]
+    rest = [p for name, p in model.named_parameters() if not any(part in name for part in slow)]
+    groups = [{"params": rest}, *([{"params": few, "lr": 1e-4 * factor}] if few else [])]
+    optimizer = torch.optim.AdamW(groups, lr=1e-4)
+    before = float(loss(5).detach())
+    for part in (0, 1):
+        optimizer.zero_grad()
+        loss(part).backward()
+        optimizer.step()
+    return before, float(loss(5).detach())
+
+
+def test_a_chain_of_layer_norms_trains_at_its_own_scale_only():
+    """What the README says of training right after a post-norm insertion."""
+    from transformers import AutoModelForMaskedLM
+
+    source = AutoModelForMaskedLM.from_pretrained(bundled_path("small-bert"), dtype=torch.float32)
+    assert source.config.layer_norm_eps == 1e-12
+    growth = grow.deepen(source, 6, dtype="float32", verify=False)
+    new = [j for j, inserted in enumerate(growth.plan.change.depth.inserted) if inserted]
+    slow = (*(f"layer.{j}." for j in new), *(f"layer.{j - 1}.output.LayerNorm" for j in new))
+    before, after = losses(source)
+    usual = losses(deepcopy(growth.model))
+    own = losses(growth.model, slow, 1e-6)
+    assert abs(usual[0] - before) < 1e-4
+    assert usual[1] > after + 2  # nearly as bad as before any training
+    assert abs(own[1] - after) < 0.05
 
 
 def test_even_shares_lock_the_copies():

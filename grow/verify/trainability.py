@@ -167,7 +167,8 @@ def _audit(name: str, source: Trained, plan: TensorPlan | None, after: Trained) 
     new = torch.ones(alive.shape, dtype=torch.bool)
     if all(source is not None for source in sources):
         first = [torch.from_numpy(_first(source)) for source in sources]  # type: ignore[arg-type]
-        new[torch.meshgrid(*first, indexing="ij") if first else ()] = plan is not None and plan.inserted
+        made = plan is not None and (plan.inserted or plan.fill is not None)
+        new[torch.meshgrid(*first, indexing="ij") if first else ()] = made
     dead = new & ~alive
     if before is not None and dead.any():
         dead &= ~_excused(dead, before, sources)
