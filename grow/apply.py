@@ -183,7 +183,7 @@ class _Matrix:
 
     def _fresh_rows(self, axis_map: AxisMap, write_rows: WriteRows) -> None:
         rms = np.sqrt(self.squares / max(self.seen, 1)) or (UNSEEN_RMS if len(self.t.shape) > 1 else 0.0)
-        rms *= np.sqrt(self.n_cols / self.m_cols)  # a unit that reads more inputs keeps its scale
+        rms *= abs(self.t.factor) * np.sqrt(self.n_cols / self.m_cols)  # a unit that reads more keeps its scale
         reads = self.row_role == READ
         rows = max(1, BLOCK // self.m_cols)
         for kind in (SILENT, UNREAD, MEAN, BLEND):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from grow.axes import GAIN, SHIFT, WRITE, Row
-from grow.depth import Depth, chain_scale
+from grow.depth import Depth, chain_scales
 from grow.errors import BadInput, Refused
 from grow.family import Chain, Family
 from grow.maps import AxisMap, is_power_of_two
@@ -76,25 +76,25 @@ def _chained(
     if not length:
         return None
     module, _, kind = row.name.rpartition(".")
-    scale, still = chain_scale(length), math.sqrt(eps_of(family, config))
+    scales = chain_scales(length, eps_of(family, config))
     gain = kind == "weight"
     last = module == chain.last
     if place == 0:
         if last:
-            return Treatment(depth.source[layer], fill=still if gain else 0.0)
+            return Treatment(depth.source[layer], fill=scales.gain if gain else 0.0)
         if module in (chain.first, chain.writes):
-            return Treatment(depth.source[layer], factor=scale)
+            return Treatment(depth.source[layer], factor=scales.scale)
         if module == chain.reads and gain:
-            return Treatment(depth.source[layer], factor=1 / scale)
+            return Treatment(depth.source[layer], factor=1 / scales.scale)
         return None
     if module == chain.reads and not gain:
-        # the stream there is √eps times a normal vector: an old bias would drown it, and with none half of all ReLUs
-        # are off and may stay so
-        return Treatment(depth.source[layer], fill=10 * still)
+        # the stream there is `gain` times a normal vector: an old bias would drown it, and with none half of all
+        # ReLUs are off and may stay so
+        return Treatment(depth.source[layer], fill=10 * scales.gain)
     if last and place == length:  # what the LayerNorm in front of the run was
-        return Treatment(depth.source[layer - place], factor=1 / scale if gain else 1.0, moved=True)
+        return Treatment(depth.source[layer - place], factor=scales.last if gain else 1.0, moved=True)
     if last or module == chain.first:
-        return Treatment(depth.source[layer], fill=still if gain else 0.0)
+        return Treatment(depth.source[layer], fill=scales.gain if gain else 0.0)
     return None
 
 
@@ -134,7 +134,7 @@ def depth_rounds(family: Family, config: Mapping[str, Any], depth: Depth) -> tup
         return ()
     reasons = []
     if family.holds(config, family.norm.writes_stream) and any(depth.inserted):
-        reasons.append(f"layers {depth.n} -> {depth.m}: LayerNorm chains with gains √eps and scales 1/√(2K + 1)")
+        reasons.append(f"layers {depth.n} -> {depth.m}: chains of LayerNorms that make up for each other")
     if any(not is_power_of_two(index_scale(family, config, depth, j)) for j in range(depth.m)):
         reasons.append(f"layers {depth.n} -> {depth.m}: scores divided by the layer's number move")
     return tuple(reasons)

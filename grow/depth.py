@@ -7,7 +7,7 @@ identity: by the rule of its block, one factor of each branch is zero, so that a
 
     pre-norm     x + f(norm(x))           what writes the stream is 0, weight and bias    LLaMA-Pro (2401.02415)
     branch norm  x + norm(f(x))           that norm's gain is 0
-    post-norm    norm(x + f(x))           K layers are a chain of 2K + 1 LayerNorms that undo each other, see `chain`
+    post-norm    norm(x + f(x))           K layers are a chain of 2K + 1 LayerNorms, see `chain_scales`
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import accumulate, groupby
 from operator import index
 
 from grow.checkpoint.header import show
@@ -63,13 +65,15 @@ class Depth:
     def chain(self, layer: int) -> tuple[int, int]:
         """(length, place) of the run of inserted layers that `layer` belongs to or that follows it; place 0 is the
         kept layer in front of the run. (0, 0) where no run is."""
-        start = layer
-        while self.inserted[start]:
-            start -= 1
-        length = 0
-        while start + length + 1 < self.m and self.inserted[start + length + 1]:
-            length += 1
-        return length, layer - start
+        return self._chains[layer]
+
+    @cached_property
+    def _chains(self) -> tuple[tuple[int, int], ...]:
+        found: list[tuple[int, int]] = []
+        for _, run in groupby(accumulate(not new for new in self.inserted)):
+            size = len(list(run))
+            found += [(size - 1, place) for place in range(size)]
+        return tuple(found)
 
     def describe(self) -> str:
         if self.is_identity:
@@ -164,10 +168,44 @@ def _text(where: object) -> str:
     return show(",".join(map(str, where)) if isinstance(where, (list, tuple)) else where, 80)
 
 
-def chain_scale(length: int) -> float:
-    """ς = 1/√(2K + 1), by which the input of the LayerNorm in front of K inserted post-norm layers is scaled.
+@dataclass(frozen=True)
+class ChainScales:
+    """Numbers of a chain of LayerNorms that computes what the first of them did, see `chain_scales`.
 
-    Let 1/v be the inverse variance in front of a LayerNorm with gain √eps; behind it, it is 1/v + 1/eps. So 2K + 1 of
-    them add (2K + 1)/eps where the one they replace adds 1/eps; an input scaled by ς makes up for it, eps included.
+    scale  on the input of the first LayerNorm
+    gain   of every LayerNorm but the last
+    last   times the old gain: the last LayerNorm's
     """
-    return 1 / math.sqrt(2 * length + 1)
+
+    scale: float
+    gain: float
+    last: float
+
+
+@lru_cache
+def chain_scales(length: int, eps: float) -> ChainScales:
+    """For K = `length` inserted post-norm layers, that is N = 2K + 1 LayerNorms in a row.
+
+    With s = eps / variance in front of a LayerNorm and a = eps / gain², s is a·(1 + s) in front of the next one. So the
+    last of N divides by √(1 + a + … + a^(N-1) + a^(N-1)·s₀), and that is √A·√(1 + eps/V), as the one LayerNorm did with
+    its input of variance V, when
+
+        A = 1 + a + … + a^(N-1),    s₀ = eps / (scale²·V),    scale² = a^(N-1) / A,    last = √A
+
+    exactly, eps included, for every a. Here a is chosen so that the input and all that follows are of one size, about
+    eps^(K / (2K + 1)): the larger, the better a chain bears the first steps of an optimizer. The scale is a power of
+    two, which rounds nothing.
+    """
+    powers = 2 * length
+    scale = min(0.5, 2.0 ** round(math.log2(eps) * length / (powers + 1)))  # from 1 on there is no such a
+
+    def total(a: float) -> float:
+        return sum(a**k for k in range(powers + 1))
+
+    low, high = 0.0, 1.0
+    while high**powers < scale**2 * total(high):
+        high *= 2
+    for _ in range(200):  # bisection to the last bit
+        a = (low + high) / 2
+        low, high = (a, high) if a**powers < scale**2 * total(a) else (low, a)
+    return ChainScales(scale, math.sqrt(eps / high), math.sqrt(total(high)))

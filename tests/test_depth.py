@@ -23,11 +23,11 @@ from models import ONE_EACH, VARIANTS, difference, load, make, outputs, seeded
 from safetensors.torch import load_file, save_file
 
 import grow
-from grow.depth import Depth, chain_scale, insert, place, spread
+from grow.depth import Depth, chain_scales, insert, place, spread
 from grow.errors import BadInput, GrowError, Refused
 from grow.maps import is_power_of_two
 
-# measured 0 to 2e-14; a chain of LayerNorms multiplies by √eps and divides by it, which cancels no digits
+# measured 0 to 2e-14; a chain of LayerNorms makes the stream small and large again, which cancels no digits
 EXACT = 1e-12
 # one rounding to float32 per weight: measured up to 8e-7
 FLOAT32 = 1e-5
@@ -383,8 +383,8 @@ def test_the_numbers_of_the_chain(eps, tmp_path):
     deepen(source, N + 2, tmp_path / "grown", place="after:1", dtype="float64")
     old, new = (load_file(folder / tiny.WEIGHTS) for folder in (source, tmp_path / "grown"))
     layer = "bert.encoder.layer.{}.{}".format
-    scale, gains, shifts = chain_scale(2), [], []
-    assert scale == 1 / 5**0.5
+    scales, gains, shifts = chain_scales(2, eps), [], []
+    scale = scales.scale
     for k in (1, 2, 3):
         for norm in ("attention.output.LayerNorm", "output.LayerNorm"):
             gains.append(new[layer(k, f"{norm}.weight")])
@@ -396,10 +396,41 @@ def test_the_numbers_of_the_chain(eps, tmp_path):
         "output.dense.weight": scale, "output.dense.bias": scale,
     }.items():  # fmt: skip
         torch.testing.assert_close(new[layer(1, name)], old[layer(1, name)].double() * factor, **close)
-    assert all(torch.all(gain == eps**0.5) for gain in gains[1:-1])
+    assert all(torch.all(gain == scales.gain) for gain in gains[1:-1])
     assert not any(shift.any() for shift in shifts[1:-1])
-    torch.testing.assert_close(gains[-1], old[layer(1, "output.LayerNorm.weight")].double() / scale, **close)
+    torch.testing.assert_close(gains[-1], old[layer(1, "output.LayerNorm.weight")].double() * scales.last, **close)
     torch.testing.assert_close(shifts[-1], old[layer(1, "output.LayerNorm.bias")].double(), **close)
+
+
+@pytest.mark.parametrize("eps", [*EPS, 1e-3, 0.5, 3.0])
+@pytest.mark.parametrize("length", [1, 2, 5, 40])
+def test_the_chain_divides_as_one_layer_norm_does(eps, length):
+    """1 / variance, followed through the LayerNorms one by one in exact fractions of a few variances."""
+    from fractions import Fraction as F
+
+    scales = chain_scales(length, eps)
+    e, gain, scale = F(eps), F(scales.gain), F(scales.scale)
+    assert scale.numerator == 1  # a power of two
+    assert (scale.denominator & (scale.denominator - 1)) == 0
+    for variance in (F(1, 1000), F(1), F(10**6)):
+        inverse = 1 / (scale**2 * variance)
+        squared = scale**2 * variance  # of the factor from the old input to what stands in the chain, × variance
+        for _ in range(2 * length):
+            squared *= gain**2 / (1 / inverse + e)
+            inverse = (1 + e * inverse) / gain**2
+        squared *= F(scales.last) ** 2 / (1 / inverse + e)
+        wanted = variance / (variance + e)
+        # gain and last are rounded once each, and a gain stands 2K times in a row
+        assert abs(squared / wanted - 1) < 1e-15 * (2 + 4 * length)
+
+
+def test_the_sizes_in_the_chain_are_alike_and_larger_than_the_root_of_eps():
+    """The smaller the stream, the less an optimizer's step may be."""
+    for eps in (1e-12, 1e-5):
+        for length in (1, 2, 3):
+            scales = chain_scales(length, eps)
+            assert 0.5 < scales.gain / scales.scale < 2
+            assert scales.gain > 2 * eps**0.5
 
 
 @pytest.mark.parametrize("eps", EPS[:2])

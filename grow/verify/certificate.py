@@ -153,7 +153,7 @@ def check_tensor(t: TensorPlan, source: Checkpoint, grown: Checkpoint, split: st
 
 
 def _check_filled(check: TensorCheck, new: Callable) -> None:
-    """The zeros (or √eps) of an inserted layer are what they must be; what was drawn only has to be finite."""
+    """What keeps an inserted layer silent is the number it must be; what was drawn only has to be finite."""
     t = check.t
     for some in _blocks(np.arange(t.new_shape[0]), max(1, BLOCK // max(1, int(np.prod(t.new_shape[1:]))))):
         g = new(some)
