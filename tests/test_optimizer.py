@@ -114,14 +114,15 @@ def no_gradient(name: str) -> bool:
 
 
 def gradient_errors(growth, model) -> dict[str, float]:
-    """Parameter -> max |∂L/∂W̃ - γ·∂L/∂W| over carried entries, relative to the largest old one."""
+    """Parameter -> max |∂L/∂W̃ - γ·∂L/∂W| over carried entries, relative to the largest that is wanted."""
     backward(model, 0), backward(growth.model, 0)
     old, new = parameters(model), parameters(growth.model)
-    return {
-        name: ((new[name].grad - grow_moment(t, old[t.source].grad, 1))[where].abs().max() / size).item()
-        for name, t, where in carried(growth)
-        if (size := old[t.source].grad.abs().max()) > 1e-12
-    }
+    errors = {}
+    for name, t, where in carried(growth):
+        if old[t.source].grad.abs().max() > 1e-12:
+            wanted = grow_moment(t, old[t.source].grad, 1)
+            errors[name] = ((new[name].grad - wanted)[where].abs().max() / wanted.abs().max()).item()
+    return errors
 
 
 def growth_of(name: str, table=GROWTHS):
