@@ -20,7 +20,7 @@ from typing import Any
 
 from grow.checkpoint.header import show
 from grow.errors import BadInput, Refused, did_you_mean
-from grow.family import GROWABLE, WIDTHS, Family
+from grow.family import GROWABLE, UNITS, WIDTHS, Family
 from grow.nearest import LARGEST, complete, nearest, reachable
 
 
@@ -112,6 +112,7 @@ def _twice(name: str, one: int, other: int) -> BadInput:
 
 def _from_fields(family: Family, old: dict[str, int], fields: dict[str, Any]) -> Target:
     by_field = {field: axis for axis, field in family.axes.items()}
+    by_field |= {other: by_field[name] for name, other in family.synonyms.items()}
     given: dict[str, int] = {}
     for name, value in fields.items():
         axis = by_field.get(name, name)
@@ -145,7 +146,7 @@ def _from_factor(family: Family, old: dict[str, int], text: str) -> Target:
         factor = Fraction(0)
     if not 1 <= factor <= 1024:
         raise BadInput(f"--to {text}", what="not a factor", why="a factor is a number from 1 to 1024", fix="--to 2x")
-    scaled = [axis for axis in ("hidden", "heads", "kv_heads", "ffn") if axis in old]
+    scaled = [axis for axis in ("hidden", "heads", "kv_heads", *UNITS) if axis in old]
     broken = [axis for axis in scaled if (old[axis] * factor).denominator != 1]
     if broken:
         step = gcd(*(old[a] for a in scaled))
@@ -175,7 +176,7 @@ def _from_config(family: Family, old: dict[str, int], config: Mapping[str, Any],
             fix="a target of the source's family",
         )
     sizes = family.sizes_of(config)
-    new = complete(family, old, {axis: sizes[axis] for axis in (*WIDTHS, "embed") if axis in sizes})
+    new = complete(family, old, {axis: sizes[axis] for axis in (*WIDTHS, "embed", "experts") if axis in sizes})
     notes = []
     for axis in ("layers", "vocab", "positions"):
         if axis not in old or sizes[axis] == old[axis]:

@@ -24,6 +24,7 @@ from grow.family import COMMON_FIELDS, GROWABLE, Family
 from grow.match import match
 from grow.plan import Plan, TensorPlan, assemble
 from grow.provenance import Record
+from grow.upcycle import as_experts
 from grow.verify.certificate import Fault, TensorCheck, check_tensor
 from grow.verify.readback import output_readback, stream_readback
 from grow.verify.result import EXACT, Check
@@ -39,19 +40,30 @@ class Replay:
     def __init__(self, record: Record, source: Checkpoint, grown: Checkpoint) -> None:
         self.record, self.source, self.grown = record, source, grown
         self.family: Family = family_of(record.model_type)
-        if source.config.get("model_type") != record.model_type or self._sizes() != record.sizes:
-            raise BadInput(
-                str(source.path),
-                what="is not the checkpoint that grow.json names as the source",
-                why=f"it was {record.model_type} with {record.sizes}",
-                fix="grow verify SOURCE GROWN, in this order",
-            )
+        dense = record.change.upcycling is not None
+        if source.config.get("model_type") != record.model_type or (not dense and self._sizes() != record.sizes):
+            raise self._not_the_source()
         self.change = record.change
         self.maps = record.change.maps
         self.matched = match(self.family, source.config, source.tensors, str(source.path))
+        if self.change.upcycling:
+            self.family, self.matched = as_experts(self.family, self.matched, self.change.upcycling)
+            if self._read_sizes() != record.sizes:
+                raise self._not_the_source()
         stored = {name: info.dtype for name, info in grown.tensors.items()}
         dtypes = {t.name: stored.get(t.name, t.dtype) for t in self.matched.tensors}
         self.tensors, _ = assemble(self.family, self.matched, self.change, dtypes)
+
+    def _not_the_source(self) -> BadInput:
+        return BadInput(
+            str(self.source.path),
+            what="is not the checkpoint that grow.json names as the source",
+            why=f"it was {self.record.model_type} with {self.record.sizes}",
+            fix="grow verify SOURCE GROWN, in this order",
+        )
+
+    def _read_sizes(self) -> dict[str, int]:
+        return self.family.sizes_of(self.matched.config)
 
     def _sizes(self) -> dict[str, int] | None:
         try:
@@ -151,6 +163,9 @@ class Replay:
         may_change = (
             {family.axes[axis] for axis in (*GROWABLE, "embed") if axis in family.axes} | family.reads | CHANGED
         )
+        if family.experts:
+            facts = family.experts
+            may_change |= set(filter(None, (facts.top_k, facts.only, facts.step))) | set(family.synonyms.values())
         may_change |= {*family.layer_lists} | ({family.window.field, family.window.first} if family.window else set())
         for name in sorted(set(changes) - may_change):
             yield f"grow.json: config_changes: {name}: no growth changes it"
@@ -210,9 +225,8 @@ class Replay:
         )
         record = self.record
         config = {
-            **self.source.config,
+            **self.matched.config,
             **record.config_changes,
-            "architectures": self.matched.config["architectures"],
         }
         config.pop("torch_dtype", None)
         config["dtype"] = "float64"
