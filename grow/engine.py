@@ -45,12 +45,16 @@ def stored_rows(checkpoint: Checkpoint, name: str, start: int, stop: int) -> np.
 
 def part_rows(checkpoint: Checkpoint, t: TensorPlan, start: int, stop: int) -> np.ndarray:
     """Rows [start, stop) of the part of its source that a tensor is read from; a stack of matrices lies flat."""
-    info = checkpoint.tensors[t.source]
-    raw, (top, left) = RAW[info.dtype], t.corner
-    columns = info.shape[-1] if len(info.shape) > 1 else 1
+    top, left = t.corner
+    return stored_matrix(checkpoint, t.source, top + start, top + stop)[:, left : left + t.matrix[1]]
+
+
+def stored_matrix(checkpoint: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop) of a stored tensor whose matrices, if it is a stack, lie flat."""
+    info = checkpoint.tensors[name]
+    raw, columns = RAW[info.dtype], info.shape[-1] if len(info.shape) > 1 else 1
     width = columns * raw.itemsize
-    rows = np.frombuffer(checkpoint.read(info, (top + start) * width, (top + stop) * width), dtype=raw)
-    return rows.reshape(-1, columns)[:, left : left + t.matrix[1]]
+    return np.frombuffer(checkpoint.read(info, start * width, stop * width), dtype=raw).reshape(-1, columns)
 
 
 def write_plan(

@@ -26,6 +26,7 @@ from grow.plan import Plan, TensorPlan, assemble
 from grow.provenance import Record
 from grow.upcycle import as_experts
 from grow.verify.certificate import Fault, TensorCheck, check_tensor
+from grow.verify.cover import uncovered
 from grow.verify.readback import output_readback, stream_readback
 from grow.verify.result import EXACT, Check
 
@@ -143,7 +144,16 @@ class Replay:
 
     def _checked(self, t: TensorPlan) -> tuple[TensorCheck, str]:
         check = check_tensor(t, self.source, self.grown, self.record.split)
+        if check.faults and t.share and self._recorded(t.name):
+            # the experts that share with it are at fault: those that are not what was written
+            others = [name for name, _ in t.share.among if not self._recorded(name)]
+            check.faults = [] if others else check.faults
         return check, "" if check.faults else self.grown.sha256(self.grown.tensors[t.name])
+
+    def _recorded(self, name: str) -> bool:
+        """Whether a tensor still has the bytes that were written."""
+        return self.grown.sha256(self.grown.tensors[name]) == self.record.tensors.get(name)
+
 
     def _law(self) -> Iterator[str]:
         for space, axis_map in self.maps.items():
@@ -154,6 +164,7 @@ class Replay:
             if axis_map.m != self.record.new_sizes[space.split(".")[0]]:
                 yield f"grow.json: the map of {space} does not reach the size {self.record.new_sizes}"
 
+        yield from uncovered(self.tensors, {name: info.shape for name, info in self.source.tensors.items()})
         if not self.change.depth.lawful:
             yield f"grow.json: the layers {list(self.change.depth.source)} are not the old ones in their order"
 
