@@ -241,6 +241,7 @@ def test_a_rounded_plan_is_written_in_float32(variant, tiny, expected, tmp_path)
     to = {"hidden": 2 * sizes_of(variant)["hidden"]}
     if VARIANTS[variant].model_type in FREE:
         to = {"hidden": sizes_of(variant)["hidden"] * 4 // 3, "head_dim": 12}
+        to = {"head_dim": 12} if VARIANTS[variant].model_type in WHOLE else to
     grown = widen(tiny(variant, "bfloat16"), to, tmp_path / "grown")
     assert grown.plan.storage == "rounded"
     assert any("float32" in note for note in grown.plan.notes)
@@ -276,7 +277,7 @@ def test_the_comparison_sees_every_tensor(variant, tiny, expected):
     assert difference(expected(variant), before) == 0
     for name, p in model.named_parameters():
         kept = p.data.clone()
-        p.data = kept.flip(0)
+        p.data = kept.flip(0) if len(kept) > 1 else kept.flip(-1)
         if difference(before, outputs(model)) < 1e-6:
             unseen.append(name)
         p.data = kept
