@@ -13,7 +13,19 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
-from grow.api import Different, Growth, Inspection, deepen, inspect, plan, record, upcycle, verify, verify_against, widen
+from grow.api import (
+    Different,
+    Growth,
+    Inspection,
+    deepen,
+    inspect,
+    plan,
+    record,
+    upcycle,
+    verify,
+    verify_against,
+    widen,
+)
 from grow.errors import BadInput, GrowError, Refused
 from grow.families import FAMILIES as families
 from grow.optimizer import new_entries, rates

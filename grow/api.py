@@ -130,9 +130,9 @@ def plan(
     options: dict[str, Any] = dict(operators=operators, split=split, seed=seed, dtype=dtype)
     options |= dict(deepen=deepen, place=place, fill=fill, new_tokens=new_tokens, upcycling=upcycling)
     if _is_model(src):
-        from grow.memory import ModelSource
+        from grow.memory import plan_model
 
-        return plan_for(*ModelSource(src).matched(), to, **options)
+        return plan_model(src, to, options)
     with opened(src, revision=revision, assume_harmless=assume_harmless) as (_, family, matched):
         return plan_for(family, matched, to, **options)
 

@@ -65,6 +65,13 @@ class Matched:
         return name
 
 
+def numberless(name: str) -> str:
+    """A tensor's name with `{layers}` and `{experts}` for its indices."""
+    for index in INDICES:
+        name = re.sub(r"\.\d+\.", f".{{{index}}}.", name, count=1)
+    return name
+
+
 def _after_layer(name: str) -> tuple[str, str]:
     """A name in two, behind its first index."""
     hit = re.search(r"\.\d+(?=\.)", name)

@@ -58,7 +58,8 @@ class TensorPlan:
     repeat  how many consecutive rows of what is drawn are equal
     factor  on every element
     corner  (row, column) of the source where the part begins that is read
-    share   this is one of several experts that stand for an old one
+    copy    place among the experts that come from one old one
+    share   what they write together is what the old one wrote
     pieces  a stack: the row where each matrix begins, and its plan
     inserted  part of a layer that computes the identity: all of it is new
     again   a second tensor made of its source: a head that parts from its table
@@ -83,6 +84,7 @@ class TensorPlan:
     rms: float | None = None
     repeat: int = 1
     corner: tuple[int, int] = (0, 0)
+    copy: int = 0
     share: Share | None = None
     pieces: tuple[tuple[int, TensorPlan], ...] = ()
 
@@ -160,8 +162,9 @@ class Plan:
 
     @property
     def read(self) -> list[TensorPlan]:
-        """One tensor of the result for each of the source's."""
-        return list({t.source: t for t in reversed(self.tensors)}.values())[::-1]
+        """One tensor of the result for each of the source's, or for each part of it that is read on its own."""
+        parts = [part for t in self.tensors for _, part in t.parts if part.fill is None]
+        return list({(t.source, t.corner): t for t in reversed(parts)}.values())[::-1]
 
     @property
     def nbytes(self) -> int:
@@ -269,10 +272,11 @@ def assemble(
         new = layer is not None and change.depth.inserted[layer] and not treated.moved
         grown = _tensor(t, name, row.signature, maps, dtypes[t.name], change.low)
         grown = replace(grown, canonical=canonical, tied=tied, inserted=new)
-        if expert is not None and change.shared(row):
+        if expert is not None:
             copies = change.copies(expert).tolist()
-            among = tuple((t.at(t.at(t.name, layers=layer), experts=k), 0) for k in copies)
-            grown = replace(grown, share=Share(copies.index(expert), among))
+            among = tuple((t.at(t.at(t.name, layers=layer or 0), experts=k), 0) for k in copies)
+            place = copies.index(expert)
+            grown = replace(grown, copy=place, share=Share(place, among) if change.shared(row) else None)
         tensors.append(_treated(grown, treated))
         if row.signature.stacked and tensors[-1].fill is None:
             tensors[-1] = _stack(t, tensors[-1], row, maps, change)
@@ -305,7 +309,7 @@ def _stack(t: Matched, grown: TensorPlan, row: Row, maps: Mapping[str, AxisMap],
         height = grown.new_shape[1]
         for p, part in enumerate(t.parts[i * each : (i + 1) * each] or (alone,)):
             piece = _tensor(part, f"{grown.name}[{j}.{p}]", part.row.signature, maps, grown.dtype)
-            piece = replace(piece, canonical=grown.canonical, inserted=grown.inserted)
+            piece = replace(piece, canonical=grown.canonical, inserted=grown.inserted, copy=copies.index(j))
             if change.shared(row):
                 among = tuple((grown.name, k * height) for k in copies)
                 piece = replace(piece, share=Share(copies.index(j), among))
@@ -382,9 +386,21 @@ def _tensor(
     dims = tuple(dim_map(dim, maps, sizes) for dim in signature.dims)
     new_shape = tuple(n if m is None else m.m for m, n in zip(dims, t.shape))
     biased = low if len(dims) == 1 and any(label.axis == "vocab" for label in signature.dims[0].labels) else None
-    made = dict(fill=t.fill, rms=t.rms, repeat=t.repeat, factor=t.factor, corner=t.corner)
     return TensorPlan(
-        name, t.source or t.name, signature, dims, t.shape, new_shape, t.dtype, dtype, low=biased, **made
+        name,
+        t.source or t.name,
+        signature,
+        dims,
+        t.shape,
+        new_shape,
+        t.dtype,
+        dtype,
+        low=biased,
+        fill=t.fill,
+        rms=t.rms,
+        repeat=t.repeat,
+        factor=t.factor,
+        corner=t.corner,
     )
 
 

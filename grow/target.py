@@ -20,6 +20,8 @@ from typing import Any
 
 from grow.checkpoint.header import show
 from grow.errors import BadInput, Refused, did_you_mean
+from grow.families import FAMILIES
+from grow.families.upcycling import PAIRS
 from grow.family import GROWABLE, UNITS, WIDTHS, Family
 from grow.nearest import LARGEST, complete, nearest, reachable
 
@@ -169,6 +171,14 @@ def _factor(f: Fraction) -> str:
 
 def _from_config(family: Family, old: dict[str, int], config: Mapping[str, Any], name: str, deepen: bool) -> Target:
     if config.get("model_type") != family.model_type:
+        if any((pair.source, pair.target) == (family.model_type, config.get("model_type")) for pair in PAIRS):
+            other = FAMILIES[str(config["model_type"])]
+            raise Refused(
+                name,
+                what=f"model_type {other.model_type!r} has experts, the source is {family.model_type!r}",
+                why="what they are made of is a choice that a config does not make",
+                fix=f"grow upcycle --experts {other.sizes_of(config)['experts']} --to {name}",
+            )
         raise Refused(
             name,
             what=f"model_type {config.get('model_type')!r}, the source is {family.model_type!r}",

@@ -28,6 +28,7 @@ from grow.match import Match, Matched
 
 LARGEST = 1 << 16  # experts; the largest published models have some hundreds
 
+
 def read_so(
     family: Family,
     matched: Match,
@@ -145,9 +146,13 @@ def check_choice(experts: int, top_k: int | None, how: Upcycling) -> int:
     if experts < 2 or (groups and experts % g):
         raise Refused(
             f"--experts {experts}",
-            what=f"{experts} experts are no whole number of groups of {g}" if experts > 1 else "one expert is no choice",
+            what=f"{experts} experts are no whole number of groups of {g}"
+            if experts > 1
+            else "one expert is no choice",
             why="a group is one copy of the whole FFN, and at least two experts make a router's work",
-            fix=" or ".join(f"--experts {k * g}" for k in sorted({max(1, experts // g), experts // g + 1}) if k * g > 1),
+            fix=" or ".join(
+                f"--experts {k * g}" for k in sorted({max(1, experts // g), experts // g + 1}) if k * g > 1
+            ),
         )
     if not 1 <= chosen <= experts or (groups and chosen % g):
         exact = sorted({max(1, chosen // g), min(chosen // g + 1, experts // g)})
@@ -255,9 +260,7 @@ def _experts(
             # a slice is one row of the dense table; in the stack they lie one below the other
             slices = [replace(t, row=ffn[names[i % len(names)]].row) for i, t in enumerate(slices)]
             height = sum(t.shape[0] for t in slices) // g
-            yield replace(
-                made(row, ffn[names[0]], (g, height, slices[0].shape[1])), parts=tuple(slices)
-            )
+            yield replace(made(row, ffn[names[0]], (g, height, slices[0].shape[1])), parts=tuple(slices))
     for row, name in experts.shared.items():
         like = ffn[name]
         writes = like.row.signature.dims[0].labels[0].axis == "hidden"

@@ -21,7 +21,9 @@ PARTS = {
     MLP + f"experts.{{experts}}.{name}.weight": (MLP + f"{name}.weight",)
     for name in ("gate_proj", "up_proj", "down_proj")
 }
-SHARES = {MLP + f"shared_expert.{name}.weight": MLP + f"{name}.weight" for name in ("gate_proj", "up_proj", "down_proj")}
+SHARES = {
+    MLP + f"shared_expert.{name}.weight": MLP + f"{name}.weight" for name in ("gate_proj", "up_proj", "down_proj")
+}
 ROUTER_FIELDS = {"output_router_logits", "router_aux_loss_coef"}
 
 

@@ -180,8 +180,9 @@ def _check_share(check: TensorCheck, own: Callable) -> None:
     """What a sum over experts cannot show: each of them reads no fresh unit and writes no silent coordinate."""
     t = check.t
     rows, cols = (*t.maps, None)[:2]
-    unread = [] if cols is None or t.roles[1] != READ else cols.fresh(UNREAD)
-    silent = [] if rows is None or t.roles[0] == READ else rows.fresh(SILENT)
+    none = np.arange(0)
+    unread = none if cols is None or t.roles[1] != READ else cols.fresh(UNREAD)
+    silent = none if rows is None or t.roles[0] == READ else rows.fresh(SILENT)
     for some in _blocks(np.arange(t.new_shape[0]), max(1, BLOCK // max(1, t.new_matrix[1]))):
         if len(unread):
             check.zero(own(some)[:, unread], some, unread, "an unread coordinate has weight 0")

@@ -24,9 +24,9 @@ def uncovered(tensors: Iterable[TensorPlan], shapes: Mapping[str, tuple[int, ...
                 read[_without_expert(whole.canonical), t.source][(top, top + rows), (left, left + columns)] += 1
     for (_, source), parts in read.items():
         shape = shapes[source]
-        rows, columns = (_steps([part[d] for part in parts]) for d in (0, 1))
-        tiles = {(row, column) for row in rows for column in columns}
-        ends = (rows[-1][1], columns[-1][1]) if rows and columns else (0, 0)
+        down, across = (_steps([part[d] for part in parts]) for d in (0, 1))
+        tiles = {(row, column) for row in down for column in across}
+        ends = (down[-1][1], across[-1][1]) if down and across else (0, 0)
         whole_size = (_flat_rows(shape), shape[-1])
         if ends != whole_size or set(parts) != tiles or len(set(parts.values())) != 1:
             yield f"grow.json: the slices of {source} do not cover {list(shape)} once per copy"

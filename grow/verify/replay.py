@@ -154,7 +154,6 @@ class Replay:
         """Whether a tensor still has the bytes that were written."""
         return self.grown.sha256(self.grown.tensors[name]) == self.record.tensors.get(name)
 
-
     def _law(self) -> Iterator[str]:
         for space, axis_map in self.maps.items():
             # shares and square roots are rounded a few times each; a wrong factor is off by far more
@@ -210,7 +209,7 @@ class Replay:
         info = self.grown.tensors.get(t.name)
         if info is None or info.shape != t.new_shape:
             return None
-        faults = check_tensor(t, self.source, self.grown, self.record.split).faults
+        faults = self._checked(t)[0].faults
         return faults[0].document() if faults else None
 
     def _set(self) -> Iterator[str]:
