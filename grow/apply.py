@@ -88,7 +88,7 @@ class _Matrix:
             self._fresh_rows(self.rows, write_rows)
 
     def _share(self, values: np.ndarray, block: int) -> np.ndarray:
-        """What one of several experts gets of the old one's weights; all of them draw alike, from the old one's name."""
+        """What one of several experts gets of the old one's weights; all draw alike, from the old one's name."""
         share = self.t.share
         if share is None:
             return values

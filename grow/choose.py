@@ -190,7 +190,7 @@ _WHY = {
     "layernorm": "before LayerNorm an axis grows by whole copies or by coordinates that carry the mean",
     "plain": "here a norm's output is the residual stream itself (or a reader has no norm with a gain before it), "
     "so only whole copies keep every mean and variance",
-    "whole_norm": "one RMSNorm runs over all heads of q, and one over those of k: only whole copies keep its mean square",
+    "whole_norm": "one RMSNorm runs over all heads of q, one over those of k: only whole copies keep their mean square",
     "elementwise": "units between two matrices grow by copies or by units that nothing reads yet",
 }
 

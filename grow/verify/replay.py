@@ -47,6 +47,7 @@ class Replay:
         self.change = record.change
         self.maps = record.change.maps
         self.matched = match(self.family, source.config, source.tensors, str(source.path))
+        self.names = {t.name for t in self.matched.tensors}
         if self.change.upcycling:
             self.family, self.matched = as_experts(self.family, self.matched, self.change.upcycling)
             if self._read_sizes() != record.sizes:
