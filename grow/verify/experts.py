@@ -30,8 +30,8 @@ def in_files(model: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch
 
 
 def file_names(model: Any, parameter: str) -> list[str]:
-    """What the files call a parameter, one name per expert."""
-    if parameter not in fused(model):
+    """What the files call a parameter, one name per expert; its own name in a model without experts."""
+    if not fused(model):
         return [parameter]
     p = model.get_parameter(parameter)
     return list(in_files(model, {parameter: torch.empty(p.shape, device="meta")}))
