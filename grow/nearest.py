@@ -86,6 +86,9 @@ def _changes(family: Family, old: Mapping[str, int], new: Mapping[str, int]) -> 
     yield from ({"kv_heads": k} for k in kv_heads)
     yield from ({"heads": h} for h in heads)
     yield from ({"hidden": n} for n in hidden)
+    if family.attention.whole_norm:
+        more = [_multiples(new[axis], old[axis]) for axis in ("hidden", "heads", "kv_heads")]
+        yield from ({"hidden": n, "heads": h, "kv_heads": k} for n in more[0] for h in more[1] for k in more[2])
     for h in heads:
         yield from ({"heads": h, "hidden": n} for n in _multiples(new["hidden"], h, math.lcm(h, old["hidden"])))
         yield from ({"heads": h, "kv_heads": k} for k in (old["kv_heads"], h) if "kv_heads" in family.axes)

@@ -78,7 +78,9 @@ def test_a_dense_model_becomes_experts_in_its_own_dtype(variant, case, tiny, tmp
     assert apart(source, tmp_path / "grown") <= limit
 
 
-@pytest.mark.parametrize("variant", ["qwen2", "qwen2-window", "qwen2-tied", "llama-tied", "mistral-tied", "qwen3-biases"])
+@pytest.mark.parametrize(
+    "variant", ["qwen2", "qwen2-window", "qwen2-tied", "llama-tied", "mistral-tied", "qwen3-biases"]
+)
 def test_windows_ties_and_biases_come_along(variant, tiny, tmp_path):
     grown = grow.upcycle(tiny(variant), 4, out=tmp_path / "grown", to={"layers": 4}, verify=False)
     assert apart(tiny(variant), tmp_path / "grown") <= EXACT
@@ -371,7 +373,12 @@ REFUSED = {
     "no-pair": ("gpt2", dict(experts=4), "no family with experts", "a source of llama"),
     "biases": ("llama-biases", dict(experts=4), "attention_bias", "a source without it"),
     "granite-biases": ("granite-biases", dict(experts=4), "mlp_bias", "a source without it"),
-    "slices": ("llama", dict(experts=6, granularity=3), "28 units are no 3 slices", "--granularity 2 or --granularity 4"),
+    "slices": (
+        "llama",
+        dict(experts=6, granularity=3),
+        "28 units are no 3 slices",
+        "--granularity 2 or --granularity 4",
+    ),
     "groups": ("llama", dict(experts=5, granularity=2), "5 experts", "--experts 4 or --experts 6"),
     "one": ("llama", dict(experts=1), "one expert", "--experts 2"),
     "half-a-group": ("llama", dict(experts=8, granularity=2, top_k=3), "--top-k 3", "--top-k 2 or --top-k 4"),

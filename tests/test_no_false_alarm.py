@@ -45,6 +45,12 @@ def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
         "ffn": ({"ffn": 2 * f + 3}, {"operators": {"ffn": "copies"}}),
         "2x, every copy": ("2x", {**COPIES, "seed": 7}),
     }
+    if facts.attention.whole_norm:  # whole copies
+        return found | {
+            "heads": ({"heads": 2 * h, "kv_heads": 2 * k}, {}),
+            "head_dim": ({"head_dim": 2 * d}, {}),
+            "any hidden": ({"hidden": 5 * n}, {"seed": 3}),
+        }
     if not facts.derived_head_dim:
         heads = {"heads": h + h // k, "kv_heads": k + 1}
         # Llama's config wants heads that divide hidden

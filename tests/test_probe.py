@@ -188,7 +188,12 @@ def test_swapped_dims_are_caught_in_every_row_that_is_not_square(subject):
         ("llama", "model.norm.weight", "", "no row"),
         ("llama", "model.norm.weight", "{name} hidden * \n model.norm.bias hidden +", "model.norm.bias: no tensor"),
         ("llama", "model.layers.{layers}.mlp.gate_proj.bias", "{name} ffn <- ? not mlp_bias", "no row"),
-        ("qwen2_moe", f"{ROUTED}.experts.{{experts}}.up_proj.weight", "{name} ffn <- hidden ? sparse", "the table says"),
+        (
+            "qwen2_moe",
+            f"{ROUTED}.experts.{{experts}}.up_proj.weight",
+            "{name} ffn <- hidden ? sparse",
+            "the table says",
+        ),
         ("qwen2_moe", f"{ROUTED}.gate.weight", "{name} one <- hidden ? sparse", "the table says"),
         ("gpt2", "transformer.h.{layers}.attn.c_attn.weight", "{name} hidden -> ffn", "the table says"),
         ("gpt2", "transformer.wpe.weight", "{name} vocab -> hidden", "the table says"),

@@ -70,7 +70,7 @@ QWEN2_MOE = rms_decoder(
         "num_experts_per_tok": 4,
         "norm_topk_prob": False,
         "decoder_sparse_step": 1,
-        "mlp_only_layers": (),
+        "mlp_only_layers": [],
         "qkv_bias": True,
     },
     sizes={

@@ -24,7 +24,7 @@ QWEN3_MOE = rms_decoder(
         "num_experts_per_tok": 8,
         "norm_topk_prob": False,
         "decoder_sparse_step": 1,
-        "mlp_only_layers": (),
+        "mlp_only_layers": [],
     },
     sizes={
         "Qwen3-30B-A3B": {
