@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from grow.apply import grow_tensor
-from grow.errors import BadInput
+from grow.errors import BadInput, Refused
 from grow.families import family_of
 from grow.family import Family
 from grow.match import Match, check_duplicates, match
@@ -79,6 +79,14 @@ def widen_model(
 
     started = time.monotonic()
     if fused(model) or options.get("upcycling"):
+        if optimizer is not None:
+            raise Refused(
+                "optimizer",
+                what="given for a model with experts",
+                why="stock classes fuse experts in memory and the files hold them one by one, so what an optimizer "
+                "remembers has the shape of neither",
+                fix="a new optimizer for grown.model.parameters()",
+            )
         return _through_files(model, to, options, verify=verify)
     source = ModelSource(model)
     check_optimizers(optimizer, state, model)
@@ -115,6 +123,13 @@ def _through_files(model: Any, to: Any, options: Mapping[str, Any], *, verify: b
             grown = model_class(out).from_pretrained(  # type: ignore[attr-defined]
                 out, dtype="auto", attn_implementation=kernel, **LOCAL
             )
+    source_of = {t.name: t.source for t in growth.plan.tensors}
+    before = dict(model.named_parameters())
+    for name, new in grown.named_parameters():
+        if (old := before.get(source_of.get(name, name))) is not None:
+            new.requires_grad_(old.requires_grad)
+    if fused(model):
+        grown.set_experts_implementation(model.config._experts_implementation)
     device = next(model.parameters()).device
     return replace(growth, path=None, model=grown.to(device).train(model.training))
 
