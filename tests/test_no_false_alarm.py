@@ -152,6 +152,7 @@ def sparse(folder: Path, to: Path, variant: str) -> Path:
     """The same checkpoint with a config that leaves defaults out, as those of the hub do."""
     shutil.copytree(folder, to)
     keep = {*VARIANTS[variant].fields, "model_type", "architectures", "dtype"}
+    keep |= {*FAMILIES[VARIANTS[variant].model_type].synonyms.values()}
     whole = files.read_json(folder / "config.json")
     files.write_json(to / "config.json", {name: value for name, value in whole.items() if name in keep})
     return to

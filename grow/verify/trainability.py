@@ -217,8 +217,8 @@ def _origin(part: Part) -> tuple:
 
 def _before(found: Mapping[str, torch.Tensor], name: str, plan: TensorPlan | None) -> torch.Tensor | None:
     """What is known of the source's tensor that a grown one came from, of the part of it that was read."""
-    if plan is not None and plan.source in found and plan.source != name:
-        if plan.fill is not None and not plan.inserted:
+    if plan is not None and plan.source in found:
+        if plan.fill is not None and not plan.inserted and plan.source != name:
             return None  # made, not grown: its source says nothing but a scale
         whole, (top, left), (rows, columns) = found[plan.source], plan.corner, plan.matrix
         return whole if whole.ndim == 1 else whole.reshape(-1, whole.shape[-1])[top : top + rows, left : left + columns]
@@ -235,9 +235,8 @@ def _audit(part: Part, source: Trained, after: Trained) -> dict[str, Any]:
     new = torch.ones(alive.shape, dtype=torch.bool)
     if all(source is not None for source in sources):
         first = [torch.from_numpy(_first(source)) for source in sources]  # type: ignore[arg-type]
-        new[torch.meshgrid(*first, indexing="ij") if first else ()] = plan is not None and (
-            plan.inserted or plan.copy > 0
-        )
+        made = plan is not None and (plan.inserted or plan.fill is not None or plan.copy > 0)
+        new[torch.meshgrid(*first, indexing="ij") if first else ()] = made
     unsent = new & ~part.sent if part.sent is not None else torch.zeros_like(new)
     dead = new & ~alive & ~unsent
     if before is not None and dead.any():
