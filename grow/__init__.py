@@ -4,7 +4,7 @@
     grown = grow.widen("small", "base", out="my-base")     # verified, or an error and nothing written
     print(grown.verification.verdict)                      # lossless
 
-`plan`, `widen`, `deepen`, `verify`, `inspect` and `families` have the names of the commands; `record` and
+`plan`, `widen`, `deepen`, `upcycle`, `verify`, `inspect` and `families` have the names of the commands; `record` and
 `verify_against` are `grow verify --record` and `--against`. `new_entries` and `rates` say what is new in a grown
 parameter and how its copies learn. Importing grow imports no torch.
 """
@@ -13,7 +13,19 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
-from grow.api import Different, Growth, Inspection, deepen, inspect, plan, record, verify, verify_against, widen
+from grow.api import (
+    Different,
+    Growth,
+    Inspection,
+    deepen,
+    inspect,
+    plan,
+    record,
+    upcycle,
+    verify,
+    verify_against,
+    widen,
+)
 from grow.errors import BadInput, GrowError, Refused
 from grow.families import FAMILIES as families
 from grow.optimizer import new_entries, rates
@@ -32,6 +44,7 @@ __all__ = [
     "plan",
     "rates",
     "record",
+    "upcycle",
     "verify",
     "verify_against",
     "widen",

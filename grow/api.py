@@ -122,16 +122,17 @@ def plan(
     place: str | Sequence[int] = "spread",
     fill: str = "copy",
     new_tokens: str = "blend",
+    upcycling: Mapping[str, Any] | None = None,
     revision: str | None = None,
     assume_harmless: Sequence[str] = (),
 ) -> Plan:
     """What `widen` with the same arguments would do; nothing is written. See `widen`."""
     options: dict[str, Any] = dict(operators=operators, split=split, seed=seed, dtype=dtype)
-    options |= dict(deepen=deepen, place=place, fill=fill, new_tokens=new_tokens)
+    options |= dict(deepen=deepen, place=place, fill=fill, new_tokens=new_tokens, upcycling=upcycling)
     if _is_model(src):
-        from grow.memory import ModelSource
+        from grow.memory import plan_model
 
-        return plan_for(*ModelSource(src).matched(), to, **options)
+        return plan_model(src, to, options)
     with opened(src, revision=revision, assume_harmless=assume_harmless) as (_, family, matched):
         return plan_for(family, matched, to, **options)
 
@@ -151,6 +152,7 @@ def widen(
     new_tokens: str = "blend",
     optimizer: Any = None,
     state: str = "fresh-new",
+    upcycling: Mapping[str, Any] | None = None,
     max_shard_size: str | int = SHARD_SIZE,
     overwrite: bool = False,
     verify: bool = True,
@@ -173,13 +175,14 @@ def widen(
     new_tokens logits of new tokens: "blend" (between the old ones), "zero", "low" (by the head's bias)
     optimizer  of a model in memory, or a list of them: `.optimizer` of the result continues it
     state      what it remembers: "fresh-new" (new entries start at 0), "carry" (copies share it) or "drop" (nothing)
+    upcycling  experts, top_k, granularity, every and route, as `upcycle` says
     progress   called with (bytes written, bytes in all)
 
     Raises BadInput, Refused: nothing was written. Different: verification failed, nothing was kept.
     """
     started = time.monotonic()
     options: dict[str, Any] = dict(operators=operators, split=split, seed=seed, dtype=dtype)
-    options |= dict(deepen=deepen, place=place, fill=fill, new_tokens=new_tokens)
+    options |= dict(deepen=deepen, place=place, fill=fill, new_tokens=new_tokens, upcycling=upcycling)
     if _is_model(src):
         from grow.memory import widen_model
 
@@ -201,7 +204,7 @@ def widen(
     shard = parse_size(max_shard_size)
     with opened(src, revision=revision, assume_harmless=assume_harmless) as (checkpoint, family, matched):
         the_plan = plan_for(family, matched, to, **options)
-        folder = Path(out) if out is not None else Path(default_name(src, to))
+        folder = Path(out) if out is not None else Path(default_name(src, to, upcycling))
         # room for the result, and for the float64 proof beside it only if somebody asks for it
         with Staging(folder, source=checkpoint.path, overwrite=overwrite, needed=the_plan.nbytes) as stage:
             _write(the_plan, checkpoint, stage.path, shard, show(src, LINE), progress)
@@ -242,6 +245,32 @@ def deepen(src: Any, layers: int, **options: Any) -> Growth:
     Options, result and errors as of `widen`, which grows depth too where its target names `layers`.
     """
     return widen(src, {"layers": layers}, **options)
+
+
+def upcycle(
+    src: Any,
+    experts: int,
+    *,
+    top_k: int | None = None,
+    granularity: int = 1,
+    every: int = 1,
+    route: str = "routed",
+    to: Any = None,
+    **options: Any,
+) -> Growth:
+    """Turn a dense model into one with experts that computes the same; see `grow.upcycle`.
+
+    experts      of a layer in the result, slices counted
+    top_k        how many of them a token gets; 2 · granularity unless given
+    granularity  cut the FFN into so many slices: experts are as much smaller, and a token gets whole groups of them
+    every        every how many layers there are experts
+    route        "routed": the routed experts carry the old FFN; "shared": the shared one does
+    to           widths, depth, vocabulary to grow as well: a target as for `widen`, in the words of the new family
+
+    Options, result and errors as of `widen`.
+    """
+    how = {"experts": experts, "top_k": top_k, "granularity": granularity, "every": every, "route": route}
+    return widen(src, to, upcycling=how, **options)
 
 
 def verify(
@@ -338,11 +367,13 @@ def parse_size(size: str | int) -> int:
     return int(float(found[1]) * units[found[2].upper()])
 
 
-def default_name(src: Any, to: Any) -> str:
-    """`small-2x`: the folder of a result when nobody names one."""
-    text = ",".join(f"{k}={v}" for k, v in to.items()) if isinstance(to, Mapping) else os.fspath(to)
+def default_name(src: Any, to: Any, upcycling: Mapping[str, Any] | None = None) -> str:
+    """`small-2x`, `small-8-experts`: the folder of a result when nobody names one."""
+    text = ",".join(f"{k}={v}" for k, v in to.items()) if isinstance(to, Mapping) else os.fspath(to or "")
+    if upcycling:
+        text = f"{upcycling['experts']}-experts-{text}"
     base, target = (Path(os.fspath(x)).name or "checkpoint" for x in (src, text.removesuffix("/config.json")))
-    return re.sub(r"[^\w.,=+-]+", "_", f"{base}-{target}")[:120]
+    return re.sub(r"[^\w.,=+-]+", "_", f"{base}-{target}".strip("-"))[:120]
 
 
 def _write(the_plan: Plan, checkpoint: Checkpoint, folder: Path, shard: int, name: str, progress) -> None:

@@ -19,7 +19,7 @@ from grow.axes import GAIN, READ, SHIFT, WRITE
 from grow.change import DRAWN
 from grow.errors import BadInput, Refused
 from grow.maps import BLEND, MEAN, SILENT, UNREAD, AxisMap, is_power_of_two
-from grow.numerics import RAW, Noise, narrow, representable, split_even, split_exact, stored, widen
+from grow.numerics import RAW, Noise, mean_share, narrow, representable, split_even, split_exact, stored, widen
 from grow.plan import TensorPlan
 
 BLOCK = 1 << 18  # elements of a source block: about a megabyte in float32
@@ -61,10 +61,11 @@ class _Matrix:
         sides = ((self.rows, self.row_role), (self.cols, self.col_role))
         # where numbers only move, their bits do, several times faster than through floats
         still = (_only_moves(m, role, made_elsewhere=i == 0) for i, (m, role) in enumerate(sides))
-        self.moves = t.dtype == t.source_dtype and all(still) and t.factor == 1
+        self.moves = t.dtype == t.source_dtype and all(still) and t.factor == 1 and t.share is None
         # where nothing is larger than a stored number and all is exact, rounding would only take time
         largest = max((float(m.write.max()) for m in changing), default=1.0) * abs(t.factor)
-        self.fits = exact and t.dtype == t.source_dtype and split == "exact" and largest <= 1
+        self.fits = exact and t.dtype == t.source_dtype and split == "exact" and largest <= 1 and t.share is None
+        self.exact = exact
         self.rescaled = any(m is not None and role == WRITE and not m.exact_factors for m, role in sides)
         self.squares, self.seen = 0.0, 0
         self.mean = np.zeros(self.n_cols)
@@ -79,11 +80,21 @@ class _Matrix:
             self._observe(values, start)
             if self.t.factor != 1:
                 values = values * self.work.type(self.t.factor)
+            values = self._share(values, block)
             noise = Noise(self.seed, self.t.name, block)
             for first, part in self._spread_rows(raw if self.moves else values, start, stop, noise):
                 write_rows(first, part)
         if self.rows is not None:
             self._fresh_rows(self.rows, write_rows)
+
+    def _share(self, values: np.ndarray, block: int) -> np.ndarray:
+        """What one of several experts gets of the old one's weights; all draw alike, from the old one's name."""
+        share = self.t.share
+        if share is None:
+            return values
+        dtype = self.t.dtype if self.exact else "F64"
+        noise = Noise(self.seed, f"{self.t.source}+{self.t.corner[0]}:pair {share.place // 2}", block)
+        return mean_share(representable(values, dtype), share.place, len(share.among), dtype, noise)
 
     def _observe(self, values: np.ndarray, start: int) -> None:
         flat = values.ravel()
@@ -274,22 +285,23 @@ def _grow_norm(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, split:
 
 def _fill_tensor(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, seed: int) -> None:
     """A tensor that is one number, or drawn at the scale of the old one (its columns may have become more)."""
-    width = int(np.prod(t.new_shape[1:], dtype=np.int64))
-    step = max(1, BLOCK // width)
-    rms = 0.0
-    if t.fill == DRAWN:
+    (rows, columns), (new_rows, width) = t.matrix, t.new_matrix
+    step = max(1, BLOCK // width) * t.repeat
+    rms = t.rms
+    if t.fill == DRAWN and rms is None:
         squares = 0.0
-        for start in range(0, t.shape[0], step):
-            values = widen(read_rows(start, min(start + step, t.shape[0])), t.source_dtype, np.dtype(np.float64))
+        for start in range(0, rows, step):
+            values = widen(read_rows(start, min(start + step, rows)), t.source_dtype, np.dtype(np.float64))
             if not np.isfinite(values).all():
                 raise _not_finite(t.source, values)
             squares += float(np.square(values).sum())
-        rms = np.sqrt(squares / np.prod(t.shape)) or UNSEEN_RMS
-        rms *= np.sqrt(np.prod(t.shape[1:]) / width)  # a unit that reads more inputs keeps its scale
-    for start in range(0, t.new_shape[0], step):
-        shape = (min(step, t.new_shape[0] - start), width)
+        rms = np.sqrt(squares / (rows * columns)) or UNSEEN_RMS
+        rms *= np.sqrt(columns / width)  # a unit that reads more inputs keeps its scale
+    for start in range(0, new_rows, step):
+        shape = (min(step, new_rows - start), width)
         if t.fill == DRAWN:
-            block = Noise(seed, t.name + ":drawn", start).uniform(shape, rms, np.dtype(np.float64))
+            drawn = Noise(seed, t.name + ":drawn", start).uniform((shape[0] // t.repeat, width), rms, np.dtype(float))
+            block = np.repeat(drawn, t.repeat, axis=0)
         else:
             block = np.full(shape, t.fill, dtype=np.float64)
         write_rows(start, _stored(t, block))

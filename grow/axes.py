@@ -7,11 +7,13 @@
     hidden *                                       a norm's gain
     hidden +                                       a norm's bias
     positions+2 -> hidden                          a table with 2 rows more than the axis
+    [experts] (gate_up ffn) <- hidden              one such matrix per expert, stacked in one tensor
 
 The arrow points at what is produced. Parentheses are one stored dimension, outer label first.
 `kv_heads q_per_kv` in a row is the space of query heads and is called `heads`; size 1 is a size.
 `head_dim.q`, `.k` and `.v` have one size and separate coordinates: q meets k in a dot product,
-v meets the output projection. Along `qkv` (size 3) the side follows from the slice.
+v meets the output projection. Along `qkv` (size 3) the side follows from the slice. `gate_up` (size 2) and `one`
+are no axes: they never grow.
 
 A line of a family's table is a tensor name, a signature and, after `?`, when it is there:
 
@@ -25,14 +27,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 SIDES = ("q", "k", "v")
-WRITE, READ, GAIN, SHIFT = "write", "read", "gain", "shift"
+WRITE, READ, GAIN, SHIFT, STACK = "write", "read", "gain", "shift", "stack"
 INDICES = ("layers", "experts")  # axes along which tensors are counted instead of stacked
+FIXED = {"qkv": 3, "gate_up": 2, "one": 1}  # labels whose size no config says
 LOOKUPS = {"vocab", "positions", "types"}  # a table that these index is looked up row by row, not multiplied
 
 _LABEL = re.compile(r"(?P<axis>[a-z_]+)(?:\.(?P<side>[qkv]))?(?:\+(?P<extra>\d+))?$")
 _SIDE = r"\([^()]*\)|[^\s()]+"
 _MAP = re.compile(rf"^(?P<left>{_SIDE})\s*(?P<arrow><-|->)\s*(?P<right>{_SIDE})?$")
 _NORM = re.compile(rf"^(?P<left>{_SIDE})\s*(?P<mark>[*+])$")
+_STACK = re.compile(r"^\[(?P<axis>[a-z_]+)\]\s*(?P<rest>.+)$")
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Label:
         return f"{self.axis}.{self.side}" if self.side else self.axis
 
     def size(self, sizes: Mapping[str, int]) -> int:
-        return (3 if self.axis == "qkv" else sizes[self.axis]) + self.extra
+        return (FIXED.get(self.axis) or sizes[self.axis]) + self.extra
 
     def __str__(self) -> str:
         return self.space + (f"+{self.extra}" if self.extra else "")
@@ -84,6 +88,16 @@ class Signature:
         return tuple(dim.size(sizes) for dim in self.dims)
 
     @property
+    def stacked(self) -> bool:
+        """Whether its first dim counts matrices."""
+        return self.dims[0].role == STACK
+
+    @property
+    def part(self) -> Signature:
+        """Of one matrix of a stack."""
+        return Signature(self.dims[1:], self.text.partition("]")[2].strip()) if self.stacked else self
+
+    @property
     def axes(self) -> tuple[str, ...]:
         return tuple(label.axis for dim in self.dims for label in dim.labels)
 
@@ -115,6 +129,9 @@ class Row:
 def parse_signature(text: str) -> Signature:
     """`Signature` of a line's middle part; ValueError, quoting it, when it is not in the notation."""
     text = " ".join(text.split())
+    if stack := _STACK.match(text):
+        of = parse_signature(stack["rest"])
+        return Signature((Dim((Label(stack["axis"]),), STACK), *of.dims), text)
     if norm := _NORM.match(text):
         role = GAIN if norm["mark"] == "*" else SHIFT
         return Signature((Dim(_labels(norm["left"], text), role),), text)

@@ -25,12 +25,46 @@ DRAWN = "drawn"
 class Change:
     """maps: space -> AxisMap, unchanged ones included. depth: where the layers come from.
 
-    low    logit that new tokens get through the head's bias, None where they are blends
+    low        logit that new tokens get through the head's bias, None where they are blends
+    upcycling  how a dense model is read as one with experts, None where the source has them (or nobody has)
     """
 
     maps: Mapping[str, AxisMap]
     depth: Depth
     low: float | None = None
+    upcycling: Upcycling | None = None
+
+    def copies(self, expert: int) -> np.ndarray:
+        """The new experts that come from the same old one, in order."""
+        source = self.maps["experts"].source
+        return np.flatnonzero(source == source[expert])
+
+    def shared(self, row: Row) -> bool:
+        """Whether copies of an expert share this row: together they write what the old one wrote.
+
+        After upcycling the router picks among copies, so each is the old one; grown experts are always picked together.
+        """
+        return self.upcycling is None and not self.maps["experts"].is_identity and writes_stream(row)
+
+
+ROUTES = ("routed", "shared")
+
+
+@dataclass(frozen=True)
+class Upcycling:
+    """A dense model read as one with experts, before anything grows; see `grow.upcycle`.
+
+    source, target  model types
+    granularity     how many slices an FFN is cut into
+    every           every how many layers there are experts
+    route           which experts carry the old FFN: "routed" or "shared"
+    """
+
+    source: str
+    target: str
+    granularity: int = 1
+    every: int = 1
+    route: str = "routed"
 
 
 @dataclass(frozen=True)
@@ -49,8 +83,11 @@ class Treatment:
     moved: bool = False
 
 
-def treat(family: Family, config: Mapping[str, Any], depth: Depth, row: Row, layer: int) -> Treatment:
+def treat(
+    family: Family, config: Mapping[str, Any], change: Change, row: Row, layer: int, expert: int | None = None
+) -> Treatment:
     """How a row of the new layer `layer` comes about; see `grow.depth`."""
+    depth = change.depth
     source = depth.source[layer]
     chained = family.chain if family.holds(config, family.norm.writes_stream) else None
     if chained is not None and depth.lawful:
@@ -61,8 +98,10 @@ def treat(family: Family, config: Mapping[str, Any], depth: Depth, row: Row, lay
         return Treatment(source)
     if row.name in family.branch_norms:
         return Treatment(source, fill=family.silent_gain)
-    if not family.branch_norms and _writes_stream(row):
+    if not family.branch_norms and writes_stream(row):
         return Treatment(source, fill=0.0)
+    if expert is not None and change.upcycling is None and not writes_stream(row) and change.copies(expert)[0] < expert:
+        return Treatment(source, fill=DRAWN)  # nothing else would tell it from its twin: what they write is 0
     if depth.fill == "fresh" and row.signature.dims[0].role not in (GAIN, SHIFT):
         return Treatment(source, fill=DRAWN if len(row.signature.dims) > 1 else 0.0)
     return Treatment(source)
@@ -165,18 +204,22 @@ def layer_config(family: Family, config: Mapping[str, Any], depth: Depth) -> dic
     changes: dict[str, Any] = {}
     window = family.window
     if window and not config.get(window.field) and config.get(window.switch):
-        kinds = [window.kinds[i >= int(family.get(config, window.first))] for i in range(depth.n)]
+        kinds = [window.kind(i, int(family.get(config, window.first))) for i in range(depth.n)]
         changes[window.field] = [kinds[i] for i in depth.source]
         full = [kind == window.kinds[0] for kind in changes[window.field]]
-        if full == sorted(full, reverse=True):
+        if full == sorted(full, reverse=True) and not window.even:
             changes[window.first] = sum(full)
     for name in family.layer_lists:
         if isinstance(config.get(name), list):
             changes[name] = [config[name][i] for i in depth.source]
+    if family.experts and family.experts.step:
+        dense = [j for j, i in enumerate(depth.source) if not family.sparse(config, i)]
+        if dense or family.get(config, family.experts.step) != 1:
+            changes |= {family.experts.only: dense, family.experts.step: 1}
     return changes
 
 
-def _writes_stream(row: Row) -> bool:
+def writes_stream(row: Row) -> bool:
     return any(dim.role == WRITE and any(label.axis == "hidden" for label in dim.labels) for dim in row.signature.dims)
 
 

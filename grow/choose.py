@@ -13,7 +13,7 @@ import numpy as np
 
 from grow import rope
 from grow.errors import BadInput, Refused
-from grow.family import WIDTHS, Family
+from grow.family import UNITS, WIDTHS, Family
 from grow.maps import BLEND, SILENT, AxisMap, axis_map, identity
 from grow.nearest import nearest
 from grow.operators import OPERATORS, default_operator, grow_head_dim, grow_heads
@@ -22,7 +22,8 @@ from grow.operators import OPERATORS, default_operator, grow_head_dim, grow_head
 def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, AxisMap], dict[str, str], dict[str, Any]]:
     words = dict.fromkeys((a for a in WIDTHS if a in old), "unchanged")
     maps: dict[str, AxisMap] = {}
-    for axis, context in (("hidden", family.hidden_context(config)), ("ffn", "elementwise")):
+    units = [(axis, "elementwise") for axis in UNITS if axis in old]
+    for axis, context in (("hidden", family.hidden_context(config)), *units):
         maps[axis] = identity(old[axis])
         if new[axis] != old[axis]:
             name = chosen.get(axis) or default_operator(old[axis], new[axis], context)
@@ -36,7 +37,8 @@ def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, Axi
     scaled = family.holds(config, family.attention.scaled)
     place, changes, how = np.arange(d), {}, "appended"
     if d2 != d and family.attention.rope:
-        grown = (rope.grow_half if family.attention.rope == "half" else rope.grow_partial)(config, d, d2)
+        turn = rope.grow_half if family.attention.rope == "half" else rope.grow_partial
+        grown = turn(family.rope_config(config), d, d2)
         place, changes, how = grown.place, grown.config, grown.how
     scale = math.sqrt(d2 / d) if scaled else 1.0
     sides = grow_head_dim(d, d2, place, scale=scale, qk_norm=family.attention.qk_norm)
@@ -94,7 +96,7 @@ def _positions(family: Family, config: Mapping[str, Any], p: int, p2: int, words
     extra = np.arange(p2 - p) % max(1, p - first) + min(first, p - 1)
     grown = axis_map(p, np.concatenate([np.arange(p), extra]), operator="repeated")
     if p2 > p and family.attention.rope:
-        rope.check_positions(config, p, p2)
+        rope.check_positions(family.rope_config(config), p, p2)
         words["positions"] = "no weight has them"
     elif p2 > p:
         words["positions"] = f"{p2 - p} appended, repeating the old ones"
@@ -104,6 +106,38 @@ def _positions(family: Family, config: Mapping[str, Any], p: int, p2: int, words
 def first_position(family: Family, config: Mapping[str, Any]) -> int:
     """The first row of the position table that is a position; RoBERTa counts from behind its padding id."""
     return int(family.get(config, family.positions_from)) + 1 if family.positions_from else 0
+
+
+def grow_experts(
+    family: Family,
+    config: Mapping[str, Any],
+    old: Mapping[str, int],
+    new: Mapping[str, int],
+    words: dict,
+    *,
+    upcycled: bool = False,
+) -> dict[str, AxisMap]:
+    """The map of the experts: c copies of each, copy k of expert i at k·n + i.
+
+    The copies have one router row, so a token that chose an expert chooses all of its copies once top_k is c times as
+    large: each then has 1/c of the weight, and their down projections have the old one as their mean.
+    """
+    if "experts" not in old:
+        return {}
+    n, m = old["experts"], new["experts"]
+    top_k = family.get(config, family.experts.top_k) if family.experts else 0
+    if m % n:
+        fields = f"{family.axes['experts']}=" + " or ".join(str(k * n) for k in (m // n, m // n + 1) if k)
+        raise Refused(
+            f"--to {family.axes['experts']}={m}",
+            what=f"experts {n} -> {m}, which is not a whole multiple",
+            details=(("equation", "c copies each get the weight p/c, so with top_k × c: Σ p/c · W_copy = p · W"),),
+            why="an expert with a row of its own in the router takes tokens away from the old ones",
+            fix=f"nearest exact targets: {fields}",
+        )
+    if m > n:
+        words["experts"] = f"copies × {m // n}" + ("" if upcycled else f", top_k {top_k} -> {m // n * top_k}")
+    return {"experts": axis_map(n, np.arange(m) % n, operator="copies")}
 
 
 def low_logit(family: Family, config: Mapping[str, Any], tokens: str) -> float | None:
@@ -156,6 +190,7 @@ _WHY = {
     "layernorm": "before LayerNorm an axis grows by whole copies or by coordinates that carry the mean",
     "plain": "here a norm's output is the residual stream itself (or a reader has no norm with a gain before it), "
     "so only whole copies keep every mean and variance",
+    "whole_norm": "one RMSNorm runs over all heads of q, one over those of k: only whole copies keep their mean square",
     "elementwise": "units between two matrices grow by copies or by units that nothing reads yet",
 }
 
@@ -164,13 +199,14 @@ def _head_maps(family: Family, config, old, new, chosen, words) -> tuple[AxisMap
     sizes = (old["heads"], old["kv_heads"], new["heads"], new["kv_heads"])
     if sizes[:2] == sizes[2:]:
         return identity(sizes[0]), identity(sizes[1])
-    name = chosen.get("heads", "unread")
-    if name not in ("unread", "copies"):
+    fits = ("copies",) if family.attention.whole_norm else ("unread", "copies")
+    name = chosen.get("heads", fits[0])
+    if name not in fits:
         raise Refused(
             f"--operator heads={name}",
-            what="heads grow by unread or copies",
-            why=_WHY["elementwise"],
-            fix="--operator heads=unread",
+            what="heads grow by " + " or ".join(fits),
+            why=_WHY["whole_norm" if family.attention.whole_norm else "elementwise"],
+            fix=f"--operator heads={fits[0]}",
         )
     grown = grow_heads(*sizes, name)
     if grown is None:
@@ -182,6 +218,14 @@ def _head_maps(family: Family, config, old, new, chosen, words) -> tuple[AxisMap
             what=f"{h} query heads in {k} groups of {g} do not fit into {k2} groups of {g2}",
             why="stock attention reads kv head ⌊q / q_per_kv⌋: every old query head needs a group with its kv head",
             fix=nearest(family, config, old, new),
+        )
+    if family.attention.whole_norm and not grown.even:
+        raise Refused(
+            f"--to {family.axes['heads']}={sizes[2]},{family.axes['kv_heads']}={sizes[3]}",
+            what=f"{sizes[0]} query heads and {sizes[1]} kv heads have no whole number of copies in it",
+            details=(("equation", "RMS([u; u; …]) = RMS(u); with copies of a part of u it is another number"),),
+            why=_WHY["whole_norm"],
+            fix="nearest exact targets: " + nearest(family, config, old, new),
         )
     words["heads"] = _describe(grown.heads)
     words["kv_heads"] = _describe(grown.kv_heads) if sizes[1] != sizes[3] else "unchanged"
@@ -204,6 +248,6 @@ def rounding(maps: Mapping[str, AxisMap], old, new, split: str) -> tuple[str, ..
         if not m.exact_factors:
             what = "coordinates that carry a mean" if "mean" in m.operator else "a factor that is no power of two"
             reasons.append(f"{space} {m.n} -> {m.m}: {what}")
-        elif split == "even" and any(c & (c - 1) for c in m.counts.tolist()) and space in ("hidden", "heads", "ffn"):
+        elif split == "even" and any(c & (c - 1) for c in m.counts.tolist()) and space in ("hidden", "heads", *UNITS):
             reasons.append(f"{space} {m.n} -> {m.m}: even shares that are no powers of two")
     return tuple(reasons)

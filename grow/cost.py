@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from grow.axes import LOOKUPS, READ, WRITE
+from grow.family import UNITS
 from grow.plan import ITEMSIZE, Plan, TensorPlan
 
 # Per parameter with AdamW: weight, gradient and two moments in float32, or bfloat16 weight and gradient with a float32
@@ -59,8 +61,9 @@ def _cost(plan: Plan, sizes: Mapping[str, int], tensors: list[tuple[TensorPlan, 
         if reads & LOOKUPS:
             tables.add((t.name, shape))
             continue
-        part = "head" if writes & {"vocab", "labels"} else "ffn" if "ffn" in reads | writes else "attention projections"
-        flops[part] += 2.0 * math.prod(shape)
+        ffn = (reads | writes) & {*UNITS, "experts"}
+        part = "head" if writes & {"vocab", "labels"} else "ffn" if ffn else "attention projections"
+        flops[part] += 2.0 * math.prod(shape) * _used(plan, t, grown)
     tie = plan.family.tie
     if tie and plan.family.holds(plan.new_config if grown else plan.config, tie.when):
         flops["head"] += 2.0 * sizes["vocab"] * sizes.get("embed", sizes["hidden"])
@@ -70,6 +73,17 @@ def _cost(plan: Plan, sizes: Mapping[str, int], tensors: list[tuple[TensorPlan, 
     kv = 2 * sizes["layers"] * sizes["kv_heads"] * sizes["head_dim"] * item if causal else 0
     disk = sum(math.prod(shape) * ITEMSIZE[t.dtype if grown else t.source_dtype] for t, shape in tensors)
     return Cost(sum(math.prod(shape) for _, shape in tensors), context, flops, kv, disk)
+
+
+def _used(plan: Plan, t: TensorPlan, grown: bool) -> float:
+    """The share of a tensor that one token uses: of the experts as many as it chooses."""
+    experts, sizes = plan.family.experts, plan.new_sizes if grown else plan.sizes
+    if experts is None or not (t.signature.stacked or EXPERT.search(t.name)):
+        return 1.0
+    return plan.family.get(plan.new_config if grown else plan.config, experts.top_k) / sizes["experts"]
+
+
+EXPERT = re.compile(r"\.experts\.\d+\.|\[\d+\.\d+\]$")  # its own tensor, or its matrix in a stack
 
 
 def _encoder(plan: Plan) -> bool:

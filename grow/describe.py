@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from grow.cost import cost_of
 from grow.family import WIDTHS
+from grow.match import numberless
 from grow.plan import Plan, TensorPlan
 
 
@@ -57,13 +57,18 @@ def plan_document(plan: Plan) -> dict[str, Any]:
 
 
 def grouped(plan: Plan) -> Iterator[tuple[str, int, TensorPlan]]:
-    """(name with `{layers}`, how many, one of them) for tensors that are alike in every layer."""
+    """(name with `{layers}` and `{experts}`, how many, one of them) for tensors that are alike in every layer."""
     groups: dict[tuple, list[TensorPlan]] = {}
     for t in plan.tensors:
-        name = re.sub(r"\.\d+\.", ".{layers}.", t.name)
+        name = numberless(t.name)
         groups.setdefault((name, t.shape, t.new_shape, t.dtype), []).append(t)
     for (name, *_), members in groups.items():
         yield name, len(members), members[0]
+
+
+def normed(plan: Plan) -> bool:
+    """Whether the weights of the chosen experts sum to 1 in the result."""
+    return plan.family.experts is not None and plan.family.holds(plan.new_config, plan.family.experts.normed)
 
 
 def couplings(plan: Plan) -> list[str]:
@@ -71,14 +76,18 @@ def couplings(plan: Plan) -> list[str]:
     family, config = plan.family, plan.config
     norm, attention, tie = family.norm, family.attention, family.tie
     kind = {"rms": "RMSNorm", "layernorm": "LayerNorm"}[norm.kind]
-    place = (
-        "whose output is the residual stream" if family.holds(config, norm.writes_stream) else "in front of each branch"
-    )
+    place = "behind each branch" if family.branch_norms else "in front of each branch"
+    if family.holds(config, norm.writes_stream):
+        place = "whose output is the residual stream"
     facts = [f"{kind} {place}; its eps stays as it is"]
     if attention.rope:
         facts.append("RoPE on " + ("whole heads" if attention.rope == "half" else "part of each head"))
     if attention.qk_norm:
-        facts.append("RMSNorm on each head of q and k")
+        facts.append("RMSNorm on " + ("all heads" if attention.whole_norm else "each head") + " of q and k")
+    if family.experts:
+        top_k = family.experts.top_k
+        facts.append(f"a token gets {family.get(config, top_k)} -> {plan.new_config[top_k]} experts")
+        facts.append("their weights sum to 1" if normed(plan) else "their weights are not normalised")
     facts.append("scores ÷ √head_dim" if family.holds(config, attention.scaled) else "scores unscaled")
     if family.derived_head_dim:
         facts.append("head_dim = hidden / heads, not a field")

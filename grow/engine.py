@@ -31,7 +31,7 @@ class FileSource:
         self.checkpoint = checkpoint
 
     def rows(self, t: TensorPlan, start: int, stop: int) -> np.ndarray:
-        return stored_rows(self.checkpoint, t.source, start, stop)
+        return part_rows(self.checkpoint, t, start, stop)
 
 
 def stored_rows(checkpoint: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
@@ -43,19 +43,34 @@ def stored_rows(checkpoint: Checkpoint, name: str, start: int, stop: int) -> np.
     return np.frombuffer(checkpoint.read(info, start * width, stop * width), dtype=raw).reshape(-1, columns)
 
 
+def part_rows(checkpoint: Checkpoint, t: TensorPlan, start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop) of the part of its source that a tensor is read from; a stack of matrices lies flat."""
+    top, left = t.corner
+    return stored_matrix(checkpoint, t.source, top + start, top + stop)[:, left : left + t.matrix[1]]
+
+
+def stored_matrix(checkpoint: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop) of a stored tensor whose matrices, if it is a stack, lie flat."""
+    info = checkpoint.tensors[name]
+    raw, columns = RAW[info.dtype], info.shape[-1] if len(info.shape) > 1 else 1
+    width = columns * raw.itemsize
+    return np.frombuffer(checkpoint.read(info, start * width, stop * width), dtype=raw).reshape(-1, columns)
+
+
 def write_plan(
     plan: Plan, source: Source, writer: ShardWriter, advance: Callable[[int], None] = lambda n: None
 ) -> dict[str, str]:
     """Write every tensor of the plan; returns name -> sha256. `advance` is told of bytes as they are written."""
 
     def one(t: TensorPlan) -> tuple[str, str]:
-        def put(first: int, rows: np.ndarray) -> None:
+        def put(begin: int, first: int, rows: np.ndarray) -> None:
             if stop.is_set():
                 raise InterruptedError
-            writer.write_rows(t.name, first, rows)
+            writer.write_rows(t.name, begin + first, rows)
             advance(rows.nbytes)
 
-        grow_tensor(t, partial(source.rows, t), put, split=plan.split, seed=plan.seed)
+        for begin, part in t.parts:
+            grow_tensor(part, partial(source.rows, part), partial(put, begin), split=plan.split, seed=plan.seed)
         return t.name, writer.sha256(t.name)
 
     stop = Event()

@@ -2,7 +2,8 @@
 
 `Family` holds the data; the modules in `grow/families/` fill it in and contain no code. Conditions (`Row.when`,
 `Norm.writes_stream`, …) are words that must all hold: a config field is true, `not` before it is not,
-`a==b` and `a!=b` compare two fields, `ForCausalLM|ForMaskedLM` is true for those model classes.
+`a==b` and `a!=b` compare two fields, `ForCausalLM|ForMaskedLM` is true for those model classes. `sparse` and `dense`
+ask whether a layer has experts.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any
 from grow.axes import Row, parse_table
 from grow.errors import BadInput, Refused, did_you_mean, listing
 
-WIDTHS = ("hidden", "heads", "kv_heads", "head_dim", "ffn")
-COUNTS = ("layers", "vocab", "positions")
+UNITS = ("ffn", "expert_ffn", "shared_ffn")  # of a dense layer (or of all), of an expert, of the shared expert
+WIDTHS = ("hidden", "heads", "kv_heads", "head_dim", *UNITS)
+COUNTS = ("layers", "vocab", "positions", "experts")
 GROWABLE = (*WIDTHS, *COUNTS)
 
 
@@ -44,12 +46,14 @@ class Attention:
     rope        None; "half" (rotates coordinates i and i + head_dim/2); "partial" (the first
                 `partial_rotary_factor · head_dim` coordinates are rotated, the rest pass through)
     qk_norm     an RMSNorm over head_dim on q and on k
+    whole_norm  that norm is over all heads at once
     index_scaled  condition under which scores are divided by the layer's index + 1, too
     """
 
     scaled: str = "always"
     rope: str | None = None
     qk_norm: bool = False
+    whole_norm: bool = False
     index_scaled: str = "never"
 
 
@@ -69,12 +73,46 @@ class Chain:
 @dataclass(frozen=True)
 class Window:
     """Per-layer attention kinds that stock code derives when `field` is not given: layers from `first` on are of the
-    second kind where `switch` is true."""
+    second kind where `switch` is true.
+
+    even  the second kind are the layers 0, 2, … below `first` instead
+    """
 
     field: str = "layer_types"
     switch: str = "use_sliding_window"
     first: str = "max_window_layers"
     kinds: tuple[str, str] = ("full_attention", "sliding_attention")
+    even: bool = False
+
+    def kind(self, layer: int, first: int) -> str:
+        return self.kinds[layer % 2 == 0 and layer < first if self.even else layer >= first]
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Where a family keeps its experts, and how its router weighs them.
+
+    width       the axis of an expert's units
+    top_k       config field: how many experts a token gets
+    normed      condition under which their weights sum to 1
+    switch      config field that makes `normed` hold, "" where it always does
+    router      row of the router
+    parts       row of the experts -> the rows of a dense FFN (in Llama's names) that it stacks
+    shared      row of the shared expert -> the row of a dense FFN that it is
+    shared_gate row of its gate, a sigmoid
+    only, step  config fields: layers without experts, and every how many layers there are some
+    """
+
+    width: str
+    top_k: str
+    router: str
+    parts: Mapping[str, tuple[str, ...]]
+    normed: str = "always"
+    switch: str = ""
+    shared: Mapping[str, str] = field(default_factory=dict)
+    shared_gate: str = ""
+    only: str = ""
+    step: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,6 +151,9 @@ class Family:
     branch_norms  rows that are gains on a branch's output; `silent_gain` is the stored number that makes them 0
     window    how stock code derives per-layer attention kinds
     layer_lists  config fields with one entry per layer
+    default_theta  of RoPE, when the config says none
+    experts   where the experts are, None for a dense family
+    synonyms  field -> another name that stock code writes for it
     positions_from  config field whose value + 1 is the first row of the position table that is a position
     sizes     size name -> config fields
     """
@@ -142,6 +183,9 @@ class Family:
     window: Window | None = None
     layer_lists: tuple[str, ...] = ("layer_types",)
     positions_from: str = ""
+    default_theta: float = 1e4
+    experts: Experts | None = None
+    synonyms: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -150,20 +194,38 @@ class Family:
     def get(self, config: Mapping[str, Any], name: str) -> Any:
         """A config field, or the value that the stock config gives it when it is left out."""
         value = config.get(name)
+        if value is None and name in self.synonyms:
+            value = config.get(self.synonyms[name])
         if value is None:
             value = self.defaults.get(name)
             if isinstance(value, str) and value.startswith("="):
                 value = self.get(config, value[1:])
         return value
 
-    def holds(self, config: Mapping[str, Any], when: str) -> bool:
-        """Whether every word of a condition holds for this config."""
+    def rope_config(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The config with this family's θ where it names none."""
+        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        named = "rope_theta" in config or "rope_theta" in rope or self.default_theta == 1e4
+        return config if named else {**config, "rope_theta": self.default_theta}
+
+    def sparse(self, config: Mapping[str, Any], layer: int) -> bool:
+        """Whether this layer has experts."""
+        if self.experts is None or not self.experts.step:
+            return self.experts is not None
+        only, step = self.get(config, self.experts.only) or (), int(self.get(config, self.experts.step) or 1)
+        return layer not in only and (layer + 1) % step == 0
+
+    def holds(self, config: Mapping[str, Any], when: str, layer: int | None = None) -> bool:
+        """Whether every word of a condition holds for this config; without a layer it may be that of any."""
         words = iter(when.split())
         for word in words:
             wanted = word != "not"
             if not wanted:
                 word = next(words)
-            if self._word(config, word) != wanted:
+            if word in ("sparse", "dense"):
+                if layer is not None and (self.sparse(config, layer) == (word == "sparse")) != wanted:
+                    return False
+            elif self._word(config, word) != wanted:
                 return False
         return True
 
@@ -242,6 +304,9 @@ class Family:
         known = (
             COMMON_FIELDS | self.harmless | self.reads | set(self.fixed) | set(self.axes.values()) | set(self.defaults)
         )
+        known |= set(self.synonyms.values())
+        if self.experts:
+            known |= set(filter(None, (self.experts.top_k, self.experts.switch, self.experts.only, self.experts.step)))
         unknown = sorted(set(config) - known)
         if unknown:
             hint = did_you_mean(unknown[0], known)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from grow.axes import Row
+from grow.axes import INDICES, Row
 from grow.errors import BadInput, Refused, listing
 from grow.family import Family
 
@@ -26,13 +26,27 @@ class Stored(Protocol):
 
 @dataclass(frozen=True)
 class Matched:
-    """A stored tensor and its row; `canonical` is its name in the table with the layer filled in."""
+    """A stored tensor and its row; `canonical` is its name in the table with the layer filled in.
+
+    What a dense model is when it is read as one with experts (`grow.upcycle`) is not stored as such:
+    source  the stored tensor that the numbers come from, "" for the one of this name
+    corner  (row, column) where this part of it begins
+    parts   for a stack of matrices: where each comes from
+    fill, rms, repeat, factor   as in `plan.TensorPlan`
+    """
 
     name: str
     canonical: str
     row: Row
     dtype: str
     shape: tuple[int, ...]
+    source: str = ""
+    corner: tuple[int, int] = (0, 0)
+    parts: tuple[Matched, ...] = ()
+    fill: float | str | None = None
+    rms: float | None = None
+    repeat: int = 1
+    factor: float = 1.0
 
     def index(self, axis: str) -> int | None:
         """Of its layer or expert; None for a tensor that is there once."""
@@ -49,6 +63,13 @@ class Matched:
             head, tail = ("", name) if axis == "layers" else _after_layer(name)
             name = head + tail.replace(f".{old}.", f".{to}.", 1)
         return name
+
+
+def numberless(name: str) -> str:
+    """A tensor's name with `{layers}` and `{experts}` for its indices."""
+    for index in INDICES:
+        name = re.sub(r"\.\d+\.", f".{{{index}}}.", name, count=1)
+    return name
 
 
 def _after_layer(name: str) -> tuple[str, str]:
@@ -83,7 +104,8 @@ def match(family: Family, config: Mapping[str, Any], stored: Mapping[str, Stored
 
     stale = tuple(name for name in stored if name.endswith(family.stale))
     names = {name: canonical(name) for name in stored if name not in stale}
-    _check_layers(family, sizes, patterns, {c for c in names.values() if c}, where)
+    for axis in (axis for axis in INDICES if axis in sizes):
+        _check_count(family, axis, sizes, patterns, {c for c in names.values() if c}, where)
     if not config.get("architectures"):
         base = not any(name.startswith((family.prefix, *family.aliases)) for name in names)
         config["architectures"] = [_infer(family, config, {c for c in names.values() if c}, base)]
@@ -111,12 +133,15 @@ def match(family: Family, config: Mapping[str, Any], stored: Mapping[str, Stored
 
 def expected_rows(family: Family, config: Mapping[str, Any]) -> dict[str, Row]:
     """Tensor name -> row for every tensor that a checkpoint with this config may hold."""
-    layers = family.sizes_of(config)["layers"]
+    sizes = family.sizes_of(config)
     expected: dict[str, Row] = {}
     for row in family.rows:
-        if family.holds(config, row.when):
-            indices = range(layers) if "{layers}" in row.name else (0,)
-            expected.update((row.name.replace("{layers}", str(i)), row) for i in indices)
+        layers = range(sizes["layers"]) if "{layers}" in row.name else (None,)
+        experts = range(sizes["experts"]) if "{experts}" in row.name else (None,)
+        for layer in layers:
+            if family.holds(config, row.when, layer):
+                name = row.name.replace("{layers}", str(layer))
+                expected.update((name.replace("{experts}", str(e)), row) for e in experts)
     return expected
 
 
@@ -134,20 +159,20 @@ def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]):
         yield f"has shape {shape}, the config says {wanted}: {row.signature}, {', '.join(fields)}"
 
 
-def _check_layers(family, sizes, patterns, canonicals: set[str], where: str) -> None:
-    """Compare depths before anything of size `layers` is built: config.json may say 10^6."""
+def _check_count(family, axis: str, sizes, patterns, canonicals: set[str], where: str) -> None:
+    """Compare depths before anything of size `layers` is built: config.json may say 10^6. Experts likewise."""
     indices = set()
     for name in canonicals:
         for pattern in patterns.values():
-            if (hit := pattern.match(name)) and "layers" in pattern.groupindex:
-                indices.add(int(hit["layers"]))
+            if (hit := pattern.match(name)) and axis in pattern.groupindex:
+                indices.add(int(hit[axis]))
     stored = max(indices, default=-1) + 1
-    if indices and stored != sizes["layers"]:
+    if indices and stored != sizes[axis]:
         raise BadInput(
-            f"{where}: {family.axes['layers']}",
-            what=f"config.json says {sizes['layers']} layers, the weights hold {stored}",
+            f"{where}: {family.axes[axis]}",
+            what=f"config.json says {sizes[axis]} {axis}, the weights hold {stored}",
             why="stock loading would drop the surplus or fill the gap with random weights",
-            fix=f'"{family.axes["layers"]}": {stored} in config.json, or the right weights',
+            fix=f'"{family.axes[axis]}": {stored} in config.json, or the right weights',
         )
 
 
@@ -172,7 +197,16 @@ def _infer(family: Family, config: dict[str, Any], names: set[str], base: bool) 
     return _CLASS_NAMES.get(family.model_type, family.model_type.capitalize()) + fits[0]
 
 
-_CLASS_NAMES = {"gpt2": "GPT2", "gpt_neox": "GPTNeoX", "opt": "OPT", "distilbert": "DistilBert"}
+_CLASS_NAMES = {
+    "gpt2": "GPT2",
+    "gpt_neox": "GPTNeoX",
+    "opt": "OPT",
+    "distilbert": "DistilBert",
+    "qwen2_moe": "Qwen2Moe",
+    "qwen3_moe": "Qwen3Moe",
+    "flex_olmo": "FlexOlmo",
+    "granitemoe": "GraniteMoe",
+}
 
 
 def _report(family, where, names, problems, unexpected, missing) -> None:

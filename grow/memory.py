@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import copy
 import json
+import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +20,15 @@ import torch
 from transformers import PreTrainedModel
 
 from grow.apply import grow_tensor
-from grow.errors import BadInput
+from grow.errors import BadInput, Refused
 from grow.families import family_of
 from grow.family import Family
 from grow.match import Match, check_duplicates, match
 from grow.numerics import RAW
 from grow.optimizers import POLICIES, check_optimizers, grow_optimizers, refuse_sharded
 from grow.plan import Plan, TensorPlan, plan_for
+from grow.verify.experts import fused
+from grow.verify.float64 import quiet
 
 CODES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -74,6 +78,16 @@ def widen_model(
     from grow.api import Growth
 
     started = time.monotonic()
+    if fused(model) or options.get("upcycling"):
+        if optimizer is not None:
+            raise Refused(
+                "optimizer",
+                what="given for a model with experts",
+                why="stock classes fuse experts in memory and the files hold them one by one, so what an optimizer "
+                "remembers has the shape of neither",
+                fix="a new optimizer for grown.model.parameters()",
+            )
+        return _through_files(model, to, options, verify=verify)
     source = ModelSource(model)
     check_optimizers(optimizer, state, model)
     family, found = source.matched()
@@ -82,6 +96,47 @@ def widen_model(
     new = None if optimizer is None else grow_optimizers(optimizer, state, plan, model, grown)
     verification = _verify(model, grown, plan, options["seed"]) if verify else None
     return Growth(plan, None, grown, verification, time.monotonic() - started, plan.notes, new)
+
+
+def plan_model(model: Any, to: Any, options: Mapping[str, Any]) -> Plan:
+    """`grow.plan` for a model in memory."""
+    if not fused(model):
+        return plan_for(*ModelSource(model).matched(), to, **options)
+    from grow.api import plan
+
+    with tempfile.TemporaryDirectory(prefix="grow-memory-") as folder:
+        _save(model, Path(folder))
+        return plan(folder, to, **options)
+
+
+def _through_files(model: Any, to: Any, options: Mapping[str, Any], *, verify: bool):
+    """Stock classes fuse experts in memory and the files hold them one by one, so the growth goes through files."""
+    from grow.api import widen
+    from grow.verify.float64 import LOCAL, model_class
+
+    with tempfile.TemporaryDirectory(prefix="grow-memory-") as folder:
+        source, out = Path(folder, "source"), Path(folder, "grown")
+        _save(model, source)
+        growth = widen(source, to, out=out, verify=verify, **options)
+        with quiet():
+            kernel = model.config._attn_implementation
+            grown = model_class(out).from_pretrained(  # type: ignore[attr-defined]
+                out, dtype="auto", attn_implementation=kernel, **LOCAL
+            )
+    source_of = {t.name: t.source for t in growth.plan.tensors}
+    before = dict(model.named_parameters())
+    for name, new in grown.named_parameters():
+        if (old := before.get(source_of.get(name, name))) is not None:
+            new.requires_grad_(old.requires_grad)
+    if fused(model):
+        grown.set_experts_implementation(model.config._experts_implementation)
+    device = next(model.parameters()).device
+    return replace(growth, path=None, model=grown.to(device).train(model.training))
+
+
+def _save(model: Any, folder: Path) -> None:
+    with quiet():
+        model.save_pretrained(folder)
 
 
 def grow_state(plan: Plan, source: ModelSource) -> dict[str, torch.Tensor]:
@@ -152,13 +207,9 @@ def _checkpointing(model: Any) -> dict[str, Any] | None:
 
 def _verify(model: Any, grown: Any, plan: Plan, seed: int):
     """Both models through stock save_pretrained into a temporary folder, then the ladder on the folders."""
-    import tempfile
-    from pathlib import Path
-
     from grow.checkpoint.reader import open_checkpoint
     from grow.checkpoint.writer import write_json
     from grow.provenance import NAME, record_of
-    from grow.verify.float64 import quiet
     from grow.verify.ladder import verify_folders
     from grow.verify.result import FUNCTION
 

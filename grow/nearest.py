@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from grow.family import WIDTHS, Family
+from grow.operators import grow_heads
 
 LARGEST = 2**31 - 1
 REACH = 64  # how far from the wish single steps are tried
@@ -29,8 +30,15 @@ def complete(family: Family, old: Mapping[str, int], given: Mapping[str, int]) -
 
 def reachable(family: Family, config: Mapping[str, Any], old: Mapping[str, int], new: Mapping[str, int]) -> bool:
     """Whether an exact growth leads from `old` to `new` (RoPE's conditions on head_dim apart)."""
-    if any(not old[axis] <= new[axis] <= LARGEST for axis in WIDTHS) or new["heads"] % new["kv_heads"]:
+    widths = [axis for axis in (*WIDTHS, "experts") if axis in old]
+    if any(not old[axis] <= new[axis] <= LARGEST for axis in widths) or new["heads"] % new["kv_heads"]:
         return False
+    if "experts" in old and new["experts"] % old["experts"]:
+        return False
+    if family.attention.whole_norm:
+        grown = grow_heads(old["heads"], old["kv_heads"], new["heads"], new["kv_heads"], "copies")
+        if grown is None or not grown.even:
+            return False
     if (family.divides or family.derived_head_dim) and new["hidden"] % new["heads"]:
         return False
     if family.derived_head_dim and new["head_dim"] * new["heads"] != new["hidden"]:
@@ -51,7 +59,7 @@ def nearest(
     found: dict[str, tuple[int, float]] = {}
     for change in _changes(family, old, new):
         trial = complete(family, old, {**given, **change})
-        if not reachable(family, config, old, trial) or all(trial[a] == old[a] for a in WIDTHS):
+        if not reachable(family, config, old, trial) or all(trial[a] == old[a] for a in WIDTHS if a in old):
             continue
         named = [a for a in ("hidden", "heads", "kv_heads") if a in family.axes and trial[a] != new[a]]
         text = ",".join(f"{family.axes[a]}={trial[a]}" for a in named)
@@ -78,6 +86,9 @@ def _changes(family: Family, old: Mapping[str, int], new: Mapping[str, int]) -> 
     yield from ({"kv_heads": k} for k in kv_heads)
     yield from ({"heads": h} for h in heads)
     yield from ({"hidden": n} for n in hidden)
+    if family.attention.whole_norm:
+        more = [_multiples(new[axis], old[axis]) for axis in ("hidden", "heads", "kv_heads")]
+        yield from ({"hidden": n, "heads": h, "kv_heads": k} for n in more[0] for h in more[1] for k in more[2])
     for h in heads:
         yield from ({"heads": h, "hidden": n} for n in _multiples(new["hidden"], h, math.lcm(h, old["hidden"])))
         yield from ({"heads": h, "kv_heads": k} for k in (old["kv_heads"], h) if "kv_heads" in family.axes)

@@ -110,6 +110,15 @@ def split_exact(values: np.ndarray, counts: np.ndarray, dtype: str, rng: Noise) 
     return [*parts, rest]
 
 
+def mean_share(values: np.ndarray, place: int, count: int, dtype: str, rng: Noise) -> np.ndarray:
+    """Of `count` matrices whose mean is `values` bit for bit, the one at `place`: pairs 2a, 2b with a + b = values, and
+    with an odd count one that is `values` itself. Only the pair's own `rng` is used, the same for both of it."""
+    pair, second = divmod(place, 2)
+    if 2 * pair + 1 == count:
+        return values
+    return 2 * split_in_two(values, dtype, rng)[second]
+
+
 def split_even(values: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
     """Equal parts: exact for powers of two, and twins that training never separates."""
     share = values / counts.astype(values.dtype)

@@ -123,6 +123,11 @@ class HeadMaps:
     heads: AxisMap
     kv_heads: AxisMap
 
+    @property
+    def even(self) -> bool:
+        """Whether every old head has equally many copies, and none is fresh."""
+        return all(m.m == m.counts.sum() and len(set(m.counts.tolist())) == 1 for m in (self.heads, self.kv_heads))
+
 
 def grow_heads(heads: int, kv_heads: int, new_heads: int, new_kv_heads: int, operator: str) -> HeadMaps | None:
     """Grouped-query attention reads kv head ⌊q / q_per_kv⌋: old query heads keep a copy of their own kv head.

@@ -8,16 +8,19 @@ from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
+import numpy as np
+
 from grow.axes import LOOKUPS, READ, WRITE, Dim, Label, Row, Signature
-from grow.change import Change, Treatment, check_depth, depth_rounds, layer_config, layer_maps, treat
-from grow.choose import choose_maps, grow_counts, low_logit, rounding
+from grow.change import DRAWN, Change, Treatment, Upcycling, check_depth, depth_rounds, layer_config, layer_maps, treat
+from grow.choose import choose_maps, grow_counts, grow_experts, low_logit, rounding
 from grow.depth import place as place_layers
 from grow.errors import BadInput, did_you_mean
-from grow.family import GROWABLE, Family
-from grow.maps import AxisMap, behind, concatenate, identity, product
+from grow.family import GROWABLE, UNITS, Family
+from grow.maps import AxisMap, behind, concatenate, identity, is_power_of_two, product
 from grow.match import Match, Matched
 from grow.operators import OPERATORS
 from grow.target import Target, resolve
+from grow.upcycle import read_so
 
 BITS = {"F64": 53, "F32": 24, "F16": 11, "BF16": 8}
 DTYPE_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -28,6 +31,22 @@ SPLITS = ("exact", "even")
 
 
 @dataclass(frozen=True)
+class Share:
+    """One of the experts that an old one became: their down projections differ, and their mean is the old one.
+
+    place  among the copies
+    among  tensor and first row of each copy
+    """
+
+    place: int
+    among: tuple[tuple[str, int], ...]
+
+
+def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
+    return (math.prod(shape[:-1]), shape[-1]) if len(shape) > 1 else (shape[0], 1)
+
+
+@dataclass(frozen=True)
 class TensorPlan:
     """One tensor of the result.
 
@@ -35,7 +54,13 @@ class TensorPlan:
     maps    one per stored dim, None where nothing changes
     tied    a norm in front of a tied head: its gain (bias) is shared among copies like a consumer's weight
     fill    None: it is read from `source`; a number: it is that number; `change.DRAWN`: drawn at the source's scale
+    rms     of what is drawn, None for the source's
+    repeat  how many consecutive rows of what is drawn are equal
     factor  on every element
+    corner  (row, column) of the source where the part begins that is read
+    copy    place among the experts that come from one old one
+    share   what they write together is what the old one wrote
+    pieces  a stack: the row where each matrix begins, and its plan
     inserted  part of a layer that computes the identity: all of it is new
     again   a second tensor made of its source: a head that parts from its table
     low     value of the fresh rows of a bias, None where their kind says it
@@ -56,6 +81,26 @@ class TensorPlan:
     low: float | None = None
     inserted: bool = False
     again: bool = False
+    rms: float | None = None
+    repeat: int = 1
+    corner: tuple[int, int] = (0, 0)
+    copy: int = 0
+    share: Share | None = None
+    pieces: tuple[tuple[int, TensorPlan], ...] = ()
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """Rows and columns of what is read; a vector is one column, a stack lies flat."""
+        return _flat(self.shape)
+
+    @property
+    def new_matrix(self) -> tuple[int, int]:
+        return _flat(self.new_shape)
+
+    @property
+    def parts(self) -> tuple[tuple[int, TensorPlan], ...]:
+        """(first row, matrix) that this tensor is made of."""
+        return self.pieces or ((0, self),)
 
     @property
     def nbytes(self) -> int:
@@ -117,8 +162,9 @@ class Plan:
 
     @property
     def read(self) -> list[TensorPlan]:
-        """One tensor of the result for each of the source's."""
-        return list({t.source: t for t in reversed(self.tensors)}.values())[::-1]
+        """One tensor of the result for each of the source's, or for each part of it that is read on its own."""
+        parts = [part for t in self.tensors for _, part in t.parts if part.fill is None]
+        return list({(t.source, t.corner): t for t in reversed(parts)}.values())[::-1]
 
     @property
     def nbytes(self) -> int:
@@ -137,19 +183,26 @@ def make_plan(
     place: str | Sequence[int] = "spread",
     fill: str = "copy",
     new_tokens: str = "blend",
+    upcycling: Upcycling | None = None,
+    top_k: int | None = None,
 ) -> Plan:
-    """The plan that takes `matched` to `target`; `Refused` when an axis cannot grow exactly."""
+    """The plan that takes `matched` to `target`; `Refused` when an axis cannot grow exactly.
+
+    upcycling  how `matched` was read as a model with experts; `top_k` is then how many of them a token gets
+    """
     config, old, new = matched.config, family.sizes_of(matched.config), target.sizes
     chosen = _check_options(operators or {}, split, dtype, seed)
     maps, words, changes = choose_maps(family, config, old, new, chosen)
     maps |= grow_counts(family, config, old, new, new_tokens, words)
+    maps |= grow_experts(family, config, old, new, words, upcycled=upcycling is not None)
     depth = place_layers(old["layers"], new["layers"], place, fill)
     check_depth(family, config, depth)
     words["layers"] = depth.describe()
-    change = Change(maps, depth, low=low_logit(family, config, new_tokens) if new["vocab"] > old["vocab"] else None)
-    new_config = _new_config(family, config, old, new, changes) | layer_config(family, config, depth)
+    low = low_logit(family, config, new_tokens) if new["vocab"] > old["vocab"] else None
+    change = Change(maps, depth, low, upcycling)
+    new_config = _new_config(family, config, old, new, changes, top_k) | layer_config(family, config, depth)
     notes = list(target.notes)
-    rounded = (*rounding(maps, old, new, split), *depth_rounds(family, config, depth))
+    rounded = (*rounding(maps, old, new, split), *depth_rounds(family, config, depth), *_rounding_factors(matched))
     out_dtype = _dtypes(matched, dtype, rounded, notes)
     tensors, untied = assemble(family, matched, change, out_dtype)
     if untied:
@@ -160,7 +213,7 @@ def make_plan(
     narrowed = sorted(
         {f"{t.source_dtype} stored as {t.dtype}" for t in tensors if t.source_dtype not in STORES[t.dtype]}
     )
-    shared = any(maps[space].counts.max() > 1 for space in ("hidden", "heads", "ffn"))
+    shared = any(maps[space].counts.max() > 1 for space in ("hidden", "heads", *UNITS) if space in maps)
     if split == "even" and shared and any(t.dtype == "F16" for t in tensors):
         narrowed.append("float16: half of one of its smallest numbers is none")
     _set_dtype(new_config, tensors)
@@ -180,9 +233,22 @@ def make_plan(
     )
 
 
-def plan_for(family: Family, matched: Match, to: Any, *, deepen: bool = False, **options: Any) -> Plan:
-    """`make_plan` for a target as people write it, see `grow.target`."""
-    return make_plan(family, matched, resolve(family, matched.config, to, deepen=deepen), **options)
+def plan_for(
+    family: Family,
+    matched: Match,
+    to: Any,
+    *,
+    deepen: bool = False,
+    upcycling: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Plan:
+    """`make_plan` for a target as people write it, see `grow.target`; `upcycling` as in `grow.upcycle.read_so`."""
+    if upcycling is None:
+        return make_plan(family, matched, resolve(family, matched.config, to, deepen=deepen), **options)
+    family, matched, how, top_k = read_so(family, matched, **upcycling)
+    target = resolve(family, matched.config, {} if to is None else to, deepen=deepen)
+    target = replace(target, sizes={**target.sizes, "experts": upcycling["experts"]})
+    return make_plan(family, matched, target, upcycling=how, top_k=top_k, **options)
 
 
 def assemble(
@@ -195,18 +261,25 @@ def assemble(
         tie = None  # the table lives in another space than the one that grows: OPT's word_embed_proj_dim
     grows = not change.maps["hidden"].is_identity
     parted = tie if tie and grows and not family.holds(config, tie.norms_when) else None
-    stored = {(t.row.name, t.index("layers")): t for t in matched.tensors}
+    stored = {(t.row.name, t.index("layers"), t.index("experts")): t for t in matched.tensors}
     tensors, untied = [], ""
-    for row, name, canonical, layer in _in_order(matched, change):
+    for row, name, canonical, layer, expert in _in_order(matched, change):
         maps = layer_maps(family, config, change.maps, change.depth, layer)
-        treated = Treatment(0) if layer is None else treat(family, config, change.depth, row, layer)
-        t = stored[row.name, None if layer is None else treated.layer]
+        treated = Treatment(0) if layer is None else treat(family, config, change, row, layer, expert)
+        old_expert = None if expert is None else int(maps["experts"].source[expert])
+        t = stored[row.name, None if layer is None else treated.layer, old_expert]
         tied = tie is not None and parted is None and canonical in tie.norms
         new = layer is not None and change.depth.inserted[layer] and not treated.moved
         grown = _tensor(t, name, row.signature, maps, dtypes[t.name], change.low)
-        tensors.append(
-            replace(grown, canonical=canonical, tied=tied, fill=treated.fill, factor=treated.factor, inserted=new)
-        )
+        grown = replace(grown, canonical=canonical, tied=tied, inserted=new)
+        if expert is not None:
+            copies = change.copies(expert).tolist()
+            among = tuple((t.at(t.at(t.name, layers=layer or 0), experts=k), 0) for k in copies)
+            place = copies.index(expert)
+            grown = replace(grown, copy=place, share=Share(place, among) if change.shared(row) else None)
+        tensors.append(_treated(grown, treated))
+        if row.signature.stacked and tensors[-1].fill is None:
+            tensors[-1] = _stack(t, tensors[-1], row, maps, change)
         if parted and canonical == parted.table:
             head = next(row for row in family.rows if row.name == parted.head)
             untied = parted.head
@@ -215,25 +288,66 @@ def assemble(
     return tuple(tensors), untied
 
 
-def _in_order(matched: Match, change: Change) -> Iterator[tuple[Row, str, str, int | None]]:
-    """(row, stored name, canonical name, new layer) of every tensor of the result; layers stand where the first did."""
+def _treated(t: TensorPlan, treated: Treatment) -> TensorPlan:
+    """What the layer asks for comes before how the tensor came about."""
+    if treated.fill is None:
+        return replace(t, factor=t.factor * treated.factor)
+    return replace(t, fill=treated.fill, share=None)
 
-    def placed(t: Matched, layer: int | None) -> tuple[Row, str, str, int | None]:
-        if layer is None:
-            return t.row, t.name, t.canonical, None
-        return t.row, t.at(t.name, layers=layer), t.at(t.canonical, layers=layer), layer
+
+def _stack(t: Matched, grown: TensorPlan, row: Row, maps: Mapping[str, AxisMap], change: Change) -> TensorPlan:
+    """The stack with the plans of its matrices; what tells twins of experts apart is decided for each."""
+    pieces: list[tuple[int, TensorPlan]] = []
+    begin, of, experts = 0, row.signature.part, maps["experts"]
+    rows = t.shape[1]
+    each = len(t.parts) // experts.n
+    for j, i in enumerate(experts.source.tolist()):
+        alone = replace(
+            t, row=replace(row, signature=of), shape=t.shape[1:], source=grown.source, corner=(i * rows, 0), parts=()
+        )
+        copies = change.copies(j).tolist()
+        height = grown.new_shape[1]
+        for p, part in enumerate(t.parts[i * each : (i + 1) * each] or (alone,)):
+            piece = _tensor(part, f"{grown.name}[{j}.{p}]", part.row.signature, maps, grown.dtype)
+            piece = replace(piece, canonical=grown.canonical, inserted=grown.inserted, copy=copies.index(j))
+            if change.shared(row):
+                among = tuple((grown.name, k * height) for k in copies)
+                piece = replace(piece, share=Share(copies.index(j), among))
+            elif grown.inserted and change.upcycling is None and copies[0] < j:
+                piece = replace(piece, fill=DRAWN)
+            pieces.append((begin, piece))
+            begin += piece.new_matrix[0]
+    return replace(grown, pieces=tuple(pieces))
+
+
+def _in_order(matched: Match, change: Change) -> Iterator[tuple[Row, str, str, int | None, int | None]]:
+    """(row, stored name, canonical name, new layer, new expert) of every tensor of the result; layers stand where the
+    first did, and copies of an expert behind each other."""
+
+    def placed(t: Matched, layer: int | None) -> Iterator[tuple[Row, str, str, int | None, int | None]]:
+        expert = t.index("experts")
+        new = (None,) if expert is None else np.flatnonzero(change.maps["experts"].source == expert).tolist()
+        for j in new:
+            at = {} if layer is None else {"layers": layer}
+            at |= {} if j is None else {"experts": j}
+            yield t.row, t.at(t.name, **at), t.at(t.canonical, **at), layer, j
 
     if change.depth.is_identity:
-        yield from (placed(t, t.index("layers")) for t in matched.tensors)
+        for t in matched.tensors:
+            yield from placed(t, t.index("layers"))
         return
     layers: dict[int | None, list[Matched]] = {}
     for t in matched.tensors:
         layers.setdefault(t.index("layers"), []).append(t)
     once = layers.get(None, [])
     before = len(list(takewhile(lambda t: t.index("layers") is None, matched.tensors)))
-    yield from (placed(t, None) for t in once[:before])
-    yield from (placed(t, j) for j, source in enumerate(change.depth.source) for t in layers[source])
-    yield from (placed(t, None) for t in once[before:])
+    for t in once[:before]:
+        yield from placed(t, None)
+    for j, source in enumerate(change.depth.source):
+        for t in layers[source]:
+            yield from placed(t, j)
+    for t in once[before:]:
+        yield from placed(t, None)
 
 
 def dim_map(dim: Dim, maps: Mapping[str, AxisMap], sizes: Mapping[str, int]) -> AxisMap | None:
@@ -272,7 +386,22 @@ def _tensor(
     dims = tuple(dim_map(dim, maps, sizes) for dim in signature.dims)
     new_shape = tuple(n if m is None else m.m for m, n in zip(dims, t.shape))
     biased = low if len(dims) == 1 and any(label.axis == "vocab" for label in signature.dims[0].labels) else None
-    return TensorPlan(name, t.name, signature, dims, t.shape, new_shape, t.dtype, dtype, low=biased)
+    return TensorPlan(
+        name,
+        t.source or t.name,
+        signature,
+        dims,
+        t.shape,
+        new_shape,
+        t.dtype,
+        dtype,
+        low=biased,
+        fill=t.fill,
+        rms=t.rms,
+        repeat=t.repeat,
+        factor=t.factor,
+        corner=t.corner,
+    )
 
 
 def _dtypes(matched: Match, dtype: str, rounded: tuple[str, ...], notes: list[str]) -> dict[str, str]:
@@ -296,11 +425,22 @@ def _set_dtype(config: dict[str, Any], tensors) -> None:
         )
 
 
-def _new_config(family: Family, config, old, new, changes) -> dict[str, Any]:
+def _rounding_factors(matched: Match) -> tuple[str, ...]:
+    factors = {t.factor for t in matched.tensors} | {part.factor for t in matched.tensors for part in t.parts}
+    return tuple(f"weights × {factor:g}" for factor in sorted(factors) if not is_power_of_two(factor))
+
+
+def _new_config(family: Family, config, old, new, changes, top_k: int | None = None) -> dict[str, Any]:
     result = {**config, **changes}
+    if family.experts:
+        copies = new["experts"] // old["experts"]
+        result[family.experts.top_k] = top_k or copies * family.get(config, family.experts.top_k)
     for axis in (*GROWABLE, "embed"):
         if axis in family.axes and (new[axis] != old[axis] or config.get(family.axes[axis]) is not None):
             result[family.axes[axis]] = new[axis]
+    for name, other in family.synonyms.items():
+        if name in result or other in result:
+            result[name] = result[other] = family.get(result, name)
     if new["hidden"] != old["hidden"] or new["heads"] != old["heads"]:
         for axis in ("head_dim", "ffn"):  # both may have followed from hidden
             if axis in family.axes:
@@ -310,7 +450,7 @@ def _new_config(family: Family, config, old, new, changes) -> dict[str, Any]:
 
 def _check_options(operators: Mapping[str, str], split: str, dtype: str, seed: int) -> dict[str, str]:
     for axis, name in operators.items():
-        if axis not in ("hidden", "ffn", "heads"):
+        if axis not in ("hidden", "heads", *UNITS):
             hint = did_you_mean(axis, ("hidden", "ffn", "heads"))
             raise BadInput(
                 f"--operator {axis}={name}",

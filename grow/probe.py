@@ -13,10 +13,12 @@ hidden / heads, a square projection looks the same both ways. Random weights sho
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from grow.families import FAMILIES
+from grow.match import numberless
 
 # Distinct, even, and divisible where stock configs ask for it, before and after doubling.
 SIZES = {
@@ -30,7 +32,12 @@ SIZES = {
     "positions": 72,
     "types": 4,
     "embed": 44,
+    "expert_ffn": 26,
+    "shared_ffn": 34,
+    "experts": 5,
 }
+
+EXPERT = re.compile(r"\.\d+\..*\.(\d+)\.")  # a second index
 
 Moves = dict[str, tuple[frozenset[str], ...]]
 
@@ -42,7 +49,7 @@ def probe(
     auto: str = "AutoModelForCausalLM",
     **fields: Any,
 ) -> Moves:
-    """Stored name, `{layers}` for the layer's index -> for every dim the axes that move it.
+    """Stored name, `{layers}` and `{experts}` for indices -> for every dim the axes that move it.
 
     axes    axis -> config field; default: the family's, or the names other families use, where the config has them
     auto    the auto class to build; a model type without it raises transformers' own error
@@ -60,14 +67,17 @@ def probe(
                 if old != new:
                     moved[name][dim].add(axis)
         if axis == "layers":
-            copies = {name.replace(".0.", ".1."): shape for name, shape in before.items() if ".0." in name}
+            copies = {name.replace(".0.", ".1.", 1): shape for name, shape in before.items() if ".0." in name}
             if missing := set(after) - set(before) - set(copies):
                 raise ValueError(f"{field} adds tensors that are no copies of layer 0's: {sorted(missing)}")
-    return {name.replace(".0.", ".{layers}."): tuple(map(frozenset, dims)) for name, dims in moved.items()}
+    # of the experts all are alike; the first one's names stand for them
+    first = {name: dims for name, dims in moved.items() if not (hit := EXPERT.search(name)) or hit[1] == "0"}
+    return {numberless(name): tuple(map(frozenset, dims)) for name, dims in first.items()}
 
 
 def shapes(model_type: str, auto: str, fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the stock model with these fields; a tied head is left out, as in its files."""
+    """Name -> shape of the stock model with these fields; a tied head is left out and experts stand one by one, as in
+    its files."""
     import torch
     import transformers
 
@@ -75,7 +85,10 @@ def shapes(model_type: str, auto: str, fields: Mapping[str, Any]) -> dict[str, t
     with torch.device("meta"):
         model = getattr(transformers, auto).from_config(config)
     tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
-    return {name: tuple(t.shape) for name, t in model.state_dict().items() if name not in tied}
+    from grow.verify.experts import in_files
+
+    stored = in_files(model, {name: t for name, t in model.state_dict().items() if name not in tied})
+    return {name: tuple(t.shape) for name, t in stored.items()}
 
 
 def axes_of(model_type: str) -> dict[str, str]:

@@ -9,15 +9,16 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from grow.axes import SIDES
-from grow.change import Change
+from grow.change import ROUTES, Change, Upcycling
 from grow.checkpoint.header import strict_json
 from grow.depth import FILLS, Depth, unchanged
 from grow.errors import BadInput
+from grow.family import UNITS
 from grow.maps import KINDS, SILENT, AxisMap, axis_map, identity
 from grow.plan import SPLITS, Plan
 
@@ -25,9 +26,9 @@ SCHEMA = 1
 NAME = "grow.json"
 LONGEST = 1 << 26  # coordinates of an axis; the longest known have 10^5
 SPACES = {
-    **{axis: axis for axis in ("hidden", "ffn", "heads", "kv_heads")},
+    **{axis: axis for axis in ("hidden", *UNITS, "heads", "kv_heads")},
     **{f"head_dim.{side}": "head_dim" for side in SIDES},
-    **{axis: axis for axis in ("vocab", "positions")},
+    **{axis: axis for axis in ("vocab", "positions", "experts")},
 }
 """Space of coordinates -> the axis that says its size."""
 FIRST = ("hidden", "heads", "kv_heads", "head_dim", "layers", "vocab")  # axes that every family has
@@ -62,7 +63,7 @@ def record_of(plan: Plan, *, source: str, version: str, tensors: Mapping[str, st
         "grow": version,
         "source": {
             "name": source,
-            "model_type": plan.family.model_type,
+            "model_type": how.source if (how := plan.change.upcycling) else plan.family.model_type,
             "config_sha256": config_sha256(plan.config),
         },
         "plan": {
@@ -82,6 +83,7 @@ def record_of(plan: Plan, *, source: str, version: str, tensors: Mapping[str, st
             },
             **({} if plan.change.depth.is_identity else {"depth": _depth_document(plan.change.depth)}),
             **({} if plan.change.low is None else {"low": plan.change.low}),
+            **({} if plan.change.upcycling is None else {"upcycling": asdict(plan.change.upcycling)}),
         },
         "tensors": dict(tensors),
         "verification": None,
@@ -155,7 +157,17 @@ def _change(plan: Mapping[str, Any], sizes: Mapping[str, int], new_sizes: Mappin
     low = plan.get("low")
     if depth.m != m or depth.inserted[:1] == (True,) or not (low is None or isinstance(low, float)):
         raise ValueError(f"depth: no layers {n} -> {m}")
-    return Change(whole, depth, low)
+    return Change(whole, depth, low, _upcycling(plan.get("upcycling")))
+
+
+def _upcycling(stored: Mapping[str, Any] | None) -> Upcycling | None:
+    if stored is None:
+        return None
+    found = Upcycling(**stored)
+    counts = (found.granularity, found.every)
+    if not all(type(k) is int and k > 0 for k in counts) or found.route not in ROUTES:
+        raise ValueError(f"upcycling: {stored!r}")
+    return found
 
 
 def _map(space: str, stored: Mapping[str, Any], sizes: Mapping[str, int], new_sizes: Mapping[str, int]) -> AxisMap:

@@ -20,7 +20,9 @@ from typing import Any
 
 from grow.checkpoint.header import show
 from grow.errors import BadInput, Refused, did_you_mean
-from grow.family import GROWABLE, WIDTHS, Family
+from grow.families import FAMILIES
+from grow.families.upcycling import PAIRS
+from grow.family import GROWABLE, UNITS, WIDTHS, Family
 from grow.nearest import LARGEST, complete, nearest, reachable
 
 
@@ -112,6 +114,7 @@ def _twice(name: str, one: int, other: int) -> BadInput:
 
 def _from_fields(family: Family, old: dict[str, int], fields: dict[str, Any]) -> Target:
     by_field = {field: axis for axis, field in family.axes.items()}
+    by_field |= {other: by_field[name] for name, other in family.synonyms.items()}
     given: dict[str, int] = {}
     for name, value in fields.items():
         axis = by_field.get(name, name)
@@ -145,7 +148,7 @@ def _from_factor(family: Family, old: dict[str, int], text: str) -> Target:
         factor = Fraction(0)
     if not 1 <= factor <= 1024:
         raise BadInput(f"--to {text}", what="not a factor", why="a factor is a number from 1 to 1024", fix="--to 2x")
-    scaled = [axis for axis in ("hidden", "heads", "kv_heads", "ffn") if axis in old]
+    scaled = [axis for axis in ("hidden", "heads", "kv_heads", *UNITS) if axis in old]
     broken = [axis for axis in scaled if (old[axis] * factor).denominator != 1]
     if broken:
         step = gcd(*(old[a] for a in scaled))
@@ -168,6 +171,14 @@ def _factor(f: Fraction) -> str:
 
 def _from_config(family: Family, old: dict[str, int], config: Mapping[str, Any], name: str, deepen: bool) -> Target:
     if config.get("model_type") != family.model_type:
+        if any((pair.source, pair.target) == (family.model_type, config.get("model_type")) for pair in PAIRS):
+            other = FAMILIES[str(config["model_type"])]
+            raise Refused(
+                name,
+                what=f"model_type {other.model_type!r} has experts, the source is {family.model_type!r}",
+                why="what they are made of is a choice that a config does not make",
+                fix=f"grow upcycle --experts {other.sizes_of(config)['experts']} --to {name}",
+            )
         raise Refused(
             name,
             what=f"model_type {config.get('model_type')!r}, the source is {family.model_type!r}",
@@ -175,7 +186,7 @@ def _from_config(family: Family, old: dict[str, int], config: Mapping[str, Any],
             fix="a target of the source's family",
         )
     sizes = family.sizes_of(config)
-    new = complete(family, old, {axis: sizes[axis] for axis in (*WIDTHS, "embed") if axis in sizes})
+    new = complete(family, old, {axis: sizes[axis] for axis in (*WIDTHS, "embed", "experts") if axis in sizes})
     notes = []
     for axis in ("layers", "vocab", "positions"):
         if axis not in old or sizes[axis] == old[axis]:

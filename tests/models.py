@@ -42,6 +42,15 @@ BERT = dict(
 )  # fmt: skip
 DISTIL = dict(vocab_size=41, dim=12, hidden_dim=22, n_layers=2, n_heads=3, max_position_embeddings=64)
 
+EXPERTS = {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 14, "norm_topk_prob": True}
+SHARED = {k: v for k, v in EXPERTS.items() if k != "head_dim"} | {
+    "hidden_size": 24, "shared_expert_intermediate_size": 22, "num_hidden_layers": 3,
+}  # fmt: skip
+FLEX = {k: v for k, v in EXPERTS.items() if k != "moe_intermediate_size"}
+LOCAL = {**LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}
+MULTIPLIERS = dict(attention_multiplier=0.3, embedding_multiplier=2.0, logits_scaling=1.5, residual_multiplier=0.5)
+NO_PADDING = {"pad_token_id": 0, "eos_token_id": 2}
+
 LM, MLM, BASE = "AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModel"
 SEQUENCE, TOKEN = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
 QA, PRETRAINING = "AutoModelForQuestionAnswering", "AutoModelForPreTraining"
@@ -101,6 +110,27 @@ VARIANTS: dict[str, Variant] = {
     "qwen2-tied": Variant("qwen2", LM, {**DERIVED, "tie_word_embeddings": True}),
     "qwen3": Variant("qwen3", LM, LLAMA),
     "qwen3-biases": Variant("qwen3", LM, {**LLAMA, "attention_bias": True, "tie_word_embeddings": True}),
+    "olmo2": Variant("olmo2", LM, {**LLAMA, **NO_PADDING}),
+    "olmo2-biases": Variant("olmo2", LM, {**LLAMA, **NO_PADDING, "attention_bias": True, "tie_word_embeddings": True}),
+    "granite": Variant("granite", LM, {**LLAMA, **MULTIPLIERS}),
+    "granite-biases": Variant(
+        "granite", LM,
+        {**LLAMA, **MULTIPLIERS, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+    ),
+    "mixtral": Variant("mixtral", LM, {**LOCAL, "sliding_window": 7}),
+    "mixtral-tied": Variant("mixtral", LM, {**LOCAL, "num_experts_per_tok": 1, "tie_word_embeddings": True}),
+    "qwen2_moe": Variant("qwen2_moe", LM, {**SHARED, "decoder_sparse_step": 2}),
+    "qwen2_moe-plain": Variant("qwen2_moe", LM, {**SHARED, "norm_topk_prob": False, "mlp_only_layers": [1]}),
+    "qwen3_moe": Variant("qwen3_moe", LM, EXPERTS),
+    "qwen3_moe-plain": Variant(
+        "qwen3_moe", LM, {**EXPERTS, "norm_topk_prob": False, "attention_bias": True, "tie_word_embeddings": True}
+    ),
+    "flex_olmo": Variant("flex_olmo", LM, {**FLEX, **NO_PADDING}),
+    "flex_olmo-plain": Variant("flex_olmo", LM, {**FLEX, **NO_PADDING, "norm_topk_prob": False}),
+    "granitemoe": Variant("granitemoe", LM, {**LOCAL, **MULTIPLIERS}),
+    "granitemoe-tied": Variant(
+        "granitemoe", LM, {**LOCAL, **MULTIPLIERS, "attention_bias": True, "tie_word_embeddings": True}
+    ),
     "gpt2": Variant("gpt2", LM, GPT2),
     "gpt2-untied": Variant("gpt2", LM, {**GPT2, "tie_word_embeddings": False, "n_inner": 22}),
     "gpt2-unscaled": Variant("gpt2", LM, {**GPT2, "scale_attn_weights": False}),
@@ -133,12 +163,17 @@ VARIANTS: dict[str, Variant] = {
     "mistral-base": Variant("mistral", BASE, LLAMA),
     "qwen2-base": Variant("qwen2", BASE, DERIVED),
     "qwen3-base": Variant("qwen3", BASE, LLAMA),
+    "olmo2-base": Variant("olmo2", BASE, {**LLAMA, **NO_PADDING}),
+    "granitemoe-base": Variant("granitemoe", BASE, {**LOCAL, **MULTIPLIERS}),
+    "mixtral-base": Variant("mixtral", BASE, LOCAL),
+    "qwen2_moe-base": Variant("qwen2_moe", BASE, SHARED),
     "opt-post-base": Variant("opt", BASE, {**OPT, "do_layer_norm_before": False}),
 }  # fmt: skip
 
 # One of each family with a head over the vocabulary, for what does not depend on the variant.
 ONE_EACH = (
     "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm", "distilbert-mlm",
+    "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe",
 )  # fmt: skip
 
 
@@ -159,7 +194,7 @@ def make(variant: str, seed: int = 1, **other: Any) -> transformers.PreTrainedMo
             elif any(word in name for word in ("embed", "wte", "wpe")) and "project" not in name:
                 p.copy_(noise)
             else:
-                p.copy_(noise * (2 / min(p.shape)) ** 0.5)
+                p.copy_(noise * (2 / min(p.shape[-2:])) ** 0.5)
     return model
 
 
@@ -210,6 +245,8 @@ def load(folder: Path) -> transformers.PreTrainedModel:
     assert not set(info["unexpected_keys"]), info
     tensors = [*model.parameters(), *model.buffers()]
     assert all(t.dtype == torch.float64 for t in tensors if t.is_floating_point())
+    if getattr(model.config, "_experts_implementation", None):
+        model.set_experts_implementation("eager")  # the default has no float64 kernel
     return model.eval()
 
 

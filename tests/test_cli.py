@@ -23,7 +23,8 @@ PLAIN = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFL
 # Growing either table is a decision.
 PUBLIC = {
     "BadInput", "Different", "GrowError", "Growth", "Inspection", "Refused",
-    "deepen", "families", "inspect", "new_entries", "plan", "rates", "record", "verify", "verify_against", "widen",
+    "deepen", "families", "inspect", "new_entries", "plan", "rates", "record", "upcycle", "verify",
+    "verify_against", "widen",
 }  # fmt: skip
 EXACT = "--assume-harmless --dtype --from --json --revision --seed --split"
 LAYERS = "--fill --place"
@@ -32,6 +33,7 @@ WRITING = "--dry-run --max-shard-size --no-verify --out --overwrite"
 COMMANDS = {
     "widen": f"{GROWTH} {WRITING}",
     "deepen": f"{EXACT} {LAYERS} {WRITING} --layers",
+    "upcycle": f"{GROWTH} {WRITING} --every --experts --granularity --route --top-k",
     "plan": GROWTH,
     "verify": "SRC GROWN --against --json --overwrite --record --recover --report --revision --rung --samples --seed "
     "--tasks",
@@ -120,6 +122,7 @@ def lines(pair: tuple[Path, Path], out: Path) -> dict[str, list[list[Any]]]:
             ["widen", *growth, "--dry-run"],
         ],
         "deepen": [["deepen", "--from", source, "--layers", "3", "--dry-run"]],
+        "upcycle": [["upcycle", "--from", source, "--experts", "4", "--dry-run"]],
         "plan": [["plan", *growth], ["plan", "--from", source, "--to", "hidden_size=36"]],
         "verify": [["verify", source, grown, "--rung", "certificate"]],
         "inspect": [["inspect", source], ["inspect", grown]],
@@ -155,6 +158,7 @@ def test_the_parts_of_the_documents(grow_, pair, tmp_path):
     assert {name: set(document) for name, document in documents.items()} == {
         "widen": {"schema", "path", "status", "seconds", "plan", "verification", "notes"},
         "deepen": planned,
+        "upcycle": planned,
         "plan": planned,
         "verify": {
             "schema", "source", "grown", "verdict", "trainable", "rungs", "first_difference", "growth", "config",
@@ -203,7 +207,7 @@ def test_an_error_with_json_is_a_document_too(grow_, pair):
 # Nothing is written
 
 
-@pytest.mark.parametrize("command", ["plan", "widen", "deepen", "inspect", "verify", "families"])
+@pytest.mark.parametrize("command", ["plan", "widen", "deepen", "upcycle", "inspect", "verify", "families"])
 def test_what_only_looks_writes_nothing(grow_, pair, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -8,6 +8,7 @@ named wrongly are marked `xfail` with where in `grow` it gets lost.
 from __future__ import annotations
 
 import gc
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -159,6 +160,8 @@ def target(name: str, growth: str) -> Any:
         return {"hidden": 2 * old["hidden"]}
     if facts.derived_head_dim:
         return {"hidden": old["hidden"] + 2 * old["head_dim"], "heads": old["heads"] + 2}
+    if facts.attention.whole_norm:
+        return {"head_dim": old["head_dim"] + 2}
     return {"hidden": old["hidden"] + old["heads"]}
 
 
@@ -294,11 +297,13 @@ def made(tmp_path_factory) -> Callable[..., Path]:
 
 
 def swap_layers(folder: Path) -> list[str]:
-    """The names of all tensors of layer 0, after each has changed place with that of layer 1."""
+    """The names of all tensors of layer 0, after each has changed place with that of the next layer of its kind."""
     tensors = tiny.read_tensors(folder)
-    names = [name for name in tensors if ".0." in name]
+    layer = re.compile(r"^(\D*)\.0\.")  # the first index; experts have a second one
+    names = [name for name in tensors if layer.match(name)]
+    twin = next(k for k in (1, 2) if all(layer.sub(rf"\1.{k}.", name) in tensors for name in names))
     for name in names:
-        other = name.replace(".0.", ".1.")
+        other = layer.sub(rf"\1.{twin}.", name)
         tensors[name], tensors[other] = tensors[other], tensors[name]
     tiny.write_tensors(folder, tensors)
     return names

@@ -45,6 +45,12 @@ def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
         "ffn": ({"ffn": 2 * f + 3}, {"operators": {"ffn": "copies"}}),
         "2x, every copy": ("2x", {**COPIES, "seed": 7}),
     }
+    if facts.attention.whole_norm:  # whole copies
+        return found | {
+            "heads": ({"heads": 2 * h, "kv_heads": 2 * k}, {}),
+            "head_dim": ({"head_dim": 2 * d}, {}),
+            "any hidden": ({"hidden": 5 * n}, {"seed": 3}),
+        }
     if not facts.derived_head_dim:
         heads = {"heads": h + h // k, "kv_heads": k + 1}
         # Llama's config wants heads that divide hidden
@@ -146,6 +152,7 @@ def sparse(folder: Path, to: Path, variant: str) -> Path:
     """The same checkpoint with a config that leaves defaults out, as those of the hub do."""
     shutil.copytree(folder, to)
     keep = {*VARIANTS[variant].fields, "model_type", "architectures", "dtype"}
+    keep |= {*FAMILIES[VARIANTS[variant].model_type].synonyms.values()}
     whole = files.read_json(folder / "config.json")
     files.write_json(to / "config.json", {name: value for name, value in whole.items() if name in keep})
     return to

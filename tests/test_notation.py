@@ -10,7 +10,7 @@ import pytest
 import transformers
 from models import VARIANTS
 
-from grow.axes import GAIN, READ, SHIFT, WRITE, Label, parse_signature, parse_table
+from grow.axes import FIXED, GAIN, READ, SHIFT, WRITE, Label, parse_signature, parse_table
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, Refused
 from grow.families import FAMILIES
@@ -102,10 +102,10 @@ def test_a_table_with_a_bad_line_is_an_error(line):
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_every_familys_table_parses_and_uses_known_axes(family):
     assert family.rows
-    known = {*family.axes, "kv_heads", "head_dim", "labels", "qkv"}
+    known = {*family.axes, *FIXED, "kv_heads", "head_dim", "labels"}
     for row in family.rows:
         assert set(row.signature.axes) <= known, row
-        assert len(row.signature.dims) in (1, 2)
+        assert len(row.signature.part.dims) in (1, 2)
         assert parse_signature(str(row.signature)) == row.signature
         assert sum(dim.role == WRITE for dim in row.signature.dims) <= 1
         for dim in row.signature.dims:
@@ -118,12 +118,16 @@ def test_every_familys_table_parses_and_uses_known_axes(family):
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_what_a_condition_names_is_a_field_or_a_class(family):
     """A misspelt word would be false for ever, and its row dead."""
+    assert not family.experts or family.experts.switch in ("", family.experts.normed)
     fields = {*family.axes.values(), *family.defaults, *family.fixed, *family.harmless, *family.reads}
     conditions = [row.when for row in family.rows]
     conditions += [family.norm.writes_stream, family.norm.affine, family.norm.bare, family.attention.scaled]
     conditions += [family.tie.when, family.tie.norms_when] if family.tie else []
     for word in {word for when in conditions for word in when.split()}:
         if word in ("always", "never", "optional", "not"):
+            continue
+        if word in ("sparse", "dense"):
+            assert family.experts.step
             continue
         if word[0].isupper():
             assert all(w.startswith("For") or w == "LMHeadModel" for w in word.split("|")), word
@@ -135,7 +139,7 @@ def test_what_a_condition_names_is_a_field_or_a_class(family):
 def test_no_name_matches_two_rows_at_once(family):
     """Rows may share a name under conditions that exclude each other; patterns never overlap otherwise."""
     for row in family.rows:
-        name = row.name.replace("{layers}", "3")
+        name = row.name.replace("{layers}", "3").replace("{experts}", "2")
         assert {other.name for other in family.rows if other.pattern.match(name)} == {row.name}
 
 
@@ -165,6 +169,7 @@ def test_the_defaults_are_those_of_the_stock_config(family):
         if isinstance(value, str) and value.startswith("="):
             continue
         found = {**(stock.get("rope_parameters") or {}), **stock}.get(name, NOT_A_FIELD.get(name))
+        found = stock[family.synonyms[name]] if found is None and name in family.synonyms else found
         assert found == value, name
     family.check_config(stock)
     with pytest.raises(Refused, match=r"initializer_rnage.*\n.*did you mean 'initializer_range'"):

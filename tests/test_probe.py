@@ -14,7 +14,7 @@ from models import VARIANTS
 from grow.axes import Row
 from grow.families import FAMILIES
 from grow.family import Family
-from grow.match import expected_rows, match
+from grow.match import expected_rows, match, numberless
 from grow.probe import SIZES, axes_of, draft, probe, shapes
 
 CLASSES = {
@@ -59,7 +59,9 @@ class Subject:
 def subject_of(variant: str) -> Subject:
     kind, auto, fields, _ = VARIANTS[variant]
     sized = set(FAMILIES[kind].axes.values()) | {"rope_parameters", "tie_word_embeddings", "label2id"}
-    extra = {k: v for k, v in fields.items() if k not in sized and "token_id" not in k}
+    extra = {k: v for k, v in fields.items() if k not in sized and "token_id" not in k and k != "decoder_sparse_step"}
+    if "mlp_only_layers" in extra:  # one layer is probed: a dense one
+        extra["mlp_only_layers"] = [0, 1]
     if fields.get("word_embed_proj_dim", fields.get("hidden_size")) != fields.get("hidden_size"):
         extra["word_embed_proj_dim"] = True
     return Subject(kind, auto, json.dumps(extra, sort_keys=True))
@@ -88,7 +90,7 @@ def canonical(subject: Subject) -> dict[str, str]:
             self.shape = shape
 
     found = match(family, subject.config(family), {k: Info(s) for k, s in stock.items()}, "stock")
-    return {t.name.replace(".0.", ".{layers}."): t.row.name for t in found.tensors}
+    return {numberless(t.name): t.row.name for t in found.tensors}
 
 
 def labelled(family: Family, row: Row, config: dict, axes: dict[str, str]) -> tuple[frozenset[str] | None, ...]:
@@ -129,6 +131,9 @@ def test_an_axis_that_moves_no_tensor_is_no_width(subject):
     moved = {axis for dims in probed(subject).values() for dim in dims for axis in dim}
     idle = {"layers"} | ({"heads"} if family.derived_head_dim else set())
     idle |= {"positions"} if family.attention.rope else set()
+    if family.experts and family.experts.step:
+        dense = "mlp_only_layers" in subject.extra
+        idle |= {"expert_ffn", "shared_ffn", "experts"} & set(subject.axes) if dense else {"ffn"}
     assert moved == set(subject.axes) - idle
 
 
@@ -143,8 +148,9 @@ def replaced(family: Family, row: Row, line: str) -> Family:
     return dataclasses.replace(family, table="\n".join(line if text == old else text for text in lines))
 
 
+ROUTED = "model.layers.{layers}.mlp"
 # One class of each kind of family, all of whose rows are there.
-WHOLE = ("llama-biases", "gpt2", "gpt_neox", "opt-projected", "bert-mlm", "distilbert-mlm")
+WHOLE = ("llama-biases", "gpt2", "gpt_neox", "opt-projected", "bert-mlm", "distilbert-mlm", "mixtral", "qwen2_moe")
 LANGUAGE = {s.model_type: s for s in map(subject_of, WHOLE)}
 
 
@@ -182,6 +188,13 @@ def test_swapped_dims_are_caught_in_every_row_that_is_not_square(subject):
         ("llama", "model.norm.weight", "", "no row"),
         ("llama", "model.norm.weight", "{name} hidden * \n model.norm.bias hidden +", "model.norm.bias: no tensor"),
         ("llama", "model.layers.{layers}.mlp.gate_proj.bias", "{name} ffn <- ? not mlp_bias", "no row"),
+        (
+            "qwen2_moe",
+            f"{ROUTED}.experts.{{experts}}.up_proj.weight",
+            "{name} ffn <- hidden ? sparse",
+            "the table says",
+        ),
+        ("qwen2_moe", f"{ROUTED}.gate.weight", "{name} one <- hidden ? sparse", "the table says"),
         ("gpt2", "transformer.h.{layers}.attn.c_attn.weight", "{name} hidden -> ffn", "the table says"),
         ("gpt2", "transformer.wpe.weight", "{name} vocab -> hidden", "the table says"),
         ("opt", "model.decoder.project_in.weight", "{name} embed <- hidden", "the table says"),
@@ -190,7 +203,7 @@ def test_swapped_dims_are_caught_in_every_row_that_is_not_square(subject):
 )
 def test_a_wrong_row_is_caught(model_type, name, line, fault):
     subject, family = LANGUAGE[model_type], FAMILIES[model_type]
-    row = expected_rows(family, subject.config(family))[name.replace("{layers}", "0")]
+    row = expected_rows(family, subject.config(family))[name.replace("{layers}", "0").replace("{experts}", "0")]
     faults = disagreements(replaced(family, row, line.replace("{name}", name)), subject)
     assert len(faults) == 1
     assert fault in faults[0]

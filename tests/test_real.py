@@ -89,6 +89,18 @@ def test_smollm2_has_the_width_of_its_larger_sister(smollm2, tmp_path, dtype, li
     assert np.abs(after - before).max() / before.std() <= limit
 
 
+def test_smollm2_becomes_eight_experts_in_its_own_dtype(smollm2, tmp_path):
+    """Measured 5e-14 in true float64; written in 7 s on 2 cores (135 M -> 692 M parameters)."""
+    grown = grow.upcycle(smollm2, 8, out=tmp_path / "grown", verify=False)
+    assert grown.plan.storage == "bit-exact"
+    assert grown.plan.parameters[1] > 5 * grown.plan.parameters[0]
+    config = json.loads((grown.path / "config.json").read_text())
+    assert config["architectures"] == ["MixtralForCausalLM"]
+    found = grow.verify(smollm2, grown.path, rungs=["certificate", "true_float64"])
+    assert found.verdict == "lossless"
+    assert next(c for c in found.checks if c.name == "true_float64").largest <= 1e-12
+
+
 @pytest.mark.parametrize("heads", [12, 24])
 def test_minilm_keeps_its_sentence_embeddings(minilm, tmp_path, heads):
     import torch

@@ -24,7 +24,7 @@ FLOAT32 = 1e-5
 LANGUAGE = [v for v, (_, auto, *_) in VARIANTS.items() if auto in (LM, MLM)]
 BIASED = [v for v in LANGUAGE if VARIANTS[v].auto == MLM]
 UNBIASED = [v for v in LANGUAGE if v not in BIASED]
-ROPE = ("llama", "mistral", "qwen2", "qwen3", "gpt_neox")
+ROPE = tuple(kind for kind, family in grow.families.items() if family.attention.rope)
 LEARNED = [v for v in LANGUAGE if VARIANTS[v].model_type not in ROPE]
 MORE, LATER = 60, 97  # 41 tokens and 64 positions in the source
 OLD, FIRST = 41, 64

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,7 +67,7 @@ class ShardWriter:
         start = 8 + len(text)
         for t in shard:
             low = header[t.name]["data_offsets"][0]
-            row = math.prod(t.new_shape[1:]) * ITEMSIZE[t.dtype]
+            row = t.new_matrix[1] * ITEMSIZE[t.dtype]
             self.spots[t.name] = Spot(file, start + low, t.nbytes, row)
         fd = os.open(self.folder / file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         self.fds[file] = fd

@@ -10,6 +10,7 @@ import click
 
 import grow
 from grow import api
+from grow.change import ROUTES
 from grow.choose import NEW_TOKENS
 from grow.cli import show
 from grow.cli.progress import Progress
@@ -88,9 +89,8 @@ layers = _options(
         help="New layers hold copies of their neighbours or fresh weights; their output is 0.",
     ),
 )
-growth = _options(
-    source,
-    click.option("--to", "to", required=True, metavar="TARGET", help=TARGET),
+target = click.option("--to", "to", required=True, metavar="TARGET", help=TARGET)
+widths = _options(
     click.option("--deepen", is_flag=True, help="Take the number of layers of a size or a config too."),
     layers,
     click.option(
@@ -109,6 +109,7 @@ growth = _options(
     ),
     exactness,
 )
+growth = _options(source, target, widths)
 writing = _options(
     click.option("--out", type=click.Path(path_type=Path), help="The new folder [default: SRC-TARGET]."),
     click.option("--max-shard-size", default=api.SHARD_SIZE, show_default=True, help="Of one safetensors file."),
@@ -135,6 +136,39 @@ def widen(src, to, **options) -> int:
 def deepen(src, count, **options) -> int:
     """Insert layers that compute the identity until they are trained; every output is preserved."""
     return _grow(src, {"layers": count}, options)
+
+
+@cli.command()
+@source
+@click.option(
+    "--experts", required=True, type=click.IntRange(1), metavar="E", help="Experts of a layer, slices counted."
+)
+@click.option("--top-k", type=click.IntRange(1), metavar="K", help="Experts a token gets [default: 2 × granularity].")
+@click.option(
+    "--granularity",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="G",
+    help="Cut the FFN into G slices: smaller experts, of which a token gets whole groups.",
+)
+@click.option(
+    "--every", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Experts in every Nth layer."
+)
+@click.option(
+    "--route",
+    type=click.Choice(ROUTES),
+    default="routed",
+    show_default=True,
+    help="Who carries the old FFN: the routed experts or the shared one.",
+)
+@click.option("--to", metavar="TARGET", help="Grow widths or depth too; TARGET in the words of the new family.")
+@widths
+@writing
+def upcycle(src, to, experts, top_k, granularity, every, route, **options) -> int:
+    """Turn a dense model into one with experts; every output is preserved."""
+    how = {"experts": experts, "top_k": top_k, "granularity": granularity, "every": every, "route": route}
+    return _grow(src, to, {**options, "upcycling": how})
 
 
 def _grow(src: str, to: Any, options: dict[str, Any]) -> int:

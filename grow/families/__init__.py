@@ -5,19 +5,30 @@ from __future__ import annotations
 from grow.errors import Refused, did_you_mean
 from grow.families.bert import BERT
 from grow.families.distilbert import DISTILBERT
+from grow.families.flex_olmo import FLEX_OLMO
 from grow.families.gpt2 import GPT2
 from grow.families.gpt_neox import GPT_NEOX
+from grow.families.granite import GRANITE
+from grow.families.granitemoe import GRANITEMOE
 from grow.families.llama import LLAMA
 from grow.families.mistral import MISTRAL
+from grow.families.mixtral import MIXTRAL
+from grow.families.olmo2 import OLMO2
 from grow.families.opt import OPT
 from grow.families.qwen2 import QWEN2
+from grow.families.qwen2_moe import QWEN2_MOE
 from grow.families.qwen3 import QWEN3
+from grow.families.qwen3_moe import QWEN3_MOE
 from grow.families.roberta import ROBERTA
 from grow.family import Family
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2, GPT_NEOX, OPT, BERT, ROBERTA, DISTILBERT)
+    for family in (
+        *(LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GRANITE),
+        *(MIXTRAL, QWEN2_MOE, QWEN3_MOE, FLEX_OLMO, GRANITEMOE),
+        *(GPT2, GPT_NEOX, OPT, BERT, ROBERTA, DISTILBERT),
+    )
 }
 
 

@@ -2,18 +2,28 @@
 
 from grow.family import ELEMENTWISE, Attention, Family, Norm, Tie
 
-# Shared by mistral, qwen2 and qwen3: {bias} lines differ.
-BLOCK = """
+# Shared by all families of this kind; FFN lines differ where there are experts, norm lines where norms do.
+EMBEDDING = """
 model.embed_tokens.weight                                 vocab -> hidden
+"""
+INPUT_NORM = """
 model.layers.{layers}.input_layernorm.weight              hidden *
+"""
+ATTENTION = """
 model.layers.{layers}.self_attn.q_proj.weight             (kv_heads q_per_kv head_dim.q) <- hidden
 model.layers.{layers}.self_attn.k_proj.weight             (kv_heads head_dim.k) <- hidden
 model.layers.{layers}.self_attn.v_proj.weight             (kv_heads head_dim.v) <- hidden
 model.layers.{layers}.self_attn.o_proj.weight             hidden <- (kv_heads q_per_kv head_dim.v)
+"""
+ATTENTION_NORM = """
 model.layers.{layers}.post_attention_layernorm.weight     hidden *
+"""
+FFN = """
 model.layers.{layers}.mlp.gate_proj.weight                ffn <- hidden
 model.layers.{layers}.mlp.up_proj.weight                  ffn <- hidden
 model.layers.{layers}.mlp.down_proj.weight                hidden <- ffn
+"""
+HEADS = """
 model.norm.weight                                         hidden *
 lm_head.weight                                            vocab <- hidden   ? ForCausalLM not tie_word_embeddings
 score.weight                                      labels <- hidden  ? ForSequenceClassification|ForTokenClassification
@@ -21,6 +31,14 @@ score.bias                                        labels <-         ? ForTokenCl
 qa_outputs.weight                                         labels <- hidden  ? ForQuestionAnswering
 qa_outputs.bias                                           labels <-         ? ForQuestionAnswering
 """
+
+
+def block(ffn: str = FFN) -> str:
+    """The table of a decoder that is Llama's but for its FFN."""
+    return EMBEDDING + INPUT_NORM + ATTENTION + ATTENTION_NORM + ffn + HEADS
+
+
+BLOCK = block()
 
 QKV_BIAS = """
 model.layers.{layers}.self_attn.q_proj.bias               (kv_heads q_per_kv head_dim.q) <-   ? {when}
@@ -68,8 +86,8 @@ def rms_decoder(model_type: str, *, table: str, sizes: dict, **facts) -> Family:
         table=table,
         prefix="model.",
         aliases=facts.pop("aliases", ("transformer.",)),
-        axes=AXES,
-        norm=Norm("rms"),
+        axes=AXES | facts.pop("axes", {}),
+        norm=facts.pop("norm", Norm("rms")),
         attention=facts.pop("attention", Attention(rope="half")),
         tie=TIE,
         sizes=sizes,

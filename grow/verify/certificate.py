@@ -16,7 +16,7 @@ by u · Σ|terms| and no more; a single weight off by two units in the last plac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from grow.apply import BLOCK
 from grow.axes import GAIN, READ, SHIFT
 from grow.change import DRAWN
 from grow.checkpoint.reader import Checkpoint
-from grow.engine import stored_rows
+from grow.engine import part_rows, stored_matrix
 from grow.maps import BLEND, MEAN, SILENT, UNREAD, AxisMap, is_power_of_two
 from grow.numerics import narrow, widen
 from grow.plan import BITS, STORES, TensorPlan
@@ -131,16 +131,38 @@ def subnormal_floor(t: TensorPlan) -> float:
 
 def check_tensor(t: TensorPlan, source: Checkpoint, grown: Checkpoint, split: str) -> TensorCheck:
     """The intertwining equation on one stored tensor; both sides are read in blocks."""
+    checks = [_check_part(part, t.name, begin, source, grown, split) for begin, part in t.parts]
+    if not t.pieces:
+        return checks[0]
+    whole = TensorCheck(t, max(check.unit for check in checks))
+    whole.worst = max(check.worst for check in checks)
+    for (begin, _), check in zip(t.pieces, checks):
+        for fault in check.faults:
+            row, *rest = fault.at or (0,)
+            at = (*(int(i) for i in np.unravel_index(row + begin, t.new_shape[:-1])), *rest)
+            whole.faults.append(replace(fault, tensor=t.name, at=at))
+    return whole
+
+
+def _check_part(t: TensorPlan, name: str, begin: int, source: Checkpoint, grown: Checkpoint, split: str) -> TensorCheck:
+    """One matrix (or vector), which stands in the tensor `name` from row `begin` on."""
     check = TensorCheck(t, unit_of(t, split))
+    # experts that share one's output are proved together: their sum is as many times the old one
+    among = t.share.among if t.share else ((name, begin),)
+    times = t.factor * len(among)
 
     def old(a: int, b: int) -> np.ndarray:
-        found = widen(stored_rows(source, t.source, a, b), t.source_dtype, F64)
-        return found * t.factor if t.factor != 1 else found
+        found = widen(part_rows(source, t, a, b), t.source_dtype, F64)
+        return found * times if times != 1 else found
+
+    def read(rows: np.ndarray, tensor: str, first: int) -> np.ndarray:
+        runs = np.split(rows + first, np.flatnonzero(np.diff(rows) != 1) + 1)
+        blocks = [stored_matrix(grown, tensor, int(r[0]), int(r[-1]) + 1) for r in runs if len(r)]
+        return widen(np.concatenate(blocks), t.dtype, F64)
 
     def new(rows: np.ndarray) -> np.ndarray:
-        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
-        blocks = [stored_rows(grown, t.name, int(r[0]), int(r[-1]) + 1) for r in runs if len(r)]
-        return widen(np.concatenate(blocks), t.dtype, F64)
+        parts = [read(rows, tensor, first) for tensor, first in among]
+        return sum(parts[1:], parts[0])
 
     with np.errstate(invalid="ignore", over="ignore"):  # Inf and NaN are faults, not warnings
         if t.fill is not None:
@@ -149,19 +171,40 @@ def check_tensor(t: TensorPlan, source: Checkpoint, grown: Checkpoint, split: st
             _check_norm(check, old(0, t.shape[0]), new(np.arange(t.new_shape[0])))
         else:
             _check_matrix(check, old, new)
+        if t.share:
+            _check_share(check, lambda rows: read(rows, name, begin))
     return check
+
+
+def _check_share(check: TensorCheck, own: Callable) -> None:
+    """What a sum over experts cannot show: each of them reads no fresh unit and writes no silent coordinate."""
+    t = check.t
+    rows, cols = (*t.maps, None)[:2]
+    none = np.arange(0)
+    unread = none if cols is None or t.roles[1] != READ else cols.fresh(UNREAD)
+    silent = none if rows is None or t.roles[0] == READ else rows.fresh(SILENT)
+    for some in _blocks(np.arange(t.new_shape[0]), max(1, BLOCK // max(1, t.new_matrix[1]))):
+        if len(unread):
+            check.zero(own(some)[:, unread], some, unread, "an unread coordinate has weight 0")
+        if len(still := np.intersect1d(some, silent)):
+            check.zero(own(still), still, np.arange(t.new_matrix[1]), "a silent coordinate is not written")
 
 
 def _check_filled(check: TensorCheck, new: Callable) -> None:
     """What keeps an inserted layer silent is the number it must be; what was drawn only has to be finite."""
     t = check.t
-    for some in _blocks(np.arange(t.new_shape[0]), max(1, BLOCK // max(1, int(np.prod(t.new_shape[1:]))))):
+    rows, columns = t.new_matrix
+    step = max(1, BLOCK // max(1, columns)) * t.repeat
+    for some in _blocks(np.arange(rows), step):
         g = new(some)
         if t.fill == DRAWN:
             check._note(~np.isfinite(g), g, np.zeros_like(g), some, "a drawn weight is finite")
+            first = g[np.arange(len(g)) // t.repeat * t.repeat]
+            check._note(g != first, g, first, some, "slices of one expert have one row in the router")
         else:
             wanted = widen(narrow(np.full(g.shape, t.fill, dtype=F64), t.dtype), t.dtype, F64)
-            check._note(g != wanted, g, wanted, some, "an inserted layer computes the identity")
+            what = "an inserted layer computes the identity" if t.inserted else "what carries nothing yet is 0"
+            check._note(g != wanted, g, wanted, some, what)
 
 
 def _check_norm(check: TensorCheck, w: np.ndarray, g: np.ndarray) -> None:

@@ -187,8 +187,8 @@ def load(folder: str | Path, dtype: str, *, attention: str | None = None, disk: 
                 offload = tempfile.mkdtemp(prefix="grow-offload-")
                 kwargs |= {"device_map": {"": "disk"}, "offload_folder": offload}
             model, info = cls.from_pretrained(folder, config=config, output_loading_info=True, **kwargs)  # type: ignore[attr-defined]
-            if exact and getattr(config, "_experts_implementation", None) not in (None, "eager"):
-                model.set_experts_implementation("eager")  # the default grouped_mm has no float64 kernel
+            if getattr(model.config, "_experts_implementation", None) not in (None, "eager") and _needs_eager(model):
+                model.set_experts_implementation("eager")
         except (MemoryError, KeyboardInterrupt):
             raise
         except Exception as error:  # transformers raises a dozen types here; to a user all mean the same
@@ -216,6 +216,13 @@ def load(folder: str | Path, dtype: str, *, attention: str | None = None, disk: 
     elif not disk:
         _realign(model)
     return Loaded(model, tuple(sorted(info["unexpected_keys"])))
+
+
+def _needs_eager(model: Any) -> bool:
+    """Whether the default kernel of the experts, grouped_mm, cannot run: not in float64, nor on rows that are no
+    multiple of 16 bytes."""
+    stacks = [p for p in model.parameters() if p.ndim == 3]
+    return any(p.dtype == torch.float64 or p.shape[-1] * p.element_size() % 16 for p in stacks)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ import torch
 from grow.axes import GAIN, READ
 from grow.plan import TensorPlan
 from grow.verify.compare import RUN_ERRORS, Outputs, Readback, difference, read_back
+from grow.verify.experts import file_names
 from grow.verify.float64 import forward
 from grow.verify.pair import Differs, NoRoom, Pair, Side
 from grow.verify.probes import Probe
@@ -246,7 +247,11 @@ def _explained(
     name, relative, before = found
     model = pair.model("grown", "float64")
     module = model.get_submodule(name)
-    own = [f"{name}.{parameter}" for parameter, _ in module.named_parameters(recurse=False)]
+    own = [
+        file
+        for parameter, _ in module.named_parameters(recurse=False)
+        for file in file_names(model, f"{name}.{parameter}")
+    ]
     text = f"{name} ({type(module).__name__}) is the first module whose output differs, by {relative:.3g} std"
     document: dict[str, Any] = {
         "module": name,
@@ -259,7 +264,8 @@ def _explained(
     }
     fault = next(filter(None, map(explain, own)), None)
     if fault is None and not fields:
-        fault = next(filter(None, (explain(parameter) for parameter, _ in model.named_parameters())), None)
+        files = (file for parameter, _ in model.named_parameters() for file in file_names(model, parameter))
+        fault = next(filter(None, map(explain, files)), None)
     if fault is not None:
         document |= fault
         place = ", ".join(map(str, fault["index"] or ()))

@@ -2,6 +2,7 @@
 
     what a tensor writes   the first copy of each old coordinate ÷ write
     what it reads          Σ over the copies of  gain · write · weight:  the shares add up to the old weight
+    experts                the mean of those that share one's output
     a norm                 gain ÷ gain, bias as it is; in front of a tied head the shares add up again
 
 So nothing was lost: where the growth rounds nothing, every number of the source comes back bit for bit.
@@ -10,7 +11,7 @@ So nothing was lost: where the growth rounds nothing, every number of the source
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ import numpy as np
 from grow.apply import BLOCK
 from grow.axes import GAIN, READ, SHIFT
 from grow.checkpoint.reader import Checkpoint
-from grow.engine import stored_rows
+from grow.engine import part_rows, stored_matrix
 from grow.maps import AxisMap
 from grow.numerics import narrow, widen
 from grow.plan import TensorPlan
@@ -44,15 +45,20 @@ class Recovered:
 
 def recover(replay: Replay) -> Check:
     """The source rebuilt from the grown checkpoint: every tensor, streamed in blocks on all cores."""
-    carriers = {t.source: t for t in reversed(replay.tensors) if t.fill is None and not t.inserted}
-    lost = sorted({t.name for t in replay.matched.tensors} - set(carriers))
+    parts = [(t.name, begin, part) for t in replay.tensors for begin, part in t.parts]
+    carriers = {
+        (part.source, part.corner): (name, begin, part)
+        for name, begin, part in reversed(parts)
+        if part.fill is None and not part.inserted
+    }
+    lost = sorted(replay.names - {source for source, _ in carriers})
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = list(pool.map(lambda t: recover_tensor(t, replay), carriers.values()))
+        found = list(pool.map(lambda c: recover_tensor(c[0], c[1], c[2], replay), carriers.values()))
     changed = sum(r.changed for r in found)
     bad = [r for r in found if not r.worst <= 1]
     exact = replay.record.storage == "bit-exact"
     measured = {
-        "tensors": len(found),
+        "tensors": len({r.tensor for r in found}),
         "entries": sum(r.entries for r in found),
         "changed": changed,
         "worst": max((r.worst for r in found), default=0.0),
@@ -65,13 +71,15 @@ def recover(replay: Replay) -> Check:
     return Check("recover", "fail" if bad or lost else "pass", measured, limit, "; ".join(faults))
 
 
-def recover_tensor(t: TensorPlan, replay: Replay) -> Recovered:
-    """One tensor of the source from the grown one, compared with what the source has."""
+def recover_tensor(name: str, begin: int, t: TensorPlan, replay: Replay) -> Recovered:
+    """One tensor of the source, or a slice of it, from the grown one of this name, where it stands from row `begin` on;
+    compared with what the source has."""
     unit = unit_of(t, replay.record.split)
     entries = changed = 0
     worst = 0.0
-    for start, stop, values, terms in old_rows(t, _reader(replay.grown, t)):
-        raw = stored_rows(replay.source, t.source, start, stop)
+    among = t.share.among if t.share else ((name, begin),)
+    for start, stop, values, terms in old_rows(t, _reader(replay.grown, t, among)):
+        raw = part_rows(replay.source, t, start, stop)
         wanted = widen(raw, t.source_dtype, F64)
         back = values if unit == 0 else widen(narrow(values, t.source_dtype), t.source_dtype, F64)
         differs = back != wanted  # the sign of a zero is no number
@@ -85,11 +93,17 @@ def recover_tensor(t: TensorPlan, replay: Replay) -> Recovered:
     return Recovered(t.source, entries, changed, worst)
 
 
-def _reader(grown: Checkpoint, t: TensorPlan) -> Rows:
-    def rows(index: np.ndarray) -> np.ndarray:
+def _reader(grown: Checkpoint, t: TensorPlan, among: Sequence[tuple[str, int]]) -> Rows:
+    """Rows of the grown tensor; of experts that share one's output the mean."""
+
+    def one(name: str, index: np.ndarray) -> np.ndarray:
         runs = np.split(index, np.flatnonzero(np.diff(index) != 1) + 1)
-        blocks = [stored_rows(grown, t.name, int(r[0]), int(r[-1]) + 1) for r in runs if len(r)]
+        blocks = [stored_matrix(grown, name, int(r[0]), int(r[-1]) + 1) for r in runs if len(r)]
         return widen(np.concatenate(blocks), t.dtype, F64)
+
+    def rows(index: np.ndarray) -> np.ndarray:
+        first, *rest = (one(name, index + begin) for name, begin in among)
+        return sum(rest, first) / len(among)
 
     return rows
 

@@ -24,7 +24,9 @@ from grow.family import COMMON_FIELDS, GROWABLE, Family
 from grow.match import match
 from grow.plan import Plan, TensorPlan, assemble
 from grow.provenance import Record
+from grow.upcycle import as_experts
 from grow.verify.certificate import Fault, TensorCheck, check_tensor
+from grow.verify.cover import uncovered
 from grow.verify.readback import output_readback, stream_readback
 from grow.verify.result import EXACT, Check
 
@@ -39,19 +41,31 @@ class Replay:
     def __init__(self, record: Record, source: Checkpoint, grown: Checkpoint) -> None:
         self.record, self.source, self.grown = record, source, grown
         self.family: Family = family_of(record.model_type)
-        if source.config.get("model_type") != record.model_type or self._sizes() != record.sizes:
-            raise BadInput(
-                str(source.path),
-                what="is not the checkpoint that grow.json names as the source",
-                why=f"it was {record.model_type} with {record.sizes}",
-                fix="grow verify SOURCE GROWN, in this order",
-            )
+        dense = record.change.upcycling is not None
+        if source.config.get("model_type") != record.model_type or (not dense and self._sizes() != record.sizes):
+            raise self._not_the_source()
         self.change = record.change
         self.maps = record.change.maps
         self.matched = match(self.family, source.config, source.tensors, str(source.path))
+        self.names = {t.name for t in self.matched.tensors}
+        if self.change.upcycling:
+            self.family, self.matched = as_experts(self.family, self.matched, self.change.upcycling)
+            if self._read_sizes() != record.sizes:
+                raise self._not_the_source()
         stored = {name: info.dtype for name, info in grown.tensors.items()}
         dtypes = {t.name: stored.get(t.name, t.dtype) for t in self.matched.tensors}
         self.tensors, _ = assemble(self.family, self.matched, self.change, dtypes)
+
+    def _not_the_source(self) -> BadInput:
+        return BadInput(
+            str(self.source.path),
+            what="is not the checkpoint that grow.json names as the source",
+            why=f"it was {self.record.model_type} with {self.record.sizes}",
+            fix="grow verify SOURCE GROWN, in this order",
+        )
+
+    def _read_sizes(self) -> dict[str, int]:
+        return self.family.sizes_of(self.matched.config)
 
     def _sizes(self) -> dict[str, int] | None:
         try:
@@ -131,7 +145,15 @@ class Replay:
 
     def _checked(self, t: TensorPlan) -> tuple[TensorCheck, str]:
         check = check_tensor(t, self.source, self.grown, self.record.split)
+        if check.faults and t.share and self._recorded(t.name):
+            # the experts that share with it are at fault: those that are not what was written
+            others = [name for name, _ in t.share.among if not self._recorded(name)]
+            check.faults = [] if others else check.faults
         return check, "" if check.faults else self.grown.sha256(self.grown.tensors[t.name])
+
+    def _recorded(self, name: str) -> bool:
+        """Whether a tensor still has the bytes that were written."""
+        return self.grown.sha256(self.grown.tensors[name]) == self.record.tensors.get(name)
 
     def _law(self) -> Iterator[str]:
         for space, axis_map in self.maps.items():
@@ -142,6 +164,7 @@ class Replay:
             if axis_map.m != self.record.new_sizes[space.split(".")[0]]:
                 yield f"grow.json: the map of {space} does not reach the size {self.record.new_sizes}"
 
+        yield from uncovered(self.tensors, {name: info.shape for name, info in self.source.tensors.items()})
         if not self.change.depth.lawful:
             yield f"grow.json: the layers {list(self.change.depth.source)} are not the old ones in their order"
 
@@ -151,6 +174,9 @@ class Replay:
         may_change = (
             {family.axes[axis] for axis in (*GROWABLE, "embed") if axis in family.axes} | family.reads | CHANGED
         )
+        if family.experts:
+            facts = family.experts
+            may_change |= set(filter(None, (facts.top_k, facts.only, facts.step))) | set(family.synonyms.values())
         may_change |= {*family.layer_lists} | ({family.window.field, family.window.first} if family.window else set())
         for name in sorted(set(changes) - may_change):
             yield f"grow.json: config_changes: {name}: no growth changes it"
@@ -184,7 +210,7 @@ class Replay:
         info = self.grown.tensors.get(t.name)
         if info is None or info.shape != t.new_shape:
             return None
-        faults = check_tensor(t, self.source, self.grown, self.record.split).faults
+        faults = self._checked(t)[0].faults
         return faults[0].document() if faults else None
 
     def _set(self) -> Iterator[str]:
@@ -210,9 +236,8 @@ class Replay:
         )
         record = self.record
         config = {
-            **self.source.config,
+            **self.matched.config,
             **record.config_changes,
-            "architectures": self.matched.config["architectures"],
         }
         config.pop("torch_dtype", None)
         config["dtype"] = "float64"

@@ -17,8 +17,10 @@ import numpy as np
 import torch
 
 from grow.axes import GAIN, READ, SHIFT
+from grow.match import numberless
 from grow.plan import TensorPlan
 from grow.verify.compare import RUN_ERRORS
+from grow.verify.experts import asked, in_files
 from grow.verify.float64 import SMALL, TrueFloat64
 from grow.verify.outputs import guard
 from grow.verify.pair import Pair, Side
@@ -42,12 +44,16 @@ class Trained:
     weights  after the last step
     equal    parameter -> for every row, the first row that was equal to it before the first step
     tables   parameters that are looked up row by row
+    asked    parameter of an expert -> bool, whether a token was sent to it
+
+    Names are those of the files where the model fuses experts, see `grow.verify.experts`.
     """
 
     moved: dict[str, torch.Tensor]
     weights: dict[str, torch.Tensor]
     equal: dict[str, torch.Tensor]
     tables: set[str]
+    asked: dict[str, torch.Tensor]
     losses: list[float]
     dtype: str
 
@@ -59,13 +65,17 @@ def trainability(pair: Pair, tensors: Mapping[str, TensorPlan] | None = None) ->
     tensors  how the growth made each tensor, by any name that ends like the module's; without it an entry is new when
              a dim of its tensor grew, and twins are rows that are equal in the grown model only
 
+    An expert to which no probe's token was sent is left out: it learns when it is used.
     An entry is excused when the source's own gradient never reached it, or reached nothing in its old row or column
     (the row of a token that was not in the batch), and so is a new row of a table that no probe looks up.
     """
     before, after = _train(pair, "source"), _train(pair, "grown")
     if before is None or after is None:
         return Check("trainability", "skip", reason="the class has no float output with a gradient")
-    rows = [_audit(name, before, _plan_of(name, tensors or {}), after) for name in after.moved]
+    parts = [part for name in after.moved for part in _parts(name, _plan_of(name, tensors or {}), after)]
+    rows = [_audit(part, before, after) for part in parts]
+    for twins, row in zip(_locked_experts(parts), rows):
+        row["twins"] += twins
     total = {key: sum(row[key] for row in rows) for key in ("new", "learning", "dead", "twins")}
     measured: dict[str, Any] = {
         "steps": STEPS,
@@ -94,7 +104,9 @@ def _train(pair: Pair, side: Side) -> Trained | None:
     model = pair.load(side, dtype).requires_grad_(True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
     moved = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
-    equal = {name: _first_equal(p.detach()) for name, p in model.named_parameters() if p.ndim == 2}
+    first = in_files(model, {name: p.detach() for name, p in model.named_parameters()})
+    equal = {name: _first_equal(p) for name, p in first.items() if p.ndim == 2}
+    del first
     tables = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding)}
     losses: list[float] = []
     probes = [probe for probe in pair.probes if probe.counted.shape[-1] <= LONGEST and probe.name not in DULL]
@@ -102,7 +114,7 @@ def _train(pair: Pair, side: Side) -> Trained | None:
     if small:
         torch.set_num_threads(1)
     try:
-        with TrueFloat64() if dtype == "float64" else contextlib.nullcontext():
+        with TrueFloat64() if dtype == "float64" else contextlib.nullcontext(), asked(model) as seen:
             for step in range(STEPS):
                 loss = _objective(pair, side, model, probes[step % len(probes)])
                 if loss is None:
@@ -116,7 +128,10 @@ def _train(pair: Pair, side: Side) -> Trained | None:
                 optimizer.step()
     finally:
         torch.set_num_threads(threads)
-    return Trained(moved, {name: p.detach() for name, p in model.named_parameters()}, equal, tables, losses, dtype)
+    whole = {name: flags.expand(moved[name].shape) for name, flags in seen.items()}
+    weights = in_files(model, {name: p.detach() for name, p in model.named_parameters()})
+    sent = in_files(model, whole) if whole else {}
+    return Trained(in_files(model, moved), weights, equal, tables, sent, losses, dtype)
 
 
 def _objective(pair: Pair, side: Side, model: Any, probe: Probe) -> torch.Tensor | None:
@@ -156,27 +171,82 @@ def _plan_of(name: str, tensors: Mapping[str, TensorPlan]) -> TensorPlan | None:
     )
 
 
-def _audit(name: str, source: Trained, plan: TensorPlan | None, after: Trained) -> dict[str, Any]:
-    """New, learning and dead entries and locked twins of one parameter."""
-    alive, weight = after.moved[name], after.weights[name]
+@dataclass
+class Part:
+    """One parameter, or one matrix of a stack, after training; `sent` where tokens were sent to its expert."""
+
+    name: str
+    plan: TensorPlan | None
+    alive: torch.Tensor
+    weight: torch.Tensor
+    sent: torch.Tensor | None
+
+
+def _parts(name: str, plan: TensorPlan | None, after: Trained) -> list[Part]:
+    alive, weight, sent = after.moved[name], after.weights[name], after.asked.get(name)
+    if plan is None or not plan.pieces:
+        return [Part(name, plan, alive, weight, sent)]
+    sent = torch.ones_like(alive) if sent is None else sent
+    flat = [x.reshape(-1, x.shape[-1]) for x in (alive, weight, sent)]
+    return [Part(name, piece, *(x[begin : begin + piece.new_matrix[0]] for x in flat)) for begin, piece in plan.pieces]
+
+
+def _locked_experts(parts: Sequence[Part]) -> list[int]:
+    """Per part: rows that are still those of the expert it is a copy of."""
+    first = {_origin(part): part for part in parts if part.plan and part.plan.copy == 0}
+    found = []
+    for part in parts:
+        twin = first.get(_origin(part)) if part.plan and part.plan.copy and part.plan.fill is None else None
+        if twin is None or part.weight.ndim != 2:
+            found.append(0)
+            continue
+        rows = np.arange(len(part.weight))
+        both = torch.cat([twin.weight, part.weight]), torch.cat([twin.alive, part.alive])
+        found.append(_together(*both, rows + len(rows), rows))
+    return found
+
+
+def _origin(part: Part) -> tuple:
+    """The same for copies of one expert's matrix in one layer, and for nothing else."""
+    assert part.plan is not None or part.name
+    if part.plan is None:
+        return (part.name,)
+    layer = re.search(r"\.(\d+)\.", part.plan.canonical)
+    return part.plan.source, part.plan.corner, layer and layer[1], str(part.plan.signature)
+
+
+def _before(found: Mapping[str, torch.Tensor], name: str, plan: TensorPlan | None) -> torch.Tensor | None:
+    """What is known of the source's tensor that a grown one came from, of the part of it that was read."""
+    if plan is not None and plan.source in found:
+        if plan.fill is not None and not plan.inserted and plan.source != name:
+            return None  # made, not grown: its source says nothing but a scale
+        whole, (top, left), (rows, columns) = found[plan.source], plan.corner, plan.matrix
+        return whole if whole.ndim == 1 else whole.reshape(-1, whole.shape[-1])[top : top + rows, left : left + columns]
     # a layer that moved, or was filled from another one, is held against that one
-    origin = _renamed(name, plan)
-    before, equal = source.moved.get(origin), source.equal.get(origin)
+    return found.get(_renamed(name, plan))
+
+
+def _audit(part: Part, source: Trained, after: Trained) -> dict[str, Any]:
+    """New, learning and dead entries and locked twins of one parameter."""
+    name, plan, alive, weight = part.name, part.plan, part.alive, part.weight
+    before, equal = _before(source.moved, name, plan), source.equal.get(_renamed(name, plan))
     old_shape = tuple(before.shape) if before is not None else None
     sources = _sources(alive.shape, old_shape, plan)
     new = torch.ones(alive.shape, dtype=torch.bool)
     if all(source is not None for source in sources):
         first = [torch.from_numpy(_first(source)) for source in sources]  # type: ignore[arg-type]
-        made = plan is not None and (plan.inserted or plan.fill is not None)
+        made = plan is not None and (plan.inserted or plan.fill is not None or plan.copy > 0)
         new[torch.meshgrid(*first, indexing="ij") if first else ()] = made
-    dead = new & ~alive
+    unsent = new & ~part.sent if part.sent is not None else torch.zeros_like(new)
+    dead = new & ~alive & ~unsent
     if before is not None and dead.any():
         dead &= ~_excused(dead, before, sources)
     if name in after.tables:
         dead &= alive.any(dim=1, keepdim=True)  # a row that no probe looks up learns when it is used
     count = {"new": int(new.sum()), "dead": int(dead.sum())}
     twins = _locked(alive, weight, plan) if plan else _still_equal(name, equal, after)
-    return {"rows": name, **count, "learning": count["new"] - count["dead"], "twins": twins}
+    learning = count["new"] - count["dead"] - int(unsent.sum())
+    return {"rows": name, **count, "learning": learning, "twins": twins}
 
 
 def _renamed(name: str, plan: TensorPlan | None) -> str:
@@ -278,7 +348,7 @@ def _grouped(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One line per kind of tensor, the layers summed."""
     kinds: dict[str, dict[str, Any]] = {}
     for row in rows:
-        kind = re.sub(r"\.\d+(?=\.)", ".{layers}", row["rows"])
+        kind = numberless(row["rows"])
         into = kinds.setdefault(kind, {"rows": kind, "new": 0, "learning": 0, "dead": 0, "twins": 0})
         for key in ("new", "learning", "dead", "twins"):
             into[key] += row[key]

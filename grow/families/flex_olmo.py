@@ -1,0 +1,24 @@
+"""FlexOlmo: OLMo 2 with experts instead of the FFN."""
+
+from grow.families.llama import rms_decoder, size
+from grow.families.olmo2 import FACTS, behind
+from grow.families.qwen2_moe import ROUTED, ROUTER_FIELDS, routed
+
+FLEX_OLMO = rms_decoder(
+    "flex_olmo",
+    table=behind(ROUTED.replace("expert_ffn", "ffn").replace("? sparse", "")),
+    summary="FlexOlmo",
+    **FACTS,
+    axes={"experts": "num_experts"},
+    synonyms={"num_experts": "num_local_experts"},
+    experts=routed("ffn"),
+    harmless=ROUTER_FIELDS,
+    defaults={
+        "max_position_embeddings": 4096,
+        "num_experts": 7,
+        "num_experts_per_tok": 5,
+        "norm_topk_prob": False,
+    },
+    default_theta=5e5,
+    sizes={"FlexOlmo-7x7B": {**size(4096, 32, 32, 11008, 32), "num_experts": 7}},
+)
