@@ -216,6 +216,14 @@ def _check(family: Family, config: Mapping[str, Any], old: dict[str, int], new: 
                 why=f"1 to {LARGEST}",
                 fix="another size",
             )
+    fewer = [axis for axis in GROWABLE if axis in new and axis not in WIDTHS and new[axis] < old[axis]]
+    if fewer:  # before the widths: what is suggested for them would be refused for these
+        raise Refused(
+            "--to " + ",".join(f"{field(a)}={new[a]}" for a in fewer),
+            what=", ".join(f"{a} {old[a]} -> {new[a]}" for a in fewer),
+            why="a smaller axis loses information",
+            fix="at least " + ",".join(f"{field(a)}={old[a]}" for a in fewer),
+        )
     if new["heads"] % new["kv_heads"]:
         raise Refused(
             f"--to {field('heads')}={new['heads']}",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from grow.verify.localise import first_difference, same_end, strange_rows, unseen
-from grow.verify.pair import Pair
+from grow.verify.pair import Pair, Side
 from grow.verify.replay import Replay, config_differences, significant
 from grow.verify.stored import StoredDifference
 
@@ -31,11 +31,29 @@ def by_running(
 
     if replay is None:
         fields = whole_fields(pair)
+        if (depths := _depths(pair)) and depths[0] != depths[1]:
+            return _other_depth(*depths)
     first = first_difference(pair, replay, explain, fields, limit=limit)
     if first and stored and not (first["tensor"] or first["field"]):
         # stock loading renames what older files hold, so no name leads from the module to the tensor
         first |= stored[0].document() | {"text": f"{first['text'].split(';')[0]}; {stored[0]}"}
     return first
+
+
+SIDES: tuple[Side, ...] = ("source", "grown")
+
+
+def _depths(pair: Pair) -> tuple[int, int] | None:
+    """Layers of both, None where a config has no such field."""
+    n, m = (getattr(pair.config(side), "num_hidden_layers", None) for side in SIDES)
+    return (n, m) if isinstance(n, int) and isinstance(m, int) else None
+
+
+def _other_depth(n: int, m: int) -> dict[str, Any]:
+    """Layers that nobody says how to pair cannot be walked in lock-step: no module is named."""
+    nothing = dict.fromkeys(("module", "kind", "probe", "relative", "after", "tensor", "index"))
+    text = f"{n} layers in the source and {m} in the grown one, and no grow.json says which stands for which"
+    return {**nothing, "field": "num_hidden_layers", "found": m, "wanted": n, "rule": "", "text": text}
 
 
 def whole_fields(pair: Pair) -> list[dict[str, Any]]:
