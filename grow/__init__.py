@@ -4,9 +4,9 @@
     grown = grow.widen("small", "base", out="my-base")     # verified, or an error and nothing written
     print(grown.verification.verdict)                      # lossless
 
-`plan`, `widen`, `deepen`, `upcycle`, `verify`, `inspect` and `families` have the names of the commands; `record` and
-`verify_against` are `grow verify --record` and `--against`. `new_entries` and `rates` say what is new in a grown
-parameter and how its copies learn. Importing grow imports no torch.
+`plan`, `widen`, `deepen`, `upcycle`, `compare`, `verify`, `inspect` and `families` have the names of the commands;
+`record` and `verify_against` are `grow verify --record` and `--against`. `new_entries` and `rates` say what is new in a
+grown parameter and how its copies learn. Importing grow imports no torch.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ from grow.api import (
 from grow.errors import BadInput, GrowError, Refused
 from grow.families import FAMILIES as families
 from grow.optimizer import new_entries, rates
+from grow.race import Comparison, compare
 
 __all__ = [
     "BadInput",
+    "Comparison",
     "Different",
     "GrowError",
     "Growth",
     "Inspection",
     "Refused",
+    "compare",
     "deepen",
     "families",
     "inspect",

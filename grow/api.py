@@ -30,10 +30,11 @@ from grow.errors import BadInput, GrowError
 from grow.families import family_of
 from grow.family import Family
 from grow.match import Match, check_duplicates, match
+from grow.methods import DEFAULT
 from grow.plan import Plan, plan_for
 from grow.provenance import NAME, record_of
 from grow.verify.ladder import verify_folders
-from grow.verify.result import FUNCTION, LADDER, Verification
+from grow.verify.result import FUNCTION, LADDER, LOSSY, Verification, damage_of
 
 SHARD_SIZE = "5GB"
 LINE = 4096  # characters of a path in records and results: all of it
@@ -70,6 +71,18 @@ class Growth:
     @property
     def verified(self) -> bool:
         return self.verification is not None and self.verification.lossless
+
+    @property
+    def status(self) -> str:
+        """The verdict; "lossy" of a plan that says so, and "unverified" where nobody asked."""
+        if self.verification is None:
+            return "unverified"
+        return "lossy" if self.plan.lossy else self.verification.verdict
+
+    @property
+    def damage(self) -> dict[str, float]:
+        """What a lossy growth was measured to lose; see `damage_of`."""
+        return damage_of(self.verification) if self.plan.lossy and self.verification else {}
 
 
 @dataclass(frozen=True)
@@ -115,13 +128,15 @@ def plan(
     to: Any,
     *,
     operators: Mapping[str, str] | None = None,
-    split: str = "exact",
+    split: str | None = None,
     seed: int = 0,
     dtype: str = "auto",
     deepen: bool = False,
     place: str | Sequence[int] = "spread",
     fill: str = "copy",
     new_tokens: str = "blend",
+    method: str = DEFAULT,
+    allow_lossy: bool = False,
     upcycling: Mapping[str, Any] | None = None,
     revision: str | None = None,
     assume_harmless: Sequence[str] = (),
@@ -129,6 +144,7 @@ def plan(
     """What `widen` with the same arguments would do; nothing is written. See `widen`."""
     options: dict[str, Any] = dict(operators=operators, split=split, seed=seed, dtype=dtype)
     options |= dict(deepen=deepen, place=place, fill=fill, new_tokens=new_tokens, upcycling=upcycling)
+    options |= dict(method=method, allow_lossy=allow_lossy)
     if _is_model(src):
         from grow.memory import plan_model
 
@@ -143,13 +159,15 @@ def widen(
     *,
     out: str | os.PathLike | None = None,
     operators: Mapping[str, str] | None = None,
-    split: str = "exact",
+    split: str | None = None,
     seed: int = 0,
     dtype: str = "auto",
     deepen: bool = False,
     place: str | Sequence[int] = "spread",
     fill: str = "copy",
     new_tokens: str = "blend",
+    method: str = DEFAULT,
+    allow_lossy: bool = False,
     optimizer: Any = None,
     state: str = "fresh-new",
     upcycling: Mapping[str, Any] | None = None,
@@ -167,12 +185,15 @@ def widen(
     to         size name, factor ("2x"), fields ("hidden_size=960,heads=15" or a dict), folder or config
     out        the new folder; default: NAME-TARGET here. For a model in memory: nothing is written
     operators  axis -> operator, for hidden, ffn and heads; see `grow.operators`
-    split      "exact": shares drawn per weight that sum bit for bit; "even": equal shares
+    split      "exact" (unless the method has another): shares drawn per weight that sum bit for bit; "even": equal
+               ones; "noisy": equal up to noise that cancels; "diagonal": each copy reads one copy
     dtype      "auto" keeps the stored dtype of a bit-exact plan and writes a rounded one as float32
     deepen     take the number of layers of a size or config too (a field that names them is always taken)
     place      where new layers go: "spread", "top", "after:K", or the old layers behind which they stand
     fill       what they are filled with: "copy" of their neighbours, or "fresh"; they compute the identity
     new_tokens logits of new tokens: "blend" (between the old ones), "zero", "low" (by the head's bias)
+    method     of `grow.methods`: "default", or one of the literature, such as "lemon"
+    allow_lossy  let a method that is not exact have its way: the result is kept and the loss measured
     optimizer  of a model in memory, or a list of them: `.optimizer` of the result continues it
     state      what it remembers: "fresh-new" (new entries start at 0), "carry" (copies share it) or "drop" (nothing)
     upcycling  experts, top_k, granularity, every and route, as `upcycle` says
@@ -183,6 +204,7 @@ def widen(
     started = time.monotonic()
     options: dict[str, Any] = dict(operators=operators, split=split, seed=seed, dtype=dtype)
     options |= dict(deepen=deepen, place=place, fill=fill, new_tokens=new_tokens, upcycling=upcycling)
+    options |= dict(method=method, allow_lossy=allow_lossy)
     if _is_model(src):
         from grow.memory import widen_model
 
@@ -214,12 +236,12 @@ def widen(
                     found = verify_folders(
                         checkpoint,
                         grown,
-                        rungs=FUNCTION,
+                        rungs=LOSSY if the_plan.lossy else FUNCTION,
                         seed=seed,
                         names=(show(src, LINE), show(folder, LINE)),
                         progress=on_rung,
                     )
-                if not found.lossless:
+                if not (_as_declared(found) if the_plan.lossy else found.lossless):
                     raise Different(
                         str(folder),
                         what=f"is {found.verdict} after the growth; it was not kept",
@@ -403,6 +425,13 @@ def _set_verification(folder: Path, found: Verification) -> None:
     record = json.loads(path.read_text(encoding="utf-8"))
     record["verification"] = found.to_dict()
     write_json(path, record)
+
+
+def _as_declared(found: Verification) -> bool:
+    """Whether a growth that is not exact runs and is stored as it should be; what it computes may differ."""
+    failed = {check.name for check in found.checks if check.status == "fail"}
+    measured = found.check("true_float64")
+    return failed <= {"true_float64", "loss"} and measured is not None and bool(measured.measured)
 
 
 def _same_bytes(checkpoint: Checkpoint, a: str, b: str) -> bool:

@@ -19,20 +19,43 @@ from grow.axes import GAIN, READ, SHIFT, WRITE
 from grow.change import DRAWN
 from grow.errors import BadInput, Refused
 from grow.maps import BLEND, MEAN, SILENT, UNREAD, AxisMap, is_power_of_two
-from grow.numerics import RAW, Noise, mean_share, narrow, representable, split_even, split_exact, stored, widen
-from grow.plan import TensorPlan
+from grow.numerics import (
+    RAW,
+    Noise,
+    mean_share,
+    narrow,
+    representable,
+    split_even,
+    split_exact,
+    split_one,
+    stored,
+    widen,
+)
+from grow.plan import HALVED, TensorPlan
 
 BLOCK = 1 << 18  # elements of a source block: about a megabyte in float32
 UNSEEN_RMS = 0.02  # scale of fresh weights beside a tensor that is all zeros
 GROUPS = 16  # of old rows, whose means new tokens are blends of
+# Noise of the noisy split, relative to an even share: uniform on ±0.548 of it, 10 dB below it
+NOISE = 3**0.5 * 10**-0.5
 
 ReadRows = Callable[[int, int], np.ndarray]  # [start, stop) -> (rows, columns) in stored form
+Parts = Iterator[tuple[int, np.ndarray]]  # (first row, rows)
 WriteRows = Callable[[int, np.ndarray], None]  # first row, (rows, columns) in stored form
 
 
-def grow_tensor(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, *, split: str, seed: int) -> None:
+def grow_tensor(
+    t: TensorPlan,
+    read_rows: ReadRows,
+    write_rows: WriteRows,
+    *,
+    split: str,
+    seed: int,
+    read_above: ReadRows | None = None,
+) -> None:
     """Compute every row of the result exactly once. A vector is a matrix of one column.
 
+    read_above  of the tensor `t.above`, where it has one
     Raises BadInput on NaN or Inf in the source, Refused when the stored dtype cannot hold a result.
     """
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused when it is stored
@@ -41,7 +64,13 @@ def grow_tensor(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, *, sp
         elif t.roles[0] in (GAIN, SHIFT):
             _grow_norm(t, read_rows, write_rows, split, seed)
         else:
-            _Matrix(t, split, seed).run(read_rows, write_rows)
+            _Matrix(t, split, seed).run(read_rows, write_rows, read_above)
+
+
+def paired(t: TensorPlan, split: str) -> bool:
+    """Whether copies of the tensor's units each read one copy of their inputs: diagonal, and both dims have copies."""
+    maps = [m for m in t.maps if m is not None and m.counts.max(initial=1) > 1]
+    return split == "diagonal" and len(maps) == 2 and set(t.roles) == {READ, WRITE}
 
 
 class _Matrix:
@@ -54,7 +83,8 @@ class _Matrix:
         self.n_rows, self.n_cols = (*t.shape, 1)[:2]
         self.m_cols = (*t.new_shape, 1)[1]
         changing = [m for m in (self.rows, self.cols) if m is not None]
-        exact = all(m.exact_factors for m in changing) and (split == "exact" or t.dtype != "F64")
+        whole = split not in HALVED  # shares that sum bit for bit
+        exact = all(m.exact_factors for m in changing) and (whole or t.dtype != "F64")
         exact = exact and is_power_of_two(t.factor)
         wide = "F64" in (t.dtype, t.source_dtype) or not exact
         self.work = np.dtype(np.float64 if wide else np.float32)
@@ -62,16 +92,17 @@ class _Matrix:
         # where numbers only move, their bits do, several times faster than through floats
         still = (_only_moves(m, role, made_elsewhere=i == 0) for i, (m, role) in enumerate(sides))
         self.moves = t.dtype == t.source_dtype and all(still) and t.factor == 1 and t.share is None
+        self.paired = paired(t, split)
         # where nothing is larger than a stored number and all is exact, rounding would only take time
         largest = max((float(m.write.max()) for m in changing), default=1.0) * abs(t.factor)
-        self.fits = exact and t.dtype == t.source_dtype and split == "exact" and largest <= 1 and t.share is None
+        self.fits = exact and t.dtype == t.source_dtype and whole and largest <= 1 and t.share is None
         self.exact = exact
         self.rescaled = any(m is not None and role == WRITE and not m.exact_factors for m, role in sides)
         self.squares, self.seen = 0.0, 0
         self.mean = np.zeros(self.n_cols)
         self.groups, self.counts = np.zeros((GROUPS, self.n_cols)), np.zeros((GROUPS, 1))
 
-    def run(self, read_rows: ReadRows, write_rows: WriteRows) -> None:
+    def run(self, read_rows: ReadRows, write_rows: WriteRows, read_above: ReadRows | None = None) -> None:
         step = max(1, BLOCK // max(self.n_cols, 1))
         for block, start in enumerate(range(0, self.n_rows, step)):
             stop = min(start + step, self.n_rows)
@@ -82,7 +113,18 @@ class _Matrix:
                 values = values * self.work.type(self.t.factor)
             values = self._share(values, block)
             noise = Noise(self.seed, self.t.name, block)
-            for first, part in self._spread_rows(raw if self.moves else values, start, stop, noise):
+            spread = self._spread_rows(raw if self.moves else values, start, stop, noise)
+            if read_above is not None:
+                other = read_above(start, stop)
+                above = widen(other, self.t.source_dtype, self.work)
+                self._observe(above, start)
+                spread = self._from_above(
+                    spread,
+                    self._spread_rows(
+                        other if self.moves else above, start, stop, Noise(self.seed, self.t.above, block)
+                    ),
+                )
+            for first, part in spread:
                 write_rows(first, part)
         if self.rows is not None:
             self._fresh_rows(self.rows, write_rows)
@@ -95,6 +137,13 @@ class _Matrix:
         dtype = self.t.dtype if self.exact else "F64"
         noise = Noise(self.seed, f"{self.t.source}+{self.t.corner[0]}:pair {share.place // 2}", block)
         return mean_share(representable(values, dtype), share.place, len(share.among), dtype, noise)
+
+    def _from_above(self, own: Parts, above: Parts) -> Parts:
+        """What the first copy of each unit writes comes from `own`, what the further ones write from `above`."""
+        rows = _further(self.rows, self.row_role, self.t.new_matrix[0])
+        cols = _further(self.cols, self.col_role, self.m_cols)
+        for (first, a), (_, b) in zip(own, above, strict=True):
+            yield first, np.where(rows[first : first + len(a), None] | cols, b, a)
 
     def _observe(self, values: np.ndarray, start: int) -> None:
         flat = values.ravel()
@@ -129,7 +178,10 @@ class _Matrix:
             pick, place = old[a:b] - start, new[a:b]
             scale = self.rows.write[place]
             if grown is None:
-                rows = self._finish(self._columns(parts[k].T[pick] if len(pick) < stop - start else parts[k].T, noise))
+                part = parts[k].T[pick] if len(pick) < stop - start else parts[k].T
+                rows = self._finish(self._columns(part, noise, k, self.rows.counts[old[a:b]]))
+            elif self.paired:
+                rows = self._finish(self._columns(values, noise, k)[pick] * scale[:, None].astype(self.work))
             elif (scale != 1).any():
                 rows = self._finish(grown[pick] * scale[:, None].astype(self.work))
             else:
@@ -138,19 +190,24 @@ class _Matrix:
             for run in np.split(np.arange(len(place)), np.flatnonzero(np.diff(place) != 1) + 1):
                 yield int(place[run[0]]), rows[run[0] : run[-1] + 1]
 
-    def _columns(self, values: np.ndarray, noise: Noise) -> np.ndarray:
-        """(rows, n) -> (rows, m) along the second dim; in stored form already where nothing is left to compute."""
+    def _columns(self, values: np.ndarray, noise: Noise, copy: int = 0, among: np.ndarray | None = None) -> np.ndarray:
+        """(rows, n) -> (rows, m) along the second dim; in stored form already where nothing is left to compute.
+
+        copy, among  of a paired tensor: which copy these rows are, and (where rows are read) of how many each
+        """
         if self.cols is None:
             return values
         keep = self._keep if self.fits and not self._scales_rows else lambda x: x
         reads = self.col_role == READ
         out = np.zeros((len(values), self.cols.m), dtype=keep(values[:0]).dtype)
-        parts = self._parts(values, self.cols, slice(None), noise) if reads else None
+        parts = self._parts(values, self.cols, slice(None), noise, copy) if reads else None
         for k, (old, new) in enumerate(self.cols.layers):
             source = values if parts is None else parts[k]
             taken = source if len(old) == self.cols.n else source[:, old]
             if parts is None and (self.cols.write[new] != 1).any():
                 taken = taken * self.cols.write[new].astype(self.work)
+            if self.paired and among is not None:
+                taken = np.where((k % among == copy)[:, None], taken, taken.dtype.type(0))
             out[:, _as_slice(new)] = keep(taken)
         for kind in (SILENT, UNREAD, MEAN):
             fresh = self.cols.fresh(kind)
@@ -173,15 +230,20 @@ class _Matrix:
         """Representable values in stored form; stored ones as they are."""
         return values if self.moves else stored(values, self.t.dtype)
 
-    def _parts(self, values: np.ndarray, axis_map: AxisMap, span: slice, noise: Noise) -> list[np.ndarray]:
+    def _parts(
+        self, values: np.ndarray, axis_map: AxisMap, span: slice, noise: Noise, copy: int = 0
+    ) -> list[np.ndarray]:
         """The shares of a consumer's weights: values (other, n in span), one array per copy."""
         counts = axis_map.counts[span]
         # shares that a producer's factor rounds afterwards stay whole here: a stored number is rounded once
         dtype = "F64" if self.rescaled else self.t.dtype
         if counts.max(initial=1) == 1:
             parts = [values]
-        elif self.split == "exact":
-            parts = split_exact(values if self.fits else representable(values, dtype), counts, dtype, noise)
+        elif self.paired:  # rows that are read are zeroed column by column later
+            parts = [values] * int(counts.max()) if self.row_role == READ else split_one(values, counts, copy)
+        elif self.split not in HALVED:
+            whole = values if self.fits else representable(values, dtype)
+            parts = split_exact(whole, counts, dtype, noise, NOISE if self.split == "noisy" else None)
         else:
             parts = split_even(values, counts)
         for k, (old, new) in enumerate(axis_map.layers):
@@ -267,8 +329,9 @@ def _grow_norm(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, split:
     if t.tied:
         counts = axis_map.counts
         dtype = t.dtype if axis_map.exact_factors else "F64"  # as in _parts: rounded once
-        if split == "exact":
-            parts = split_exact(representable(values[None], dtype), counts, dtype, noise)
+        if split not in HALVED:
+            whole = representable(values[None], dtype)
+            parts = split_exact(whole, counts, dtype, noise, NOISE if split == "noisy" else None)
         else:
             parts = split_even(values[None], counts)
     for k, (old, new) in enumerate(axis_map.layers):
@@ -348,6 +411,15 @@ def _only_moves(axis_map: AxisMap | None, role: str, made_elsewhere: bool) -> bo
     if role == READ:
         return zero and bool(axis_map.counts.max(initial=1) == 1 and (axis_map.gain * axis_map.write == 1).all())
     return zero and bool((axis_map.write == 1).all())
+
+
+def _further(axis_map: AxisMap | None, role: str, size: int) -> np.ndarray:
+    """(size,) True for what a further copy of a unit writes."""
+    found = np.zeros(size, dtype=bool)
+    if axis_map is not None and role == WRITE:
+        for _, new in axis_map.layers[1:]:
+            found[new] = True
+    return found
 
 
 def _is_random(kind: int, reads: bool) -> bool:

@@ -6,7 +6,7 @@ import json
 import re
 
 from grow.plan import Plan
-from grow.verify.result import Verification
+from grow.verify.result import Verification, damage_text
 
 
 def model_card(plan: Plan, source: str, verification: Verification | None) -> str:
@@ -17,14 +17,19 @@ def model_card(plan: Plan, source: str, verification: Verification | None) -> st
         "---",
         "library_name: transformers",
         *([f"base_model: {base}"] if base else []),
-        "tags: [grow, function-preserving]",
+        f"tags: [grow, {'lossy' if plan.lossy else 'function-preserving'}]",
         "---",
         "",
         f"# {_plain(source)}, enlarged",
         "",
         f"Made by [grow](https://pypi.org/project/grow-transformers/) from `{_plain(source)}`: "
-        f"{before:,} -> {after:,} parameters, {plan.storage}.",
+        f"{before:,} -> {after:,} parameters, {plan.storage}, method {plan.method}.",
         "",
+        *(
+            [f"**Lossy: {plan.method}.** It does not compute what its source computes: {plan.lossy}.", ""]
+            if plan.lossy
+            else []
+        ),
         "| axis | old | new | how |",
         "|---|---|---|---|",
     ]
@@ -41,7 +46,7 @@ def model_card(plan: Plan, source: str, verification: Verification | None) -> st
     else:
         lines += [
             "",
-            f"Verdict: **{verification.verdict}**",
+            f"Verdict: **{f'lossy, measured {damage_text(verification)}' if plan.lossy else verification.verdict}**",
             "",
             "| check | result | largest difference |",
             "|---|---|---|",

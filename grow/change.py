@@ -27,12 +27,14 @@ class Change:
 
     low        logit that new tokens get through the head's bias, None where they are blends
     upcycling  how a dense model is read as one with experts, None where the source has them (or nobody has)
+    above      further copies of a unit write what the next layer's unit writes (lossy, see `grow.methods.bert2bert`)
     """
 
     maps: Mapping[str, AxisMap]
     depth: Depth
     low: float | None = None
     upcycling: Upcycling | None = None
+    above: bool = False
 
     def copies(self, expert: int) -> np.ndarray:
         """The new experts that come from the same old one, in order."""
@@ -96,6 +98,10 @@ def treat(
             return found
     if not depth.inserted[layer]:
         return Treatment(source)
+    if depth.zero == "norm":
+        first, *others = row.signature.dims
+        still = not others and (first.role == WRITE or first.labels[0].axis == "hidden")
+        return Treatment(source, fill=0.0 if still else None)
     if row.name in family.branch_norms:
         return Treatment(source, fill=family.silent_gain)
     if not family.branch_norms and writes_stream(row):

@@ -20,17 +20,23 @@ from grow.operators import OPERATORS, default_operator, grow_head_dim, grow_head
 
 
 def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, AxisMap], dict[str, str], dict[str, Any]]:
+    """(space -> map, axis -> how it grows in words, config fields that change).
+
+    chosen  axis -> the name of an operator, or for hidden and ffn an operator itself, whose caller knows that it fits
+    """
     words = dict.fromkeys((a for a in WIDTHS if a in old), "unchanged")
     maps: dict[str, AxisMap] = {}
     units = [(axis, "elementwise") for axis in UNITS if axis in old]
     for axis, context in (("hidden", family.hidden_context(config)), *units):
         maps[axis] = identity(old[axis])
         if new[axis] != old[axis]:
-            name = chosen.get(axis) or default_operator(old[axis], new[axis], context)
-            if name is None:
+            operator = chosen.get(axis) or default_operator(old[axis], new[axis], context)
+            if operator is None:
                 raise _no_multiple(family, config, old, new)
-            _check_operator(family, axis, old[axis], new[axis], context, name)
-            maps[axis] = OPERATORS[name](old[axis], new[axis], context)
+            if isinstance(operator, str):
+                _check_operator(family, axis, old[axis], new[axis], context, operator)
+                operator = OPERATORS[operator]
+            maps[axis] = operator(old[axis], new[axis], context)
             words[axis] = _describe(maps[axis])
     maps["heads"], maps["kv_heads"] = _head_maps(family, config, old, new, chosen, words)
     d, d2 = old["head_dim"], new["head_dim"]
@@ -248,6 +254,10 @@ def rounding(maps: Mapping[str, AxisMap], old, new, split: str) -> tuple[str, ..
         if not m.exact_factors:
             what = "coordinates that carry a mean" if "mean" in m.operator else "a factor that is no power of two"
             reasons.append(f"{space} {m.n} -> {m.m}: {what}")
-        elif split == "even" and any(c & (c - 1) for c in m.counts.tolist()) and space in ("hidden", "heads", *UNITS):
+        elif (
+            split in ("even", "diagonal")
+            and any(c & (c - 1) for c in m.counts.tolist())
+            and space in ("hidden", "heads", *UNITS)
+        ):
             reasons.append(f"{space} {m.n} -> {m.m}: even shares that are no powers of two")
     return tuple(reasons)

@@ -24,6 +24,7 @@ from grow.errors import BadInput, Refused
 
 PLACES = ("spread", "top", "after:K", "a list of layers")
 FILLS = ("copy", "fresh")
+ZEROS = ("output", "norm")
 LARGEST = 10_000  # layers; the deepest published models have some hundreds
 
 
@@ -34,12 +35,15 @@ class Depth:
     source    (m,) the old layer whose weights, config entries and scales the new layer has
     inserted  (m,) True where it computes the identity; False where it is that old layer
     fill      "copy" the source's weights into inserted layers, or "fresh": draw them at the source's scale
+    zero      which factor of an inserted layer is 0: "output", what writes the stream; "norm", gains and biases of
+              the norms in front, and all other biases
     """
 
     n: int
     source: tuple[int, ...]
     inserted: tuple[bool, ...]
     fill: str = "copy"
+    zero: str = "output"
 
     @property
     def m(self) -> int:
@@ -53,6 +57,12 @@ class Depth:
     def kept(self) -> tuple[int, ...]:
         """Where the old layers are, in the order of the old ones when the law holds."""
         return tuple(j for j, new in enumerate(self.inserted) if not new)
+
+    @property
+    def new(self) -> tuple[bool, ...]:
+        """(m,) True where the layer is not the first to be its old one."""
+        kept = [None if is_new else i for i, is_new in zip(self.source, self.inserted)]
+        return tuple(i is None or i in kept[:j] for j, i in enumerate(kept))
 
     @property
     def lawful(self) -> bool:
@@ -83,7 +93,7 @@ class Depth:
             return f"layers {', '.join(map(str, self.source))}"
         after = ", ".join(str(j) for j in new[:12]) + (", …" if len(new) > 12 else "")
         filled = "copies of their neighbours" if self.fill == "copy" else "drawn"
-        return f"{len(new)} inserted ({filled}, output 0) at {after}"
+        return f"{len(new)} inserted ({filled}, {self.zero} 0) at {after}"
 
 
 def unchanged(n: int) -> Depth:

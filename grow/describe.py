@@ -21,6 +21,9 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "architecture": plan.config["architectures"][0],
         "storage": plan.storage,
         "rounded_because": list(plan.rounded),
+        "method": plan.method,
+        "exact": not plan.lossy,
+        "lossy_because": plan.lossy,
         "split": plan.split,
         "seed": plan.seed,
         "axes": {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from functools import partial
 from threading import Event
 from typing import Protocol
@@ -70,7 +71,9 @@ def write_plan(
             advance(rows.nbytes)
 
         for begin, part in t.parts:
-            grow_tensor(part, partial(source.rows, part), partial(put, begin), split=plan.split, seed=plan.seed)
+            above = partial(source.rows, replace(part, source=part.above)) if part.above else None
+            write = partial(put, begin)
+            grow_tensor(part, partial(source.rows, part), write, split=plan.split, seed=plan.seed, read_above=above)
         return t.name, writer.sha256(t.name)
 
     stop = Event()

@@ -92,6 +92,13 @@ def widen_model(
     check_optimizers(optimizer, state, model)
     family, found = source.matched()
     plan = plan_for(family, found, to, **options)
+    if plan.lossy and optimizer is not None:
+        raise BadInput(
+            "optimizer",
+            what=f"given for {plan.method}, which is not exact here",
+            why="gradients of a function that changed are not those that its moments were made of",
+            fix="a new optimizer for grown.model",
+        )
     grown = build(plan, model, grow_state(plan, source))
     new = None if optimizer is None else grow_optimizers(optimizer, state, plan, model, grown)
     verification = _verify(model, grown, plan, options["seed"]) if verify else None
@@ -148,7 +155,8 @@ def grow_state(plan: Plan, source: ModelSource) -> dict[str, torch.Tensor]:
         def put(first: int, rows: np.ndarray, out: np.ndarray = out) -> None:
             out[first : first + len(rows)] = rows
 
-        grow_tensor(t, partial(source.rows, t), put, split=plan.split, seed=plan.seed)
+        above = partial(source.rows, replace(t, source=t.above)) if t.above else None
+        grow_tensor(t, partial(source.rows, t), put, split=plan.split, seed=plan.seed, read_above=above)
         tensor = torch.from_numpy(out.reshape(t.new_shape))
         result[t.name] = tensor.view(torch.bfloat16) if t.dtype == "BF16" else tensor
     return result
@@ -211,8 +219,9 @@ def _verify(model: Any, grown: Any, plan: Plan, seed: int):
     from grow.checkpoint.writer import write_json
     from grow.provenance import NAME, record_of
     from grow.verify.ladder import verify_folders
-    from grow.verify.result import FUNCTION
+    from grow.verify.result import FUNCTION, LOSSY
 
+    rungs = LOSSY if plan.lossy else FUNCTION
     with tempfile.TemporaryDirectory(prefix="grow-verify-") as folder:
         a, b = Path(folder, "source"), Path(folder, "grown")
         with quiet():
@@ -224,7 +233,7 @@ def _verify(model: Any, grown: Any, plan: Plan, seed: int):
             digests = {name: saved.sha256(info) for name, info in saved.tensors.items()}
         write_json(b / NAME, record_of(plan, source=type(model).__name__, version=__version__, tensors=digests))
         with open_checkpoint(a) as source, open_checkpoint(b) as result:
-            return verify_folders(source, result, rungs=FUNCTION, seed=seed, names=(type(model).__name__, "in memory"))
+            return verify_folders(source, result, rungs=rungs, seed=seed, names=(type(model).__name__, "in memory"))
 
 
 def _raw(tensor: torch.Tensor) -> np.ndarray:

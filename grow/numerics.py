@@ -82,11 +82,14 @@ def split_in_two(values: np.ndarray, dtype: str, rng: Noise, share=None) -> tupl
     return x, values - x
 
 
-def split_exact(values: np.ndarray, counts: np.ndarray, dtype: str, rng: Noise) -> list[np.ndarray]:
+def split_exact(
+    values: np.ndarray, counts: np.ndarray, dtype: str, rng: Noise, noise: float | None = None
+) -> list[np.ndarray]:
     """Parts k = 0, 1, … of every column; column i has counts[i] of them and their sum is the value bit for bit.
 
     values (rows, n), counts (n,). Part k is only meaningful where counts > k. All ways of sharing a weight among its
-    copies are equally likely: with r copies to go the next one takes 1 - u^(1/(r-1)) of what is left.
+    copies are equally likely: with r copies to go the next one takes 1 - u^(1/(r-1)) of what is left. With `noise` it
+    takes (1 + noise · (2u - 1)) / r of it: even shares, and noise that cancels.
     """
     parts, rest = [], values
     for k in range(int(counts.max(initial=1)) - 1):
@@ -94,7 +97,10 @@ def split_exact(values: np.ndarray, counts: np.ndarray, dtype: str, rng: Noise) 
         columns = slice(None) if (left > 1).all() else np.flatnonzero(left > 1)
         some = rest[:, columns]
         share = None
-        if (left > 2).any():
+        if noise is not None:
+            u = rng.one_to_two(some.shape, some.dtype) - 1
+            share = ((1 + noise * (2 * u - 1)) / left[columns]).astype(some.dtype)
+        elif (left > 2).any():
             u = rng.one_to_two(some.shape, some.dtype) - 1
             share = 1 - u ** (1 / (left[columns] - 1)).astype(some.dtype)
         a, b = split_in_two(some, dtype, rng, share)
@@ -117,6 +123,12 @@ def mean_share(values: np.ndarray, place: int, count: int, dtype: str, rng: Nois
     if 2 * pair + 1 == count:
         return values
     return 2 * split_in_two(values, dtype, rng)[second]
+
+
+def split_one(values: np.ndarray, counts: np.ndarray, copy: int) -> list[np.ndarray]:
+    """All of every column for one of its copies, number copy mod counts, nothing for the others."""
+    last = int(counts.max(initial=1))
+    return [np.where(copy % counts == k, values, values.dtype.type(0)) for k in range(last)]
 
 
 def split_even(values: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:

@@ -116,6 +116,28 @@ def default_operator(n: int, m: int, context: str) -> str | None:
     return next((name for name in DEFAULTS[context] if OPERATORS[name].allows(n, m, context)), None)
 
 
+def commutes(m: AxisMap, context: str) -> str:
+    """Why what sits on the axis does not see what it saw before; "" when it does.
+
+    rms          Σ write² over the copies of each old coordinate is m/n; fresh ones are silent
+    layernorm    the same number c of copies of each, all written with √(m/(n·c)); fresh ones carry the mean likewise
+    plain        the same number of copies of each, written with 1, and nothing else
+    elementwise  copies are written with 1
+    """
+    if m.is_identity:
+        return ""
+    copied, allowed = m.source >= 0, {"rms": SILENT, "layernorm": MEAN}.get(context)
+    if context == "elementwise":
+        return "" if (m.write[copied] == 1).all() else "a function of one unit sees another scale"
+    if (m.source[~copied] != allowed).any():
+        return "a norm sees fresh coordinates that are neither silent nor the mean as it needs them"
+    squares = np.bincount(m.source[copied], m.write[copied] ** 2, minlength=m.n)
+    if np.abs(squares * m.n / m.m - 1).max() > 1e-12:  # roundings of √ and a sum
+        return "a norm sees another sum of squares"
+    same = (m.counts == m.counts[0]).all() and (m.write == m.write[0]).all()
+    return "" if context == "rms" or same else "LayerNorm sees another mean"
+
+
 @dataclass(frozen=True)
 class HeadMaps:
     """Where the old heads lie among the new: `heads` for q and the output projection, `kv_heads` for k and v."""

@@ -12,12 +12,12 @@ import numpy as np
 
 from grow.axes import LOOKUPS, READ, WRITE, Dim, Label, Row, Signature
 from grow.change import DRAWN, Change, Treatment, Upcycling, check_depth, depth_rounds, layer_config, layer_maps, treat
-from grow.choose import choose_maps, grow_counts, grow_experts, low_logit, rounding
-from grow.depth import place as place_layers
+from grow.choose import grow_counts, grow_experts, low_logit, rounding
 from grow.errors import BadInput, did_you_mean
 from grow.family import GROWABLE, UNITS, Family
 from grow.maps import AxisMap, behind, concatenate, identity, is_power_of_two, product
 from grow.match import Match, Matched
+from grow.methods import DEFAULT, METHODS, Request, design, method_named
 from grow.operators import OPERATORS
 from grow.target import Target, resolve
 from grow.upcycle import read_so
@@ -27,7 +27,15 @@ DTYPE_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16":
 # dtype -> the dtypes of which it can store every number; bfloat16 reaches further than float16 and is coarser
 STORES = {"F64": {"F64", "F32", "F16", "BF16"}, "F32": {"F32", "F16", "BF16"}, "F16": {"F16"}, "BF16": {"BF16"}}
 ITEMSIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-SPLITS = ("exact", "even")
+SPLITS = ("exact", "even", "noisy", "diagonal")
+"""How copies share a consumer's weight.
+
+exact     drawn per weight; the shares sum to it bit for bit
+even      equal shares
+noisy     even shares and noise that cancels bit for bit
+diagonal  copy k of a unit reads copy k of what it reads, with the whole weight; even where the reader has no copies
+"""
+HALVED = ("even", "diagonal")  # splits that divide weights, which rounds unless by a power of two
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,7 @@ class TensorPlan:
     inserted  part of a layer that computes the identity: all of it is new
     again   a second tensor made of its source: a head that parts from its table
     low     value of the fresh rows of a bias, None where their kind says it
+    above   the next layer's tensor, which further copies of a unit are read from
     """
 
     name: str
@@ -87,6 +96,7 @@ class TensorPlan:
     copy: int = 0
     share: Share | None = None
     pieces: tuple[tuple[int, TensorPlan], ...] = ()
+    above: str = ""
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -128,6 +138,8 @@ class Plan:
     operators          axis -> how it grows, in words
     tensors            in the order of the result's files
     rounded            why stored weights are rounded; empty for a bit-exact plan
+    method             of `grow.methods`
+    lossy              what is lost and why, whatever is stored; empty for an exact growth
     """
 
     family: Family
@@ -142,6 +154,8 @@ class Plan:
     seed: int
     rounded: tuple[str, ...]
     notes: tuple[str, ...] = field(default=())
+    method: str = DEFAULT
+    lossy: str = ""
 
     @property
     def maps(self) -> Mapping[str, AxisMap]:
@@ -177,7 +191,7 @@ def make_plan(
     target: Target,
     *,
     operators: Mapping[str, str] | None = None,
-    split: str = "exact",
+    split: str | None = None,
     seed: int = 0,
     dtype: str = "auto",
     place: str | Sequence[int] = "spread",
@@ -185,22 +199,30 @@ def make_plan(
     new_tokens: str = "blend",
     upcycling: Upcycling | None = None,
     top_k: int | None = None,
+    method: str = DEFAULT,
+    allow_lossy: bool = False,
 ) -> Plan:
     """The plan that takes `matched` to `target`; `Refused` when an axis cannot grow exactly.
 
-    upcycling  how `matched` was read as a model with experts; `top_k` is then how many of them a token gets
+    upcycling    how `matched` was read as a model with experts; `top_k` is then how many of them a token gets
+    method       of `grow.methods`: it chooses operators, split and layers, unless it is ours
+    allow_lossy  let a method that is not exact have its way; the plan then says what is lost
     """
     config, old, new = matched.config, family.sizes_of(matched.config), target.sizes
     chosen = _check_options(operators or {}, split, dtype, seed)
-    maps, words, changes = choose_maps(family, config, old, new, chosen)
+    _check_method(method, chosen, split, place, fill)
+    request = Request(family, config, old, new, seed, chosen, place, fill)
+    made = design(method, request, allow_lossy=allow_lossy)
+    maps, words, depth = made.maps, made.words, made.depth
+    split = split or made.split
     maps |= grow_counts(family, config, old, new, new_tokens, words)
     maps |= grow_experts(family, config, old, new, words, upcycled=upcycling is not None)
-    depth = place_layers(old["layers"], new["layers"], place, fill)
-    check_depth(family, config, depth)
+    if any(depth.inserted):
+        check_depth(family, config, depth)
     words["layers"] = depth.describe()
     low = low_logit(family, config, new_tokens) if new["vocab"] > old["vocab"] else None
-    change = Change(maps, depth, low, upcycling)
-    new_config = _new_config(family, config, old, new, changes, top_k) | layer_config(family, config, depth)
+    change = Change(maps, depth, low, upcycling, made.above)
+    new_config = _new_config(family, config, old, new, made.config, top_k) | layer_config(family, config, depth)
     notes = list(target.notes)
     rounded = (*rounding(maps, old, new, split), *depth_rounds(family, config, depth), *_rounding_factors(matched))
     out_dtype = _dtypes(matched, dtype, rounded, notes)
@@ -214,7 +236,7 @@ def make_plan(
         {f"{t.source_dtype} stored as {t.dtype}" for t in tensors if t.source_dtype not in STORES[t.dtype]}
     )
     shared = any(maps[space].counts.max() > 1 for space in ("hidden", "heads", *UNITS) if space in maps)
-    if split == "even" and shared and any(t.dtype == "F16" for t in tensors):
+    if split in HALVED and shared and any(t.dtype == "F16" for t in tensors):
         narrowed.append("float16: half of one of its smallest numbers is none")
     _set_dtype(new_config, tensors)
     return Plan(
@@ -230,6 +252,8 @@ def make_plan(
         seed,
         rounded=(*rounded, *narrowed),
         notes=tuple(notes),
+        method=method,
+        lossy=made.lossy,
     )
 
 
@@ -269,9 +293,11 @@ def assemble(
         old_expert = None if expert is None else int(maps["experts"].source[expert])
         t = stored[row.name, None if layer is None else treated.layer, old_expert]
         tied = tie is not None and parted is None and canonical in tie.norms
-        new = layer is not None and change.depth.inserted[layer] and not treated.moved
+        new = layer is not None and change.depth.new[layer] and not treated.moved
         grown = _tensor(t, name, row.signature, maps, dtypes[t.name], change.low)
         grown = replace(grown, canonical=canonical, tied=tied, inserted=new)
+        if change.above and layer is not None and treated.fill is None:
+            grown = replace(grown, above=_above(grown, stored.get((row.name, treated.layer + 1, old_expert))))
         if expert is not None:
             copies = change.copies(expert).tolist()
             among = tuple((t.at(t.at(t.name, layers=layer or 0), experts=k), 0) for k in copies)
@@ -293,6 +319,12 @@ def _treated(t: TensorPlan, treated: Treatment) -> TensorPlan:
     if treated.fill is None:
         return replace(t, factor=t.factor * treated.factor)
     return replace(t, fill=treated.fill, share=None)
+
+
+def _above(t: TensorPlan, upper: Matched | None) -> str:
+    """The next layer's tensor where it has one and this one writes copies."""
+    copied = any(m is not None and role == WRITE and m.counts.max() > 1 for m, role in zip(t.maps, t.roles))
+    return upper.name if upper is not None and copied else ""
 
 
 def _stack(t: Matched, grown: TensorPlan, row: Row, maps: Mapping[str, AxisMap], change: Change) -> TensorPlan:
@@ -448,7 +480,26 @@ def _new_config(family: Family, config, old, new, changes, top_k: int | None = N
     return result
 
 
-def _check_options(operators: Mapping[str, str], split: str, dtype: str, seed: int) -> dict[str, str]:
+def _check_method(name: str, operators: Mapping[str, str], split: str | None, place: Any, fill: str) -> None:
+    """BadInput where something is chosen that the method chooses."""
+    method = method_named(name)
+    if name == DEFAULT:
+        return
+    given = [f"--operator {axis}={operator}" for axis, operator in operators.items()]
+    given += [f"--split {split}"] if split else []
+    if not method.free:
+        given += [f"--place {place}"] if place != "spread" else []
+        given += [f"--fill {fill}"] if fill != "copy" else []
+    if given:
+        raise BadInput(
+            f"--method {name} {given[0]}",
+            what="both choose the same",
+            why=f"{name} is: {METHODS[name].law}",
+            fix=f"leave {given[0].split()[0]} out, or --method {DEFAULT} {given[0]}",
+        )
+
+
+def _check_options(operators: Mapping[str, str], split: str | None, dtype: str, seed: int) -> dict[str, str]:
     for axis, name in operators.items():
         if axis not in ("hidden", "heads", *UNITS):
             hint = did_you_mean(axis, ("hidden", "ffn", "heads"))
@@ -466,7 +517,7 @@ def _check_options(operators: Mapping[str, str], split: str, dtype: str, seed: i
                 why="operators: " + ", ".join(OPERATORS),
                 fix=f"--operator {axis}=copies",
             )
-    if split not in SPLITS:
+    if split is not None and split not in SPLITS:
         raise BadInput(
             f"--split {split}", what="no such split", why="splits: " + ", ".join(SPLITS), fix="--split exact"
         )

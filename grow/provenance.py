@@ -16,10 +16,11 @@ from typing import Any
 from grow.axes import SIDES
 from grow.change import ROUTES, Change, Upcycling
 from grow.checkpoint.header import strict_json
-from grow.depth import FILLS, Depth, unchanged
+from grow.depth import FILLS, ZEROS, Depth, unchanged
 from grow.errors import BadInput
 from grow.family import UNITS
 from grow.maps import KINDS, SILENT, AxisMap, axis_map, identity
+from grow.methods import DEFAULT
 from grow.plan import SPLITS, Plan
 
 SCHEMA = 1
@@ -36,7 +37,10 @@ FIRST = ("hidden", "heads", "kv_heads", "head_dim", "layers", "vocab")  # axes t
 
 @dataclass(frozen=True)
 class Record:
-    """What `grow.json` says; `maps` are the axis maps, `tensors` the sha256 of each stored tensor."""
+    """What `grow.json` says; `maps` are the axis maps, `tensors` the sha256 of each stored tensor.
+
+    lossy  what a method that is not exact lost, in words; empty for an exact growth
+    """
 
     model_type: str
     source_config_sha256: str
@@ -49,6 +53,8 @@ class Record:
     seed: int
     tensors: dict[str, str]
     raw: dict[str, Any]
+    method: str = DEFAULT
+    lossy: str = ""
 
     @property
     def maps(self) -> dict[str, AxisMap]:
@@ -69,6 +75,9 @@ def record_of(plan: Plan, *, source: str, version: str, tensors: Mapping[str, st
         "plan": {
             "sizes": plan.sizes,
             "new_sizes": plan.new_sizes,
+            "method": plan.method,
+            "exact": not plan.lossy,
+            **({"lossy_because": plan.lossy} if plan.lossy else {}),
             "operators": plan.operators,
             "storage": plan.storage,
             "rounded": list(plan.rounded),
@@ -84,6 +93,7 @@ def record_of(plan: Plan, *, source: str, version: str, tensors: Mapping[str, st
             **({} if plan.change.depth.is_identity else {"depth": _depth_document(plan.change.depth)}),
             **({} if plan.change.low is None else {"low": plan.change.low}),
             **({} if plan.change.upcycling is None else {"upcycling": asdict(plan.change.upcycling)}),
+            **({"above": True} if plan.change.above else {}),
         },
         "tensors": dict(tensors),
         "verification": None,
@@ -123,6 +133,8 @@ def read_record(folder: Path) -> Record | None:
             int(plan["seed"]),
             {str(k): str(v) for k, v in raw["tensors"].items()},
             raw,
+            str(plan.get("method", DEFAULT)),
+            "" if plan.get("exact", True) is True else str(plan.get("lossy_because") or "nothing says what"),
         )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise BadInput(
@@ -138,6 +150,7 @@ def _depth_document(depth: Depth) -> dict[str, Any]:
         "source": list(depth.source),
         "inserted": [j for j, new in enumerate(depth.inserted) if new],
         "fill": depth.fill,
+        **({} if depth.zero == "output" else {"zero": depth.zero}),
     }
 
 
@@ -153,11 +166,14 @@ def _change(plan: Mapping[str, Any], sizes: Mapping[str, int], new_sizes: Mappin
             raise ValueError(f"depth: no layers {n} -> {m}")
         if not all(type(j) is int and 0 < j < m for j in inserted):
             raise ValueError(f"depth: inserted layers are some of 1 to {m - 1}")
-        depth = Depth(n, tuple(source), tuple(j in inserted for j in range(m)), stored["fill"])
+        zero = stored.get("zero", ZEROS[0])
+        if zero not in ZEROS:
+            raise ValueError(f"depth: zero {zero!r} is none of {', '.join(ZEROS)}")
+        depth = Depth(n, tuple(source), tuple(j in inserted for j in range(m)), stored["fill"], zero)
     low = plan.get("low")
     if depth.m != m or depth.inserted[:1] == (True,) or not (low is None or isinstance(low, float)):
         raise ValueError(f"depth: no layers {n} -> {m}")
-    return Change(whole, depth, low, _upcycling(plan.get("upcycling")))
+    return Change(whole, depth, low, _upcycling(plan.get("upcycling")), plan.get("above") is True)
 
 
 def _upcycling(stored: Mapping[str, Any] | None) -> Upcycling | None:
@@ -211,6 +227,9 @@ def growth_document(record: Record) -> dict[str, Any]:
         "new_sizes": record.new_sizes,
         "storage": record.storage,
         "rounded": record.raw["plan"].get("rounded", []),
+        "method": record.method,
+        "exact": not record.lossy,
+        "lossy_because": record.lossy,
         "split": record.split,
         "seed": record.seed,
         "grow": record.raw.get("grow"),

@@ -26,7 +26,7 @@ PUBLIC = {
     "deepen", "families", "inspect", "new_entries", "plan", "rates", "record", "upcycle", "verify",
     "verify_against", "widen",
 }  # fmt: skip
-EXACT = "--assume-harmless --dtype --from --json --revision --seed --split"
+EXACT = "--allow-lossy --assume-harmless --dtype --from --json --method --revision --seed --split"
 LAYERS = "--fill --place"
 GROWTH = f"{EXACT} {LAYERS} --deepen --new-tokens --operator --to"
 WRITING = "--dry-run --max-shard-size --no-verify --out --overwrite"

@@ -17,7 +17,9 @@ from grow.cli.progress import Progress
 from grow.depth import FILLS
 from grow.errors import BadInput
 from grow.families import FAMILIES
+from grow.methods import DEFAULT, METHODS
 from grow.plan import DTYPE_NAMES, SPLITS
+from grow.race import RATE
 from grow.verify.result import LADDER
 
 SOURCE = "SRC: a checkpoint folder, a hub id or a bundled name (small, small-gpt2, small-bert)."
@@ -57,10 +59,16 @@ exactness = _options(
     click.option(
         "--split",
         type=click.Choice(SPLITS),
-        default="exact",
-        show_default=True,
-        help="How copies share a weight.",
+        help="How copies share a weight [default: exact, or the method's].",
     ),
+    click.option(
+        "--method",
+        default=DEFAULT,
+        show_default=True,
+        metavar="NAME",
+        help="Grow as in the literature: " + ", ".join(METHODS) + ".",
+    ),
+    click.option("--allow-lossy", is_flag=True, help="Let a method that is not exact have its way, and measure it."),
     click.option(
         "--dtype",
         type=click.Choice(["auto", *DTYPE_NAMES]),
@@ -285,6 +293,43 @@ def verify(
             if report:
                 click.echo(f"report: {report}")
     return found.exit_code
+
+
+@cli.command(
+    epilog="\b\nMethods (arXiv, class):\n"
+    + "\n".join(f"  {name:<24}{m.arxiv or 'ours':<12}{m.kind}" for name, m in METHODS.items())
+)
+@source
+@click.option("--to", "to", required=True, metavar="TARGET", help=TARGET)
+@click.option("--deepen", is_flag=True, help="Take the number of layers of a size or a config too.")
+@click.option("--methods", metavar="NAMES", default="", help="Comma-separated [default: all that apply]; see below.")
+@click.option(
+    "--train-steps",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Also train each for N steps on the same text, beside the source and a model from scratch.",
+)
+@click.option("--rate", type=float, default=RATE, show_default=True, help="Learning rate of AdamW at its highest.")
+@click.option("--text", type=click.Path(path_type=Path), metavar="FILE", help="Train and measure on this text.")
+@click.option("--out", type=click.Path(path_type=Path), help="A new folder for checkpoints, comparison.json, loss.svg.")
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML page.")
+@seed
+@revision
+@as_json
+def compare(src, to, methods, as_json, **options) -> int:
+    """Grow by several methods: what each loses at once, what can learn, and with --train-steps what it learns."""
+    with Progress(quiet=as_json) as progress:
+        found = grow.compare(src, to, _fields(methods) or None, progress=progress.rung, **options)
+    with show.reader_may_leave():
+        if as_json:
+            show.print_json(found.to_dict())
+        else:
+            show.comparison(found)
+            for name in ("out", "report"):
+                if options[name]:
+                    click.echo(f"{name}: {options[name]}")
+    return 0
 
 
 @cli.command()

@@ -17,8 +17,10 @@ from grow.cost import cost_of
 from grow.describe import couplings, grouped, plan_document
 from grow.errors import GrowError
 from grow.family import WIDTHS, Family
+from grow.methods import DEFAULT
 from grow.plan import Plan
-from grow.verify.result import Verification
+from grow.race.result import Comparison, Row
+from grow.verify.result import Verification, damage_text
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], indent: str = "  ") -> None:
@@ -65,7 +67,10 @@ def reader_may_leave() -> Iterator[None]:
 
 def plan(p: Plan) -> None:
     old, new = cost_of(p)
-    click.echo(f"{p.config['architectures'][0]}: {old.parameters:,} -> {new.parameters:,} parameters, {p.storage}")
+    how = _method(p)
+    click.echo(f"{p.config['architectures'][0]}: {old.parameters:,} -> {new.parameters:,} parameters, {p.storage}{how}")
+    if p.lossy:
+        click.echo(f"  not exact: {p.lossy}")
     for reason in p.rounded:
         click.echo(f"  rounded: {reason}")
     click.echo("\naxes")
@@ -105,7 +110,8 @@ def growth_document(grown: Growth) -> dict[str, Any]:
     return {
         "schema": 1,
         "path": str(grown.path),
-        "status": _status(grown),
+        "status": grown.status,
+        "damage": grown.damage,
         "seconds": round(grown.seconds, 3),
         "plan": plan_document(grown.plan),
         "verification": grown.verification.to_dict() if grown.verification else None,
@@ -118,6 +124,7 @@ def growth(grown: Growth) -> None:
     before, after = p.parameters
     click.echo(
         f"{grown.path}: {before:,} -> {after:,} parameters, {p.storage}, {size(p.nbytes)} in {grown.seconds:.1f} s"
+        + _method(p)
     )
     changed = [a for a in p.sizes if p.sizes[a] != p.new_sizes[a]]
     table(("axis", "old", "new", "how"), ((a, p.sizes[a], p.new_sizes[a], p.operators.get(a, "")) for a in changed))
@@ -125,11 +132,14 @@ def growth(grown: Growth) -> None:
         click.echo(f"note: {note}")
     if grown.verification is None:
         click.echo("unverified: --no-verify was given")
+    elif p.lossy:
+        verification(grown.verification, verdict=False)
+        click.echo(f"lossy: {p.method}, measured {damage_text(grown.verification)}")
     else:
         verification(grown.verification)
 
 
-def verification(found: Verification) -> None:
+def verification(found: Verification, *, verdict: bool = True) -> None:
     rows = []
     for check in found.checks:
         value = check.largest
@@ -155,7 +165,8 @@ def verification(found: Verification) -> None:
         click.echo(f"first difference: {found.first['text']}")
     for note in found.notes:
         click.echo(f"note: {note}")
-    click.echo(_verdict(found))
+    if verdict:
+        click.echo(_verdict(found))
 
 
 def recorded(kept: dict[str, Any]) -> None:
@@ -193,6 +204,40 @@ def _verdict(found: Verification) -> str:
         first = next(r for r in found.checks if r.status == "fail" and r.rung != "trainability")
         return f"different: {found.grown} does not compute what {found.source} computes ({first.name}: {first.reason})"
     return f"unproved: {found.notes[-1] if found.notes else 'no check that could tell was able to run'}"
+
+
+def comparison(found: Comparison) -> None:
+    """Step 0 of every method, and the losses of those that were trained, the best first."""
+    grew = ", ".join(f"{axis} {a} -> {b}" for axis, (a, b) in found.sizes.items())
+    click.echo(f"{found.source} to {found.target}: {grew}")
+    trained = [row for row in (*found.methods, *found.baselines) if row.curve]
+    last = f"after {found.training['steps']}" if found.training else ""
+    head = ["method", "class", "max |Δ|/std", "KL", "top-1", "loss", "learning", "dead", "twins", "seconds"]
+    rows = []
+    for row in sorted((*found.methods, *found.baselines), key=lambda r: r.curve.last if r.curve else 0.0):
+        if row.applies:
+            rows.append([row.name, row.kind, *_measured(row), *([f"{row.curve.last:.4f}"] if row.curve else [])])
+    table([*head, last] if trained else head, rows)
+    for row in found.methods:
+        if not row.applies:
+            click.echo(f"  {row.name} does not apply: {row.reason}")
+    if found.source_loss is not None:
+        click.echo(f"loss: nats per token of held-out text; the source's is {found.source_loss:.4f}")
+
+
+def _measured(row: Row) -> list[str]:
+    damage, learning = row.damage, row.trainability
+    kl = "" if damage is None or damage.kl is None else f"{max(damage.kl, 0.0):.1e}"
+    return [
+        f"{damage.relative:.1e}" if damage else "",
+        kl,
+        "" if damage is None or damage.top1 is None else f"{damage.top1:.1%}",
+        f"{row.loss:.4f}" if row.loss is not None else "",
+        "" if learning is None or learning.share is None else f"{learning.share:.1%}",
+        f"{learning.dead:,}" if learning else "",
+        f"{learning.twins:,}" if learning else "",
+        f"{row.seconds:.2f}" if row.seconds is not None else "",
+    ]
 
 
 def inspection_document(seen: Inspection) -> dict[str, Any]:
@@ -259,8 +304,9 @@ def family_document(f: Family) -> dict[str, Any]:
     }
 
 
-def _status(grown: Growth) -> str:
-    return "unverified" if grown.verification is None else grown.verification.verdict
+def _method(p: Plan) -> str:
+    """`, lemon` and, where it is not exact, `, lossy: gstack`."""
+    return f", lossy: {p.method}" if p.lossy else "" if p.method == DEFAULT else f", {p.method}"
 
 
 def _parameters(seen: Inspection) -> int:

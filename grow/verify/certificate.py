@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from grow.apply import BLOCK
+from grow.apply import BLOCK, paired
 from grow.axes import GAIN, READ, SHIFT
 from grow.change import DRAWN
 from grow.checkpoint.reader import Checkpoint
 from grow.engine import part_rows, stored_matrix
 from grow.maps import BLEND, MEAN, SILENT, UNREAD, AxisMap, is_power_of_two
 from grow.numerics import narrow, widen
-from grow.plan import BITS, STORES, TensorPlan
+from grow.plan import BITS, HALVED, STORES, TensorPlan
 
 F64 = np.dtype(np.float64)
 # The proof itself runs in float64: a few roundings of products and sums. Only float64 checkpoints notice.
@@ -108,8 +108,10 @@ def unit_of(t: TensorPlan, split: str) -> float:
     maps = [m for m in t.maps if m is not None]
     exact = all(m.exact_factors for m in maps) and t.source_dtype in STORES[t.dtype] and is_power_of_two(t.factor)
     consumed = [m for m, role in zip(t.maps, t.roles) if m is not None and (role == READ or t.tied)]
-    if split == "even" and any(
-        c & (c - 1) or (c > 1 and t.dtype == "F16") for m in consumed for c in np.unique(m.counts).tolist()
+    if (
+        split in HALVED
+        and not paired(t, split)
+        and any(c & (c - 1) or (c > 1 and t.dtype == "F16") for m in consumed for c in np.unique(m.counts).tolist())
     ):
         exact = False  # no power of two, or halves of tiny float16 weights
     # double rounding through float64 adds a 2^-29th of it to float32

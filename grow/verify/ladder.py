@@ -85,6 +85,7 @@ class _Ladder:
         kind = None if same_shapes(source, grown) else str(source.config.get("model_type"))
         self.fields = replay.fields() if replay else significant(config_differences(source.config, grown.config), kind)
         floats = {info.dtype for info in grown.tensors.values()} & ITEMSIZE.keys()  # beside counters and masks
+        self.lossy = f"{replay.record.method}: {replay.record.lossy}" if replay and replay.record.lossy else ""
         self.narrow = min(floats, key=ITEMSIZE.__getitem__, default="F64")
 
     @property
@@ -109,6 +110,9 @@ class _Ladder:
             self.done.append(self._recover())
         if wanted - {"certificate", "recover"}:
             self._models(wanted)
+        if self.lossy:  # which says all there is to say about where they differ
+            self.notes.append(f"grow.json says that this growth is not exact; {self.lossy}")
+            return
         if self.failed and self.first is None:
             certificate = next((c.measured.get("first") for c in self.done if c.name == "certificate"), None)
             self.first = from_files(certificate, self.stored or [], self.fields, next(iter(self.failed.values())))
@@ -145,7 +149,7 @@ class _Ladder:
         replay = self.replay
         readback = replay.readback if replay else None
         rounded = replay is not None and replay.record.storage == "rounded"
-        needs_proof = rounded and self.narrow != "F64"
+        needs_proof = rounded and self.narrow != "F64" and not self.lossy
         with Pair(self.source.path, self.grown.path, seed=self.seed) as pair:
 
             def storage_limit() -> float:
@@ -183,7 +187,7 @@ class _Ladder:
                 pair.release()
                 folders = pair.folders["source"], pair.folders["grown"]
                 self.done += tasks(*folders, self.tasks, limit=self.samples, tolerance=limit, progress=self.progress)
-            if set(self.failed) - OUTSIDE:
+            if set(self.failed) - OUTSIDE and not self.lossy:
                 self.progress("where")
                 limit = 0.0 if math.isnan(limit) else limit
                 self.first = explain.by_running(pair, replay, self.stored or [], self.fields, limit)

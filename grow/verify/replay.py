@@ -20,8 +20,9 @@ from grow.checkpoint.writer import ShardWriter, write_json
 from grow.engine import FileSource, write_plan
 from grow.errors import BadInput, listing
 from grow.families import FAMILIES, family_of
-from grow.family import COMMON_FIELDS, GROWABLE, Family
+from grow.family import COMMON_FIELDS, GROWABLE, UNITS, Family
 from grow.match import match
+from grow.operators import commutes
 from grow.plan import Plan, TensorPlan, assemble
 from grow.provenance import Record
 from grow.upcycle import as_experts
@@ -116,6 +117,8 @@ class Replay:
 
     def certificate(self) -> Check:
         record = self.record
+        if record.lossy:
+            return self._as_recorded()
         faults = [*self._law(), *self._config(), *self._set()]
         worst = 0.0
         first = None
@@ -143,6 +146,20 @@ class Replay:
         )
         return Check("certificate", "fail" if faults else "pass", measured, limit, "; ".join(faults[:3]))
 
+    def _as_recorded(self) -> Check:
+        """Of a growth that is not exact there is no proof, only that its files are the ones that were written."""
+        limit = "the tensors that grow.json tells of; a method that is not exact has no certificate"
+        faults = [*self._config(), *self._set()]
+        if not faults:
+            names = [t.name for t in self.tensors]
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+                digests = pool.map(lambda name: self.grown.sha256(self.grown.tensors[name]), names)
+                changed = [name for name, digest in zip(names, digests) if digest != self.record.tensors.get(name)]
+            faults = [f"{name}: sha256 is not grow.json's" for name in changed]
+        measured = {"tensors": len(self.tensors), "faults": faults[:20], "faulty": len(faults)}
+        reason = "; ".join(faults[:3]) or f"declared lossy, by {self.record.method}: {self.record.lossy}"
+        return Check("certificate", "fail" if faults else "skip", measured, limit, reason)
+
     def _checked(self, t: TensorPlan) -> tuple[TensorCheck, str]:
         check = check_tensor(t, self.source, self.grown, self.record.split)
         if check.faults and t.share and self._recorded(t.name):
@@ -165,6 +182,11 @@ class Replay:
                 yield f"grow.json: the map of {space} does not reach the size {self.record.new_sizes}"
 
         yield from uncovered(self.tensors, {name: info.shape for name, info in self.source.tensors.items()})
+        contexts = dict.fromkeys((*UNITS, "heads"), "elementwise")
+        contexts["hidden"] = self.family.hidden_context(self.matched.config)
+        for space, context in contexts.items():
+            if space in self.maps and (why := commutes(self.maps[space], context)):
+                yield f"grow.json: the map of {space} does not commute with what sits on it: {why}"
         if not self.change.depth.lawful:
             yield f"grow.json: the layers {list(self.change.depth.source)} are not the old ones in their order"
 

@@ -40,6 +40,8 @@ RUNGS: Mapping[str, tuple[str, ...]] = {
 RUNG_OF = {check: rung for rung, checks in RUNGS.items() for check in checks}
 FUNCTION = ("certificate", "true_float64", "runtime_dtype", "behaviour")
 """The rungs that a growth has to pass before it is kept; trainability judges what a checkpoint can become."""
+LOSSY = ("certificate", "true_float64", "loss", "tokenizer", "save_reload")
+"""What is measured of a growth that is not exact: how much it lost, and that it is whole otherwise."""
 LADDER = (*FUNCTION, "trainability")
 """What `grow verify` runs unless it is told otherwise; downstream tasks run when they are named."""
 
@@ -79,7 +81,7 @@ class Verification:
     environment  versions and machine
 
     lossless needs the outputs compared (true_float64, and proof where weights were rounded) or, where the models
-    do not fit into memory, the certificate.
+    do not fit into memory, the certificate. It is never said of a growth by a method that is not exact.
     """
 
     source: str
@@ -105,10 +107,18 @@ class Verification:
         return found
 
     @property
+    def lossy(self) -> str:
+        """What the growth lost by its own account; empty for one that claims to be exact."""
+        exact = self.growth is None or self.growth.get("exact", True) is True
+        return "" if exact or self.growth is None else f"{self.growth['method']}: {self.growth['lossy_because']}"
+
+    @property
     def verdict(self) -> Literal["lossless", "different", "unproved"]:
         status = {check.name: check.status for check in self.checks if check.rung != "trainability"}
         if "fail" in status.values():
             return "different"
+        if self.lossy:
+            return "unproved"  # its outputs agree on the probes, and nothing says that they agree elsewhere
         loose = any(check.measured.get("within_storage") or check.measured.get("unseen") for check in self.checks)
         proved = "pass" in (status.get("true_float64"), status.get("certificate")) and not loose
         return "lossless" if proved else "unproved"
@@ -131,7 +141,7 @@ class Verification:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; numbers that JSON cannot hold become null."""
         status = self.rungs
-        return _finite(
+        return finite(
             {
                 "schema": SCHEMA,
                 "source": self.source,
@@ -154,11 +164,36 @@ class Verification:
         )
 
 
-def _finite(value: Any) -> Any:
+def damage_of(found: Verification) -> dict[str, float]:
+    """What the outputs lost, in true float64: max_abs_std (max |Δ| / std of the source's outputs), kl (nats), top1
+    (share of equal first choices), loss (of the model's own tokens, change in nats); those that were measured.
+    """
+    outputs, loss = found.check("true_float64"), found.check("loss")
+    keys = {"relative": "max_abs_std", "kl": "kl", "top1": "top1"}
+    measured = outputs.measured if outputs else {}
+    damage = {name: measured[key] for key, name in keys.items() if measured.get(key) is not None}
+    if loss and (losses := loss.measured.get("losses")):
+        apart = [pair["grown"] - pair["source"] for pair in losses.values()]
+        damage["loss"] = sum(apart) / len(apart)
+    return damage
+
+
+def damage_text(found: Verification) -> str:
+    """`max |Δ| 3.2 std, KL 1.1 nats, top-1 25.0 %, loss +2.13 nats`."""
+    words = {
+        "max_abs_std": lambda v: f"max |Δ| {v:.3g} std",
+        "kl": lambda v: f"KL {v:.3g} nats",
+        "top1": lambda v: f"top-1 {v:.1%}",
+        "loss": lambda v: f"loss {v:+.3g} nats",
+    }
+    return ", ".join(words[name](value) for name, value in damage_of(found).items())
+
+
+def finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(k): _finite(v) for k, v in value.items()}
+        return {str(k): finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     if isinstance(value, (np.integer, np.floating)):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -293,6 +293,8 @@ def _notes(golden: Golden, growth: Growth, checks: Sequence[Check], now: dict[st
         yield "no grow.json in the grown checkpoint: the outputs decide"
     elif growth.family is None:
         yield "grow.json tells of a growth from another checkpoint than the recorded one: its maps are not used"
+    elif growth.record.lossy:
+        yield f"grow.json says that this growth is not exact; {growth.record.method}: {growth.record.lossy}"
     then = golden.environment
     moved = [f"{name} {then.get(name)} -> {now[name]}" for name in now if then.get(name) != now[name]]
     if moved and any(check.status == "fail" for check in checks):

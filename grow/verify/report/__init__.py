@@ -23,7 +23,7 @@ from grow.verify.report.charts import sci
 from grow.verify.report.document import DOCUMENT, MEASURED, MOST, as_json, fit
 from grow.verify.report.views import absent, count, headline, hidden, points, rungs, share, training, unbroken
 
-__all__ = ["check_place", "render", "write_report"]
+__all__ = ["check_place", "environment", "render", "write_page", "write_report"]
 
 FIX = "a file name in a folder that exists and can be written"
 
@@ -39,13 +39,17 @@ def check_place(path: Path) -> Path:
 
 
 def write_report(document: Mapping[str, Any], path: Path) -> None:
-    """The page under `path`, whole or not at all; BadInput when it cannot be written there."""
+    """The page of a verification under `path`, whole or not at all; BadInput when it cannot be written there."""
+    write_page(render(document), path)
+
+
+def write_page(page: str, path: Path) -> None:
+    """A page under `path`, whole or not at all; BadInput when it cannot be written there."""
     target = check_place(path)
-    page = render(document).encode()
     partial = target.with_name(f".grow-report-{os.getpid()}.partial")
     try:
         try:
-            partial.write_bytes(page)
+            partial.write_bytes(page.encode())
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
@@ -60,7 +64,7 @@ def render(document: Mapping[str, Any], *, now: datetime | None = None) -> str:
     checks = {check["name"]: check for rung in d["rungs"].values() for check in rung["checks"]}
     found = {name: fit(checks.get(name, {}).get("measured"), spec) for name, spec in MEASURED.items()}
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             d=d,
@@ -84,9 +88,10 @@ def render(document: Mapping[str, Any], *, now: datetime | None = None) -> str:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def environment(*folders: Path) -> jinja2.Environment:
+    """The templates here and in other folders, and how numbers are shown in them."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -170,7 +170,7 @@ def scatter(source: Sequence[Number], grown: Sequence[Number], ident: str) -> Ma
         return (value / 2 - low / 2) / (high / 2 - low / 2)
 
     parts = []
-    for value, text in _ticks(low, high):
+    for value, text in round_numbers(low, high):
         at, up = percent(place(value)), percent(1 - place(value))
         parts.append(tag("line", class_="grid", x1=at, x2=at, y1="0", y2="100%"))
         parts.append(tag("line", class_="grid", x1="0", x2="100%", y1=up, y2=up))
@@ -185,7 +185,7 @@ def scatter(source: Sequence[Number], grown: Sequence[Number], ident: str) -> Ma
     return picture(ident, "Logits of the grown model against those of the source", told, "100%", *parts)
 
 
-def _ticks(low: float, high: float) -> Iterator[tuple[float, str]]:
+def round_numbers(low: float, high: float) -> Iterator[tuple[float, str]]:
     """Four to eight round numbers between the two."""
     rough = (high / 2 - low / 2) / 2.5
     size = 10.0 ** math.floor(math.log10(rough)) if rough > 1e-300 else 0.0

@@ -37,6 +37,8 @@ DOCUMENT: dict[str, Any] = {
         "new_sizes": {str: float},
         "storage": str,
         "rounded": [str],
+        "method": str,
+        "lossy_because": str,
         "split": str,
         "seed": object,
         "grow": str,

@@ -1,0 +1,62 @@
+"""The growth operators of the literature by name, and ours.
+
+A method is one class and one entry of its module's `METHODS`. Methods that make experts of a dense model (sparse
+upcycling 2212.05055, Drop-Upcycling 2502.19261) belong in a module of their own, `grow.methods.experts`, with the axis
+"experts".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from grow.errors import BadInput, GrowError, Refused, did_you_mean
+from grow.methods import bert2bert, copies, depth, padding
+from grow.methods.method import Design, Method, Request
+
+__all__ = ["DEFAULT", "METHODS", "Design", "Method", "Request", "design", "exact_instead", "method_named"]
+
+DEFAULT = "default"
+METHODS: Mapping[str, Method] = padding.METHODS | copies.METHODS | depth.METHODS | bert2bert.METHODS  # type: ignore[operator]
+
+
+def method_named(name: str) -> Method:
+    if name not in METHODS:
+        raise BadInput(
+            f"--method {name}",
+            what=f"no such method {did_you_mean(name, METHODS)}".rstrip(),
+            why="methods: " + ", ".join(METHODS),
+            fix=f"--method {DEFAULT}",
+        )
+    return METHODS[name]
+
+
+def design(name: str, request: Request, *, allow_lossy: bool = False) -> Design:
+    """What the method makes of the request; Refused where that is lossy and nobody allowed it."""
+    method = method_named(name)
+    try:
+        made = method.design(request)
+    except Refused as error:
+        exact = "" if name == DEFAULT else exact_instead(request)
+        if not exact:
+            raise
+        fix = " or ".join(filter(None, (error.fix, f"--method {exact}")))
+        raise Refused(error.where, what=error.what, why=error.why, fix=fix, details=error.details) from None
+    if made.lossy and not allow_lossy:
+        exact = exact_instead(request)
+        instead = f"--method {exact}, which is exact here; or " if exact else ""
+        paper = f"arXiv {method.arxiv}"
+        raise method.refuse(
+            f"is not exact here ({paper})", made.lossy, f"{instead}--allow-lossy: the loss is then measured"
+        )
+    return made
+
+
+def exact_instead(request: Request) -> str:
+    """The first method that grows this exactly; "" when none does."""
+    for name, method in METHODS.items():
+        try:
+            if not method.design(request).lossy:
+                return name
+        except GrowError:
+            continue
+    return ""
