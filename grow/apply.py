@@ -59,6 +59,8 @@ def grow_tensor(
     Raises BadInput on NaN or Inf in the source, Refused when the stored dtype cannot hold a result.
     """
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused when it is stored
+        if t.redraw is not None and t.fill is None:
+            write_rows = _redrawn(t, read_rows, write_rows, seed)
         if t.fill is not None:
             _fill_tensor(t, read_rows, write_rows, seed)
         elif t.roles[0] in (GAIN, SHIFT):
@@ -368,6 +370,29 @@ def _fill_tensor(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, seed
         else:
             block = np.full(shape, t.fill, dtype=np.float64)
         write_rows(start, _stored(t, block))
+
+
+def _redrawn(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, seed: int) -> WriteRows:
+    """`write_rows` that puts drawn weights, at the source's scale, in place of some units."""
+    assert t.redraw is not None
+    share, name, dim = t.redraw
+    units, width = t.new_matrix[dim], t.new_matrix[1]
+    order = np.argsort(Noise(seed, name, 0).one_to_two((units,), np.dtype(np.float64)), kind="stable")
+    chosen = np.zeros(units, dtype=bool)
+    chosen[order[: round(share * units)]] = True
+    rows, columns = t.matrix
+    step, squares = max(1, BLOCK // columns), 0.0
+    for start in range(0, rows, step):
+        values = widen(read_rows(start, min(start + step, rows)), t.source_dtype, np.dtype(np.float64))
+        squares += float(np.square(values * t.factor).sum())
+    rms = np.sqrt(squares / (rows * columns)) or UNSEEN_RMS
+
+    def write(first: int, block: np.ndarray) -> None:
+        drawn = Noise(seed, f"{t.name}:{name}", first).uniform((len(block), width), rms, np.dtype(np.float64))
+        mask = chosen[first : first + len(block), None] if dim == 0 else chosen[None]
+        write_rows(first, np.where(mask, _stored(t, drawn), block))
+
+    return write
 
 
 def _shares(seed: int, row: int, count: int) -> np.ndarray:

@@ -28,6 +28,7 @@ class Change:
     low        logit that new tokens get through the head's bias, None where they are blends
     upcycling  how a dense model is read as one with experts, None where the source has them (or nobody has)
     above      further copies of a unit write what the next layer's unit writes (lossy, see `grow.methods.bert2bert`)
+    redraw     units of upcycled experts that are drawn anew (lossy)
     """
 
     maps: Mapping[str, AxisMap]
@@ -35,6 +36,7 @@ class Change:
     low: float | None = None
     upcycling: Upcycling | None = None
     above: bool = False
+    redraw: Redraw | None = None
 
     def copies(self, expert: int) -> np.ndarray:
         """The new experts that come from the same old one, in order."""
@@ -47,6 +49,18 @@ class Change:
         After upcycling the router picks among copies, so each is the old one; grown experts are always picked together.
         """
         return self.upcycling is None and not self.maps["experts"].is_identity and writes_stream(row)
+
+
+@dataclass(frozen=True)
+class Redraw:
+    """Units of upcycled experts that are drawn anew (lossy, see `grow.methods.experts`).
+
+    share  of each expert's units, drawn for each expert apart; the same in all of its matrices
+    first  whether the first expert of a group loses some, too
+    """
+
+    share: float
+    first: bool
 
 
 ROUTES = ("routed", "shared")

@@ -73,6 +73,7 @@ class TensorPlan:
     again   a second tensor made of its source: a head that parts from its table
     low     value of the fresh rows of a bias, None where their kind says it
     above   the next layer's tensor, which further copies of a unit are read from
+    redraw  (share, name, dim): of the units along dim so many are drawn anew, the same for all matrices of a name
     """
 
     name: str
@@ -97,6 +98,7 @@ class TensorPlan:
     share: Share | None = None
     pieces: tuple[tuple[int, TensorPlan], ...] = ()
     above: str = ""
+    redraw: tuple[float, str, int] | None = None
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -211,7 +213,7 @@ def make_plan(
     config, old, new = matched.config, family.sizes_of(matched.config), target.sizes
     chosen = _check_options(operators or {}, split, dtype, seed)
     _check_method(method, chosen, split, place, fill)
-    request = Request(family, config, old, new, seed, chosen, place, fill)
+    request = Request(family, config, old, new, seed, chosen, place, fill, upcycling is not None)
     made = design(method, request, allow_lossy=allow_lossy)
     maps, words, depth = made.maps, made.words, made.depth
     split = split or made.split
@@ -221,7 +223,7 @@ def make_plan(
         check_depth(family, config, depth)
     words["layers"] = depth.describe()
     low = low_logit(family, config, new_tokens) if new["vocab"] > old["vocab"] else None
-    change = Change(maps, depth, low, upcycling, made.above)
+    change = Change(maps, depth, low, upcycling, made.above, made.redraw)
     new_config = _new_config(family, config, old, new, made.config, top_k) | layer_config(family, config, depth)
     notes = list(target.notes)
     rounded = (*rounding(maps, old, new, split), *depth_rounds(family, config, depth), *_rounding_factors(matched))
@@ -303,9 +305,10 @@ def assemble(
             among = tuple((t.at(t.at(t.name, layers=layer or 0), experts=k), 0) for k in copies)
             place = copies.index(expert)
             grown = replace(grown, copy=place, share=Share(place, among) if change.shared(row) else None)
+            grown = replace(grown, redraw=_redraw(family, change, row.signature, layer, expert, place))
         tensors.append(_treated(grown, treated))
         if row.signature.stacked and tensors[-1].fill is None:
-            tensors[-1] = _stack(t, tensors[-1], row, maps, change)
+            tensors[-1] = _stack(family, t, tensors[-1], row, maps, change, layer)
         if parted and canonical == parted.table:
             head = next(row for row in family.rows if row.name == parted.head)
             untied = parted.head
@@ -327,7 +330,27 @@ def _above(t: TensorPlan, upper: Matched | None) -> str:
     return upper.name if upper is not None and copied else ""
 
 
-def _stack(t: Matched, grown: TensorPlan, row: Row, maps: Mapping[str, AxisMap], change: Change) -> TensorPlan:
+def _redraw(
+    family: Family, change: Change, signature: Signature, layer: int | None, expert: int, place: int
+) -> tuple[float, str, int] | None:
+    """Which share of an expert's units is drawn anew, by which name, and along which dim they are."""
+    if change.redraw is None or family.experts is None or (place == 0 and not change.redraw.first):
+        return None
+    dims = [
+        d for d, dim in enumerate(signature.dims) if any(label.axis == family.experts.width for label in dim.labels)
+    ]
+    return (change.redraw.share, f"redraw {layer}.{expert}", dims[0]) if dims else None
+
+
+def _stack(
+    family: Family,
+    t: Matched,
+    grown: TensorPlan,
+    row: Row,
+    maps: Mapping[str, AxisMap],
+    change: Change,
+    layer: int | None,
+) -> TensorPlan:
     """The stack with the plans of its matrices; what tells twins of experts apart is decided for each."""
     pieces: list[tuple[int, TensorPlan]] = []
     begin, of, experts = 0, row.signature.part, maps["experts"]
@@ -342,6 +365,7 @@ def _stack(t: Matched, grown: TensorPlan, row: Row, maps: Mapping[str, AxisMap],
         for p, part in enumerate(t.parts[i * each : (i + 1) * each] or (alone,)):
             piece = _tensor(part, f"{grown.name}[{j}.{p}]", part.row.signature, maps, grown.dtype)
             piece = replace(piece, canonical=grown.canonical, inserted=grown.inserted, copy=copies.index(j))
+            piece = replace(piece, redraw=_redraw(family, change, part.row.signature, layer, j, piece.copy))
             if change.shared(row):
                 among = tuple((grown.name, k * height) for k in copies)
                 piece = replace(piece, share=Share(copies.index(j), among))

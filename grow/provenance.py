@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.axes import SIDES
-from grow.change import ROUTES, Change, Upcycling
+from grow.change import ROUTES, Change, Redraw, Upcycling
 from grow.checkpoint.header import strict_json
 from grow.depth import FILLS, ZEROS, Depth, unchanged
 from grow.errors import BadInput
@@ -94,6 +94,7 @@ def record_of(plan: Plan, *, source: str, version: str, tensors: Mapping[str, st
             **({} if plan.change.low is None else {"low": plan.change.low}),
             **({} if plan.change.upcycling is None else {"upcycling": asdict(plan.change.upcycling)}),
             **({"above": True} if plan.change.above else {}),
+            **({} if plan.change.redraw is None else {"redraw": asdict(plan.change.redraw)}),
         },
         "tensors": dict(tensors),
         "verification": None,
@@ -173,7 +174,16 @@ def _change(plan: Mapping[str, Any], sizes: Mapping[str, int], new_sizes: Mappin
     low = plan.get("low")
     if depth.m != m or depth.inserted[:1] == (True,) or not (low is None or isinstance(low, float)):
         raise ValueError(f"depth: no layers {n} -> {m}")
-    return Change(whole, depth, low, _upcycling(plan.get("upcycling")), plan.get("above") is True)
+    return Change(whole, depth, low, _upcycling(plan.get("upcycling")), plan.get("above") is True, _redraw(plan))
+
+
+def _redraw(plan: Mapping[str, Any]) -> Redraw | None:
+    if (stored := plan.get("redraw")) is None:
+        return None
+    found = Redraw(**stored)
+    if not isinstance(found.share, float) or not 0 < found.share <= 1 or not isinstance(found.first, bool):
+        raise ValueError(f"redraw: {stored!r}")
+    return found
 
 
 def _upcycling(stored: Mapping[str, Any] | None) -> Upcycling | None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import transformers
-from models import LLAMA, VARIANTS, difference, make, outputs
+from models import LLAMA, VARIANTS, difference, make, outputs, save
 from safetensors.torch import load_file, save_file
 from tiny import command, edit_json
 
@@ -474,3 +476,85 @@ def test_the_families_with_experts_name_their_rows():
             rows = {row.name for row in family.rows}
             assert {facts.router, *facts.parts, *facts.shared} <= rows
             assert facts.width in family.axes
+
+
+# Methods of the literature that make experts
+
+
+def redrawn_units(source: Path, grown: Path, expert: int, slices: int) -> dict[str, np.ndarray]:
+    """Per matrix of one expert of layer 1: which of its units are not those of its slice of the old FFN."""
+    old, new = tiny.read_tensors(source), tiny.read_tensors(grown)
+    dense, moe = "model.layers.1.mlp.{}_proj.weight", "model.layers.1.block_sparse_moe.experts.{}.{}.weight"
+    found = {}
+    for name, stored in (("gate", "w1"), ("up", "w3"), ("down", "w2")):
+        mine, w = new[moe.format(expert, stored)].raw, old[dense.format(name)].raw
+        mine, w = (mine.T, w.T * slices) if name == "down" else (mine, w)
+        part = w[expert % slices * len(mine) :][: len(mine)]
+        assert part.std() / 1.3 < mine.std() < part.std() * 1.3
+        changed = mine != part
+        assert np.array_equal(changed.any(1), changed.all(1))
+        found[name] = changed.any(1)
+    return found
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+@pytest.mark.parametrize("method", ["drop-upcycling", "random-expert"])
+def test_lossy_methods_draw_what_their_papers_draw(tmp_path, method, slices):
+    source = save("llama-mha", tmp_path / "source")
+    with pytest.raises(grow.Refused, match="--allow-lossy"):
+        grow.upcycle(source, 4, granularity=slices, method=method, out=tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+    grown = grow.upcycle(source, 4, granularity=slices, method=method, allow_lossy=True, out=tmp_path / "grown")
+    assert grown.status == "lossy"
+    assert grown.damage["max_abs_std"] > 0.1
+    masks = [redrawn_units(source, grown.path, e, slices) for e in range(4)]
+    for mask in masks:  # gate, up and down lose the same units
+        assert np.array_equal(mask["gate"], mask["up"])
+        assert np.array_equal(mask["gate"], mask["down"])
+    shares = [float(mask["gate"].mean()) for mask in masks]
+    if method == "drop-upcycling":
+        assert shares == [0.5] * 4
+        assert len({mask["gate"].tobytes() for mask in masks}) == 4
+    else:
+        assert shares == [0.0] * slices + [1.0] * (4 - slices)
+    found = grow.verify(source, grown.path)
+    assert (found.verdict, found.exit_code) == ("different", 1)
+    assert any(method in note for note in found.notes)
+
+
+def test_granite_experts_are_redrawn_in_their_stacks(tmp_path):
+    source = save("granite", tmp_path / "source")
+    grown = grow.upcycle(source, 4, method="drop-upcycling", allow_lossy=True, out=tmp_path / "grown")
+    old, new = tiny.read_tensors(source), tiny.read_tensors(grown.path)
+    stack = new["model.layers.0.block_sparse_moe.input_linear.weight"].raw
+    down = new["model.layers.0.block_sparse_moe.output_linear.weight"].raw
+    units = stack.shape[1] // 2
+    gate, up, out = (old[f"model.layers.0.mlp.{n}_proj.weight"].raw for n in ("gate", "up", "down"))
+    for e in range(4):
+        changed = (stack[e, :units] != gate).any(1)
+        assert changed.sum() == units // 2
+        assert np.array_equal(changed, (stack[e, units:] != up).any(1))
+        assert np.array_equal(changed, (down[e] != out).any(0))
+
+
+def test_upcycle_by_name_is_ours_and_wants_a_dense_source(tmp_path):
+    source = save("llama-mha", tmp_path / "source")
+    named, ours = (
+        grow.upcycle(source, 4, method=method, out=tmp_path / method, verify=False).path
+        for method in ("upcycle", "default")
+    )
+    assert (named / tiny.WEIGHTS).read_bytes() == (ours / tiny.WEIGHTS).read_bytes()
+    for method in ("upcycle", "drop-upcycling"):
+        with pytest.raises(grow.Refused, match="makes experts of a dense model"):
+            grow.widen(source, "2x", method=method, allow_lossy=True, out=tmp_path / "x")
+
+
+def test_a_record_with_a_senseless_redraw_is_refused(tmp_path):
+    source = save("llama-mha", tmp_path / "source")
+    grown = grow.upcycle(
+        source, 4, method="drop-upcycling", allow_lossy=True, out=tmp_path / "grown", verify=False
+    ).path
+    for damage in ({"share": 2.0, "first": True}, {"share": 0.5}, {"share": 0.5, "first": 1}, "half"):
+        tiny.edit_json(grown / "grow.json", lambda r, damage=damage: r["plan"].update(redraw=damage))
+        with pytest.raises(grow.BadInput, match="no record of a growth"):
+            grow.verify(source, grown)

@@ -1,8 +1,6 @@
 """The growth operators of the literature by name, and ours.
 
-A method is one class and one entry of its module's `METHODS`. Methods that make experts of a dense model (sparse
-upcycling 2212.05055, Drop-Upcycling 2502.19261) belong in a module of their own, `grow.methods.experts`, with the axis
-"experts".
+A method is one class and one entry of its module's `METHODS`.
 """
 
 from __future__ import annotations
@@ -10,13 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from grow.errors import BadInput, GrowError, Refused, did_you_mean
-from grow.methods import bert2bert, copies, depth, padding
+from grow.methods import bert2bert, copies, depth, experts, padding
 from grow.methods.method import Design, Method, Request
 
 __all__ = ["DEFAULT", "METHODS", "Design", "Method", "Request", "design", "exact_instead", "method_named"]
 
 DEFAULT = "default"
-METHODS: Mapping[str, Method] = padding.METHODS | copies.METHODS | depth.METHODS | bert2bert.METHODS  # type: ignore[operator]
+METHODS: Mapping[str, Method] = {
+    **padding.METHODS,
+    **copies.METHODS,
+    **depth.METHODS,
+    **bert2bert.METHODS,
+    **experts.METHODS,
+}
 
 
 def method_named(name: str) -> Method:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+from grow.change import Redraw
 from grow.choose import choose_maps
 from grow.depth import Depth, unchanged
 from grow.depth import place as place_layers
@@ -36,6 +37,7 @@ class Request:
     old, new     axis -> size
     operators    axis -> name, as people chose them; only `default` takes them
     place, fill  of inserted layers, as people chose them; only methods that are `free` take them
+    upcycled     a dense model is read as one with experts
     """
 
     family: Family
@@ -46,6 +48,7 @@ class Request:
     operators: Mapping[str, str] | None = None
     place: str | Sequence[int] = "spread"
     fill: str = "copy"
+    upcycled: bool = False
 
     @property
     def context(self) -> str:
@@ -67,7 +70,7 @@ class Design:
     words   axis -> how it grows
     config  fields that change beside the sizes
     lossy   what is lost and why; empty for an exact growth
-    above   see `Change`
+    above, redraw  see `Change`
     """
 
     maps: dict[str, AxisMap]
@@ -77,6 +80,7 @@ class Design:
     split: str
     lossy: str = ""
     above: bool = False
+    redraw: Redraw | None = None
 
 
 class Method:
