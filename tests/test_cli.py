@@ -22,8 +22,8 @@ PLAIN = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFL
 
 # Growing either table is a decision.
 PUBLIC = {
-    "BadInput", "Different", "GrowError", "Growth", "Inspection", "Refused",
-    "deepen", "families", "inspect", "new_entries", "plan", "rates", "record", "upcycle", "verify",
+    "BadInput", "Comparison", "Different", "GrowError", "Growth", "Inspection", "Refused",
+    "compare", "deepen", "families", "inspect", "new_entries", "plan", "rates", "record", "upcycle", "verify",
     "verify_against", "widen",
 }  # fmt: skip
 EXACT = "--allow-lossy --assume-harmless --dtype --from --json --method --revision --seed --split"
@@ -35,6 +35,7 @@ COMMANDS = {
     "deepen": f"{EXACT} {LAYERS} {WRITING} --layers",
     "upcycle": f"{GROWTH} {WRITING} --every --experts --granularity --route --top-k",
     "plan": GROWTH,
+    "compare": "--deepen --from --json --methods --out --rate --report --revision --seed --text --to --train-steps",
     "verify": "SRC GROWN --against --json --overwrite --record --recover --report --revision --rung --samples --seed "
     "--tasks",
     "inspect": "SRC --assume-harmless --json --revision",
@@ -124,6 +125,7 @@ def lines(pair: tuple[Path, Path], out: Path) -> dict[str, list[list[Any]]]:
         "deepen": [["deepen", "--from", source, "--layers", "3", "--dry-run"]],
         "upcycle": [["upcycle", "--from", source, "--experts", "4", "--dry-run"]],
         "plan": [["plan", *growth], ["plan", "--from", source, "--to", "hidden_size=36"]],
+        "compare": [["compare", *growth, "--methods", "lemon,llama-pro"]],
         "verify": [["verify", source, grown, "--rung", "certificate"]],
         "inspect": [["inspect", source], ["inspect", grown]],
         "families": [["families"], ["families", "gpt2"]],
@@ -152,17 +154,22 @@ def test_the_parts_of_the_documents(grow_, pair, tmp_path):
     line = lines(pair, tmp_path / "out")
     documents = {name: json.loads(grow_(*line[name][0], "--json")[1]) for name in WITH_JSON}
     planned = {
-        "schema", "family", "architecture", "storage", "rounded_because", "split", "seed", "axes", "tensors",
+        "schema", "family", "architecture", "storage", "rounded_because", "method", "exact", "lossy_because", "split", "seed",
+        "axes", "tensors",
         "couplings", "config", "cost", "notes",
     }  # fmt: skip
     assert {name: set(document) for name, document in documents.items()} == {
-        "widen": {"schema", "path", "status", "seconds", "plan", "verification", "notes"},
+        "widen": {"schema", "path", "status", "damage", "seconds", "plan", "verification", "notes"},
         "deepen": planned,
         "upcycle": planned,
         "plan": planned,
         "verify": {
             "schema", "source", "grown", "verdict", "trainable", "rungs", "first_difference", "growth", "config",
             "environment", "notes",
+        },
+        "compare": {
+            "schema", "source", "target", "sizes", "text", "training", "source_loss", "methods", "baselines",
+            "environment",
         },
         "inspect": {
             "schema", "path", "family", "architecture", "sizes", "parameters", "tensors", "targets", "notes",
