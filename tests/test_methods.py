@@ -21,7 +21,7 @@ from grow.operators import commutes
 
 EXACT = 1e-12  # as in test_lossless
 FAMILIES = ("llama", "llama-tied", "gpt2", "bert-mlm", "qwen3", "opt")
-WIDTH = [name for name, m in METHODS.items() if "width" in m.axes and m.kind != "lossy"]
+WIDTH = [name for name, m in METHODS.items() if "width" in m.axes and m.kind != "lossy" and "experts" not in m.axes]
 DEPTH = ["default", "net2net", "lemon", "gesmundo-maile", "staged", "llama-pro"]
 LOSSY = ["gstack", "solar", "interpose", "bert2bert-fpi", "bert2bert-aki"]
 ZEROS = ("gpt2", "bert-mlm", "opt")  # LayerNorm: silent coordinates would move its mean
