@@ -213,10 +213,11 @@ def _map(space: str, stored: Mapping[str, Any], sizes: Mapping[str, int], new_si
 
 
 def _layers(depth: Depth) -> Iterator[tuple[str, AxisMap]]:
-    """The layers as an axis: inserted ones carry nothing yet."""
+    """The layers as an axis: inserted ones carry nothing yet, and repeated ones are all read."""
     if not depth.is_identity:
         source = [SILENT if new else i for i, new in zip(depth.source, depth.inserted)]
-        yield "layers", axis_map(depth.n, source, operator=f"inserted, {depth.fill}")
+        how = f"inserted, {depth.fill}" if any(depth.inserted) else "repeated"
+        yield "layers", axis_map(depth.n, source, read=None if depth.lawful else 1.0, operator=how)
 
 
 def growth_document(record: Record) -> dict[str, Any]:

@@ -155,8 +155,7 @@ def test_the_parts_of_the_documents(grow_, pair, tmp_path):
     documents = {name: json.loads(grow_(*line[name][0], "--json")[1]) for name in WITH_JSON}
     planned = {
         "schema", "family", "architecture", "storage", "rounded_because", "method", "exact", "lossy_because", "split",
-        "seed", "axes", "tensors",
-        "couplings", "config", "cost", "notes",
+        "seed", "axes", "tensors", "couplings", "config", "cost", "notes",
     }  # fmt: skip
     assert {name: set(document) for name, document in documents.items()} == {
         "widen": {"schema", "path", "status", "damage", "seconds", "plan", "verification", "notes"},
