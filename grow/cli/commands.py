@@ -366,6 +366,44 @@ def families(name, as_json) -> int:
     return 0
 
 
+@cli.group()
+def data() -> None:
+    """Text for training."""
+
+
+@data.command("prepare")
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option("--tokenizer", required=True, metavar="SRC", help="A checkpoint whose tokenizer reads the text.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The new folder.")
+@click.option(
+    "--field", default="text", show_default=True, help="Of JSON lines, parquet and datasets: which one is the text."
+)
+@click.option(
+    "--separator", default="", metavar="TEXT", help=r"Between documents of a text file (\n\n) [default: one document]."
+)
+@click.option("--split", default="train", show_default=True, help="Of a dataset of the hub.")
+@click.option(
+    "--validation", default=0.01, show_default=True, metavar="SHARE", help="Of the documents, kept for validation."
+)
+@click.option("--no-end", is_flag=True, help="Put no end-of-text token behind documents.")
+@click.option("--overwrite", is_flag=True, help="Replace a folder of token files.")
+@seed
+@revision
+@as_json
+def prepare_data(inputs, separator, no_end, as_json, **options) -> int:
+    """Turn text, JSON lines, parquet and datasets of the hub into token files with a manifest."""
+    from grow.data import prepare
+
+    separator = separator.replace("\\n", "\n").replace("\\t", "\t")
+    with Progress(quiet=as_json) as progress:
+        made = prepare(list(inputs), separator=separator, end=not no_end, progress=progress.tokens, **options)
+    if as_json:
+        show.print_json({"path": str(options["out"]), **made.document()})
+    else:
+        show.prepared(options["out"], made)
+    return 0
+
+
 @cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> int:

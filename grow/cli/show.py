@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ import click
 from grow.api import Growth, Inspection
 from grow.cli.progress import size
 from grow.cost import cost_of
+from grow.data.corpus import Manifest
 from grow.describe import couplings, grouped, plan_document
 from grow.errors import GrowError
 from grow.family import WIDTHS, Family
@@ -137,6 +139,15 @@ def growth(grown: Growth) -> None:
         click.echo(f"lossy: {p.method}, measured {damage_text(grown.verification)}")
     else:
         verification(grown.verification)
+
+
+def prepared(out: Path, made: Manifest) -> None:
+    table(
+        ("split", "documents", "tokens", "text"),
+        ((name, f"{s.documents:,}", f"{s.tokens:,}", size(s.bytes)) for name, s in made.splits.items()),
+    )
+    end = "" if made.tokenizer["end"] is None else f", {made.tokenizer['end']} behind each document"
+    click.echo(f"{out}: {made.dtype} ids of {made.tokenizer['name']}'s tokenizer{end}")
 
 
 def verification(found: Verification, *, verdict: bool = True) -> None:
