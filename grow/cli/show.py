@@ -22,6 +22,7 @@ from grow.family import WIDTHS, Family
 from grow.methods import DEFAULT
 from grow.plan import Plan
 from grow.race.result import Comparison, Row
+from grow.train.settings import Training
 from grow.verify.result import Verification, damage_text
 
 
@@ -148,6 +149,18 @@ def prepared(out: Path, made: Manifest) -> None:
     )
     end = "" if made.tokenizer["end"] is None else f", {made.tokenizer['end']} behind each document"
     click.echo(f"{out}: {made.dtype} ids of {made.tokenizer['name']}'s tokenizer{end}")
+
+
+def training(done: Training) -> None:
+    losses = [f"{name} {value:.4f}" for name, value in (("loss", done.loss), ("validation", done.val_loss)) if value]
+    click.echo(f"{done.checkpoint}: {done.tokens:,} tokens, {', '.join(losses)}, {done.seconds:.1f} s")
+    if done.stopped:
+        click.echo(f"stopped by {done.stopped} after step {done.step} of {done.settings.steps}; --resume continues it")
+
+
+def first_process() -> bool:
+    """Whether this is the process of a distributed run that speaks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def verification(found: Verification, *, verdict: bool = True) -> None:
