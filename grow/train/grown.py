@@ -56,10 +56,10 @@ def tensors_of(record: Record, grown: Checkpoint) -> tuple[TensorPlan, ...]:
     except (KeyError, IndexError, ValueError) as error:
         raise _foreign(grown, f"{type(error).__name__}: {error}") from None
     stored = {t.name: t for t in found.tensors}
-    for t in tensors:
-        other = stored.get(t.name) or next((s for s in found.tensors if s.canonical == t.canonical), None)
-        if other is None or other.shape != t.new_shape:
-            raise _foreign(grown, f"{t.name}: {other and other.shape}, the growth made {t.new_shape}")
+    for made in tensors:
+        other = stored.get(made.name) or next((s for s in found.tensors if s.canonical == made.canonical), None)
+        if other is None or other.shape != made.new_shape:
+            raise _foreign(grown, f"{made.name}: {other and other.shape}, the growth made {made.new_shape}")
     return tensors
 
 
@@ -93,15 +93,16 @@ class NewEntries:
         self.count = self.total = 0
         prefix = model.base_model_prefix + "."
         for name, p in model.named_parameters():
-            t = by_name.get(name) or by_name.get(name.removeprefix(prefix)) or by_name.get(prefix + name)
-            if t is None or t.new_shape != tuple(p.shape):
+            spelled = (name, name.removeprefix(prefix), prefix + name)
+            found = next((by_name[n] for n in spelled if n in by_name), None)
+            if found is None or found.new_shape != tuple(p.shape):
                 raise BadInput(
                     name,
                     what=f"is no tensor of the growth ({tuple(p.shape)})",
                     why="which of its entries are new cannot be known",
                     fix="train without --rewarm and --freeze-old",
                 )
-            new = new_entries_of(t)
+            new = new_entries_of(found)
             self.count, self.total = self.count + int(new.sum()), self.total + new.numel()
             self.parts.append((p, part_of(new, p)))
         self._old: list[torch.Tensor] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +30,10 @@ class Source:
     weight: float | None
 
 
-def parse_sources(data: str | Path | Sequence[str | Path]) -> list[Source]:
+def parse_sources(data: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Source]:
     """PATH or PATH:WEIGHT of each; a folder whose name ends in a colon and a number is meant as it stands."""
     found = []
-    for text in [str(data)] if isinstance(data, (str, Path)) else [str(item) for item in data]:
+    for text in [os.fspath(data)] if isinstance(data, (str, os.PathLike)) else [os.fspath(item) for item in data]:
         path, colon, tail = text.rpartition(":")
         weight = _number(tail) if colon and not Path(text).is_dir() else None
         found.append(Source(path if weight is not None else text, weight))

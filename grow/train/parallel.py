@@ -89,7 +89,7 @@ def world_of(wanted: int | None) -> Iterator[World]:
         return
     begun = not dist.is_initialized()
     if begun:
-        dist.init_process_group("nccl" if cuda else "gloo", **({"device_id": device} if cuda else {}))
+        dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
     try:
         yield World(rank, size, device, dist.device_mesh.init_device_mesh(device.type, (size,)))
     finally:
@@ -125,18 +125,18 @@ def shard(model: nn.Module, world: World) -> None:
 
 def reshard(model: nn.Module) -> None:
     """Behind a forward pass without a backward one: the root's parameters are parts again."""
-    if hasattr(model, "reshard"):
-        model.reshard()
+    if callable(again := getattr(model, "reshard", None)):
+        again()
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """This process's part, the same memory."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[operator]
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """The full tensor on every process; all of them have to ask."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[operator]
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def part_of(full: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -279,6 +279,13 @@ class _Request:
 
 
 def _check_run(run: Path, resume: bool) -> None:
+    if not resume and run.is_dir() and any(run.iterdir()):
+        raise BadInput(
+            f"--out {run}",
+            what="exists and is not empty",
+            why="a run never writes over another",
+            fix="--resume continues it" if (run / RUN).is_file() else "another --out",
+        )
     if not resume:
         check_output(run, None, False, 0)
     elif not (run / RUN).is_file():

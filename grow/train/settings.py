@@ -129,7 +129,7 @@ def settings_of(given: Mapping[str, Any], tokens: int | None, length: int) -> Se
             raise BadInput("--tokens", what="given with --steps", why="one follows from the other", fix="give one")
         check(settings)
         settings = replace(settings, steps=max(1, math.ceil(tokens / (settings.batch * settings.length))))
-    shares = {"warmup": settings.steps // 10, "decay": settings.steps // 5}
+    shares: dict[str, Any] = {"warmup": settings.steps // 10, "decay": settings.steps // 5}
     return check(replace(settings, **{name: n for name, n in shares.items() if name not in given}))
 
 
