@@ -433,7 +433,9 @@ def _rewarm(_: Any, __: Any, text: str | None) -> tuple[float, int] | None:
 @click.option("--batch", type=int, metavar="B", help="Sequences of a step, over all processes [default: 8].")
 @click.option("--length", type=int, metavar="L", help="Tokens of one [default: the model's positions, at most 512].")
 @click.option("--accumulate", type=int, metavar="A", help="Parts that a step is computed in [default: 1].")
-@click.option("--lr", type=float, help="Peak of the learning rate; the source's own is best [default: 3e-4].")
+@click.option(
+    "--lr", type=float, help="Peak of the learning rate; after a long decay less than the source's [default: 1e-4]."
+)
 @click.option("--schedule", type=click.Choice(SCHEDULES), help="[default: wsd] Warm-up, stable, decay.")
 @click.option("--warmup", type=int, metavar="N", help="Steps [default: a tenth].")
 @click.option("--decay", type=int, metavar="N", help="Steps of wsd's decay at the end [default: a fifth].")

@@ -40,6 +40,23 @@ WRITER = "grow train"
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What every checkpoint of a run takes over from the one it began with, read once: that one may go away."""
+
+    config: dict[str, Any]
+    dtypes: dict[str, str]
+    files: dict[str, bytes]
+    record: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, source: Checkpoint) -> Origin:
+        file = source.path / NAME
+        record = strict_json(file.read_bytes(), str(file), "remove it") if file.is_file() else None
+        files = {name: (source.path / name).read_bytes() for name in source.companions}
+        return cls(source.config, {name: info.dtype for name, info in source.tensors.items()}, files, record)
+
+
+@dataclass(frozen=True)
 class Stored:
     """A tensor of the stock file, as `ShardWriter` wants it."""
 
@@ -58,7 +75,7 @@ def folder_of(run: Path, step: int) -> Path:
 
 
 def save(
-    run: Path, step: int, source: Checkpoint, model: Any, optimizers: list, document: dict[str, Any], world: World
+    run: Path, step: int, source: Origin, model: Any, optimizers: list, document: dict[str, Any], world: World
 ) -> Path:
     """Write RUN/step-…; BadInput when it cannot be, and earlier checkpoints are as they were.
 
@@ -93,7 +110,7 @@ def save(
     return final
 
 
-def _write_stock(folder: Path, source: Checkpoint, model: Any, world: World) -> None:
+def _write_stock(folder: Path, source: Origin, model: Any, world: World) -> None:
     """Gathered tensor by tensor; only the first process writes. All take part to the end, whatever fails."""
     tensors = list(stock_tensors(source, model))
     writer: ShardWriter | None = None
@@ -124,31 +141,30 @@ def _write_stock(folder: Path, source: Checkpoint, model: Any, world: World) -> 
             raise error
 
 
-def stock_tensors(source: Checkpoint, model: Any) -> Iterator[Stored]:
+def stock_tensors(source: Origin, model: Any) -> Iterator[Stored]:
     """Names and dtypes as the source's file has them; a tied table is there once."""
     prefix = model.base_model_prefix + "."
-    dtypes = {info.dtype for info in source.tensors.values()}
+    dtypes = set(source.dtypes.values())
     usual = dtypes.pop() if len(dtypes) == 1 else "F32"
     parameters = dict(model.named_parameters())
     every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     buffers = {n: v for n, v in model.state_dict().items() if n not in every and v.is_floating_point()}
     for name, value in {**parameters, **buffers}.items():
         names = (name, name.removeprefix(prefix), prefix + name)
-        there = next((n for n in names if n in source.tensors), None)
-        dtype = source.tensors[there].dtype if there else usual
+        there = next((n for n in names if n in source.dtypes), None)
+        dtype = source.dtypes[there] if there else usual
         yield Stored(there or name, tuple(value.shape), dtype, value)
 
 
-def _write_documents(folder: Path, source: Checkpoint, document: dict[str, Any]) -> None:
-    for name in source.companions:
+def _write_documents(folder: Path, source: Origin, document: dict[str, Any]) -> None:
+    for name, content in source.files.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source.path / name, target)
+        target.write_bytes(content)
     write_json(folder / "config.json", source.config)
-    if (source.path / NAME).is_file():
-        record = strict_json((source.path / NAME).read_bytes(), str(source.path / NAME), "remove it")
+    if source.record is not None:
         training = {k: document[k] for k in ("grow", "step", "tokens", "source", "data")}
-        write_json(folder / NAME, {**record, "verification": None, "training": training})
+        write_json(folder / NAME, {**source.record, "verification": None, "training": training})
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     sizes = {str(p.relative_to(folder)): p.stat().st_size for p in files}
     write_json(folder / STATE / TRAIN, {"schema": SCHEMA, "writer": WRITER, **document, "files": sizes})

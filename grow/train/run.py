@@ -116,9 +116,11 @@ class _Request:
         for note in self.notes if log else ():
             log.note(note)  # type: ignore[union-attr]
 
+        origin = checkpoints.Origin.of(checkpoint)
+
         def save(loop: Loop) -> None:
             document = {**record, "step": loop.step, "tokens": loop.tokens, "settings": settings.document()}
-            checkpoints.save(self.path, loop.step, checkpoint, loop.model, loop.optimizers, document, world)
+            checkpoints.save(self.path, loop.step, origin, loop.model, loop.optimizers, document, world)
             if world.first:
                 checkpoints.prune(self.path, settings.keep)
 

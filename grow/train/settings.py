@@ -38,7 +38,7 @@ class Settings:
     length: int = 0  # 0: what the model takes, 512 at most
     accumulate: int = 1
     steps: int = 100
-    lr: float = 3e-4
+    lr: float = 1e-4
     schedule: str = "wsd"
     warmup: int = 10
     decay: int = 20
@@ -172,7 +172,7 @@ def check(s: Settings) -> Settings:
     for name in ("lr", "weight_decay", "clip"):
         value = getattr(s, name)
         if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0 or (name == "lr" and not value):
-            raise _bad(name, value, "a finite number of 0 and more; a rate is above 0", "--lr 3e-4")
+            raise _bad(name, value, "a finite number of 0 and more; a rate is above 0", "--lr 1e-4")
     for name, known in (
         ("schedule", SCHEDULES),
         ("decay_shape", SHAPES),
