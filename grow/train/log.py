@@ -91,6 +91,13 @@ def kept_lines(path: Path, done: int) -> list[str]:
     return found
 
 
+def last_losses(path: Path, done: int) -> tuple[float | None, float | None]:
+    """The last loss and validation loss up to step `done`."""
+    entries = [json.loads(line) for line in kept_lines(path, done)]
+    loss, val = (next((e[k] for e in reversed(entries) if k in e), None) for k in ("loss", "val_loss"))
+    return loss, val
+
+
 def check_board() -> None:
     """BadInput where tensorboard is not installed, before anything is begun."""
     try:

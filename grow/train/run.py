@@ -26,7 +26,7 @@ from grow.provenance import config_sha256, read_record
 from grow.train import checkpoints
 from grow.train.grown import NewEntries, check_losses, tensors_of
 from grow.train.inputs import Data, Source, open_data, parse_sources
-from grow.train.log import METRICS, Log, check_board
+from grow.train.log import METRICS, Log, check_board, last_losses
 from grow.train.loop import Loop, Signals
 from grow.train.model import LONGEST, capacity, check_documents, flops_per_token, load_model, tokenizer_of
 from grow.train.objectives import objective_of
@@ -105,6 +105,7 @@ class _Request:
         if last is not None:
             load_state(last / checkpoints.STATE, loop.model, loop.optimizers, world)
             loop.step, loop.tokens = stored["step"], stored["tokens"]
+            loop.loss, loop.val_loss = last_losses(self.path / METRICS, loop.step)
         elif world.first:
             write_json(self.path / RUN, record)
         first = self._first_loss(loop, checkpoint, world)
