@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
-import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,13 @@ import torch
 from grow.checkpoint.header import show, strict_json
 from grow.checkpoint.locate import locate
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
-from grow.checkpoint.staging import check_output
 from grow.checkpoint.writer import write_json
 from grow.errors import BadInput
 from grow.families import FAMILIES
 from grow.match import match
 from grow.provenance import config_sha256, read_record
 from grow.train import checkpoints
+from grow.train.folder import RUN, check_run, locked, removed_unless_begun
 from grow.train.grown import NewEntries, check_losses, tensors_of
 from grow.train.inputs import Data, Source, open_data, parse_sources
 from grow.train.log import METRICS, Log, check_board, last_losses
@@ -34,9 +32,6 @@ from grow.train.optim import build_optimizers
 from grow.train.parallel import World, shard, world_of
 from grow.train.settings import Settings, Training, refuse_change, resumed, settings_of
 from grow.train.state import check_owner, load_state
-
-RUN = "run.json"
-LOCK = ".lock"
 
 
 def train(
@@ -62,10 +57,10 @@ def train(
         run = Path(out).absolute()
         with here.together():
             if here.first:
-                _check_run(run, resume)
+                check_run(run, resume)
                 if not resume:
-                    stack.enter_context(_removed_unless_begun(run))
-                stack.enter_context(_locked(run))
+                    stack.enter_context(removed_unless_begun(run))
+                stack.enter_context(locked(run))
         request = _Request(src, sources, run, tokens, resume, trust, source, revision, dict(given))
         return request.carry_out(here, stack, quiet)
 
@@ -279,49 +274,3 @@ class _Request:
         elif grown is not None:
             self.notes.append("the loss before the first step was not compared with the source's: --source SRC does")
         return found
-
-
-def _check_run(run: Path, resume: bool) -> None:
-    if not resume and run.is_dir() and any(run.iterdir()):
-        raise BadInput(
-            f"--out {run}",
-            what="exists and is not empty",
-            why="a run never writes over another",
-            fix="--resume continues it" if (run / RUN).is_file() else "another --out",
-        )
-    if not resume:
-        check_output(run, None, False, 0)
-    elif not (run / RUN).is_file():
-        raise BadInput(
-            f"--out {run}",
-            what="is no run to resume" if run.exists() else "does not exist",
-            why=f"a run has a {RUN}",
-            fix="the folder of the run, or without --resume",
-        )
-
-
-@contextmanager
-def _removed_unless_begun(run: Path) -> Iterator[None]:
-    """A new run's folder; what fails before the first step leaves nothing."""
-    run.mkdir(exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        if not (run / METRICS).exists():
-            shutil.rmtree(run, ignore_errors=True)
-        raise
-
-
-@contextmanager
-def _locked(run: Path) -> Iterator[None]:
-    """One run at a time writes a folder."""
-    fd = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            fix = "wait for it, or choose another --out"
-            raise BadInput(f"--out {run}", what="another run is writing it", why=f"{LOCK} is locked", fix=fix) from None
-        yield
-    finally:
-        os.close(fd)

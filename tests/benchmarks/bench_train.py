@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_train.py                       small, 8 sequences of 256 tokens
     python tests/benchmarks/bench_train.py --from base --steps 20
 
-does     trains in turn with grow.train and with the shortest loop that does the same arithmetic (forward, cross entropy,
-         backward, AdamW with the same groups, clipping), each several times; no evaluation, one checkpoint at the end
+does     trains in turn with grow.train and with the shortest loop that does the same arithmetic (forward, cross
+         entropy, backward, AdamW with the same groups, clipping), each several times; no evaluation, one checkpoint
 gives    median tokens per second of the steps behind the first three, and their ratio; a table on stderr, JSON on
          stdout
 gave     see CHANGELOG
