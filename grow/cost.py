@@ -108,4 +108,6 @@ def forward_flops(family: Family, matched: Match, context: int) -> float:
 
 def _spaces(sizes: Mapping[str, int]) -> list[tuple[str, int]]:
     axes = ("hidden", *UNITS, "heads", "kv_heads", "vocab", "positions", "experts")
-    return [(axis, sizes[axis]) for axis in axes if axis in sizes] + [(f"head_dim.{s}", sizes["head_dim"]) for s in SIDES]
+    return [(axis, sizes[axis]) for axis in axes if axis in sizes] + [
+        (f"head_dim.{s}", sizes["head_dim"]) for s in SIDES
+    ]

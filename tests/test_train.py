@@ -581,6 +581,26 @@ def test_frozen_entries_keep_their_bits_and_the_others_learn(grown, text, tmp_pa
     assert changed > 0.9 * sum(int(new[name].sum()) for name in before)
 
 
+def test_masks_are_sharded_with_the_weights(grown, text, tmp_path):
+    """Two processes freeze and re-warm the entries that one does."""
+    options: dict[str, Any] = {**QUICK, "steps": 2}
+    line = [f"--{k.replace('_', '-')}={v}" for k, v in options.items()]
+    done = torchrun(
+        2, "--from", grown.path, "--data", text, "--out", tmp_path / "two", "--freeze-old", "--rewarm", "2:9", *line
+    )
+    assert done.returncode == 0, done.stderr
+    grow.train(grown.path, text, out=tmp_path / "one", freeze_old=True, rewarm=(2.0, 9), **options)
+    assert apart(tmp_path / "one", tmp_path / "two") < 1e-6
+    before, one, two = (
+        load_file(grown.path / "model.safetensors"),
+        weights(tmp_path / "one", 2),
+        weights(tmp_path / "two", 2),
+    )
+    for name, new in grow.new_entries(grown.plan).items():
+        assert torch.equal(before[name][~new], two[name][~new])
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-4)  # Adam divides by √v
+
+
 def test_re_warming_scales_new_updates_and_no_other_number(grown, text, tmp_path):
     """After one step: old entries as without it, bit for bit; new ones moved 2 times as far."""
     one = {**QUICK, "steps": 1, "dtype": "float32"}

@@ -66,6 +66,11 @@ class Stored:
     value: torch.Tensor
 
     @property
+    def new_matrix(self) -> tuple[int, int]:
+        rows = self.new_shape[0] if self.new_shape else 1
+        return rows, self.value.numel() // max(1, rows)
+
+    @property
     def nbytes(self) -> int:
         return ITEMSIZE[self.dtype] * self.value.numel()
 
@@ -116,7 +121,7 @@ def _write_stock(folder: Path, source: Origin, model: Any, world: World) -> None
     writer: ShardWriter | None = None
     error: Exception | None = None
     try:
-        writer = ShardWriter(folder, tensors, SHARD) if world.first else None  # type: ignore[arg-type]
+        writer = ShardWriter(folder, tensors, SHARD) if world.first else None
     except OSError as found:
         error = found
     for t in tensors:
@@ -179,13 +184,8 @@ def _commit(partial: Path, final: Path) -> None:
     ):
         _sync(path)
     if final.exists():  # a run that went back: this step is written anew
-        aside = final.with_name(f".{final.name}.removed")
-        shutil.rmtree(aside, ignore_errors=True)
-        final.rename(aside)
-        partial.rename(final)
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        partial.rename(final)
+        _remove(final)
+    partial.rename(final)
     _sync(final.parent)
 
 
@@ -212,9 +212,15 @@ def prune(run: Path, keep: int) -> None:
     """Leave the last `keep` and those with a KEEP in them."""
     for _, path in steps(run)[:-keep]:
         if not (path / KEEP).exists():
-            aside = path.with_name(f".{path.name}.removed")
-            path.rename(aside)
-            shutil.rmtree(aside, ignore_errors=True)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Renamed first: half of a checkpoint never has its name."""
+    aside = path.with_name(f".{path.name}.removed")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def latest(run: Path) -> tuple[Path | None, dict[str, Any], list[str]]:

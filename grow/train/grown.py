@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from grow.checkpoint.reader import Checkpoint
-from grow.errors import BadInput
+from grow.errors import BadInput, Refused
 from grow.families import family_of
 from grow.match import Match, Matched, match
 from grow.optimizer import new_entries_of
@@ -38,7 +38,14 @@ def tensors_of(record: Record, grown: Checkpoint) -> tuple[TensorPlan, ...]:
             config[field] = size
     if record.config_changes.get("tie_word_embeddings") is False:
         config["tie_word_embeddings"] = True
-    depth = record.change.depth
+    depth, experts = record.change.depth, record.change.maps.get("experts")
+    if record.change.upcycling is not None or (experts is not None and not experts.is_identity):
+        raise Refused(
+            f"{grown.path}: {NAME}",
+            what="tells of experts that were made or added",
+            why="which of their entries are new does not follow from the grown sizes alone",
+            fix="without --rewarm and --freeze-old",
+        )
     source = []
     for t in found.tensors:
         layer = t.index("layers")
@@ -140,6 +147,8 @@ def check_losses(source: float, grown: float, record: Record, dtypes: set[str], 
     Both are means over the same tokens in float32: what a bit-exact growth, or one stored in float32, leaves is
     summation order (below 1e-4). A rounded growth in 16 bits has its weights' noise, 1e-2 (design, storage).
     """
+    if record.lossy:
+        return f"the growth is lossy by its method: {grown:.6f} before the first step, the source {source:.6f}"
     wide = record.storage == "bit-exact" or not dtypes & {"BF16", "F16"}
     limit = (1e-4 if wide else 1e-2) * max(1.0, abs(source))
     if not math.isfinite(grown) or not abs(grown - source) <= limit:

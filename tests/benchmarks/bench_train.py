@@ -7,8 +7,8 @@ does     trains in turn with grow.train and with the shortest loop that does the
          entropy, backward, AdamW with the same groups, clipping), each several times; no evaluation, one checkpoint
 gives    median tokens per second of the steps behind the first three, and their ratio; a table on stderr, JSON on
          stdout
-gave     measured 2026-11-23, small, 2 CPU cores that others used too, one thread: 4,446 and 3,829 tokens per second, ratio
-         1.16; of the five pairs 0.97, 0.96, 1.14, 1.22, 1.20
+gave     measured 2026-11-23, small, 2 CPU cores that others used too, one thread: 4,446 and 3,829 tokens per second,
+         ratio 1.16; of the five pairs 0.97, 0.96, 1.14, 1.22, 1.20
 """
 
 from __future__ import annotations
