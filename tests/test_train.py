@@ -583,7 +583,7 @@ def test_frozen_entries_keep_their_bits_and_the_others_learn(grown, text, tmp_pa
 
 def test_masks_are_sharded_with_the_weights(grown, text, tmp_path):
     """Two processes freeze and re-warm the entries that one does."""
-    options: dict[str, Any] = {**QUICK, "steps": 2}
+    options: dict[str, Any] = {**QUICK, "steps": 2, "lr": 1e-3}
     line = [f"--{k.replace('_', '-')}={v}" for k, v in options.items()]
     done = torchrun(
         2, "--from", grown.path, "--data", text, "--out", tmp_path / "two", "--freeze-old", "--rewarm", "2:9", *line
@@ -598,7 +598,7 @@ def test_masks_are_sharded_with_the_weights(grown, text, tmp_path):
     )
     for name, new in grow.new_entries(grown.plan).items():
         assert torch.equal(before[name][~new], two[name][~new])
-        torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-4)  # Adam divides by √v
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-4)  # a gradient of rounding alone steps too
 
 
 def test_re_warming_scales_new_updates_and_no_other_number(grown, text, tmp_path):
