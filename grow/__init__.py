@@ -4,9 +4,9 @@
     grown = grow.widen("small", "base", out="my-base")     # verified, or an error and nothing written
     print(grown.verification.verdict)                      # lossless
 
-`plan`, `widen`, `deepen`, `upcycle`, `compare`, `verify`, `inspect` and `families` have the names of the commands;
-`record` and `verify_against` are `grow verify --record` and `--against`. `new_entries` and `rates` say what is new in a
-grown parameter and how its copies learn. Importing grow imports no torch.
+`plan`, `widen`, `deepen`, `upcycle`, `compare`, `verify`, `train`, `inspect` and `families` have the names of the
+commands; `record` and `verify_against` are `grow verify --record` and `--against`. `new_entries` and `rates` say what
+is new in a grown parameter and how its copies learn. Importing grow imports no torch.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from grow.api import (
     inspect,
     plan,
     record,
+    train,
     upcycle,
     verify,
     verify_against,
@@ -47,6 +48,7 @@ __all__ = [
     "plan",
     "rates",
     "record",
+    "train",
     "upcycle",
     "verify",
     "verify_against",

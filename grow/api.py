@@ -33,6 +33,7 @@ from grow.match import Match, check_duplicates, match
 from grow.methods import DEFAULT
 from grow.plan import Plan, plan_for
 from grow.provenance import NAME, record_of
+from grow.train.settings import Training
 from grow.verify.ladder import verify_folders
 from grow.verify.result import FUNCTION, LADDER, LOSSY, Verification, damage_of
 
@@ -363,6 +364,49 @@ def verify_against(
     if report is not None:
         write_report(found.to_dict(), Path(report))
     return found
+
+
+def train(
+    src: str | os.PathLike | None = None,
+    data: str | os.PathLike | Sequence[str | os.PathLike] = (),
+    *,
+    out: str | os.PathLike,
+    tokens: int | None = None,
+    resume: bool = False,
+    trust_checkpoint: bool = False,
+    world: int | None = None,
+    source: str | os.PathLike | None = None,
+    revision: str | None = None,
+    quiet: bool = True,
+    **settings: Any,
+) -> Training:
+    """Continue pretraining; `out` holds stock checkpoints `step-…` that a run can continue from, bit for bit.
+
+    src       checkpoint: folder, hub id or bundled name; a resumed run knows its own
+    data      folders of `grow.data.prepare`, "FOLDER:WEIGHT" of several; none: the bundled text
+    tokens    how many to train on, instead of `steps`
+    resume    continue the run in `out`; what was set then must be so now, unless it changes nothing
+    world     refuse to run on another number of processes than this
+    source    what `src` grew from: stop unless both have the same validation loss before the first step
+    settings  the fields of `grow.train.settings.Settings`: steps, batch, length, lr, schedule, rewarm, …
+
+    SIGTERM ends it behind the step it is in, with a checkpoint: `.stopped` of the result. Raises GrowError.
+    """
+    from grow.train.run import train as run
+
+    return run(
+        src,
+        data,
+        out=out,
+        tokens=tokens,
+        resume=resume,
+        trust=trust_checkpoint,
+        world=world,
+        source=source,
+        revision=revision,
+        quiet=quiet,
+        given=settings,
+    )
 
 
 def parse_size(size: str | int) -> int:

@@ -7,9 +7,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from grow.axes import LOOKUPS, READ, WRITE
-from grow.family import UNITS
-from grow.plan import ITEMSIZE, Plan, TensorPlan
+from grow.axes import LOOKUPS, READ, SIDES, WRITE
+from grow.change import Change
+from grow.depth import unchanged
+from grow.family import UNITS, Family
+from grow.maps import identity
+from grow.match import Match
+from grow.plan import ITEMSIZE, Plan, TensorPlan, assemble
 
 # Per parameter with AdamW: weight, gradient and two moments in float32, or bfloat16 weight and gradient with a float32
 # master weight and moments; both come to 16 bytes.
@@ -88,3 +92,22 @@ EXPERT = re.compile(r"\.experts\.\d+\.|\[\d+\.\d+\]$")  # its own tensor, or its
 
 def _encoder(plan: Plan) -> bool:
     return plan.family.holds(plan.config, plan.family.norm.writes_stream) and "types" in plan.sizes
+
+
+def forward_flops(family: Family, matched: Match, context: int) -> float:
+    """FLOPs per token of a forward pass over `context` tokens."""
+    sizes = family.sizes_of(matched.config)
+    change = Change({axis: identity(n) for axis, n in _spaces(sizes)}, unchanged(sizes["layers"]))
+    tensors, _ = assemble(family, matched, change, {t.name: t.dtype for t in matched.tensors})
+    config = dict(matched.config)
+    plan = Plan(family, config, config, sizes, sizes, change, {}, tensors, "even", 0, ())
+    cost = cost_of(plan)[0]
+    scores = cost.flops["attention scores"]
+    return cost.flops_per_token - scores + scores * context / cost.context
+
+
+def _spaces(sizes: Mapping[str, int]) -> list[tuple[str, int]]:
+    axes = ("hidden", *UNITS, "heads", "kv_heads", "vocab", "positions", "experts")
+    return [(axis, sizes[axis]) for axis in axes if axis in sizes] + [
+        (f"head_dim.{s}", sizes["head_dim"]) for s in SIDES
+    ]

@@ -20,13 +20,19 @@ class Staging:
     """`with Staging(out, …) as stage: write into stage.path; stage.commit()`; without commit nothing remains."""
 
     def __init__(
-        self, out: str | os.PathLike, *, source: Path | None = None, overwrite: bool = False, needed: int = 0
+        self,
+        out: str | os.PathLike,
+        *,
+        source: Path | None = None,
+        overwrite: bool = False,
+        needed: int = 0,
+        kind: str = "config.json",
     ) -> None:
         self.out = Path(os.path.abspath(out))
         self.notes: list[str] = []
         self.overwrite = overwrite
         self._fd: int | None = None
-        check_output(self.out, source, overwrite, needed)
+        check_output(self.out, source, overwrite, needed, kind)
         self.path = self.out.with_name(f".{self.out.name[:200]}.grow-partial")
 
     def __enter__(self) -> Staging:
@@ -98,8 +104,11 @@ class Staging:
             self._fd = None
 
 
-def check_output(out: Path, source: Path | None, overwrite: bool, needed: int) -> None:
-    """Everything about the output that can be refused before the first byte is read."""
+def check_output(out: Path, source: Path | None, overwrite: bool, needed: int, kind: str = "config.json") -> None:
+    """Everything about the output that can be refused before the first byte is read.
+
+    kind  the file that a folder must hold to be replaced: what it is known by
+    """
     where = f"--out {out}"
     parent = out.parent
     if not out.name or len(os.fsencode(out.name)) > 200:
@@ -144,10 +153,10 @@ def check_output(out: Path, source: Path | None, overwrite: bool, needed: int) -
                     why="nothing is overwritten unasked",
                     fix="--overwrite, or another --out",
                 )
-            if not (out / "config.json").is_file():
+            if not (out / kind).is_file():
                 raise BadInput(
                     where,
-                    what="is not a checkpoint folder",
+                    what="is not a checkpoint folder" if kind == "config.json" else f"holds no {kind}",
                     why="--overwrite replaces the whole folder",
                     fix="another --out",
                 )

@@ -14,13 +14,36 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from grow.checkpoint.header import CHUNK
-from grow.plan import ITEMSIZE, TensorPlan
+from grow.plan import ITEMSIZE
 
 ALIGN = 8
+
+
+class Planned(Protocol):
+    """What has to be known of a tensor before it is written: a `TensorPlan`, or what training saves."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def new_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def new_matrix(self) -> tuple[int, int]: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+P = TypeVar("P", bound=Planned)
 
 
 @dataclass(frozen=True)
@@ -36,7 +59,7 @@ class Spot:
 class ShardWriter:
     """Creates the shards of `tensors` in `folder`; close() makes them durable and writes the index."""
 
-    def __init__(self, folder: Path, tensors: Sequence[TensorPlan], max_shard_size: int) -> None:
+    def __init__(self, folder: Path, tensors: Sequence[Planned], max_shard_size: int) -> None:
         self.folder = folder
         shards = plan_shards(tensors, max_shard_size)
         self.total = sum(t.nbytes for t in tensors)
@@ -52,7 +75,7 @@ class ShardWriter:
             raise
         self.files = tuple(self.fds)
 
-    def _create(self, file: str, shard: Sequence[TensorPlan]) -> None:
+    def _create(self, file: str, shard: Sequence[Planned]) -> None:
         header: dict = {"__metadata__": {"format": "pt"}}
         at = 0
         for t in shard:
@@ -110,9 +133,9 @@ class ShardWriter:
         self.fds = {}
 
 
-def plan_shards(tensors: Sequence[TensorPlan], max_shard_size: int) -> list[list[TensorPlan]]:
+def plan_shards(tensors: Sequence[P], max_shard_size: int) -> list[list[P]]:
     """Consecutive groups of at most `max_shard_size` bytes; a tensor larger than that has a shard of its own."""
-    shards: list[list[TensorPlan]] = [[]]
+    shards: list[list[P]] = [[]]
     used = 0
     for t in tensors:
         if shards[-1] and used + t.nbytes > max_shard_size:

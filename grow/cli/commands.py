@@ -20,6 +20,8 @@ from grow.families import FAMILIES
 from grow.methods import DEFAULT, METHODS
 from grow.plan import DTYPE_NAMES, SPLITS
 from grow.race import RATE
+from grow.train.schedule import SCHEDULES, SHAPES
+from grow.train.settings import COMPUTE, OPTIMIZERS
 from grow.verify.result import LADDER
 
 SOURCE = "SRC: a checkpoint folder, a hub id or a bundled name (small, small-gpt2, small-bert)."
@@ -364,6 +366,125 @@ def families(name, as_json) -> int:
     else:
         show.families(chosen)
     return 0
+
+
+@cli.group()
+def data() -> None:
+    """Text for training."""
+
+
+@data.command("prepare")
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option("--tokenizer", required=True, metavar="SRC", help="A checkpoint whose tokenizer reads the text.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The new folder.")
+@click.option(
+    "--field", default="text", show_default=True, help="Of JSON lines, parquet and datasets: which one is the text."
+)
+@click.option(
+    "--separator", default="", metavar="TEXT", help=r"Between documents of a text file (\n\n) [default: one document]."
+)
+@click.option("--split", default="train", show_default=True, help="Of a dataset of the hub.")
+@click.option(
+    "--validation", default=0.01, show_default=True, metavar="SHARE", help="Of the documents, kept for validation."
+)
+@click.option("--no-end", is_flag=True, help="Put no end-of-text token behind documents.")
+@click.option("--overwrite", is_flag=True, help="Replace a folder of token files.")
+@seed
+@revision
+@as_json
+def prepare_data(inputs, separator, no_end, as_json, **options) -> int:
+    """Turn text, JSON lines, parquet and datasets of the hub into token files with a manifest."""
+    from grow.data import prepare
+
+    separator = separator.replace("\\n", "\n").replace("\\t", "\t")
+    with Progress(quiet=as_json) as progress:
+        made = prepare(list(inputs), separator=separator, end=not no_end, progress=progress.tokens, **options)
+    if as_json:
+        show.print_json({"path": str(options["out"]), **made.document()})
+    else:
+        show.prepared(options["out"], made)
+    return 0
+
+
+def _rewarm(_: Any, __: Any, text: str | None) -> tuple[float, int] | None:
+    """RATIO:STEPS as numbers."""
+    if text is None:
+        return None
+    ratio, colon, steps = text.partition(":")
+    try:
+        return float(ratio), int(steps) if colon else 250
+    except ValueError:
+        raise BadInput(
+            f"--rewarm {text}", what="is no RATIO:STEPS", why="a factor and for how long", fix="--rewarm 1.25:250"
+        ) from None
+
+
+@cli.command()
+@click.option("--from", "src", metavar="SRC", help=SOURCE + " A resumed run knows its own.")
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="TOKENS[:WEIGHT]",
+    help="Folder of grow data prepare; several with their shares [default: the bundled text].",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="RUN", help="The run's folder.")
+@click.option("--steps", type=int, metavar="N", help="Optimizer steps [default: 100].")
+@click.option("--tokens", type=int, metavar="N", help="How many to train on, instead of --steps.")
+@click.option("--batch", type=int, metavar="B", help="Sequences of a step, over all processes [default: 8].")
+@click.option("--length", type=int, metavar="L", help="Tokens of one [default: the model's positions, at most 512].")
+@click.option("--accumulate", type=int, metavar="A", help="Parts that a step is computed in [default: 1].")
+@click.option(
+    "--lr", type=float, help="Peak of the learning rate; after a long decay less than the source's [default: 1e-4]."
+)
+@click.option("--schedule", type=click.Choice(SCHEDULES), help="[default: wsd] Warm-up, stable, decay.")
+@click.option("--warmup", type=int, metavar="N", help="Steps [default: a tenth].")
+@click.option("--decay", type=int, metavar="N", help="Steps of wsd's decay at the end [default: a fifth].")
+@click.option("--decay-shape", type=click.Choice(SHAPES), help="Of wsd [default: sqrt].")
+@click.option("--weight-decay", type=float, help="On matrices, not on norms, biases, embeddings [default: 0.1].")
+@click.option("--clip", type=float, help="Largest global norm of a gradient; 0: none [default: 1].")
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="[default: adamw] muon, adafactor: one process.")
+@click.option("--dtype", type=click.Choice(COMPUTE), help="Of the computation; weights stay wide [default: float32].")
+@click.option("--checkpointing", is_flag=True, default=None, help="Compute activations again: less memory, more time.")
+@click.option("--compile", is_flag=True, default=None, help="torch.compile of every block.")
+@click.option("--documents", is_flag=True, default=None, help="Tokens see their own document only.")
+@click.option(
+    "--rewarm",
+    metavar="RATIO:STEPS",
+    callback=_rewarm,
+    help="Scale the updates of new entries alone. 1.25:250 was best after growing in mid-training (arXiv 2602.02472).",
+)
+@click.option(
+    "--freeze-old",
+    is_flag=True,
+    default=None,
+    help="Old entries keep their bits: new ones learn a new domain beside them (LLaMA-Pro, arXiv 2401.02415).",
+)
+@click.option("--source", metavar="SRC", help="What SRC grew from: stop unless both start with the same loss.")
+@click.option("--save-every", type=int, metavar="N", help="Steps between checkpoints [default: 100].")
+@click.option("--eval-every", type=int, metavar="N", help="Steps between evaluations [default: 50].")
+@click.option("--log-every", type=int, metavar="N", help="Steps between lines in a pipe [default: 10].")
+@click.option("--keep", type=int, metavar="K", help="Last checkpoints that stay; a file KEEP keeps more [default: 2].")
+@click.option("--seed", type=int, metavar="N", help="Of order, masks and dropout [default: 0].")
+@click.option("--resume", is_flag=True, help="Continue the run in RUN; what was set must be the same.")
+@click.option("--trust-checkpoint", is_flag=True, help="Resume a run whose files belong to somebody else.")
+@click.option("--world", type=click.IntRange(1), metavar="N", help="Fail unless there are N processes (torchrun).")
+@click.option("--tensorboard", is_flag=True, default=None, help="Event files in RUN/tensorboard too.")
+@revision
+@as_json
+def train(src, data, as_json, **options) -> int:
+    """Continue pretraining; RUN gets stock checkpoints that a run continues from. Under torchrun it is sharded.
+
+    Exit code 130: SIGTERM or SIGINT came; the step was finished and saved.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    done = api.train(src, data, quiet=as_json, **given)
+    if not show.first_process():
+        return 130 if done.stopped else 0
+    if as_json:
+        show.print_json(done.document())
+    else:
+        show.training(done)
+    return 130 if done.stopped else 0
 
 
 @cli.command()

@@ -31,6 +31,12 @@ class Progress:
         bar = "█" * (width * done // max(total, 1))
         self._line(f"writing {bar:<{width}} {size(done)} of {size(total)}, {left:.0f} s left")
 
+    def tokens(self, count: int) -> None:
+        now = time.monotonic()
+        if self.shown and now - self.last >= 0.1:
+            self.last = now
+            self._line(f"{count:,} tokens, {count / max(now - self.started, 1e-9):,.0f} per second")
+
     def rung(self, name: str) -> None:
         self._line(f"checking {name} …")
 

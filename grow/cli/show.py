@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,12 +15,14 @@ import click
 from grow.api import Growth, Inspection
 from grow.cli.progress import size
 from grow.cost import cost_of
+from grow.data.corpus import Manifest
 from grow.describe import couplings, grouped, plan_document
 from grow.errors import GrowError
 from grow.family import WIDTHS, Family
 from grow.methods import DEFAULT
 from grow.plan import Plan
 from grow.race.result import Comparison, Row
+from grow.train.settings import Training
 from grow.verify.result import Verification, damage_text
 
 
@@ -137,6 +140,27 @@ def growth(grown: Growth) -> None:
         click.echo(f"lossy: {p.method}, measured {damage_text(grown.verification)}")
     else:
         verification(grown.verification)
+
+
+def prepared(out: Path, made: Manifest) -> None:
+    table(
+        ("split", "documents", "tokens", "text"),
+        ((name, f"{s.documents:,}", f"{s.tokens:,}", size(s.bytes)) for name, s in made.splits.items()),
+    )
+    end = "" if made.tokenizer["end"] is None else f", {made.tokenizer['end']} behind each document"
+    click.echo(f"{out}: {made.dtype} ids of {made.tokenizer['name']}'s tokenizer{end}")
+
+
+def training(done: Training) -> None:
+    losses = [f"{name} {value:.4f}" for name, value in (("loss", done.loss), ("validation", done.val_loss)) if value]
+    click.echo(f"{done.checkpoint}: {done.tokens:,} tokens, {', '.join(losses)}, {done.seconds:.1f} s")
+    if done.stopped:
+        click.echo(f"stopped by {done.stopped} after step {done.step} of {done.settings.steps}; --resume continues it")
+
+
+def first_process() -> bool:
+    """Whether this is the process of a distributed run that speaks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def verification(found: Verification, *, verdict: bool = True) -> None:

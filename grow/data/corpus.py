@@ -1,0 +1,207 @@
+"""Token files on disk: `train.bin`, `val.bin` (ids), `train.docs`, `val.docs` (where documents begin), `manifest.json`.
+
+Ids are little-endian uint16, or uint32 where the vocabulary is larger; documents are uint64 offsets in tokens. The
+manifest names the tokenizer by the hash of its rules, so that ids are never fed to a model that reads them otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grow.checkpoint.header import strict_json
+from grow.errors import BadInput
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+OFFSETS: np.dtype[Any] = np.dtype("<u8")
+AGAIN = "grow data prepare writes the folder anew"
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """Of one split: counts, and the sha256 of its ids."""
+
+    tokens: int
+    documents: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` says.
+
+    tokenizer  {"name", "sha256" of its rules, "vocab_size" (largest id + 1), "end" (id behind each document, or None)}
+    splits     "train" and "val"
+    sources    what the text came from, in order: {"name", "documents"}
+    """
+
+    dtype: str
+    tokenizer: dict[str, Any]
+    splits: dict[str, SplitInfo]
+    sources: tuple[dict[str, Any], ...]
+    seed: int
+    validation: float
+    grow: str
+
+    def document(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **asdict(self), "sources": list(self.sources)}
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One split, memory-mapped: `ids` (tokens,), `starts` (documents,) where each document begins."""
+
+    ids: np.ndarray
+    starts: np.ndarray
+    name: str
+
+    def blocks(self, length: int) -> int:
+        """How many blocks of `length` + 1 tokens there are; each begins with the last token of the one before."""
+        return max(0, (len(self.ids) - 1) // length)
+
+    def block(self, k: int, length: int) -> np.ndarray:
+        """(length + 1,) int64 ids of block k: inputs and, one further, labels."""
+        return np.asarray(self.ids[k * length : (k + 1) * length + 1], dtype=np.int64)
+
+    def segments(self, k: int, length: int) -> np.ndarray:
+        """(length + 1,) which document each token of block k belongs to, counted from 0 in the block."""
+        low, high = k * length, (k + 1) * length + 1
+        first, last = np.searchsorted(self.starts, (low, high), side="left")
+        inside = np.asarray(self.starts[first:last], dtype=np.int64) - low
+        found = np.zeros(high - low, dtype=np.int64)
+        np.add.at(found, inside[inside > 0], 1)
+        return np.cumsum(found)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """An open folder of token files."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Corpus:
+        """Read the manifest and compare sizes; BadInput when something is missing, cut off or of another schema."""
+        path = Path(folder)
+        file = path / MANIFEST
+        if not file.is_file():
+            raise BadInput(
+                str(folder),
+                what="is no folder of token files" if path.is_dir() else "does not exist",
+                why=f"there is no {MANIFEST}",
+                fix=f"grow data prepare TEXT --tokenizer SRC --out {path.name or 'tokens'}",
+            )
+        manifest = _manifest(strict_json(file.read_bytes(), str(file), AGAIN), file)
+        corpus = cls(path, manifest)
+        for name, info in manifest.splits.items():
+            _check_size(corpus.file(name), info.tokens * DTYPES[manifest.dtype].itemsize)
+            _check_size(corpus.file(name, "docs"), info.documents * OFFSETS.itemsize)
+        return corpus
+
+    def file(self, split: str, kind: str = "bin") -> Path:
+        return self.path / f"{split}.{kind}"
+
+    def split(self, name: str) -> Tokens:
+        """Memory-mapped ids of "train" or "val"; an empty split has none."""
+        info = self.manifest.splits[name]
+        ids, starts = (
+            np.memmap(self.file(name, kind), dtype=dtype, mode="r") if count else np.empty(0, dtype)
+            for kind, dtype, count in (
+                ("bin", DTYPES[self.manifest.dtype], info.tokens),
+                ("docs", OFFSETS, info.documents),
+            )
+        )
+        return Tokens(ids, starts, f"{self.path.name}/{name}")
+
+    def check_bytes(self) -> None:
+        """Compare the sha256 of every split; BadInput when ids were changed after they were written."""
+        for name, info in self.manifest.splits.items():
+            if sha256_of(self.file(name)) != info.sha256:
+                raise BadInput(
+                    str(self.file(name)),
+                    what="is not the file that was written",
+                    why=f"its sha256 is not the one in {MANIFEST}",
+                    fix=AGAIN,
+                )
+
+    def check_model(self, vocab_size: int, tokenizer_sha256: str | None, model: str) -> None:
+        """BadInput when the ids are no tokens of the model: too large, or another tokenizer's."""
+        known = self.manifest.tokenizer
+        if known["vocab_size"] > vocab_size:
+            raise BadInput(
+                str(self.path),
+                what=f"was made with a tokenizer of {known['vocab_size']} tokens, {model} has {vocab_size}",
+                why="an id beyond the embedding table has no row",
+                fix=f"grow data prepare … --tokenizer {model}",
+            )
+        if tokenizer_sha256 is not None and tokenizer_sha256 != known["sha256"]:
+            raise BadInput(
+                str(self.path),
+                what=f"was made with the tokenizer of {known['name']}, and {model} has another one",
+                why="the same id would be another token",
+                fix=f"grow data prepare … --tokenizer {model}",
+            )
+
+
+def tokenizer_sha256(tokenizer: Any) -> str:
+    """Of a tokenizer's rules: the library's own JSON where it is a fast one, else its vocabulary and class."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        rules = json.loads(backend.to_str())
+        for name in ("padding", "truncation"):  # set by whoever used it last
+            rules.pop(name, None)
+    else:
+        rules = {"class": type(tokenizer).__name__, "vocab": sorted(tokenizer.get_vocab().items())}
+    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+        return digest.hexdigest()
+
+
+def _manifest(raw: Mapping[str, Any], file: Path) -> Manifest:
+    try:
+        if raw["schema"] != SCHEMA or raw["dtype"] not in DTYPES:
+            raise ValueError(f"schema {raw['schema']!r}, dtype {raw['dtype']!r}")
+        splits = {name: SplitInfo(**info) for name, info in raw["splits"].items()}
+        if set(splits) != {"train", "val"} or any(min(s.tokens, s.documents) < 0 for s in splits.values()):
+            raise ValueError(f"splits {sorted(splits)}")
+        tokenizer = {key: raw["tokenizer"][key] for key in ("name", "sha256", "vocab_size", "end")}
+        return Manifest(
+            raw["dtype"],
+            tokenizer,
+            splits,
+            tuple(raw["sources"]),
+            int(raw["seed"]),
+            float(raw["validation"]),
+            str(raw["grow"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(
+            str(file), what="is no manifest of token files", why=f"{type(error).__name__}: {error}", fix=AGAIN
+        ) from None
+
+
+def _check_size(path: Path, wanted: int) -> None:
+    found = path.stat().st_size if path.is_file() else None
+    if found != wanted:
+        raise BadInput(
+            str(path),
+            what="is missing" if found is None else f"has {found:,} bytes, {wanted:,} are wanted",
+            why=f"{MANIFEST} says how many tokens there are; a file that is cut off or longer is not the one it names",
+            fix=AGAIN,
+        )

@@ -1,0 +1,94 @@
+"""Batches of blocks: which ones is a function of the step alone, so the loader's whole state is one integer.
+
+The batch of a step is the same for every world size; a rank takes its consecutive part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from grow.data.corpus import Tokens
+from grow.data.order import Mixture, Order
+from grow.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Batch:
+    """ids (rows, length + 1) int64; segments of the same shape where documents are kept apart, else None."""
+
+    ids: np.ndarray
+    segments: np.ndarray | None = None
+
+
+class Loader:
+    """Blocks of `length` tokens of one or several corpora, shuffled anew in every epoch of each.
+
+    weights   share of each corpus; None: all alike in proportion to their blocks
+    batch     blocks of a step, over all ranks
+    documents keep the document of every token
+    """
+
+    def __init__(
+        self,
+        corpora: Sequence[Tokens],
+        *,
+        length: int,
+        batch: int,
+        seed: int = 0,
+        weights: Sequence[float] | None = None,
+        documents: bool = False,
+    ) -> None:
+        self.corpora, self.length, self.batch_size, self.documents = tuple(corpora), length, batch, documents
+        self.blocks = tuple(tokens.blocks(length) for tokens in corpora)
+        for tokens, count in zip(corpora, self.blocks):
+            if count < 1:
+                raise BadInput(
+                    tokens.name,
+                    what=f"has {len(tokens.ids):,} tokens, one block takes {length + 1:,}",
+                    why="a block is never padded",
+                    fix=f"more text, or --length {max(1, len(tokens.ids) - 1)} and less",
+                )
+        if weights is not None and len(weights) != len(corpora):
+            raise BadInput(
+                f"weights {list(weights)}",
+                what=f"{len(weights)} weights for {len(corpora)} corpora",
+                why="each corpus has one share",
+                fix="name a weight for each",
+            )
+        try:
+            self._mixture = Mixture(weights if weights is not None else self.blocks, seed)
+        except ValueError as error:
+            raise BadInput("weights", what=str(error), why="shares of a whole", fix="weights = [1, 1]") from None
+        self._orders = tuple(Order(seed, count, f"corpus {k}") for k, count in enumerate(self.blocks))
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.length
+
+    def places(self, step: int, rank: int = 0, world: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """(corpus, block) of each row of this rank's part of a step."""
+        if self.batch_size % world:
+            raise BadInput(
+                f"batch {self.batch_size}",
+                what=f"cannot be dealt to {world} processes",
+                why="every process computes as many rows",
+                fix=f"a batch of {-(-self.batch_size // world) * world}",
+            )
+        share = self.batch_size // world
+        first = step * self.batch_size + rank * share
+        corpora, at = self._mixture(np.arange(first, first + share))
+        blocks = np.empty_like(at)
+        for k, order in enumerate(self._orders):
+            blocks[corpora == k] = order(at[corpora == k])
+        return corpora, blocks
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """This rank's rows of a step."""
+        rows = list(zip(*self.places(step, rank, world)))
+        ids = np.stack([self.corpora[c].block(int(b), self.length) for c, b in rows])
+        if not self.documents:
+            return Batch(ids)
+        return Batch(ids, np.stack([self.corpora[c].segments(int(b), self.length) for c, b in rows]))

@@ -1,0 +1,210 @@
+"""Text to token files, streamed: tokenized in batches, hashed as it is written, complete or not there at all."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grow.checkpoint.locate import locate
+from grow.checkpoint.staging import Staging
+from grow.checkpoint.writer import write_json
+from grow.data.corpus import DTYPES, MANIFEST, OFFSETS, Corpus, Manifest, SplitInfo, tokenizer_sha256
+from grow.data.readers import documents
+from grow.errors import BadInput
+
+BATCH = 256  # documents tokenized at once
+LARGEST_BATCH = 1 << 22  # characters of them
+
+
+def prepare(
+    sources: Sequence[str | os.PathLike[str]],
+    *,
+    tokenizer: str | os.PathLike,
+    out: str | os.PathLike,
+    field: str = "text",
+    separator: str = "",
+    split: str = "train",
+    validation: float = 0.01,
+    seed: int = 0,
+    end: bool = True,
+    overwrite: bool = False,
+    revision: str | None = None,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> Manifest:
+    """Write `out` with the tokens of `sources`; returns its manifest.
+
+    sources     files (.txt, .md, .jsonl, .parquet; .gz, .xz, .bz2), folders, datasets of the hub, "sotu-heldout"
+    tokenizer   a checkpoint: folder, hub id or bundled name
+    validation  share of documents kept for validation, drawn by `seed`; of a single document its last part
+    end         put the tokenizer's end-of-text id behind each document
+    progress    called with the tokens written so far
+
+    Raises BadInput: nothing was written. Empty documents are left out.
+    """
+    if not 0 <= validation < 1:
+        raise BadInput(
+            f"--validation {validation}",
+            what="is no share",
+            why="a share is from 0 to below 1",
+            fix="--validation 0.01",
+        )
+    if not sources:
+        raise BadInput("INPUT", what="no text is named", why="tokens come from text", fix="grow data prepare TEXT …")
+    folder = locate(tokenizer, revision=revision)
+    reader = _load(folder)
+    size = max(reader.get_vocab().values()) + 1
+    dtype = "uint16" if size <= 1 << 16 else "uint32"
+    stop = _end_of(reader) if end else None
+    target = Path(out)
+    _check_replaced(target, overwrite)
+    with Staging(target, overwrite=overwrite, kind=MANIFEST) as stage:
+        writers = {name: _Writer(stage.path, name, dtype) for name in ("train", "val")}
+        counts: list[dict[str, Any]] = []
+        try:
+            number = itertools.count()
+            for source in (os.fspath(source) for source in sources):
+                texts = (
+                    text for text in documents(source, field=field, separator=separator, split=split) if text.strip()
+                )
+                written = 0
+                for ids, length in _tokens(reader, texts, stop):
+                    kept = _drawn(seed, next(number)) < validation
+                    writers["val" if kept else "train"].add(ids, length)
+                    written += 1
+                    progress(sum(w.tokens for w in writers.values()))
+                if not written:
+                    raise BadInput(source, what="holds no text", why="every document is empty", fix="another file")
+                counts.append({"name": Path(source).name if Path(source).exists() else source, "documents": written})
+        finally:
+            for writer in writers.values():
+                writer.close()
+        if validation and not writers["val"].documents:
+            _cut(stage.path, writers, validation)
+        from grow import __version__
+
+        manifest = Manifest(
+            dtype,
+            {"name": os.fspath(tokenizer), "sha256": tokenizer_sha256(reader), "vocab_size": size, "end": stop},
+            {name: writer.info() for name, writer in writers.items()},
+            tuple(counts),
+            seed,
+            validation,
+            __version__,
+        )
+        write_json(stage.path / MANIFEST, manifest.document())
+        stage.commit()
+    return manifest
+
+
+def _load(folder: Path) -> Any:
+    """The tokenizer of a checkpoint folder; BadInput when it has none."""
+    import transformers
+
+    from grow.verify.float64 import LOCAL, quiet
+
+    try:
+        with quiet():
+            return transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
+    except Exception as error:
+        raise BadInput(
+            str(folder),
+            what="has no tokenizer that loads",
+            why=str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
+            fix="--tokenizer with a checkpoint that has one",
+        ) from None
+
+
+def _end_of(tokenizer: Any) -> int | None:
+    """The id that ends a document: end of text, else the separator."""
+    return next((i for i in (tokenizer.eos_token_id, tokenizer.sep_token_id) if i is not None), None)
+
+
+def _tokens(tokenizer: Any, texts: Iterable[str], stop: int | None) -> Iterator[tuple[np.ndarray, int]]:
+    """(ids, bytes of the text) of every document, without the special tokens that a model's input has around it."""
+    from grow.verify.float64 import quiet
+
+    for batch in _batches(texts):
+        with quiet():
+            found = tokenizer(batch, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        for text, ids in zip(batch, found):
+            whole = ids if stop is None else [*ids, stop]
+            yield np.asarray(whole, dtype=np.int64), len(text.encode())
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if len(batch) == BATCH or size > LARGEST_BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _drawn(seed: int, number: int) -> float:
+    """Uniform on [0, 1), a function of the document's number alone."""
+    digest = hashlib.blake2b(f"{seed}:{number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2**64
+
+
+class _Writer:
+    """Appends documents to one split."""
+
+    def __init__(self, folder: Path, name: str, dtype: str) -> None:
+        self.dtype = DTYPES[dtype]
+        self.paths = folder / f"{name}.bin", folder / f"{name}.docs"
+        self.ids, self.starts = (open(path, "wb") for path in self.paths)  # noqa: SIM115
+        self.tokens = self.documents = self.bytes = 0
+        self.digest = hashlib.sha256()
+
+    def add(self, ids: np.ndarray, length: int) -> None:
+        raw = ids.astype(self.dtype).tobytes()
+        self.starts.write(np.asarray([self.tokens], OFFSETS).tobytes())
+        self.ids.write(raw)
+        self.digest.update(raw)
+        self.tokens += len(ids)
+        self.documents += 1
+        self.bytes += length
+
+    def close(self) -> None:
+        for file in (self.ids, self.starts):
+            if not file.closed:
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()
+
+    def info(self) -> SplitInfo:
+        return SplitInfo(self.tokens, self.documents, self.bytes, self.digest.hexdigest())
+
+
+def _cut(folder: Path, writers: dict[str, _Writer], share: float) -> None:
+    """Too few documents to draw one: the last part of the training tokens becomes the validation split."""
+    train, val = writers["train"], writers["val"]
+    at = train.tokens - int(train.tokens * share)
+    if at in (0, train.tokens):
+        return
+    ids = np.fromfile(train.paths[0], train.dtype)
+    starts = np.fromfile(train.paths[1], OFFSETS).astype(np.int64)
+    parts = ((train, ids[:at], starts[starts < at]), (val, ids[at:], np.append(0, starts[starts > at] - at)))
+    whole = train.bytes
+    for writer, some, begins in parts:
+        some.tofile(writer.paths[0])
+        begins.astype(OFFSETS).tofile(writer.paths[1])
+        writer.digest = hashlib.sha256(some.tobytes())
+        writer.tokens, writer.documents = len(some), len(begins)
+        writer.bytes = round(whole * len(some) / len(ids))  # a cut through a document has no byte of its own
+
+
+def _check_replaced(out: Path, overwrite: bool) -> None:
+    """BadInput before anything is read when `--overwrite` would replace what is no folder of token files."""
+    if overwrite and out.is_dir() and any(out.iterdir()):
+        Corpus.open(out)

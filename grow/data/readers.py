@@ -1,0 +1,166 @@
+"""Where text comes from: files of text, JSON lines and parquet, compressed or not, and datasets of the hub.
+
+Every reader yields documents, one at a time; none holds a file in memory but a text file that is one document.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from grow.checkpoint.header import show
+from grow.errors import BadInput
+
+OPENERS: dict[str, Callable[..., IO]] = {"": open, ".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+TEXT, LINES, PARQUET = (".txt", ".md", ".text"), (".jsonl", ".ndjson"), (".parquet",)
+BUNDLED = "sotu-heldout"  # speeches that no bundled model has seen
+PART = 1 << 20
+
+
+def documents(source: str, *, field: str = "text", separator: str = "", split: str = "train") -> Iterator[str]:
+    """The documents of a file, a folder of such files, a dataset of the hub, or the bundled text.
+
+    field      of JSON lines, parquet and datasets: which one is the text
+    separator  of text files: what stands between documents; "" where a file is one document
+    split      of a dataset
+    """
+    if source == BUNDLED:
+        from grow.zoo import heldout_text
+
+        yield from heldout_text().split("\n\n")
+        return
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file() and _kind(p)[0] in (*TEXT, *LINES, *PARQUET))
+        if not files:
+            raise BadInput(
+                source,
+                what="holds no text",
+                why=f"text files end in {', '.join((*TEXT, *LINES, *PARQUET))}",
+                fix="another folder",
+            )
+        for file in files:
+            yield from _file(file, field, separator)
+    elif path.is_file():
+        yield from _file(path, field, separator)
+    else:
+        yield from _dataset(source, field, split)
+
+
+def _kind(path: Path) -> tuple[str, str]:
+    """(ending, compression) of a file name: speeches.txt.xz -> (".txt", ".xz")."""
+    packed = path.suffix if path.suffix in OPENERS and path.suffix else ""
+    return Path(path.name.removesuffix(packed)).suffix.lower(), packed
+
+
+def _file(path: Path, field: str, separator: str) -> Iterator[str]:
+    ending, packed = _kind(path)
+    if ending in PARQUET:
+        yield from _parquet(path, field)
+        return
+    try:
+        with OPENERS[packed](path, "rt", encoding="utf-8") as file:
+            if ending in LINES:
+                yield from _lines(file, path, field)
+            elif separator:
+                yield from _separated(file, separator)
+            else:
+                yield file.read()
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            str(path), what="is not UTF-8 text", why=str(error), fix="convert it: iconv -t utf-8, or leave it out"
+        ) from None
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise BadInput(
+            str(path), what="cannot be unpacked", why=str(error) or "it is cut off", fix="download it again"
+        ) from None
+
+
+def _separated(file: IO[str], separator: str) -> Iterator[str]:
+    rest = ""
+    while part := file.read(PART):
+        *whole, rest = (rest + part).split(separator)
+        yield from whole
+    yield rest
+
+
+def _lines(file: IO[str], path: Path, field: str) -> Iterator[str]:
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise BadInput(
+                f"{path}:{number}", what="is no JSON", why=str(error), fix="one JSON object per line"
+            ) from None
+        yield _text(record, field, f"{path}:{number}")
+
+
+def _parquet(path: Path, field: str) -> Iterator[str]:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise _needs(str(path), "pyarrow") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            if field not in file.schema_arrow.names:
+                raise _no_field(str(path), field, file.schema_arrow.names)
+            for batch in file.iter_batches(columns=[field], batch_size=1024):
+                for row, value in enumerate(batch.column(0).to_pylist()):
+                    yield _text({field: value}, field, f"{path}: row {row}")
+    except (OSError, ValueError) as error:  # pyarrow's own errors are both
+        raise BadInput(str(path), what="is no parquet file", why=show(error, 200), fix="download it again") from None
+
+
+def _dataset(name: str, field: str, split: str) -> Iterator[str]:
+    """NAME or NAME:CONFIG of the hub, streamed."""
+    base, _, config = name.partition(":")
+    if not base or base.startswith((".", "/", "~")) or base.count("/") > 1:
+        raise BadInput(
+            name, what="does not exist", why="no file, folder or dataset has this name", fix="check the path"
+        )
+    try:
+        import datasets
+    except ImportError:
+        raise _needs(name, "datasets") from None
+    try:
+        rows = datasets.load_dataset(base, config or None, split=split, streaming=True)
+    except Exception as error:  # the library raises what its many backends raise
+        raise BadInput(
+            name,
+            what="is no file, and the hub gives no dataset of this name",
+            why=show(f"{type(error).__name__}: {error}".splitlines()[0], 200),
+            fix="a path, or NAME:CONFIG of a dataset; --split for another split",
+        ) from None
+    for number, row in enumerate(rows):
+        yield _text(row, field, f"{name}: row {number}")
+
+
+def _text(record: Any, field: str, where: str) -> str:
+    if not isinstance(record, dict) or field not in record:
+        raise _no_field(where, field, record if isinstance(record, dict) else ())
+    if not isinstance(record[field], str):
+        raise BadInput(
+            where, what=f"{field} is {show(record[field], 40)}", why="a document is a text", fix="--field NAME"
+        )
+    return record[field]
+
+
+def _no_field(where: str, field: str, known: Any) -> BadInput:
+    names = ", ".join(map(str, list(known)[:12])) or "none"
+    return BadInput(where, what=f"has no field {field!r}", why=f"fields: {names}", fix="--field NAME")
+
+
+def _needs(where: str, package: str) -> BadInput:
+    return BadInput(
+        where,
+        what=f"needs {package}, which is not installed",
+        why="it reads this kind of file",
+        fix="pip install 'grow-transformers[tasks]'",
+    )

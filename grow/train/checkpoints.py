@@ -1,0 +1,304 @@
+"""RUN/step-00000100/: a stock checkpoint, and beside it in state/ what a run continues from.
+
+    config.json  model.safetensors  tokenizer …     what anybody loads; grow.json comes along with "training"
+    state/       torch.distributed.checkpoint, weights in full precision and moments; train.json: step, settings, hashes
+
+Written to `.step-….partial`, on disk, then renamed: under its name a checkpoint is whole. What a killed run left
+is removed with a note. The last `keep` stay; one with a file named KEEP in it stays as long as that does.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grow.checkpoint.header import show, strict_json
+from grow.checkpoint.reader import Checkpoint
+from grow.checkpoint.writer import ShardWriter, write_json
+from grow.errors import BadInput
+from grow.numerics import narrow
+from grow.plan import ITEMSIZE
+from grow.provenance import NAME
+from grow.train.parallel import World, whole
+from grow.train.state import INDEX, save_state
+
+SCHEMA = 1
+STATE, TRAIN, KEEP = "state", "train.json", "KEEP"
+FOLDER = re.compile(r"step-(\d{8,})")
+REST = re.compile(r"\.step-\d{8,}\.(partial|removed)")
+SHARD = 5 * 10**9
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+WRITER = "grow train"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What every checkpoint of a run takes over from the one it began with, read once: that one may go away."""
+
+    config: dict[str, Any]
+    dtypes: dict[str, str]
+    files: dict[str, bytes]
+    record: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, source: Checkpoint) -> Origin:
+        file = source.path / NAME
+        record = strict_json(file.read_bytes(), str(file), "remove it") if file.is_file() else None
+        files = {name: (source.path / name).read_bytes() for name in source.companions}
+        return cls(source.config, {name: info.dtype for name, info in source.tensors.items()}, files, record)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of the stock file, as `ShardWriter` wants it."""
+
+    name: str
+    new_shape: tuple[int, ...]
+    dtype: str
+    value: torch.Tensor
+
+    @property
+    def new_matrix(self) -> tuple[int, int]:
+        rows = self.new_shape[0] if self.new_shape else 1
+        return rows, self.value.numel() // max(1, rows)
+
+    @property
+    def nbytes(self) -> int:
+        return ITEMSIZE[self.dtype] * self.value.numel()
+
+
+def folder_of(run: Path, step: int) -> Path:
+    return run / f"step-{step:08d}"
+
+
+def save(
+    run: Path, step: int, source: Origin, model: Any, optimizers: list, document: dict[str, Any], world: World
+) -> Path:
+    """Write RUN/step-…; BadInput when it cannot be, and earlier checkpoints are as they were.
+
+    source    the checkpoint that the run began with: names, dtypes and companions are its own
+    document  of state/train.json
+    """
+    final = folder_of(run, step)
+    partial = run / f".{final.name}.partial"
+    try:
+        with world.together():
+            if world.first:
+                shutil.rmtree(partial, ignore_errors=True)
+                (partial / STATE).mkdir(parents=True)
+        with world.together():
+            save_state(partial / STATE, model, optimizers, world)
+        _write_stock(partial, source, model, world)
+        with world.together():
+            if world.first:
+                _write_documents(partial, source, document)
+                _commit(partial, final)
+    except Exception as error:
+        if world.first:
+            shutil.rmtree(partial, ignore_errors=True)
+        if full := _disk_full(error):
+            raise BadInput(
+                str(final),
+                what=f"could not be written: {full}",
+                why=f"the disk filled at step {step}; earlier checkpoints are as they were",
+                fix="make room, then the same command with --resume",
+            ) from error
+        raise
+    return final
+
+
+def _write_stock(folder: Path, source: Origin, model: Any, world: World) -> None:
+    """Gathered tensor by tensor; only the first process writes. All take part to the end, whatever fails."""
+    tensors = list(stock_tensors(source, model))
+    writer: ShardWriter | None = None
+    error: Exception | None = None
+    try:
+        writer = ShardWriter(folder, tensors, SHARD) if world.first else None
+    except OSError as found:
+        error = found
+    for t in tensors:
+        full = whole(t.value)
+        if writer is None or error is not None:
+            continue
+        try:
+            values = narrow(full.detach().cpu().numpy(), t.dtype)
+            if t.dtype == "F16" and not torch.isfinite(torch.from_numpy(values)).all():
+                raise _overflow(t.name)
+            writer.write_rows(t.name, 0, values)
+        except (OSError, BadInput) as found:
+            error = found
+    with world.together():
+        if writer is not None:
+            try:
+                if error is None:
+                    writer.close()
+            finally:
+                writer.abandon()
+        if error is not None:
+            raise error
+
+
+def stock_tensors(source: Origin, model: Any) -> Iterator[Stored]:
+    """Names and dtypes as the source's file has them; a tied table is there once."""
+    prefix = model.base_model_prefix + "."
+    dtypes = set(source.dtypes.values())
+    usual = dtypes.pop() if len(dtypes) == 1 else "F32"
+    parameters = dict(model.named_parameters())
+    every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    buffers = {n: v for n, v in model.state_dict().items() if n not in every and v.is_floating_point()}
+    for name, value in {**parameters, **buffers}.items():
+        names = (name, name.removeprefix(prefix), prefix + name)
+        there = next((n for n in names if n in source.dtypes), None)
+        dtype = source.dtypes[there] if there else usual
+        yield Stored(there or name, tuple(value.shape), dtype, value)
+
+
+def _write_documents(folder: Path, source: Origin, document: dict[str, Any]) -> None:
+    for name, content in source.files.items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    write_json(folder / "config.json", source.config)
+    if source.record is not None:
+        training = {k: document[k] for k in ("grow", "step", "tokens", "source", "data")}
+        write_json(folder / NAME, {**source.record, "verification": None, "training": training})
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    sizes = {str(p.relative_to(folder)): p.stat().st_size for p in files}
+    write_json(folder / STATE / TRAIN, {"schema": SCHEMA, "writer": WRITER, **document, "files": sizes})
+
+
+def _commit(partial: Path, final: Path) -> None:
+    """On disk before it has its name."""
+    for path in (
+        *(p for p in partial.rglob("*") if p.is_file()),
+        *(p for p in partial.rglob("*") if p.is_dir()),
+        partial,
+    ):
+        _sync(path)
+    if final.exists():  # a run that went back: this step is written anew
+        _remove(final)
+    partial.rename(final)
+    _sync(final.parent)
+
+
+def steps(run: Path) -> list[tuple[int, Path]]:
+    """Every RUN/step-…, oldest first, whole or not."""
+    if not run.is_dir():
+        return []
+    found = ((FOLDER.fullmatch(path.name), path) for path in run.iterdir() if path.is_dir())
+    return sorted((int(hit[1]), path) for hit, path in found if hit)
+
+
+def clean(run: Path) -> list[str]:
+    """Remove what a killed run left; a note for each."""
+    notes = []
+    for path in sorted(run.iterdir()) if run.is_dir() else []:
+        if hit := REST.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+            if hit[1] == "partial":
+                notes.append(f"removed {path.name}, left half-written by an interrupted run")
+    return notes
+
+
+def prune(run: Path, keep: int) -> None:
+    """Leave the last `keep` and those with a KEEP in them."""
+    for _, path in steps(run)[:-keep]:
+        if not (path / KEEP).exists():
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Renamed first: half of a checkpoint never has its name."""
+    aside = path.with_name(f".{path.name}.removed")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def latest(run: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
+    """(the last whole checkpoint, its train.json, notes on those that are not); BadInput when there are some and none
+    is whole: a run never begins again unasked."""
+    notes: list[str] = []
+    for _, path in reversed(steps(run)):
+        try:
+            document = read_train(path)
+        except BadInput as error:
+            notes.append(f"{path.name} is passed over: {error.what}, {error.why}")
+            continue
+        return path, document, notes
+    if notes:
+        raise BadInput(
+            str(run),
+            what="has no whole checkpoint to resume from",
+            details=[("found", note) for note in notes],
+            why="without the optimizer's state the run would continue as another one",
+            fix="bring the missing files back, or begin a new run from the weights: --from RUN/step-…",
+        )
+    return None, {}, notes
+
+
+def read_train(path: Path) -> dict[str, Any]:
+    """state/train.json of a checkpoint all of whose files are there; BadInput otherwise."""
+    file = path / STATE / TRAIN
+    fix = "resume from an earlier checkpoint, or begin a new run from its weights"
+    if not file.is_file():
+        raise BadInput(
+            show(path), what=f"no {STATE}/{TRAIN}", why="it is not whole, or no checkpoint of a run", fix=fix
+        )
+    document = strict_json(file.read_bytes(), str(file), fix)
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA or document.get("writer") != WRITER:
+        raise BadInput(show(file), what=f"not written by {WRITER}", why="what it says is not known", fix=fix)
+    sizes = document.get("files")
+    if not isinstance(sizes, dict) or f"{STATE}/{INDEX}" not in sizes:
+        raise BadInput(show(file), what="names no optimizer state", why="a run continues from it", fix=fix)
+    missing = [name for name in sizes if not (path / name).is_file()]
+    short = [name for name in sizes if name not in missing and (path / name).stat().st_size != sizes[name]]
+    if missing or short:
+        lost = ", ".join([*missing, *short][:4])
+        what = f"{lost} {'missing' if missing else 'of another size'}"
+        raise BadInput(show(path), what=what, why="it is not what was saved", fix=fix)
+    return document
+
+
+def _disk_full(error: BaseException | None) -> str:
+    """What the system said, where a full disk is behind an error; torch's collective errors hold others."""
+    seen: list[BaseException] = []
+    queue = [error]
+    while queue:
+        one = queue.pop()
+        if one is None or one in seen:
+            continue
+        seen.append(one)
+        if isinstance(one, OSError) and one.errno in FULL:
+            return one.strerror or "no space left"
+        queue += [one.__cause__, one.__context__]
+        failures = getattr(one, "failures", None)
+        if isinstance(failures, dict):
+            queue += [value[0] if isinstance(value, tuple) else value for value in failures.values()]
+    text = os.strerror(errno.ENOSPC)
+    return text if text in str(error) else ""
+
+
+def _overflow(name: str) -> BadInput:
+    return BadInput(
+        name,
+        what="has grown beyond float16",
+        why="the source is stored in float16, whose largest number is 65504; as infinity it would be useless",
+        fix="begin from a float32 or bfloat16 copy of the source",
+    )
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

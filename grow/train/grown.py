@@ -1,0 +1,161 @@
+"""What training knows of the growth that made its checkpoint: which entries are new, and that nothing was lost.
+
+Both follow from grow.json. With `--rewarm` the update of new entries is scaled, with `--freeze-old` old entries keep
+their bits; neither touches anything else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grow.checkpoint.reader import Checkpoint
+from grow.errors import BadInput, Refused
+from grow.families import family_of
+from grow.match import Match, Matched, match
+from grow.optimizer import new_entries_of
+from grow.plan import TensorPlan, assemble
+from grow.provenance import NAME, Record
+from grow.train.parallel import local, part_of
+from grow.train.schedule import rewarm
+from grow.train.settings import Settings
+
+
+def tensors_of(record: Record, grown: Checkpoint) -> tuple[TensorPlan, ...]:
+    """The growth's tensors from its record and the grown checkpoint alone: the source is the grown one with the old
+    sizes. BadInput when the record is of another checkpoint."""
+    family = family_of(record.model_type)
+    found = match(family, grown.config, grown.tensors, str(grown.path))
+    config = dict(found.config)
+    for axis, size in record.sizes.items():
+        field = family.axes.get(axis)
+        if field and config.get(field) is not None:
+            config[field] = size
+    if record.config_changes.get("tie_word_embeddings") is False:
+        config["tie_word_embeddings"] = True
+    depth, experts = record.change.depth, record.change.maps.get("experts")
+    if record.change.upcycling is not None or (experts is not None and not experts.is_identity):
+        raise Refused(
+            f"{grown.path}: {NAME}",
+            what="tells of experts that were made or added",
+            why="which of their entries are new does not follow from the grown sizes alone",
+            fix="without --rewarm and --freeze-old",
+        )
+    source = []
+    for t in found.tensors:
+        layer = t.index("layers")
+        if layer is not None and (layer >= depth.m or depth.inserted[layer]):
+            continue
+        shape = tuple(dim.size(record.sizes) for dim in t.row.signature.dims)
+        if layer is not None:
+            to = depth.source[layer]
+            t = replace(t, name=t.at(t.name, layers=to), canonical=t.at(t.canonical, layers=to))
+        if not _parted(family, t, found, config):
+            source.append(replace(t, shape=shape))
+    matched = Match(config, tuple(source), (), ())
+    try:
+        tensors, _ = assemble(family, matched, record.change, {t.name: t.dtype for t in source})
+    except (KeyError, IndexError, ValueError) as error:
+        raise _foreign(grown, f"{type(error).__name__}: {error}") from None
+    stored = {t.name: t for t in found.tensors}
+    for made in tensors:
+        other = stored.get(made.name) or next((s for s in found.tensors if s.canonical == made.canonical), None)
+        if other is None or other.shape != made.new_shape:
+            raise _foreign(grown, f"{made.name}: {other and other.shape}, the growth made {made.new_shape}")
+    return tensors
+
+
+def _parted(family: Any, t: Matched, found: Match, config: Mapping[str, Any]) -> bool:
+    """A head that the growth wrote apart from its table: the source has none."""
+    tie = family.tie
+    return bool(tie and t.canonical == tie.head and family.holds(config, tie.when))
+
+
+def _foreign(grown: Checkpoint, why: str) -> BadInput:
+    return BadInput(
+        f"{grown.path}: {NAME}",
+        what="tells of another checkpoint than this one",
+        why=why,
+        fix="train without --rewarm and --freeze-old, or grow again",
+    )
+
+
+class NewEntries:
+    """Per parameter which of its entries on this process are new; parameters without a new entry are all old.
+
+    before() is called before the optimizer's step, after() behind it.
+    """
+
+    def __init__(self, model: Any, tensors: tuple[TensorPlan, ...], settings: Settings) -> None:
+        self.settings = settings
+        by_name: dict[str, TensorPlan] = {}
+        for t in tensors:
+            by_name |= {t.canonical: t, t.name: t}
+        self.parts: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
+        self.count = self.total = 0
+        prefix = model.base_model_prefix + "."
+        for name, p in model.named_parameters():
+            spelled = (name, name.removeprefix(prefix), prefix + name)
+            found = next((by_name[n] for n in spelled if n in by_name), None)
+            if found is None or found.new_shape != tuple(p.shape):
+                raise BadInput(
+                    name,
+                    what=f"is no tensor of the growth ({tuple(p.shape)})",
+                    why="which of its entries are new cannot be known",
+                    fix="train without --rewarm and --freeze-old",
+                )
+            new = new_entries_of(found)
+            self.count, self.total = self.count + int(new.sum()), self.total + new.numel()
+            self.parts.append((p, part_of(new, p)))
+        self._old: list[torch.Tensor] = []
+
+    @torch.no_grad()
+    def mask_gradients(self) -> None:
+        """Frozen entries have no gradient: they count in no norm and leave no trace in a moment."""
+        if self.settings.freeze_old:
+            for p, new in self.parts:
+                if p.grad is not None:
+                    local(p.grad).mul_(new)
+
+    @torch.no_grad()
+    def before(self, step: int) -> None:
+        if self.settings.freeze_old or self._scale(step) != 1.0:
+            self._old = [local(p).clone() for p, _ in self.parts]
+
+    @torch.no_grad()
+    def after(self, step: int) -> None:
+        """w <- old + scale · (w - old) where an entry is new; w <- old where it is frozen."""
+        scale, frozen = self._scale(step), self.settings.freeze_old
+        for (p, new), old in zip(self.parts, self._old):
+            now = local(p)
+            moved = old + scale * (now - old) if scale != 1.0 else now
+            now.copy_(torch.where(new, moved, old if frozen else now))
+        self._old = []
+
+    def _scale(self, step: int) -> float:
+        return rewarm(step, *self.settings.rewarm) if self.settings.rewarm else 1.0
+
+
+def check_losses(source: float, grown: float, record: Record, dtypes: set[str], path: Path) -> str:
+    """A note that both losses agree; BadInput when the grown model has lost something before the first step.
+
+    Both are means over the same tokens in float32: what a bit-exact growth, or one stored in float32, leaves is
+    summation order (below 1e-4). A rounded growth in 16 bits has its weights' noise, 1e-2 (design, storage).
+    """
+    if record.lossy:
+        return f"the growth is lossy by its method: {grown:.6f} before the first step, the source {source:.6f}"
+    wide = record.storage == "bit-exact" or not dtypes & {"BF16", "F16"}
+    limit = (1e-4 if wide else 1e-2) * max(1.0, abs(source))
+    if not math.isfinite(grown) or not abs(grown - source) <= limit:
+        raise BadInput(
+            str(path),
+            what=f"has a validation loss of {grown:.6f} before the first step, its source {source:.6f}",
+            why=f"a lossless growth changes it by {limit:.1g} at most",
+            fix="grow verify SOURCE GROWN says which tensor differs",
+        )
+    return f"the validation loss before the first step is the source's: {grown:.6f} and {source:.6f}"

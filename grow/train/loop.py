@@ -1,0 +1,171 @@
+"""The loop: accumulate, clip, step, record, evaluate, save. The same lines on one process and on many."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from grow.errors import GrowError
+from grow.train.grown import NewEntries
+from grow.train.inputs import Data
+from grow.train.log import Log
+from grow.train.model import computing, inputs, loss_sum
+from grow.train.objectives import IGNORED
+from grow.train.optim import clip_gradients, gradient_norm, set_rate
+from grow.train.parallel import World, reshard
+from grow.train.settings import Settings
+
+
+class NotFinite(GrowError):
+    """A loss or a gradient is NaN or infinite; nothing was stepped, the last checkpoint is as it was. Exit code 2."""
+
+
+@dataclass
+class Loop:
+    """What a step needs, and how far the run is. `new` is None where nothing is treated apart."""
+
+    model: Any
+    optimizers: list[torch.optim.Optimizer]
+    data: Data
+    settings: Settings
+    world: World
+    flops_per_token: float
+    new: NewEntries | None = None
+    step: int = 0
+    tokens: int = 0
+    loss: float | None = None
+    val_loss: float | None = None
+    stopped: str = ""
+    computing: Callable[[], AbstractContextManager] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.computing = computing(self.settings, self.world.device)
+
+    def run(self, log: Log | None, save: Callable[[Loop], None], signals: Signals) -> None:
+        """Until the last step or a signal; ends with a checkpoint either way."""
+        s = self.settings
+        while self.step < s.steps and not self.stopped:
+            began = time.perf_counter()
+            lr, (loss, norm, tokens, asked) = s.rate(self.step), self.one(signals)
+            seconds = time.perf_counter() - began
+            self.step, self.tokens, self.loss = self.step + 1, self.tokens + tokens, loss
+            self.stopped = asked
+            entry = {"step": self.step, "tokens": self.tokens, "loss": loss, "lr": lr, "grad_norm": norm}
+            entry |= {"flops": self.flops_per_token * self.tokens, "tokens_per_second": tokens / seconds}
+            last = self.step == s.steps
+            if self.step % s.eval_every == 0 or last:
+                entry |= self.evaluated()
+            if log is not None:
+                log.record(entry)
+            if self.step % s.save_every == 0 or last or self.stopped:
+                if log is not None:
+                    log.sync()
+                save(self)
+
+    def one(self, signals: Signals) -> tuple[float, float, int, str]:
+        """One optimizer step: (loss per predicted token, global gradient norm, tokens, the signal that came)."""
+        set_rate(self.optimizers, self.settings.rate(self.step))
+        loss, tokens, asked = self.accumulate(signals)
+        if self.new is not None:
+            self.new.mask_gradients()
+        norm = gradient_norm(self.model, self.world)
+        if not math.isfinite(norm):
+            raise self._not_finite("the gradient")
+        clip_gradients(self.model, norm, self.settings.clip)
+        if self.new is not None:
+            self.new.before(self.step)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        if self.new is not None:
+            self.new.after(self.step)
+        return loss, norm, tokens, asked
+
+    def accumulate(self, signals: Signals) -> tuple[float, int, str]:
+        """Gradients of the mean loss over every predicted token of the step, wherever it was computed.
+
+        A part's gradient is that of its *sum*, divided by the tokens of the whole step: a mean of means would weigh
+        a token by how many others its part has. FSDP2 averages over processes, which `size` undoes.
+        """
+        parts = list(self.data.parts(self.step))
+        mine = sum(int((part["labels"] != IGNORED).sum()) for part in parts)
+        predicted = int(self.world.sum(mine)[0])
+        total = torch.zeros((), dtype=torch.float64, device=self.world.device)
+        self.model.train()
+        for number, part in enumerate(parts):
+            if self.world.size > 1:
+                self.model.set_requires_gradient_sync(number == len(parts) - 1)
+            torch.manual_seed(self._seed(number))
+            with self.computing():
+                loss = loss_sum(self.model, inputs(part, self.world.device))
+            (loss * (self.world.size / max(1, predicted))).backward()
+            total += loss.detach()
+        seen = sum(part["labels"].size for part in parts)
+        sums = self.world.sum(float(total), seen, signals.received)
+        if not math.isfinite(sums[0]):
+            raise self._not_finite("the loss")
+        return sums[0] / max(1, predicted), int(sums[1]), signals.name if sums[2] else ""
+
+    @torch.no_grad()
+    def evaluated(self) -> dict[str, float]:
+        """{"val_loss": nats per predicted token of the validation blocks}, or {} without any."""
+        if not self.data.validation:
+            return {}
+        self.model.eval()
+        total, count = 0.0, 0
+        for part in self.data.held_out():
+            with self.computing():
+                total += float(loss_sum(self.model, inputs(part, self.world.device)))
+            count += int((part["labels"] != IGNORED).sum())
+        self.model.train()
+        reshard(self.model)
+        total, count = self.world.sum(total, count)  # type: ignore[assignment]
+        if not math.isfinite(total):
+            raise self._not_finite("the validation loss")
+        self.val_loss = total / max(1, count)
+        return {"val_loss": self.val_loss}
+
+    def _seed(self, part: int) -> int:
+        """Of dropout, in one part of a step: no random state has to be kept."""
+        key = self.settings.seed, self.step, self.world.rank, part
+        return hash(key) & (1 << 63) - 1  # of whole numbers: the same in every process
+
+    def _not_finite(self, what: str) -> NotFinite:
+        return NotFinite(
+            f"step {self.step + 1}: {what}",
+            what="is not finite",
+            details=[("batch", self.data.named(self.step))],
+            why="nothing was stepped; the last checkpoint is from before",
+            fix="a lower --lr, a longer --warmup, or --clip; look at the text of these blocks",
+        )
+
+
+class Signals:
+    """SIGTERM and SIGINT end a run behind the step it is in; a second SIGINT ends it at once."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.name = "a signal"
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: Any) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received, self.name = 1, signal.Signals(number).name

@@ -1,0 +1,128 @@
+"""The model of a run: the stock class with weights in float32, computing in the dtype that was asked for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from grow.checkpoint.reader import Checkpoint
+from grow.errors import BadInput, Refused
+from grow.train.objectives import IGNORED
+from grow.train.parallel import World, blocks
+from grow.train.settings import Settings
+from grow.verify.float64 import LOCAL, TrueFloat64, load, quiet
+
+CAPACITY = ("max_position_embeddings", "n_positions", "max_sequence_length")
+LONGEST = 512  # tokens of a sequence when nobody says it
+
+
+def load_model(folder: Path, settings: Settings, world: World) -> tuple[Any, tuple[str, ...]]:
+    """(model in train mode, tensors of the files that its class does not have); every weight is finite."""
+    wide = settings.dtype == "float64"
+    with TrueFloat64() if wide else contextlib.nullcontext():
+        model, ignored = load(folder, "float64" if wide else "float32")
+    for name, p in model.named_parameters():
+        if not torch.isfinite(p).all():
+            count = int((~torch.isfinite(p)).sum())
+            fix = "a checkpoint whose weights are finite"
+            raise BadInput(
+                f"{folder}: {name}", what=f"{count} entries are not finite", why="every loss would be NaN", fix=fix
+            )
+    model.requires_grad_(True)
+    if settings.checkpointing:
+        if not model.supports_gradient_checkpointing:
+            why = "its blocks are not made to be computed again"
+            raise Refused(
+                type(model).__name__, what="has no gradient checkpointing", why=why, fix="without --checkpointing"
+            )
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.compile:
+        for block in blocks(model):
+            block.compile()
+    return model.to(world.device).train(), ignored
+
+
+def tokenizer_of(folder: Path) -> Any | None:
+    """The checkpoint's tokenizer, None when it has none."""
+    import transformers
+
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json")):
+        return None
+    try:
+        with quiet():
+            return transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
+    except Exception as error:  # the library raises what its many classes raise
+        why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        fix = "a folder whose tokenizer loads, or none"
+        raise BadInput(str(folder), what="has a tokenizer that does not load", why=why, fix=fix) from None
+
+
+def capacity(config: Mapping[str, Any]) -> int | None:
+    """Tokens of a sequence that the model has positions for; None where nothing limits it."""
+    from grow.choose import first_position
+    from grow.families import FAMILIES
+
+    if config.get("is_encoder_decoder"):
+        return None
+    if family := FAMILIES.get(str(config.get("model_type"))):
+        sizes = family.sizes_of(config)
+        return sizes["positions"] - first_position(family, config) if "positions" in sizes else None
+    return next((int(config[name]) for name in CAPACITY if isinstance(config.get(name), int)), None)
+
+
+def check_documents(config: Mapping[str, Any], kind: str, length: int) -> None:
+    """Refused where a mask of documents would not be what the model attends to."""
+    if kind != "causal":
+        why = "a mask of documents is made for models that read from left to right"
+        raise Refused("--documents", what=f"the objective is {kind}", why=why, fix="without --documents")
+    window = config.get("sliding_window")
+    if window and config.get("use_sliding_window", True) and window < length:
+        what = f"the model attends to {window} tokens, a sequence has {length}"
+        why = "one mask for all layers would undo the window"
+        raise Refused("--documents", what=what, why=why, fix=f"--length {window}, or without --documents")
+
+
+def computing(settings: Settings, device: torch.device) -> Callable[[], Any]:
+    """Where a forward pass belongs. bfloat16 is autocast: products in bfloat16; norms, softmax and losses, like the
+    weights and the gradients, in float32. It is the same arithmetic on one process and on many."""
+    if settings.dtype == "bfloat16":
+        return lambda: torch.autocast(device.type, torch.bfloat16)
+    return TrueFloat64 if settings.dtype == "float64" else contextlib.nullcontext
+
+
+def inputs(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in arrays.items()}
+
+
+def loss_sum(model: Any, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Σ of the cross entropy over what is predicted, in float32 at least."""
+    given = dict(given)
+    labels = given.pop("labels")
+    if (attend := given.pop("attend", None)) is not None:
+        zero = torch.zeros((), dtype=model.dtype, device=attend.device)
+        given["attention_mask"] = torch.where(attend[:, None], zero, torch.finfo(model.dtype).min)
+    if not model.config.is_encoder_decoder and "position_ids" not in given and hasattr(model.config, "use_cache"):
+        given["use_cache"] = False  # type: ignore[assignment]
+    logits = model(**given).logits
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def flops_per_token(checkpoint: Checkpoint, length: int) -> float:
+    """Of a training step: three forward passes (the backward pass is two), see `grow.cost`. Of a model without a
+    family 2 per weight of a matrix."""
+    from grow.cost import forward_flops
+    from grow.families import FAMILIES
+    from grow.match import match
+
+    if family := FAMILIES.get(str(checkpoint.config.get("model_type"))):
+        matched = match(family, checkpoint.config, checkpoint.tensors, str(checkpoint.path))
+        return 3 * forward_flops(family, matched, length)
+    return 3 * sum(2.0 * np.prod(info.shape) for info in checkpoint.tensors.values() if len(info.shape) > 1)

@@ -1,0 +1,182 @@
+"""What a model learns from a block of tokens: pure functions of (ids, seed, step, row).
+
+    causal   (rows, n + 1) ids -> the first n as input, the last n as labels
+    masked   (rows, n) ids     -> [CLS] ids [SEP]; 15 % are labels: 80 % of them [MASK], 10 % random, 10 % as they were
+    spans    (rows, n) ids     -> input with 15 % of the tokens cut out in spans of 3, each replaced by a sentinel;
+                                  labels: sentinel, span, sentinel, span, …, end         T5 (arXiv 1910.10683, 3.1.4)
+
+Draws depend on the seed, the step and the row of the whole batch, so they are the same on any number of processes.
+Labels are -100 where nothing is predicted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from grow.data.loader import Batch
+from grow.errors import Refused
+
+IGNORED = -100
+SHARE, MASKED, RANDOM = 0.15, 0.8, 0.1  # BERT (arXiv 1810.04805)
+SPAN = 3  # mean length of a span
+SENTINEL = re.compile(r"<extra_id_(\d+)>")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """kind      "causal", "masked" or "spans"
+    vocab     ids from which a random token is drawn
+    special   ids that are never masked
+    frame     (first, last) id around a masked block, or ()
+    mask      the id of [MASK]
+    sentinels ids of <extra_id_0>, <extra_id_1>, …; end: id behind input and labels; start: the decoder's first
+    """
+
+    kind: str
+    vocab: int
+    special: tuple[int, ...] = ()
+    frame: tuple[int, ...] = ()
+    mask: int = 0
+    sentinels: tuple[int, ...] = ()
+    end: int = 1
+    start: int = 0
+
+    def block(self, length: int) -> int:
+        """Tokens of the text that fill `length` positions of the model's input."""
+        if self.kind == "masked":
+            return length - len(self.frame)
+        if self.kind == "causal":
+            return length
+        return max((n for n in range(1, 2 * length) if sum(_kept(n)) + 1 <= length), default=0)
+
+    def apply(self, batch: Batch, *, seed: int, step: int, first: int) -> dict[str, np.ndarray]:
+        """Arguments of the model's forward, and "labels"; `first`: the batch's first row in the whole batch."""
+        if self.kind == "causal":
+            return causal(batch.ids, batch.segments)
+        rows = [
+            (masked if self.kind == "masked" else spans)(self, ids[:-1], draws(seed, step, first + k))
+            for k, ids in enumerate(batch.ids)
+        ]
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def objective_of(config: Any, tokenizer: Any, architecture: str) -> Objective:
+    """By the model's class; Refused where a block of text says not what to predict."""
+    vocab = int(config.vocab_size)
+    special = tuple(sorted(tokenizer.all_special_ids)) if tokenizer is not None else ()
+    if getattr(config, "is_encoder_decoder", False):
+        return _spans(config, tokenizer, vocab, architecture)
+    if architecture.endswith("ForMaskedLM"):
+        if tokenizer is None or tokenizer.mask_token_id is None:
+            raise _refused(architecture, "its tokenizer has no mask token", "--from a checkpoint with its tokenizer")
+        ends = (tokenizer.cls_token_id, tokenizer.sep_token_id)
+        frame = tuple(i for i in ends if i is not None) if None not in ends else ()
+        return Objective("masked", min(vocab, len(tokenizer)), special, frame, tokenizer.mask_token_id)
+    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
+        return Objective("causal", vocab, special)
+    fix = "a checkpoint with a language model head: …ForCausalLM, …LMHeadModel, …ForMaskedLM or T5"
+    raise _refused(architecture, "no objective on plain text is known for it", fix)
+
+
+def causal(ids: np.ndarray, segments: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Every token predicts the next one. With segments (rows, n + 1) documents are kept apart: positions restart,
+    `attend` (rows, n, n) is True where a token sees another, and no document predicts the first token of the next."""
+    inputs, labels = ids[:, :-1], ids[:, 1:].copy()
+    if segments is None:
+        return {"input_ids": inputs, "labels": labels}
+    here = segments[:, :-1]
+    at = np.arange(here.shape[1])
+    starts = np.concatenate([np.ones((len(here), 1), bool), here[:, 1:] != here[:, :-1]], axis=1)
+    attend = (here[:, :, None] == here[:, None, :]) & (at[:, None] >= at[None, :])
+    return {
+        "input_ids": inputs,
+        "labels": np.where(segments[:, 1:] == here, labels, IGNORED),
+        "position_ids": at - np.maximum.accumulate(np.where(starts, at, 0), axis=1),
+        "attend": attend,
+    }
+
+
+def masked(objective: Objective, ids: np.ndarray, draw: np.random.Generator) -> dict[str, np.ndarray]:
+    """One block: special tokens are never chosen, and a random token is never special."""
+    chosen = (draw.random(ids.shape) < SHARE) & ~np.isin(ids, objective.special)
+    fate = draw.random(ids.shape)
+    usual = np.setdiff1d(np.arange(objective.vocab), objective.special)
+    inputs = np.where(chosen & (fate < MASKED), objective.mask, ids)
+    inputs = np.where(chosen & (fate >= 1 - RANDOM), draw.choice(usual, ids.shape), inputs)
+    labels = np.where(chosen, ids, IGNORED)
+    if objective.frame:
+        first, last = objective.frame
+        inputs = np.concatenate([[first], inputs, [last]])
+        labels = np.concatenate([[IGNORED], labels, [IGNORED]])
+    return {"input_ids": inputs, "labels": labels}
+
+
+def spans(objective: Objective, ids: np.ndarray, draw: np.random.Generator) -> dict[str, np.ndarray]:
+    """One block of n tokens: always as many spans of the same total length, cut at places that are drawn.
+
+    Example: the quick brown fox jumps -> input "the <0> fox jumps end", labels "<0> quick brown <1> end"
+    """
+    text, noise, count = len(ids), *_noise(len(ids))
+    lengths = np.stack([_parts(text - noise, count, draw), _parts(noise, count, draw)], axis=1).reshape(-1)
+    cut = np.repeat(np.tile([False, True], count), lengths)
+    begins = np.concatenate([[False], ~cut[:-1] & cut[1:]])
+    sentinels = np.asarray(objective.sentinels)
+    number = np.cumsum(begins) - 1
+    inputs = np.where(begins, sentinels[np.maximum(number, 0)], ids)[~cut | begins]
+    marked = [
+        part for k in range(count) for part in ([sentinels[k]], ids[cut & (number == k)])
+    ]  # every span behind its sentinel
+    labels = np.concatenate([*marked, [sentinels[count]], [objective.end]])
+    decoder = np.concatenate([[objective.start], labels[:-1]])
+    return {"input_ids": np.append(inputs, objective.end), "labels": labels, "decoder_input_ids": decoder}
+
+
+def draws(seed: int, step: int, row: int) -> np.random.Generator:
+    """The random numbers of one row of one step."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, (step << 20) + row], dtype=np.uint64)))
+
+
+def _noise(n: int) -> tuple[int, int]:
+    """Of n tokens: how many are cut out, in how many spans."""
+    noise = min(max(round(n * SHARE), 1), n - 1)
+    return noise, max(1, min(round(noise / SPAN), n - noise))
+
+
+def _kept(n: int) -> tuple[int, int]:
+    """Of n tokens: how many stay, and one sentinel per span."""
+    if n < 2:
+        return n, 1
+    noise, count = _noise(n)
+    return n - noise, count
+
+
+def _parts(total: int, count: int, draw: np.random.Generator) -> np.ndarray:
+    """`total` in `count` parts of 1 and more, every composition alike."""
+    cuts = np.sort(draw.choice(total - 1, count - 1, replace=False)) + 1
+    return np.diff(np.concatenate([[0], cuts, [total]]))
+
+
+def _spans(config: Any, tokenizer: Any, vocab: int, architecture: str) -> Objective:
+    found: Mapping[str, int] = tokenizer.get_vocab() if tokenizer is not None else {}
+    numbered = sorted((int(hit[1]), i) for name, i in found.items() if (hit := SENTINEL.fullmatch(name)))
+    if not numbered or tokenizer.eos_token_id is None:
+        fix = "a T5 checkpoint with its tokenizer (<extra_id_0>, …)"
+        raise _refused(architecture, "its tokenizer has no sentinels", fix)
+    start = config.decoder_start_token_id
+    return Objective(
+        "spans",
+        vocab,
+        tuple(tokenizer.all_special_ids),
+        sentinels=tuple(i for _, i in numbered),
+        end=tokenizer.eos_token_id,
+        start=config.pad_token_id if start is None else start,
+    )
+
+
+def _refused(where: str, what: str, fix: str) -> Refused:
+    return Refused(where, what=what, why="causal, masked and span objectives are built from token ids alone", fix=fix)

@@ -1,0 +1,276 @@
+"""`grow.train`: settings, model, data and the loop put together; a run begun or continued."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grow.checkpoint.header import show, strict_json
+from grow.checkpoint.locate import locate
+from grow.checkpoint.reader import Checkpoint, open_checkpoint
+from grow.checkpoint.writer import write_json
+from grow.errors import BadInput
+from grow.families import FAMILIES
+from grow.match import match
+from grow.provenance import config_sha256, read_record
+from grow.train import checkpoints
+from grow.train.folder import RUN, check_run, locked, removed_unless_begun
+from grow.train.grown import NewEntries, check_losses, tensors_of
+from grow.train.inputs import Data, Source, open_data, parse_sources
+from grow.train.log import METRICS, Log, check_board, last_losses
+from grow.train.loop import Loop, Signals
+from grow.train.model import LONGEST, capacity, check_documents, flops_per_token, load_model, tokenizer_of
+from grow.train.objectives import objective_of
+from grow.train.optim import build_optimizers
+from grow.train.parallel import World, shard, world_of
+from grow.train.settings import Settings, Training, refuse_change, resumed, settings_of
+from grow.train.state import check_owner, load_state
+
+
+def train(
+    src: str | os.PathLike | None,
+    data: Sequence[str | os.PathLike] | str | os.PathLike,
+    *,
+    out: str | os.PathLike,
+    tokens: int | None,
+    resume: bool,
+    trust: bool,
+    world: int | None,
+    source: str | os.PathLike | None,
+    revision: str | None,
+    quiet: bool,
+    given: Mapping[str, Any],
+) -> Training:
+    """See `grow.train`."""
+    sources = parse_sources(data)
+    with ExitStack() as stack:
+        here = stack.enter_context(world_of(world))
+        # a caller's random state is as it was
+        stack.enter_context(torch.random.fork_rng(devices=[here.device.index] if here.device.type == "cuda" else []))
+        run = Path(out).absolute()
+        with here.together():
+            if here.first:
+                check_run(run, resume)
+                if not resume:
+                    stack.enter_context(removed_unless_begun(run))
+                stack.enter_context(locked(run))
+        request = _Request(src, sources, run, tokens, resume, trust, source, revision, dict(given))
+        return request.carry_out(here, stack, quiet)
+
+
+class _Request:
+    """What was asked for, and how it becomes a loop."""
+
+    def __init__(
+        self,
+        src: Any,
+        data: list[Source],
+        run: Path,
+        tokens: int | None,
+        resume: bool,
+        trust: bool,
+        source: Any,
+        revision: str | None,
+        given: dict[str, Any],
+    ) -> None:
+        self.src, self.data, self.path, self.tokens, self.resume = src, data, run, tokens, resume
+        self.trust, self.source, self.revision, self.given = trust, source, revision, given
+        self.notes: list[str] = []
+
+    def carry_out(self, world: World, stack: ExitStack, quiet: bool) -> Training:
+        began = time.monotonic()
+        last, stored = self._last(world)
+        begun = self._begun(stored)
+        checkpoint = stack.enter_context(open_checkpoint(last or locate(begun["source"], revision=self.revision)))
+        settings = self._settings(checkpoint, stored)
+        if settings.tensorboard:
+            check_board()
+        if last is not None:
+            check_owner(last / checkpoints.STATE, self.trust)
+        data, loop = self._loop(checkpoint, settings, begun, world)
+        self._check_same(stored, data)
+        record = self._document(begun, settings, data, checkpoint, world)
+        if last is not None:
+            load_state(last / checkpoints.STATE, loop.model, loop.optimizers, world)
+            loop.step, loop.tokens = stored["step"], stored["tokens"]
+            loop.loss, loop.val_loss = last_losses(self.path / METRICS, loop.step)
+        elif world.first:
+            write_json(self.path / RUN, record)
+        first = self._first_loss(loop, checkpoint, world)
+        log = Log(self.path, settings, done=loop.step, steps=settings.steps, quiet=quiet) if world.first else None
+        if log is not None:
+            stack.callback(log.close)
+            if first:
+                log.record({"step": 0, "tokens": 0, "flops": 0.0, **first})
+        for note in self.notes if log else ():
+            log.note(note)  # type: ignore[union-attr]
+
+        origin = checkpoints.Origin.of(checkpoint)
+
+        def save(loop: Loop) -> None:
+            document = {**record, "step": loop.step, "tokens": loop.tokens, "settings": settings.document()}
+            checkpoints.save(self.path, loop.step, origin, loop.model, loop.optimizers, document, world)
+            if world.first:
+                checkpoints.prune(self.path, settings.keep)
+
+        with Signals() as signals:
+            loop.run(log, save, signals)
+        return Training(
+            self.path,
+            checkpoints.folder_of(self.path, loop.step),
+            loop.step,
+            loop.tokens,
+            loop.loss,
+            loop.val_loss,
+            time.monotonic() - began,
+            settings,
+            loop.stopped,
+            tuple(self.notes),
+        )
+
+    def _last(self, world: World) -> tuple[Path | None, dict[str, Any]]:
+        """The checkpoint to continue from and its train.json, or (None, {})."""
+        if not self.resume:
+            return None, {}
+        with world.together():
+            if world.first:
+                self.notes += checkpoints.clean(self.path)
+        found, document, notes = checkpoints.latest(self.path)
+        self.notes += notes
+        if found is None:
+            self.notes.append("the run was interrupted before its first checkpoint: it begins again")
+        return found, document
+
+    def _begun(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """What the run was begun with: {"source": SRC, "data": …}."""
+        if not self.resume:
+            if self.src is None:
+                raise BadInput("--from", what="is missing", why="a run continues a checkpoint", fix="--from SRC")
+            return {"source": show(self.src, 4096), "weights": None}
+        file = self.path / RUN
+        begun = stored or strict_json(file.read_bytes(), str(file), "begin a new run in another --out")
+        try:
+            source = str(begun["source"])
+            data = [Source(str(d["path"]), d["weight"]) for d in begun["data"]]
+            Settings.from_document(begun["settings"])
+        except (KeyError, TypeError, ValueError) as error:
+            fix = "begin a new run in another --out"
+            raise BadInput(
+                str(file), what="is no record of a run", why=f"{type(error).__name__}: {error}", fix=fix
+            ) from None
+        done = int(stored.get("step", 0))
+        if self.src is not None and show(self.src, 4096) != source:
+            raise refuse_change("from", source, show(self.src, 4096), done)
+        if self.data and [d.weight for d in self.data] != [d.weight for d in data]:
+            raise refuse_change("data", [d.weight for d in data], [d.weight for d in self.data], done)
+        self.data = self.data or data
+        return {"source": source, "settings": begun["settings"]}
+
+    def _settings(self, checkpoint: Checkpoint, stored: Mapping[str, Any]) -> Settings:
+        limit = capacity(checkpoint.config)
+        if stored:
+            settings = resumed(Settings.from_document(stored["settings"]), self.given, self.tokens, stored["step"])
+        elif self.resume:
+            begun = strict_json((self.path / RUN).read_bytes(), str(self.path / RUN), "another --out")
+            settings = resumed(Settings.from_document(begun["settings"]), self.given, self.tokens, 0)
+        else:
+            settings = settings_of(self.given, self.tokens, min(limit or LONGEST, LONGEST))
+        if limit is not None and settings.length > limit:
+            raise BadInput(
+                f"--length {settings.length}",
+                what=f"is more than the {limit} positions of the model",
+                why="a position beyond them has no embedding, or was never trained",
+                fix=f"--length {limit}, or grow widen --to max_position_embeddings={settings.length}",
+            )
+        return settings
+
+    def _loop(
+        self, checkpoint: Checkpoint, settings: Settings, begun: Mapping[str, Any], world: World
+    ) -> tuple[Data, Loop]:
+        grown = read_record(checkpoint.path)
+        if grown is None and (settings.rewarm or settings.freeze_old or self.source is not None):
+            option = "--rewarm" if settings.rewarm else "--freeze-old" if settings.freeze_old else "--source"
+            why = "there is no grow.json beside the weights, which says what is new"
+            raise BadInput(
+                option, what=f"{checkpoint.path.name} is not known to have grown", why=why, fix=f"without {option}"
+            )
+        if family := FAMILIES.get(checkpoint.config["model_type"]):
+            match(family, checkpoint.config, checkpoint.tensors, str(checkpoint.path))
+        model, ignored = load_model(checkpoint.path, settings, world)
+        if ignored:
+            self.notes.append(f"{len(ignored)} tensors of no use to {type(model).__name__} are left out")
+        tokenizer = tokenizer_of(checkpoint.path)
+        objective = objective_of(model.config, tokenizer, type(model).__name__)
+        if settings.documents:
+            check_documents(checkpoint.config, objective.kind, settings.length)
+        sources, data = open_data(
+            self.data, self.path, str(checkpoint.path), model.config, tokenizer, objective, settings, world
+        )
+        self.data = sources
+        self.notes += data.notes
+        flops = flops_per_token(checkpoint, settings.length)
+        shard(model, world)
+        new = None
+        if grown is not None and (settings.rewarm or settings.freeze_old):
+            new = NewEntries(model, tensors_of(grown, checkpoint), settings)
+            self.notes.append(f"{new.count:,} of {new.total:,} entries are new")
+        return data, Loop(model, build_optimizers(model, settings, world), data, settings, world, flops, new)
+
+    def _check_same(self, stored: Mapping[str, Any], data: Data) -> None:
+        """BadInput where a continued run would read another text."""
+        for before, now, source in zip(stored.get("data", ()), data.document(), self.data):
+            for key, value in now.items():
+                if before[key] != value:
+                    raise refuse_change(f"data: {source.path}", before[key][:12], value[:12], stored["step"])
+        if stored and len(stored["data"]) != len(data.corpora):
+            raise refuse_change("data", f"{len(stored['data'])} corpora", len(data.corpora), stored["step"])
+
+    def _document(
+        self, begun: Mapping[str, Any], settings: Settings, data: Data, checkpoint: Checkpoint, world: World
+    ) -> dict[str, Any]:
+        """Of run.json, and of train.json with step and tokens."""
+        import transformers
+
+        from grow import __version__
+
+        return {
+            "schema": 1,
+            "grow": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+            "device": world.device.type,
+            "world": world.size,
+            "source": begun["source"],
+            "config_sha256": config_sha256(checkpoint.config),
+            "objective": data.objective.kind,
+            "data": [
+                {"path": str(Path(source.path).absolute()), "weight": source.weight, **hashes}
+                for source, hashes in zip(self.data, data.document())
+            ],
+            "settings": settings.document(),
+        }
+
+    def _first_loss(self, loop: Loop, checkpoint: Checkpoint, world: World) -> dict[str, float]:
+        """The validation loss before the first step, checked to be the source's where that is at hand."""
+        if loop.step:
+            return {}
+        found = loop.evaluated()
+        grown = read_record(checkpoint.path)
+        if self.source is not None and grown is not None and found:
+            with open_checkpoint(locate(self.source)) as source:
+                model, _ = load_model(source.path, loop.settings, world)
+            shard(model, world)
+            before = Loop(model, [], loop.data, loop.settings, world, 0.0).evaluated()["val_loss"]
+            dtypes = {info.dtype for info in checkpoint.tensors.values()}
+            self.notes.append(check_losses(before, found["val_loss"], grown, dtypes, checkpoint.path))
+        elif grown is not None:
+            self.notes.append("the loss before the first step was not compared with the source's: --source SRC does")
+        return found

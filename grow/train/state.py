@@ -1,0 +1,147 @@
+"""Weights and moments of a run, exact and sharded, through torch.distributed.checkpoint.
+
+The format's index (`.metadata`) is a pickle. It is read by an unpickler that knows the few classes such an index is
+made of and nothing else, and only where the file belongs to the user who runs this, unless the run is trusted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+
+from grow.errors import BadInput, listing
+from grow.train.optim import prepare_states, states
+from grow.train.parallel import World
+
+INDEX = ".metadata"
+KNOWN = {
+    "torch.distributed.checkpoint.metadata": None,  # None: every class of the module
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo", "_StoragePrefix"},
+    "torch.distributed.checkpoint.planner": {
+        "SavePlan",
+        "WriteItem",
+        "WriteItemType",
+        "TensorWriteData",
+        "BytesIOWriteData",
+    },
+    "torch.serialization": {"_get_layout"},
+    "torch": {
+        "Size",
+        "device",
+        "float16",
+        "float32",
+        "float64",
+        "bfloat16",
+        "int64",
+        "bool",
+        "strided",
+        "preserve_format",
+    },
+    "collections": {"OrderedDict", "defaultdict"},
+    "pathlib": {"PosixPath"},
+    "pathlib._local": {"PosixPath"},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds the classes of an index; anything else is refused before it is called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = KNOWN.get(module, set())
+        if "." not in name and (known is None or name in known):
+            found = super().find_class(module, name)
+            if known is not None or getattr(found, "__module__", "") == module:
+                return found
+        raise pickle.UnpicklingError(f"{module}.{name} is no part of an index")
+
+
+class _Reader(dcp.FileSystemReader):
+    """`read_metadata` without a free pickle; tensors are read with weights_only=True by the library itself."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        with open(Path(self.path) / INDEX, "rb") as file:
+            metadata: Metadata = _Unpickler(file).load()
+        meta = getattr(metadata, "storage_meta", None) or StorageMeta()
+        meta.load_id, metadata.storage_meta = self.load_id, meta
+        return metadata
+
+
+def tensors(model: Any, optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+    """Everything a run continues from, by name; a tied table is there once."""
+    named = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
+    every = {f"model.{name}" for name, _ in model.named_parameters(remove_duplicate=False)}
+    buffers = {f"model.{name}": value for name, value in model.state_dict().items()}
+    named |= {name: value for name, value in buffers.items() if name not in every}
+    return named | dict(states(optimizers))
+
+
+def save_state(folder: Path, model: Any, optimizers: list[torch.optim.Optimizer], world: World) -> None:
+    """Every process writes its part; files are on disk when this returns."""
+    writer = dcp.FileSystemWriter(folder, sync_files=True)
+    with _quiet():
+        dcp.save(tensors(model, optimizers), storage_writer=writer, no_dist=world.size == 1)
+
+
+def load_state(folder: Path, model: Any, optimizers: list[torch.optim.Optimizer], world: World) -> None:
+    """Fill model and optimizers in place, whatever number of processes wrote the state; BadInput when a part of it is
+    missing, before anything is filled."""
+    reader = _Reader(folder)
+    try:
+        index = reader.read_metadata().state_dict_metadata
+    except (OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError, ValueError, TypeError) as error:
+        raise _lost(folder, f"its index cannot be read: {error}") from None
+    prepare_states(optimizers)
+    wanted = tensors(model, optimizers)
+    lost = [name for name in wanted if name not in index]
+    odd = [
+        name
+        for name, value in wanted.items()
+        if isinstance(meta := index.get(name), TensorStorageMetadata) and tuple(meta.size) != tuple(value.shape)
+    ]
+    more = [name for name in index if name not in wanted]
+    if lost or odd or more:
+        parts = ((lost, "missing"), (odd, "of another shape"), (more, "of no parameter"))
+        raise _lost(folder, "; ".join(f"{what}: {listing(names, 3)}" for names, what in parts if names))
+    try:
+        with _quiet():
+            dcp.load(wanted, storage_reader=reader, no_dist=world.size == 1)
+    except Exception as error:  # the library collects what went wrong on every process
+        raise _lost(folder, str(error).strip().splitlines()[-1][:200]) from None
+
+
+def check_owner(folder: Path, trust: bool) -> None:
+    """BadInput where somebody else's file would be unpickled."""
+    owner = os.stat(folder / INDEX).st_uid
+    if owner != os.getuid() and not trust:
+        raise BadInput(
+            str(folder),
+            what=f"belongs to user {owner}, you are user {os.getuid()}",
+            why="the state of an optimizer has a pickled index, and a pickle of a stranger is not opened",
+            fix="--trust-checkpoint, or begin a new run from its weights: --from RUN/step-…",
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """One process is meant here, and no cause for a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield
+
+
+def _lost(folder: Path, why: str) -> BadInput:
+    return BadInput(
+        str(folder),
+        what="is no complete state of this run",
+        why=why,
+        fix="resume from an earlier checkpoint (move this one away), or begin a new run: --from RUN/step-…",
+    )
