@@ -31,7 +31,7 @@ from grow.numerics import (
     stored,
     widen,
 )
-from grow.plan import HALVED, TensorPlan
+from grow.tensors import HALVED, TensorPlan
 
 BLOCK = 1 << 18  # elements of a source block: about a megabyte in float32
 UNSEEN_RMS = 0.02  # scale of fresh weights beside a tensor that is all zeros

@@ -7,13 +7,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from grow.assemble import assemble
 from grow.axes import LOOKUPS, READ, SIDES, WRITE
 from grow.change import Change
 from grow.depth import unchanged
 from grow.family import UNITS, Family
 from grow.maps import identity
 from grow.match import Match
-from grow.plan import ITEMSIZE, Plan, TensorPlan, assemble
+from grow.plan import Plan
+from grow.tensors import ITEMSIZE, TensorPlan
 
 # Per parameter with AdamW: weight, gradient and two moments in float32, or bfloat16 weight and gradient with a float32
 # master weight and moments; both come to 16 bytes.

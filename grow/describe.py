@@ -9,7 +9,8 @@ from typing import Any
 from grow.cost import cost_of
 from grow.family import WIDTHS
 from grow.match import numberless
-from grow.plan import Plan, TensorPlan
+from grow.plan import Plan
+from grow.tensors import TensorPlan
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from grow.apply import grow_tensor
 from grow.checkpoint.reader import Checkpoint
 from grow.checkpoint.writer import ShardWriter
 from grow.numerics import RAW
-from grow.plan import Plan, TensorPlan
+from grow.plan import Plan
+from grow.tensors import TensorPlan
 
 
 class Source(Protocol):

@@ -32,7 +32,7 @@ class Matched:
     source  the stored tensor that the numbers come from, "" for the one of this name
     corner  (row, column) where this part of it begins
     parts   for a stack of matrices: where each comes from
-    fill, rms, repeat, factor   as in `plan.TensorPlan`
+    fill, rms, repeat, factor   as in `tensors.TensorPlan`
     """
 
     name: str

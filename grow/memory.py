@@ -26,7 +26,8 @@ from grow.family import Family
 from grow.match import Match, check_duplicates, match
 from grow.numerics import RAW
 from grow.optimizers import POLICIES, check_optimizers, grow_optimizers, refuse_sharded
-from grow.plan import Plan, TensorPlan, plan_for
+from grow.plan import Plan, plan_for
+from grow.tensors import TensorPlan
 from grow.verify.experts import fused
 from grow.verify.float64 import quiet
 

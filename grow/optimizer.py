@@ -56,7 +56,8 @@ import numpy as np
 
 from grow.axes import GAIN, LOOKUPS, READ, SHIFT
 from grow.maps import AxisMap
-from grow.plan import Plan, TensorPlan
+from grow.plan import Plan
+from grow.tensors import TensorPlan
 
 V = TypeVar("V")
 

@@ -31,7 +31,8 @@ import torch
 
 from grow.errors import BadInput, Refused, did_you_mean
 from grow.optimizer import grow_factored, grow_moment
-from grow.plan import Plan, TensorPlan
+from grow.plan import Plan
+from grow.tensors import TensorPlan
 
 POLICIES = ("fresh-new", "carry", "drop")
 ROW, COL = "row_var", "col_var"

@@ -21,7 +21,8 @@ from grow.errors import BadInput
 from grow.family import UNITS
 from grow.maps import KINDS, SILENT, AxisMap, axis_map, identity
 from grow.methods import DEFAULT
-from grow.plan import SPLITS, Plan
+from grow.plan import Plan
+from grow.tensors import SPLITS
 
 SCHEMA = 1
 NAME = "grow.json"

@@ -28,7 +28,7 @@ from grow.families import FAMILIES
 from grow.maps import MEAN
 from grow.match import expected_rows
 from grow.numerics import narrow, widen
-from grow.plan import TensorPlan
+from grow.tensors import TensorPlan
 from grow.verify.result import Verification
 from grow.zoo import bundled_path
 

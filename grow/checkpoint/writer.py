@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from grow.checkpoint.header import CHUNK
-from grow.plan import ITEMSIZE
+from grow.tensors import ITEMSIZE
 
 ALIGN = 8
 

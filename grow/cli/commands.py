@@ -18,8 +18,8 @@ from grow.depth import FILLS
 from grow.errors import BadInput
 from grow.families import FAMILIES
 from grow.methods import DEFAULT, METHODS
-from grow.plan import DTYPE_NAMES, SPLITS
 from grow.race import RATE
+from grow.tensors import DTYPE_NAMES, SPLITS
 from grow.train.schedule import SCHEDULES, SHAPES
 from grow.train.settings import COMPUTE, OPTIMIZERS
 from grow.verify.result import LADDER

@@ -25,8 +25,8 @@ from grow.checkpoint.reader import Checkpoint
 from grow.checkpoint.writer import ShardWriter, write_json
 from grow.errors import BadInput
 from grow.numerics import narrow
-from grow.plan import ITEMSIZE
 from grow.provenance import NAME
+from grow.tensors import ITEMSIZE
 from grow.train.parallel import World, whole
 from grow.train.state import INDEX, save_state
 

@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 
+from grow.assemble import assemble
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
 from grow.families import family_of
 from grow.match import Match, Matched, match
 from grow.optimizer import new_entries_of
-from grow.plan import TensorPlan, assemble
 from grow.provenance import NAME, Record
+from grow.tensors import TensorPlan
 from grow.train.parallel import local, part_of
 from grow.train.schedule import rewarm
 from grow.train.settings import Settings

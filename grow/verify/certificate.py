@@ -28,7 +28,7 @@ from grow.checkpoint.reader import Checkpoint
 from grow.engine import part_rows, stored_matrix
 from grow.maps import BLEND, MEAN, SILENT, UNREAD, AxisMap, is_power_of_two
 from grow.numerics import narrow, widen
-from grow.plan import BITS, HALVED, STORES, TensorPlan
+from grow.tensors import BITS, HALVED, STORES, TensorPlan
 
 F64 = np.dtype(np.float64)
 # The proof itself runs in float64: a few roundings of products and sums. Only float64 checkpoints notice.

@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
-from grow.plan import TensorPlan
+from grow.tensors import TensorPlan
 
 Corner = tuple[int, int]
 

@@ -21,8 +21,8 @@ from typing import Any
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused, did_you_mean
 from grow.families import family_of
-from grow.plan import ITEMSIZE
 from grow.provenance import growth_document, read_record
+from grow.tensors import ITEMSIZE
 from grow.verify.replay import NoSpace, Replay, config_differences, significant
 from grow.verify.result import EXACT, LADDER, RUNG_OF, RUNGS, Check, Verification
 from grow.verify.stored import StoredDifference, from_files, same_shapes, stored_differences

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from grow.axes import GAIN, READ
-from grow.plan import TensorPlan
+from grow.tensors import TensorPlan
 from grow.verify.compare import RUN_ERRORS, Outputs, Readback, difference, read_back
 from grow.verify.experts import file_names
 from grow.verify.float64 import forward

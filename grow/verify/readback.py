@@ -39,7 +39,7 @@ def stream_readback(
 
 
 def shares_final_norm(family: Family, config: Mapping[str, Any]) -> bool:
-    """Whether the norm in front of a tied head shares its gain among copies, as `plan.assemble` decides it."""
+    """Whether the norm in front of a tied head shares its gain among copies, as `grow.assemble` decides it."""
     tie = family.tie
     if tie is None or not (family.holds(config, tie.when) and family.holds(config, tie.norms_when)):
         return False

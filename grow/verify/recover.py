@@ -23,7 +23,7 @@ from grow.checkpoint.reader import Checkpoint
 from grow.engine import part_rows, stored_matrix
 from grow.maps import AxisMap
 from grow.numerics import narrow, widen
-from grow.plan import TensorPlan
+from grow.tensors import TensorPlan
 from grow.verify.certificate import OWN_ROUNDING, unit_of
 from grow.verify.replay import Replay
 from grow.verify.result import Check

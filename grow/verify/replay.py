@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from grow.assemble import assemble
 from grow.checkpoint.reader import Checkpoint
 from grow.checkpoint.writer import ShardWriter, write_json
 from grow.engine import FileSource, write_plan
@@ -23,8 +24,9 @@ from grow.families import FAMILIES, family_of
 from grow.family import COMMON_FIELDS, GROWABLE, UNITS, Family
 from grow.match import match
 from grow.operators import commutes
-from grow.plan import Plan, TensorPlan, assemble
+from grow.plan import Plan
 from grow.provenance import Record
+from grow.tensors import TensorPlan
 from grow.upcycle import as_experts
 from grow.verify.certificate import Fault, TensorCheck, check_tensor
 from grow.verify.cover import uncovered

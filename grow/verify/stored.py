@@ -21,7 +21,7 @@ from grow.errors import GrowError
 from grow.families import FAMILIES
 from grow.match import match
 from grow.numerics import widen
-from grow.plan import BITS
+from grow.tensors import BITS
 from grow.verify.result import Check
 
 F64 = np.dtype(np.float64)

@@ -18,7 +18,7 @@ import torch
 
 from grow.axes import GAIN, READ, SHIFT
 from grow.match import numberless
-from grow.plan import TensorPlan
+from grow.tensors import TensorPlan
 from grow.verify.compare import RUN_ERRORS
 from grow.verify.experts import asked, in_files
 from grow.verify.float64 import SMALL, TrueFloat64

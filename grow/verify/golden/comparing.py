@@ -22,8 +22,8 @@ from grow.checkpoint.locate import locate
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.errors import BadInput, listing
 from grow.families import family_of
-from grow.plan import ITEMSIZE
 from grow.provenance import Record, growth_document, read_record
+from grow.tensors import ITEMSIZE
 from grow.verify.compare import HIDDEN_OUTPUTS, Difference, Outputs
 from grow.verify.golden import sketch
 from grow.verify.golden.asked import OneSided, to_probes
