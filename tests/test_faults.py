@@ -110,14 +110,14 @@ def tables(family: str) -> Iterator[tuple[str, Table]]:
     facts, seen = FAMILIES[family], set()
     fields = {"model_type": family, "dtype": "float32", **models.VARIANTS[WITH_HEAD[family]].fields}
     untied = {name: value for name, value in FLAGS.items() if name in facts.defaults}
+    if facts.experts and facts.experts.only:
+        fields[facts.experts.only] = [0]  # a dense layer beside one with experts
     for suffix in dict.fromkeys(w for row in facts.rows for part in row.when.split() for w in part.split("|")):
         for embed in ({}, {"word_embed_proj_dim": 10}) if "embed" in facts.axes else ({},):
             config = {**fields, **untied, **embed, "architectures": [f"Stock{suffix}"]}
-            rows = {
-                name: (row.name, row.when)
-                for name, row in expected_rows(facts, config).items()
-                if name == row.name.replace("{layers}", str(facts.sizes_of(config)["layers"] - 1))
-            }
+            # of every row the tensor of the last layer, and expert, that has it
+            last = {(row.name, row.when): name for name, row in expected_rows(facts, config).items()}
+            rows = {name: key for key, name in last.items()}
             new = tuple(name for name, key in rows.items() if key not in seen)
             if suffix[0].isupper() and new:
                 seen.update(rows.values())
