@@ -87,13 +87,12 @@ def chart(lines: Sequence[Line], level: float | None, ident: str, title: str, ac
 
 
 def _ceiling(lines: Sequence[Line], ys: Sequence[float]) -> float:
-    """The top of the picture. A start from scratch is so high that it would press all others together: then it is cut
-    where the others end, and its line comes in from above."""
+    """The top of the picture. What starts far above most (from scratch, or much was lost) would press all others
+    together: the picture ends where the others do, and such lines come in from above, if at all."""
     firsts = sorted(line.points[0][1] for line in lines)
-    middle = firsts[len(firsts) // 2]
-    lows = min(ys)
-    inside = [y for y in ys if y <= lows + 4 * (middle - lows) + 0.5]
-    return max(inside)
+    low, middle = min(ys), firsts[len(firsts) // 2]
+    reach = max(4 * (middle - low), 0.02)  # nats; below it differences are noise
+    return max(y for y in ys if y <= low + reach)
 
 
 def standalone(found: Comparison) -> str:
