@@ -202,7 +202,8 @@ def _new_config(family: Family, config, old, new, changes, top_k: int | None = N
         if axis in family.axes and (new[axis] != old[axis] or config.get(family.axes[axis]) is not None):
             result[family.axes[axis]] = new[axis]
     for name, other in family.synonyms.items():
-        if name in result or other in result:
+        changed = family.get(result, name) != family.get(config, name)
+        if changed and (name in result or other in result):  # older readers know one of them only
             result[name] = result[other] = family.get(result, name)
     if new["hidden"] != old["hidden"] or new["heads"] != old["heads"]:
         for axis in ("head_dim", "ffn"):  # both may have followed from hidden
