@@ -77,16 +77,40 @@ with TrueFloat64(), torch.no_grad():
 # Storage in float64 leaves the rounding of the passes themselves; in float32 one rounding of 6e-8 per weight, which
 # thirty layers turn into less than 1e-5 of the logits' spread.
 @pytest.mark.parametrize(("dtype", "limit"), [("float64", 1e-12), ("auto", 1e-5)])
-def test_smollm2_has_the_width_of_its_larger_sister(smollm2, tmp_path, dtype, limit):
-    grown = grow.widen(smollm2, "SmolLM2-360M", out=tmp_path / "grown", dtype=dtype, verify=False)
+def test_smollm2_has_the_config_of_its_larger_sister(smollm2, tmp_path, dtype, limit):
+    grown = grow.widen(smollm2, "SmolLM2-360M", deepen=True, out=tmp_path / "grown", dtype=dtype, verify=False)
     sizes = grown.plan.new_sizes
-    assert [sizes[a] for a in ("hidden", "heads", "kv_heads", "head_dim", "ffn")] == [960, 15, 5, 64, 2560]
+    assert [sizes[a] for a in ("hidden", "heads", "kv_heads", "head_dim", "ffn", "layers")] == [
+        960,
+        15,
+        5,
+        64,
+        2560,
+        32,
+    ]
+    assert grown.plan.parameters[1] == 361_821_120
     config = json.loads((grown.path / "config.json").read_text())
     assert config["tie_word_embeddings"] is True
     ids = np.random.default_rng(0).integers(3, 49152, (2, 24)).tolist()
     before, after = outputs64(smollm2, ids), outputs64(grown.path, ids)
     assert before.std() > 0.5
     assert np.abs(after - before).max() / before.std() <= limit
+
+
+def test_smollm2_deepened_is_itself_in_its_own_dtype(smollm2, tmp_path):
+    grown = grow.deepen(smollm2, 36, out=tmp_path / "grown", verify=False)
+    assert grown.plan.storage == "bit-exact"
+    ids = np.random.default_rng(1).integers(3, 49152, (2, 24)).tolist()
+    assert np.array_equal(outputs64(smollm2, ids), outputs64(grown.path, ids))  # 0 is added, and nothing else
+    found = grow.verify(smollm2, grown.path, rungs=["certificate", "recover"])
+    assert [check.status for check in found.checks] == ["pass", "pass"]
+    assert found.checks[1].measured["changed"] == 0
+
+
+def test_minilm_deepened_is_exact_behind_its_layer_norms(minilm, tmp_path):
+    found = grow.deepen(minilm, 9, out=tmp_path / "grown").verification
+    assert found.verdict == "lossless"
+    assert next(c for c in found.checks if c.name == "proof").largest <= 1e-12
 
 
 def test_smollm2_becomes_eight_experts_in_its_own_dtype(smollm2, tmp_path):
