@@ -53,8 +53,8 @@ def parse(line: str) -> None:
     _, name, *args = shlex.split(line)
     command = cli.commands.get(name)
     assert command is not None, f"{line}: no such command"
-    if args:
-        command.make_context(name, args)
+    if args:  # inside the group's context: click keeps the first help option that it makes, and that one has -h
+        command.make_context(name, args, parent=click.Context(cli, **cli.context_settings))
 
 
 def reads(line: str) -> bool:
