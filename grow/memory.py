@@ -131,11 +131,7 @@ def _through_files(model: Any, to: Any, options: Mapping[str, Any], *, verify: b
             grown = model_class(out).from_pretrained(  # type: ignore[attr-defined]
                 out, dtype="auto", attn_implementation=kernel, **LOCAL
             )
-    source_of = {t.name: t.source for t in growth.plan.tensors}
-    before = dict(model.named_parameters())
-    for name, new in grown.named_parameters():
-        if (old := before.get(source_of.get(name, name))) is not None:
-            new.requires_grad_(old.requires_grad)
+    _freeze_alike(growth.plan, model, grown)
     if fused(model):
         grown.set_experts_implementation(model.config._experts_implementation)
     device = next(model.parameters()).device
@@ -183,10 +179,7 @@ def build(plan: Plan, model: Any, state: Mapping[str, torch.Tensor]) -> Any:
     tied = set(getattr(grown, "all_tied_weights_keys", {}) or {})
     if unexpected or set(missing) - tied:
         raise AssertionError(f"the grown model misses {missing} and does not know {unexpected}")
-    source, before = {t.name: t.source for t in plan.tensors}, dict(model.named_parameters())
-    for name, new in grown.named_parameters():
-        if (old := before.get(source.get(name, name))) is not None:
-            new.requires_grad_(old.requires_grad)
+    _freeze_alike(plan, model, grown)
     if getattr(model, "generation_config", None) is not None:
         grown.generation_config = copy.deepcopy(model.generation_config)
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
@@ -194,6 +187,14 @@ def build(plan: Plan, model: Any, state: Mapping[str, torch.Tensor]) -> Any:
         enable(_checkpointing(model))
     device = next(model.parameters()).device
     return grown.to(device).train(model.training)
+
+
+def _freeze_alike(plan: Plan, model: Any, grown: Any) -> None:
+    """What comes from a frozen parameter is frozen."""
+    source, before = {t.name: t.source for t in plan.tensors}, dict(model.named_parameters())
+    for name, new in grown.named_parameters():
+        if (old := before.get(source.get(name, name))) is not None:
+            new.requires_grad_(old.requires_grad)
 
 
 def _check_model(model: Any) -> None:
@@ -225,9 +226,8 @@ def _verify(model: Any, grown: Any, plan: Plan, seed: int):
     rungs = LOSSY if plan.lossy else FUNCTION
     with tempfile.TemporaryDirectory(prefix="grow-verify-") as folder:
         a, b = Path(folder, "source"), Path(folder, "grown")
-        with quiet():
-            model.save_pretrained(a)
-            grown.save_pretrained(b)
+        _save(model, a)
+        _save(grown, b)
         with open_checkpoint(b) as saved:
             from grow import __version__
 

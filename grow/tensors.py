@@ -36,7 +36,8 @@ class Share:
     among: tuple[tuple[str, int], ...]
 
 
-def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
+def flat(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of a tensor as a matrix; a vector is one column, a stack lies flat."""
     return (math.prod(shape[:-1]), shape[-1]) if len(shape) > 1 else (shape[0], 1)
 
 
@@ -89,11 +90,11 @@ class TensorPlan:
     @property
     def matrix(self) -> tuple[int, int]:
         """Rows and columns of what is read; a vector is one column, a stack lies flat."""
-        return _flat(self.shape)
+        return flat(self.shape)
 
     @property
     def new_matrix(self) -> tuple[int, int]:
-        return _flat(self.new_shape)
+        return flat(self.new_shape)
 
     @property
     def parts(self) -> tuple[tuple[int, TensorPlan], ...]:

@@ -21,6 +21,7 @@ class Upcycle(Default):
     kind = "exact"
     axes = ("width", "depth", "experts")
     redraw: ClassVar[Redraw | None] = None
+    lost: ClassVar[str] = ""
 
     def design(self, r: Request) -> Design:
         if not r.upcycled:
@@ -28,10 +29,7 @@ class Upcycle(Default):
                 "makes experts of a dense model", self.law, f"grow upcycle --experts 8 --method {self.name}"
             )
         made = super().design(r)
-        return replace(made, redraw=self.redraw, lossy=self.what_is_lost())
-
-    def what_is_lost(self) -> str:
-        return ""
+        return replace(made, redraw=self.redraw, lossy=self.lost)
 
 
 class DropUpcycling(Upcycle):
@@ -44,9 +42,7 @@ class DropUpcycling(Upcycle):
     law = "of every expert half of the units, drawn for each, are drawn anew: their gate, up and down weights"
     kind = "lossy"
     redraw = Redraw(0.5, first=True)
-
-    def what_is_lost(self) -> str:
-        return "half of the units of every expert are drawn anew"
+    lost = "half of the units of every expert are drawn anew"
 
 
 class RandomExpert(Upcycle):
@@ -56,9 +52,7 @@ class RandomExpert(Upcycle):
     law = "the first expert is the old FFN, all others are drawn: the other way to begin that upcycling is held against"
     kind = "lossy"
     redraw = Redraw(1.0, first=False)
-
-    def what_is_lost(self) -> str:
-        return "all experts but the first are drawn, and the router sends tokens to them"
+    lost = "all experts but the first are drawn, and the router sends tokens to them"
 
 
 METHODS: Mapping[str, Method] = {m.name: m for m in (Upcycle(), DropUpcycling(), RandomExpert())}

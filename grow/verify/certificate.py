@@ -158,9 +158,7 @@ def _check_part(t: TensorPlan, name: str, begin: int, source: Checkpoint, grown:
         return found * times if times != 1 else found
 
     def read(rows: np.ndarray, tensor: str, first: int) -> np.ndarray:
-        runs = np.split(rows + first, np.flatnonzero(np.diff(rows) != 1) + 1)
-        blocks = [stored_matrix(grown, tensor, int(r[0]), int(r[-1]) + 1) for r in runs if len(r)]
-        return widen(np.concatenate(blocks), t.dtype, F64)
+        return grown_rows(grown, tensor, rows + first, t.dtype)
 
     def new(rows: np.ndarray) -> np.ndarray:
         parts = [read(rows, tensor, first) for tensor, first in among]
@@ -176,6 +174,13 @@ def _check_part(t: TensorPlan, name: str, begin: int, source: Checkpoint, grown:
         if t.share:
             _check_share(check, lambda rows: read(rows, name, begin))
     return check
+
+
+def grown_rows(grown: Checkpoint, tensor: str, index: np.ndarray, dtype: str) -> np.ndarray:
+    """(rows, columns) in float64 of a stored tensor as a matrix; neighbours in `index` are read together."""
+    runs = np.split(index, np.flatnonzero(np.diff(index) != 1) + 1)
+    blocks = [stored_matrix(grown, tensor, int(r[0]), int(r[-1]) + 1) for r in runs if len(r)]
+    return widen(np.concatenate(blocks), dtype, F64)
 
 
 def _check_share(check: TensorCheck, own: Callable) -> None:

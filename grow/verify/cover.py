@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
-from grow.tensors import TensorPlan
+from grow.tensors import TensorPlan, flat
 
 Corner = tuple[int, int]
 
@@ -27,8 +27,7 @@ def uncovered(tensors: Iterable[TensorPlan], shapes: Mapping[str, tuple[int, ...
         down, across = (_steps([part[d] for part in parts]) for d in (0, 1))
         tiles = {(row, column) for row in down for column in across}
         ends = (down[-1][1], across[-1][1]) if down and across else (0, 0)
-        whole_size = (_flat_rows(shape), shape[-1])
-        if ends != whole_size or set(parts) != tiles or len(set(parts.values())) != 1:
+        if ends != flat(shape) or set(parts) != tiles or len(set(parts.values())) != 1:
             yield f"grow.json: the slices of {source} do not cover {list(shape)} once per copy"
 
 
@@ -37,13 +36,6 @@ def _steps(spans: Iterable[Corner]) -> list[Corner]:
     ordered = sorted(set(spans))
     ends = [0, *(stop for _, stop in ordered)]
     return ordered if all(start == end for (start, _), end in zip(ordered, ends)) else []
-
-
-def _flat_rows(shape: tuple[int, ...]) -> int:
-    rows = 1
-    for n in shape[:-1]:
-        rows *= n
-    return rows
 
 
 def _without_expert(name: str) -> str:

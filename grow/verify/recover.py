@@ -20,15 +20,14 @@ import numpy as np
 from grow.apply import BLOCK
 from grow.axes import GAIN, READ, SHIFT
 from grow.checkpoint.reader import Checkpoint
-from grow.engine import part_rows, stored_matrix
+from grow.engine import part_rows
 from grow.maps import AxisMap
 from grow.numerics import narrow, widen
 from grow.tensors import TensorPlan
-from grow.verify.certificate import OWN_ROUNDING, unit_of
+from grow.verify.certificate import F64, OWN_ROUNDING, grown_rows, unit_of
 from grow.verify.replay import Replay
 from grow.verify.result import Check
 
-F64 = np.dtype(np.float64)
 Rows = Callable[[np.ndarray], np.ndarray]  # indices of rows -> (rows, columns) in float64
 
 
@@ -96,13 +95,8 @@ def recover_tensor(name: str, begin: int, t: TensorPlan, replay: Replay) -> Reco
 def _reader(grown: Checkpoint, t: TensorPlan, among: Sequence[tuple[str, int]]) -> Rows:
     """Rows of the grown tensor; of experts that share one's output the mean."""
 
-    def one(name: str, index: np.ndarray) -> np.ndarray:
-        runs = np.split(index, np.flatnonzero(np.diff(index) != 1) + 1)
-        blocks = [stored_matrix(grown, name, int(r[0]), int(r[-1]) + 1) for r in runs if len(r)]
-        return widen(np.concatenate(blocks), t.dtype, F64)
-
     def rows(index: np.ndarray) -> np.ndarray:
-        first, *rest = (one(name, index + begin) for name, begin in among)
+        first, *rest = (grown_rows(grown, name, index + begin, t.dtype) for name, begin in among)
         return sum(rest, first) / len(among)
 
     return rows
