@@ -241,9 +241,3 @@ def layer_config(family: Family, config: Mapping[str, Any], depth: Depth) -> dic
 
 def writes_stream(row: Row) -> bool:
     return any(dim.role == WRITE and any(label.axis == "hidden" for label in dim.labels) for dim in row.signature.dims)
-
-
-def law_holds(change: Change) -> bool:
-    """Every map obeys the law to a few roundings, and no old layer is lost."""
-    # shares and square roots are rounded a few times each; a wrong factor is off by far more
-    return change.depth.lawful and all(np.allclose(m.law(), 1, rtol=0, atol=1e-12) for m in change.maps.values())

@@ -17,7 +17,7 @@ import torch
 from models import difference
 
 import grow
-from grow.change import Change, law_holds
+from grow.change import Change
 from grow.errors import BadInput
 from grow.provenance import read_record
 
@@ -161,7 +161,9 @@ def test_what_grow_json_says_is_what_was_done(variant, made, tmp_path):
     grown = widen(made(variant), GROWTHS[variant][0], tmp_path / "grown", **options)
     found = read_record(grown.path)
     assert equal(grown.plan.change, found.change)
-    assert law_holds(found.change)
+    assert found.change.depth.lawful
+    # shares and square roots are rounded a few times each; a wrong factor is off by far more
+    assert all(np.allclose(m.law(), 1, rtol=0, atol=1e-12) for m in found.change.maps.values())
     assert (found.sizes, found.new_sizes) == (grown.plan.sizes, grown.plan.new_sizes)
     assert grow.verify(made(variant), grown.path, rungs=["certificate"]).verdict == "lossless"
 
