@@ -350,18 +350,11 @@ def _grow_norm(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, split:
 
 def _fill_tensor(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, seed: int) -> None:
     """A tensor that is one number, or drawn at the scale of the old one (its columns may have become more)."""
-    (rows, columns), (new_rows, width) = t.matrix, t.new_matrix
+    new_rows, width = t.new_matrix
     step = max(1, BLOCK // width) * t.repeat
     rms = t.rms
     if t.fill == DRAWN and rms is None:
-        squares = 0.0
-        for start in range(0, rows, step):
-            values = widen(read_rows(start, min(start + step, rows)), t.source_dtype, np.dtype(np.float64))
-            if not np.isfinite(values).all():
-                raise _not_finite(t.source, values)
-            squares += float(np.square(values).sum())
-        rms = np.sqrt(squares / (rows * columns)) or UNSEEN_RMS
-        rms *= np.sqrt(columns / width)  # a unit that reads more inputs keeps its scale
+        rms = _rms(t, read_rows) * np.sqrt(t.matrix[1] / width)  # a unit that reads more inputs keeps its scale
     for start in range(0, new_rows, step):
         shape = (min(step, new_rows - start), width)
         if t.fill == DRAWN:
@@ -380,12 +373,7 @@ def _redrawn(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, seed: in
     order = np.argsort(Noise(seed, name, 0).one_to_two((units,), np.dtype(np.float64)), kind="stable")
     chosen = np.zeros(units, dtype=bool)
     chosen[order[: round(share * units)]] = True
-    rows, columns = t.matrix
-    step, squares = max(1, BLOCK // columns), 0.0
-    for start in range(0, rows, step):
-        values = widen(read_rows(start, min(start + step, rows)), t.source_dtype, np.dtype(np.float64))
-        squares += float(np.square(values * t.factor).sum())
-    rms = np.sqrt(squares / (rows * columns)) or UNSEEN_RMS
+    rms = _rms(t, read_rows) * abs(t.factor)
 
     def write(first: int, block: np.ndarray) -> None:
         drawn = Noise(seed, f"{t.name}:{name}", first).uniform((len(block), width), rms, np.dtype(np.float64))
@@ -393,6 +381,18 @@ def _redrawn(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, seed: in
         write_rows(first, np.where(mask, _stored(t, drawn), block))
 
     return write
+
+
+def _rms(t: TensorPlan, read_rows: ReadRows) -> float:
+    """√mean(w²) of the source; UNSEEN_RMS where it is all zeros."""
+    rows, columns = t.matrix
+    step, squares = max(1, BLOCK // columns), 0.0
+    for start in range(0, rows, step):
+        values = widen(read_rows(start, min(start + step, rows)), t.source_dtype, np.dtype(np.float64))
+        if not np.isfinite(values).all():
+            raise _not_finite(t.source, values)
+        squares += float(np.square(values).sum())
+    return np.sqrt(squares / (rows * columns)) or UNSEEN_RMS
 
 
 def _shares(seed: int, row: int, count: int) -> np.ndarray:

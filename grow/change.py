@@ -182,7 +182,7 @@ def check_depth(family: Family, config: Mapping[str, Any], depth: Depth) -> None
         raise BadInput(
             f"config.json: {family.eps}",
             what=f"{config.get(str(family.eps))!r}, wanted a positive number",
-            why="layers are inserted between LayerNorms whose gains are its root",
+            why="the gains of the LayerNorms between which layers are inserted follow from it",
             fix=f"set {family.eps} to the eps that the model was trained with",
         )
 

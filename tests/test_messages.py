@@ -161,7 +161,7 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], type[GrowErr
         "bert", {"layer_norm_eps": 0.0}, "num_hidden_layers=3", {}, BadInput,
         """
         config.json: layer_norm_eps: 0.0, wanted a positive number
-          why        layers are inserted between LayerNorms whose gains are its root
+          why        the gains of the LayerNorms between which layers are inserted follow from it
           fix        set layer_norm_eps to the eps that the model was trained with
         """,
     ),
