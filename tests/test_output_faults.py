@@ -484,7 +484,8 @@ class Run(NamedTuple):
 
 
 SLOW = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs have it ignored, and pass that on
 import grow.cli
 from grow.checkpoint import writer
 write = writer._pwrite
