@@ -26,9 +26,14 @@ import numpy as np
 import pytest
 import tiny as files
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 import grow
+import grow.data
 from grow.data.corpus import MANIFEST, OFFSETS
 from grow.data.loader import Batch
 from grow.errors import BadInput, GrowError, Refused
@@ -37,7 +42,7 @@ from grow.train import checkpoints, objectives, parallel
 from grow.train.grown import NewEntries, tensors_of
 from grow.train.loop import NotFinite
 from grow.train.model import inputs, loss_sum
-from grow.train.objectives import IGNORED, Objective, causal, draws, masked, spans
+from grow.train.objectives import IGNORED, Objective, causal, draws, infill, masked, spans
 from grow.train.schedule import rate, rewarm
 from grow.train.settings import Settings, Training
 from grow.zoo import heldout_text
@@ -733,6 +738,79 @@ def test_an_encoder_decoder_learns_from_spans(tmp_path):
         optimizer.step()
         seen.append(loss.item())
     assert seen[-1] < 0.5 * seen[0]
+
+
+INFILLS = Objective("infill", 200, frame=(0, 2), mask=4, start=2)
+
+
+@pytest.mark.parametrize("n", [4, 12, 77, 500])
+def test_infilled_text_can_be_read_from_what_is_left_and_the_labels(n):
+    ids = np.random.default_rng(n).integers(5, 100, n)
+    masks = set()
+    for row in range(60):
+        made = infill(INFILLS, ids, draws(0, 1, row))
+        given, labels, decoder = made["input_ids"], made["labels"], made["decoder_input_ids"]
+        assert labels.tolist() == [0, *ids, 2]
+        assert decoder.tolist() == [2, 0, *ids]
+        assert (given[0], given[-1]) == (0, 2)
+        kept = given[1:-1]
+        assert len(kept) - (kept == 4).sum() == n - max(1, round(0.3 * n))
+        rest = iter(ids)  # what is left stands in the text in this order
+        assert all(any(token == other for other in rest) for token in kept[kept != 4])
+        assert not ((kept[1:] == 4) & (kept[:-1] == 4)).any()  # spans do not touch
+        masks.add(int((kept == 4).sum()))
+    assert masks == {max(1, round(max(1, round(0.3 * n)) / 3))}
+
+
+@pytest.mark.parametrize("kind", ["spans", "infill"])
+def test_encoder_decoders_train_from_text_to_stock_checkpoints(kind, tmp_path):
+    """T5 and BART with a tokenizer of their kind: the run resumes bit for bit and its checkpoint is a stock one."""
+    source = encoder_decoder(tmp_path / "model", kind)
+    (tmp_path / "text.txt").write_text(" ".join(f"w{k * k % 61}" for k in range(3000)), encoding="utf-8")
+    grow.data.prepare([tmp_path / "text.txt"], tokenizer=source, out=tmp_path / "tokens", validation=0.1)
+    options = {**QUICK, "length": 24}
+    whole = grow.train(source, tmp_path / "tokens", out=tmp_path / "whole", **options)
+    grow.train(source, tmp_path / "tokens", out=tmp_path / "parts", **{**options, "save_every": 1})
+    for step in (3, 4):
+        shutil.rmtree(tmp_path / "parts" / f"step-{step:08d}")
+    grow.train(out=tmp_path / "parts", resume=True)
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+    assert json.loads((tmp_path / "whole" / "run.json").read_text())["objective"] == kind
+    assert whole.loss < 0.9 * curve(tmp_path / "whole")[1]["loss"]
+    _, said = transformers.AutoModelForSeq2SeqLM.from_pretrained(whole.checkpoint, output_loading_info=True)
+    assert not said["unexpected_keys"]
+    assert not said["missing_keys"]
+
+
+def encoder_decoder(folder: Path, kind: str) -> Path:
+    """A tiny T5 or BART beside a tokenizer of 61 words."""
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    if kind == "infill":
+        special |= {"bos_token": "<s>", "mask_token": "<mask>"}
+    more = [f"<extra_id_{k}>" for k in range(20)] if kind == "spans" else []
+    names = [*special.values(), *(f"w{k}" for k in range(61)), *more]
+    words = Tokenizer(WordLevel({name: k for k, name in enumerate(names)}, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, **special, extra_special_tokens=more)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    ids = dict(vocab_size=len(names), pad_token_id=0, eos_token_id=1)
+    if kind == "spans":
+        sizes = dict(d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0)
+        model: Any = transformers.T5ForConditionalGeneration(transformers.T5Config(**ids, **sizes))
+    else:
+        sizes = dict(d_model=32, encoder_layers=2, decoder_layers=1, encoder_ffn_dim=48, decoder_ffn_dim=40)
+        heads = dict(encoder_attention_heads=4, decoder_attention_heads=2, max_position_embeddings=32)
+        ids |= dict(bos_token_id=3, decoder_start_token_id=1, forced_eos_token_id=1)
+        model = transformers.BartForConditionalGeneration(transformers.BartConfig(**ids, **sizes, **heads))
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_bart_has_as_many_positions_as_it_has(tmp_path):
+    source = encoder_decoder(tmp_path / "model", "infill")
+    said = refused(src=source, out=tmp_path / "run", **{**QUICK, "length": 33})
+    assert "is more than the 32 positions of the model" in said
 
 
 @pytest.mark.parametrize("variant", ["llama", "gpt2", "gpt_neox", "opt", "qwen3", "mistral-tied"])

@@ -68,8 +68,8 @@ def capacity(config: Mapping[str, Any]) -> int | None:
     from grow.choose import first_position
     from grow.families import FAMILIES
 
-    if config.get("is_encoder_decoder"):
-        return None
+    if config.get("is_encoder_decoder"):  # BART has a table of positions, T5's are relative
+        return next((int(config[name]) for name in CAPACITY[:1] if isinstance(config.get(name), int)), None)
     if family := FAMILIES.get(str(config.get("model_type"))):
         sizes = family.sizes_of(config)
         return sizes["positions"] - first_position(family, config) if "positions" in sizes else None

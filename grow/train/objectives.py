@@ -4,7 +4,11 @@
     masked   (rows, n) ids     -> [CLS] ids [SEP]; 15 % are labels: 80 % of them [MASK], 10 % random, 10 % as they were
     spans    (rows, n) ids     -> input with 15 % of the tokens cut out in spans of 3, each replaced by a sentinel;
                                   labels: sentinel, span, sentinel, span, …, end         T5 (arXiv 1910.10683, 3.1.4)
+    infill   (rows, n) ids     -> input with 30 % of the tokens cut out in spans of 3, each replaced by one <mask>;
+                                  labels: <s>, the whole text, </s>                     BART (arXiv 1910.13461, 2.2)
 
+BART draws the length of each span from Poisson(3); here as many spans have the same total length in every block, so
+that blocks are alike in length and nothing is padded, and no span is empty.
 Draws depend on the seed, the step and the row of the whole batch, so they are the same on any number of processes.
 Labels are -100 where nothing is predicted.
 """
@@ -23,16 +27,17 @@ from grow.errors import Refused
 
 IGNORED = -100
 SHARE, MASKED, RANDOM = 0.15, 0.8, 0.1  # BERT (arXiv 1810.04805)
+INFILLED = 0.3  # BART
 SPAN = 3  # mean length of a span
 SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
 
 @dataclass(frozen=True)
 class Objective:
-    """kind      "causal", "masked" or "spans"
+    """kind      "causal", "masked", "spans" or "infill"
     vocab     ids from which a random token is drawn
     special   ids that are never masked
-    frame     (first, last) id around a masked block, or ()
+    frame     (first, last) id around a masked or infilled block, or ()
     mask      the id of [MASK]
     sentinels ids of <extra_id_0>, <extra_id_1>, …; end: id behind input and labels; start: the decoder's first
     """
@@ -48,7 +53,7 @@ class Objective:
 
     def block(self, length: int) -> int:
         """Tokens of the text that fill `length` positions of the model's input."""
-        if self.kind == "masked":
+        if self.kind in ("masked", "infill"):
             return length - len(self.frame)
         if self.kind == "causal":
             return length
@@ -58,10 +63,8 @@ class Objective:
         """Arguments of the model's forward, and "labels"; `first`: the batch's first row in the whole batch."""
         if self.kind == "causal":
             return causal(batch.ids, batch.segments)
-        rows = [
-            (masked if self.kind == "masked" else spans)(self, ids[:-1], draws(seed, step, first + k))
-            for k, ids in enumerate(batch.ids)
-        ]
+        make = {"masked": masked, "spans": spans, "infill": infill}[self.kind]
+        rows = [make(self, ids[:-1], draws(seed, step, first + k)) for k, ids in enumerate(batch.ids)]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -70,7 +73,7 @@ def objective_of(config: Any, tokenizer: Any, architecture: str) -> Objective:
     vocab = int(config.vocab_size)
     special = tuple(sorted(tokenizer.all_special_ids)) if tokenizer is not None else ()
     if getattr(config, "is_encoder_decoder", False):
-        return _spans(config, tokenizer, vocab, architecture)
+        return _encoder_decoder(config, tokenizer, vocab, architecture)
     if architecture.endswith("ForMaskedLM"):
         if tokenizer is None or tokenizer.mask_token_id is None:
             raise _refused(architecture, "its tokenizer has no mask token", "--from a checkpoint with its tokenizer")
@@ -79,7 +82,7 @@ def objective_of(config: Any, tokenizer: Any, architecture: str) -> Objective:
         return Objective("masked", min(vocab, len(tokenizer)), special, frame, tokenizer.mask_token_id)
     if architecture.endswith(("ForCausalLM", "LMHeadModel")):
         return Objective("causal", vocab, special)
-    fix = "a checkpoint with a language model head: …ForCausalLM, …LMHeadModel, …ForMaskedLM or T5"
+    fix = "a checkpoint with a language model head: …ForCausalLM, …LMHeadModel, …ForMaskedLM, T5 or BART"
     raise _refused(architecture, "no objective on plain text is known for it", fix)
 
 
@@ -121,10 +124,7 @@ def spans(objective: Objective, ids: np.ndarray, draw: np.random.Generator) -> d
 
     Example: the quick brown fox jumps -> input "the <0> fox jumps end", labels "<0> quick brown <1> end"
     """
-    text, noise, count = len(ids), *_noise(len(ids))
-    lengths = np.stack([_parts(text - noise, count, draw), _parts(noise, count, draw)], axis=1).reshape(-1)
-    cut = np.repeat(np.tile([False, True], count), lengths)
-    begins = np.concatenate([[False], ~cut[:-1] & cut[1:]])
+    cut, begins, count = _cut(len(ids), SHARE, draw)
     sentinels = np.asarray(objective.sentinels)
     number = np.cumsum(begins) - 1
     inputs = np.where(begins, sentinels[np.maximum(number, 0)], ids)[~cut | begins]
@@ -136,14 +136,36 @@ def spans(objective: Objective, ids: np.ndarray, draw: np.random.Generator) -> d
     return {"input_ids": np.append(inputs, objective.end), "labels": labels, "decoder_input_ids": decoder}
 
 
+def infill(objective: Objective, ids: np.ndarray, draw: np.random.Generator) -> dict[str, np.ndarray]:
+    """One block of n tokens. Example: the quick brown fox jumps -> input "<s> the <mask> fox jumps </s>", labels
+    "<s> the quick brown fox jumps </s>", and the decoder reads them one place to the right."""
+    cut, begins, _ = _cut(len(ids), INFILLED, draw)
+    first, last = objective.frame
+    kept = np.where(begins, objective.mask, ids)[~cut | begins]
+    labels = np.concatenate([[first], ids, [last]])
+    return {
+        "input_ids": np.concatenate([[first], kept, [last]]),
+        "labels": labels,
+        "decoder_input_ids": np.concatenate([[objective.start], labels[:-1]]),
+    }
+
+
 def draws(seed: int, step: int, row: int) -> np.random.Generator:
     """The random numbers of one row of one step."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, (step << 20) + row], dtype=np.uint64)))
 
 
-def _noise(n: int) -> tuple[int, int]:
+def _cut(n: int, share: float, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+    """(n,) True for what is cut out, (n,) True where a span begins, and how many spans there are."""
+    noise, count = _noise(n, share)
+    lengths = np.stack([_parts(n - noise, count, draw), _parts(noise, count, draw)], axis=1).reshape(-1)
+    cut = np.repeat(np.tile([False, True], count), lengths)
+    return cut, np.concatenate([[False], ~cut[:-1] & cut[1:]]), count
+
+
+def _noise(n: int, share: float = SHARE) -> tuple[int, int]:
     """Of n tokens: how many are cut out, in how many spans."""
-    noise = min(max(round(n * SHARE), 1), n - 1)
+    noise = min(max(round(n * share), 1), n - 1)
     return noise, max(1, min(round(noise / SPAN), n - noise))
 
 
@@ -161,21 +183,21 @@ def _parts(total: int, count: int, draw: np.random.Generator) -> np.ndarray:
     return np.diff(np.concatenate([[0], cuts, [total]]))
 
 
-def _spans(config: Any, tokenizer: Any, vocab: int, architecture: str) -> Objective:
+def _encoder_decoder(config: Any, tokenizer: Any, vocab: int, architecture: str) -> Objective:
+    """Spans where the tokenizer has sentinels, infilling where it has a mask."""
     found: Mapping[str, int] = tokenizer.get_vocab() if tokenizer is not None else {}
     numbered = sorted((int(hit[1]), i) for name, i in found.items() if (hit := SENTINEL.fullmatch(name)))
-    if not numbered or tokenizer.eos_token_id is None:
-        fix = "a T5 checkpoint with its tokenizer (<extra_id_0>, …)"
-        raise _refused(architecture, "its tokenizer has no sentinels", fix)
+    sentinels = tuple(i for _, i in numbered)
     start = config.decoder_start_token_id
-    return Objective(
-        "spans",
-        vocab,
-        tuple(tokenizer.all_special_ids),
-        sentinels=tuple(i for _, i in numbered),
-        end=tokenizer.eos_token_id,
-        start=config.pad_token_id if start is None else start,
-    )
+    start = config.pad_token_id if start is None else start
+    special = tuple(tokenizer.all_special_ids) if tokenizer is not None else ()
+    if sentinels and tokenizer.eos_token_id is not None:
+        return Objective("spans", vocab, special, sentinels=sentinels, end=tokenizer.eos_token_id, start=start)
+    ends = (tokenizer.bos_token_id, tokenizer.eos_token_id) if tokenizer is not None else (None, None)
+    if tokenizer is not None and tokenizer.mask_token_id is not None and None not in ends:
+        return Objective("infill", vocab, special, ends, tokenizer.mask_token_id, start=start)
+    fix = "a T5 checkpoint with its tokenizer (<extra_id_0>, …), or BART's (<mask>)"
+    raise _refused(architecture, "its tokenizer has neither sentinels nor a mask", fix)
 
 
 def _refused(where: str, what: str, fix: str) -> Refused:
