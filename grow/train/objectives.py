@@ -193,9 +193,10 @@ def _encoder_decoder(config: Any, tokenizer: Any, vocab: int, architecture: str)
     special = tuple(tokenizer.all_special_ids) if tokenizer is not None else ()
     if sentinels and tokenizer.eos_token_id is not None:
         return Objective("spans", vocab, special, sentinels=sentinels, end=tokenizer.eos_token_id, start=start)
-    ends = (tokenizer.bos_token_id, tokenizer.eos_token_id) if tokenizer is not None else (None, None)
-    if tokenizer is not None and tokenizer.mask_token_id is not None and None not in ends:
-        return Objective("infill", vocab, special, ends, tokenizer.mask_token_id, start=start)
+    if tokenizer is not None and tokenizer.mask_token_id is not None:
+        ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+        if None not in ends:
+            return Objective("infill", vocab, special, ends, tokenizer.mask_token_id, start=start)
     fix = "a T5 checkpoint with its tokenizer (<extra_id_0>, …), or BART's (<mask>)"
     raise _refused(architecture, "its tokenizer has neither sentinels nor a mask", fix)
 
