@@ -4,9 +4,9 @@
     grown = grow.widen("small", "base", out="my-base")     # verified, or an error and nothing written
     print(grown.verification.verdict)                      # lossless
 
-`plan`, `widen`, `deepen`, `upcycle`, `compare`, `verify`, `train`, `inspect` and `families` have the names of the
-commands; `record` and `verify_against` are `grow verify --record` and `--against`. `new_entries` and `rates` say what
-is new in a grown parameter and how its copies learn. Importing grow imports no torch.
+`plan`, `widen`, `deepen`, `upcycle`, `compare`, `verify`, `train`, `plot`, `inspect` and `families` have the names of
+the commands; `record` and `verify_against` are `grow verify --record` and `--against`. `new_entries` and `rates` say
+what is new in a grown parameter and how its copies learn. Importing grow imports no torch.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from grow.api import (
     deepen,
     inspect,
     plan,
+    plot,
     record,
     train,
     upcycle,
@@ -46,6 +47,7 @@ __all__ = [
     "inspect",
     "new_entries",
     "plan",
+    "plot",
     "rates",
     "record",
     "train",

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from grow.match import Match, check_duplicates, match
 from grow.methods import DEFAULT
 from grow.plan import Plan, plan_for
 from grow.provenance import NAME, record_of
+from grow.savings import Curves
+from grow.spent import spent_on
 from grow.train.settings import Training
 from grow.verify.ladder import verify_folders
 from grow.verify.result import FUNCTION, LADDER, LOSSY, Verification, damage_of
@@ -409,6 +411,35 @@ def train(
     )
 
 
+def plot(
+    runs: str | os.PathLike | Sequence[str | os.PathLike],
+    out: str | os.PathLike | None = None,
+    *,
+    baseline: str | None = None,
+    overwrite: bool = False,
+) -> Curves:
+    """What runs cost and what they saved: loss against FLOPs, tokens and seconds.
+
+    runs      folders of `grow.train` or of recipes, "NAME=FOLDER" where the folder's name is not the name
+    out       a picture, .png, .svg or .pdf; needs matplotlib
+    baseline  name of the run that savings are against; the last one
+
+    Raises BadInput where losses cannot be compared; `.savings` and `.document()` have the numbers.
+    """
+    from grow.curves import named, read_curve
+    from grow.draw import check_picture, write_picture
+    from grow.savings import compare
+
+    if out is not None:
+        check_picture(Path(out), overwrite)
+    given = [named(os.fspath(run)) for run in ([runs] if isinstance(runs, (str, os.PathLike)) else runs)]
+    found = compare([read_curve(folder, name) for name, folder in given], baseline)
+    if out is None:
+        return found
+    write_picture(found, Path(out), overwrite=overwrite)
+    return replace(found, out=Path(out))
+
+
 def parse_size(size: str | int) -> int:
     """Bytes of "5GB", "500MB", "1.5GiB" or a number."""
     units = {
@@ -461,7 +492,8 @@ def _write(the_plan: Plan, checkpoint: Checkpoint, folder: Path, shard: int, nam
     from grow import __version__
 
     tensors = {t.name: digests[t.name] for t in the_plan.tensors}  # they were finished in any order
-    write_json(folder / NAME, record_of(the_plan, source=name, version=__version__, tensors=tensors))
+    spent = spent_on(checkpoint.path)
+    write_json(folder / NAME, record_of(the_plan, source=name, version=__version__, tensors=tensors, spent=spent))
 
 
 def _set_verification(folder: Path, found: Verification) -> None:

@@ -22,6 +22,7 @@ from grow.family import UNITS
 from grow.maps import KINDS, SILENT, AxisMap, axis_map, identity
 from grow.methods import DEFAULT
 from grow.plan import Plan
+from grow.spent import Spent
 from grow.tensors import SPLITS
 
 SCHEMA = 1
@@ -63,8 +64,13 @@ class Record:
         return {space: m for space, m in self.change.maps.items() if not m.is_identity}
 
 
-def record_of(plan: Plan, *, source: str, version: str, tensors: Mapping[str, str]) -> dict[str, Any]:
-    """The JSON document of a finished growth, without its verification."""
+def record_of(
+    plan: Plan, *, source: str, version: str, tensors: Mapping[str, str], spent: Spent | None = None
+) -> dict[str, Any]:
+    """The JSON document of a finished growth, without its verification.
+
+    spent  on training the source, where it is known
+    """
     return {
         "schema": SCHEMA,
         "grow": version,
@@ -72,6 +78,7 @@ def record_of(plan: Plan, *, source: str, version: str, tensors: Mapping[str, st
             "name": source,
             "model_type": how.source if (how := plan.change.upcycling) else plan.family.model_type,
             "config_sha256": config_sha256(plan.config),
+            **({"spent": spent.document()} if spent else {}),
         },
         "plan": {
             "sizes": plan.sizes,

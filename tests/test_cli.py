@@ -23,7 +23,7 @@ PLAIN = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFL
 # Growing either table is a decision.
 PUBLIC = {
     "BadInput", "Comparison", "Different", "GrowError", "Growth", "Inspection", "Refused",
-    "compare", "deepen", "families", "inspect", "new_entries", "plan", "rates", "record", "train", "upcycle",
+    "compare", "deepen", "families", "inspect", "new_entries", "plan", "plot", "rates", "record", "train", "upcycle",
     "verify",
     "verify_against", "widen",
 }  # fmt: skip
@@ -43,6 +43,7 @@ COMMANDS = {
     "--eval-every --freeze-old --from --json --keep --length --log-every --lr --optimizer --out --resume --revision "
     "--rewarm --save-every --schedule --seed --source --steps --tensorboard --tokens --trust-checkpoint --warmup "
     "--weight-decay --world",
+    "plot": "RUN... --baseline --json --out --overwrite",
     "data prepare": "INPUT... --field --json --no-end --out --overwrite --revision --seed --separator --split "
     "--tokenizer --validation",
     "inspect": "SRC --assume-harmless --json --revision",
@@ -59,10 +60,19 @@ def grow_(monkeypatch, capsys):
     return lambda *arguments: tiny.command(monkeypatch, capsys, *arguments)
 
 
+def run_of(folder: Path) -> Path:
+    """A run of two steps, as it is found on disk."""
+    entries = [{"step": k, "tokens": 8 * k, "flops": 1e3 * k, "seconds": k, "loss": 3.0 - k} for k in (1, 2)]
+    folder.mkdir(exist_ok=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("cli")
     source = tiny.checkpoint(folder / "source", "llama")
+    run_of(folder / "run")
     return source, grow.widen(source, "2x", out=folder / "grown", verify=False).path
 
 
@@ -97,7 +107,7 @@ def test_commands_and_their_options_are_frozen():
     found = {}
     for name, command in every_command().items():
         words = [p.opts[0] if isinstance(p, click.Option) else p.human_readable_name for p in command.params]
-        assert all(len(p.opts) == 1 and not p.secondary_opts for p in command.params), name
+        assert all(p.opts[1:] in ([], ["-o"]) and not p.secondary_opts for p in command.params), name
         found[name] = sorted(words)
     assert found == {name: sorted(options.split()) for name, options in COMMANDS.items()}
 
@@ -146,6 +156,7 @@ def lines(pair: tuple[Path, Path], out: Path) -> dict[str, list[list[Any]]]:
         "compare": [["compare", *growth, "--methods", "lemon,llama-pro"]],
         "verify": [["verify", source, grown, "--rung", "certificate"]],
         "train": [["train", "--from", "small", "--out", out, "--steps", 1, "--batch", 1, "--length", 16]],
+        "plot": [["plot", source.parent / "run", "--out", out.with_suffix(".svg"), "--overwrite"]],
         "data prepare": [["data", "prepare", "sotu-heldout", "--tokenizer", "small", "--out", out]],
         "inspect": [["inspect", source], ["inspect", grown]],
         "families": [["families"], ["families", "gpt2"]],
@@ -200,6 +211,7 @@ def test_the_parts_of_the_documents(grow_, pair, tmp_path):
             "schema", "path", "checkpoint", "step", "tokens", "loss", "val_loss", "seconds", "stopped", "settings",
             "notes",
         },
+        "plot": {"schema", "out", "baseline", "compared", "runs", "savings", "notes"},
         "data prepare": {
             "schema", "path", "dtype", "tokenizer", "splits", "sources", "seed", "validation", "grow",
         },

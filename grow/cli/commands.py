@@ -488,6 +488,22 @@ def train(src, data, as_json, **options) -> int:
 
 
 @cli.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@click.option("--out", "-o", type=click.Path(path_type=Path), metavar="FILE", help="A picture: .png, .svg or .pdf.")
+@click.option("--baseline", metavar="NAME", help="The run that savings are against [default: the last].")
+@click.option("--overwrite", is_flag=True, help="Replace the picture.")
+@as_json
+def plot(runs, as_json, **options) -> int:
+    """Show what runs cost and saved: loss against FLOPs, tokens and time. RUN: a folder of train, or NAME=FOLDER."""
+    found = api.plot(runs, **options)
+    if as_json:
+        show.print_json(found.document())
+    else:
+        show.curves(found)
+    return 0
+
+
+@cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> int:
     """Print the completion script of a shell: eval "$(grow completion bash)"."""

@@ -22,6 +22,8 @@ from grow.family import WIDTHS, Family
 from grow.methods import DEFAULT
 from grow.plan import Plan
 from grow.race.result import Comparison, Row
+from grow.savings import COSTS, Curves, Saving
+from grow.spent import Spent
 from grow.train.settings import Training
 from grow.verify.result import Verification, damage_text
 
@@ -156,6 +158,41 @@ def training(done: Training) -> None:
     click.echo(f"{done.checkpoint}: {done.tokens:,} tokens, {', '.join(losses)}, {done.seconds:.1f} s")
     if done.stopped:
         click.echo(f"stopped by {done.stopped} after step {done.step} of {done.settings.steps}; --resume continues it")
+
+
+def curves(found: Curves) -> None:
+    """What every run cost, and at which loss it had saved what."""
+    rows = []
+    for curve in found.curves:
+        last, before = curve.last, curve.before
+        losses = [f"{loss:.4f}" if loss is not None else "" for loss in (curve.final(False), curve.final(True))]
+        first = "not recorded" if before is None else f"{before.flops:.3g}"
+        rows.append((curve.name, f"{last.step:,}", first, *_cost(last.spent), *losses))
+        rows += [(f"  {mark.kind} {mark.name}", "", "", *_cost(mark.at), "", "") for mark in curve.marks]
+    table(("run", "steps", "FLOPs before it", "FLOPs", "tokens", "seconds", "loss", "validation"), rows)
+    if found.savings:
+        click.echo(
+            f"saved against {found.baseline}, at the same {'validation' if found.validation else 'training'} loss"
+        )
+        shown = [(s.run, f"{s.loss:.4f} of {s.of}", *(_saved(s, cost) for cost in COSTS)) for s in found.savings]
+        table(("run", "loss", *("FLOPs", "tokens", "seconds")), shown)
+    for note in found.notes:
+        click.echo(f"note: {note}")
+    if found.out:
+        click.echo(f"picture: {found.out}")
+
+
+def _cost(spent: Spent) -> tuple[str, str, str]:
+    return f"{spent.flops:.3g}", f"{spent.tokens:,}", f"{spent.seconds:,.1f}"
+
+
+def _saved(saving: Saving, cost: str) -> str:
+    """`43.1% (1.2e+12 of 2.1e+12)`, or who never got there."""
+    share = saving.saved(cost)
+    if share is None:
+        return "never reached by " + (saving.run if saving.run_cost is None else saving.baseline)
+    run, baseline = (getattr(spent, cost) for spent in (saving.run_cost, saving.baseline_cost))
+    return f"{share:.1%} ({run:.3g} of {baseline:.3g})"
 
 
 def first_process() -> bool:

@@ -26,6 +26,7 @@ from grow.checkpoint.writer import ShardWriter, write_json
 from grow.errors import BadInput
 from grow.numerics import narrow
 from grow.provenance import NAME
+from grow.spent import total
 from grow.tensors import ITEMSIZE
 from grow.train.parallel import World, whole
 from grow.train.state import INDEX, save_state
@@ -169,6 +170,8 @@ def _write_documents(folder: Path, source: Origin, document: dict[str, Any]) -> 
     write_json(folder / "config.json", source.config)
     if source.record is not None:
         training = {k: document[k] for k in ("grow", "step", "tokens", "source", "data")}
+        if spent := total(document["before"], document):
+            training["spent"] = spent.document()
         write_json(folder / NAME, {**source.record, "verification": None, "training": training})
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     sizes = {str(p.relative_to(folder)): p.stat().st_size for p in files}

@@ -1,8 +1,10 @@
 """metrics.jsonl, one line of strict JSON per step; a line on the terminal; tensorboard where it is wanted.
 
-    {"step": 7, "tokens": 14336, "loss": 3.02…, "lr": 0.0002, "grad_norm": 0.71…, "flops": …, "tokens_per_second": …}
+    {"step": 7, "tokens": 14336, "loss": 3.02…, "lr": 0.0002, "grad_norm": 0.71…, "flops": …,
+     "seconds": …, "tokens_per_second": …}
 
-Numbers are float64 and written so that they are read back bit for bit. "val_loss" stands where it was measured.
+"seconds" are those of the steps so far, without evaluation and saving, over all interruptions. Numbers are float64 and
+written so that they are read back bit for bit. "val_loss" stands where it was measured.
 """
 
 from __future__ import annotations

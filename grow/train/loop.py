@@ -41,6 +41,7 @@ class Loop:
     new: NewEntries | None = None
     step: int = 0
     tokens: int = 0
+    seconds: float = 0.0  # of steps alone, without evaluation and saving
     loss: float | None = None
     val_loss: float | None = None
     stopped: str = ""
@@ -57,9 +58,10 @@ class Loop:
             lr, (loss, norm, tokens, asked) = s.rate(self.step), self.one(signals)
             seconds = time.perf_counter() - began
             self.step, self.tokens, self.loss = self.step + 1, self.tokens + tokens, loss
+            self.seconds += seconds
             self.stopped = asked
             entry = {"step": self.step, "tokens": self.tokens, "loss": loss, "lr": lr, "grad_norm": norm}
-            entry |= {"flops": self.flops_per_token * self.tokens, "tokens_per_second": tokens / seconds}
+            entry |= {"flops": self.flops, "seconds": self.seconds, "tokens_per_second": tokens / seconds}
             last = self.step == s.steps
             if self.step % s.eval_every == 0 or last:
                 entry |= self.evaluated()
@@ -69,6 +71,10 @@ class Loop:
                 if log is not None:
                     log.sync()
                 save(self)
+
+    @property
+    def flops(self) -> float:
+        return self.flops_per_token * self.tokens
 
     def one(self, signals: Signals) -> tuple[float, float, int, str]:
         """One optimizer step: (loss per predicted token, global gradient norm, tokens, the signal that came)."""

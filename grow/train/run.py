@@ -20,6 +20,7 @@ from grow.errors import BadInput
 from grow.families import FAMILIES
 from grow.match import match
 from grow.provenance import config_sha256, read_record
+from grow.spent import spent_on
 from grow.train import checkpoints
 from grow.train.folder import RUN, check_run, locked, removed_unless_begun
 from grow.train.grown import NewEntries, check_losses, tensors_of
@@ -89,6 +90,9 @@ class _Request:
         last, stored = self._last(world)
         begun = self._begun(stored)
         checkpoint = stack.enter_context(open_checkpoint(last or locate(begun["source"], revision=self.revision)))
+        if "before" not in begun:
+            spent = spent_on(checkpoint.path)
+            begun["before"] = spent and spent.document()
         settings = self._settings(checkpoint, stored)
         if settings.tensorboard:
             check_board()
@@ -99,7 +103,7 @@ class _Request:
         record = self._document(begun, settings, data, checkpoint, world)
         if last is not None:
             load_state(last / checkpoints.STATE, loop.model, loop.optimizers, world)
-            loop.step, loop.tokens = stored["step"], stored["tokens"]
+            loop.step, loop.tokens, loop.seconds = stored["step"], stored["tokens"], stored.get("seconds", 0.0)
             loop.loss, loop.val_loss = last_losses(self.path / METRICS, loop.step)
         elif world.first:
             write_json(self.path / RUN, record)
@@ -108,14 +112,15 @@ class _Request:
         if log is not None:
             stack.callback(log.close)
             if first:
-                log.record({"step": 0, "tokens": 0, "flops": 0.0, **first})
+                log.record({"step": 0, "tokens": 0, "flops": 0.0, "seconds": 0.0, **first})
         for note in self.notes if log else ():
             log.note(note)  # type: ignore[union-attr]
 
         origin = checkpoints.Origin.of(checkpoint)
 
         def save(loop: Loop) -> None:
-            document = {**record, "step": loop.step, "tokens": loop.tokens, "settings": settings.document()}
+            done = {"step": loop.step, "tokens": loop.tokens, "flops": loop.flops, "seconds": loop.seconds}
+            document = {**record, **done, "settings": settings.document()}
             checkpoints.save(self.path, loop.step, origin, loop.model, loop.optimizers, document, world)
             if world.first:
                 checkpoints.prune(self.path, settings.keep)
@@ -153,7 +158,7 @@ class _Request:
         if not self.resume:
             if self.src is None:
                 raise BadInput("--from", what="is missing", why="a run continues a checkpoint", fix="--from SRC")
-            return {"source": show(self.src, 4096), "weights": None}
+            return {"source": show(self.src, 4096)}
         file = self.path / RUN
         begun = stored or strict_json(file.read_bytes(), str(file), "begin a new run in another --out")
         try:
@@ -171,7 +176,7 @@ class _Request:
         if self.data and [d.weight for d in self.data] != [d.weight for d in data]:
             raise refuse_change("data", [d.weight for d in data], [d.weight for d in self.data], done)
         self.data = self.data or data
-        return {"source": source, "settings": begun["settings"]}
+        return {"source": source, "settings": begun["settings"], "before": begun.get("before")}
 
     def _settings(self, checkpoint: Checkpoint, stored: Mapping[str, Any]) -> Settings:
         limit = capacity(checkpoint.config)
@@ -249,6 +254,7 @@ class _Request:
             "device": world.device.type,
             "world": world.size,
             "source": begun["source"],
+            "before": begun["before"],
             "config_sha256": config_sha256(checkpoint.config),
             "objective": data.objective.kind,
             "data": [

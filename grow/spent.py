@@ -1,0 +1,80 @@
+"""What a checkpoint's weights have cost so far: written by training, carried over by growth, read by whoever compares.
+
+    RUN/step-…/state/train.json   "before": what the run began with, "tokens", "flops", "seconds": its own
+    GROWN/grow.json               "source": {"spent": …}; in a run's checkpoint "training": {"spent": …} with it
+
+Nothing is known of checkpoints from elsewhere: what is counted begins with the first `grow train`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from grow.checkpoint.header import strict_json
+from grow.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Tokens, FLOPs and seconds of training; seconds are those of the steps alone, on whatever machine it was."""
+
+    tokens: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: Spent | None) -> Spent:
+        if other is None:
+            return self
+        return Spent(self.tokens + other.tokens, self.flops + other.flops, self.seconds + other.seconds)
+
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(self.tokens - other.tokens, self.flops - other.flops, self.seconds - other.seconds)
+
+    def __mul__(self, share: float) -> Spent:
+        return Spent(round(self.tokens * share), self.flops * share, self.seconds * share)
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, stored: Any) -> Spent | None:
+        """None where `stored` is no such document."""
+        if not isinstance(stored, Mapping):
+            return None
+        try:
+            tokens, flops, seconds = int(stored["tokens"]), float(stored["flops"]), float(stored["seconds"])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
+        return cls(tokens, flops, seconds) if all(math.isfinite(x) and x >= 0 for x in (flops, seconds)) else None
+
+
+def total(before: Any, own: Mapping[str, Any]) -> Spent | None:
+    """A run's own cost and what its document says was before."""
+    mine = Spent.of(own)
+    return None if mine is None else mine + Spent.of(before)
+
+
+def spent_on(folder: Path) -> Spent | None:
+    """What is recorded of the checkpoint in `folder`; None when nothing is."""
+    train = _read(folder / "state" / "train.json")
+    if (found := total(train.get("before"), train)) is not None:
+        return found
+    grown = _read(folder / "grow.json")
+    for key in ("training", "source"):
+        part = grown.get(key)
+        if isinstance(part, Mapping) and (found := Spent.of(part.get("spent"))) is not None:
+            return found
+    return None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """{} where it is no document: what it would say is worth having, and nothing stops without it."""
+    try:
+        found = strict_json(file.read_bytes(), str(file), "")
+    except (OSError, BadInput):
+        return {}
+    return found if isinstance(found, dict) else {}
