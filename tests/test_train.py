@@ -41,7 +41,7 @@ from grow.provenance import read_record
 from grow.train import checkpoints, objectives, parallel
 from grow.train.grown import NewEntries, tensors_of
 from grow.train.loop import NotFinite
-from grow.train.model import inputs, loss_sum
+from grow.train.model import check_documents, inputs, loss_sum
 from grow.train.objectives import IGNORED, Objective, causal, draws, infill, masked, spans
 from grow.train.schedule import rate, rewarm
 from grow.train.settings import Settings, Training
@@ -814,7 +814,10 @@ def test_bart_has_as_many_positions_as_it_has(tmp_path):
     assert "is more than the 32 positions of the model" in said
 
 
-@pytest.mark.parametrize("variant", ["llama", "gpt2", "gpt_neox", "opt", "qwen3", "mistral-tied"])
+@pytest.mark.parametrize(
+    "variant",
+    ["llama", "gpt2", "gpt_neox", "opt", "qwen3", "mistral-tied", "mistral", "qwen2", "qwen2-window"],
+)
 def test_documents_in_one_block_are_as_if_each_were_alone(variant):
     model = models.make(variant).double()
     draw = np.random.default_rng(5)
@@ -832,9 +835,9 @@ def test_documents_in_one_block_are_as_if_each_were_alone(variant):
     assert total == pytest.approx(alone, rel=1e-6)  # the family's own float32 steps in another order
 
 
-def test_documents_and_a_window_do_not_go_together(tiny, text, tmp_path):
-    said = refused(Refused, src=tiny("mistral"), data=text, out=tmp_path / "run", documents=True, **QUICK)
-    assert "the model attends to 7 tokens, a sequence has 16" in said
+def test_documents_are_refused_where_layers_do_something_else():
+    with pytest.raises(Refused, match="layers of linear_attention"):
+        check_documents(SimpleNamespace(layer_types=["full_attention", "linear_attention"]), "causal")
 
 
 # What it is for

@@ -19,6 +19,7 @@ from grow.train.settings import Settings
 from grow.verify.float64 import LOCAL, TrueFloat64, load, quiet
 
 CAPACITY = ("max_position_embeddings", "n_positions", "max_sequence_length")
+ATTENTION = ("full_attention", "sliding_attention")
 LONGEST = 512  # tokens of a sequence when nobody says it
 
 
@@ -76,16 +77,31 @@ def capacity(config: Mapping[str, Any]) -> int | None:
     return next((int(config[name]) for name in CAPACITY if isinstance(config.get(name), int)), None)
 
 
-def check_documents(config: Mapping[str, Any], kind: str, length: int) -> None:
+def check_documents(config: Any, kind: str) -> None:
     """Refused where a mask of documents would not be what the model attends to."""
     if kind != "causal":
         why = "a mask of documents is made for models that read from left to right"
         raise Refused("--documents", what=f"the objective is {kind}", why=why, fix="without --documents")
-    window = config.get("sliding_window")
-    if window and config.get("use_sliding_window", True) and window < length:
-        what = f"the model attends to {window} tokens, a sequence has {length}"
-        why = "one mask for all layers would undo the window"
-        raise Refused("--documents", what=what, why=why, fix=f"--length {window}, or without --documents")
+    if other := set(getattr(config, "layer_types", None) or ()) - set(ATTENTION):
+        what = f"the model has layers of {', '.join(sorted(other))}"
+        why = f"masks are known for {' and '.join(ATTENTION)}"
+        raise Refused("--documents", what=what, why=why, fix="without --documents")
+
+
+def document_masks(config: Any, attend: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | dict[str, torch.Tensor]:
+    """(rows, n, n) True where a token sees another -> what stock classes add to their scores, (rows, 1, n, n); by
+    kind of layer where they differ. Inside a sliding window of w a token sees itself and the w - 1 before it."""
+
+    def added(seen: torch.Tensor) -> torch.Tensor:
+        zero = torch.zeros((), dtype=dtype, device=seen.device)
+        return torch.where(seen[:, None], zero, torch.finfo(dtype).min)
+
+    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    if window is None:
+        return added(attend)
+    at = torch.arange(attend.shape[-1], device=attend.device)
+    near = added(attend & (at[:, None] - at[None, :] < window))
+    return dict(zip(ATTENTION, (added(attend), near))) if kinds else near
 
 
 def computing(settings: Settings, device: torch.device) -> Callable[[], Any]:
@@ -105,8 +121,7 @@ def loss_sum(model: Any, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
     given = dict(given)
     labels = given.pop("labels")
     if (attend := given.pop("attend", None)) is not None:
-        zero = torch.zeros((), dtype=model.dtype, device=attend.device)
-        given["attention_mask"] = torch.where(attend[:, None], zero, torch.finfo(model.dtype).min)
+        given["attention_mask"] = document_masks(model.config, attend, model.dtype)  # type: ignore[assignment]
     if not model.config.is_encoder_decoder and "position_ids" not in given and hasattr(model.config, "use_cache"):
         given["use_cache"] = False  # type: ignore[assignment]
     logits = model(**given).logits

@@ -214,7 +214,7 @@ class _Request:
         tokenizer = tokenizer_of(checkpoint.path)
         objective = objective_of(model.config, tokenizer, type(model).__name__)
         if settings.documents:
-            check_documents(checkpoint.config, objective.kind, settings.length)
+            check_documents(model.config, objective.kind)
         sources, data = open_data(
             self.data, self.path, str(checkpoint.path), model.config, tokenizer, objective, settings, world
         )
