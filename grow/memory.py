@@ -35,7 +35,7 @@ CODES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch
 
 
 @dataclass(frozen=True)
-class _Info:
+class Info:
     dtype: str
     shape: tuple[int, ...]
 
@@ -50,6 +50,12 @@ class ModelSource:
         self.config: dict[str, Any] = json.loads(model.config.to_json_string())
         self.config["architectures"] = [type(model).__name__]
         self.config = {k: v for k, v in self.config.items() if not k.startswith("_") or k == "_remove_final_layer_norm"}
+        self.path = type(model).__name__
+
+    @property
+    def tensors(self) -> dict[str, Info]:
+        """Name -> dtype and shape, as a checkpoint has them."""
+        return {name: Info(CODES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in self.state.items()}
 
     def matched(self) -> tuple[Family, Match]:
         family = family_of(str(self.config.get("model_type")))
@@ -62,8 +68,7 @@ class ModelSource:
                 why="there is nothing to grow",
                 fix="load the weights first",
             )
-        infos = {name: _Info(CODES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in self.state.items()}
-        found = match(family, self.config, infos, type(self.model).__name__)
+        found = match(family, self.config, self.tensors, self.path)
         check_duplicates(found, lambda a, b: torch.equal(self.state[a], self.state[b]))
         return family, found
 

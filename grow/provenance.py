@@ -120,7 +120,11 @@ def read_record(folder: Path) -> Record | None:
     if not path.is_file():
         return None
     fix = "remove it to compare the two checkpoints by their outputs alone, or grow again"
-    raw = strict_json(path.read_bytes(), str(path), fix)
+    return parse_record(strict_json(path.read_bytes(), str(path), fix), str(path), fix)
+
+
+def parse_record(raw: Any, where: str, fix: str) -> Record:
+    """The record of a document as `record_of` makes it; BadInput when it cannot be understood."""
     try:
         if raw["schema"] != SCHEMA:
             raise ValueError(f"schema {raw['schema']!r}, this version reads {SCHEMA}")
@@ -147,7 +151,7 @@ def read_record(folder: Path) -> Record | None:
         )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise BadInput(
-            str(path),
+            where,
             what="is no record of a growth",
             why=f"{type(error).__name__}: {error}",
             fix=fix,

@@ -44,7 +44,7 @@ from grow.train.loop import NotFinite
 from grow.train.model import check_documents, inputs, loss_sum
 from grow.train.objectives import IGNORED, Objective, causal, draws, infill, masked, spans
 from grow.train.schedule import rate, rewarm
-from grow.train.settings import Settings, Training
+from grow.train.settings import Training
 from grow.zoo import heldout_text
 
 ROOT = Path(grow.__file__).parents[1]
@@ -629,7 +629,7 @@ def test_masks_are_cut_like_the_parameters(grown, monkeypatch):
     module = sys.modules["grow.train.grown"]
     monkeypatch.setattr(module, "part_of", lambda full, like: full.chunk(2)[0])
     monkeypatch.setattr(module, "local", lambda p: p.data.chunk(2)[0])
-    masks = NewEntries(model, tuple(halves.values()), Settings(freeze_old=True))
+    masks = NewEntries(model, tuple(halves.values()), freeze_old=True)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     masks.before(0)
     for p in model.parameters():

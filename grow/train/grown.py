@@ -7,7 +7,7 @@ their bits; neither touches anything else.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,17 @@ from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
 from grow.families import family_of
 from grow.match import Match, Matched, match
+from grow.memory import ModelSource
 from grow.optimizer import new_entries_of
 from grow.provenance import NAME, Record
 from grow.tensors import TensorPlan
 from grow.train.parallel import local, part_of
 from grow.train.schedule import rewarm
-from grow.train.settings import Settings
 
 
-def tensors_of(record: Record, grown: Checkpoint) -> tuple[TensorPlan, ...]:
-    """The growth's tensors from its record and the grown checkpoint alone: the source is the grown one with the old
-    sizes. BadInput when the record is of another checkpoint."""
+def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorPlan, ...]:
+    """The growth's tensors from its record and the grown checkpoint (or model) alone: the source is the grown one with
+    the old sizes. BadInput when the record is of another checkpoint."""
     family = family_of(record.model_type)
     found = match(family, grown.config, grown.tensors, str(grown.path))
     config = dict(found.config)
@@ -77,7 +77,7 @@ def _parted(family: Any, t: Matched, found: Match, config: Mapping[str, Any]) ->
     return bool(tie and t.canonical == tie.head and family.holds(config, tie.when))
 
 
-def _foreign(grown: Checkpoint, why: str) -> BadInput:
+def _foreign(grown: Checkpoint | ModelSource, why: str) -> BadInput:
     return BadInput(
         f"{grown.path}: {NAME}",
         what="tells of another checkpoint than this one",
@@ -86,31 +86,49 @@ def _foreign(grown: Checkpoint, why: str) -> BadInput:
     )
 
 
+def parts_of(model: Any, tensors: Iterable[TensorPlan]) -> Iterator[tuple[str, torch.nn.Parameter, TensorPlan]]:
+    """(name, parameter, its tensor of the growth) of every parameter; BadInput where the growth made another model."""
+    by_name: dict[str, TensorPlan] = {}
+    for t in tensors:
+        by_name |= {t.canonical: t, t.name: t}
+    prefix = model.base_model_prefix + "."
+    for name, p in model.named_parameters():
+        spelled = (name, name.removeprefix(prefix), prefix + name)
+        found = next((by_name[n] for n in spelled if n in by_name), None)
+        if found is None or found.new_shape != tuple(p.shape):
+            raise BadInput(
+                name,
+                what=f"is no tensor of the growth ({tuple(p.shape)})",
+                why="which of its entries are new cannot be known",
+                fix="train without --rewarm and --freeze-old, or give the model that this growth made",
+            )
+        yield name, p, found
+
+
 class NewEntries:
     """Per parameter which of its entries on this process are new; parameters without a new entry are all old.
+
+    rewarm      (ratio, steps) of the updates of new entries, see `schedule.rewarm`
+    freeze_old  old entries keep their bits
+    scale       what the updates of new entries are multiplied with, in every step
 
     before() is called before the optimizer's step, after() behind it.
     """
 
-    def __init__(self, model: Any, tensors: tuple[TensorPlan, ...], settings: Settings) -> None:
-        self.settings = settings
-        by_name: dict[str, TensorPlan] = {}
-        for t in tensors:
-            by_name |= {t.canonical: t, t.name: t}
+    def __init__(
+        self,
+        model: Any,
+        tensors: Iterable[TensorPlan],
+        *,
+        rewarm: tuple[float, int] | None = None,
+        freeze_old: bool = False,
+        scale: float = 1.0,
+    ) -> None:
+        self.rewarm, self.freeze_old, self.scale = rewarm, freeze_old, scale
         self.parts: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
         self.count = self.total = 0
-        prefix = model.base_model_prefix + "."
-        for name, p in model.named_parameters():
-            spelled = (name, name.removeprefix(prefix), prefix + name)
-            found = next((by_name[n] for n in spelled if n in by_name), None)
-            if found is None or found.new_shape != tuple(p.shape):
-                raise BadInput(
-                    name,
-                    what=f"is no tensor of the growth ({tuple(p.shape)})",
-                    why="which of its entries are new cannot be known",
-                    fix="train without --rewarm and --freeze-old",
-                )
-            new = new_entries_of(found)
+        for _, p, t in parts_of(model, tensors):
+            new = new_entries_of(t)
             self.count, self.total = self.count + int(new.sum()), self.total + new.numel()
             self.parts.append((p, part_of(new, p)))
         self._old: list[torch.Tensor] = []
@@ -118,28 +136,29 @@ class NewEntries:
     @torch.no_grad()
     def mask_gradients(self) -> None:
         """Frozen entries have no gradient: they count in no norm and leave no trace in a moment."""
-        if self.settings.freeze_old:
+        if self.freeze_old:
             for p, new in self.parts:
                 if p.grad is not None:
-                    local(p.grad).mul_(new)
+                    grad = local(p.grad)
+                    grad.mul_(new.to(grad.device))
 
     @torch.no_grad()
     def before(self, step: int) -> None:
-        if self.settings.freeze_old or self._scale(step) != 1.0:
+        if self.freeze_old or self._scale(step) != 1.0:
             self._old = [local(p).clone() for p, _ in self.parts]
 
     @torch.no_grad()
     def after(self, step: int) -> None:
         """w <- old + scale · (w - old) where an entry is new; w <- old where it is frozen."""
-        scale, frozen = self._scale(step), self.settings.freeze_old
+        scale, frozen = self._scale(step), self.freeze_old
         for (p, new), old in zip(self.parts, self._old):
             now = local(p)
             moved = old + scale * (now - old) if scale != 1.0 else now
-            now.copy_(torch.where(new, moved, old if frozen else now))
+            now.copy_(torch.where(new.to(now.device), moved, old if frozen else now))
         self._old = []
 
     def _scale(self, step: int) -> float:
-        return rewarm(step, *self.settings.rewarm) if self.settings.rewarm else 1.0
+        return self.scale * (rewarm(step, *self.rewarm) if self.rewarm else 1.0)
 
 
 def check_losses(source: float, grown: float, record: Record, dtypes: set[str], path: Path) -> str:

@@ -224,7 +224,8 @@ class _Request:
         shard(model, world)
         new = None
         if grown is not None and (settings.rewarm or settings.freeze_old):
-            new = NewEntries(model, tensors_of(grown, checkpoint), settings)
+            made = tensors_of(grown, checkpoint)
+            new = NewEntries(model, made, rewarm=settings.rewarm, freeze_old=settings.freeze_old)
             self.notes.append(f"{new.count:,} of {new.total:,} entries are new")
         return data, Loop(model, build_optimizers(model, settings, world), data, settings, world, flops, new)
 
