@@ -44,7 +44,7 @@ class ModelSource:
     """A `PreTrainedModel` as a source of rows. It is read, never changed."""
 
     def __init__(self, model: Any) -> None:
-        _check_model(model)
+        check_model(model)
         self.model = model
         self.state: dict[str, torch.Tensor] = model.state_dict()
         self.config: dict[str, Any] = json.loads(model.config.to_json_string())
@@ -202,7 +202,7 @@ def _freeze_alike(plan: Plan, model: Any, grown: Any) -> None:
             new.requires_grad_(old.requires_grad)
 
 
-def _check_model(model: Any) -> None:
+def check_model(model: Any) -> None:
     """BadInput for what wraps a model, Refused for one that is sharded."""
     if not isinstance(model, PreTrainedModel):
         raise BadInput(

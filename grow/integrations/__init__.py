@@ -1,0 +1,36 @@
+"""For the stock `Trainer` and for Accelerate: growing in the middle of training, and what treats new entries apart.
+
+    from grow.integrations import GrowCallback
+    Trainer(…, callbacks=[GrowCallback(at_step=1000, to="2x")]).train()
+
+Nothing of torch, transformers or accelerate is imported before a name is asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from grow.integrations.callback import GrowCallback as GrowCallback
+    from grow.integrations.groups import parameter_groups as parameter_groups
+    from grow.integrations.in_place import grow_in_place as grow_in_place
+    from grow.integrations.updates import NewEntryUpdates as NewEntryUpdates
+
+_MODULES = {
+    "GrowCallback": "callback",
+    "NewEntryUpdates": "updates",
+    "grow_in_place": "in_place",
+    "parameter_groups": "groups",
+}
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,215 @@
+"""A model and its optimizer grow as the objects they are, so that every loop that holds them goes on.
+
+The grown model and optimizer are made and checked as `grow.widen` makes them; then the old objects take over what the
+new ones consist of, in one assignment each. Whatever is refused or fails before leaves both as they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from grow.api import Different, Growth, widen
+from grow.errors import BadInput, Refused
+from grow.integrations.updates import bare
+
+# RMS of the difference of the outputs, over their std. In float32 summation order leaves some 1e-6. In 16 bits every
+# weight and activation is off by up to 2^-9 (bfloat16), over tens of layers some percent of the logits.
+LIMIT = {torch.float64: 1e-4, torch.float32: 1e-4}
+NARROW = 5e-2
+CAPTURING = "transformers.utils.output_capturing"  # its hooks install themselves again
+
+
+def grow_in_place(
+    model: Any,
+    to: Any,
+    *,
+    optimizer: Any = None,
+    state: str = "fresh-new",
+    batch: Mapping[str, Any] | None = None,
+    verify: bool = True,
+    **options: Any,
+) -> Growth:
+    """`grow.widen` of a model in memory, after which `model` and `optimizer` are the grown ones: the same objects.
+
+    model      a plain `PreTrainedModel` (`accelerator.unwrap_model(model)`), without gradients: grow behind
+               `optimizer.step()` and `zero_grad()`
+    optimizer  every optimizer of it: one or a list, torch's or Accelerate's. Schedulers go on as they are
+    state      what it remembers, as in `grow.widen`
+    batch      inputs of the model: both must answer them alike before anything changes
+    verify     the whole ladder too, as `grow.widen` does
+    options    of `grow.widen`: place, fill, method, split, seed, …
+
+    Parameters are new objects: who kept some (an average of weights, a hook) has to ask the model again. Returns the
+    `Growth`, whose model and optimizer are those given. Raises BadInput, Refused, and Different where the grown model
+    computes something else; model and optimizer are then as they were.
+    """
+    check_in_place(model)
+    wrapped = [] if optimizer is None else list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
+    bares = [bare(one) for one in wrapped]
+    for one in bares:
+        _check_no_copies(one)
+    growth = widen(model, to, optimizer=bares or None, state=state, verify=verify, **options)
+    if type(growth.model) is not type(model):
+        raise Refused(
+            type(model).__name__,
+            what=f"would become a {type(growth.model).__name__}",
+            why="an object keeps its class",
+            fix="grow.upcycle, and a new loop with the result",
+        )
+    if not growth.plan.lossy:
+        _check_same(growth, model, batch)
+    _become(model, growth.model)
+    for one, new in zip(bares, growth.optimizer or ()):
+        _continue(one, new)
+    return replace(growth, model=model, optimizer=optimizer)
+
+
+def check_in_place(model: Any) -> None:
+    """Refused or BadInput where something else holds on to the model's parts; the model is only read."""
+    from grow.memory import check_model
+
+    if hasattr(model, "peft_config") or getattr(model, "_hf_peft_config_loaded", False):
+        raise Refused(
+            type(model).__name__,
+            what="has PEFT adapters",
+            why="they were made for the old shapes",
+            fix="model.merge_and_unload(), and new adapters on the grown model",
+        )
+    check_model(model)
+    if (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    ):
+        raise Refused(
+            "a growth in place",
+            what=f"runs on one process, here are {torch.distributed.get_world_size()}",
+            why="DDP, FSDP and DeepSpeed keep buffers of the old parameters",
+            fix="save a checkpoint, grow widen --from it, and start the processes from the result",
+        )
+    for name, module in model.named_modules():
+        where = name or type(model).__name__
+        if getattr(module, "_compiled_call_impl", None) is not None:
+            raise Refused(where, what="is compiled", why="its code is for the old shapes", fix="compile after growing")
+        if hasattr(module, "_hf_hook"):
+            why = "accelerate's hooks move the old weights between devices"
+            raise Refused(where, what="is dispatched (device_map)", why=why, fix="load the model on one device")
+        if name and (kind := _hooked(module)):
+            raise _kept(f"{where}: {kind}")
+    for name, p in model.named_parameters():
+        if getattr(p, "_backward_hooks", None) or getattr(p, "_post_accumulate_grad_hooks", None):
+            raise _kept(f"{name}: a hook on its gradient")
+        if p.grad is not None and p.grad.any():
+            raise BadInput(
+                name,
+                what="has a gradient",
+                why="gradients of the old shapes would be lost",
+                fix="grow behind optimizer.step() and zero_grad(), not between micro-batches",
+            )
+
+
+def _hooked(module: nn.Module) -> str:
+    """The first hook that somebody put on a part of the model."""
+    for kind, hooks in vars(module).items():
+        found = hooks.values() if kind.endswith("_hooks") and isinstance(hooks, dict) else ()
+        if any(getattr(hook, "__module__", "") != CAPTURING for hook in found):
+            return kind.strip("_")
+    return ""
+
+
+def _kept(where: str) -> Refused:
+    why = "parts of the model become new objects, and a hook would stay with the old ones"
+    return Refused(
+        where, what="would be lost", why=why, fix="remove it before growing and register it again afterwards"
+    )
+
+
+def _check_no_copies(optimizer: torch.optim.Optimizer) -> None:
+    """Refused for a class that keeps parameters beside its groups."""
+    for key, value in vars(optimizer).items():
+        items = value if isinstance(value, (list, tuple)) else value.values() if isinstance(value, dict) else [value]
+        if key not in ("param_groups", "state") and any(isinstance(item, nn.Parameter) for item in items):
+            raise Refused(
+                f"optimizer {type(optimizer).__qualname__}: {key}",
+                what="holds parameters",
+                why="they would be those of the model before the growth",
+                fix="grow.widen(model, …), and a new optimizer for its result",
+            )
+
+
+def _check_same(growth: Growth, model: Any, batch: Mapping[str, Any] | None) -> None:
+    found = growth.verification
+    why = next((f"{r.name}: {r.reason}" for r in found.checks if r.status == "fail"), "") if found else ""
+    if found and not found.lossless:
+        raise _different(model, f"{found.verdict} after the growth", why or "no rung could run")
+    if batch is not None:
+        apart, limit = rms_apart(model, growth.model, batch), LIMIT.get(model.dtype, NARROW)
+        if not apart <= limit:
+            raise _different(
+                model,
+                f"other outputs after the growth, {apart:.2g} of their std on a batch (RMS)",
+                f"a lossless growth changes them by {limit:.2g} at most in {str(model.dtype).removeprefix('torch.')}",
+            )
+
+
+def _different(model: Any, what: str, why: str) -> Different:
+    fix = "report this with the plan (grow.plan); the model and its optimizer are as they were"
+    return Different(type(model).__name__, what=what, why=why, fix=fix)
+
+
+@torch.no_grad()
+def rms_apart(model: Any, grown: Any, batch: Mapping[str, Any]) -> float:
+    """RMS of the difference of all outputs, each over its std in `model`; of a longer vocabulary the old tokens."""
+    old, new = (_outputs(one, batch) for one in (model, grown))
+    worst = 0.0
+    for name, x in old.items():
+        y = new[name][..., : x.shape[-1]]
+        if x.shape != y.shape:
+            return float("inf")
+        x, y = x.double(), y.double()
+        scale = x.std().clamp_min(torch.finfo(torch.float64).tiny)
+        error = float((x - y).square().mean().sqrt() / scale)
+        worst = max(worst, error if error == error else float("inf"))
+    return worst
+
+
+def _outputs(model: Any, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """By the class's own forward, in the weights' dtype: what mixed precision has put around it is left out."""
+    given = {k: v for k, v in batch.items() if k != "num_items_in_batch"}
+    with _evaluating(model):
+        found = type(model).forward(model, **{**given, "return_dict": True})
+    return {k: v for k, v in found.items() if torch.is_tensor(v) and v.is_floating_point() and k != "loss"}
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _become(model: nn.Module, grown: nn.Module) -> None:
+    """`model` consists of what `grown` consists of. It keeps its own hooks and what others have set on it, such as the
+    forward with which Accelerate computes in mixed precision."""
+    own, new = vars(model), vars(grown)
+    kept = {k: v for k, v in own.items() if k not in new or "hook" in k or k == "name_or_path"}
+    kept.pop("_output_capturing_hooks_installed", None)
+    object.__setattr__(model, "__dict__", {**new, **kept})
+
+
+def _continue(optimizer: torch.optim.Optimizer, new: torch.optim.Optimizer) -> None:
+    """The groups stay the dictionaries that schedulers write rates into."""
+    for group, made in zip(optimizer.param_groups, new.param_groups):
+        group |= {k: made[k] for k in ("params", "param_names") if k in made}
+    optimizer.state.clear()
+    optimizer.state.update(new.state)
