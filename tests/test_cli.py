@@ -23,9 +23,8 @@ PLAIN = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFL
 # Growing either table is a decision.
 PUBLIC = {
     "BadInput", "Comparison", "Different", "GrowError", "Growth", "Inspection", "Refused",
-    "compare", "deepen", "families", "inspect", "new_entries", "plan", "plot", "rates", "record", "train", "upcycle",
-    "verify",
-    "verify_against", "widen",
+    "compare", "deepen", "families", "inspect", "integrations", "new_entries", "plan", "plot", "rates", "record",
+    "train", "upcycle", "verify", "verify_against", "widen",
 }  # fmt: skip
 EXACT = "--allow-lossy --assume-harmless --dtype --from --json --method --revision --seed --split"
 LAYERS = "--fill --place"

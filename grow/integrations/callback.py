@@ -82,6 +82,7 @@ class GrowCallback(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args, state, control, **its) -> None:
         model, optimizer = its["model"], its["optimizer"]
+        self._release()  # an interrupted run may have left it
         check_arguments(args)
         self._remember(state, model, optimizer)
         for one in self.pending:
@@ -135,10 +136,9 @@ class GrowCallback(TrainerCallback, ExportableState):
             )
         if state.global_step:
             self.done = [dict(one) for one in stored["attributes"]["done"]]
-        grown = self._grown(model)
-        if not state.global_step and not grown:
+        if not state.global_step and not self._grown(model):
             self.done = []  # a new model, as hyper-parameter search makes it
-        if not grown:
+        if not self._grown(model):
             raise BadInput(
                 type(model).__name__,
                 what=f"has not the sizes that it grew to at step {self.done[-1]['step']}",

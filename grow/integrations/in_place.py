@@ -22,7 +22,9 @@ from grow.integrations.updates import bare
 # weight and activation is off by up to 2^-9 (bfloat16), over tens of layers some percent of the logits.
 LIMIT = {torch.float64: 1e-4, torch.float32: 1e-4}
 NARROW = 5e-2
+TORCH = {name for name in vars(nn.Module()) if "hook" in name}  # where torch keeps the hooks of a module
 CAPTURING = "transformers.utils.output_capturing"  # its hooks install themselves again
+CHECKPOINTING = "make_inputs_require_grads"  # comes with gradient checkpointing, which the grown model has too
 
 
 def grow_in_place(
@@ -100,7 +102,7 @@ def check_in_place(model: Any) -> None:
         if hasattr(module, "_hf_hook"):
             why = "accelerate's hooks move the old weights between devices"
             raise Refused(where, what="is dispatched (device_map)", why=why, fix="load the model on one device")
-        if name and (kind := _hooked(module)):
+        if name and (kind := _hooked(module, bool(model.is_gradient_checkpointing))):
             raise _kept(f"{where}: {kind}")
     for name, p in model.named_parameters():
         if getattr(p, "_backward_hooks", None) or getattr(p, "_post_accumulate_grad_hooks", None):
@@ -114,12 +116,15 @@ def check_in_place(model: Any) -> None:
             )
 
 
-def _hooked(module: nn.Module) -> str:
-    """The first hook that somebody put on a part of the model."""
-    for kind, hooks in vars(module).items():
-        found = hooks.values() if kind.endswith("_hooks") and isinstance(hooks, dict) else ()
-        if any(getattr(hook, "__module__", "") != CAPTURING for hook in found):
-            return kind.strip("_")
+def _hooked(module: nn.Module, checkpointing: bool) -> str:
+    """What holds the first hook that somebody put on a part of the model."""
+    for kind in sorted(TORCH & vars(module).keys()):
+        found = vars(module)[kind]
+        for hook in found.values() if isinstance(found, dict) else ():
+            own = getattr(hook, "__module__", "") == CAPTURING
+            own |= checkpointing and getattr(hook, "__name__", "") == CHECKPOINTING
+            if not own and callable(hook):
+                return kind.strip("_")
     return ""
 
 
@@ -202,7 +207,7 @@ def _become(model: nn.Module, grown: nn.Module) -> None:
     """`model` consists of what `grown` consists of. It keeps its own hooks and what others have set on it, such as the
     forward with which Accelerate computes in mixed precision."""
     own, new = vars(model), vars(grown)
-    kept = {k: v for k, v in own.items() if k not in new or "hook" in k or k == "name_or_path"}
+    kept = {k: v for k, v in own.items() if k not in new or k in TORCH or k == "name_or_path"}
     kept.pop("_output_capturing_hooks_installed", None)
     object.__setattr__(model, "__dict__", {**new, **kept})
 
