@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoModelForCausalLM, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 import grow
-from grow.integrations import GrowCallback, grow_in_place, parameter_groups
+from grow.integrations import GrowCallback, NewEntryUpdates, grow_in_place, parameter_groups
 from grow.integrations.callback import check_arguments
 from grow.integrations.in_place import rms_apart
 
@@ -276,6 +276,48 @@ def test_nothing_random_is_drawn_and_schedulers_go_on():
     assert groups["lr"] == pytest.approx(9e-3)
 
 
+def test_of_several_growths_a_resumed_run_knows_how_far_it_is(tmp_path):
+    """Resumed between two of them, with old entries frozen: the next one comes, and the end is the same bits."""
+    growths = [
+        dict(at_step=1, to={"ffn": 40}, freeze_old=True),
+        dict(at_step=3, to=UNEVEN | {"ffn": 41}, rewarm=(2, 9)),
+    ]
+    model = make("llama").train()
+    trainer_of(model, tmp_path, GrowCallback(growths), save_strategy="steps", save_steps=2).train()
+    middle = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-2")
+    assert middle.config.intermediate_size == 40
+    callback = GrowCallback(growths)
+    trainer_of(middle, tmp_path / "x", callback).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert [one["step"] for one in callback.done] == [1, 3]
+    assert same(weights(middle), weights(model))
+
+
+def test_two_optimizers_grow_in_place():
+    model = make("llama").train()
+    flat, rest = ([p for p in model.parameters() if (p.ndim == 1) is one] for one in (True, False))
+    optimizers = [torch.optim.SGD(flat, lr=0.1, momentum=0.9), torch.optim.AdamW(rest, lr=1e-2)]
+    given = inputs(model.config, 9)
+
+    def step() -> float:
+        loss = model(**given, labels=given["input_ids"]).loss
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss.item()
+
+    step()
+    before = model(**given).logits.detach()
+    growth = grow_in_place(model, THRICE, optimizer=optimizers, batch=given, verify=False)
+    assert growth.optimizer is optimizers
+    torch.testing.assert_close(model(**given).logits, before, rtol=0, atol=1e-4)
+    held = {id(p) for one in optimizers for group in one.param_groups for p in group["params"]}
+    assert held == {id(p) for p in model.parameters()}
+    old = weights(model)
+    step()
+    assert all(not torch.equal(value, old[name]) for name, value in model.named_parameters())
+
+
 # Accelerate
 
 
@@ -391,6 +433,12 @@ def test_wrapped_models_foreign_optimizers_and_several_processes_are_refused(tmp
         grow_in_place(model, "2x", optimizer=torch.optim.SGD(make("llama").parameters()), verify=False)
     with pytest.raises(grow.BadInput, match="is a list"):
         grow_in_place(model, "2x", optimizer=[[]], verify=False)
+    optimizer = torch.optim.SGD(model.parameters())
+    first = grow_in_place(model, {"ffn": 30}, optimizer=optimizer, verify=False)
+    updates = NewEntryUpdates(optimizer, model, first, rewarm=(1.25, 9))
+    with pytest.raises(grow.Refused, match="NewEntryUpdates: would be lost"):
+        grow_in_place(model, {"ffn": 40}, optimizer=optimizer, verify=False)
+    updates.remove()
     with pytest.raises(grow.Refused, match="averages: holds parameters"):
         grow_in_place(model, "2x", optimizer=Copying(model.parameters()), state="drop", verify=False)
     with pytest.raises(grow.Refused, match="would become a MixtralForCausalLM"):

@@ -83,8 +83,9 @@ class GrowCallback(TrainerCallback, ExportableState):
     def on_train_begin(self, args, state, control, **its) -> None:
         model, optimizer = its["model"], its["optimizer"]
         self._release()  # an interrupted run may have left it
+        self._treat_alike()
         check_arguments(args)
-        self._remember(state, model, optimizer)
+        self._remember(state, model)
         for one in self.pending:
             _check_steps(one, state)
         if args.load_best_model_at_end and (self.pending or self._best_is_older(state)):
@@ -95,9 +96,12 @@ class GrowCallback(TrainerCallback, ExportableState):
                 fix="load_best_model_at_end=False, and from_pretrained(trainer.state.best_model_checkpoint)",
             )
         for one in self.pending[:1]:
-            check_in_place(model)
+            check_in_place(model, [bare(optimizer)])
             check_optimizers(bare(optimizer), one.state, model)
             plan(model, one.to, **one.options)
+        if 0 < len(self.done) <= len(self.growths):
+            self._treat_apart(self.growths[len(self.done) - 1], model, optimizer, None)
+        for one in self.pending[:1]:
             if one.at_step == state.global_step:
                 self._grow(one, state, model, optimizer)
 
@@ -123,7 +127,7 @@ class GrowCallback(TrainerCallback, ExportableState):
         if self.pending:
             log.warning("training ended at step %d before the growth to %s", state.global_step, self.pending[0].to)
 
-    def _remember(self, state, model: Any, optimizer: Any) -> None:
+    def _remember(self, state, model: Any) -> None:
         """Which growths are behind the model: of a resumed run its own record says it, else this object."""
         name = type(self).__name__
         stored = state.stateful_callbacks.setdefault(name, self.state())  # Trainer expects it when it saves
@@ -145,8 +149,6 @@ class GrowCallback(TrainerCallback, ExportableState):
                 why="the checkpoint that training is resumed from is that of the grown model",
                 fix="build the Trainer from it: AutoModel….from_pretrained(checkpoint)",
             )
-        if state.global_step and 0 < len(self.done) <= len(self.growths):
-            self._treat_apart(self.growths[len(self.done) - 1], model, optimizer, None)
 
     def _grown(self, model: Any) -> bool:
         """Whether the model has the sizes of the last growth."""
@@ -163,8 +165,7 @@ class GrowCallback(TrainerCallback, ExportableState):
     def _grow(self, one: Growing, state, model: Any, optimizer: Any) -> None:
         from grow import __version__
 
-        if self.updates is not None:
-            self.updates.remove()
+        self._treat_alike()
         batch = self._batch or {k: v.to(model.device) for k, v in model.dummy_inputs.items()}
         options = {"state": one.state, "verify": one.verify, **one.options}
         self.growth = grow_in_place(model, one.to, optimizer=optimizer, batch=batch, **options)
@@ -175,13 +176,17 @@ class GrowCallback(TrainerCallback, ExportableState):
 
     def _treat_apart(self, one: Growing, model: Any, optimizer: Any, step: int | None) -> None:
         """New entries, where that was asked for; `step` as of `NewEntryUpdates`."""
-        self.updates = None
         if one.apart:
             record = parse_record(self.done[-1]["record"], "trainer_state.json", "resume from another checkpoint")
             made = tensors_of(record, ModelSource(model))
             self.updates = NewEntryUpdates(
                 optimizer, model, made, rewarm=one.rewarm, freeze_old=one.freeze_old, step=step
             )
+
+    def _treat_alike(self) -> None:
+        if self.updates is not None:
+            self.updates.remove()
+            self.updates = None
 
     def _keep_batch(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         self._batch = None if args else dict(kwargs)

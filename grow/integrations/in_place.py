@@ -16,7 +16,7 @@ from torch import nn
 
 from grow.api import Different, Growth, widen
 from grow.errors import BadInput, Refused
-from grow.integrations.updates import bare
+from grow.integrations.updates import NewEntryUpdates, bare
 
 # RMS of the difference of the outputs, over their std. In float32 summation order leaves some 1e-6. In 16 bits every
 # weight and activation is off by up to 2^-9 (bfloat16), over tens of layers some percent of the logits.
@@ -51,11 +51,9 @@ def grow_in_place(
     `Growth`, whose model and optimizer are those given. Raises BadInput, Refused, and Different where the grown model
     computes something else; model and optimizer are then as they were.
     """
-    check_in_place(model)
     wrapped = [] if optimizer is None else list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
     bares = [bare(one) for one in wrapped]
-    for one in bares:
-        _check_no_copies(one)
+    check_in_place(model, bares)
     growth = widen(model, to, optimizer=bares or None, state=state, verify=verify, **options)
     if type(growth.model) is not type(model):
         raise Refused(
@@ -72,8 +70,8 @@ def grow_in_place(
     return replace(growth, model=model, optimizer=optimizer)
 
 
-def check_in_place(model: Any) -> None:
-    """Refused or BadInput where something else holds on to the model's parts; the model is only read."""
+def check_in_place(model: Any, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Refused or BadInput where something else holds on to the model's parts; nothing is changed."""
     from grow.memory import check_model
 
     if hasattr(model, "peft_config") or getattr(model, "_hf_peft_config_loaded", False):
@@ -114,6 +112,8 @@ def check_in_place(model: Any) -> None:
                 why="gradients of the old shapes would be lost",
                 fix="grow behind optimizer.step() and zero_grad(), not between micro-batches",
             )
+    for one in optimizers:
+        _check_optimizer(one)
 
 
 def _hooked(module: nn.Module, checkpointing: bool) -> str:
@@ -135,10 +135,17 @@ def _kept(where: str) -> Refused:
     )
 
 
-def _check_no_copies(optimizer: torch.optim.Optimizer) -> None:
-    """Refused for a class that keeps parameters beside its groups."""
+def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Refused where parameters are kept beside its groups."""
     for key, value in vars(optimizer).items():
         items = value if isinstance(value, (list, tuple)) else value.values() if isinstance(value, dict) else [value]
+        if any(isinstance(getattr(item, "__self__", None), NewEntryUpdates) for item in items):
+            raise Refused(
+                "NewEntryUpdates",
+                what="would be lost",
+                why="its masks are those of the model before the growth",
+                fix="updates.remove() before growing, and new ones with the Growth",
+            )
         if key not in ("param_groups", "state") and any(isinstance(item, nn.Parameter) for item in items):
             raise Refused(
                 f"optimizer {type(optimizer).__qualname__}: {key}",
