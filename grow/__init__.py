@@ -6,8 +6,8 @@
 
 `plan`, `widen`, `deepen`, `upcycle`, `compare`, `verify`, `train`, `plot`, `inspect` and `families` have the names of
 the commands; `record` and `verify_against` are `grow verify --record` and `--against`. `new_entries` and `rates` say
-what is new in a grown parameter and how its copies learn. `integrations` is for
-the stock Trainer and for Accelerate. Importing grow imports no torch.
+what is new in a grown parameter and how its copies learn. `integrations` is for the stock Trainer and for Accelerate.
+Importing grow imports no torch.
 """
 
 from __future__ import annotations
