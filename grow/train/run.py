@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from grow.checkpoint.dcp import check_owner
 from grow.checkpoint.header import show, strict_json
 from grow.checkpoint.locate import locate
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
@@ -32,7 +33,7 @@ from grow.train.objectives import objective_of
 from grow.train.optim import build_optimizers
 from grow.train.parallel import World, shard, world_of
 from grow.train.settings import Settings, Training, refuse_change, resumed, settings_of
-from grow.train.state import check_owner, load_state
+from grow.train.state import load_state
 
 
 def train(
