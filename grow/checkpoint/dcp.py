@@ -176,7 +176,7 @@ def check_owner(folder: Path, trust: bool) -> None:
             str(folder),
             what=f"belongs to user {owner}, you are user {os.getuid()}",
             why="such a checkpoint has a pickled index, and a pickle of a stranger is not opened",
-            fix="--trust-checkpoint, or the weights as safetensors: --from RUN/step-…",
+            fix="--trust-checkpoint, or the weights alone: --from RUN/step-… --state drop",
         )
 
 

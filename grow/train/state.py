@@ -89,5 +89,5 @@ def _lost(folder: Path, why: str) -> BadInput:
         str(folder),
         what="is no complete state of this run",
         why=why,
-        fix="resume from an earlier checkpoint (move this one away), or begin a new run: --from RUN/step-…",
+        fix="resume from an earlier checkpoint (move this one away), or begin anew: --from RUN/step-… --state drop",
     )
