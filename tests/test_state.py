@@ -6,6 +6,7 @@ Tiny models on random tokens. The rule itself is held against autograd here too:
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
@@ -13,14 +14,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import models
 import numpy as np
 import pytest
 import tiny as files
 import torch
 from safetensors.torch import load_file, save_file
 from test_train import QUICK, apart, curve, same, tokens, torchrun, weights
+from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 import grow
+from grow.data import Corpus, Loader
 from grow.errors import BadInput, GrowError, Refused
 from grow.integrations.checkpoint import load_trainer_state
 from grow.moments.find import open_state
@@ -54,16 +58,32 @@ def text(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stepped(tiny, text, tmp_path_factory):
-    """`stepped("gpt2")`: the checkpoint behind one step that moved no weight, made once."""
-    made: dict[tuple, Path] = {}
+def still(tmp_path_factory):
+    """`still("gpt2")`: a checkpoint in float64, without dropout."""
+    made: dict[str, Path] = {}
 
-    def get(variant: str, **options: Any) -> Path:
-        key = (variant, *sorted(options.items()))
-        if key not in made:
-            out = tmp_path_factory.mktemp(variant) / "run"
-            made[key] = grow.train(tiny(variant, "float64"), text, out=out, **{**STILL, **options}).checkpoint
-        return made[key]
+    def get(variant: str) -> Path:
+        if variant not in made:
+            off = ("dropout",) if variant.startswith("opt") else ("attn_pdrop", "embd_pdrop", "resid_pdrop")
+            off = () if variant.startswith("llama") else off
+            folder = tmp_path_factory.mktemp(variant) / "source"
+            made[variant] = models.save(variant, folder, "float64", **dict.fromkeys(off, 0.0))
+        return made[variant]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def stepped(still, text, tmp_path_factory):
+    """`stepped("gpt2")`: the checkpoint behind one step that moved no weight, made once."""
+    made: dict[str, Path] = {}
+
+    def get(variant: str) -> Path:
+        if variant not in made:
+            made[variant] = grow.train(
+                still(variant), text, out=tmp_path_factory.mktemp(variant) / "run", **STILL
+            ).checkpoint
+        return made[variant]
 
     return get
 
@@ -103,7 +123,7 @@ def refused(kind: type[GrowError], call: Any, *arguments: Any, **options: Any) -
 
 
 def wanted(source: Path, growth: grow.Growth, policy: str) -> dict[str, torch.Tensor]:
-    """The moments of a growth, entry by entry from `grow.rates` and the sources of its maps: not how it computes them."""
+    """The moments of a growth, entry by entry from `grow.rates` and its maps: not how it computes them."""
     old, found = values(source), {}
     models = bare_model(source), bare_model(source, growth.plan.new_config)
     for name, t, new in pairs(growth.plan, *models):
@@ -125,8 +145,9 @@ def wanted(source: Path, growth: grow.Growth, policy: str) -> dict[str, torch.Te
 # What grows
 
 
-@pytest.mark.parametrize("policy", ["fresh-new", "carry"])
-@pytest.mark.parametrize("name", GROWTHS)
+@pytest.mark.parametrize(
+    ("name", "policy"), [*((name, "fresh-new") for name in GROWTHS), ("3x", "carry"), ("both", "carry")]
+)
 def test_moments_grow_by_the_rule_under_their_names(stepped, tmp_path, name, policy):
     variant, to, options = GROWTHS[name]
     source = stepped(variant)
@@ -149,11 +170,11 @@ def test_moments_grow_by_the_rule_under_their_names(stepped, tmp_path, name, pol
 
 
 @pytest.mark.parametrize("name", ["2x", "3x", "no-multiple", "deeper", "both"])
-def test_a_step_and_then_growth_is_growth_and_then_the_step(tiny, text, stepped, tmp_path, name):
+def test_a_step_and_then_growth_is_growth_and_then_the_step(still, text, stepped, tmp_path, name):
     """Both through files: moments of the grown run's first step against those of the source's, grown."""
     variant, to, options = GROWTHS[name]
     first = widen(stepped(variant), tmp_path / "then", to=to, state="carry", **options)
-    before = widen(tiny(variant, "float64"), tmp_path / "before", to=to, **options)
+    before = widen(still(variant), tmp_path / "before", to=to, **options)
     after = grow.train(before.path, text, out=tmp_path / "run", **STILL).checkpoint
     one, two, checked = values(first.path), values(after), 0
     for _, t, new in pairs(first.plan, bare_model(stepped(variant)), bare_model(first.path)):
@@ -166,10 +187,10 @@ def test_a_step_and_then_growth_is_growth_and_then_the_step(tiny, text, stepped,
     assert checked > 12
 
 
-def test_the_comparison_notices_a_state_that_grew_like_the_weights(tiny, text, stepped, tmp_path, monkeypatch):
+def test_the_comparison_notices_a_state_that_grew_like_the_weights(still, text, stepped, tmp_path, monkeypatch):
     monkeypatch.setattr(grow.optimizer, "_scale", lambda f, power, copies: f.value**power)
     with pytest.raises(AssertionError, match="exp_avg"):
-        test_a_step_and_then_growth_is_growth_and_then_the_step(tiny, text, stepped, tmp_path, "2x")
+        test_a_step_and_then_growth_is_growth_and_then_the_step(still, text, stepped, tmp_path, "2x")
 
 
 @pytest.mark.parametrize("optimizer", ["adafactor", "muon"])
@@ -177,8 +198,9 @@ def test_other_optimizers_grow_along_and_go_on(run, tiny, text, tmp_path, optimi
     options = {**QUICK, "optimizer": optimizer}
     source = grow.train(tiny("llama-tied"), text, out=tmp_path / "run", **options).checkpoint
     growth = widen(source, tmp_path / "grown", state="carry")
+    found = values(growth.path)
     for tensor, value in wanted(source, growth, "carry").items():
-        assert torch.equal(values(growth.path)[tensor], value), tensor
+        assert torch.equal(found[tensor], value), tensor
     assert grow.train(growth.path, text, out=tmp_path / "then", **options).step == 4
     said = refused(BadInput, grow.train, growth.path, text, out=tmp_path / "adamw", **QUICK)
     assert said.startswith("--optimizer adamw: the training state of ")
@@ -190,7 +212,7 @@ def test_other_optimizers_grow_along_and_go_on(run, tiny, text, tmp_path, optimi
 def test_files_grow_as_memory_does(run, tmp_path):
     """The same states, bit for bit, and the same weights."""
     source = run / "step-00000004"
-    model = bare_model(source).to_empty(device="cpu").float()
+    model = AutoModelForCausalLM.from_pretrained(source)
     state = values(source)
     named = dict(model.named_parameters())
     with torch.no_grad():
@@ -233,8 +255,9 @@ def test_weights_in_full_precision_beside_rounded_ones(tiny, text, tmp_path):
 
 def test_a_grown_state_grows_again_and_a_dropped_one_is_gone(grown, tmp_path):
     again = widen(grown, tmp_path / "again", to={"hidden": 72, "layers": 3}, state="carry")
+    found = values(again.path)
     for tensor, value in wanted(grown, again, "carry").items():
-        assert torch.equal(values(again.path)[tensor], value), tensor
+        assert torch.equal(found[tensor], value), tensor
     dropped = widen(grown, tmp_path / "dropped", state="drop", to={"hidden": 72})
     assert not (dropped.path / "state").exists()
     assert "state" not in json.loads((dropped.path / "grow.json").read_text())
@@ -297,7 +320,7 @@ def test_a_grown_run_goes_on_in_its_text_and_schedule(run, grown, text, tmp_path
 
 def test_the_first_update_is_the_one_computed_by_hand(stepped, text, tmp_path):
     source = stepped("llama-tied")
-    growth = widen(source, tmp_path / "grown", state="carry")
+    growth = widen(source, tmp_path / "grown", to={"hidden": 36}, state="carry")
     rate, decay, eps, (b1, b2) = 1e-3, 0.1, 1e-8, (0.9, 0.95)
     options = {**STILL, "lr": rate, "weight_decay": decay}
     done = grow.train(growth.path, text, out=tmp_path / "run", **options)
@@ -325,9 +348,10 @@ def test_a_text_or_seed_of_its_own_begins_at_the_beginning(grown, text, tmp_path
         assert done.notes[0] == f"the text is read from its beginning: {what} than before"
     given = grow.train(grown, other, out=tmp_path / "given", skip=5, **one)
     assert given.settings.skip == 5
-    whole = grow.train("small", out=tmp_path / "w", batch=2, length=8, steps=2, eval_every=9, lr=1e-9)
-    later = grow.train("small", out=tmp_path / "l", batch=2, length=8, steps=1, eval_every=9, lr=1e-9, skip=2)
-    assert abs(curve(whole.path)[-1]["loss"] - curve(later.path)[-1]["loss"]) < 1e-3
+    corpus = Corpus.open(text).split("train")
+    plain, later = (Loader([corpus], length=16, batch=6, skip=skip) for skip in (0, 9))
+    ids = [np.concatenate([loader.batch(step).ids for step in range(4)]) for loader in (plain, later)]
+    assert np.array_equal(ids[0][9:], ids[1][:-9])
 
 
 def test_resume_keeps_what_the_run_began_from(grown, text, tmp_path):
@@ -372,15 +396,13 @@ def test_two_processes_begin_and_end_as_one(grown, text, tmp_path):
 @pytest.fixture(scope="module")
 def trainer(tiny, tmp_path_factory):
     """`trainer("adafactor", out, model, resume)`: checkpoint-4 and -2 of a stock Trainer, and what it began with."""
-    from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
-
     draw = torch.Generator().manual_seed(0)
     rows = [{"input_ids": ids, "labels": ids} for ids in torch.randint(4, 41, (24, 12), generator=draw)]
 
     class Keep(TrainerCallback):
         def on_train_begin(self, args, state, control, optimizer=None, **_):
             self.step = state.global_step
-            self.found = getattr(optimizer, "optimizer", optimizer).state_dict()
+            self.found = copy.deepcopy(getattr(optimizer, "optimizer", optimizer).state_dict())
 
     def train(optim: str, out: Path, model: Any, resume: Path | None = None, optimizers=(None, None)):
         loaded = AutoModelForCausalLM.from_pretrained(model) if isinstance(model, Path) else model
@@ -437,8 +459,6 @@ def test_a_trainer_goes_on_with_what_grew(trained, trainer, tmp_path):
 
 
 def test_memory_takes_a_trainers_state_too(trained, trainer, tmp_path):
-    from transformers import AutoModelForCausalLM
-
     optim, source = trained
     growth = widen(source, tmp_path / "grown", state="fresh-new")
     grown = grow.widen(AutoModelForCausalLM.from_pretrained(source), {"hidden": 36, "layers": 3}, verify=False, **EVEN)
@@ -616,7 +636,7 @@ def test_a_strangers_state_stays_behind_unless_trusted(run, text, tmp_path, monk
     assert "continues from the training state" in " ".join(done.notes)
 
 
-def test_what_has_no_rule_stays_behind_or_is_refused(run, tiny, text, tmp_path):
+def test_what_has_no_rule_stays_behind_or_is_refused(run, trainer, tiny, text, tmp_path):
     source = run / "step-00000004"
     lossy: dict[str, Any] = {"to": {"layers": 4}, "method": "gstack", "allow_lossy": True, "split": None}
     growth = widen(source, tmp_path / "lossy", **lossy)
@@ -624,7 +644,9 @@ def test_what_has_no_rule_stays_behind_or_is_refused(run, tiny, text, tmp_path):
     assert "cannot follow gstack" in refused(Refused, widen, source, tmp_path / "no", state="carry", **lossy)
     made = grow.upcycle(source, 4, out=tmp_path / "experts", verify=False)
     assert "cannot follow experts that are made or added" in made.notes[-1]
-    experts = grow.train(tiny("qwen3_moe"), text, out=tmp_path / "run", **{**QUICK, "steps": 1}).checkpoint
+    model = AutoModelForCausalLM.from_pretrained(tiny("qwen3_moe"))
+    model.set_experts_implementation("eager")
+    experts = trainer("adamw_torch", tmp_path / "out", model)[0]
     growth = widen(experts, tmp_path / "wide", to={"hidden": 36})
     assert "is of experts" in growth.notes[-1]
     assert "fuse experts" in refused(Refused, widen, experts, tmp_path / "no", to={"hidden": 36}, state="carry")
@@ -744,7 +766,7 @@ def test_the_commands(run, tmp_path, monkeypatch, capsys):
 
 
 def test_settings_of_old_and_new_are_checked():
-    stored = Settings().document()
-    assert Settings.from_document(stored) == Settings()
+    stored = Settings(length=8).document()
+    assert Settings.from_document(stored) == Settings(length=8)
     with pytest.raises(ValueError, match="begin"):
         Settings.from_document({k: v for k, v in stored.items() if k != "begin"})
