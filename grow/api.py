@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -172,7 +172,8 @@ def widen(
     method: str = DEFAULT,
     allow_lossy: bool = False,
     optimizer: Any = None,
-    state: str = "fresh-new",
+    state: str | None = None,
+    trust_checkpoint: bool = False,
     upcycling: Mapping[str, Any] | None = None,
     max_shard_size: str | int = SHARD_SIZE,
     overwrite: bool = False,
@@ -198,7 +199,9 @@ def widen(
     method     of `grow.methods`: "default", or one of the literature, such as "lemon"
     allow_lossy  let a method that is not exact have its way: the result is kept and the loss measured
     optimizer  of a model in memory, or a list of them: `.optimizer` of the result continues it
-    state      what it remembers: "fresh-new" (new entries start at 0), "carry" (copies share it) or "drop" (nothing)
+    state      what it remembers, in memory or in a run's checkpoint: "fresh-new" (new entries start at 0; where nothing
+               is said), "carry" (copies share it) or "drop" (nothing); named and not there, it is an error
+    trust_checkpoint  read the state of a run whose files belong to somebody else
     upcycling  experts, top_k, granularity, every and route, as `upcycle` says
     progress   called with (bytes written, bytes in all)
 
@@ -227,11 +230,15 @@ def widen(
             fix="model = AutoModel….from_pretrained(src), then grow.widen(model, to, optimizer=optimizer)",
         )
     shard = parse_size(max_shard_size)
-    with opened(src, revision=revision, assume_harmless=assume_harmless) as (checkpoint, family, matched):
+    with ExitStack() as stack:
+        source = opened(src, revision=revision, assume_harmless=assume_harmless)
+        checkpoint, family, matched = stack.enter_context(source)
         the_plan = plan_for(family, matched, to, **options)
         folder = Path(out) if out is not None else Path(default_name(src, to, upcycling))
+        moments, told = _training_state(stack, checkpoint, the_plan, state, trust_checkpoint)
+        needed = the_plan.nbytes + (moments.nbytes if moments else 0)
         # room for the result, and for the float64 proof beside it only if somebody asks for it
-        with Staging(folder, source=checkpoint.path, overwrite=overwrite, needed=the_plan.nbytes) as stage:
+        with Staging(folder, source=checkpoint.path, overwrite=overwrite, needed=needed) as stage:
             _write(the_plan, checkpoint, stage.path, shard, show(src, LINE), progress)
             found = None
             if verify:
@@ -255,11 +262,14 @@ def widen(
                         fix="report this with the plan (grow plan --json); --no-verify keeps the result, unverified",
                         verification=found,
                     )
-                _set_verification(stage.path, found)
+                _record(stage.path, "verification", found.to_dict())
+            if moments:
+                moments.write(stage.path, shard)
+                _record(stage.path, "state", moments.document())
             (stage.path / "README.md").write_text(model_card(the_plan, str(src), found), encoding="utf-8")
             checkpoint.check_unchanged()
             stage.commit()
-        notes = (*checkpoint.notes, *the_plan.notes, *stage.notes)
+        notes = (*checkpoint.notes, *the_plan.notes, *stage.notes, *told)
         return Growth(the_plan, folder, None, found, time.monotonic() - started, notes)
 
 
@@ -378,6 +388,8 @@ def train(
     trust_checkpoint: bool = False,
     world: int | None = None,
     source: str | os.PathLike | None = None,
+    state: str | None = None,
+    continue_schedule: bool = False,
     revision: str | None = None,
     quiet: bool = True,
     **settings: Any,
@@ -390,6 +402,8 @@ def train(
     resume    continue the run in `out`; what was set then must be so now, unless it changes nothing
     world     refuse to run on another number of processes than this
     source    what `src` grew from: stop unless both have the same validation loss before the first step
+    state     beside the weights: "carry" (an error where there is none) or "drop"; None: as it is there
+    continue_schedule  count steps, rates, masks and dropout on from the state's step
     settings  the fields of `grow.train.settings.Settings`: steps, batch, length, lr, schedule, rewarm, …
 
     SIGTERM ends it behind the step it is in, with a checkpoint: `.stopped` of the result. Raises GrowError.
@@ -405,6 +419,8 @@ def train(
         trust=trust_checkpoint,
         world=world,
         source=source,
+        state=state,
+        continue_schedule=continue_schedule,
         revision=revision,
         quiet=quiet,
         given=settings,
@@ -496,10 +512,34 @@ def _write(the_plan: Plan, checkpoint: Checkpoint, folder: Path, shard: int, nam
     write_json(folder / NAME, record_of(the_plan, source=name, version=__version__, tensors=tensors, spent=spent))
 
 
-def _set_verification(folder: Path, found: Verification) -> None:
+def check_state(
+    src: str | os.PathLike, the_plan: Plan, state: str | None, trust_checkpoint: bool, *, revision: str | None = None
+) -> None:
+    """BadInput or Refused where `widen` by this plan could not do with the training state what `state` names."""
+    if state is not None:
+        with ExitStack() as stack, open_checkpoint(locate(src, revision=revision)) as checkpoint:
+            _training_state(stack, checkpoint, the_plan, state, trust_checkpoint)
+
+
+def _training_state(
+    stack: ExitStack, checkpoint: Checkpoint, the_plan: Plan, policy: str | None, trust: bool
+) -> tuple[Any, tuple[str, ...]]:
+    """(a `GrownState`, open as long as the stack, or None; notes). Nothing is imported where no state is."""
+    if policy in (None, "drop") and not any((checkpoint.path / name).exists() for name in ("state", "optimizer.pt")):
+        return None, ()
+    from grow.moments.growth import grown_state
+
+    found, notes = grown_state(checkpoint.path, the_plan, policy, trust)
+    if found is not None:
+        stack.callback(found.close)
+    return found, notes
+
+
+def _record(folder: Path, key: str, value: Any) -> None:
+    """Say more in grow.json."""
     path = folder / NAME
     record = json.loads(path.read_text(encoding="utf-8"))
-    record["verification"] = found.to_dict()
+    record[key] = value
     write_json(path, record)
 
 

@@ -25,7 +25,8 @@ from grow.families import family_of
 from grow.family import Family
 from grow.match import Match, check_duplicates, match
 from grow.numerics import RAW
-from grow.optimizers import POLICIES, check_optimizers, grow_optimizers, refuse_sharded
+from grow.optimizer import POLICIES
+from grow.optimizers import check_optimizers, grow_optimizers, refuse_sharded
 from grow.plan import Plan, plan_for
 from grow.tensors import TensorPlan
 from grow.verify.experts import fused
@@ -78,12 +79,12 @@ class ModelSource:
 
 
 def widen_model(
-    model: Any, to: Any, options: Mapping[str, Any], *, verify: bool, optimizer: Any = None, state: str = POLICIES[0]
+    model: Any, to: Any, options: Mapping[str, Any], *, verify: bool, optimizer: Any = None, state: str | None = None
 ):
     """`grow.widen` for a model in memory: a `Growth` whose `.model` is new, on the source's device and in its mode."""
     from grow.api import Growth
 
-    started = time.monotonic()
+    started, state = time.monotonic(), state or POLICIES[0]
     if fused(model) or options.get("upcycling"):
         if optimizer is not None:
             raise Refused(

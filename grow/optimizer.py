@@ -60,6 +60,8 @@ from grow.plan import Plan
 from grow.tensors import TensorPlan
 
 V = TypeVar("V")
+POLICIES = ("fresh-new", "carry", "drop")
+"""What becomes of the state of new entries: see `grow.optimizers`."""
 
 
 @dataclass(frozen=True)
@@ -102,20 +104,28 @@ def _factors(m: AxisMap, role: str, tied: bool, looked_up: bool) -> Factors:
     return Factors(source, np.where(copied, value, 0.0), np.where(copied, gradient, 0.0), first)
 
 
-def grow_moment(t: TensorPlan, moment: Any, power: int, *, copies: bool = True) -> Any:
+def grow_moment(
+    t: TensorPlan, moment: Any, power: int, *, copies: bool = True, rows: tuple[int, int] | None = None
+) -> Any:
     """t.shape -> t.new_shape: the moment of the grown tensor, in the moment's own dtype and on its device.
 
     power   1 for an average of gradients (γ), 2 for one of their squares (γ²)
     copies  False: further copies of an entry start at 0, as fresh ones do
+    rows    (first, end): these rows of the result alone
 
     What belongs to a layer that computes the identity, or was filled with a number, starts at 0.
     Example: hidden 64 -> 128 by copies; of a down_proj (64, 256) hidden <- ffn, exp_avg becomes (128, 256) with
     both copies of a row at 1/2 of the old.
     """
+    first, end = rows or (0, t.new_shape[0])
     if not carries(t, copies):
-        return _zeros(moment, t.new_shape)
-    grown = _work(moment)
-    for dim, f in enumerate(factors(t)):
+        return _zeros(moment, (end - first, *t.new_shape[1:]))
+    here, *others = factors(t)
+    some = _pick(moment, 0, here.source[first:end]) if here is not None else moment[first:end]
+    grown = _work(some)
+    if here is not None:
+        grown = _times(grown, 0, _scale(here, power, copies)[first:end])
+    for dim, f in enumerate(others, 1):
         if f is not None:
             grown = _gather(grown, dim, f.source, _scale(f, power, copies))
     if t.factor != 1:
@@ -226,13 +236,23 @@ def _along(dim: int, ndim: int) -> tuple[int, ...]:
 
 def _gather(values: Any, dim: int, source: np.ndarray, scale: np.ndarray) -> Any:
     """values[…, source[j], …] · scale[j] along one dim."""
+    return _times(_pick(values, dim, source), dim, scale)
+
+
+def _pick(values: Any, dim: int, source: np.ndarray) -> Any:
     if isinstance(values, np.ndarray):
-        return np.take(values, source, axis=dim) * scale.astype(values.dtype).reshape(_along(dim, values.ndim))
+        return np.take(values, source, axis=dim)
     import torch
 
-    index = torch.from_numpy(source).to(values.device)
-    factor = torch.from_numpy(scale).to(values.device, values.dtype)
-    return values.index_select(dim, index) * factor.reshape(_along(dim, values.ndim))
+    return values.index_select(dim, torch.from_numpy(source).to(values.device))
+
+
+def _times(values: Any, dim: int, scale: np.ndarray) -> Any:
+    if isinstance(values, np.ndarray):
+        return values * scale.astype(values.dtype).reshape(_along(dim, values.ndim))
+    import torch
+
+    return values * torch.from_numpy(scale).to(values.device, values.dtype).reshape(_along(dim, values.ndim))
 
 
 def _ratio(new: Any, old: Any) -> Any:

@@ -30,11 +30,10 @@ from typing import Any
 import torch
 
 from grow.errors import BadInput, Refused, did_you_mean
-from grow.optimizer import grow_factored, grow_moment
+from grow.optimizer import POLICIES, grow_factored, grow_moment
 from grow.plan import Plan
 from grow.tensors import TensorPlan
 
-POLICIES = ("fresh-new", "carry", "drop")
 ROW, COL = "row_var", "col_var"
 
 # Class -> entry of a parameter's state -> the power of the gradient that it averages. `step` is kept.

@@ -29,7 +29,7 @@ PUBLIC = {
 EXACT = "--allow-lossy --assume-harmless --dtype --from --json --method --revision --seed --split"
 LAYERS = "--fill --place"
 GROWTH = f"{EXACT} {LAYERS} --deepen --new-tokens --operator --to"
-WRITING = "--dry-run --max-shard-size --no-verify --out --overwrite"
+WRITING = "--dry-run --max-shard-size --no-verify --out --overwrite --state --trust-checkpoint"
 COMMANDS = {
     "widen": f"{GROWTH} {WRITING}",
     "deepen": f"{EXACT} {LAYERS} {WRITING} --layers",
@@ -38,10 +38,10 @@ COMMANDS = {
     "compare": "--deepen --from --json --methods --out --rate --report --revision --seed --text --to --train-steps",
     "verify": "SRC GROWN --against --json --overwrite --record --recover --report --revision --rung --samples --seed "
     "--tasks",
-    "train": "--accumulate --batch --checkpointing --clip --compile --data --decay --decay-shape --documents --dtype "
-    "--eval-every --freeze-old --from --json --keep --length --log-every --lr --optimizer --out --resume --revision "
-    "--rewarm --save-every --schedule --seed --source --steps --tensorboard --tokens --trust-checkpoint --warmup "
-    "--weight-decay --world",
+    "train": "--accumulate --batch --checkpointing --clip --compile --continue-schedule --data --decay --decay-shape "
+    "--documents --dtype --eval-every --freeze-old --from --json --keep --length --log-every --lr --optimizer --out "
+    "--resume --revision --rewarm --save-every --schedule --seed --skip --source --state --steps --tensorboard "
+    "--tokens --trust-checkpoint --warmup --weight-decay --world",
     "plot": "RUN... --baseline --json --out --overwrite",
     "data prepare": "INPUT... --field --json --no-end --out --overwrite --revision --seed --separator --split "
     "--tokenizer --validation",

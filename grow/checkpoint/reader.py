@@ -180,17 +180,7 @@ def open_checkpoint(
         check_kind(folder, names)
         raw = checkpoint._json(inside(folder, "config.json", follow_symlinks))
         checkpoint.config = check_config(raw, show(folder / "config.json"), checkpoint.notes)
-        weight_map: dict[str, str] = {}
-        total = None
-        if INDEX in names:
-            raw = checkpoint._json(inside(folder, INDEX, follow_symlinks))
-            weight_map, total = _check_index(raw, show(folder / INDEX))
-        shards = _shards(folder, names, weight_map)
-        for shard in shards:
-            file = inside(folder, shard, follow_symlinks)
-            checkpoint._fds[file] = checkpoint._open(file)
-            checkpoint.files.append(file)
-        _merge(checkpoint, weight_map, total)
+        shards = _open_shards(checkpoint, names, follow_symlinks)
         unread = [name for name in names if name.endswith(".safetensors") and name not in shards]
         if unread:
             checkpoint.notes.append(f"not part of the checkpoint, left unread: {listing(map(show, unread))}")
@@ -203,6 +193,35 @@ def open_checkpoint(
         what, fix = f"cannot be read: {error.strerror}", "check its permissions and the disk"
         raise BadInput(show(error.filename or folder), what=what, fix=fix) from None
     return checkpoint
+
+
+def open_tensors(path: str | os.PathLike) -> Checkpoint:
+    """The sharded safetensors of a folder that is no checkpoint: no config and no companions. BadInput as there."""
+    folder = check_folder(path)
+    checkpoint = Checkpoint(folder, {}, ())
+    try:
+        _open_shards(checkpoint, sorted(os.listdir(folder)), False)
+    except BaseException:
+        checkpoint.close()
+        raise
+    return checkpoint
+
+
+def _open_shards(checkpoint: Checkpoint, names: list[str], follow_symlinks: bool) -> list[str]:
+    """Open the weight files and read their headers; their names."""
+    folder = checkpoint.path
+    weight_map: dict[str, str] = {}
+    total = None
+    if INDEX in names:
+        raw = checkpoint._json(inside(folder, INDEX, follow_symlinks))
+        weight_map, total = _check_index(raw, show(folder / INDEX))
+    shards = _shards(folder, names, weight_map)
+    for shard in shards:
+        file = inside(folder, shard, follow_symlinks)
+        checkpoint._fds[file] = checkpoint._open(file)
+        checkpoint.files.append(file)
+    _merge(checkpoint, weight_map, total)
+    return shards
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

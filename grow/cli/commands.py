@@ -18,6 +18,7 @@ from grow.depth import FILLS
 from grow.errors import BadInput
 from grow.families import FAMILIES
 from grow.methods import DEFAULT, METHODS
+from grow.optimizer import POLICIES
 from grow.race import RATE
 from grow.tensors import DTYPE_NAMES, SPLITS
 from grow.train.schedule import SCHEDULES, SHAPES
@@ -120,12 +121,22 @@ widths = _options(
     exactness,
 )
 growth = _options(source, target, widths)
+training_state = _options(
+    click.option(
+        "--state",
+        type=click.Choice(POLICIES),
+        help="Of a run's checkpoint: what new entries get of the optimizer's state [default: fresh-new, where there is "
+        "one].",
+    ),
+    click.option("--trust-checkpoint", is_flag=True, help="Read the state of a run whose files are somebody else's."),
+)
 writing = _options(
     click.option("--out", type=click.Path(path_type=Path), help="The new folder [default: SRC-TARGET]."),
     click.option("--max-shard-size", default=api.SHARD_SIZE, show_default=True, help="Of one safetensors file."),
     click.option("--overwrite", is_flag=True, help="Replace an existing checkpoint folder."),
     click.option("--no-verify", is_flag=True, help="Skip the check; the result then says that it is unverified."),
     click.option("--dry-run", is_flag=True, help="Show the plan and write nothing."),
+    training_state,
 )
 
 
@@ -184,11 +195,13 @@ def upcycle(src, to, experts, top_k, granularity, every, route, **options) -> in
 def _grow(src: str, to: Any, options: dict[str, Any]) -> int:
     """Plan, write, verify and show one growth."""
     as_json, dry_run = options.pop("as_json"), options.pop("dry_run")
-    written = {name: options.pop(name) for name in ("out", "max_shard_size", "overwrite")}
+    written = {name: options.pop(name) for name in ("out", "max_shard_size", "overwrite", "state", "trust_checkpoint")}
     verify = not options.pop("no_verify")
     options = _growth_options(options)
     if dry_run:
-        return _show_plan(api.plan(src, to, **options), as_json)
+        the_plan = api.plan(src, to, **options)
+        api.check_state(src, the_plan, written["state"], written["trust_checkpoint"], revision=options["revision"])
+        return _show_plan(the_plan, as_json)
     with Progress(quiet=as_json) as progress:
         grown = api.widen(src, to, verify=verify, progress=progress.bytes, on_rung=progress.rung, **written, **options)
     if as_json:
@@ -460,13 +473,22 @@ def _rewarm(_: Any, __: Any, text: str | None) -> tuple[float, int] | None:
     help="Old entries keep their bits: new ones learn a new domain beside them (LLaMA-Pro, arXiv 2401.02415).",
 )
 @click.option("--source", metavar="SRC", help="What SRC grew from: stop unless both start with the same loss.")
+@click.option(
+    "--state",
+    type=click.Choice(("carry", "drop")),
+    help="The optimizer's state beside SRC: continue from it, or begin with a fresh one [default: carry, if there].",
+)
+@click.option("--continue-schedule", is_flag=True, help="Count steps, rates, masks and dropout on from that state.")
+@click.option(
+    "--skip", type=int, metavar="N", help="Sequences of the text that were read before [default: the state's, or 0]."
+)
 @click.option("--save-every", type=int, metavar="N", help="Steps between checkpoints [default: 100].")
 @click.option("--eval-every", type=int, metavar="N", help="Steps between evaluations [default: 50].")
 @click.option("--log-every", type=int, metavar="N", help="Steps between lines in a pipe [default: 10].")
 @click.option("--keep", type=int, metavar="K", help="Last checkpoints that stay; a file KEEP keeps more [default: 2].")
 @click.option("--seed", type=int, metavar="N", help="Of order, masks and dropout [default: 0].")
 @click.option("--resume", is_flag=True, help="Continue the run in RUN; what was set must be the same.")
-@click.option("--trust-checkpoint", is_flag=True, help="Resume a run whose files belong to somebody else.")
+@click.option("--trust-checkpoint", is_flag=True, help="Read the state of a run whose files are somebody else's.")
 @click.option("--world", type=click.IntRange(1), metavar="N", help="Fail unless there are N processes (torchrun).")
 @click.option("--tensorboard", is_flag=True, default=None, help="Event files in RUN/tensorboard too.")
 @revision

@@ -29,6 +29,7 @@ class Loader:
     weights   share of each corpus; None: all alike in proportion to their blocks
     batch     blocks of a step, over all ranks
     documents keep the document of every token
+    skip      rows of the order that come before the first row of step 0
     """
 
     def __init__(
@@ -40,7 +41,9 @@ class Loader:
         seed: int = 0,
         weights: Sequence[float] | None = None,
         documents: bool = False,
+        skip: int = 0,
     ) -> None:
+        self.skip = skip
         self.corpora, self.length, self.batch_size, self.documents = tuple(corpora), length, batch, documents
         self.blocks = tuple(tokens.blocks(length) for tokens in corpora)
         for tokens, count in zip(corpora, self.blocks):
@@ -78,7 +81,7 @@ class Loader:
                 fix=f"a batch of {-(-self.batch_size // world) * world}",
             )
         share = self.batch_size // world
-        first = step * self.batch_size + rank * share
+        first = self.skip + step * self.batch_size + rank * share
         corpora, at = self._mixture(np.arange(first, first + share))
         blocks = np.empty_like(at)
         for k, order in enumerate(self._orders):

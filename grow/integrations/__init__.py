@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from grow.integrations.callback import GrowCallback as GrowCallback
+    from grow.integrations.checkpoint import load_trainer_state as load_trainer_state
     from grow.integrations.groups import parameter_groups as parameter_groups
     from grow.integrations.in_place import grow_in_place as grow_in_place
     from grow.integrations.updates import NewEntryUpdates as NewEntryUpdates
@@ -21,6 +22,7 @@ _MODULES = {
     "GrowCallback": "callback",
     "NewEntryUpdates": "updates",
     "grow_in_place": "in_place",
+    "load_trainer_state": "checkpoint",
     "parameter_groups": "groups",
 }
 __all__ = sorted(_MODULES)

@@ -117,7 +117,15 @@ def _row(name: str, source: Path, to: Any, place: Path, field: Any, *, deepen: b
     row = Row(name, method.kind, method.paper, method.arxiv, method.law)
     try:
         grown = widen(
-            source, to, out=place / name, method=name, allow_lossy=True, deepen=deepen, seed=seed, verify=False
+            source,
+            to,
+            out=place / name,
+            method=name,
+            allow_lossy=True,
+            deepen=deepen,
+            seed=seed,
+            state="drop",
+            verify=False,
         )
     except Refused as error:
         return replace(row, reason=f"{error.what}: {error.why}")

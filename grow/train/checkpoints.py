@@ -243,7 +243,7 @@ def latest(run: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
             what="has no whole checkpoint to resume from",
             details=[("found", note) for note in notes],
             why="without the optimizer's state the run would continue as another one",
-            fix="bring the missing files back, or begin a new run from the weights: --from RUN/step-…",
+            fix="bring the missing files back, or begin a new run from the weights: --from RUN/step-… --state drop",
         )
     return None, {}, notes
 
@@ -251,7 +251,7 @@ def latest(run: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
 def read_train(path: Path) -> dict[str, Any]:
     """state/train.json of a checkpoint all of whose files are there; BadInput otherwise."""
     file = path / STATE / TRAIN
-    fix = "resume from an earlier checkpoint, or begin a new run from its weights"
+    fix = "an earlier checkpoint, or a new run from its weights alone: --from RUN/step-… --state drop"
     if not file.is_file():
         raise BadInput(
             show(path), what=f"no {STATE}/{TRAIN}", why="it is not whole, or no checkpoint of a run", fix=fix

@@ -161,15 +161,16 @@ class NewEntries:
         return self.scale * (rewarm(step, *self.rewarm) if self.rewarm else 1.0)
 
 
-def check_losses(source: float, grown: float, record: Record, dtypes: set[str], path: Path) -> str:
+def check_losses(source: float, grown: float, record: Record, dtypes: set[str], path: Path, alike: bool = True) -> str:
     """A note that both losses agree; BadInput when the grown model has lost something before the first step.
 
     Both are means over the same tokens in float32: what a bit-exact growth, or one stored in float32, leaves is
-    summation order (below 1e-4). A rounded growth in 16 bits has its weights' noise, 1e-2 (design, storage).
+    summation order (below 1e-4). A rounded growth in 16 bits has its weights' noise, 1e-2 (design, storage), and so
+    have 16-bit weights beside the same in full precision (not `alike`).
     """
     if record.lossy:
         return f"the growth is lossy by its method: {grown:.6f} before the first step, the source {source:.6f}"
-    wide = record.storage == "bit-exact" or not dtypes & {"BF16", "F16"}
+    wide = (record.storage == "bit-exact" and alike) or not dtypes & {"BF16", "F16"}
     limit = (1e-4 if wide else 1e-2) * max(1.0, abs(source))
     if not math.isfinite(grown) or not abs(grown - source) <= limit:
         raise BadInput(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,9 +83,10 @@ class Data:
             batch=settings.batch,
             seed=settings.seed,
             weights=given,
+            skip=settings.seen,
             **options,
         )
-        self.loader.places(0, 0, world.size)  # refuses a batch that cannot be dealt
+        self.loader.places(settings.begin, 0, world.size)  # refuses a batch that cannot be dealt
         if settings.batch // world.size % settings.accumulate:
             raise BadInput(
                 f"--accumulate {settings.accumulate}",
@@ -159,13 +160,16 @@ class Data:
 
 def open_data(
     data: list[Source], run: Path, model: str, config: Any, tokenizer: Any, objective: Objective,
-    settings: Settings, world: World,
+    settings: Settings, world: World, place: Callable[[list[dict[str, Any]]], Settings] | None = None,
 ) -> tuple[list[Source], Data]:  # fmt: skip
-    """Corpora that fit the model, as `Data`."""
+    """Corpora that fit the model, as `Data`; `place` gives the settings once it is known which text that is."""
     sources, corpora = open_sources(data, run, model, settings.seed, world)
     rules = tokenizer_sha256(tokenizer) if tokenizer is not None else None
     for corpus in corpora:
         corpus.check_model(int(config.vocab_size), rules, model)
+    if place is not None:
+        hashes = (corpus.manifest.splits["train"].sha256 for corpus in corpora)
+        settings = place([{"tokens": sha, "weight": source.weight} for source, sha in zip(sources, hashes)])
     found = Data(sources, corpora, objective, settings, world)
     found.check_ids(int(config.vocab_size))
     return sources, found

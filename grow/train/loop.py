@@ -87,12 +87,12 @@ class Loop:
             raise self._not_finite("the gradient")
         clip_gradients(self.model, norm, self.settings.clip)
         if self.new is not None:
-            self.new.before(self.step)
+            self.new.before(self.step - self.settings.begin)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
         if self.new is not None:
-            self.new.after(self.step)
+            self.new.after(self.step - self.settings.begin)
         return loss, norm, tokens, asked
 
     def accumulate(self, signals: Signals) -> tuple[float, int, str]:

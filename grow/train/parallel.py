@@ -134,6 +134,20 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
+def rows_of(tensor: torch.Tensor) -> tuple[int, int]:
+    """[first, end): the rows of a tensor that this process holds; all of them on one process."""
+    count = tensor.shape[0]
+    if not hasattr(tensor, "placements"):
+        return 0, count
+    mesh = tensor.device_mesh  # type: ignore[attr-defined]
+    height = -(-count // mesh.size())  # as `fully_shard` deals them: the last ones may have fewer, or none
+    first = min(mesh.get_local_rank() * height, count)
+    end = min(first + height, count)
+    if end - first != local(tensor).shape[0]:
+        raise AssertionError(f"{tuple(tensor.shape)} is not dealt by rows over {mesh}")
+    return first, end
+
+
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """The full tensor on every process; all of them have to ask."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

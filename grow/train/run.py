@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from grow.checkpoint.dcp import check_owner
 from grow.checkpoint.header import show, strict_json
 from grow.checkpoint.locate import locate
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
@@ -19,11 +19,12 @@ from grow.checkpoint.writer import write_json
 from grow.errors import BadInput
 from grow.families import FAMILIES
 from grow.match import match
-from grow.provenance import config_sha256, read_record
+from grow.provenance import read_record
 from grow.spent import spent_on
 from grow.train import checkpoints
-from grow.train.folder import RUN, check_run, locked, removed_unless_begun
-from grow.train.grown import NewEntries, check_losses, tensors_of
+from grow.train.first import first_loss
+from grow.train.folder import RUN, check_run, locked, removed_unless_begun, run_document
+from grow.train.grown import NewEntries, tensors_of
 from grow.train.inputs import Data, Source, open_data, parse_sources
 from grow.train.log import METRICS, Log, check_board, last_losses
 from grow.train.loop import Loop, Signals
@@ -32,7 +33,8 @@ from grow.train.objectives import objective_of
 from grow.train.optim import build_optimizers
 from grow.train.parallel import World, shard, world_of
 from grow.train.settings import Settings, Training, refuse_change, resumed, settings_of
-from grow.train.state import check_owner, load_state
+from grow.train.start import Start, open_start
+from grow.train.state import load_state
 
 
 def train(
@@ -45,6 +47,8 @@ def train(
     trust: bool,
     world: int | None,
     source: str | os.PathLike | None,
+    state: str | None,
+    continue_schedule: bool,
     revision: str | None,
     quiet: bool,
     given: Mapping[str, Any],
@@ -62,7 +66,9 @@ def train(
                 if not resume:
                     stack.enter_context(removed_unless_begun(run))
                 stack.enter_context(locked(run))
-        request = _Request(src, sources, run, tokens, resume, trust, source, revision, dict(given))
+        request = _Request(
+            src, sources, run, tokens, resume, trust, source, state, continue_schedule, revision, dict(given)
+        )
         return request.carry_out(here, stack, quiet)
 
 
@@ -78,11 +84,14 @@ class _Request:
         resume: bool,
         trust: bool,
         source: Any,
+        state: str | None,
+        continue_schedule: bool,
         revision: str | None,
         given: dict[str, Any],
     ) -> None:
         self.src, self.data, self.path, self.tokens, self.resume = src, data, run, tokens, resume
         self.trust, self.source, self.revision, self.given = trust, source, revision, given
+        self.policy, self.continue_schedule = state, continue_schedule
         self.notes: list[str] = []
 
     def carry_out(self, world: World, stack: ExitStack, quiet: bool) -> Training:
@@ -93,26 +102,37 @@ class _Request:
         if "before" not in begun:
             spent = spent_on(checkpoint.path)
             begun["before"] = spent and spent.document()
-        settings = self._settings(checkpoint, stored)
+        start = Start() if last is not None else self._start(checkpoint.path, begun, stack, world)
+        settings = self._settings(checkpoint, stored, start)
         if settings.tensorboard:
             check_board()
         if last is not None:
             check_owner(last / checkpoints.STATE, self.trust)
-        data, loop = self._loop(checkpoint, settings, begun, world)
+        data, loop = self._loop(checkpoint, settings, start, world)
+        settings = loop.settings
         self._check_same(stored, data)
-        record = self._document(begun, settings, data, checkpoint, world)
+        begun["carried"] = start.document() or begun.get("carried")
+        record = run_document(begun, self.data, data, checkpoint.config, world)
         if last is not None:
             load_state(last / checkpoints.STATE, loop.model, loop.optimizers, world)
             loop.step, loop.tokens, loop.seconds = stored["step"], stored["tokens"], stored.get("seconds", 0.0)
             loop.loss, loop.val_loss = last_losses(self.path / METRICS, loop.step)
-        elif world.first:
-            write_json(self.path / RUN, record)
-        first = self._first_loss(loop, checkpoint, world)
-        log = Log(self.path, settings, done=loop.step, steps=settings.steps, quiet=quiet) if world.first else None
+        else:
+            with world.together():
+                start.fill(loop.model, loop.optimizers)
+            loop.step = settings.begin
+            if world.first:
+                write_json(self.path / RUN, record)
+        first: dict[str, float] = {}
+        if last is None:
+            first, told = first_loss(loop, checkpoint, self.source, world, exact=start.exact, trust=self.trust)
+            self.notes += [*start.notes, *told]
+        done = loop.step if last is not None else 0
+        log = Log(self.path, settings, done=done, steps=settings.steps, quiet=quiet) if world.first else None
         if log is not None:
             stack.callback(log.close)
             if first:
-                log.record({"step": 0, "tokens": 0, "flops": 0.0, "seconds": 0.0, **first})
+                log.record({"step": loop.step, "tokens": 0, "flops": 0.0, "seconds": 0.0, **first})
         for note in self.notes if log else ():
             log.note(note)  # type: ignore[union-attr]
 
@@ -176,17 +196,34 @@ class _Request:
         if self.data and [d.weight for d in self.data] != [d.weight for d in data]:
             raise refuse_change("data", [d.weight for d in data], [d.weight for d in self.data], done)
         self.data = self.data or data
-        return {"source": source, "settings": begun["settings"], "before": begun.get("before")}
+        policy = "carry" if begun.get("carried") else "drop"
+        if self.policy not in (None, policy):
+            raise refuse_change("state", policy, self.policy, done)
+        if self.continue_schedule and not begun["settings"]["begin"]:
+            raise refuse_change("continue-schedule", "a schedule of its own", "another", done)
+        kept = {key: begun.get(key) for key in ("settings", "before", "carried")}
+        return {"source": source, "policy": policy, **kept}
 
-    def _settings(self, checkpoint: Checkpoint, stored: Mapping[str, Any]) -> Settings:
+    def _start(self, path: Path, begun: Mapping[str, Any], stack: ExitStack, world: World) -> Start:
+        """The training state that a new run begins from, open as long as the stack."""
+        with world.together():
+            start = open_start(path, begun.get("policy", self.policy), self.trust)
+        if start.state is not None:
+            stack.enter_context(start.state)
+        return start
+
+    def _settings(self, checkpoint: Checkpoint, stored: Mapping[str, Any], start: Start) -> Settings:
         limit = capacity(checkpoint.config)
         if stored:
             settings = resumed(Settings.from_document(stored["settings"]), self.given, self.tokens, stored["step"])
         elif self.resume:
             begun = strict_json((self.path / RUN).read_bytes(), str(self.path / RUN), "another --out")
             settings = resumed(Settings.from_document(begun["settings"]), self.given, self.tokens, 0)
+        elif self.continue_schedule:
+            settings = start.continued(self.given, self.tokens, min(limit or LONGEST, LONGEST))
         else:
             settings = settings_of(self.given, self.tokens, min(limit or LONGEST, LONGEST))
+        start.check(settings)
         if limit is not None and settings.length > limit:
             raise BadInput(
                 f"--length {settings.length}",
@@ -196,9 +233,7 @@ class _Request:
             )
         return settings
 
-    def _loop(
-        self, checkpoint: Checkpoint, settings: Settings, begun: Mapping[str, Any], world: World
-    ) -> tuple[Data, Loop]:
+    def _loop(self, checkpoint: Checkpoint, settings: Settings, start: Start, world: World) -> tuple[Data, Loop]:
         grown = read_record(checkpoint.path)
         if grown is None and (settings.rewarm or settings.freeze_old or self.source is not None):
             option = "--rewarm" if settings.rewarm else "--freeze-old" if settings.freeze_old else "--source"
@@ -215,10 +250,15 @@ class _Request:
         objective = objective_of(model.config, tokenizer, type(model).__name__)
         if settings.documents:
             check_documents(model.config, objective.kind)
+
+        def place(corpora: list[dict[str, Any]]) -> Settings:
+            known = self.resume or "skip" in self.given
+            return settings if known else start.placed(settings, corpora, objective.kind)
+
         sources, data = open_data(
-            self.data, self.path, str(checkpoint.path), model.config, tokenizer, objective, settings, world
+            self.data, self.path, str(checkpoint.path), model.config, tokenizer, objective, settings, world, place
         )
-        self.data = sources
+        self.data, settings = sources, data.settings
         self.notes += data.notes
         flops = flops_per_token(checkpoint, settings.length)
         shard(model, world)
@@ -237,47 +277,3 @@ class _Request:
                     raise refuse_change(f"data: {source.path}", before[key][:12], value[:12], stored["step"])
         if stored and len(stored["data"]) != len(data.corpora):
             raise refuse_change("data", f"{len(stored['data'])} corpora", len(data.corpora), stored["step"])
-
-    def _document(
-        self, begun: Mapping[str, Any], settings: Settings, data: Data, checkpoint: Checkpoint, world: World
-    ) -> dict[str, Any]:
-        """Of run.json, and of train.json with step and tokens."""
-        import transformers
-
-        from grow import __version__
-
-        return {
-            "schema": 1,
-            "grow": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-            "device": world.device.type,
-            "world": world.size,
-            "source": begun["source"],
-            "before": begun["before"],
-            "config_sha256": config_sha256(checkpoint.config),
-            "objective": data.objective.kind,
-            "data": [
-                {"path": str(Path(source.path).absolute()), "weight": source.weight, **hashes}
-                for source, hashes in zip(self.data, data.document())
-            ],
-            "settings": settings.document(),
-        }
-
-    def _first_loss(self, loop: Loop, checkpoint: Checkpoint, world: World) -> dict[str, float]:
-        """The validation loss before the first step, checked to be the source's where that is at hand."""
-        if loop.step:
-            return {}
-        found = loop.evaluated()
-        grown = read_record(checkpoint.path)
-        if self.source is not None and grown is not None and found:
-            with open_checkpoint(locate(self.source)) as source:
-                model, _ = load_model(source.path, loop.settings, world)
-            shard(model, world)
-            before = Loop(model, [], loop.data, loop.settings, world, 0.0).evaluated()["val_loss"]
-            dtypes = {info.dtype for info in checkpoint.tensors.values()}
-            self.notes.append(check_losses(before, found["val_loss"], grown, dtypes, checkpoint.path))
-        elif grown is not None:
-            self.notes.append("the loss before the first step was not compared with the source's: --source SRC does")
-        return found

@@ -32,6 +32,8 @@ class Settings:
     freeze_old     entries that a growth carried over keep their bits
     documents      tokens see their own document only
     keep           how many checkpoints stay; one with a file KEEP in it always stays
+    skip           sequences of the data's order that were read before the first step
+    begin          number of the first step: the schedule, masks and dropout go on from there
     """
 
     batch: int = 8
@@ -58,10 +60,21 @@ class Settings:
     log_every: int = 10
     keep: int = 2
     tensorboard: bool = False
+    skip: int = 0
+    begin: int = 0
+
+    @property
+    def seen(self) -> int:
+        """Sequences of the data's order that come before step 0, negative where steps are counted on."""
+        return self.skip - self.begin * self.batch
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
-        share = rate(
+        return self.lr * self.share(step)
+
+    def share(self, step: int) -> float:
+        """Of the peak."""
+        return rate(
             step,
             schedule=self.schedule,
             steps=self.steps,
@@ -69,7 +82,6 @@ class Settings:
             decay=self.decay,
             shape=self.decay_shape,
         )
-        return self.lr * share
 
     def document(self) -> dict[str, Any]:
         return {**asdict(self), "rewarm": list(self.rewarm) if self.rewarm else None}
@@ -133,6 +145,45 @@ def settings_of(given: Mapping[str, Any], tokens: int | None, length: int) -> Se
     return check(replace(settings, **{name: n for name, n in shares.items() if name not in given}))
 
 
+def continued(
+    stored: Settings | None, step: int, given: Mapping[str, Any], tokens: int | None, length: int
+) -> Settings:
+    """Settings of a new run that counts on from `step` of another one, whose schedule goes on: its peak, shape and
+    lengths unless they are given. BadInput where a step before would have had another share of the peak.
+
+    stored  of the run before, None where it was not `grow train`: then the schedule has to be given
+    tokens  of the new run alone
+    """
+    _known(given)
+    if "begin" in given:
+        raise _bad("begin", given["begin"], "it follows from the state", "--continue-schedule")
+    if stored is None and tokens is None and "steps" not in given:
+        fix = "--steps in all, with --schedule, --warmup, --decay and --lr, or without --continue-schedule"
+        why = "a Trainer's schedule is a function in its program, and no file says which"
+        raise BadInput("--continue-schedule", what="of a Trainer's checkpoint needs the schedule", why=why, fix=fix)
+    inherited = {name: getattr(stored, name) for name in (*RATES, "lr")} if stored else {"warmup": 0}
+    wanted = replace(Settings(), **{"length": length, **inherited, **given, "begin": step})
+    if tokens is not None:
+        if "steps" in given:
+            raise BadInput("--tokens", what="given with --steps", why="one follows from the other", fix="give one")
+        wanted = replace(wanted, steps=step + max(1, math.ceil(tokens / (wanted.batch * wanted.length))))
+    if stored is None and "decay" not in given:
+        wanted = replace(wanted, decay=max(0, wanted.steps - step) // 5)
+    if wanted.steps <= step:
+        what = f"the state is behind step {step}, and the run ends with step {wanted.steps}"
+        raise BadInput("--continue-schedule", what=what, why="no step is left", fix=f"--steps above {step}")
+    wanted = check(wanted)
+    if stored is not None and any(wanted.share(k) != stored.share(k) for k in range(step)):
+        changed = [name for name in RATES if getattr(wanted, name) != getattr(stored, name)]
+        raise BadInput(
+            "--continue-schedule",
+            what=f"with another {', '.join(changed)} the {step} steps so far would have had other rates",
+            why="what goes on is a schedule; another one begins at its first step",
+            fix="a checkpoint from before the decay, a larger --steps alone, or without --continue-schedule",
+        )
+    return wanted
+
+
 def resumed(stored: Settings, given: Mapping[str, Any], tokens: int | None, done: int) -> Settings:
     """The settings of a run that continues after `done` steps: what was given now must be what it was then, unless
     it may change. BadInput names the field.
@@ -167,7 +218,7 @@ def check(s: Settings) -> Settings:
     """BadInput for a setting that is none."""
     for name in ("batch", "length", "accumulate", "steps", "save_every", "eval_every", "log_every", "keep"):
         _number(name, getattr(s, name), 1)
-    for name in ("warmup", "decay", "seed"):
+    for name in ("warmup", "decay", "seed", "skip", "begin"):
         _number(name, getattr(s, name), 0)
     for name in ("lr", "weight_decay", "clip"):
         value = getattr(s, name)

@@ -1,13 +1,11 @@
 """Weights and moments of a run, exact and sharded, through torch.distributed.checkpoint.
 
-The format's index (`.metadata`) is a pickle. It is read by an unpickler that knows the few classes such an index is
-made of and nothing else, and only where the file belongs to the user who runs this, unless the run is trusted.
+The format's index (`.metadata`) is a pickle; `grow.checkpoint.dcp` says how it is read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import warnings
 from collections.abc import Iterator
@@ -18,50 +16,10 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
+from grow.checkpoint.dcp import INDEX, IndexUnpickler
 from grow.errors import BadInput, listing
 from grow.train.optim import prepare_states, states
 from grow.train.parallel import World
-
-INDEX = ".metadata"
-KNOWN = {
-    "torch.distributed.checkpoint.metadata": None,  # None: every class of the module
-    "torch.distributed.checkpoint.filesystem": {"_StorageInfo", "_StoragePrefix"},
-    "torch.distributed.checkpoint.planner": {
-        "SavePlan",
-        "WriteItem",
-        "WriteItemType",
-        "TensorWriteData",
-        "BytesIOWriteData",
-    },
-    "torch.serialization": {"_get_layout"},
-    "torch": {
-        "Size",
-        "device",
-        "float16",
-        "float32",
-        "float64",
-        "bfloat16",
-        "int64",
-        "bool",
-        "strided",
-        "preserve_format",
-    },
-    "collections": {"OrderedDict", "defaultdict"},
-    "pathlib": {"PosixPath"},
-    "pathlib._local": {"PosixPath"},
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Finds the classes of an index; anything else is refused before it is called."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        known = KNOWN.get(module, set())
-        if "." not in name and (known is None or name in known):
-            found = super().find_class(module, name)
-            if known is not None or getattr(found, "__module__", "") == module:
-                return found
-        raise pickle.UnpicklingError(f"{module}.{name} is no part of an index")
 
 
 class _Reader(dcp.FileSystemReader):
@@ -69,7 +27,7 @@ class _Reader(dcp.FileSystemReader):
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         with open(Path(self.path) / INDEX, "rb") as file:
-            metadata: Metadata = _Unpickler(file).load()
+            metadata: Metadata = IndexUnpickler(file).load()
         meta = getattr(metadata, "storage_meta", None) or StorageMeta()
         meta.load_id, metadata.storage_meta = self.load_id, meta
         return metadata
@@ -118,18 +76,6 @@ def load_state(folder: Path, model: Any, optimizers: list[torch.optim.Optimizer]
         raise _lost(folder, str(error).strip().splitlines()[-1][:200]) from None
 
 
-def check_owner(folder: Path, trust: bool) -> None:
-    """BadInput where somebody else's file would be unpickled."""
-    owner = os.stat(folder / INDEX).st_uid
-    if owner != os.getuid() and not trust:
-        raise BadInput(
-            str(folder),
-            what=f"belongs to user {owner}, you are user {os.getuid()}",
-            why="the state of an optimizer has a pickled index, and a pickle of a stranger is not opened",
-            fix="--trust-checkpoint, or begin a new run from its weights: --from RUN/step-…",
-        )
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """One process is meant here, and no cause for a warning."""
@@ -143,5 +89,5 @@ def _lost(folder: Path, why: str) -> BadInput:
         str(folder),
         what="is no complete state of this run",
         why=why,
-        fix="resume from an earlier checkpoint (move this one away), or begin a new run: --from RUN/step-…",
+        fix="resume from an earlier checkpoint (move this one away), or begin anew: --from RUN/step-… --state drop",
     )

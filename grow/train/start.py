@@ -1,0 +1,172 @@
+"""What a new run takes over from the training state beside its weights: moments, exact weights, place in the text.
+
+    moments    of every parameter, where the optimizer is the same
+    weights    in full precision, where the state has them: the checkpoint's own may be rounded to 16 bits
+    position   `skip`: the order of the text goes on, where text, seed, length and shares are the same
+    schedule   with --continue-schedule: `begin`, and steps, rates, masks and dropout are counted on
+
+Every process reads its own rows of each tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grow.errors import BadInput, did_you_mean
+from grow.moments.find import open_state
+from grow.moments.sharded import CLASSES
+from grow.moments.state import TrainingState
+from grow.optimizers import STEP
+from grow.train.parallel import local, rows_of
+from grow.train.settings import Settings, continued
+
+CHOICES = ("carry", "drop")
+
+
+class Start:
+    """What a new run begins from beside its weights.
+
+    state  None: nothing, the optimizer begins anew
+    exact  whether the weights are now the state's, in full precision
+    """
+
+    def __init__(self, state: TrainingState | None = None) -> None:
+        self.state, self.exact = state, False
+        self.notes = list(state.notes) if state is not None else []
+
+    def document(self) -> dict[str, Any] | None:
+        """Of run.json and train.json."""
+        return self.state.carried.document() if self.state is not None else None
+
+    def continued(self, given: Mapping[str, Any], tokens: int | None, length: int) -> Settings:
+        """The settings with which the schedule of the state goes on."""
+        if self.state is None:
+            what, why = "there is no training state", "a schedule goes on from the step that a state is of"
+            raise BadInput("--continue-schedule", what=what, why=why, fix="without --continue-schedule")
+        c = self.state.carried
+        return continued(Settings.from_document(c.settings) if c.settings else None, c.step, given, tokens, length)
+
+    def check(self, settings: Settings) -> None:
+        """BadInput unless the run has the optimizer of the state."""
+        if self.state is None:
+            return
+        found = self.state.carried.optimizers
+        amsgrad = any("max_exp_avg_sq" in keys for keys in self.state.moments.values())
+        if found == CLASSES[settings.optimizer] and not amsgrad:
+            return
+        same = next((name for name, classes in CLASSES.items() if classes == found and not amsgrad), None)
+        kind = f"{' and '.join(found)}{' with amsgrad' if amsgrad else ''}"
+        raise BadInput(
+            f"--optimizer {settings.optimizer}",
+            what=f"the training state of {self.state.path} is of {kind}",
+            why="what one optimizer remembers means nothing to another",
+            fix=(f"--optimizer {same}, or " if same else "") + "--state drop begins with a fresh one",
+        )
+
+    def placed(self, settings: Settings, data: Sequence[Mapping[str, Any]], objective: str) -> Settings:
+        """The settings with the place in the text where the state's run was, where it is the same text.
+
+        data  of each corpus: "tokens" (sha256) and "weight"
+        """
+        if self.state is None:
+            return settings
+        c = self.state.carried
+        if c.settings is None or c.seen is None:
+            self.notes.append("the text is read from its beginning: a Trainer keeps no place; --skip N goes on")
+            return settings
+        before = {**_text(c.data, c.objective), **{name: c.settings[name] for name in ("seed", "length")}}
+        now = {**_text(data, objective), **{name: getattr(settings, name) for name in ("seed", "length")}}
+        if other := [name for name in now if now[name] != before[name]]:
+            self.notes.append(f"the text is read from its beginning: another {', '.join(other)} than before")
+            return settings
+        self.notes.append(f"reading goes on behind {c.seen:,} sequences")
+        return replace(settings, skip=c.seen)
+
+    def fill(self, model: Any, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+        """Model and optimizers as the state has them, on every process its rows."""
+        if self.state is None:
+            return
+        self.exact = fill_weights(self.state, model)
+        fill_moments(self.state, optimizers)
+        c = self.state.carried
+        kept = f"moments of {' and '.join(c.optimizers)}" + (", weights in full precision" if self.exact else "")
+        self.notes.append(f"continues from the training state behind step {c.step:,}: {kept}")
+
+
+def open_start(path: Path, policy: str | None, trust: bool) -> Start:
+    """From the state of a folder, or without one where there is none or "drop" was asked for. BadInput where "carry"
+    was."""
+    if policy not in (None, *CHOICES):
+        raise BadInput(
+            f"--state {policy}",
+            what=f"no such choice {did_you_mean(str(policy), CHOICES)}".rstrip(),
+            why="the state beside the weights is taken as it is, or left; grow widen --state says how it grows",
+            fix="--state carry, or --state drop",
+        )
+    found = None if policy == "drop" else open_state(path, trust=trust)
+    if found is None and policy == "carry":
+        raise BadInput(
+            "--state carry",
+            what=f"{path} has no training state",
+            why="the optimizer would begin anew",
+            fix="the checkpoint of a run, one that has grown from it, or no --state",
+        )
+    return Start(found)
+
+
+def _text(data: Sequence[Mapping[str, Any]], objective: str) -> dict[str, Any]:
+    return {
+        "text": [d["tokens"] for d in data],
+        "weights": [d["weight"] for d in data],
+        "objective": objective,
+    }
+
+
+@torch.no_grad()
+def fill_weights(state: TrainingState, model: Any) -> bool:
+    """Whether the state has weights; this process's rows are then those."""
+    weights = state.weights
+    for name, p in model.named_parameters():
+        if name in weights:
+            _copy(state, weights[name], p)
+    return bool(weights)
+
+
+@torch.no_grad()
+def fill_moments(state: TrainingState, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """Every parameter's state as it is stored, in place of what there was; `Start.check` came before."""
+    moments = state.moments
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for name, p in zip(group["param_names"], group["params"]):
+                optimizer.state.pop(p, None)
+                if keys := moments.get(name):
+                    optimizer.state[p] = {key: _entry(state, key, tensor, p) for key, tensor in keys.items()}
+
+
+def _entry(state: TrainingState, key: str, tensor: str, p: torch.Tensor) -> torch.Tensor:
+    if key == STEP:
+        return state.whole(tensor).to(torch.float32)
+    if state.tensors[tensor].shape != tuple(p.shape):  # Adafactor's means, on one process
+        return state.whole(tensor).to(p.device, p.dtype)
+    value = torch.zeros_like(p)
+    _copy(state, tensor, value)
+    return value
+
+
+def _copy(state: TrainingState, tensor: str, into: torch.Tensor) -> None:
+    first, end = rows_of(into)
+    values = state.read(tensor, first, end)
+    if not torch.isfinite(values).all():
+        raise BadInput(
+            f"{state.path}: {tensor}",
+            what="is not finite",
+            why="the run would be lost with its first step",
+            fix="an earlier checkpoint, or --state drop",
+        )
+    local(into).copy_(values)
