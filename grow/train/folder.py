@@ -9,14 +9,16 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grow.checkpoint.staging import check_output
 from grow.errors import BadInput
 from grow.provenance import config_sha256
-from grow.train.inputs import Data, Source
 from grow.train.log import METRICS
-from grow.train.parallel import World
+
+if TYPE_CHECKING:  # what reads a run's folder needs no torch
+    from grow.train.inputs import Data, Source
+    from grow.train.parallel import World
 
 RUN = "run.json"
 LOCK = ".lock"
