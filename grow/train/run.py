@@ -22,8 +22,9 @@ from grow.match import match
 from grow.provenance import read_record
 from grow.spent import spent_on
 from grow.train import checkpoints
+from grow.train.document import run_document
 from grow.train.first import first_loss
-from grow.train.folder import RUN, check_run, locked, removed_unless_begun, run_document
+from grow.train.folder import RUN, check_run, locked, removed_unless_begun
 from grow.train.grown import NewEntries, tensors_of
 from grow.train.inputs import Data, Source, open_data, parse_sources
 from grow.train.log import METRICS, Log, check_board, last_losses
