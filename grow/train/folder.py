@@ -4,57 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
-import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from grow.checkpoint.staging import check_output
 from grow.errors import BadInput
-from grow.provenance import config_sha256
 from grow.train.log import METRICS
-
-if TYPE_CHECKING:  # what reads a run's folder needs no torch
-    from grow.train.inputs import Data, Source
-    from grow.train.parallel import World
 
 RUN = "run.json"
 LOCK = ".lock"
-
-
-def run_document(
-    begun: Mapping[str, Any], sources: Sequence[Source], data: Data, config: Mapping[str, Any], world: World
-) -> dict[str, Any]:
-    """Of run.json, and of train.json with step and tokens.
-
-    begun  {"source": SRC, "before": what its weights have cost, "carried": of the state that the run began from}
-    """
-    import torch
-    import transformers
-
-    from grow import __version__
-
-    return {
-        "schema": 1,
-        "grow": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-        "device": world.device.type,
-        "world": world.size,
-        "source": begun["source"],
-        "before": begun["before"],
-        "carried": begun["carried"],
-        "config_sha256": config_sha256(config),
-        "objective": data.objective.kind,
-        "data": [
-            {"path": str(Path(source.path).absolute()), "weight": source.weight, **hashes}
-            for source, hashes in zip(sources, data.document())
-        ],
-        "settings": data.settings.document(),
-    }
 
 
 def check_run(run: Path, resume: bool) -> None:
