@@ -39,9 +39,9 @@ COMMANDS = {
     "verify": "SRC GROWN --against --json --overwrite --record --recover --report --revision --rung --samples --seed "
     "--tasks",
     "train": "--accumulate --batch --checkpointing --clip --compile --continue-schedule --data --decay --decay-shape "
-    "--documents --dtype --eval-every --freeze-old --from --json --keep --length --log-every --lr --optimizer --out "
-    "--resume --revision --rewarm --save-every --schedule --seed --skip --source --state --steps --tensorboard "
-    "--tokens --trust-checkpoint --warmup --weight-decay --world",
+    "--documents --dtype --eval-every --flops --freeze-old --from --json --keep --length --log-every --lr --optimizer "
+    "--out --plateau --resume --revision --rewarm --save-every --schedule --seed --skip --source --state --steps "
+    "--tensorboard --tokens --trust-checkpoint --warmup --weight-decay --world",
     "plot": "RUN... --baseline --json --out --overwrite",
     "data prepare": "INPUT... --field --json --no-end --out --overwrite --revision --seed --separator --split "
     "--tokenizer --validation",

@@ -22,7 +22,7 @@ from grow.optimizer import POLICIES
 from grow.race import RATE
 from grow.tensors import DTYPE_NAMES, SPLITS
 from grow.train.schedule import SCHEDULES, SHAPES
-from grow.train.settings import COMPUTE, OPTIMIZERS
+from grow.train.settings import COMPUTE, OPTIMIZERS, plateau_of, rewarm_of
 from grow.verify.result import LADDER
 
 SOURCE = "SRC: a checkpoint folder, a hub id or a bundled name (small, small-gpt2, small-bert)."
@@ -421,15 +421,21 @@ def prepare_data(inputs, separator, no_end, as_json, **options) -> int:
 
 def _rewarm(_: Any, __: Any, text: str | None) -> tuple[float, int] | None:
     """RATIO:STEPS as numbers."""
-    if text is None:
-        return None
-    ratio, colon, steps = text.partition(":")
     try:
-        return float(ratio), int(steps) if colon else 250
+        return None if text is None else rewarm_of(text)
     except ValueError:
         raise BadInput(
             f"--rewarm {text}", what="is no RATIO:STEPS", why="a factor and for how long", fix="--rewarm 1.25:250"
         ) from None
+
+
+def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
+    """STEPS:NATS as numbers."""
+    try:
+        return None if text is None else plateau_of(text)
+    except ValueError:
+        why = "it ends where the validation loss fell by less than NATS over STEPS steps"
+        raise BadInput(f"--plateau {text}", what="is no STEPS:NATS", why=why, fix="--plateau 200:0.01") from None
 
 
 @cli.command()
@@ -443,6 +449,13 @@ def _rewarm(_: Any, __: Any, text: str | None) -> tuple[float, int] | None:
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="RUN", help="The run's folder.")
 @click.option("--steps", type=int, metavar="N", help="Optimizer steps [default: 100].")
 @click.option("--tokens", type=int, metavar="N", help="How many to train on, instead of --steps.")
+@click.option("--flops", type=float, metavar="F", help="How many to spend, instead of --steps.")
+@click.option(
+    "--plateau",
+    metavar="STEPS:NATS",
+    callback=_plateau,
+    help="End early (wsd: begin the decay) where the validation loss fell by less than NATS over STEPS steps.",
+)
 @click.option("--batch", type=int, metavar="B", help="Sequences of a step, over all processes [default: 8].")
 @click.option("--length", type=int, metavar="L", help="Tokens of one [default: the model's positions, at most 512].")
 @click.option("--accumulate", type=int, metavar="A", help="Parts that a step is computed in [default: 1].")

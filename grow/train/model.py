@@ -130,6 +130,22 @@ def loss_sum(model: Any, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
+def tokens_for(
+    flops: float, checkpoint: Checkpoint, length: int, given: Mapping[str, Any], tokens: int | None
+) -> int:
+    """Tokens that `flops` pay for; BadInput where another budget is given too."""
+    if tokens is not None or "steps" in given:
+        other = "--steps" if tokens is None else "--tokens"
+        raise BadInput("--flops", what=f"given with {other}", why="one follows from the other", fix="give one")
+    number = isinstance(flops, (int, float)) and not isinstance(flops, bool)
+    if not number or not 0 < flops < 1e40:
+        why = "a run costs a positive number of them"
+        raise BadInput(f"--flops {flops}", what="cannot be", why=why, fix="--flops 1e15")
+    if not isinstance(length, int) or length < 1:
+        raise BadInput(f"--length {length}", what="cannot be", why="a number of tokens", fix="--length 256")
+    return max(1, round(flops / flops_per_token(checkpoint, length)))
+
+
 def flops_per_token(checkpoint: Checkpoint, length: int) -> float:
     """Of a training step: three forward passes (the backward pass is two), see `grow.cost`. Of a model without a
     family 2 per weight of a matrix."""
