@@ -77,6 +77,16 @@ def capacity(config: Mapping[str, Any]) -> int | None:
     return next((int(config[name]) for name in CAPACITY if isinstance(config.get(name), int)), None)
 
 
+def check_length(length: int, limit: int | None) -> None:
+    if limit is not None and length > limit:
+        raise BadInput(
+            f"--length {length}",
+            what=f"is more than the {limit} positions of the model",
+            why="a position beyond them has no embedding, or was never trained",
+            fix=f"--length {limit}, or grow widen --to max_position_embeddings={length}",
+        )
+
+
 def check_documents(config: Any, kind: str) -> None:
     """Refused where a mask of documents would not be what the model attends to."""
     if kind != "causal":

@@ -32,6 +32,7 @@ from grow.train.model import (
     LONGEST,
     capacity,
     check_documents,
+    check_length,
     flops_per_token,
     load_model,
     tokenizer_of,
@@ -240,13 +241,7 @@ class _Request:
             make = start.continued if self.continue_schedule else settings_of
             settings = make(self.given, tokens, length)
         start.check(settings)
-        if limit is not None and settings.length > limit:
-            raise BadInput(
-                f"--length {settings.length}",
-                what=f"is more than the {limit} positions of the model",
-                why="a position beyond them has no embedding, or was never trained",
-                fix=f"--length {limit}, or grow widen --to max_position_embeddings={settings.length}",
-            )
+        check_length(settings.length, limit)
         return settings
 
     def _tokens(self, checkpoint: Checkpoint, length: int) -> int | None:
