@@ -539,6 +539,32 @@ def plot(runs, as_json, **options) -> int:
 
 
 @cli.command()
+@click.argument("recipe", required=False)
+@click.option("--out", type=click.Path(path_type=Path), metavar="OUT", help="The run's folder [default: its name].")
+@click.option("--resume", is_flag=True, help="Go on in OUT where it stopped; stages not yet begun may have changed.")
+@click.option("--dry-run", is_flag=True, help="Price every stage, measure its time on a random model, write nothing.")
+@click.option("--list", "listed", is_flag=True, help="Name the recipes that come with grow.")
+@click.option("--world", type=click.IntRange(1), metavar="N", help="Fail unless there are N processes (torchrun).")
+@click.option("--trust-checkpoint", is_flag=True, help="Resume a run whose files belong to somebody else.")
+@as_json
+@click.pass_context
+def run(ctx, recipe, listed, dry_run, as_json, **options) -> int:
+    """Carry out a staged recipe: train, grow, train. RECIPE is a TOML file or a bundled one's name.
+
+    Exit code 130: SIGTERM or SIGINT came; --resume goes on from there, to the same bits.
+    """
+    from grow.cli import recipes
+
+    if listed:
+        return recipes.listed(as_json)
+    if recipe is None:
+        raise click.MissingParameter(ctx=ctx, param_hint="'RECIPE'", param_type="argument")
+    if dry_run:
+        return recipes.price(recipe, as_json)
+    return recipes.run(recipe, as_json, **options)
+
+
+@cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> int:
     """Print the completion script of a shell: eval "$(grow completion bash)"."""

@@ -185,18 +185,10 @@ def summary(run: Path) -> Found:
     """What metrics.jsonl says of a finished run: FLOPs, and the first and last losses."""
     lines = [json.loads(line) for line in kept_lines(run / METRICS, 1 << 62)]
     held_out = [line["val_loss"] for line in lines if "val_loss" in line]
-    computing = sum(step_seconds(lines))
     return {
         "flops": lines[-1]["flops"],
-        "computing_seconds": computing,
+        "step_seconds": lines[-1]["seconds"],
         "loss": lines[-1]["loss"],
         "loss_before": held_out[0] if held_out else None,
         "loss_after": held_out[-1] if held_out else None,
     }
-
-
-def step_seconds(lines: list[dict[str, Any]]) -> list[float]:
-    """Of each step, evaluation and saving left out."""
-    tokens = [line["tokens"] for line in lines]
-    speeds = [line.get("tokens_per_second") for line in lines]
-    return [(now - then) / speed for then, now, speed in zip([0, *tokens], tokens, speeds) if speed]
