@@ -96,7 +96,7 @@ def read_recipe(source: str | Path) -> Recipe:
     if not isinstance(stages, list) or not stages:
         faults.append(("[[stage]]", "wanted one or more of them"))
         stages = []
-    found = [_stage(k, stage, base, path, faults) for k, stage in enumerate(stages, 1)]
+    found = [_stage(k, stage, base, top["seed"], path, faults) for k, stage in enumerate(stages, 1)]
     baseline = _baseline(raw["baseline"], base, path, faults) if "baseline" in raw else None
     faults += _order(found, baseline)
     if faults:
@@ -143,7 +143,7 @@ def _parsed(path: Path, content: bytes) -> dict[str, Any]:
     raise BadInput(str(path), what="cannot be read as TOML", why=why, fix="grow run --list names recipes to begin from")
 
 
-def _stage(at: int, raw: Any, base: Mapping[str, Any], path: Path, faults: Faults) -> Stage:
+def _stage(at: int, raw: Any, base: Mapping[str, Any], seed: int, path: Path, faults: Faults) -> Stage:
     where = f"stage {at}"
     kind = raw.get("kind") if isinstance(raw, Mapping) else None
     if not isinstance(kind, str) or kind not in KINDS:
@@ -153,10 +153,8 @@ def _stage(at: int, raw: Any, base: Mapping[str, Any], path: Path, faults: Fault
     where = f"{where} ({kind})"
     own = {k: v for k, v in raw.items() if k not in ("kind", "name")}
     options = _filled(where, own, KINDS[kind], faults, ("kind", "name"), base if kind == "train" else {})
-    if "seed" in options and options["seed"] is None:
-        options["seed"] = base["seed"]
-    if kind in GROWTHS and "seed" not in own:
-        options["seed"] = base["seed"]
+    if kind not in ("load", "train") and "seed" not in own:
+        options["seed"] = seed
     if kind == "train" and len(given := [name for name in BUDGETS if name in own]) != 1:
         what = f"{' and '.join(given)} are two budgets" if given else "has no budget"
         faults.append((where, f"{what}; exactly one of {', '.join(BUDGETS)} says when it ends at the latest"))
