@@ -9,20 +9,18 @@ import shutil
 import signal
 import subprocess
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny as files
-import torch
 from models import seeded
 from safetensors.torch import load_file
 from test_train import curve, forked, refused, same, tokens
 
 import grow
-from grow.errors import BadInput, GrowError, Refused
+from grow.errors import BadInput, GrowError
 from grow.run import keys, pricing, report
 from grow.run.folder import RECIPE, Book
 from grow.run.forecast import forecast
@@ -121,7 +119,9 @@ def assert_same_runs(a: Path, b: Path) -> None:
     for x, y in zip([*first["stages"], first["baseline"]], [*second["stages"], second["baseline"]]):
         assert (x["name"], x["status"], x["checkpoint"]) == (y["name"], "done", y["checkpoint"])
         assert {k: v for k, v in x["files"].items() if k != "grow.json"} == {
-            k: v for k, v in y["files"].items() if k != "grow.json"  # which names the folder of the source
+            k: v
+            for k, v in y["files"].items()
+            if k != "grow.json"  # which names the folder of the source
         }
 
 
@@ -210,7 +210,15 @@ def test_all_faults_are_told_at_once(tmp_path):
     path = tmp_path / "bad.toml"
     path.write_text(NAME + "sed = 1\n[train]\nlr = -1\n" + WIDE + '[[stage]]\nkind = "train"\nbatch = 0\n')
     found = faulty(path)
-    parts = ("sed: no such key", "[train]: lr", "is -1: ", "stage 1 (widen)", "stage 2 (train): batch", "is 0: ", "budget")
+    parts = (
+        "sed: no such key",
+        "[train]: lr",
+        "is -1: ",
+        "stage 1 (widen)",
+        "stage 2 (train): batch",
+        "is 0: ",
+        "budget",
+    )
     assert all(part in found for part in parts)
 
 
@@ -327,7 +335,9 @@ def test_every_stage_leaves_a_stock_checkpoint_and_a_record_where_it_grew(ran):
 
 def test_the_report_s_numbers_are_the_metrics(ran):
     text = (ran.path / report.REPORT).read_text()
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| 0") or "| baseline" in line]
+    rows = [
+        line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| 0") or "| baseline" in line
+    ]
     assert len(rows) == 8
     for entry in (*ran.stages, ran.baseline):
         if entry["kind"] != "train":
@@ -521,7 +531,7 @@ CHANGED: dict[str, tuple[str, str, str]] = {
     "a size": ("hidden = 24", "hidden = 32", "--resume: stage 1 (init): sizes"),
     "a target": ("ffn = 28", "ffn = 29", "--resume: stage 3 (widen): to: is {'ffn': 29}"),
     "a kind": ('kind = "widen"\nto = {ffn = 28}', 'kind = "deepen"\nlayers = 3', "stage 3 (deepen)"),
-    "fewer stages": ("[[stage]]\nkind = \"train\"\nsteps = 3\n", "", "--resume: stages: is '4 in all'"),
+    "fewer stages": ('[[stage]]\nkind = "train"\nsteps = 3\n', "", "--resume: stages: is '4 in all'"),
     "the baseline": ("[baseline]", "[baseline]\nlr = 1e-3", "--resume: [baseline]: lr: is 0.001"),
     "no baseline": ("[baseline]", "", "--resume: [baseline]: is 'absent'"),
     "one stage more": ("[baseline]", STEPS + "[baseline]", "--resume: stages: is 6, and"),
@@ -621,10 +631,10 @@ def test_a_checkpoint_that_was_touched_is_not_gone_on_from(short, done, tmp_path
     raw = bytearray(file.read_bytes())
     raw[-1] ^= 1
     file.write_bytes(raw)
-    with pytest.raises(BadInput, match="model.safetensors of another sha256"):
+    with pytest.raises(BadInput, match="of another sha256"):
         grow.run(short, out=path, resume=True)
     file.unlink()
-    with pytest.raises(BadInput, match="model.safetensors missing"):
+    with pytest.raises(BadInput, match="missing"):
         grow.run(short, out=path, resume=True)
 
 
@@ -646,7 +656,7 @@ def test_a_disk_that_fills_leaves_what_was_done_and_the_run_goes_on(short, done,
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "save_state", full)
-        with pytest.raises(BadInput, match="stage 2 .train.: .*step-00000002") as error:
+        with pytest.raises(BadInput, match=r"stage 2 .train.: .*step-00000002") as error:
             grow.run(short, out=tmp_path / "out")
     assert "No space left on device" in str(error.value)
     grow.run(short, out=tmp_path / "out", resume=True)

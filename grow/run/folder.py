@@ -24,8 +24,8 @@ from grow.checkpoint.staging import check_output
 from grow.checkpoint.writer import write_json
 from grow.data.corpus import sha256_of
 from grow.errors import BadInput
-from grow.run.recipe import Recipe, Stage
 from grow.run.keys import shown
+from grow.run.recipe import Recipe, Stage
 from grow.train.settings import FREE
 
 SCHEMA = 1

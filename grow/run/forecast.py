@@ -201,4 +201,3 @@ def named(recipe: Recipe, stage: str) -> Iterator[None]:
 
 def _again(kind: type[GrowError], where: str, parts: Mapping[str, Any]) -> GrowError:
     return kind(where, **parts)
-

@@ -83,7 +83,9 @@ def sized(family: Family, config: Mapping[str, Any], sizes: str | Mapping[str, i
         if sizes not in family.sizes:
             hint = did_you_mean(sizes, family.sizes)
             why = f"sizes of {family.model_type}: {', '.join(family.sizes)}"
-            raise BadInput(f"sizes: {sizes}"[:120], what=f"no such size {hint}".rstrip(), why=why, fix="a table of fields")
+            raise BadInput(
+                f"sizes: {sizes}"[:120], what=f"no such size {hint}".rstrip(), why=why, fix="a table of fields"
+            )
         sizes = family.sizes[sizes]
     by_field = {field: axis for axis, field in family.axes.items()}
     by_field |= {other: by_field[name] for name, other in family.synonyms.items() if name in by_field}
@@ -93,7 +95,9 @@ def sized(family: Family, config: Mapping[str, Any], sizes: str | Mapping[str, i
         if axis not in family.axes:
             known = [*family.axes, *family.axes.values()]
             why = f"axes: {', '.join(family.axes)}"
-            raise BadInput(f"sizes: {name}", what=f"no such size {did_you_mean(name, known)}".rstrip(), why=why, fix="leave it out")
+            raise BadInput(
+                f"sizes: {name}", what=f"no such size {did_you_mean(name, known)}".rstrip(), why=why, fix="leave it out"
+            )
         fields[family.axes[axis]] = size
     made = {**config, **fields}
     new = family.sizes_of(made)
@@ -103,11 +107,15 @@ def sized(family: Family, config: Mapping[str, Any], sizes: str | Mapping[str, i
     if family.divides and new["hidden"] % new["heads"]:
         what = f"{new['heads']} heads do not divide hidden {new['hidden']}"
         why = f"the stock {family.model_type} config refuses it"
-        raise BadInput("sizes", what=what, why=why, fix=f"hidden = {new['heads'] * max(1, new['hidden'] // new['heads'])}")
+        raise BadInput(
+            "sizes", what=what, why=why, fix=f"hidden = {new['heads'] * max(1, new['hidden'] // new['heads'])}"
+        )
     return made
 
 
-def grown_outline(source: Outline, to: Any, options: Mapping[str, Any], harmless: Sequence[str]) -> tuple[Outline, Plan]:
+def grown_outline(
+    source: Outline, to: Any, options: Mapping[str, Any], harmless: Sequence[str]
+) -> tuple[Outline, Plan]:
     """What a growth makes of it, and its plan; Refused and BadInput as of the growth itself."""
     family = family_of(source.config["model_type"])
     family.check_config({k: v for k, v in source.config.items() if k not in harmless})

@@ -1,5 +1,5 @@
-"""`grow run --dry-run`: what every stage costs. Sizes are counted; time is measured over a few steps of each train stage
-on a random model of its size. Nothing is written but a config in a temporary folder."""
+"""`grow run --dry-run`: what every stage costs. Sizes are counted; time is measured over a few steps of each train
+stage on a random model of its size. Nothing is written but a config in a temporary folder."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ class Pricing:
 
     def document(self) -> dict[str, Any]:
         rows = [row.document() for row in self.rows]
-        sums = {key: sum(row[key] or 0 for row in rows) for key in ("tokens", "steps", "flops", "disk_bytes", "seconds")}
+        sums = {
+            key: sum(row[key] or 0 for row in rows) for key in ("tokens", "steps", "flops", "disk_bytes", "seconds")
+        }
         return {
             "schema": 1,
             "recipe": self.recipe.name,
@@ -75,7 +77,7 @@ def priced(
     source: str | os.PathLike, *, measured: bool = True, progress: Callable[[str], None] = lambda stage: None
 ) -> Pricing:
     """See `grow.price`."""
-    recipe = read_recipe(source)
+    recipe = read_recipe(os.fspath(source))
     stages, baseline = forecast(recipe)
     last: dict[tuple[Any, ...], tuple[float, float]] = {}
     rows = []

@@ -4,13 +4,14 @@
     seed = 0
     data = ["tokens:0.7", "more:0.3"]    # folders of grow data prepare; left out: the bundled text
 
-    [train]                              # the settings of grow train that every train stage has unless it says otherwise
+    [train]                              # settings of grow train, for every train stage that does not say otherwise
     length = 128
     lr = 3e-3
 
     [[stage]]
-    kind = "init"                        # random weights with the config of another checkpoint, sizes as fields; or load
+    kind = "init"                        # random weights with the config of another checkpoint, or load
     from = "small"
+    sizes = {hidden = 64, heads = 2}     # larger or smaller than there
 
     [[stage]]
     kind = "train"
@@ -88,8 +89,9 @@ def read_recipe(source: str | Path) -> Recipe:
     faults: Faults = []
     raw = _parsed(path, content)
     top = _filled("", {k: v for k, v in raw.items() if k not in ("train", "stage", "baseline")}, TOP, faults, _TABLES)
-    common = _filled("[train]", raw.get("train", {}), TRAIN, faults)
-    given = raw.get("train") if isinstance(raw.get("train"), Mapping) else {}
+    given = raw.get("train", {})
+    common = _filled("[train]", given, TRAIN, faults)
+    given = given if isinstance(given, Mapping) else {}
     base = {**{k: top[k] for k in ("seed", "data")}, **{k: common[k] for k in given if k in TRAIN}}
     base["data"] = _texts(base["data"])
     stages = raw.get("stage")

@@ -80,10 +80,11 @@ def _comparison(book: Book, found: Curves) -> Iterable[str]:
     assert book.baseline is not None
     recipe, scratch = found.curves
     ours, theirs = (curve.final(found.validation) for curve in found.curves)
-    assert ours is not None and theirs is not None
+    assert ours is not None
+    assert theirs is not None
     yield (
         f"The recipe ends at {ours:.4f} after {recipe.last.spent.flops:.4g} FLOPs, the baseline at {theirs:.4f} after "
-        f"{scratch.last.spent.flops:.4g}: {abs(theirs - ours):.4f} nats {'less' if ours < theirs else 'more'} by growing."
+        f"{scratch.last.spent.flops:.4g}: {abs(theirs - ours):.4f} nats {'less' if ours < theirs else 'more'}."
     )
     yield ""
     yield from _table(

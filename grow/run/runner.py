@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,14 +133,17 @@ class _Run:
     def carry_out(self) -> Finished:
         conductor = Conductor(self.book.out, self.book, self.world, self.quiet, self.trust, self.progress)
         before: dict[str, Any] | None = None
-        count = len(self.recipe.stages)
+        count, checked = len(self.recipe.stages), False
         for number, (stage, entry) in enumerate(zip(self.recipe.stages, self.book.stages), 1):
             if entry["status"] != DONE:
                 self.on_stage(f"stage {number} of {count}: {stage.name} ({stage.kind})")
-                self._check_source(before)
+                if not checked:  # what follows is made here
+                    self._check_source(before)
+                    checked = True
                 with named(self.recipe, f"stage {number} ({stage.kind})"):
-                    if stopped := self._do(entry, lambda s=stage, e=entry, b=before: conductor.carry_out(s, e, b)):
-                        return self._finished(stopped)
+                    stopped = self._do(entry, partial(conductor.carry_out, stage, entry, before))
+                if stopped:
+                    return self._finished(stopped)
             before = entry
         assert before is not None
         with self.world.together():
@@ -147,7 +151,7 @@ class _Run:
                 self.book.point(before)
                 self.book.document["final"] = before["checkpoint"]
                 self.book.write()
-        if (stopped := self._baseline(conductor, before)):
+        if stopped := self._baseline(conductor, before):
             return self._finished(stopped)
         with self.world.together():
             if self.world.first:
@@ -169,7 +173,7 @@ class _Run:
                 self.book.write()
 
     def _check_source(self, before: Mapping[str, Any] | None) -> None:
-        """What the next stage begins with is what was left there, where this run has not just made it."""
+        """What the next stage begins with is what was left there."""
         with self.world.together():
             if self.world.first and before is not None:
                 self.book.check_checkpoint(before)
@@ -182,17 +186,15 @@ class _Run:
         flops = sum(one.get("flops", 0.0) for one in self.book.stages)
         self.on_stage(f"baseline: {last['checkpoint']} from random weights, {flops:.3g} FLOPs")
         with named(self.recipe, "[baseline]"):
-            return self._do(entry, lambda: self._from_scratch(conductor, stage, entry, last, flops))
+            return self._do(entry, partial(self._from_scratch, conductor, stage, entry, last, flops))
 
     def _from_scratch(
         self, conductor: Conductor, stage: Stage, entry: Mapping[str, Any], last: Mapping[str, Any], flops: float
     ) -> Found:
-        options = {"from": str(self.book.path(last)), "revision": None, "sizes": {}, "dtype": "float32"}
-        options |= {"seed": stage.options["seed"], "assume_harmless": self._harmless()}
-        init = {"folder": BASELINE_INIT, "options": {}}
-        made = Stage("init", BASELINE_INIT, options)
         if not (self.book.out / BASELINE_INIT).is_dir():
-            conductor.carry_out(made, init, None)
+            options: dict[str, Any] = {"from": str(self.book.path(last)), "revision": None, "sizes": {}}
+            options |= {"dtype": "float32", "seed": stage.options["seed"], "assume_harmless": self._harmless()}
+            conductor.carry_out(Stage("init", BASELINE_INIT, options), {"folder": BASELINE_INIT}, None)
         budgeted = replace(stage, options={**stage.options, "flops": flops})
         found = conductor.carry_out(budgeted, entry, {"checkpoint": BASELINE_INIT})
         return {**found, "budget_flops": flops}

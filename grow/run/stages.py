@@ -75,10 +75,13 @@ class Conductor:
     def growth(self, stage: Stage, folder: Path, before: Mapping[str, Any]) -> Found:
         to, options = growth_arguments(stage)
         options |= {name: stage.options[name] for name in ("max_shard_size", "verify", "assume_harmless")}
-        grown = api.widen(
-            self.book.path(before), to, out=folder, **options, **state_of(stage), on_rung=self.say
-        )
-        return {"checkpoint": folder.name, "source": before["checkpoint"], "verdict": grown.status, "notes": [*grown.notes]}
+        grown = api.widen(self.book.path(before), to, out=folder, **options, **state_of(stage), on_rung=self.say)
+        return {
+            "checkpoint": folder.name,
+            "source": before["checkpoint"],
+            "verdict": grown.status,
+            "notes": [*grown.notes],
+        }
 
     def verify(self, stage: Stage, folder: Path, before: Mapping[str, Any]) -> Found:
         """A page and a document; Different where an exact growth is not proved."""
@@ -86,7 +89,12 @@ class Conductor:
         with Staging(folder, kind=VERIFICATION) as stage_:
             source, grown = self.book.path({"checkpoint": before["source"]}), self.book.path(before)
             found = api.verify(
-                source, grown, **options, seed=stage.options["seed"], report=stage_.path / "report.html", on_rung=self.say
+                source,
+                grown,
+                **options,
+                seed=stage.options["seed"],
+                report=stage_.path / "report.html",
+                on_rung=self.say,
             )
             write_json(stage_.path / VERIFICATION, found.to_dict())
             stage_.commit()
@@ -98,12 +106,12 @@ class Conductor:
                 fix=f"see {folder / 'report.html'}",
                 verification=found,
             )
-        verdict = found.verdict if found.exit_code == 0 or not found.lossless else f"{found.verdict}, not all of it learns"
+        verdict = (
+            found.verdict if found.exit_code == 0 or not found.lossless else f"{found.verdict}, not all of it learns"
+        )
         return {"checkpoint": before["checkpoint"], "source": before["source"], "verdict": verdict}
 
-    def train(
-        self, stage: Stage, entry: Mapping[str, Any], before: Mapping[str, Any] | None
-    ) -> Found:
+    def train(self, stage: Stage, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> Found:
         """A run begun or continued; {"stopped": SIGNAL} when it was interrupted."""
         assert before is not None
         folder = self.out / entry["folder"]
@@ -177,7 +185,7 @@ def random_checkpoint(options: Mapping[str, Any], folder: Path) -> None:
             stored = {name: info.shape for name, info in written.tensors.items()}
         if stored != {name: slot.shape for name, slot in made.tensors.items()}:
             why = "the stock class has other tensors than the family's table"
-            raise BadInput(str(folder), what="is not what was planned", why=why, fix="kind = \"load\" of a checkpoint")
+            raise BadInput(str(folder), what="is not what was planned", why=why, fix='kind = "load" of a checkpoint')
         stage.commit()
 
 

@@ -140,9 +140,7 @@ def loss_sum(model: Any, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
-def tokens_for(
-    flops: float, checkpoint: Checkpoint, length: int, given: Mapping[str, Any], tokens: int | None
-) -> int:
+def tokens_for(flops: float, checkpoint: Checkpoint, length: int, given: Mapping[str, Any], tokens: int | None) -> int:
     """Tokens that `flops` pay for; BadInput where another budget is given too."""
     if tokens is not None or "steps" in given:
         other = "--steps" if tokens is None else "--tokens"

@@ -246,7 +246,9 @@ class _Request:
 
     def _tokens(self, checkpoint: Checkpoint, length: int) -> int | None:
         """How many to train on, None where the steps say it."""
-        return self.tokens if self.flops is None else tokens_for(self.flops, checkpoint, length, self.given, self.tokens)
+        return (
+            self.tokens if self.flops is None else tokens_for(self.flops, checkpoint, length, self.given, self.tokens)
+        )
 
     def _loop(self, checkpoint: Checkpoint, settings: Settings, start: Start, world: World) -> tuple[Data, Loop]:
         grown = read_record(checkpoint.path)
