@@ -158,6 +158,10 @@ BAD: dict[str, tuple[str, str]] = {
     "a re-warming of nothing": (NAME + ONE + STEPS + 'rewarm = "1.2:9"\n', "rewarm: nothing has grown before it"),
     "freezing nothing": (NAME + ONE + STEPS + "freeze_old = true\n", "freeze_old: nothing has grown before it"),
     "going on from nothing": (NAME + ONE + STEPS + "continues = true\n", "continues: no train stage comes before"),
+    "going on from what is dropped": (
+        NAME + ONE + STEPS + WIDE + 'state = "drop"\n' + STEPS + "continues = true\n",
+        "stage 4 (train): continues: the state whose schedule would go on is dropped",
+    ),
     "a growth without a target": (NAME + ONE + '[[stage]]\nkind = "widen"\n', "stage 2 (widen): to: is missing"),
     "a target of half": (NAME + ONE + '[[stage]]\nkind = "widen"\nto = {ffn = 2.5}\n', "ffn: wanted a whole number"),
     "no layers": (NAME + ONE + '[[stage]]\nkind = "deepen"\nlayers = 0\n', "layers: is 0: wanted a whole number"),
@@ -268,7 +272,7 @@ def test_train_keys_are_the_settings_and_growth_keys_the_commands():
     from grow.train.settings import Settings
 
     settings = {f.name for f in fields(Settings)} - set(keys.ELSEWHERE)
-    assert set(keys.KINDS["train"]) == settings | {"seed", "data", "tokens", "flops", "steps", "continues"}
+    assert set(keys.KINDS["train"]) == settings | {"seed", "data", "tokens", "flops", "steps", "continues", "state"}
     assert all(keys.KINDS["train"][name].default == getattr(Settings(), name) for name in settings)
     given = set(signature(grow.widen).parameters) - set(keys.RUN.split())
     assert set(keys.KINDS["widen"]) == given
@@ -278,10 +282,10 @@ def test_train_keys_are_the_settings_and_growth_keys_the_commands():
             assert key.needed or not key.check(key.default) or key.default in (None, ()), (kind, name)
 
 
-def test_policies_are_those_of_the_optimizers():
-    from grow.optimizers import POLICIES
+def test_choices_are_those_of_grow_train():
+    from grow.train.start import CHOICES
 
-    assert keys.POLICIES == POLICIES
+    assert keys.CARRIED == CHOICES
 
 
 # Priced
@@ -328,7 +332,9 @@ def test_every_stage_leaves_a_stock_checkpoint_and_a_record_where_it_grew(ran):
     assert os.readlink(ran.final) == ran.stages[-1]["checkpoint"]
     assert grow.inspect(ran.final).sizes["layers"] == 3
     assert ran.stages[3]["verdict"] == "lossless"
-    assert ran.stages[4]["notes"][1].startswith("the validation loss before the first step is the source's")
+    told = ran.stages[4]["notes"]
+    assert any(note.startswith("the validation loss before the first step is the source's") for note in told)
+    assert "reading goes on behind 20 sequences" in told
     for early, late in ((1, 4), (4, 6)):
         assert ran.stages[late]["loss_before"] == pytest.approx(ran.stages[early]["loss_after"], abs=1e-5)
 
@@ -575,6 +581,65 @@ def test_stages_that_were_not_begun_may_change_and_so_may_what_changes_nothing(p
         grow.run(short, out=tmp_path / "two")
     with pytest.raises(GrowError, match=re.escape("stage 3 (widen): --to 0.5x")):
         grow.run(written(place, refused_later, "later.toml"), out=tmp_path / "two", resume=True)
+
+
+GOES_ON = f"""
+name = "goes-on"
+[train]
+{TRAIN.replace("decay = 1", "decay = 0")}
+[[stage]]
+kind = "init"
+from = "llama"
+{SMALL}
+[[stage]]
+kind = "train"
+steps = 3
+[[stage]]
+kind = "widen"
+to = {{ffn = 28}}
+state = "carry"
+verify = false
+[[stage]]
+kind = "train"
+continues = true
+steps = 4
+decay = 2
+[[stage]]
+kind = "train"
+continues = true
+decay = 2
+flops = 1e6
+"""
+
+
+def test_a_schedule_goes_on_through_the_growth_and_so_does_the_text(place, tmp_path, monkeypatch):
+    """Steps 4 to 7 of one schedule of 7, whose last two decay; interrupted in there and continued, the same bits."""
+    from grow.train.log import Log
+
+    lasting = GOES_ON[: GOES_ON.rindex("[[stage]]")]
+    path = written(place, lasting, "goes-on.toml")
+    done = grow.run(path, out=tmp_path / "out")
+    lines = curve(done.path / "04-train")
+    assert [line["step"] for line in lines] == [3, 4, 5, 6, 7]
+    at_most = 1e-2
+    assert [line["lr"] / at_most for line in lines[1:]] == pytest.approx([1, 1, 1 - (1 / 3) ** 0.5, 1 - (2 / 3) ** 0.5])
+    assert "reading goes on behind 12 sequences" in done.stages[3]["notes"]
+    assert (done.stages[3]["steps"], done.stages[3]["last_step"]) == (4, 7)
+    assert grow.price(path, measured=False).rows[3].forecast.flops == done.stages[3]["flops"]
+    record = Log.record
+
+    def in_the_middle(self, entry):
+        record(self, entry)
+        if entry["step"] == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "record", in_the_middle)
+        assert grow.run(path, out=tmp_path / "cut").stopped == "SIGTERM"
+    assert grow.run(path, out=tmp_path / "cut", resume=True).final is not None
+    assert plain(tmp_path / "cut" / "04-train") == plain(done.path / "04-train")
+    with pytest.raises(BadInput, match=re.escape("stage 5 (train): --continue-schedule: with another")):
+        grow.price(written(place, GOES_ON, "decayed.toml"))  # the decay is over: no schedule goes on from there
 
 
 # Folders

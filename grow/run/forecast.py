@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from grow.cost import TRAIN_BYTES
@@ -24,7 +25,7 @@ from grow.run.outline import (
 )
 from grow.run.recipe import Recipe, Stage
 from grow.train.inputs import Source, parse_sources
-from grow.train.settings import Settings, plateau_of, rewarm_of, settings_of
+from grow.train.settings import Settings, continued, plateau_of, rewarm_of, settings_of
 
 STATE_BYTES = 12  # per parameter of a run's checkpoint, beside the stock file: the weight and two moments in float32
 PLANNED = ("operators", "split", "seed", "dtype", "deepen", "place", "fill", "new_tokens", "method", "allow_lossy")
@@ -46,10 +47,11 @@ class Forecast:
     settings: Settings | None = None
     tokens: int = 0
     flops: float = 0.0
+    stateful: bool = False  # moments come along with the weights
 
     @property
     def steps(self) -> int:
-        return self.settings.steps if self.settings else 0
+        return self.settings.steps - self.settings.begin if self.settings else 0
 
     @property
     def parameters(self) -> int:
@@ -61,9 +63,10 @@ class Forecast:
 
     @property
     def disk_bytes(self) -> int:
-        if self.settings:  # one more while it is written
-            return (self.settings.keep + 1) * (self.outline.disk_bytes + STATE_BYTES * self.parameters)
-        return self.outline.disk_bytes if self.stage.kind not in ("load", "verify") else 0
+        if self.stage.kind in ("load", "verify"):
+            return 0
+        copies = self.settings.keep + 1 if self.settings else 1  # one more while it is written
+        return copies * (self.outline.disk_bytes + (STATE_BYTES * self.parameters if self.stateful else 0))
 
 
 def forecast(recipe: Recipe, world: int = 1) -> tuple[list[Forecast], Forecast | None]:
@@ -74,7 +77,7 @@ def forecast(recipe: Recipe, world: int = 1) -> tuple[list[Forecast], Forecast |
     found: list[Forecast] = []
     for number, stage in enumerate(recipe.stages, 1):
         with named(recipe, f"stage {number} ({stage.kind})"):
-            found.append(_one(stage, found[-1].outline if found else None, world))
+            found.append(_one(stage, found, world))
     if recipe.baseline is None:
         return found, None
     with named(recipe, "[baseline]"):
@@ -82,8 +85,8 @@ def forecast(recipe: Recipe, world: int = 1) -> tuple[list[Forecast], Forecast |
         return found, trained(recipe.baseline, found[-1].outline, world, flops=flops)
 
 
-def _one(stage: Stage, before: Outline | None, world: int) -> Forecast:
-    options = stage.options
+def _one(stage: Stage, earlier: list[Forecast], world: int) -> Forecast:
+    options, before = stage.options, earlier[-1].outline if earlier else None
     if stage.kind == "init":
         sizes, harmless = options["sizes"], options["assume_harmless"]
         made = random_outline(options["from"], sizes, options["dtype"], options["revision"], harmless)
@@ -94,8 +97,11 @@ def _one(stage: Stage, before: Outline | None, world: int) -> Forecast:
     if stage.kind in GROWTHS:
         to, planned = growth_arguments(stage)
         made, plan = grown_outline(before, to, planned, options["assume_harmless"])
-        return Forecast(stage, made, plan)
-    return trained(stage, before, world) if stage.kind == "train" else Forecast(stage, before)
+        return Forecast(stage, made, plan, stateful=options["state"] != "drop" and any(one.settings for one in earlier))
+    if stage.kind != "train":
+        return Forecast(stage, before)
+    last = next((one.settings for one in reversed(earlier) if one.settings), None)
+    return trained(stage, before, world, last=last if options["continues"] else None)
 
 
 def growth_arguments(stage: Stage) -> tuple[Any, dict[str, Any]]:
@@ -117,10 +123,13 @@ def train_settings(stage: Stage) -> dict[str, Any]:
     return given
 
 
-def trained(stage: Stage, model: Outline, world: int, *, flops: float | None = None) -> Forecast:
+def trained(
+    stage: Stage, model: Outline, world: int, *, flops: float | None = None, last: Settings | None = None
+) -> Forecast:
     """A train stage on this model.
 
     flops  the budget of a stage that has none of its own
+    last   the settings whose schedule it continues
     """
     from grow.train.model import LONGEST, capacity, check_documents, check_length, flops_per_token, tokens_for
 
@@ -130,20 +139,21 @@ def trained(stage: Stage, model: Outline, world: int, *, flops: float | None = N
     length = given.get("length", min(limit or LONGEST, LONGEST))
     tokens: int | None = None
     if kind == "steps":
-        given["steps"] = budget
+        given["steps"] = budget + (last.steps if last else 0)
     else:
         # an outline has of a checkpoint what is counted here
         tokens = int(budget) if kind == "tokens" else tokens_for(budget, model, length, given, None)  # type: ignore[arg-type]
-    settings = settings_of(given, tokens, length)
+    settings = continued(last, last.steps, given, tokens, length) if last else settings_of(given, tokens, length)
     check_length(settings.length, limit)
     for name in ("rewarm", "freeze_old"):
         if given.get(name):
             check_new_entries(model, name)
     if settings.documents:
-        check_documents(model.config, _objective(model), settings.length)
+        check_documents(SimpleNamespace(**model.config), _objective(model))
     check_data(sources(stage), model, settings, world)
-    tokens = settings.steps * settings.batch * settings.length
-    return Forecast(stage, model, None, settings, tokens, flops_per_token(model, settings.length) * tokens)  # type: ignore[arg-type]
+    tokens = (settings.steps - settings.begin) * settings.batch * settings.length
+    cost = flops_per_token(model, settings.length) * tokens  # type: ignore[arg-type]
+    return Forecast(stage, model, None, settings, tokens, cost, stateful=True)
 
 
 def sources(stage: Stage) -> list[Source]:

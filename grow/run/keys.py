@@ -16,12 +16,13 @@ from grow.choose import NEW_TOKENS
 from grow.depth import FILLS
 from grow.errors import BadInput, GrowError, did_you_mean
 from grow.methods import METHODS
+from grow.optimizer import POLICIES
 from grow.tensors import DTYPE_NAMES, SPLITS
 from grow.train.settings import Settings, check, plateau_of, rewarm_of
 from grow.verify.result import RUNG_OF, RUNGS
 
 Check = Callable[[Any], str]  # what is wrong with a value; "" when nothing is
-POLICIES = ("fresh-new", "carry", "drop")  # as in grow.optimizers, which imports torch
+CARRIED = ("carry", "drop")  # as in grow.train.start, which imports torch
 
 
 @dataclass(frozen=True)
@@ -159,10 +160,11 @@ OPTIONS: dict[str, Check] = {
 }
 """Of the growing commands, in Python's words."""
 
-RUN = "src out optimizer upcycling overwrite revision progress on_rung"  # what a recipe itself says, or nobody
+RUN = "src out optimizer upcycling overwrite trust_checkpoint revision progress on_rung"  # what a recipe itself says, or nobody
 WIDEN = _options(api.widen, RUN)
 ALONE = {k: v for k, v in WIDEN.items() if k not in ("to", "deepen", "new_tokens", "operators")}
-ELSEWHERE = ("steps", "seed", "begin", "skip")  # a budget, of the whole recipe, and what follows from the stage before
+ELSEWHERE = ("steps", "seed", "begin", "skip")  # a budget; of all stages; what follows from the stage before
+SCHEDULE = ("schedule", "warmup", "decay", "decay_shape", "lr")  # what a stage that continues takes over
 SETTINGS = {
     f.name: Key(setting(f.name), getattr(Settings(), f.name)) for f in fields(Settings) if f.name not in ELSEWHERE
 }
@@ -179,7 +181,7 @@ KINDS: dict[str, dict[str, Key]] = {
         "assume_harmless": Key(texts, ()),
     },
     "load": FROM,
-    "train": {**TRAIN, **BUDGETS, "continues": Key(flag, False)},
+    "train": {**TRAIN, **BUDGETS, "continues": Key(flag, False), "state": Key(one_of(*CARRIED))},
     "widen": WIDEN,
     "deepen": _options(api.deepen, RUN) | ALONE,
     "upcycle": _options(api.upcycle, RUN) | {k: v for k, v in WIDEN.items() if k != "to"},

@@ -109,7 +109,7 @@ def _timed(one: Forecast, known: dict[tuple[Any, ...], tuple[float, float]]) -> 
     if key not in known:
         known[key] = _measure(one)
     step, evaluation = known[key]
-    return Price(one, s.steps * step + math.ceil(s.steps / s.eval_every) * evaluation)
+    return Price(one, one.steps * step + math.ceil(one.steps / s.eval_every) * evaluation)
 
 
 def _measure(one: Forecast) -> tuple[float, float]:

@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.errors import BadInput, did_you_mean
-from grow.run.keys import BASELINE, BUDGETS, GROWTHS, KINDS, SETTINGS, STARTS, TOP, TRAIN, Key, shown, text
+from grow.run.keys import BASELINE, BUDGETS, GROWTHS, KINDS, SCHEDULE, STARTS, TOP, TRAIN, Key, shown, text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -198,10 +198,10 @@ def _filled(
             faults.append((f"{at}{name}", f"is {shown(value)}: {problem}"))
     faults += [(f"{at}{name}", "is missing") for name, key in keys.items() if key.needed and name not in raw]
     found = {name: raw.get(name, (base or {}).get(name, key.default)) for name, key in keys.items()}
-    for name in ("warmup", "decay", "length"):  # follow from the steps and the model where nobody says them
-        if name in SETTINGS and name in found and name not in raw and name not in (base or {}):
-            found[name] = None
-    return found
+    # what follows from the steps, the model or the stage before where nobody says it
+    follows = ("warmup", "decay", "length", *(SCHEDULE if found.get("continues") else ()))
+    unsaid = [name for name in follows if name in found and name not in raw and name not in (base or {})]
+    return found | dict.fromkeys(unsaid)
 
 
 def _placed(options: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -234,7 +234,7 @@ def _texts(value: Any) -> list[Any]:
 def _order(stages: list[Stage], baseline: Stage | None) -> Faults:
     """What cannot follow what."""
     faults: Faults = []
-    trained = grown = False
+    trained = grown = dropped = False
     for k, stage in enumerate(stages):
         where = f"stage {k + 1} ({stage.kind})"
         if (k == 0) != (stage.kind in STARTS) and stage.kind != "?":
@@ -242,8 +242,10 @@ def _order(stages: list[Stage], baseline: Stage | None) -> Faults:
             faults.append((where, why))
         if stage.kind == "verify" and (k == 0 or stages[k - 1].kind not in (*GROWTHS, "?")):
             faults.append((where, "it compares a growth with its source: put it right behind one"))
-        if stage.options.get("continues") and not trained:
-            faults.append((f"{where}: continues", "no train stage comes before it"))
+        dropped = stage.options.get("state") == "drop" or (dropped and stage.kind != "train")
+        if stage.options.get("continues") and (dropped or not trained):
+            why = "the state whose schedule would go on is dropped" if trained else "no train stage comes before it"
+            faults.append((f"{where}: continues", why))
         made_here = stages[0].kind == "init"
         for name in ("rewarm", "freeze_old"):
             if stage.options.get(name) and made_here and not grown and stage.kind == "train":

@@ -75,7 +75,15 @@ class Conductor:
     def growth(self, stage: Stage, folder: Path, before: Mapping[str, Any]) -> Found:
         to, options = growth_arguments(stage)
         options |= {name: stage.options[name] for name in ("max_shard_size", "verify", "assume_harmless")}
-        grown = api.widen(self.book.path(before), to, out=folder, **options, **state_of(stage), on_rung=self.say)
+        grown = api.widen(
+            self.book.path(before),
+            to,
+            out=folder,
+            **options,
+            state=stage.options["state"],
+            trust_checkpoint=self.trust,
+            on_rung=self.say,
+        )
         return {
             "checkpoint": folder.name,
             "source": before["checkpoint"],
@@ -120,7 +128,12 @@ class Conductor:
             if self.world.first and not resume:
                 self.book.clear(entry)
         kind, budget = stage.budget
-        options = {**train_settings(stage), kind: budget, **continuation(stage)}
+        options = {
+            **train_settings(stage),
+            kind: budget,
+            **self.continuation(stage, entry),
+            "state": stage.options.get("state"),
+        }
         if not resume:
             options["src"] = self.book.path(before)
             if before.get("source"):  # a lossless start is checked against what it grew from
@@ -137,11 +150,22 @@ class Conductor:
             return {"stopped": done.stopped}
         return {
             "checkpoint": self.book.relative(done.checkpoint),
-            "steps": done.step,
+            "steps": done.step - done.settings.begin,
+            "last_step": done.step,
             "tokens": done.tokens,
             "notes": list(done.notes),
             **summary(folder),
         }
+
+    def continuation(self, stage: Stage, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """How the schedule of the train stage before goes on, where it does. Moments and the place in the text come
+        along with the checkpoint in any case."""
+        if not stage.options.get("continues"):
+            return {}
+        earlier = self.book.stages[: self.book.stages.index(dict(entry))]
+        last = next(one["last_step"] for one in reversed(earlier) if one["kind"] == "train")
+        kind, budget = stage.budget  # of the stage alone, and steps are counted on
+        return {"continue_schedule": True, **({"steps": last + int(budget)} if kind == "steps" else {})}
 
     def _data(self, stage: Stage, before: Mapping[str, Any]) -> list[str]:
         """Token files of the stage: the recipe's, or the bundled text, tokenized once for all stages."""
@@ -154,16 +178,6 @@ class Conductor:
 
 
 VERIFICATION = "verification.json"
-
-
-def state_of(stage: Stage) -> dict[str, Any]:
-    """What becomes of the optimizer's state in a growth."""
-    return {"state": stage.options["state"]}
-
-
-def continuation(stage: Stage) -> dict[str, Any]:
-    """How a train stage goes on from the one before it: nothing but the weights and the data's order."""
-    return {}
 
 
 def random_checkpoint(options: Mapping[str, Any], folder: Path) -> None:

@@ -155,7 +155,7 @@ class _Request:
 
         def save(loop: Loop) -> None:
             done = {"step": loop.step, "tokens": loop.tokens, "flops": loop.flops, "seconds": loop.seconds}
-            document = {**record, **done, "settings": settings.document()}
+            document = {**record, **done, "end": loop.plateau.end, "settings": settings.document()}
             checkpoints.save(self.path, loop.step, origin, loop.model, loop.optimizers, document, world)
             if world.first:
                 checkpoints.prune(self.path, settings.keep)

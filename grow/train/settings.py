@@ -201,7 +201,7 @@ def resumed(stored: Settings, given: Mapping[str, Any], tokens: int | None, done
     _known(given)
     given = dict(given)
     if tokens is not None:
-        given["steps"] = max(1, math.ceil(tokens / (stored.batch * stored.length)))
+        given["steps"] = stored.begin + max(1, math.ceil(tokens / (stored.batch * stored.length)))
     wanted = check(replace(stored, **given))
     changed = [f.name for f in fields(Settings) if getattr(wanted, f.name) != getattr(stored, f.name)]
     schedule = [name for name in changed if name in RATES]
