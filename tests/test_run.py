@@ -865,6 +865,15 @@ def test_bundled_recipes_are_recipes_and_say_what_they_are(name):
     assert (ROOT / "recipes" / found.path.name).read_bytes() == found.content
 
 
+def test_the_recipe_of_the_readme_is_one(tmp_path):
+    text = re.findall(r"^```toml\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)[0]
+    (tmp_path / "mine.toml").write_text(text.replace('data = ["tokens"]', ""))
+    stages, baseline = forecast(read_recipe(tmp_path / "mine.toml"))
+    assert [one.stage.kind for one in stages] == ["init", "train", "widen", "train"]
+    assert stages[-1].settings.begin == stages[1].settings.steps
+    assert baseline.flops >= stages[1].flops + stages[3].flops
+
+
 def test_the_small_recipe_can_be_carried_out():
     stages, baseline = forecast(read_recipe("small-to-base"))
     assert [one.stage.kind for one in stages][:3] == ["init", "train", "widen"]

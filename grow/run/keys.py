@@ -160,7 +160,8 @@ OPTIONS: dict[str, Check] = {
 }
 """Of the growing commands, in Python's words."""
 
-RUN = "src out optimizer upcycling overwrite trust_checkpoint revision progress on_rung"  # what a recipe itself says, or nobody
+# what a recipe itself says, or nobody
+RUN = "src out optimizer upcycling overwrite trust_checkpoint world revision progress on_rung"
 WIDEN = _options(api.widen, RUN)
 ALONE = {k: v for k, v in WIDEN.items() if k not in ("to", "deepen", "new_tokens", "operators")}
 ELSEWHERE = ("steps", "seed", "begin", "skip")  # a budget; of all stages; what follows from the stage before

@@ -242,7 +242,7 @@ def _order(stages: list[Stage], baseline: Stage | None) -> Faults:
             faults.append((where, why))
         if stage.kind == "verify" and (k == 0 or stages[k - 1].kind not in (*GROWTHS, "?")):
             faults.append((where, "it compares a growth with its source: put it right behind one"))
-        dropped = stage.options.get("state") == "drop" or (dropped and stage.kind != "train")
+        dropped = dropped or stage.options.get("state") == "drop"
         if stage.options.get("continues") and (dropped or not trained):
             why = "the state whose schedule would go on is dropped" if trained else "no train stage comes before it"
             faults.append((f"{where}: continues", why))
@@ -250,6 +250,7 @@ def _order(stages: list[Stage], baseline: Stage | None) -> Faults:
         for name in ("rewarm", "freeze_old"):
             if stage.options.get(name) and made_here and not grown and stage.kind == "train":
                 faults.append((f"{where}: {name}", "nothing has grown before it, so nothing is new"))
+        dropped = dropped and stage.kind != "train"
         trained, grown = trained or stage.kind == "train", grown or stage.kind in GROWTHS
     names = [stage.name for stage in stages]
     faults += [("[[stage]]", f"two are called {n!r}: their folders would be one") for n in _twice(names)]

@@ -192,6 +192,8 @@ def random_checkpoint(options: Mapping[str, Any], folder: Path) -> None:
         model = from_scratch(stage.path, options["seed"])
         with quiet():
             model.to(DTYPES[options["dtype"]]).save_pretrained(stage.path)
+        for path in stage.path.glob("*.safetensors"):  # written readable by their owner alone
+            path.chmod((stage.path / "config.json").stat().st_mode)
         for name in given.companions:
             (stage.path / name).parent.mkdir(exist_ok=True)
             (stage.path / name).write_bytes((given.path / name).read_bytes())

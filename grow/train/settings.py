@@ -146,7 +146,7 @@ def settings_of(given: Mapping[str, Any], tokens: int | None, length: int) -> Se
     if tokens is not None:
         if "steps" in given:
             raise BadInput("--tokens", what="given with --steps", why="one follows from the other", fix="give one")
-        check(settings)
+        check(replace(settings, steps=(1 << 63) - 1))  # a warm-up and a decay have to fit into what is found here
         settings = replace(settings, steps=max(1, math.ceil(tokens / (settings.batch * settings.length))))
     shares: dict[str, Any] = {"warmup": settings.steps // 10, "decay": settings.steps // 5}
     return check(replace(settings, **{name: n for name, n in shares.items() if name not in given}))
