@@ -4,10 +4,10 @@
     grown = grow.widen("small", "base", out="my-base")     # verified, or an error and nothing written
     print(grown.verification.verdict)                      # lossless
 
-`plan`, `widen`, `deepen`, `upcycle`, `compare`, `verify`, `train`, `plot`, `inspect` and `families` have the names of
-the commands; `record` and `verify_against` are `grow verify --record` and `--against`. `new_entries` and `rates` say
-what is new in a grown parameter and how its copies learn. `integrations` is for the stock Trainer and for Accelerate.
-Importing grow imports no torch.
+`plan`, `widen`, `deepen`, `upcycle`, `compare`, `verify`, `train`, `run`, `plot`, `inspect` and `families` have the
+names of the commands; `price` is `grow run --dry-run`, `record` and `verify_against` are `grow verify --record` and
+`--against`. `new_entries` and `rates` say what is new in a grown parameter and how its copies learn. `integrations` is
+for the stock Trainer and for Accelerate. Importing grow imports no torch.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from grow.errors import BadInput, GrowError, Refused
 from grow.families import FAMILIES as families
 from grow.optimizer import new_entries, rates
 from grow.race import Comparison, compare
+from grow.run import price, run
 
 __all__ = [
     "BadInput",
@@ -51,8 +52,10 @@ __all__ = [
     "new_entries",
     "plan",
     "plot",
+    "price",
     "rates",
     "record",
+    "run",
     "train",
     "upcycle",
     "verify",

@@ -384,6 +384,7 @@ def train(
     *,
     out: str | os.PathLike,
     tokens: int | None = None,
+    flops: float | None = None,
     resume: bool = False,
     trust_checkpoint: bool = False,
     world: int | None = None,
@@ -399,6 +400,7 @@ def train(
     src       checkpoint: folder, hub id or bundled name; a resumed run knows its own
     data      folders of `grow.data.prepare`, "FOLDER:WEIGHT" of several; none: the bundled text
     tokens    how many to train on, instead of `steps`
+    flops     how many to spend, instead of `steps`: of a training step, as in metrics.jsonl
     resume    continue the run in `out`; what was set then must be so now, unless it changes nothing
     world     refuse to run on another number of processes than this
     source    what `src` grew from: stop unless both have the same validation loss before the first step
@@ -415,6 +417,7 @@ def train(
         data,
         out=out,
         tokens=tokens,
+        flops=flops,
         resume=resume,
         trust=trust_checkpoint,
         world=world,

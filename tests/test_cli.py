@@ -23,8 +23,8 @@ PLAIN = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFL
 # Growing either table is a decision.
 PUBLIC = {
     "BadInput", "Comparison", "Different", "GrowError", "Growth", "Inspection", "Refused",
-    "compare", "deepen", "families", "inspect", "integrations", "new_entries", "plan", "plot", "rates", "record",
-    "train", "upcycle", "verify", "verify_against", "widen",
+    "compare", "deepen", "families", "inspect", "integrations", "new_entries", "plan", "price", "plot", "rates",
+    "record", "run", "train", "upcycle", "verify", "verify_against", "widen",
 }  # fmt: skip
 EXACT = "--allow-lossy --assume-harmless --dtype --from --json --method --revision --seed --split"
 LAYERS = "--fill --place"
@@ -39,9 +39,10 @@ COMMANDS = {
     "verify": "SRC GROWN --against --json --overwrite --record --recover --report --revision --rung --samples --seed "
     "--tasks",
     "train": "--accumulate --batch --checkpointing --clip --compile --continue-schedule --data --decay --decay-shape "
-    "--documents --dtype --eval-every --freeze-old --from --json --keep --length --log-every --lr --optimizer --out "
-    "--resume --revision --rewarm --save-every --schedule --seed --skip --source --state --steps --tensorboard "
-    "--tokens --trust-checkpoint --warmup --weight-decay --world",
+    "--documents --dtype --eval-every --flops --freeze-old --from --json --keep --length --log-every --lr --optimizer "
+    "--out --plateau --resume --revision --rewarm --save-every --schedule --seed --skip --source --state --steps "
+    "--tensorboard --tokens --trust-checkpoint --warmup --weight-decay --world",
+    "run": "RECIPE --dry-run --json --list --out --resume --trust-checkpoint --world",
     "plot": "RUN... --baseline --json --out --overwrite",
     "data prepare": "INPUT... --field --json --no-end --out --overwrite --revision --seed --separator --split "
     "--tokenizer --validation",
@@ -155,6 +156,7 @@ def lines(pair: tuple[Path, Path], out: Path) -> dict[str, list[list[Any]]]:
         "compare": [["compare", *growth, "--methods", "lemon,llama-pro"]],
         "verify": [["verify", source, grown, "--rung", "certificate"]],
         "train": [["train", "--from", "small", "--out", out, "--steps", 1, "--batch", 1, "--length", 16]],
+        "run": [["run", "--list"]],
         "plot": [["plot", source.parent / "run", "--out", out.with_suffix(".svg"), "--overwrite"]],
         "data prepare": [["data", "prepare", "sotu-heldout", "--tokenizer", "small", "--out", out]],
         "inspect": [["inspect", source], ["inspect", grown]],
@@ -210,6 +212,7 @@ def test_the_parts_of_the_documents(grow_, pair, tmp_path):
             "schema", "path", "checkpoint", "step", "tokens", "loss", "val_loss", "seconds", "stopped", "settings",
             "notes",
         },
+        "run": {"schema", "recipes"},
         "plot": {"schema", "out", "baseline", "compared", "runs", "savings", "notes"},
         "data prepare": {
             "schema", "path", "dtype", "tokenizer", "splits", "sources", "seed", "validation", "grow",
@@ -362,6 +365,9 @@ BAD: dict[str, str] = {
     "train with a schedule misspelt": "train --from small --out out --schedule cosin",
     "train with a re-warming of words": "train --from small --out out --rewarm fast",
     "an unknown kind of data": "data prepair x",
+    "a recipe that is nowhere": "run nowhere.toml --out out",
+    "a bundled recipe misspelt": "run small-to-bsae --dry-run",
+    "a recipe that is a folder": "run source --dry-run",
 }
 FORKS = """
 import json, os, sys, tempfile

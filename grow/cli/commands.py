@@ -22,7 +22,7 @@ from grow.optimizer import POLICIES
 from grow.race import RATE
 from grow.tensors import DTYPE_NAMES, SPLITS
 from grow.train.schedule import SCHEDULES, SHAPES
-from grow.train.settings import COMPUTE, OPTIMIZERS
+from grow.train.settings import COMPUTE, OPTIMIZERS, plateau_of, rewarm_of
 from grow.verify.result import LADDER
 
 SOURCE = "SRC: a checkpoint folder, a hub id or a bundled name (small, small-gpt2, small-bert)."
@@ -421,15 +421,21 @@ def prepare_data(inputs, separator, no_end, as_json, **options) -> int:
 
 def _rewarm(_: Any, __: Any, text: str | None) -> tuple[float, int] | None:
     """RATIO:STEPS as numbers."""
-    if text is None:
-        return None
-    ratio, colon, steps = text.partition(":")
     try:
-        return float(ratio), int(steps) if colon else 250
+        return None if text is None else rewarm_of(text)
     except ValueError:
         raise BadInput(
             f"--rewarm {text}", what="is no RATIO:STEPS", why="a factor and for how long", fix="--rewarm 1.25:250"
         ) from None
+
+
+def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
+    """STEPS:NATS as numbers."""
+    try:
+        return None if text is None else plateau_of(text)
+    except ValueError:
+        why = "it ends where the validation loss fell by less than NATS over STEPS steps"
+        raise BadInput(f"--plateau {text}", what="is no STEPS:NATS", why=why, fix="--plateau 200:0.01") from None
 
 
 @cli.command()
@@ -443,6 +449,13 @@ def _rewarm(_: Any, __: Any, text: str | None) -> tuple[float, int] | None:
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="RUN", help="The run's folder.")
 @click.option("--steps", type=int, metavar="N", help="Optimizer steps [default: 100].")
 @click.option("--tokens", type=int, metavar="N", help="How many to train on, instead of --steps.")
+@click.option("--flops", type=float, metavar="F", help="How many to spend, instead of --steps.")
+@click.option(
+    "--plateau",
+    metavar="STEPS:NATS",
+    callback=_plateau,
+    help="End early (wsd: begin the decay) where the validation loss fell by less than NATS over STEPS steps.",
+)
 @click.option("--batch", type=int, metavar="B", help="Sequences of a step, over all processes [default: 8].")
 @click.option("--length", type=int, metavar="L", help="Tokens of one [default: the model's positions, at most 512].")
 @click.option("--accumulate", type=int, metavar="A", help="Parts that a step is computed in [default: 1].")
@@ -523,6 +536,32 @@ def plot(runs, as_json, **options) -> int:
     else:
         show.curves(found)
     return 0
+
+
+@cli.command()
+@click.argument("recipe", required=False)
+@click.option("--out", type=click.Path(path_type=Path), metavar="OUT", help="The run's folder [default: its name].")
+@click.option("--resume", is_flag=True, help="Go on in OUT where it stopped; stages not yet begun may have changed.")
+@click.option("--dry-run", is_flag=True, help="Price every stage, measure its time on a random model, write nothing.")
+@click.option("--list", "listed", is_flag=True, help="Name the recipes that come with grow.")
+@click.option("--world", type=click.IntRange(1), metavar="N", help="Fail unless there are N processes (torchrun).")
+@click.option("--trust-checkpoint", is_flag=True, help="Resume a run whose files belong to somebody else.")
+@as_json
+@click.pass_context
+def run(ctx, recipe, listed, dry_run, as_json, **options) -> int:
+    """Carry out a staged recipe: train, grow, train. RECIPE is a TOML file or a bundled one's name.
+
+    Exit code 130: SIGTERM or SIGINT came; --resume goes on from there, to the same bits.
+    """
+    from grow.cli import recipes
+
+    if listed:
+        return recipes.listed(as_json)
+    if recipe is None:
+        raise click.MissingParameter(ctx=ctx, param_hint="'RECIPE'", param_type="argument")
+    if dry_run:
+        return recipes.price(recipe, as_json)
+    return recipes.run(recipe, as_json, **options)
 
 
 @cli.command()

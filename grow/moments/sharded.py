@@ -63,7 +63,7 @@ def _carried(path: Path, document: dict[str, Any]) -> Carried:
             CLASSES[settings["optimizer"]],
             int(document["step"]),
             int(document["tokens"]) + int(before.get("tokens") or 0),
-            dict(settings),
+            {**settings, "steps": document.get("end", settings["steps"])},  # a plateau may have ended it early
             tuple({"tokens": d["tokens"], "weight": d["weight"]} for d in document["data"]),
             settings["skip"] + own,
             str(document["objective"]),

@@ -54,10 +54,16 @@ def open_sources(
     if not sources:
         folder = run / "data"
         with world.together():
-            if world.first and not folder.exists():
-                prepare([BUNDLED], tokenizer=model, out=folder, validation=0.05, seed=0)
+            if world.first:
+                bundled_tokens(folder, model)
         sources = [Source(str(folder), None)]
     return sources, [Corpus.open(source.path) for source in sources]
+
+
+def bundled_tokens(folder: Path, model: str) -> None:
+    """The bundled text as the model's own tokenizer reads it, unless it is there."""
+    if not folder.exists():
+        prepare([BUNDLED], tokenizer=model, out=folder, validation=0.05, seed=0)
 
 
 class Data:

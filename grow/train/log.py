@@ -100,6 +100,12 @@ def last_losses(path: Path, done: int) -> tuple[float | None, float | None]:
     return loss, val
 
 
+def validation_losses(path: Path, done: int) -> list[tuple[int, float]]:
+    """(step, validation loss) of every evaluation up to step `done`."""
+    entries = [json.loads(line) for line in kept_lines(path, done)]
+    return [(entry["step"], entry["val_loss"]) for entry in entries if "val_loss" in entry]
+
+
 def check_board() -> None:
     """BadInput where tensorboard is not installed, before anything is begun."""
     try:

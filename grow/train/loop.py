@@ -21,6 +21,7 @@ from grow.train.model import computing, inputs, loss_sum
 from grow.train.objectives import IGNORED
 from grow.train.optim import clip_gradients, gradient_norm, set_rate
 from grow.train.parallel import World, reshard
+from grow.train.plateau import Plateau
 from grow.train.settings import Settings
 
 
@@ -46,27 +47,31 @@ class Loop:
     val_loss: float | None = None
     stopped: str = ""
     computing: Callable[[], AbstractContextManager] = field(init=False)
+    plateau: Plateau = field(init=False)
 
     def __post_init__(self) -> None:
         self.computing = computing(self.settings, self.world.device)
+        self.plateau = Plateau(self.settings)
 
     def run(self, log: Log | None, save: Callable[[Loop], None], signals: Signals) -> None:
         """Until the last step or a signal; ends with a checkpoint either way."""
         s = self.settings
-        while self.step < s.steps and not self.stopped:
+        while self.step < self.plateau.end and not self.stopped:
             began = time.perf_counter()
-            lr, (loss, norm, tokens, asked) = s.rate(self.step), self.one(signals)
+            lr, (loss, norm, tokens, asked) = self.plateau.planned.rate(self.step), self.one(signals)
             seconds = time.perf_counter() - began
             self.step, self.tokens, self.loss = self.step + 1, self.tokens + tokens, loss
             self.seconds += seconds
             self.stopped = asked
             entry = {"step": self.step, "tokens": self.tokens, "loss": loss, "lr": lr, "grad_norm": norm}
             entry |= {"flops": self.flops, "seconds": self.seconds, "tokens_per_second": tokens / seconds}
-            last = self.step == s.steps
-            if self.step % s.eval_every == 0 or last:
+            if self.step % s.eval_every == 0 or self.step == self.plateau.end:
                 entry |= self.evaluated()
             if log is not None:
                 log.record(entry)
+            if "val_loss" in entry and self.plateau.add(self.step, entry["val_loss"]) and log is not None:
+                log.note(f"a plateau behind step {self.step}: the last one is {self.plateau.end}")
+            last = self.step == self.plateau.end
             if self.step % s.save_every == 0 or last or self.stopped:
                 if log is not None:
                     log.sync()
@@ -78,7 +83,7 @@ class Loop:
 
     def one(self, signals: Signals) -> tuple[float, float, int, str]:
         """One optimizer step: (loss per predicted token, global gradient norm, tokens, the signal that came)."""
-        set_rate(self.optimizers, self.settings.rate(self.step))
+        set_rate(self.optimizers, self.plateau.planned.rate(self.step))
         loss, tokens, asked = self.accumulate(signals)
         if self.new is not None:
             self.new.mask_gradients()

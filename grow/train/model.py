@@ -77,6 +77,16 @@ def capacity(config: Mapping[str, Any]) -> int | None:
     return next((int(config[name]) for name in CAPACITY if isinstance(config.get(name), int)), None)
 
 
+def check_length(length: int, limit: int | None) -> None:
+    if limit is not None and length > limit:
+        raise BadInput(
+            f"--length {length}",
+            what=f"is more than the {limit} positions of the model",
+            why="a position beyond them has no embedding, or was never trained",
+            fix=f"--length {limit}, or grow widen --to max_position_embeddings={length}",
+        )
+
+
 def check_documents(config: Any, kind: str) -> None:
     """Refused where a mask of documents would not be what the model attends to."""
     if kind != "causal":
@@ -128,6 +138,20 @@ def loss_sum(model: Any, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def tokens_for(flops: float, checkpoint: Checkpoint, length: int, given: Mapping[str, Any], tokens: int | None) -> int:
+    """Tokens that `flops` pay for; BadInput where another budget is given too."""
+    if tokens is not None or "steps" in given:
+        other = "--steps" if tokens is None else "--tokens"
+        raise BadInput("--flops", what=f"given with {other}", why="one follows from the other", fix="give one")
+    number = isinstance(flops, (int, float)) and not isinstance(flops, bool)
+    if not number or not 0 < flops < 1e40:
+        why = "a run costs a positive number of them"
+        raise BadInput(f"--flops {flops}", what="cannot be", why=why, fix="--flops 1e15")
+    if not isinstance(length, int) or length < 1:
+        raise BadInput(f"--length {length}", what="cannot be", why="a number of tokens", fix="--length 256")
+    return max(1, round(flops / flops_per_token(checkpoint, length)))
 
 
 def flops_per_token(checkpoint: Checkpoint, length: int) -> float:

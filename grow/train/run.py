@@ -27,9 +27,18 @@ from grow.train.first import first_loss
 from grow.train.folder import RUN, check_run, locked, removed_unless_begun
 from grow.train.grown import NewEntries, tensors_of
 from grow.train.inputs import Data, Source, open_data, parse_sources
-from grow.train.log import METRICS, Log, check_board, last_losses
+from grow.train.log import METRICS, Log, check_board, last_losses, validation_losses
 from grow.train.loop import Loop, Signals
-from grow.train.model import LONGEST, capacity, check_documents, flops_per_token, load_model, tokenizer_of
+from grow.train.model import (
+    LONGEST,
+    capacity,
+    check_documents,
+    check_length,
+    flops_per_token,
+    load_model,
+    tokenizer_of,
+    tokens_for,
+)
 from grow.train.objectives import objective_of
 from grow.train.optim import build_optimizers
 from grow.train.parallel import World, shard, world_of
@@ -44,6 +53,7 @@ def train(
     *,
     out: str | os.PathLike,
     tokens: int | None,
+    flops: float | None,
     resume: bool,
     trust: bool,
     world: int | None,
@@ -68,7 +78,7 @@ def train(
                     stack.enter_context(removed_unless_begun(run))
                 stack.enter_context(locked(run))
         request = _Request(
-            src, sources, run, tokens, resume, trust, source, state, continue_schedule, revision, dict(given)
+            src, sources, run, tokens, flops, resume, trust, source, state, continue_schedule, revision, dict(given)
         )
         return request.carry_out(here, stack, quiet)
 
@@ -82,6 +92,7 @@ class _Request:
         data: list[Source],
         run: Path,
         tokens: int | None,
+        flops: float | None,
         resume: bool,
         trust: bool,
         source: Any,
@@ -90,7 +101,7 @@ class _Request:
         revision: str | None,
         given: dict[str, Any],
     ) -> None:
-        self.src, self.data, self.path, self.tokens, self.resume = src, data, run, tokens, resume
+        self.src, self.data, self.path, self.tokens, self.flops, self.resume = src, data, run, tokens, flops, resume
         self.trust, self.source, self.revision, self.given = trust, source, revision, given
         self.policy, self.continue_schedule = state, continue_schedule
         self.notes: list[str] = []
@@ -118,6 +129,8 @@ class _Request:
             load_state(last / checkpoints.STATE, loop.model, loop.optimizers, world)
             loop.step, loop.tokens, loop.seconds = stored["step"], stored["tokens"], stored.get("seconds", 0.0)
             loop.loss, loop.val_loss = last_losses(self.path / METRICS, loop.step)
+            for step, loss in validation_losses(self.path / METRICS, loop.step):
+                loop.plateau.add(step, loss)
         else:
             with world.together():
                 start.fill(loop.model, loop.optimizers)
@@ -128,6 +141,8 @@ class _Request:
         if last is None:
             first, told = first_loss(loop, checkpoint, self.source, world, exact=start.exact, trust=self.trust)
             self.notes += [*start.notes, *told]
+        if first:
+            loop.plateau.add(loop.step, first["val_loss"])
         done = loop.step if last is not None else 0
         log = Log(self.path, settings, done=done, steps=settings.steps, quiet=quiet) if world.first else None
         if log is not None:
@@ -141,13 +156,15 @@ class _Request:
 
         def save(loop: Loop) -> None:
             done = {"step": loop.step, "tokens": loop.tokens, "flops": loop.flops, "seconds": loop.seconds}
-            document = {**record, **done, "settings": settings.document()}
+            document = {**record, **done, "end": loop.plateau.end, "settings": settings.document()}
             checkpoints.save(self.path, loop.step, origin, loop.model, loop.optimizers, document, world)
             if world.first:
                 checkpoints.prune(self.path, settings.keep)
 
         with Signals() as signals:
             loop.run(log, save, signals)
+        if loop.plateau.at is not None:
+            self.notes.append(f"a plateau behind step {loop.plateau.at}: the last one is {loop.plateau.end}")
         return Training(
             self.path,
             checkpoints.folder_of(self.path, loop.step),
@@ -215,24 +232,24 @@ class _Request:
 
     def _settings(self, checkpoint: Checkpoint, stored: Mapping[str, Any], start: Start) -> Settings:
         limit = capacity(checkpoint.config)
-        if stored:
-            settings = resumed(Settings.from_document(stored["settings"]), self.given, self.tokens, stored["step"])
-        elif self.resume:
-            begun = strict_json((self.path / RUN).read_bytes(), str(self.path / RUN), "another --out")
-            settings = resumed(Settings.from_document(begun["settings"]), self.given, self.tokens, 0)
-        elif self.continue_schedule:
-            settings = start.continued(self.given, self.tokens, min(limit or LONGEST, LONGEST))
+        length = min(limit or LONGEST, LONGEST)
+        if self.resume:
+            begun = stored or strict_json((self.path / RUN).read_bytes(), str(self.path / RUN), "another --out")
+            before = Settings.from_document(begun["settings"])
+            settings = resumed(before, self.given, self._tokens(checkpoint, before.length), stored.get("step", 0))
         else:
-            settings = settings_of(self.given, self.tokens, min(limit or LONGEST, LONGEST))
+            tokens = self._tokens(checkpoint, self.given.get("length", length))
+            make = start.continued if self.continue_schedule else settings_of
+            settings = make(self.given, tokens, length)
         start.check(settings)
-        if limit is not None and settings.length > limit:
-            raise BadInput(
-                f"--length {settings.length}",
-                what=f"is more than the {limit} positions of the model",
-                why="a position beyond them has no embedding, or was never trained",
-                fix=f"--length {limit}, or grow widen --to max_position_embeddings={settings.length}",
-            )
+        check_length(settings.length, limit)
         return settings
+
+    def _tokens(self, checkpoint: Checkpoint, length: int) -> int | None:
+        """How many to train on, None where the steps say it."""
+        return (
+            self.tokens if self.flops is None else tokens_for(self.flops, checkpoint, length, self.given, self.tokens)
+        )
 
     def _loop(self, checkpoint: Checkpoint, settings: Settings, start: Start, world: World) -> tuple[Data, Loop]:
         grown = read_record(checkpoint.path)

@@ -30,6 +30,7 @@ class Settings:
     dtype          of the computation; weights, gradients and moments are float32 (float64 with float64)
     rewarm         (ratio, steps) of the updates of new entries, see `schedule.rewarm`
     freeze_old     entries that a growth carried over keep their bits
+    plateau        (steps, nats): the run ends early, see `grow.train.plateau`
     documents      tokens see their own document only
     keep           how many checkpoints stay; one with a file KEEP in it always stays
     skip           sequences of the data's order that were read before the first step
@@ -52,6 +53,7 @@ class Settings:
     documents: bool = False
     rewarm: tuple[float, int] | None = None
     freeze_old: bool = False
+    plateau: tuple[int, float] | None = None
     seed: int = 0
     checkpointing: bool = False
     compile: bool = False
@@ -84,7 +86,8 @@ class Settings:
         )
 
     def document(self) -> dict[str, Any]:
-        return {**asdict(self), "rewarm": list(self.rewarm) if self.rewarm else None}
+        pairs = {name: list(pair) if (pair := getattr(self, name)) else None for name in ("rewarm", "plateau")}
+        return {**asdict(self), **pairs}
 
     @classmethod
     def from_document(cls, stored: Mapping[str, Any]) -> Settings:
@@ -92,8 +95,12 @@ class Settings:
         names = {f.name for f in fields(cls)}
         if set(stored) != names:
             raise ValueError(f"settings: {sorted(names ^ set(stored))}")
-        rewarm = stored["rewarm"]
-        return check(cls(**{**stored, "rewarm": None if rewarm is None else (float(rewarm[0]), int(rewarm[1]))}))
+        rewarm, plateau = stored["rewarm"], stored["plateau"]
+        pairs: dict[str, Any] = {
+            "rewarm": None if rewarm is None else (float(rewarm[0]), int(rewarm[1])),
+            "plateau": None if plateau is None else (int(plateau[0]), float(plateau[1])),
+        }
+        return check(cls(**{**stored, **pairs}))
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,7 @@ def settings_of(given: Mapping[str, Any], tokens: int | None, length: int) -> Se
     if tokens is not None:
         if "steps" in given:
             raise BadInput("--tokens", what="given with --steps", why="one follows from the other", fix="give one")
-        check(settings)
+        check(replace(settings, steps=(1 << 63) - 1))  # a warm-up and a decay have to fit into what is found here
         settings = replace(settings, steps=max(1, math.ceil(tokens / (settings.batch * settings.length))))
     shares: dict[str, Any] = {"warmup": settings.steps // 10, "decay": settings.steps // 5}
     return check(replace(settings, **{name: n for name, n in shares.items() if name not in given}))
@@ -188,16 +195,17 @@ def resumed(stored: Settings, given: Mapping[str, Any], tokens: int | None, done
     """The settings of a run that continues after `done` steps: what was given now must be what it was then, unless
     it may change. BadInput names the field.
 
-    The schedule may change as long as no step so far would have had another rate: a stable phase may be prolonged.
+    The schedule may change as long as no step so far would have had another rate: a stable phase may be prolonged,
+    but not one that a plateau may have ended.
     """
     _known(given)
     given = dict(given)
     if tokens is not None:
-        given["steps"] = max(1, math.ceil(tokens / (stored.batch * stored.length)))
+        given["steps"] = stored.begin + max(1, math.ceil(tokens / (stored.batch * stored.length)))
     wanted = check(replace(stored, **given))
     changed = [f.name for f in fields(Settings) if getattr(wanted, f.name) != getattr(stored, f.name)]
     schedule = [name for name in changed if name in RATES]
-    if schedule and all(wanted.rate(step) == stored.rate(step) for step in range(done)):
+    if schedule and stored.plateau is None and all(wanted.rate(step) == stored.rate(step) for step in range(done)):
         changed = [name for name in changed if name not in RATES]
     for name in changed:
         if name not in FREE:
@@ -241,7 +249,21 @@ def check(s: Settings) -> Settings:
         raise _bad("accumulate", s.accumulate, why, f"a divisor of --batch {s.batch}")
     if s.rewarm is not None and not (0 < s.rewarm[0] < 100 and s.rewarm[1] >= 1):
         raise _bad("rewarm", f"{s.rewarm[0]}:{s.rewarm[1]}", "RATIO:STEPS, both above 0", "--rewarm 1.25:250")
+    if s.plateau is not None and not (s.plateau[0] >= 1 and math.isfinite(s.plateau[1])):
+        raise _bad("plateau", f"{s.plateau[0]}:{s.plateau[1]}", "STEPS:NATS, at least one step", "--plateau 200:0.01")
     return s
+
+
+def rewarm_of(text: str) -> tuple[float, int]:
+    """RATIO:STEPS as numbers; ValueError when they are none. RATIO alone is for 250 steps."""
+    ratio, colon, steps = text.partition(":")
+    return float(ratio), int(steps) if colon else 250
+
+
+def plateau_of(text: str) -> tuple[int, float]:
+    """STEPS:NATS as numbers; ValueError when they are none."""
+    steps, _, nats = text.partition(":")
+    return int(steps), float(nats)
 
 
 def option(name: str) -> str:

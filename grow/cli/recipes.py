@@ -1,0 +1,125 @@
+"""`grow run`: what a recipe will cost, and how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+import grow
+from grow.cli import show
+from grow.cli.progress import Progress, size
+
+INTERRUPTED = 130
+
+
+def listed(as_json: bool) -> int:
+    """The bundled recipes, with the first line of each."""
+    from grow.run.recipe import bundled
+
+    found = {name: _headline(path) for name, path in bundled().items()}
+    if as_json:
+        show.print_json({"schema": 1, "recipes": found})
+    else:
+        show.table(("recipe", "what it does"), found.items())
+    return 0
+
+
+def price(recipe: str, as_json: bool) -> int:
+    with Progress(quiet=as_json) as progress:
+        found = grow.price(recipe, progress=progress.rung)
+    document = found.document()
+    if as_json:
+        show.print_json(document)
+        return 0
+    rows = [*document["stages"], *([document["baseline"]] if document["baseline"] else [])]
+    click.echo(f"{document['recipe']}: {len(document['stages'])} stages, priced on {document['machine']}")
+    head = ("stage", "kind", "parameters", "tokens", "steps", "FLOPs", "memory", "disk", "time")
+    show.table(head, [*map(_priced, rows), _priced({**document["total"], "name": "total", "kind": ""})])
+    click.echo("memory: weights, gradients and moments, activations not counted; time: of the training steps, measured")
+    for row in rows:
+        if row["at_most"]:
+            click.echo(f"note: {row['name']} may end earlier, at a plateau")
+        if row["note"]:
+            click.echo(f"note: {row['name']}: {row['note']}")
+    return 0
+
+
+def run(recipe: str, as_json: bool, **options: Any) -> int:
+    """Carry it out; 130 when it was interrupted."""
+    with Progress(quiet=as_json) as progress:
+        try:
+            done = grow.run(
+                recipe,
+                quiet=as_json,
+                on_stage=lambda line: None if as_json or not show.first_process() else click.echo(line, err=True),
+                progress=progress.rung,
+                **options,
+            )
+        except KeyboardInterrupt:
+            click.echo("interrupted: the stage was not finished; --resume goes on with it", err=True)
+            return INTERRUPTED
+    if show.first_process():
+        if as_json:
+            show.print_json(done.document())
+        else:
+            _finished(done)
+    return INTERRUPTED if done.stopped else 0
+
+
+def _finished(done: Any) -> None:
+    head = ("stage", "kind", "parameters", "tokens", "FLOPs", "seconds", "loss", "verdict")
+    rows = [*done.stages, *([done.baseline] if done.baseline else [])]
+    show.table(head, map(_row, rows))
+    if done.stopped:
+        click.echo(f"stopped by {done.stopped}; --resume goes on from there")
+        return
+    click.echo(f"{done.final} is the last checkpoint, {done.report} says how it went")
+
+
+def _row(entry: Mapping[str, Any]) -> list[str]:
+    losses = [entry.get(key) for key in ("loss_before", "loss_after")]
+    status = entry.get("verdict") or ("" if entry["status"] == "done" else entry["status"])
+    return [
+        entry["name"],
+        entry["kind"],
+        *(_number(entry.get(key), how) for key, how in (("parameters", ","), ("tokens", ","), ("flops", ".3g"))),
+        _number(entry.get("seconds"), ",.1f"),
+        " -> ".join(f"{loss:.4f}" for loss in losses if loss is not None),
+        status,
+    ]
+
+
+def _priced(row: Mapping[str, Any]) -> list[str]:
+    return [
+        row["name"],
+        row["kind"],
+        _number(row.get("parameters"), ","),
+        _number(row["tokens"], ","),
+        _number(row["steps"], ","),
+        _number(row["flops"], ".3g"),
+        size(row["train_bytes"]) if row["train_bytes"] else "",
+        size(row["disk_bytes"]) if row["disk_bytes"] else "",
+        _clock(row["seconds"]),
+    ]
+
+
+def _number(value: float | None, how: str) -> str:
+    return format(value, how) if value else ""
+
+
+def _clock(seconds: float | None) -> str:
+    """`12 s`, `3 min 20 s`, `5 h 12 min`."""
+    if not seconds:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds) // 60
+    return f"{minutes} min {round(seconds) % 60:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _headline(path: Path) -> str:
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    return first.lstrip("# ").strip()
