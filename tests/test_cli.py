@@ -29,7 +29,7 @@ PUBLIC = {
 EXACT = "--allow-lossy --assume-harmless --dtype --from --json --method --revision --seed --split"
 LAYERS = "--fill --place"
 GROWTH = f"{EXACT} {LAYERS} --deepen --new-tokens --operator --to"
-WRITING = "--dry-run --max-shard-size --no-verify --out --overwrite --state --trust-checkpoint"
+WRITING = "--dry-run --max-shard-size --no-verify --out --overwrite --state --trust-checkpoint --world"
 COMMANDS = {
     "widen": f"{GROWTH} {WRITING}",
     "deepen": f"{EXACT} {LAYERS} {WRITING} --layers",

@@ -54,6 +54,8 @@ def emit_error(error: GrowError) -> None:
 
 def emit_usage(error: click.ClickException) -> None:
     """click's own message, with --json as a document too."""
+    if not first_process():
+        return
     error.show()
     if "--json" in sys.argv[1:]:
         command = getattr(getattr(error, "ctx", None), "command_path", "grow")

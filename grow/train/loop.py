@@ -14,18 +14,21 @@ from typing import Any
 import torch
 
 from grow.errors import GrowError
+from grow.parallel import World
 from grow.train.grown import NewEntries
 from grow.train.inputs import Data
 from grow.train.log import Log
 from grow.train.model import computing, inputs, loss_sum
 from grow.train.objectives import IGNORED
 from grow.train.optim import clip_gradients, gradient_norm, set_rate
-from grow.train.parallel import World, reshard
+from grow.train.parallel import reshard
 from grow.train.settings import Settings
 
 
 class NotFinite(GrowError):
     """A loss or a gradient is NaN or infinite; nothing was stepped, the last checkpoint is as it was. Exit code 2."""
+
+    shared = True  # it is a sum over all processes, so each of them raises it
 
 
 @dataclass
