@@ -514,9 +514,8 @@ def _write(the_plan: Plan, checkpoint: Checkpoint, folder: Path, shard: int, nam
             write_json(folder / "config.json", the_plan.new_config)
             copy_companions(checkpoint, folder, the_plan)
             spent = spent_on(checkpoint.path)
-            write_json(
-                folder / NAME, record_of(the_plan, source=name, version=__version__, tensors=digests, spent=spent)
-            )
+            record = record_of(the_plan, source=name, version=__version__, tensors=digests, spent=spent)
+            write_json(folder / NAME, record)
 
 
 def _verified(

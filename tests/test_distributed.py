@@ -17,11 +17,15 @@ from typing import Any
 import pytest
 import tiny
 import together
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import grow
+from grow.describe import plan_document
 from grow.engine import share
 from grow.errors import BadInput
 from grow.parallel import World, is_shared
+from grow.portion import portions
 
 ROOT = Path(grow.__file__).parents[1]
 FAULTS = ("full", "apart", "other", "missing", "different")
@@ -171,3 +175,75 @@ def test_an_error_that_all_know_of_is_known_through_what_it_causes():
     other = ValueError()
     other.__context__ = one
     assert is_shared(other)
+
+
+# Memory of one process
+
+
+def counted_by_torch(model: Any, processes: int) -> float:
+    """Bytes at the peak of two steps of two parts on one of so many processes, without activations and inputs. The
+    others are made up: torch's "fake" backend communicates with nobody."""
+    import torch.distributed as dist
+    from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    from grow.train.parallel import shard
+
+    dist.init_process_group("fake", rank=0, world_size=processes, store=FakeStore())
+    try:
+        mesh = dist.device_mesh.init_device_mesh("cpu", (processes,))
+        shard(model, World(0, processes, torch.device("cpu"), mesh))
+        optimizer = torch.optim.AdamW(model.parameters())
+        tracker = FSDPMemTracker(model, optimizer)
+        tracker.track_inputs(())
+        ids = torch.randint(0, 50, (1, 4))
+        with tracker:
+            for _ in range(2):
+                for _ in range(2):
+                    tracker.reset_mod_stats()
+                    model(input_ids=ids, use_cache=False).logits.square().mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        (found,) = tracker.get_tracker_snapshot("peak").values()
+        left = {str(kind).split(".")[-1]: count for kind, count in found.items()}
+        return left["Total"] - left["ACT"] - left["INP"]
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's tool, and the backend that it runs on
+@pytest.mark.parametrize(
+    ("processes", "fields"),
+    [
+        (8, dict(vocab_size=500, tie_word_embeddings=False)),  # behind a block's backward pass
+        (5, dict(vocab_size=6000, tie_word_embeddings=False)),  # when a forward pass begins
+        (8, dict(vocab_size=6000, tie_word_embeddings=True)),  # when a table's two gradients are added
+    ],
+)
+def test_the_memory_of_a_process_is_what_torch_counts(processes, fields):
+    sizes = dict(hidden_size=96, intermediate_size=250, num_hidden_layers=5, num_attention_heads=6, **fields)
+    model = LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **sizes))
+    found, _ = portions(grow.plan(model, {"layers": 6}), processes)
+    # norms are gathered beside the matrices, and torch's optimizer keeps a number per parameter
+    assert found.total == pytest.approx(counted_by_torch(model, processes), rel=0.02)
+
+
+def test_a_plan_says_it_when_asked(folder):
+    plan = grow.plan(folder / "source", "2x")
+    assert "world" not in plan_document(plan)
+    alone, shared = (plan_document(plan, count)["world"] for count in (1, 3))
+    parameters = plan.parameters
+    for side, count in zip(("old", "new"), parameters):
+        assert alone[side]["total"] == 16 * count
+        assert alone[side]["in_flight"] == 0
+        assert shared[side]["weights"] >= 4 * count / 3
+        assert shared[side]["moments"] == 2 * shared[side]["weights"]
+
+
+def test_experts_that_are_fused_in_memory_are_loaded_whole(folder):
+    plan = grow.plan(
+        folder / "source", None, upcycling=dict(experts=4, top_k=None, granularity=1, every=1, route="routed")
+    )
+    old, new = portions(plan, 4)
+    assert new.loading == 4 * plan.parameters[1]
+    assert old.loading < 4 * plan.parameters[0]

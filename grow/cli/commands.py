@@ -205,7 +205,7 @@ def _grow(src: str, to: Any, options: dict[str, Any]) -> int:
     if dry_run:
         the_plan = api.plan(src, to, **options)
         api.check_state(src, the_plan, written["state"], written["trust_checkpoint"], revision=options["revision"])
-        return _show_plan(the_plan, as_json)
+        return _show_plan(the_plan, as_json, world if world > 1 else None)
     with Progress(quiet=as_json or not show.first_process()) as progress:
         told: dict[str, Any] = {"progress": progress.bytes, "on_rung": progress.rung}
         grown = api.widen(src, to, verify=verify, world=world, **told, **written, **options)
@@ -220,9 +220,12 @@ def _grow(src: str, to: Any, options: dict[str, Any]) -> int:
 
 @cli.command()
 @growth
-def plan(src, to, as_json, **options) -> int:
+@click.option(
+    "--world", type=click.IntRange(1), metavar="N", help="Also the memory of each of N processes that train it."
+)
+def plan(src, to, as_json, world, **options) -> int:
     """Show what widen would do: axes, tensors, config, parameters, FLOPs, memory, disk. No byte is written."""
-    return _show_plan(api.plan(src, to, **_growth_options(options)), as_json)
+    return _show_plan(api.plan(src, to, **_growth_options(options)), as_json, world)
 
 
 class _Verify(click.Command):
@@ -570,11 +573,11 @@ def _fields(text: str) -> tuple[str, ...]:
     return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
-def _show_plan(the_plan, as_json: bool) -> int:
+def _show_plan(the_plan, as_json: bool, world: int | None) -> int:
     if as_json:
         from grow.describe import plan_document
 
-        show.print_json(plan_document(the_plan))
+        show.print_json(plan_document(the_plan, world))
     else:
-        show.plan(the_plan)
+        show.plan(the_plan, world)
     return 0

@@ -102,7 +102,8 @@ class Loop:
         """Gradients of the mean loss over every predicted token of the step, wherever it was computed.
 
         A part's gradient is that of its *sum*, divided by the tokens of the whole step: a mean of means would weigh
-        a token by how many others its part has. FSDP2 averages over processes, which `size` undoes.
+        a token by how many others its part has. FSDP2 averages over processes, which `size` undoes, and parts the
+        gradient of each part: summed up before, the whole model's would lie on every process.
         """
         parts = list(self.data.parts(self.step))
         mine = sum(int((part["labels"] != IGNORED).sum()) for part in parts)
@@ -110,8 +111,6 @@ class Loop:
         total = torch.zeros((), dtype=torch.float64, device=self.world.device)
         self.model.train()
         for number, part in enumerate(parts):
-            if self.world.size > 1:
-                self.model.set_requires_gradient_sync(number == len(parts) - 1)
             torch.manual_seed(self._seed(number))
             with self.computing():
                 loss = loss_sum(self.model, inputs(part, self.world.device))
