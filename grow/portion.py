@@ -11,8 +11,8 @@ largest block, what is in flight is the largest of
     R + H + 4B            backward: the head's gradient stays, two blocks are gathered, two blocks' gradients are parted
     R + H + T + B, + T    its end: a table's gradient is dense; where it is tied, both are there beside their sum
 
-`torch.distributed._tools.fsdp2_mem_tracker` counts as much (tests/test_distributed.py) for a step of several
-parts; with one, some of the gradient is not there yet at the peak. Activations, and what a compiler or nccl keeps, are not counted.
+torch's FSDPMemTracker counts as much (tests/test_distributed.py) for a step of several parts; with one, some of the
+gradient is not there yet at the peak. Activations, and what a compiler or nccl keeps, are not counted.
 """
 
 from __future__ import annotations
