@@ -66,11 +66,11 @@ class World:
                 raise error
             return [value]
         found = self._exchanged((_portable(error), value))
-        failed = next((e for e, _ in found if e is not None), None)
-        if failed is not None:
-            failed = error or failed
-            failed.shared = True  # type: ignore[attr-defined]
-            raise failed
+        errors: list[Any] = [e for e, _ in found if e is not None]
+        if errors:
+            told: Any = error or errors[0]
+            told.shared = True
+            raise told
         return [theirs for _, theirs in found]
 
     @contextlib.contextmanager

@@ -13,10 +13,10 @@ from typing import Any
 
 from grow.checkpoint.staging import check_output
 from grow.errors import BadInput
+from grow.parallel import World
 from grow.provenance import config_sha256
 from grow.train.inputs import Data, Source
 from grow.train.log import METRICS
-from grow.train.parallel import World
 
 RUN = "run.json"
 LOCK = ".lock"
