@@ -8,6 +8,7 @@ bigger = grow.widen(model, {"hidden_size": 512}).model # in memory: a stock PreT
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -22,15 +23,16 @@ from grow.card import model_card
 from grow.checkpoint.header import show
 from grow.checkpoint.locate import locate
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
-from grow.checkpoint.staging import Staging
-from grow.checkpoint.writer import ShardWriter, write_json
+from grow.checkpoint.shared import staged
+from grow.checkpoint.writer import write_json
 from grow.companions import copy_companions
-from grow.engine import FileSource, write_plan
+from grow.engine import FileSource, share, write_plan
 from grow.errors import BadInput, GrowError
 from grow.families import family_of
 from grow.family import Family
 from grow.match import Match, check_duplicates, match
 from grow.methods import DEFAULT
+from grow.parallel import World, world_of
 from grow.plan import Plan, plan_for
 from grow.provenance import NAME, record_of
 from grow.savings import Curves
@@ -178,6 +180,7 @@ def widen(
     max_shard_size: str | int = SHARD_SIZE,
     overwrite: bool = False,
     verify: bool = True,
+    world: int | None = None,
     revision: str | None = None,
     assume_harmless: Sequence[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -203,7 +206,8 @@ def widen(
                is said), "carry" (copies share it) or "drop" (nothing); named and not there, it is an error
     trust_checkpoint  read the state of a run whose files belong to somebody else
     upcycling  experts, top_k, granularity, every and route, as `upcycle` says
-    progress   called with (bytes written, bytes in all)
+    world      share the work among so many processes (torchrun), all of which call this; None: this one does it alone
+    progress   called with (bytes written, bytes in all) of this process
 
     Raises BadInput, Refused: nothing was written. Different: verification failed, nothing was kept.
     """
@@ -230,47 +234,36 @@ def widen(
             fix="model = AutoModel….from_pretrained(src), then grow.widen(model, to, optimizer=optimizer)",
         )
     shard = parse_size(max_shard_size)
+    folder = Path(out) if out is not None else Path(default_name(src, to, upcycling))
     with ExitStack() as stack:
+        here = stack.enter_context(world_of(world or 1, train=False))
+        stack.enter_context(here.together())
         source = opened(src, revision=revision, assume_harmless=assume_harmless)
         checkpoint, family, matched = stack.enter_context(source)
         the_plan = plan_for(family, matched, to, **options)
-        folder = Path(out) if out is not None else Path(default_name(src, to, upcycling))
+        _check_same(the_plan, checkpoint, here)
         moments, told = _training_state(stack, checkpoint, the_plan, state, trust_checkpoint)
         needed = the_plan.nbytes + (moments.nbytes if moments else 0)
         # room for the result, and for the float64 proof beside it only if somebody asks for it
-        with Staging(folder, source=checkpoint.path, overwrite=overwrite, needed=needed) as stage:
-            _write(the_plan, checkpoint, stage.path, shard, show(src, LINE), progress)
+        with staged(folder, here, source=checkpoint.path, overwrite=overwrite, needed=needed) as stage:
+            _write(the_plan, checkpoint, stage.path, shard, show(src, LINE), progress, here)
             found = None
-            if verify:
-                with open_checkpoint(stage.path) as grown:
-                    found = verify_folders(
-                        checkpoint,
-                        grown,
-                        rungs=LOSSY if the_plan.lossy else FUNCTION,
-                        seed=seed,
-                        names=(show(src, LINE), show(folder, LINE)),
-                        progress=on_rung,
-                    )
-                if not (_as_declared(found) if the_plan.lossy else found.lossless):
-                    raise Different(
-                        str(folder),
-                        what=f"is {found.verdict} after the growth; it was not kept",
-                        why=next(
-                            (f"{r.name}: {r.reason}" for r in found.checks if r.status == "fail"),
-                            "no rung could run",
-                        ),
-                        fix="report this with the plan (grow plan --json); --no-verify keeps the result, unverified",
-                        verification=found,
-                    )
-                _record(stage.path, "verification", found.to_dict())
+            with here.together():
+                if verify and here.first:
+                    names = show(src, LINE), show(folder, LINE)
+                    found = _verified(the_plan, checkpoint, stage.path, names, on_rung)
             if moments:
-                moments.write(stage.path, shard)
-                _record(stage.path, "state", moments.document())
-            (stage.path / "README.md").write_text(model_card(the_plan, str(src), found), encoding="utf-8")
-            checkpoint.check_unchanged()
-            stage.commit()
+                moments.write(stage.path, shard, here)
+            with here.together():
+                if here.first:
+                    if moments:
+                        _record(stage.path, "state", moments.document())
+                    (stage.path / "README.md").write_text(model_card(the_plan, str(src), found), encoding="utf-8")
+                checkpoint.check_unchanged()
+            with here.together():
+                stage.commit()
         notes = (*checkpoint.notes, *the_plan.notes, *stage.notes, *told)
-        return Growth(the_plan, folder, None, found, time.monotonic() - started, notes)
+        return Growth(the_plan, folder, None, here.broadcast(found), time.monotonic() - started, notes)
 
 
 def deepen(src: Any, layers: int, **options: Any) -> Growth:
@@ -492,27 +485,60 @@ def default_name(src: Any, to: Any, upcycling: Mapping[str, Any] | None = None) 
     return re.sub(r"[^\w.,=+-]+", "_", f"{base}-{target}".strip("-"))[:120]
 
 
-def _write(the_plan: Plan, checkpoint: Checkpoint, folder: Path, shard: int, name: str, progress) -> None:
-    done, total = 0, the_plan.nbytes
+def _check_same(the_plan: Plan, checkpoint: Checkpoint, world: World) -> None:
+    """BadInput unless every process has read the same source and makes the same plan."""
+    shapes = [(t.name, t.source, t.shape, t.new_shape, t.source_dtype, t.dtype) for t in the_plan.tensors]
+    mine = hashlib.sha256(repr((the_plan.config, the_plan.new_config, shapes)).encode()).hexdigest()
+    first = world.broadcast(mine)
+    with world.together():
+        if mine != first:
+            raise BadInput(
+                str(checkpoint.path),
+                what=f"is another checkpoint for process {world.rank} than for process 0",
+                why="each process grows its share of one source",
+                fix="the same files, or one folder on a shared file system, for all nodes",
+            )
+
+
+def _write(the_plan: Plan, checkpoint: Checkpoint, folder: Path, shard: int, name: str, progress, world: World) -> None:
+    """All of the result but its verification: each process its share of the tensors, the first one the rest."""
+    done, total = 0, sum(t.nbytes for t in share(the_plan.tensors, world))
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
         progress(done, total)
 
-    writer = ShardWriter(folder, the_plan.tensors, shard)
-    try:
-        digests = write_plan(the_plan, FileSource(checkpoint), writer, advance)
-        writer.close()
-    finally:
-        writer.abandon()
-    write_json(folder / "config.json", the_plan.new_config)
-    copy_companions(checkpoint, folder, the_plan)
-    from grow import __version__
+    digests = write_plan(the_plan, FileSource(checkpoint), folder, shard, advance, world)
+    with world.together():
+        if world.first:
+            from grow import __version__
 
-    tensors = {t.name: digests[t.name] for t in the_plan.tensors}  # they were finished in any order
-    spent = spent_on(checkpoint.path)
-    write_json(folder / NAME, record_of(the_plan, source=name, version=__version__, tensors=tensors, spent=spent))
+            write_json(folder / "config.json", the_plan.new_config)
+            copy_companions(checkpoint, folder, the_plan)
+            spent = spent_on(checkpoint.path)
+            record = record_of(the_plan, source=name, version=__version__, tensors=digests, spent=spent)
+            write_json(folder / NAME, record)
+
+
+def _verified(
+    the_plan: Plan, checkpoint: Checkpoint, folder: Path, names: tuple[str, str], on_rung: Callable[[str], None]
+) -> Verification:
+    """What was found, which is in grow.json too; Different where the result must not be kept."""
+    rungs = LOSSY if the_plan.lossy else FUNCTION
+    with open_checkpoint(folder) as grown:
+        found = verify_folders(checkpoint, grown, rungs=rungs, seed=the_plan.seed, names=names, progress=on_rung)
+    if not (_as_declared(found) if the_plan.lossy else found.lossless):
+        failed = (f"{r.name}: {r.reason}" for r in found.checks if r.status == "fail")
+        raise Different(
+            names[1],
+            what=f"is {found.verdict} after the growth; it was not kept",
+            why=next(failed, "no rung could run"),
+            fix="report this with the plan (grow plan --json); --no-verify keeps the result, unverified",
+            verification=found,
+        )
+    _record(folder, "verification", found.to_dict())
+    return found
 
 
 def check_state(

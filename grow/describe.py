@@ -10,11 +10,12 @@ from grow.cost import cost_of
 from grow.family import WIDTHS
 from grow.match import numberless
 from grow.plan import Plan
+from grow.portion import portions_document
 from grow.tensors import TensorPlan
 
 
-def plan_document(plan: Plan) -> dict[str, Any]:
-    """Everything `grow plan` shows, JSON-ready."""
+def plan_document(plan: Plan, world: int | None = None) -> dict[str, Any]:
+    """Everything `grow plan` shows, JSON-ready; with `world` the memory of each of so many processes, too."""
     old, new = cost_of(plan)
     return {
         "schema": 1,
@@ -56,6 +57,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
             }
             for side, cost in (("old", old), ("new", new))
         },
+        **({"world": portions_document(plan, world)} if world else {}),
         "notes": list(plan.notes),
     }
 

@@ -216,7 +216,7 @@ def _tensors(
     assert experts is not None
     rows = {row.name: row for row in target.rows}
     old = {(t.row.name, t.index("layers")): t for t in matched.tensors}
-    dense = {name for names in experts.parts.values() for name in names}
+    dense = dict.fromkeys(name for names in experts.parts.values() for name in names)  # the same order in any process
     for t in matched.tensors:
         layer = t.index("layers")
         # a class may have another prefix than the target's (LlamaForQuestionAnswering)

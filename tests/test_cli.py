@@ -29,12 +29,12 @@ PUBLIC = {
 EXACT = "--allow-lossy --assume-harmless --dtype --from --json --method --revision --seed --split"
 LAYERS = "--fill --place"
 GROWTH = f"{EXACT} {LAYERS} --deepen --new-tokens --operator --to"
-WRITING = "--dry-run --max-shard-size --no-verify --out --overwrite --state --trust-checkpoint"
+WRITING = "--dry-run --max-shard-size --no-verify --out --overwrite --state --trust-checkpoint --world"
 COMMANDS = {
     "widen": f"{GROWTH} {WRITING}",
     "deepen": f"{EXACT} {LAYERS} {WRITING} --layers",
     "upcycle": f"{GROWTH} {WRITING} --every --experts --granularity --route --top-k",
-    "plan": GROWTH,
+    "plan": f"{GROWTH} --world",
     "compare": "--deepen --from --json --methods --out --rate --report --revision --seed --text --to --train-steps",
     "verify": "SRC GROWN --against --json --overwrite --record --recover --report --revision --rung --samples --seed "
     "--tasks",

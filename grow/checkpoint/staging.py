@@ -77,13 +77,7 @@ class Staging:
         if self.path.exists():
             shutil.rmtree(self.path, ignore_errors=True)
         self._unlock()
-        if isinstance(value, OSError) and value.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise BadInput(
-                f"--out {self.out}",
-                what=f"{value.strerror or 'the disk is full'}; nothing was kept",
-                why="the disk filled while the result was written",
-                fix="make room, or another --out",
-            ) from value
+        refuse_full(self.out, value)
 
     def _lock(self) -> None:
         self._fd = os.open(self.path, os.O_RDONLY)
@@ -102,6 +96,17 @@ class Staging:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+def refuse_full(out: Path, error: BaseException | None) -> None:
+    """BadInput where the error is a full disk."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise BadInput(
+            f"--out {out}",
+            what=f"{error.strerror or 'the disk is full'}; nothing was kept",
+            why="the disk filled while the result was written",
+            fix="make room, or another --out",
+        ) from error
 
 
 def check_output(out: Path, source: Path | None, overwrite: bool, needed: int, kind: str = "config.json") -> None:

@@ -57,10 +57,13 @@ class Spot:
 
 
 class ShardWriter:
-    """Creates the shards of `tensors` in `folder`; close() makes them durable and writes the index."""
+    """Creates the shards of `tensors` in `folder`; close() makes them durable and writes the index.
 
-    def __init__(self, folder: Path, tensors: Sequence[Planned], max_shard_size: int) -> None:
-        self.folder = folder
+    create  False: write into the shards that another process has created, and leave the index to it
+    """
+
+    def __init__(self, folder: Path, tensors: Sequence[Planned], max_shard_size: int, *, create: bool = True) -> None:
+        self.folder, self.create = folder, create
         shards = plan_shards(tensors, max_shard_size)
         self.total = sum(t.nbytes for t in tensors)
         self.spots: dict[str, Spot] = {}
@@ -69,13 +72,13 @@ class ShardWriter:
         try:
             for i, shard in enumerate(shards):
                 file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" if many else "model.safetensors"
-                self._create(file, shard)
+                self._place(file, shard)
         except BaseException:
             self.abandon()
             raise
         self.files = tuple(self.fds)
 
-    def _create(self, file: str, shard: Sequence[Planned]) -> None:
+    def _place(self, file: str, shard: Sequence[Planned]) -> None:
         header: dict = {"__metadata__": {"format": "pt"}}
         at = 0
         for t in shard:
@@ -92,8 +95,10 @@ class ShardWriter:
             low = header[t.name]["data_offsets"][0]
             row = t.new_matrix[1] * ITEMSIZE[t.dtype]
             self.spots[t.name] = Spot(file, start + low, t.nbytes, row)
-        fd = os.open(self.folder / file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        fd = os.open(self.folder / file, os.O_RDWR | (os.O_CREAT | os.O_EXCL if self.create else 0), 0o644)
         self.fds[file] = fd
+        if not self.create:
+            return
         _allocate(fd, start + at)
         _pwrite(fd, len(text).to_bytes(8, "little") + text, 0)
 
@@ -115,11 +120,11 @@ class ShardWriter:
         return digest.hexdigest()
 
     def close(self) -> None:
-        """Make every shard durable and write the index when there are several."""
+        """Make every shard durable; who has created them writes the index when there are several."""
         for fd in self.fds.values():
             os.fsync(fd)
         self.abandon()
-        if len(self.files) > 1:
+        if self.create and len(self.files) > 1:
             index = {
                 "metadata": {"total_size": self.total},
                 "weight_map": {name: spot.file for name, spot in self.spots.items()},

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import signal
 import sys
+import time
 from typing import Any, NoReturn
 
 import click
 
 from grow.cli.commands import cli
-from grow.cli.show import emit_error, emit_usage, reader_may_leave
+from grow.cli.show import emit_error, emit_usage, first_process, reader_may_leave
 from grow.errors import GrowError
+from grow.parallel import processes
 
 INTERRUPTED = 130
 INTERNAL = 70  # EX_SOFTWARE of sysexits.h
+WAIT = 5.0  # seconds for which a process that says nothing lets another one speak
 
 
 def main() -> NoReturn:
@@ -31,27 +35,39 @@ def main() -> NoReturn:
     try:
         code = cli.main(prog_name="grow", standalone_mode=False) or 0
     except GrowError as error:
-        emit_error(error)
-        code = error.exit_code
+        code = _ended(error, error, error.exit_code)
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except click.ClickException as error:
         emit_usage(error)
-        code = 2
+        code = _ended(None, error, 2)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: nothing was kept under the final name", err=True)
+        if first_process():
+            click.echo("interrupted: nothing was kept under the final name", err=True)
         code = INTERRUPTED
     except (BrokenPipeError, SystemExit):  # the reader of stdout has left before the work was done
         code = 0
     except OSError as error:
-        emit_error(_os_error(error))
-        code = 2
+        code = _ended(_os_error(error), error, 2)
     except Exception as error:  # a fault of grow itself must not look like the verdict "different" (1)
         if os.environ.get("GROW_DEBUG"):
             raise
-        emit_error(_internal(error))
-        code = INTERNAL
+        code = _ended(_internal(error), error, INTERNAL)
     _quit(int(code) if isinstance(code, int) else 0)
+
+
+def _ended(told: GrowError | None, error: Exception, code: int) -> int:
+    """Say what was wrong. Of several processes one speaks, and torchrun ends all with the first that ends: it waits for
+    nobody, the others for it."""
+    speaks = first_process() or getattr(error, "alone", False)
+    if processes() > 1 and speaks:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if told is not None and speaks:
+        emit_error(told)
+    if not speaks:
+        with contextlib.suppress(KeyboardInterrupt):
+            time.sleep(WAIT)
+    return code
 
 
 def _interrupt(*_: Any) -> None:

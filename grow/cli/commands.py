@@ -19,6 +19,7 @@ from grow.errors import BadInput
 from grow.families import FAMILIES
 from grow.methods import DEFAULT, METHODS
 from grow.optimizer import POLICIES
+from grow.parallel import processes
 from grow.race import RATE
 from grow.tensors import DTYPE_NAMES, SPLITS
 from grow.train.schedule import SCHEDULES, SHAPES
@@ -137,6 +138,9 @@ writing = _options(
     click.option("--no-verify", is_flag=True, help="Skip the check; the result then says that it is unverified."),
     click.option("--dry-run", is_flag=True, help="Show the plan and write nothing."),
     training_state,
+    click.option(
+        "--world", type=click.IntRange(1), metavar="N", help="Fail unless there are N processes to share it (torchrun)."
+    ),
 )
 
 
@@ -196,14 +200,17 @@ def _grow(src: str, to: Any, options: dict[str, Any]) -> int:
     """Plan, write, verify and show one growth."""
     as_json, dry_run = options.pop("as_json"), options.pop("dry_run")
     written = {name: options.pop(name) for name in ("out", "max_shard_size", "overwrite", "state", "trust_checkpoint")}
-    verify = not options.pop("no_verify")
+    verify, world = not options.pop("no_verify"), options.pop("world") or processes()
     options = _growth_options(options)
     if dry_run:
         the_plan = api.plan(src, to, **options)
         api.check_state(src, the_plan, written["state"], written["trust_checkpoint"], revision=options["revision"])
-        return _show_plan(the_plan, as_json)
-    with Progress(quiet=as_json) as progress:
-        grown = api.widen(src, to, verify=verify, progress=progress.bytes, on_rung=progress.rung, **written, **options)
+        return _show_plan(the_plan, as_json, world if world > 1 else None)
+    with Progress(quiet=as_json or not show.first_process()) as progress:
+        told: dict[str, Any] = {"progress": progress.bytes, "on_rung": progress.rung}
+        grown = api.widen(src, to, verify=verify, world=world, **told, **written, **options)
+    if not show.first_process():
+        return 0
     if as_json:
         show.print_json(show.growth_document(grown))
     else:
@@ -213,9 +220,12 @@ def _grow(src: str, to: Any, options: dict[str, Any]) -> int:
 
 @cli.command()
 @growth
-def plan(src, to, as_json, **options) -> int:
+@click.option(
+    "--world", type=click.IntRange(1), metavar="N", help="Also the memory of each of N processes that train it."
+)
+def plan(src, to, as_json, world, **options) -> int:
     """Show what widen would do: axes, tensors, config, parameters, FLOPs, memory, disk. No byte is written."""
-    return _show_plan(api.plan(src, to, **_growth_options(options)), as_json)
+    return _show_plan(api.plan(src, to, **_growth_options(options)), as_json, world)
 
 
 class _Verify(click.Command):
@@ -602,11 +612,11 @@ def _fields(text: str) -> tuple[str, ...]:
     return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
-def _show_plan(the_plan, as_json: bool) -> int:
+def _show_plan(the_plan, as_json: bool, world: int | None) -> int:
     if as_json:
         from grow.describe import plan_document
 
-        show.print_json(plan_document(the_plan))
+        show.print_json(plan_document(the_plan, world))
     else:
-        show.plan(the_plan)
+        show.plan(the_plan, world)
     return 0

@@ -21,6 +21,7 @@ from grow.errors import GrowError
 from grow.family import WIDTHS, Family
 from grow.methods import DEFAULT
 from grow.plan import Plan
+from grow.portion import portions
 from grow.race.result import Comparison, Row
 from grow.savings import COSTS, Curves, Saving
 from grow.spent import Spent
@@ -54,6 +55,8 @@ def emit_error(error: GrowError) -> None:
 
 def emit_usage(error: click.ClickException) -> None:
     """click's own message, with --json as a document too."""
+    if not first_process():
+        return
     error.show()
     if "--json" in sys.argv[1:]:
         command = getattr(getattr(error, "ctx", None), "command_path", "grow")
@@ -70,7 +73,7 @@ def reader_may_leave() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def plan(p: Plan) -> None:
+def plan(p: Plan, world: int | None = None) -> None:
     old, new = cost_of(p)
     how = _method(p)
     click.echo(f"{p.config['architectures'][0]}: {old.parameters:,} -> {new.parameters:,} parameters, {p.storage}{how}")
@@ -107,8 +110,25 @@ def plan(p: Plan) -> None:
     per.append(("memory to train, AdamW", size(old.train_bytes), size(new.train_bytes)))
     per.append(("disk", size(old.disk_bytes), size(new.disk_bytes)))
     table(("", "old", "new"), per)
+    if world:
+        _portions(p, world)
     for note in p.notes:
         click.echo(f"note: {note}")
+
+
+def _portions(p: Plan, world: int) -> None:
+    old, new = portions(p, world)
+    click.echo(f"\nmemory of each of {world} processes that train it (FSDP2, float32, AdamW; activations not counted)")
+    words = {
+        "weights": "weights, its part",
+        "gradients": "gradients, its part",
+        "moments": "moments, its part",
+        "in_flight": "whole for a moment",
+        "total": "all",
+        "loading": "while loading, beside its weights",
+    }
+    before, after = old.document(), new.document()
+    table(("", "old", "new"), ((text, size(before[key]), size(after[key])) for key, text in words.items()))
 
 
 def growth_document(grown: Growth) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,14 +13,16 @@ import torch
 
 from grow.apply import BLOCK, grow_tensor
 from grow.checkpoint.dcp import check_owner
+from grow.engine import write_items
 from grow.errors import BadInput, Refused, did_you_mean
 from grow.moments.find import SHARDED, kind_of, open_state
 from grow.moments.names import bare_model, pairs, refuse_experts
 from grow.moments.state import POWERS, TrainingState, as_rows
 from grow.moments.trainer import OPTIMIZER, open_trainer, write_trainer
-from grow.moments.written import Item, Put, document_of, open_written, write_document, write_items
+from grow.moments.written import Item, Put, document_of, open_written, write_document
 from grow.optimizer import POLICIES, grow_factored, grow_moment
 from grow.optimizers import COL, ROW, STEP
+from grow.parallel import World
 from grow.plan import Plan
 from grow.tensors import TensorPlan
 from grow.train.checkpoints import STATE
@@ -56,10 +58,18 @@ class GrownState:
         c = self.state.carried
         return {"policy": self.policy, "optimizers": list(c.optimizers), "step": c.step, "tensors": len(self.items)}
 
-    def write(self, folder: Path, shard: int, advance: Callable[[int], None] = lambda n: None) -> None:
+    def write(self, folder: Path, shard: int, world: World) -> None:
         """state/, and for a Trainer its own files. Nothing else of the folder is touched."""
-        (folder / STATE).mkdir()
-        write_items(folder / STATE, self.items, shard, advance)
+        with world.together():
+            if world.first:
+                (folder / STATE).mkdir()
+        # one at a time: what a moment grows from is in memory whole
+        write_items(self.items, lambda item, put: item.compute(put), folder / STATE, shard, world=world, threads=1)
+        with world.together():
+            if world.first:
+                self._finish(folder)
+
+    def _finish(self, folder: Path) -> None:
         write_document(folder / STATE, replace(self.state.carried, policy=self.policy))
         if self.trainer is not None:
             with open_written(folder, document_of(folder) or {}) as written:

@@ -9,9 +9,8 @@ The document is written last. A state whose files are not those that it names is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch
 
 from grow.checkpoint.header import strict_json
 from grow.checkpoint.reader import Checkpoint, open_tensors
-from grow.checkpoint.writer import ShardWriter, write_json
+from grow.checkpoint.writer import write_json
 from grow.errors import GrowError
 from grow.moments.state import CODES, TORCH, Carried, Info, TrainingState, as_tensor, bytes_of, damaged
 from grow.numerics import RAW
@@ -58,23 +57,6 @@ class Item:
 
         self.compute(put)
         return as_tensor(out, self.dtype, self.new_shape)
-
-
-def write_items(folder: Path, items: Iterable[Item], shard: int, advance: Callable[[int], None]) -> None:
-    """One tensor after another, on disk when this returns."""
-    items = list(items)
-    writer = ShardWriter(folder, items, shard)
-
-    def put(name: str, first: int, rows: np.ndarray) -> None:
-        writer.write_rows(name, first, rows)
-        advance(rows.nbytes)
-
-    try:
-        for item in items:
-            item.compute(partial(put, item.name))
-        writer.close()
-    finally:
-        writer.abandon()
 
 
 def write_document(folder: Path, carried: Carried) -> None:

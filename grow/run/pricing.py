@@ -117,13 +117,13 @@ def _measure(one: Forecast) -> tuple[float, float]:
     import torch
 
     from grow.checkpoint.writer import write_json
+    from grow.parallel import World
     from grow.race.training import from_scratch
     from grow.train.inputs import EVALUATED
     from grow.train.loop import Loop, Signals
     from grow.train.model import inputs, loss_sum, tokenizer_of
     from grow.train.objectives import objective_of
     from grow.train.optim import build_optimizers
-    from grow.train.parallel import World
 
     assert one.settings is not None
     s = replace(one.settings, batch=one.settings.batch // one.settings.accumulate, accumulate=1)

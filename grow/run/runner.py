@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.errors import BadInput
+from grow.parallel import World, world_of
 from grow.run.folder import DONE, FINAL, RECIPE, RUNNING, WAITING, Book, check_out
 from grow.run.forecast import forecast, named
 from grow.run.pricing import machine
@@ -19,7 +20,6 @@ from grow.run.recipe import Recipe, Stage, read_recipe
 from grow.run.report import REPORT, write_report
 from grow.run.stages import Conductor, Found
 from grow.train.folder import locked
-from grow.train.parallel import World, world_of
 
 BASELINE_INIT = "baseline-init"
 

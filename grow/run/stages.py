@@ -16,6 +16,7 @@ from grow.checkpoint.reader import open_checkpoint
 from grow.checkpoint.staging import Staging
 from grow.checkpoint.writer import write_json
 from grow.errors import BadInput
+from grow.parallel import World
 from grow.run.folder import Book, hashes
 from grow.run.forecast import growth_arguments, train_settings
 from grow.run.keys import GROWTHS
@@ -24,7 +25,6 @@ from grow.run.recipe import Stage
 from grow.train.folder import RUN
 from grow.train.inputs import bundled_tokens
 from grow.train.log import METRICS, kept_lines
-from grow.train.parallel import World
 
 DATA = "data"
 Found = dict[str, Any]  # what a stage adds to its entry in recipe.json

@@ -25,10 +25,11 @@ from grow.checkpoint.reader import Checkpoint
 from grow.checkpoint.writer import ShardWriter, write_json
 from grow.errors import BadInput
 from grow.numerics import narrow
+from grow.parallel import World
 from grow.provenance import NAME
 from grow.spent import total
 from grow.tensors import ITEMSIZE
-from grow.train.parallel import World, whole
+from grow.train.parallel import whole
 from grow.train.state import INDEX, save_state
 
 SCHEMA = 1

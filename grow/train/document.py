@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from grow.parallel import World
 from grow.provenance import config_sha256
 from grow.train.inputs import Data, Source
-from grow.train.parallel import World
 
 
 def run_document(

@@ -9,11 +9,12 @@ from typing import Any
 from grow.checkpoint.locate import locate
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.moments.find import open_state
+from grow.parallel import World
 from grow.provenance import read_record
 from grow.train.grown import check_losses
 from grow.train.loop import Loop
 from grow.train.model import load_model
-from grow.train.parallel import World, shard
+from grow.train.parallel import shard
 from grow.train.start import fill_weights
 
 

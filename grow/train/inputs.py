@@ -14,8 +14,8 @@ from grow.data import Corpus, Loader, Tokens, prepare
 from grow.data.corpus import tokenizer_sha256
 from grow.data.loader import Batch
 from grow.errors import BadInput
+from grow.parallel import World
 from grow.train.objectives import Objective
-from grow.train.parallel import World
 from grow.train.settings import Settings
 
 BUNDLED = "sotu-heldout"

@@ -14,19 +14,22 @@ from typing import Any
 import torch
 
 from grow.errors import GrowError
+from grow.parallel import World
 from grow.train.grown import NewEntries
 from grow.train.inputs import Data
 from grow.train.log import Log
 from grow.train.model import computing, inputs, loss_sum
 from grow.train.objectives import IGNORED
 from grow.train.optim import clip_gradients, gradient_norm, set_rate
-from grow.train.parallel import World, reshard
+from grow.train.parallel import reshard
 from grow.train.plateau import Plateau
 from grow.train.settings import Settings
 
 
 class NotFinite(GrowError):
     """A loss or a gradient is NaN or infinite; nothing was stepped, the last checkpoint is as it was. Exit code 2."""
+
+    shared = True  # it is a sum over all processes, so each of them raises it
 
 
 @dataclass
@@ -104,7 +107,8 @@ class Loop:
         """Gradients of the mean loss over every predicted token of the step, wherever it was computed.
 
         A part's gradient is that of its *sum*, divided by the tokens of the whole step: a mean of means would weigh
-        a token by how many others its part has. FSDP2 averages over processes, which `size` undoes.
+        a token by how many others its part has. FSDP2 averages over processes, which `size` undoes, and parts the
+        gradient of each part: summed up before, the whole model's would lie on every process.
         """
         parts = list(self.data.parts(self.step))
         mine = sum(int((part["labels"] != IGNORED).sum()) for part in parts)
@@ -112,8 +116,6 @@ class Loop:
         total = torch.zeros((), dtype=torch.float64, device=self.world.device)
         self.model.train()
         for number, part in enumerate(parts):
-            if self.world.size > 1:
-                self.model.set_requires_gradient_sync(number == len(parts) - 1)
             torch.manual_seed(self._seed(number))
             with self.computing():
                 loss = loss_sum(self.model, inputs(part, self.world.device))

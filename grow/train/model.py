@@ -13,8 +13,9 @@ import torch.nn.functional as F
 
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
+from grow.parallel import World
 from grow.train.objectives import IGNORED
-from grow.train.parallel import World, blocks
+from grow.train.parallel import blocks
 from grow.train.settings import Settings
 from grow.verify.float64 import LOCAL, TrueFloat64, load, quiet
 

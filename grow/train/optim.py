@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from grow.errors import Refused
-from grow.train.parallel import World, local
+from grow.parallel import World
+from grow.train.parallel import local
 from grow.train.settings import Settings
 
 BETAS = (0.9, 0.95)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from grow.checkpoint.writer import write_json
 from grow.errors import BadInput
 from grow.families import FAMILIES
 from grow.match import match
+from grow.parallel import World, world_of
 from grow.provenance import read_record
 from grow.spent import spent_on
 from grow.train import checkpoints
@@ -41,7 +42,7 @@ from grow.train.model import (
 )
 from grow.train.objectives import objective_of
 from grow.train.optim import build_optimizers
-from grow.train.parallel import World, shard, world_of
+from grow.train.parallel import shard
 from grow.train.settings import Settings, Training, refuse_change, resumed, settings_of
 from grow.train.start import Start, open_start
 from grow.train.state import load_state
@@ -108,6 +109,29 @@ class _Request:
 
     def carry_out(self, world: World, stack: ExitStack, quiet: bool) -> Training:
         began = time.monotonic()
+        with world.together():
+            settings, loop, log, save = self._begin(world, stack, quiet)
+        with Signals() as signals:
+            loop.run(log, save, signals)
+        if loop.plateau.at is not None:
+            self.notes.append(f"a plateau behind step {loop.plateau.at}: the last one is {loop.plateau.end}")
+        return Training(
+            self.path,
+            checkpoints.folder_of(self.path, loop.step),
+            loop.step,
+            loop.tokens,
+            loop.loss,
+            loop.val_loss,
+            time.monotonic() - began,
+            settings,
+            loop.stopped,
+            tuple(self.notes),
+        )
+
+    def _begin(
+        self, world: World, stack: ExitStack, quiet: bool
+    ) -> tuple[Settings, Loop, Log | None, Callable[[Loop], None]]:
+        """All up to the first step; `log` is None on every process but the first."""
         last, stored = self._last(world)
         begun = self._begun(stored)
         checkpoint = stack.enter_context(open_checkpoint(last or locate(begun["source"], revision=self.revision)))
@@ -161,22 +185,7 @@ class _Request:
             if world.first:
                 checkpoints.prune(self.path, settings.keep)
 
-        with Signals() as signals:
-            loop.run(log, save, signals)
-        if loop.plateau.at is not None:
-            self.notes.append(f"a plateau behind step {loop.plateau.at}: the last one is {loop.plateau.end}")
-        return Training(
-            self.path,
-            checkpoints.folder_of(self.path, loop.step),
-            loop.step,
-            loop.tokens,
-            loop.loss,
-            loop.val_loss,
-            time.monotonic() - began,
-            settings,
-            loop.stopped,
-            tuple(self.notes),
-        )
+        return settings, loop, log, save
 
     def _last(self, world: World) -> tuple[Path | None, dict[str, Any]]:
         """The checkpoint to continue from and its train.json, or (None, {})."""

@@ -18,8 +18,8 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorS
 
 from grow.checkpoint.dcp import INDEX, IndexUnpickler
 from grow.errors import BadInput, listing
+from grow.parallel import World
 from grow.train.optim import prepare_states, states
-from grow.train.parallel import World
 
 
 class _Reader(dcp.FileSystemReader):

@@ -17,7 +17,7 @@ import numpy as np
 
 from grow.assemble import assemble
 from grow.checkpoint.reader import Checkpoint
-from grow.checkpoint.writer import ShardWriter, write_json
+from grow.checkpoint.writer import write_json
 from grow.engine import FileSource, write_plan
 from grow.errors import BadInput, listing
 from grow.families import FAMILIES, family_of
@@ -283,12 +283,7 @@ class Replay:
             free = shutil.disk_usage(folder).free
             if plan.nbytes > free:
                 raise NoSpace(f"a float64 copy needs {plan.nbytes / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free")
-            writer = ShardWriter(folder, tensors, 5 * 10**9)
-            try:
-                write_plan(plan, FileSource(self.source), writer)
-                writer.close()
-            finally:
-                writer.abandon()
+            write_plan(plan, FileSource(self.source), folder, 5 * 10**9)
             write_json(folder / "config.json", config)
             yield folder
         finally:

@@ -1,0 +1,231 @@
+"""Processes that work together: who they are, what one tells the others, and that an error of one ends them all.
+
+torchrun starts them, or anything else that sets WORLD_SIZE, RANK, MASTER_ADDR and MASTER_PORT. What they tell each
+other (errors, sha256, sums) goes through gloo; weights of a growth never do. One process imports no torch for this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from grow.errors import BadInput, GrowError
+
+PATIENCE = timedelta(days=30)  # one may verify a large model while the others wait; a lost one is noticed at once
+PAUSE = 0.02  # seconds between two looks at what the others do: a signal is handled in between
+
+
+class Lost(GrowError):
+    """A process of the run has gone; nothing was kept. Exit code 2."""
+
+
+@dataclass(frozen=True)
+class World:
+    """rank of `size` processes on `device`; `mesh` is None for one, and where nothing is trained.
+
+    peers  (host, process id) of each
+    """
+
+    rank: int
+    size: int
+    device: Any = None
+    mesh: Any = None
+    peers: list[tuple[str, int]] = field(default_factory=list)
+    group: Any = None
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, *values: float) -> list[float]:
+        """Sums over all processes, in float64."""
+        if self.size == 1:
+            return list(map(float, values))
+        import torch
+        import torch.distributed as dist
+
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def broadcast(self, value: Any) -> Any:
+        """The first process's value, on every one."""
+        return self.gathered(value if self.first else None)[0]
+
+    def gathered(self, value: Any, error: Exception | None = None) -> list[Any]:
+        """Every process's value, on every one. An error of one is raised on all, its own where it has one."""
+        if self.size == 1:
+            if error is not None:
+                raise error
+            return [value]
+        found = self._exchanged((_portable(error), value))
+        errors: list[Any] = [e for e, _ in found if e is not None]
+        if errors:
+            told: Any = error or errors[0]
+            told.shared = True
+            raise told
+        return [theirs for _, theirs in found]
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What fails in here on one process fails on all: nobody waits for one that has left."""
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as found:
+            if self.size == 1 or is_shared(found):
+                raise
+            error = found
+        self.gathered(None, error)
+
+    def lost(self) -> list[int]:
+        """Processes that are known to have gone, as far as this machine shows."""
+        here = socket.gethostname()
+        return [k for k, (host, pid) in enumerate(self.peers) if host == here and not _alive(pid)]
+
+    def _exchanged(self, value: Any) -> list[Any]:
+        import torch
+        import torch.distributed as dist
+
+        raw = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        self._wait(dist.all_gather(sizes, torch.tensor([len(raw)]), group=self.group, async_op=True))
+        longest = max(int(n) for n in sizes)
+        parts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
+        mine = torch.cat([raw, torch.zeros(longest - len(raw), dtype=torch.uint8)])
+        self._wait(dist.all_gather(parts, mine, group=self.group, async_op=True))
+        return [pickle.loads(part[: int(n)].numpy().tobytes()) for part, n in zip(parts, sizes)]
+
+    def _wait(self, work: Any) -> None:
+        """Unlike a wait inside gloo, this one is left when a signal comes."""
+        pause = 1e-4
+        while not work.is_completed():
+            time.sleep(pause)
+            pause = min(2 * pause, PAUSE)
+        try:
+            work.wait()
+        except RuntimeError as error:
+            raise self._gone() from error
+
+    def _gone(self) -> Lost:
+        lost = self.lost()
+        which = ", ".join(map(str, lost)) if lost else "one"
+        return Lost(
+            f"process {which} of {self.size}",
+            what="has ended before the work was done",
+            why="each process has a share of it, so all end; nothing was kept under the final name",
+            fix="look for what it printed, or for the system's log (out of memory?), and start again",
+        )
+
+
+def is_shared(error: BaseException | None) -> bool:
+    """Whether all processes know of it: it was exchanged, or it was raised on account of one that was."""
+    while error is not None:
+        if getattr(error, "shared", False):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def processes() -> int:
+    """How many torchrun says there are; 1 without it."""
+    return _environment("WORLD_SIZE", 1)
+
+
+@contextlib.contextmanager
+def world_of(wanted: int | None, *, train: bool = True) -> Iterator[World]:
+    """The processes that torchrun started, or one; BadInput when other than `wanted` are there.
+
+    train  on CUDA devices where there are some, with a mesh to shard a model over; else processes of the CPU
+    """
+    size, rank = processes(), _environment("RANK", 0)
+    if wanted is not None and wanted != size:
+        raise BadInput(
+            f"--world {wanted}",
+            what=f"{wanted} processes were asked for, WORLD_SIZE is {size}",
+            why="every process has its part of the work",
+            fix=f"torchrun --nproc-per-node {wanted} -m grow …",
+        )
+    device = _device() if train else None
+    if size == 1:
+        yield World(0, 1, device)
+        return
+    import torch.distributed as dist
+
+    cuda = device is not None and device.type == "cuda"
+    begun = not dist.is_initialized()
+    if begun:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", device_id=device if cuda else None)
+    try:
+        mesh = dist.device_mesh.init_device_mesh(device.type, (size,)) if device is not None else None
+        world = World(rank, size, device, mesh, group=dist.new_group(backend="gloo", timeout=PATIENCE))
+        world.peers.extend(world.gathered((socket.gethostname(), os.getpid())))
+        with _ending_together(world):
+            yield world
+    finally:
+        if begun:
+            dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _ending_together(world: World) -> Iterator[None]:
+    """No process leaves before the others have cleaned up: torchrun ends them all when one does."""
+    try:
+        yield
+    except BaseException as error:
+        if is_shared(error):
+            with contextlib.suppress(Lost):
+                world.gathered(None)
+            raise
+        lost = world.lost()
+        if isinstance(error, (Lost, KeyboardInterrupt, RuntimeError)) and lost:
+            gone = error if isinstance(error, Lost) else world._gone()
+            # the first process speaks for all; when it is the one that was lost, the next does
+            gone.alone = 0 in lost and world.rank == min(set(range(world.size)) - set(lost))  # type: ignore[attr-defined]
+            raise gone from None
+        error.alone = not isinstance(error, (Lost, KeyboardInterrupt))  # type: ignore[attr-defined]
+        raise
+    world.gathered(None)
+
+
+def _device() -> Any:
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", _environment("LOCAL_RANK", 0))
+    torch.cuda.set_device(device)
+    return device
+
+
+def _portable(error: Exception | None) -> Exception | None:
+    """The error as another process can read it."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _environment(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdigit():
+        raise BadInput(f"{name}={text}", what="is no number", why="torchrun sets it", fix=f"unset {name}")
+    return int(text)

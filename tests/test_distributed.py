@@ -1,0 +1,249 @@
+"""Several processes do what one does, bit for bit, and what ends one of them ends all, with one message.
+
+The processes are real: torchrun over gloo on the CPU, in few runs that go through many scenarios (`together.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import together
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import grow
+from grow.describe import plan_document
+from grow.engine import share
+from grow.errors import BadInput
+from grow.parallel import World, is_shared
+from grow.portion import portions
+
+ROOT = Path(grow.__file__).parents[1]
+FAULTS = ("full", "apart", "other", "missing", "different")
+
+
+def torchrun(count: int, *line: object, timeout: float = 240) -> subprocess.CompletedProcess:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    return subprocess.run(
+        [*command, *map(str, line)], env=env, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    made = tmp_path_factory.mktemp("together")
+    tiny.checkpoint(made / "source", "llama", dtype="BF16", tie_word_embeddings=False)
+    tiny.checkpoint(made / "other", "llama", dtype="BF16", tie_word_embeddings=False, vocab_size=31)
+    return made
+
+
+@pytest.fixture(scope="module")
+def three(folder) -> dict[str, list[dict[str, Any]]]:
+    """What each of three processes found in each scenario."""
+    names = ("growths", *FAULTS)
+    done = torchrun(3, Path(together.__file__), ",".join(names), folder)
+    assert done.returncode == 0, done.stderr
+    return {name: [json.loads((folder / f"{name}.{k}.json").read_text()) for k in range(3)] for name in names}
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+# Growth
+
+
+def test_three_processes_write_the_bytes_of_one_and_each_its_share(three, folder):
+    for name, run in together.growths_of(folder / "source", folder / "alone").items():
+        one = run()
+        assert one.path is not None
+        assert files(one.path) == files(folder / "together" / name)
+        shares = [process["returned"][name] for process in three["growths"]]
+        assert sum(shares) == one.plan.nbytes
+        largest = max(t.nbytes for t in one.plan.tensors)
+        assert max(shares) - min(shares) <= largest  # what no dealing of whole tensors can even out
+
+
+SAID = {
+    "full": "No space left on device; nothing was kept",
+    "apart": "process 2 on ",
+    "other": "is another checkpoint for process 2 than for process 0",
+    "missing": "nowhere: does not exist",
+    "different": "is different after the growth; it was not kept",
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_fails_on_one_process_fails_on_all_and_leaves_nothing(three, folder, name):
+    first, *others = three[name]
+    assert SAID[name] in first["said"]
+    assert first["code"] == (1 if name == "different" else 2)
+    assert all((found["error"], found["code"]) == (first["error"], first["code"]) for found in others)
+    assert {path.name for path in folder.iterdir() if not path.name.endswith(".json")} <= {
+        "source", "other", "together", "alone"
+    }  # fmt: skip
+
+
+def test_the_command_speaks_once(folder, tmp_path):
+    done = torchrun(
+        2, "-m", "grow", "widen", "--from", folder / "source", "--to", "hidden_size=48,layers=3", "--world", 2,
+        "--out", tmp_path / "two", "--max-shard-size", "10KB", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["verification"]["verdict"] == "lossless"
+    record = json.loads((tmp_path / "two" / "grow.json").read_text())
+    assert record["verification"]["verdict"] == "lossless"
+    one = grow.widen(
+        folder / "source", "hidden_size=48,layers=3", out=tmp_path / "one", verify=False, max_shard_size="10KB"
+    )
+    assert one.path is not None
+    same = {name: raw for name, raw in files(one.path).items() if name not in ("grow.json", "README.md")}
+    assert same == {n: raw for n, raw in files(tmp_path / "two").items() if n not in ("grow.json", "README.md")}
+    assert record["tensors"] == json.loads((one.path / "grow.json").read_text())["tensors"]
+
+
+KILLED = """
+    import os, signal, sys, time
+    import grow.engine
+    before, victim = grow.engine.grow_tensor, sys.argv.pop()
+
+    def killed(*args, **kwargs):
+        if os.environ["RANK"] == victim:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.2)
+        return before(*args, **kwargs)
+
+    grow.engine.grow_tensor = killed
+    from grow.cli import main
+    main()
+"""
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_is_killed_ends_all(folder, tmp_path, victim):
+    """Also the first one, whose folder the others then remove."""
+    script = tmp_path / "killed.py"
+    script.write_text(textwrap.dedent(KILLED))
+    out = tmp_path / "out"
+    done = torchrun(2, script, "widen", "--from", folder / "source", "--to", "2x", "--out", out, victim)
+    assert done.returncode == 1  # torchrun's own; that of the process that was left stands in its report
+    assert f"error: process {victim} of 2: has ended before the work was done" in done.stderr
+    assert done.stderr.count("error: ") == 1
+    assert "exitcode  : 2 " in done.stderr
+    assert f"exitcode  : -{signal.SIGKILL.value} " in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["killed.py"]
+
+
+@pytest.mark.parametrize("line", ["widen --to 2x", "deepen --layers 3", "upcycle --experts 4"])
+def test_another_number_of_processes_is_refused(monkeypatch, capsys, folder, tmp_path, line):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    command = [*line.split(), "--from", folder / "source", "--out", tmp_path / "out", "--world", 4]
+    code, _, said = tiny.command(monkeypatch, capsys, *command)
+    assert code == 2
+    assert "--world 4: 4 processes were asked for, WORLD_SIZE is 1" in said
+    assert "torchrun --nproc-per-node 4 -m grow …" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_shares_are_of_one_size_and_hold_everything_once():
+    class Item:
+        def __init__(self, name: int, nbytes: int) -> None:
+            self.name, self.nbytes = str(name), nbytes
+
+    items: list[Any] = [Item(k, n) for k, n in enumerate([900, 7, 400, 300, 250, 50, 800, 3])]
+    shares = [share(items, World(k, 3)) for k in range(3)]
+    assert sorted(item.name for mine in shares for item in mine) == sorted(item.name for item in items)
+    assert [sum(item.nbytes for item in mine) for mine in shares] == [900, 860, 950]
+    assert all([int(i.name) for i in mine] == sorted(int(i.name) for i in mine) for mine in shares)
+
+
+def test_an_error_that_all_know_of_is_known_through_what_it_causes():
+    one = BadInput("here", what="is wrong")
+    assert not is_shared(one)
+    one.shared = True  # type: ignore[attr-defined]
+    other = ValueError()
+    other.__context__ = one
+    assert is_shared(other)
+
+
+# Memory of one process
+
+
+def counted_by_torch(model: Any, processes: int) -> float:
+    """Bytes at the peak of two steps of two parts on one of so many processes, without activations and inputs. The
+    others are made up: torch's "fake" backend communicates with nobody."""
+    import torch.distributed as dist
+    from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    from grow.train.parallel import shard
+
+    dist.init_process_group("fake", rank=0, world_size=processes, store=FakeStore())
+    try:
+        mesh = dist.device_mesh.init_device_mesh("cpu", (processes,))
+        shard(model, World(0, processes, torch.device("cpu"), mesh))
+        optimizer = torch.optim.AdamW(model.parameters())
+        tracker = FSDPMemTracker(model, optimizer)
+        tracker.track_inputs(())
+        ids = torch.randint(0, 50, (1, 4))
+        with tracker:
+            for _ in range(2):
+                for _ in range(2):
+                    tracker.reset_mod_stats()
+                    model(input_ids=ids, use_cache=False).logits.square().mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        (found,) = tracker.get_tracker_snapshot("peak").values()
+        left = {str(kind).split(".")[-1]: count for kind, count in found.items()}
+        return left["Total"] - left["ACT"] - left["INP"]
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's tool, and the backend that it runs on
+@pytest.mark.parametrize(
+    ("processes", "fields"),
+    [
+        (8, dict(vocab_size=500, tie_word_embeddings=False)),  # behind a block's backward pass
+        (5, dict(vocab_size=6000, tie_word_embeddings=False)),  # when a forward pass begins
+        (8, dict(vocab_size=6000, tie_word_embeddings=True)),  # when a table's two gradients are added
+    ],
+)
+def test_the_memory_of_a_process_is_what_torch_counts(processes, fields):
+    sizes = dict(hidden_size=96, intermediate_size=250, num_hidden_layers=5, num_attention_heads=6, **fields)
+    model = LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **sizes))
+    found, _ = portions(grow.plan(model, {"layers": 6}), processes)
+    # norms are gathered beside the matrices, and torch's optimizer keeps a number per parameter
+    assert found.total == pytest.approx(counted_by_torch(model, processes), rel=0.02)
+
+
+def test_a_plan_says_it_when_asked(folder):
+    plan = grow.plan(folder / "source", "2x")
+    assert "world" not in plan_document(plan)
+    alone, shared = (plan_document(plan, count)["world"] for count in (1, 3))
+    parameters = plan.parameters
+    for side, count in zip(("old", "new"), parameters):
+        assert alone[side]["total"] == 16 * count
+        assert alone[side]["in_flight"] == 0
+        assert shared[side]["weights"] >= 4 * count / 3
+        assert shared[side]["moments"] == 2 * shared[side]["weights"]
+
+
+def test_experts_that_are_fused_in_memory_are_loaded_whole(folder):
+    plan = grow.plan(
+        folder / "source", None, upcycling=dict(experts=4, top_k=None, granularity=1, every=1, route="routed")
+    )
+    old, new = portions(plan, 4)
+    assert new.loading == 4 * plan.parameters[1]
+    assert old.loading < 4 * plan.parameters[0]

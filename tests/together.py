@@ -1,0 +1,126 @@
+"""Run under torchrun by test_distributed.py: scenarios that all processes go through, in one start of torch.
+
+    python -m torch.distributed.run … together.py SCENARIOS FOLDER
+
+Every process writes FOLDER/SCENARIO.RANK.json: what it returned, or the error that it raised.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grow
+import grow.checkpoint.shared
+import grow.engine
+from grow.parallel import world_of
+
+RANK, SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def growths(folder: Path) -> dict[str, Any]:
+    """Three ways to grow; the bytes that this process has written of each."""
+    source, grown = folder / "source", folder / "together"
+    counts = {}
+    for name, run in growths_of(source, grown, world=SIZE).items():
+        written: list[int] = []
+        before = grow.engine.ShardWriter.write_rows
+
+        def count(self, name, first, rows, before=before, written=written):
+            written.append(rows.nbytes)
+            before(self, name, first, rows)
+
+        grow.engine.ShardWriter.write_rows = count
+        made = run()
+        grow.engine.ShardWriter.write_rows = before
+        counts[name] = sum(written)
+        assert made.verification is None or made.verification.lossless
+    return counts
+
+
+def growths_of(source: Path, out: Path, **options: Any) -> dict[str, Callable[[], grow.Growth]]:
+    """The same growths on one process and on several."""
+    out.mkdir(exist_ok=True)
+    options["max_shard_size"] = "10KB"
+    return {
+        "widen": lambda: grow.widen(source, "hidden_size=48,layers=3", out=out / "widen", verify=False, **options),
+        "deepen": lambda: grow.deepen(source, 5, out=out / "deepen", verify=False, **options),
+        "upcycle": lambda: grow.upcycle(source, 4, out=out / "upcycle", verify=False, **options),
+    }
+
+
+def full(folder: Path) -> Any:
+    """The last process's disk is full."""
+    before = grow.engine.grow_tensor
+
+    def fault(*args, **kwargs):
+        if RANK == SIZE - 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return before(*args, **kwargs)
+
+    grow.engine.grow_tensor = fault
+    try:
+        return grow.widen(folder / "source", "2x", out=folder / "full", verify=False, world=SIZE)
+    finally:
+        grow.engine.grow_tensor = before
+
+
+def apart(folder: Path) -> Any:
+    """The last process has another file system at this place: it sees a folder without the token."""
+    if RANK == SIZE - 1:
+        grow.checkpoint.shared.TOKEN, grow.checkpoint.shared.SEEN_AFTER = "elsewhere", 0.3
+    try:
+        return grow.widen(folder / "source", "2x", out=folder / "apart", verify=False, world=SIZE)
+    finally:
+        grow.checkpoint.shared.TOKEN = ".shared"
+
+
+def other(folder: Path) -> Any:
+    """The last process finds another checkpoint under the source's name."""
+    source = folder / ("other" if RANK == SIZE - 1 else "source")
+    return grow.widen(source, "hidden_size=48", out=folder / "mixed", verify=False, world=SIZE)
+
+
+def missing(folder: Path) -> Any:
+    """The last process does not find the source."""
+    source = folder / ("nowhere" if RANK == SIZE - 1 else "source")
+    return grow.widen(source, "hidden_size=48", out=folder / "mixed", verify=False, world=SIZE)
+
+
+def different(folder: Path) -> Any:
+    """The first process finds that the result is not lossless."""
+    before = grow.engine.grow_tensor
+
+    def fault(t, read_rows, write_rows, **options):
+        def wrong(first, rows):
+            write_rows(first, rows * 0 if "up_proj" in t.name else rows)
+
+        before(t, read_rows, wrong, **options)
+
+    grow.engine.grow_tensor = fault
+    try:
+        return grow.widen(folder / "source", "2x", out=folder / "different", world=SIZE)
+    finally:
+        grow.engine.grow_tensor = before
+
+
+def main() -> None:
+    names, folder = sys.argv[1].split(","), Path(sys.argv[2])
+    with world_of(SIZE, train=False) as world:
+        for name in names:
+            try:
+                result: dict[str, Any] = {"returned": globals()[name](folder)}
+                result["returned"] = result["returned"] if isinstance(result["returned"], dict) else None
+            except grow.GrowError as error:
+                result = {"error": type(error).__name__, "said": str(error), "code": error.exit_code}
+            (folder / f"{name}.{RANK}.json").write_text(json.dumps(result))
+            world.gathered(None)
+
+
+if __name__ == "__main__":
+    main()
