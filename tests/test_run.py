@@ -231,6 +231,7 @@ UNFIT: dict[str, tuple[str, str]] = {
     "a size that is none": (ONE + "sizes = {hiden = 3}\n", "did you mean 'hidden'?"),
     "a size name that is none": (ONE + 'sizes = "bse"\n', "stage 1 (init): sizes: bse: no such size"),
     "heads that kv heads do not divide": (ONE + "sizes = {heads = 5, kv_heads = 2}\n", "stage 1 (init)"),
+    "a head that RoPE cannot turn": (ONE + "sizes = {head_dim = 7}\n", "stage 1 (init): sizes: are no model"),
     "a growth that is refused": (ONE + WIDE.replace("2x", "0.5x"), "stage 2 (widen): --to 0.5x"),
     "a growth that loses": (ONE + WIDE + 'method = "bert2bert-aki"\n', "stage 2 (widen): --method bert2bert-aki"),
     "the second growth": (ONE + WIDE + WIDE.replace('"2x"', "{ffn = 30}"), "stage 3 (widen): --to"),
@@ -820,12 +821,17 @@ def test_a_run_with_a_plateau_resumes_to_the_same_bits(place, tmp_path):
 # Several processes and the command line
 
 
-def test_two_processes_run_the_recipe_that_one_runs(short, done, tmp_path):
+def test_two_processes_run_the_recipe_that_one_runs(place, tmp_path):
+    path = written(
+        place, SHORT.replace("[baseline]", "").replace('steps = 8\nplateau = "2:9"', "steps = 3"), "two.toml"
+    )
+    done = grow.run(path, out=tmp_path / "one")
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "grow", "run"]
-    line += [str(short), "--out", str(tmp_path / "two"), "--world", "2"]
+    line += [str(path), "--out", str(tmp_path / "two"), "--world", "2"]
     found = subprocess.run(line, env=env, capture_output=True, text=True, timeout=200, check=False)
     assert found.returncode == 0, found.stderr
+    assert [e["status"] for e in recipe_json(tmp_path / "two")["stages"]] == ["done"] * 5
     for a, b in zip(runs(done.path), runs(tmp_path / "two")):
         for x, y in zip(plain(a), plain(b)):
             assert x.keys() == y.keys()

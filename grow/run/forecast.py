@@ -13,7 +13,7 @@ from typing import Any
 
 from grow.cost import TRAIN_BYTES
 from grow.data import Corpus, Loader
-from grow.errors import GrowError
+from grow.errors import BadInput, GrowError
 from grow.plan import Plan
 from grow.run.keys import GROWTHS, SETTINGS
 from grow.run.outline import (
@@ -185,14 +185,15 @@ def _objective(model: Outline) -> str:
 
 
 def _check_class(made: Outline) -> None:
-    """BadInput where the stock config refuses the sizes."""
-    from transformers import AutoConfig
+    """BadInput where the stock class refuses the sizes, or cannot compute with them: tried without any memory."""
+    import torch
 
-    from grow.errors import BadInput
+    from grow.moments.names import bare_model
+    from grow.verify.float64 import quiet
 
-    config: Mapping[str, Any] = {k: v for k, v in made.config.items() if k != "model_type"}
     try:
-        AutoConfig.for_model(made.config["model_type"], **config)
+        with torch.no_grad(), quiet():
+            bare_model(made.path, made.config)(torch.ones((1, 4), dtype=torch.int64, device="meta"))
     except Exception as error:  # its classes raise what they like
         why = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
         raise BadInput("sizes", what="are no model of the stock class", why=why, fix="other sizes") from None
