@@ -22,7 +22,7 @@ from grow.optimizer import POLICIES
 from grow.race import RATE
 from grow.tensors import DTYPE_NAMES, SPLITS
 from grow.train.schedule import SCHEDULES, SHAPES
-from grow.train.settings import COMPUTE, OPTIMIZERS, plateau_of, rewarm_of
+from grow.train.settings import COMPUTE, OPTIMIZERS, TRACKERS, plateau_of, rewarm_of
 from grow.verify.result import LADDER
 
 SOURCE = "SRC: a checkpoint folder, a hub id or a bundled name (small, small-gpt2, small-bert)."
@@ -504,6 +504,11 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
 @click.option("--trust-checkpoint", is_flag=True, help="Read the state of a run whose files are somebody else's.")
 @click.option("--world", type=click.IntRange(1), metavar="N", help="Fail unless there are N processes (torchrun).")
 @click.option("--tensorboard", is_flag=True, default=None, help="Event files in RUN/tensorboard too.")
+@click.option(
+    "--tracker",
+    type=click.Choice(TRACKERS),
+    help="Metrics go there too. wandb: RUN/wandb, uploaded only where WANDB_MODE=online; trackio: its local store.",
+)
 @revision
 @as_json
 def train(src, data, as_json, **options) -> int:

@@ -27,7 +27,7 @@ from grow.train.first import first_loss
 from grow.train.folder import RUN, check_run, locked, removed_unless_begun
 from grow.train.grown import NewEntries, tensors_of
 from grow.train.inputs import Data, Source, open_data, parse_sources
-from grow.train.log import METRICS, Log, check_board, last_losses, validation_losses
+from grow.train.log import METRICS, Log, last_losses, validation_losses
 from grow.train.loop import Loop, Signals
 from grow.train.model import (
     LONGEST,
@@ -45,6 +45,7 @@ from grow.train.parallel import World, shard, world_of
 from grow.train.settings import Settings, Training, refuse_change, resumed, settings_of
 from grow.train.start import Start, open_start
 from grow.train.state import load_state
+from grow.train.trackers import check_trackers
 
 
 def train(
@@ -116,8 +117,7 @@ class _Request:
             begun["before"] = spent and spent.document()
         start = Start() if last is not None else self._start(checkpoint.path, begun, stack, world)
         settings = self._settings(checkpoint, stored, start)
-        if settings.tensorboard:
-            check_board()
+        check_trackers(settings)
         if last is not None:
             check_owner(last / checkpoints.STATE, self.trust)
         data, loop = self._loop(checkpoint, settings, start, world)

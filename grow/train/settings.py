@@ -12,8 +12,11 @@ from grow.errors import BadInput, did_you_mean
 from grow.train.schedule import SCHEDULES, SHAPES, rate
 
 OPTIMIZERS = ("adamw", "adafactor", "muon")
+TRACKERS = ("tensorboard", "trackio", "wandb")
 COMPUTE = ("float32", "bfloat16", "float64")
-FREE = frozenset({"save_every", "eval_every", "log_every", "keep", "tensorboard", "checkpointing", "compile"})
+FREE = frozenset(
+    {"save_every", "eval_every", "log_every", "keep", "tensorboard", "tracker", "checkpointing", "compile"}
+)
 """What may change on resume: none of these is part of what is computed, beyond rounding."""
 RATES = ("schedule", "steps", "warmup", "decay", "decay_shape")
 
@@ -32,6 +35,7 @@ class Settings:
     freeze_old     entries that a growth carried over keep their bits
     plateau        (steps, nats): the run ends early, see `grow.train.plateau`
     documents      tokens see their own document only
+    tracker        wandb, trackio or tensorboard: where the metrics go as well
     keep           how many checkpoints stay; one with a file KEEP in it always stays
     skip           sequences of the data's order that were read before the first step
     begin          number of the first step: the schedule, masks and dropout go on from there
@@ -62,6 +66,7 @@ class Settings:
     log_every: int = 10
     keep: int = 2
     tensorboard: bool = False
+    tracker: str = ""
     skip: int = 0
     begin: int = 0
 
@@ -237,10 +242,12 @@ def check(s: Settings) -> Settings:
         ("decay_shape", SHAPES),
         ("optimizer", OPTIMIZERS),
         ("dtype", COMPUTE),
+        ("tracker", ("", *TRACKERS)),
     ):
         if getattr(s, name) not in known:
             hint = did_you_mean(str(getattr(s, name)), known)
-            raise _bad(name, getattr(s, name), f"one of {', '.join(known)}", hint or f"{option(name)} {known[0]}")
+            names = [n for n in known if n]
+            raise _bad(name, getattr(s, name), f"one of {', '.join(names)}", hint or f"{option(name)} {names[0]}")
     if s.warmup > s.steps or (s.schedule == "wsd" and s.warmup + s.decay > s.steps):
         what = f"{s.warmup} steps of warm-up and {s.decay} of decay, of {s.steps}"
         raise BadInput("--warmup", what=what, why="they are parts of the run", fix="fewer of them, or more --steps")
