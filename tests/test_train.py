@@ -44,7 +44,7 @@ from grow.train.loop import NotFinite
 from grow.train.model import check_documents, inputs, loss_sum
 from grow.train.objectives import IGNORED, Objective, causal, draws, infill, masked, spans
 from grow.train.schedule import rate, rewarm
-from grow.train.settings import Training
+from grow.train.settings import Settings, Training
 from grow.zoo import heldout_text
 
 ROOT = Path(grow.__file__).parents[1]

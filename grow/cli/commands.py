@@ -22,7 +22,7 @@ from grow.optimizer import POLICIES
 from grow.race import RATE
 from grow.tensors import DTYPE_NAMES, SPLITS
 from grow.train.schedule import SCHEDULES, SHAPES
-from grow.train.settings import COMPUTE, OPTIMIZERS, TRACKERS, plateau_of, rewarm_of
+from grow.train.settings import COMPUTE, OPTIMIZERS, RULES, TRACKERS, plateau_of, rewarm_of
 from grow.verify.result import LADDER
 
 SOURCE = "SRC: a checkpoint folder, a hub id or a bundled name (small, small-gpt2, small-bert)."
@@ -478,6 +478,11 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
     metavar="RATIO:STEPS",
     callback=_rewarm,
     help="Scale the updates of new entries alone. 1.25:250 was best after growing in mid-training (arXiv 2602.02472).",
+)
+@click.option(
+    "--rates",
+    type=click.Choice(RULES),
+    help="[default: uniform] mup: by how much fan-ins grew; implied: copies learn like the entry they hold.",
 )
 @click.option(
     "--freeze-old",

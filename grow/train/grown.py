@@ -17,7 +17,7 @@ import torch
 from grow.assemble import assemble
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
-from grow.families import family_of
+from grow.families import FAMILIES, family_of
 from grow.match import Match, Matched, match
 from grow.memory import ModelSource
 from grow.optimizer import new_entries_of
@@ -45,7 +45,7 @@ def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorP
             f"{grown.path}: {NAME}",
             what="tells of experts that were made or added",
             why="which of their entries are new does not follow from the grown sizes alone",
-            fix="without --rewarm and --freeze-old",
+            fix="without --rewarm, --freeze-old and --rates",
         )
     source = []
     for t in found.tensors:
@@ -82,7 +82,7 @@ def _foreign(grown: Checkpoint | ModelSource, why: str) -> BadInput:
         f"{grown.path}: {NAME}",
         what="tells of another checkpoint than this one",
         why=why,
-        fix="train without --rewarm and --freeze-old, or grow again",
+        fix="train without --rewarm, --freeze-old and --rates, or grow again",
     )
 
 
@@ -91,6 +91,9 @@ def parts_of(model: Any, tensors: Iterable[TensorPlan]) -> Iterator[tuple[str, t
     by_name: dict[str, TensorPlan] = {}
     for t in tensors:
         by_name |= {t.canonical: t, t.name: t}
+    family = FAMILIES.get(model.config.model_type)
+    for old, new in family.spelling if family else ():  # a module may have the name that older files have
+        by_name |= {name.removesuffix(new) + old: t for name, t in by_name.items() if name.endswith(new)}
     prefix = model.base_model_prefix + "."
     for name, p in model.named_parameters():
         spelled = (name, name.removeprefix(prefix), prefix + name)
@@ -100,7 +103,7 @@ def parts_of(model: Any, tensors: Iterable[TensorPlan]) -> Iterator[tuple[str, t
                 name,
                 what=f"is no tensor of the growth ({tuple(p.shape)})",
                 why="which of its entries are new cannot be known",
-                fix="train without --rewarm and --freeze-old, or give the model that this growth made",
+                fix="train without --rewarm, --freeze-old and --rates, or give the model that this growth made",
             )
         yield name, p, found
 

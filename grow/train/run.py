@@ -42,6 +42,7 @@ from grow.train.model import (
 from grow.train.objectives import objective_of
 from grow.train.optim import build_optimizers
 from grow.train.parallel import World, shard, world_of
+from grow.train.rates import Implied, mup_scales, said
 from grow.train.settings import Settings, Training, refuse_change, resumed, settings_of
 from grow.train.start import Start, open_start
 from grow.train.state import load_state
@@ -253,8 +254,9 @@ class _Request:
 
     def _loop(self, checkpoint: Checkpoint, settings: Settings, start: Start, world: World) -> tuple[Data, Loop]:
         grown = read_record(checkpoint.path)
-        if grown is None and (settings.rewarm or settings.freeze_old or self.source is not None):
-            option = "--rewarm" if settings.rewarm else "--freeze-old" if settings.freeze_old else "--source"
+        asked = {"--rewarm": settings.rewarm, "--freeze-old": settings.freeze_old, "--source": self.source}
+        asked[f"--rates {settings.rates}"] = settings.rates != "uniform"
+        if grown is None and (option := next((name for name, value in asked.items() if value), "")):
             why = "there is no grow.json beside the weights, which says what is new"
             raise BadInput(
                 option, what=f"{checkpoint.path.name} is not known to have grown", why=why, fix=f"without {option}"
@@ -280,12 +282,19 @@ class _Request:
         self.notes += data.notes
         flops = flops_per_token(checkpoint, settings.length)
         shard(model, world)
-        new = None
-        if grown is not None and (settings.rewarm or settings.freeze_old):
-            made = tensors_of(grown, checkpoint)
+        treated = settings.rewarm or settings.freeze_old or settings.rates != "uniform"
+        made = tensors_of(grown, checkpoint) if grown is not None and treated else ()
+        new, implied, scales = None, None, None
+        if settings.rewarm or settings.freeze_old:
             new = NewEntries(model, made, rewarm=settings.rewarm, freeze_old=settings.freeze_old)
             self.notes.append(f"{new.count:,} of {new.total:,} entries are new")
-        return data, Loop(model, build_optimizers(model, settings, world), data, settings, world, flops, new)
+        if settings.rates == "mup":
+            scales = mup_scales(model, made)
+            self.notes.append(f"rates: {said(scales)}")
+        elif settings.rates == "implied":
+            implied = Implied(model, made)
+        optimizers = build_optimizers(model, settings, world, scales)
+        return data, Loop(model, optimizers, data, settings, world, flops, new, implied)
 
     def _check_same(self, stored: Mapping[str, Any], data: Data) -> None:
         """BadInput where a continued run would read another text."""

@@ -13,6 +13,7 @@ from grow.train.schedule import SCHEDULES, SHAPES, rate
 
 OPTIMIZERS = ("adamw", "adafactor", "muon")
 TRACKERS = ("tensorboard", "trackio", "wandb")
+RULES = ("uniform", "mup", "implied")
 COMPUTE = ("float32", "bfloat16", "float64")
 FREE = frozenset(
     {"save_every", "eval_every", "log_every", "keep", "tensorboard", "tracker", "checkpointing", "compile"}
@@ -32,6 +33,7 @@ class Settings:
     clip           largest global norm of a gradient; 0: no limit
     dtype          of the computation; weights, gradients and moments are float32 (float64 with float64)
     rewarm         (ratio, steps) of the updates of new entries, see `schedule.rewarm`
+    rates          one for all, or by what the growth did to a parameter, see `grow.train.rates`
     freeze_old     entries that a growth carried over keep their bits
     plateau        (steps, nats): the run ends early, see `grow.train.plateau`
     documents      tokens see their own document only
@@ -57,6 +59,7 @@ class Settings:
     documents: bool = False
     rewarm: tuple[float, int] | None = None
     freeze_old: bool = False
+    rates: str = "uniform"
     plateau: tuple[int, float] | None = None
     seed: int = 0
     checkpointing: bool = False
@@ -243,6 +246,7 @@ def check(s: Settings) -> Settings:
         ("optimizer", OPTIMIZERS),
         ("dtype", COMPUTE),
         ("tracker", ("", *TRACKERS)),
+        ("rates", RULES),
     ):
         if getattr(s, name) not in known:
             hint = did_you_mean(str(getattr(s, name)), known)
@@ -254,6 +258,8 @@ def check(s: Settings) -> Settings:
     if s.batch % s.accumulate:
         why = "every part of an accumulated batch has as many sequences"
         raise _bad("accumulate", s.accumulate, why, f"a divisor of --batch {s.batch}")
+    if s.rates != "uniform" and s.optimizer != "adamw":
+        raise _bad("rates", s.rates, f"it is a rule for AdamW, not for {s.optimizer}", "--optimizer adamw")
     if s.rewarm is not None and not (0 < s.rewarm[0] < 100 and s.rewarm[1] >= 1):
         raise _bad("rewarm", f"{s.rewarm[0]}:{s.rewarm[1]}", "RATIO:STEPS, both above 0", "--rewarm 1.25:250")
     if s.plateau is not None and not (s.plateau[0] >= 1 and math.isfinite(s.plateau[1])):
