@@ -9,6 +9,7 @@ from typing import Any
 from grow.cost import cost_of
 from grow.family import WIDTHS
 from grow.match import numberless
+from grow.payoff import doubts
 from grow.plan import Plan
 from grow.tensors import TensorPlan
 
@@ -56,8 +57,14 @@ def plan_document(plan: Plan) -> dict[str, Any]:
             }
             for side, cost in (("old", old), ("new", new))
         },
-        "notes": list(plan.notes),
+        "notes": notes(plan),
     }
+
+
+def notes(plan: Plan) -> list[str]:
+    """Those of the plan, and what speaks against a growth of this size."""
+    old, new = plan.parameters
+    return [*plan.notes, *doubts(new, old, upcycled=plan.change.upcycling is not None)]
 
 
 def grouped(plan: Plan) -> Iterator[tuple[str, int, TensorPlan]]:

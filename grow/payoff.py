@@ -8,6 +8,9 @@ the budget. The thresholds are where the gains that are known begin to shrink, n
 
 from __future__ import annotations
 
+from grow.provenance import Record
+from grow.spent import Spent
+
 OPTIMAL = 20  # tokens per parameter: compute-optimal training from scratch (Hoffmann et al., arXiv 2203.15556)
 MANY = 2 * OPTIMAL
 LARGEST = 4.0  # times the parameters, in one growth
@@ -53,3 +56,22 @@ def doubts(
             "trained from scratch were better (arXiv 2406.06563)"
         )
     return found
+
+
+def doubts_of(record: Record, *, tokens: int, flops: float, source_tokens: int | None = None) -> list[str]:
+    """`doubts` about training on from a growth; [] when it was trained on before, or its sizes are not recorded.
+
+    source_tokens  None: those that are recorded
+    """
+    sizes, spent = record.raw["plan"].get("parameters"), Spent.of(record.raw["source"].get("spent"))
+    if "training" in record.raw or not isinstance(sizes, list) or len(sizes) != 2:
+        return []
+    return doubts(
+        sizes[1],
+        sizes[0],
+        tokens=tokens,
+        source_tokens=source_tokens if source_tokens is not None or spent is None else spent.tokens,
+        flops=flops,
+        source_flops=None if spent is None else spent.flops,
+        upcycled=record.change.upcycling is not None,
+    )

@@ -491,6 +491,7 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
     help="Old entries keep their bits: new ones learn a new domain beside them (LLaMA-Pro, arXiv 2401.02415).",
 )
 @click.option("--source", metavar="SRC", help="What SRC grew from: stop unless both start with the same loss.")
+@click.option("--source-tokens", type=click.IntRange(0), metavar="N", help="That SRC's source has seen, for a warning.")
 @click.option(
     "--state",
     type=click.Choice(("carry", "drop")),

@@ -15,17 +15,46 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from grow.axes import READ
+from grow.checkpoint.reader import Checkpoint
 from grow.optimizer import carries, factors
+from grow.provenance import Record
 from grow.tensors import TensorPlan
-from grow.train.grown import parts_of
+from grow.train.grown import NewEntries, parts_of, tensors_of
 from grow.train.parallel import World, local, part_of
+from grow.train.settings import Settings
 
 Part = tuple[torch.nn.Parameter, "Dimwise | None"]
+
+
+@dataclass(frozen=True)
+class Treated:
+    """How the entries of a grown model are treated apart, None where they are not."""
+
+    new: NewEntries | None = None
+    implied: Implied | None = None
+    scales: Mapping[str, float] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def treat(model: Any, record: Record, grown: Checkpoint, settings: Settings) -> Treated:
+    """As the settings want it; `model` is sharded already."""
+    apart = settings.rewarm is not None or settings.freeze_old
+    if not apart and settings.rates == "uniform":
+        return Treated()
+    made, notes = tensors_of(record, grown), []
+    new = NewEntries(model, made, rewarm=settings.rewarm, freeze_old=settings.freeze_old) if apart else None
+    if new is not None:
+        notes.append(f"{new.count:,} of {new.total:,} entries are new")
+    scales = mup_scales(model, made) if settings.rates == "mup" else None
+    if scales is not None:
+        notes.append(f"rates: {said(scales)}")
+    return Treated(new, Implied(model, made) if settings.rates == "implied" else None, scales, tuple(notes))
 
 
 def mup_scales(model: Any, tensors: Iterable[TensorPlan]) -> dict[str, float]:

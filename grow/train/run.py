@@ -19,13 +19,13 @@ from grow.checkpoint.writer import write_json
 from grow.errors import BadInput
 from grow.families import FAMILIES
 from grow.match import match
+from grow.payoff import doubts_of
 from grow.provenance import read_record
-from grow.spent import spent_on
+from grow.spent import peak_of, spent_on
 from grow.train import checkpoints
 from grow.train.document import run_document
 from grow.train.first import first_loss
 from grow.train.folder import RUN, check_run, locked, removed_unless_begun
-from grow.train.grown import NewEntries, tensors_of
 from grow.train.inputs import Data, Source, open_data, parse_sources
 from grow.train.log import METRICS, Log, last_losses, validation_losses
 from grow.train.loop import Loop, Signals
@@ -42,7 +42,7 @@ from grow.train.model import (
 from grow.train.objectives import objective_of
 from grow.train.optim import build_optimizers
 from grow.train.parallel import World, shard, world_of
-from grow.train.rates import Implied, mup_scales, said
+from grow.train.rates import Treated, treat
 from grow.train.settings import Settings, Training, refuse_change, resumed, settings_of
 from grow.train.start import Start, open_start
 from grow.train.state import load_state
@@ -60,6 +60,7 @@ def train(
     trust: bool,
     world: int | None,
     source: str | os.PathLike | None,
+    source_tokens: int | None,
     state: str | None,
     continue_schedule: bool,
     revision: str | None,
@@ -80,8 +81,9 @@ def train(
                     stack.enter_context(removed_unless_begun(run))
                 stack.enter_context(locked(run))
         request = _Request(
-            src, sources, run, tokens, flops, resume, trust, source, state, continue_schedule, revision, dict(given)
-        )
+            src, sources, run, tokens, flops, resume, trust, source, source_tokens, state, continue_schedule, revision,
+            dict(given),
+        )  # fmt: skip
         return request.carry_out(here, stack, quiet)
 
 
@@ -98,13 +100,15 @@ class _Request:
         resume: bool,
         trust: bool,
         source: Any,
+        source_tokens: int | None,
         state: str | None,
         continue_schedule: bool,
         revision: str | None,
         given: dict[str, Any],
     ) -> None:
         self.src, self.data, self.path, self.tokens, self.flops, self.resume = src, data, run, tokens, flops, resume
-        self.trust, self.source, self.revision, self.given = trust, source, revision, given
+        self.trust, self.source, self.source_tokens = trust, source, source_tokens
+        self.revision, self.given = revision, given
         self.policy, self.continue_schedule = state, continue_schedule
         self.notes: list[str] = []
 
@@ -241,7 +245,7 @@ class _Request:
         else:
             tokens = self._tokens(checkpoint, self.given.get("length", length))
             make = start.continued if self.continue_schedule else settings_of
-            settings = make(self.given, tokens, length)
+            settings = make(self._defaults(checkpoint) | self.given, tokens, length)
         start.check(settings)
         check_length(settings.length, limit)
         return settings
@@ -252,10 +256,20 @@ class _Request:
             self.tokens if self.flops is None else tokens_for(self.flops, checkpoint, length, self.given, self.tokens)
         )
 
+    def _defaults(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """What follows from how the weights were trained: the peak of their rate stays."""
+        peak = peak_of(checkpoint.path)
+        if peak is None or "lr" in self.given or peak[0] != self.given.get("optimizer", Settings.optimizer):
+            return {}
+        self.notes.append(
+            f"the rate's peak is the one that the weights were trained with, {peak[1]:.3g}; --lr changes it"
+        )
+        return {"lr": peak[1]}
+
     def _loop(self, checkpoint: Checkpoint, settings: Settings, start: Start, world: World) -> tuple[Data, Loop]:
         grown = read_record(checkpoint.path)
         asked = {"--rewarm": settings.rewarm, "--freeze-old": settings.freeze_old, "--source": self.source}
-        asked[f"--rates {settings.rates}"] = settings.rates != "uniform"
+        asked |= {f"--rates {settings.rates}": settings.rates != "uniform", "--source-tokens": self.source_tokens}
         if grown is None and (option := next((name for name, value in asked.items() if value), "")):
             why = "there is no grow.json beside the weights, which says what is new"
             raise BadInput(
@@ -282,19 +296,13 @@ class _Request:
         self.notes += data.notes
         flops = flops_per_token(checkpoint, settings.length)
         shard(model, world)
-        treated = settings.rewarm or settings.freeze_old or settings.rates != "uniform"
-        made = tensors_of(grown, checkpoint) if grown is not None and treated else ()
-        new, implied, scales = None, None, None
-        if settings.rewarm or settings.freeze_old:
-            new = NewEntries(model, made, rewarm=settings.rewarm, freeze_old=settings.freeze_old)
-            self.notes.append(f"{new.count:,} of {new.total:,} entries are new")
-        if settings.rates == "mup":
-            scales = mup_scales(model, made)
-            self.notes.append(f"rates: {said(scales)}")
-        elif settings.rates == "implied":
-            implied = Implied(model, made)
-        optimizers = build_optimizers(model, settings, world, scales)
-        return data, Loop(model, optimizers, data, settings, world, flops, new, implied)
+        treated = Treated() if grown is None else treat(model, grown, checkpoint, settings)
+        self.notes += treated.notes
+        if grown is not None and not self.resume:
+            tokens = (settings.steps - settings.begin) * settings.batch * settings.length
+            self.notes += doubts_of(grown, tokens=tokens, flops=flops * tokens, source_tokens=self.source_tokens)
+        optimizers = build_optimizers(model, settings, world, treated.scales)
+        return data, Loop(model, optimizers, data, settings, world, flops, treated.new, treated.implied)
 
     def _check_same(self, stored: Mapping[str, Any], data: Data) -> None:
         """BadInput where a continued run would read another text."""
