@@ -13,8 +13,10 @@ from test_train import QUICK, refused, tokens
 
 import grow
 from grow.payoff import doubts
+from grow.provenance import read_record
 from grow.spent import peak_of
-from grow.train.settings import Training
+from grow.train.defaults import inherited
+from grow.train.settings import Settings, Training
 
 PAPERS = {"factor": "2409.12903", "source": "2510.06548", "tokens": "2605.13405", "experts": "2406.06563"}
 
@@ -105,10 +107,42 @@ def test_the_peak_of_the_rate_stays_unless_another_is_given(run, text, tmp_path)
     alone = shutil.copytree(kept.checkpoint, tmp_path / "alone")
     shutil.rmtree(alone / "state")
     assert peak_of(alone) == ("adamw", 3e-3)
-    for k, options in enumerate(({"lr": 1e-3}, {"optimizer": "muon"})):
+    for k, options in enumerate(({"lr": 1e-3}, {"optimizer": "muon", "state": "drop"})):
         done = grow.train(run.checkpoint, text, out=tmp_path / f"other-{k}", **plain, **options)
         assert done.settings.lr == options.get("lr", 1e-4)  # muon: nothing is recorded of its rate
         assert not any("peak" in note for note in done.notes)
+
+
+def test_what_is_new_is_re_warmed_unless_somebody_says_otherwise(tiny, run, text, tmp_path, monkeypatch, capsys):
+    grown = grow.widen(run.checkpoint, {"layers": 3}, out=tmp_path / "grown", verify=False)
+    experts = grow.upcycle(tiny("mistral"), 4, out=tmp_path / "experts", verify=False)
+
+    def rewarm(src: Path, **options: Any) -> tuple[float, int] | None:
+        out = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
+        return grow.train(src, text, out=out, **{**QUICK, "steps": 1, **options}).settings.rewarm
+
+    assert rewarm(grown.path, steps=20) == (1.25, 2)
+    assert rewarm(grown.path) == (1.25, 1)
+    assert rewarm(grown.path, rewarm=(2.0, 3)) == (2.0, 3)
+    for options in ({"rewarm": None}, {"freeze_old": True}, {"rates": "mup"}):
+        assert rewarm(grown.path, **options) is None
+    assert rewarm(experts.path) is None  # which entries are new is not known of experts
+    assert rewarm(run.checkpoint) is None
+    last = next(path for path in tmp_path.glob("run-*/step-00000020"))
+    assert rewarm(last) is None  # nothing in it is new any more
+    line = ["train", "--from", grown.path, "--data", text, "--out", tmp_path / "off", "--rewarm", "off", "--json"]
+    line += [f"--{k.replace('_', '-')}={v}" for k, v in {**QUICK, "steps": 1}.items()]
+    code, out, _ = files.command(monkeypatch, capsys, *line)
+    assert (code, json.loads(out)["settings"]["rewarm"]) == (0, None)
+
+
+def test_re_warming_lasts_250_steps_at_most(run, tmp_path):
+    grown = grow.widen(run.checkpoint, {"layers": 3}, out=tmp_path / "grown", verify=False)
+    settings, notes = inherited(Settings(steps=9000, begin=500), {}, grown.path, read_record(grown.path))
+    assert settings.rewarm == (1.25, 250)
+    assert notes[-1] == "new entries are re-warmed, 1.25 times the rate for 250 steps; --rewarm off does without"
+    settings, _ = inherited(Settings(steps=900, begin=500), {}, grown.path, read_record(grown.path))
+    assert settings.rewarm == (1.25, 40)
 
 
 @pytest.mark.parametrize("settings", [None, 3, {}, {"lr": 1e-3}, {"optimizer": "adamw", "lr": "x"}, {"lr": 0.0}])

@@ -734,7 +734,7 @@ def test_masks_are_sharded_with_the_weights(grown, text, tmp_path):
 def test_re_warming_scales_new_updates_and_no_other_number(grown, text, tmp_path):
     """After one step: old entries as without it, bit for bit; new ones moved 2 times as far."""
     one = {**QUICK, "steps": 1, "dtype": "float32"}
-    grow.train(grown.path, text, out=tmp_path / "plain", **one)
+    grow.train(grown.path, text, out=tmp_path / "plain", rewarm=None, **one)
     grow.train(grown.path, text, out=tmp_path / "warm", rewarm=(2.0, 5), **one)
     start = load_file(grown.path / "model.safetensors")
     plain, warm = weights(tmp_path / "plain", 1), weights(tmp_path / "warm", 1)

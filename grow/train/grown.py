@@ -27,6 +27,12 @@ from grow.train.parallel import local, part_of
 from grow.train.schedule import rewarm
 
 
+def knows_new(record: Record) -> bool:
+    """Whether the grown sizes say which entries are new; of experts that were made or added they do not."""
+    experts = record.change.maps.get("experts")
+    return record.change.upcycling is None and (experts is None or experts.is_identity)
+
+
 def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorPlan, ...]:
     """The growth's tensors from its record and the grown checkpoint (or model) alone: the source is the grown one with
     the old sizes. BadInput when the record is of another checkpoint."""
@@ -39,8 +45,8 @@ def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorP
             config[field] = size
     if record.config_changes.get("tie_word_embeddings") is False:
         config["tie_word_embeddings"] = True
-    depth, experts = record.change.depth, record.change.maps.get("experts")
-    if record.change.upcycling is not None or (experts is not None and not experts.is_identity):
+    depth = record.change.depth
+    if not knows_new(record):
         raise Refused(
             f"{grown.path}: {NAME}",
             what="tells of experts that were made or added",

@@ -21,8 +21,9 @@ from grow.families import FAMILIES
 from grow.match import match
 from grow.payoff import doubts_of
 from grow.provenance import read_record
-from grow.spent import peak_of, spent_on
+from grow.spent import spent_on
 from grow.train import checkpoints
+from grow.train.defaults import inherited
 from grow.train.document import run_document
 from grow.train.first import first_loss
 from grow.train.folder import RUN, check_run, locked, removed_unless_begun
@@ -245,7 +246,9 @@ class _Request:
         else:
             tokens = self._tokens(checkpoint, self.given.get("length", length))
             make = start.continued if self.continue_schedule else settings_of
-            settings = make(self._defaults(checkpoint) | self.given, tokens, length)
+            settings = make(self.given, tokens, length)
+            settings, notes = inherited(settings, self.given, checkpoint.path, read_record(checkpoint.path))
+            self.notes += notes
         start.check(settings)
         check_length(settings.length, limit)
         return settings
@@ -255,16 +258,6 @@ class _Request:
         return (
             self.tokens if self.flops is None else tokens_for(self.flops, checkpoint, length, self.given, self.tokens)
         )
-
-    def _defaults(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """What follows from how the weights were trained: the peak of their rate stays."""
-        peak = peak_of(checkpoint.path)
-        if peak is None or "lr" in self.given or peak[0] != self.given.get("optimizer", Settings.optimizer):
-            return {}
-        self.notes.append(
-            f"the rate's peak is the one that the weights were trained with, {peak[1]:.3g}; --lr changes it"
-        )
-        return {"lr": peak[1]}
 
     def _loop(self, checkpoint: Checkpoint, settings: Settings, start: Start, world: World) -> tuple[Data, Loop]:
         grown = read_record(checkpoint.path)

@@ -267,8 +267,10 @@ def check(s: Settings) -> Settings:
     return s
 
 
-def rewarm_of(text: str) -> tuple[float, int]:
-    """RATIO:STEPS as numbers; ValueError when they are none. RATIO alone is for 250 steps."""
+def rewarm_of(text: str) -> tuple[float, int] | None:
+    """RATIO:STEPS as numbers, None for off; ValueError when they are none. RATIO alone is for 250 steps."""
+    if text == "off":
+        return None
     ratio, colon, steps = text.partition(":")
     return float(ratio), int(steps) if colon else 250
 
