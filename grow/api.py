@@ -36,7 +36,7 @@ from grow.parallel import World, world_of
 from grow.plan import Plan, plan_for
 from grow.provenance import NAME, record_of
 from grow.savings import Curves
-from grow.spent import spent_on
+from grow.spent import history
 from grow.train.settings import Training
 from grow.verify.ladder import verify_folders
 from grow.verify.result import FUNCTION, LADDER, LOSSY, Verification, damage_of
@@ -382,6 +382,7 @@ def train(
     trust_checkpoint: bool = False,
     world: int | None = None,
     source: str | os.PathLike | None = None,
+    source_tokens: int | None = None,
     state: str | None = None,
     continue_schedule: bool = False,
     revision: str | None = None,
@@ -397,6 +398,7 @@ def train(
     resume    continue the run in `out`; what was set then must be so now, unless it changes nothing
     world     refuse to run on another number of processes than this
     source    what `src` grew from: stop unless both have the same validation loss before the first step
+    source_tokens  that the source was trained on, where no run has recorded it: some growths are not expected to pay
     state     beside the weights: "carry" (an error where there is none) or "drop"; None: as it is there
     continue_schedule  count steps, rates, masks and dropout on from the state's step
     settings  the fields of `grow.train.settings.Settings`: steps, batch, length, lr, schedule, rewarm, …
@@ -415,6 +417,7 @@ def train(
         trust=trust_checkpoint,
         world=world,
         source=source,
+        source_tokens=source_tokens,
         state=state,
         continue_schedule=continue_schedule,
         revision=revision,
@@ -516,8 +519,9 @@ def _write(the_plan: Plan, checkpoint: Checkpoint, folder: Path, shard: int, nam
 
             write_json(folder / "config.json", the_plan.new_config)
             copy_companions(checkpoint, folder, the_plan)
-            spent = spent_on(checkpoint.path)
-            record = record_of(the_plan, source=name, version=__version__, tensors=digests, spent=spent)
+            record = record_of(
+                the_plan, source=name, version=__version__, tensors=digests, history=history(checkpoint.path)
+            )
             write_json(folder / NAME, record)
 
 

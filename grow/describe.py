@@ -9,6 +9,7 @@ from typing import Any
 from grow.cost import cost_of
 from grow.family import WIDTHS
 from grow.match import numberless
+from grow.payoff import doubts
 from grow.plan import Plan
 from grow.portion import portions_document
 from grow.tensors import TensorPlan
@@ -58,8 +59,14 @@ def plan_document(plan: Plan, world: int | None = None) -> dict[str, Any]:
             for side, cost in (("old", old), ("new", new))
         },
         **({"world": portions_document(plan, world)} if world else {}),
-        "notes": list(plan.notes),
+        "notes": notes(plan),
     }
+
+
+def notes(plan: Plan) -> list[str]:
+    """Those of the plan, and what speaks against a growth of this size."""
+    old, new = plan.parameters
+    return [*plan.notes, *doubts(new, old, upcycled=plan.change.upcycling is not None)]
 
 
 def grouped(plan: Plan) -> Iterator[tuple[str, int, TensorPlan]]:

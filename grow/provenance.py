@@ -22,7 +22,6 @@ from grow.family import UNITS
 from grow.maps import KINDS, SILENT, AxisMap, axis_map, identity
 from grow.methods import DEFAULT
 from grow.plan import Plan
-from grow.spent import Spent
 from grow.tensors import SPLITS
 
 SCHEMA = 1
@@ -65,11 +64,11 @@ class Record:
 
 
 def record_of(
-    plan: Plan, *, source: str, version: str, tensors: Mapping[str, str], spent: Spent | None = None
+    plan: Plan, *, source: str, version: str, tensors: Mapping[str, str], history: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The JSON document of a finished growth, without its verification.
 
-    spent  on training the source, where it is known
+    history  of the source, as far as it is recorded, see `grow.spent`
     """
     return {
         "schema": SCHEMA,
@@ -78,11 +77,12 @@ def record_of(
             "name": source,
             "model_type": how.source if (how := plan.change.upcycling) else plan.family.model_type,
             "config_sha256": config_sha256(plan.config),
-            **({"spent": spent.document()} if spent else {}),
+            **(history or {}),
         },
         "plan": {
             "sizes": plan.sizes,
             "new_sizes": plan.new_sizes,
+            "parameters": list(plan.parameters),
             "method": plan.method,
             "exact": not plan.lossy,
             **({"lossy_because": plan.lossy} if plan.lossy else {}),

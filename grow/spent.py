@@ -1,7 +1,8 @@
-"""What a checkpoint's weights have cost so far: written by training, carried over by growth, read by whoever compares.
+"""What a checkpoint's weights have cost so far, and at which peak rate they were trained: written by training, carried
+over by growth, read by whoever compares or goes on.
 
-    RUN/step-…/state/train.json   "before": what the run began with, "tokens", "flops", "seconds": its own
-    GROWN/grow.json               "source": {"spent": …}; in a run's checkpoint "training": {"spent": …} with it
+    RUN/step-…/state/train.json   "before": what the run began with, "tokens", "flops", "seconds": its own; "settings"
+    GROWN/grow.json               "source": {"spent": …, "peak": …}; in a run's checkpoint "training" has both too
 
 Nothing is known of checkpoints from elsewhere: what is counted begins with the first `grow train`.
 """
@@ -69,6 +70,31 @@ def spent_on(folder: Path) -> Spent | None:
         if isinstance(part, Mapping) and (found := Spent.of(part.get("spent"))) is not None:
             return found
     return None
+
+
+def peak_of(folder: Path) -> tuple[str, float] | None:
+    """(optimizer, peak of its learning rate) that the checkpoint in `folder` was last trained with, if recorded."""
+    found = _peak(_read(folder / "state" / "train.json").get("settings"))
+    grown = _read(folder / "grow.json")
+    for key in ("training", "source"):
+        part = grown.get(key)
+        found = found or _peak(part.get("peak") if isinstance(part, Mapping) else None)
+    return found
+
+
+def history(folder: Path) -> dict[str, Any]:
+    """What a growth carries over: {"spent": …, "peak": …}, each where it is recorded."""
+    spent, peak = spent_on(folder), peak_of(folder)
+    found: dict[str, Any] = {"spent": spent.document()} if spent else {}
+    return found | ({"peak": {"optimizer": peak[0], "lr": peak[1]}} if peak else {})
+
+
+def _peak(settings: Any) -> tuple[str, float] | None:
+    try:
+        optimizer, lr = str(settings["optimizer"]), float(settings["lr"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return (optimizer, lr) if math.isfinite(lr) and lr > 0 else None
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -40,8 +40,9 @@ COMMANDS = {
     "--tasks",
     "train": "--accumulate --batch --checkpointing --clip --compile --continue-schedule --data --decay --decay-shape "
     "--documents --dtype --eval-every --flops --freeze-old --from --json --keep --length --log-every --lr --optimizer "
-    "--out --plateau --resume --revision --rewarm --save-every --schedule --seed --skip --source --state --steps "
-    "--tensorboard --tokens --trust-checkpoint --warmup --weight-decay --world",
+    "--out --plateau --rates --resume --revision --rewarm --save-every --schedule --seed --skip --source "
+    "--source-tokens --state --steps --tensorboard --tokens --tracker --trust-checkpoint --warmup --weight-decay "
+    "--world",
     "run": "RECIPE --dry-run --json --list --out --resume --trust-checkpoint --world",
     "plot": "RUN... --baseline --json --out --overwrite",
     "data prepare": "INPUT... --field --json --no-end --out --overwrite --revision --seed --separator --split "

@@ -23,7 +23,7 @@ from grow.parallel import processes
 from grow.race import RATE
 from grow.tensors import DTYPE_NAMES, SPLITS
 from grow.train.schedule import SCHEDULES, SHAPES
-from grow.train.settings import COMPUTE, OPTIMIZERS, plateau_of, rewarm_of
+from grow.train.settings import COMPUTE, OPTIMIZERS, RULES, TRACKERS, plateau_of, rewarm_of
 from grow.verify.result import LADDER
 
 SOURCE = "SRC: a checkpoint folder, a hub id or a bundled name (small, small-gpt2, small-bert)."
@@ -429,10 +429,10 @@ def prepare_data(inputs, separator, no_end, as_json, **options) -> int:
     return 0
 
 
-def _rewarm(_: Any, __: Any, text: str | None) -> tuple[float, int] | None:
-    """RATIO:STEPS as numbers."""
+def _rewarm(_: Any, __: Any, text: str | None) -> tuple[float, int] | tuple[()] | None:
+    """RATIO:STEPS as numbers, () for off."""
     try:
-        return None if text is None else rewarm_of(text)
+        return None if text is None else rewarm_of(text) or ()
     except ValueError:
         raise BadInput(
             f"--rewarm {text}", what="is no RATIO:STEPS", why="a factor and for how long", fix="--rewarm 1.25:250"
@@ -470,9 +470,13 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
 @click.option("--length", type=int, metavar="L", help="Tokens of one [default: the model's positions, at most 512].")
 @click.option("--accumulate", type=int, metavar="A", help="Parts that a step is computed in [default: 1].")
 @click.option(
-    "--lr", type=float, help="Peak of the learning rate; after a long decay less than the source's [default: 1e-4]."
+    "--lr",
+    type=float,
+    help="Peak of the rate [default: that of the run the weights are from, else 1e-4; arXiv 2602.02472].",
 )
-@click.option("--schedule", type=click.Choice(SCHEDULES), help="[default: wsd] Warm-up, stable, decay.")
+@click.option(
+    "--schedule", type=click.Choice(SCHEDULES), help="[default: wsd] Warm-up, stable, decay: grow while it is stable."
+)
 @click.option("--warmup", type=int, metavar="N", help="Steps [default: a tenth].")
 @click.option("--decay", type=int, metavar="N", help="Steps of wsd's decay at the end [default: a fifth].")
 @click.option("--decay-shape", type=click.Choice(SHAPES), help="Of wsd [default: sqrt].")
@@ -487,7 +491,13 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
     "--rewarm",
     metavar="RATIO:STEPS",
     callback=_rewarm,
-    help="Scale the updates of new entries alone. 1.25:250 was best after growing in mid-training (arXiv 2602.02472).",
+    help="Scale the updates of new entries alone, or off [default: after a growth 1.25 for a tenth of the steps, at "
+    "most 250; arXiv 2602.02472].",
+)
+@click.option(
+    "--rates",
+    type=click.Choice(RULES),
+    help="[default: uniform] mup: by how much fan-ins grew; implied: copies learn like the entry they hold.",
 )
 @click.option(
     "--freeze-old",
@@ -496,6 +506,7 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
     help="Old entries keep their bits: new ones learn a new domain beside them (LLaMA-Pro, arXiv 2401.02415).",
 )
 @click.option("--source", metavar="SRC", help="What SRC grew from: stop unless both start with the same loss.")
+@click.option("--source-tokens", type=click.IntRange(0), metavar="N", help="That SRC's source has seen, for a warning.")
 @click.option(
     "--state",
     type=click.Choice(("carry", "drop")),
@@ -514,6 +525,11 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
 @click.option("--trust-checkpoint", is_flag=True, help="Read the state of a run whose files are somebody else's.")
 @click.option("--world", type=click.IntRange(1), metavar="N", help="Fail unless there are N processes (torchrun).")
 @click.option("--tensorboard", is_flag=True, default=None, help="Event files in RUN/tensorboard too.")
+@click.option(
+    "--tracker",
+    type=click.Choice(TRACKERS),
+    help="Metrics go there too. wandb: RUN/wandb, uploaded only where WANDB_MODE=online; trackio: its local store.",
+)
 @revision
 @as_json
 def train(src, data, as_json, **options) -> int:
@@ -522,6 +538,8 @@ def train(src, data, as_json, **options) -> int:
     Exit code 130: SIGTERM or SIGINT came; the step was finished and saved.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    if given.get("rewarm") == ():
+        given["rewarm"] = None
     done = api.train(src, data, quiet=as_json, **given)
     if not show.first_process():
         return 130 if done.stopped else 0

@@ -16,7 +16,7 @@ from grow.api import Growth, Inspection
 from grow.cli.progress import size
 from grow.cost import cost_of
 from grow.data.corpus import Manifest
-from grow.describe import couplings, grouped, plan_document
+from grow.describe import couplings, grouped, notes, plan_document
 from grow.errors import GrowError
 from grow.family import WIDTHS, Family
 from grow.methods import DEFAULT
@@ -112,7 +112,7 @@ def plan(p: Plan, world: int | None = None) -> None:
     table(("", "old", "new"), per)
     if world:
         _portions(p, world)
-    for note in p.notes:
+    for note in notes(p):
         click.echo(f"note: {note}")
 
 

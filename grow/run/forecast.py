@@ -15,7 +15,7 @@ from grow.cost import TRAIN_BYTES
 from grow.data import Corpus, Loader
 from grow.errors import BadInput, GrowError
 from grow.plan import Plan
-from grow.run.keys import GROWTHS, SETTINGS
+from grow.run.keys import GROWTHS, SETTINGS, TREATED, UNTREATED
 from grow.run.outline import (
     Outline,
     check_new_entries,
@@ -145,8 +145,8 @@ def trained(
         tokens = int(budget) if kind == "tokens" else tokens_for(budget, model, length, given, None)  # type: ignore[arg-type]
     settings = continued(last, last.steps, given, tokens, length) if last else settings_of(given, tokens, length)
     check_length(settings.length, limit)
-    for name in ("rewarm", "freeze_old"):
-        if given.get(name):
+    for name in TREATED:
+        if given.get(name) not in UNTREATED:
             check_new_entries(model, name)
     if settings.documents:
         check_documents(SimpleNamespace(**model.config), _objective(model))

@@ -168,7 +168,7 @@ ELSEWHERE = ("steps", "seed", "begin", "skip")  # a budget; of all stages; what 
 SCHEDULE = ("schedule", "warmup", "decay", "decay_shape", "lr")  # what a stage that continues takes over
 SETTINGS = {
     f.name: Key(setting(f.name), getattr(Settings(), f.name)) for f in fields(Settings) if f.name not in ELSEWHERE
-}
+} | {"lr": Key(setting("lr"))}  # where nobody says it, the one that the weights were trained with goes on
 BUDGETS = {"tokens": Key(COUNT), "flops": Key(number(1, 1e40)), "steps": Key(COUNT)}
 DATA = {"seed": Key(SEED), "data": Key(texts)}
 TRAIN = {**SETTINGS, **DATA}
@@ -189,7 +189,8 @@ KINDS: dict[str, dict[str, Key]] = {
     "verify": {"rungs": Key(rungs), "seed": Key(SEED), "samples": Key(COUNT)},
 }
 STARTS, GROWTHS = ("init", "load"), ("widen", "deepen", "upcycle")
-BASELINE = {name: key for name, key in TRAIN.items() if name not in ("rewarm", "freeze_old", "plateau")}
+TREATED, UNTREATED = ("rewarm", "freeze_old", "rates"), (None, False, "off", "uniform")  # by what a growth made new
+BASELINE = {name: key for name, key in TRAIN.items() if name not in (*TREATED, "plateau")}
 TOP = {"name": Key(text, needed=True), "seed": Key(SEED, 0), "data": Key(texts)}
 
 

@@ -38,7 +38,21 @@ from pathlib import Path
 from typing import Any
 
 from grow.errors import BadInput, did_you_mean
-from grow.run.keys import BASELINE, BUDGETS, GROWTHS, KINDS, SCHEDULE, STARTS, TOP, TRAIN, Key, shown, text
+from grow.run.keys import (
+    BASELINE,
+    BUDGETS,
+    GROWTHS,
+    KINDS,
+    SCHEDULE,
+    STARTS,
+    TOP,
+    TRAIN,
+    TREATED,
+    UNTREATED,
+    Key,
+    shown,
+    text,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -247,8 +261,8 @@ def _order(stages: list[Stage], baseline: Stage | None) -> Faults:
             why = "the state whose schedule would go on is dropped" if trained else "no train stage comes before it"
             faults.append((f"{where}: continues", why))
         made_here = stages[0].kind == "init"
-        for name in ("rewarm", "freeze_old"):
-            if stage.options.get(name) and made_here and not grown and stage.kind == "train":
+        for name in TREATED:
+            if stage.options.get(name) not in UNTREATED and made_here and not grown and stage.kind == "train":
                 faults.append((f"{where}: {name}", "nothing has grown before it, so nothing is new"))
         dropped = dropped and stage.kind != "train"
         trained, grown = trained or stage.kind == "train", grown or stage.kind in GROWTHS

@@ -173,6 +173,7 @@ def _write_documents(folder: Path, source: Origin, document: dict[str, Any]) -> 
         training = {k: document[k] for k in ("grow", "step", "tokens", "source", "data")}
         if spent := total(document["before"], document):
             training["spent"] = spent.document()
+        training["peak"] = {name: document["settings"][name] for name in ("optimizer", "lr")}
         write_json(folder / NAME, {**source.record, "verification": None, "training": training})
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     sizes = {str(p.relative_to(folder)): p.stat().st_size for p in files}

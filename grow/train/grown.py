@@ -17,7 +17,7 @@ import torch
 from grow.assemble import assemble
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
-from grow.families import family_of
+from grow.families import FAMILIES, family_of
 from grow.match import Match, Matched, match
 from grow.memory import ModelSource
 from grow.optimizer import new_entries_of
@@ -25,6 +25,12 @@ from grow.provenance import NAME, Record
 from grow.tensors import TensorPlan
 from grow.train.parallel import local, part_of
 from grow.train.schedule import rewarm
+
+
+def knows_new(record: Record) -> bool:
+    """Whether the grown sizes say which entries are new; of experts that were made or added they do not."""
+    experts = record.change.maps.get("experts")
+    return record.change.upcycling is None and (experts is None or experts.is_identity)
 
 
 def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorPlan, ...]:
@@ -39,13 +45,13 @@ def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorP
             config[field] = size
     if record.config_changes.get("tie_word_embeddings") is False:
         config["tie_word_embeddings"] = True
-    depth, experts = record.change.depth, record.change.maps.get("experts")
-    if record.change.upcycling is not None or (experts is not None and not experts.is_identity):
+    depth = record.change.depth
+    if not knows_new(record):
         raise Refused(
             f"{grown.path}: {NAME}",
             what="tells of experts that were made or added",
             why="which of their entries are new does not follow from the grown sizes alone",
-            fix="without --rewarm and --freeze-old",
+            fix="without --rewarm, --freeze-old and --rates",
         )
     source = []
     for t in found.tensors:
@@ -82,7 +88,7 @@ def _foreign(grown: Checkpoint | ModelSource, why: str) -> BadInput:
         f"{grown.path}: {NAME}",
         what="tells of another checkpoint than this one",
         why=why,
-        fix="train without --rewarm and --freeze-old, or grow again",
+        fix="train without --rewarm, --freeze-old and --rates, or grow again",
     )
 
 
@@ -91,6 +97,9 @@ def parts_of(model: Any, tensors: Iterable[TensorPlan]) -> Iterator[tuple[str, t
     by_name: dict[str, TensorPlan] = {}
     for t in tensors:
         by_name |= {t.canonical: t, t.name: t}
+    family = FAMILIES.get(model.config.model_type)
+    for old, new in family.spelling if family else ():  # a module may have the name that older files have
+        by_name |= {name.removesuffix(new) + old: t for name, t in by_name.items() if name.endswith(new)}
     prefix = model.base_model_prefix + "."
     for name, p in model.named_parameters():
         spelled = (name, name.removeprefix(prefix), prefix + name)
@@ -100,7 +109,7 @@ def parts_of(model: Any, tensors: Iterable[TensorPlan]) -> Iterator[tuple[str, t
                 name,
                 what=f"is no tensor of the growth ({tuple(p.shape)})",
                 why="which of its entries are new cannot be known",
-                fix="train without --rewarm and --freeze-old, or give the model that this growth made",
+                fix="train without --rewarm, --freeze-old and --rates, or give the model that this growth made",
             )
         yield name, p, found
 

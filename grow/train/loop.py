@@ -23,6 +23,7 @@ from grow.train.objectives import IGNORED
 from grow.train.optim import clip_gradients, gradient_norm, set_rate
 from grow.train.parallel import reshard
 from grow.train.plateau import Plateau
+from grow.train.rates import Implied
 from grow.train.settings import Settings
 
 
@@ -34,7 +35,8 @@ class NotFinite(GrowError):
 
 @dataclass
 class Loop:
-    """What a step needs, and how far the run is. `new` is None where nothing is treated apart."""
+    """What a step needs, and how far the run is. `new` and `implied` are None where nothing is treated
+    apart."""
 
     model: Any
     optimizers: list[torch.optim.Optimizer]
@@ -43,6 +45,7 @@ class Loop:
     world: World
     flops_per_token: float
     new: NewEntries | None = None
+    implied: Implied | None = None
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0  # of steps alone, without evaluation and saving
@@ -90,14 +93,17 @@ class Loop:
         loss, tokens, asked = self.accumulate(signals)
         if self.new is not None:
             self.new.mask_gradients()
-        norm = gradient_norm(self.model, self.world)
+        norm = gradient_norm(self.model, self.world) if self.implied is None else self.implied.gradient_norm(self.world)
         if not math.isfinite(norm):
             raise self._not_finite("the gradient")
         clip_gradients(self.model, norm, self.settings.clip)
         if self.new is not None:
             self.new.before(self.step - self.settings.begin)
+        if self.implied is not None:
+            self.implied.step(self.optimizers, self.settings.rate(self.step))
         for optimizer in self.optimizers:
-            optimizer.step()
+            if self.implied is None:
+                optimizer.step()
             optimizer.zero_grad()
         if self.new is not None:
             self.new.after(self.step - self.settings.begin)

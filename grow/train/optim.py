@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -25,8 +25,13 @@ def decayed(model: nn.Module) -> dict[str, bool]:
     return {name: p.ndim > 1 and id(p) not in tables for name, p in model.named_parameters()}
 
 
-def build_optimizers(model: Any, settings: Settings, world: World) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    model: Any, settings: Settings, world: World, scales: Mapping[str, float] | None = None
+) -> list[torch.optim.Optimizer]:
     """One optimizer; with muon a second one, AdamW, for what is no hidden matrix (tables, heads, norms, biases).
+
+    scales  parameter -> its share of the rate, 1 where it is not named; weight decay is then as much larger, so that
+            a step takes off the same
 
     Muon's update has the size of AdamW's (`match_rms_adamw`), so one rate does for both.
     """
@@ -44,9 +49,17 @@ def build_optimizers(model: Any, settings: Settings, world: World) -> list[torch
     hidden = {name for name, p in named.items() if decay[name] and p.ndim == 2 and id(p) not in heads}
 
     def groups(names: Iterable[str]) -> list[dict[str, Any]]:
-        names = list(names)
-        parts = [([n for n in names if decay[n] is on], settings.weight_decay if on else 0.0) for on in (True, False)]
-        return [{"params": [(n, named[n]) for n in part], "weight_decay": wd} for part, wd in parts if part]
+        parts: dict[tuple[bool, float], list[str]] = {}
+        for n in names:
+            parts.setdefault((decay[n], (scales or {}).get(n, 1.0)), []).append(n)
+        return [
+            {
+                "params": [(n, named[n]) for n in part],
+                "weight_decay": settings.weight_decay / scale if on else 0.0,
+                "scale": scale,
+            }
+            for (on, scale), part in sorted(parts.items(), reverse=True)
+        ]
 
     if settings.optimizer == "adafactor":
         return [torch.optim.Adafactor(groups(named), lr=settings.lr)]
@@ -60,7 +73,7 @@ def build_optimizers(model: Any, settings: Settings, world: World) -> list[torch
 def set_rate(optimizers: Iterable[torch.optim.Optimizer], lr: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("scale", 1.0)
 
 
 def states(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[tuple[str, torch.Tensor]]:

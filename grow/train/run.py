@@ -20,15 +20,16 @@ from grow.errors import BadInput
 from grow.families import FAMILIES
 from grow.match import match
 from grow.parallel import World, world_of
+from grow.payoff import doubts_of
 from grow.provenance import read_record
 from grow.spent import spent_on
 from grow.train import checkpoints
+from grow.train.defaults import inherited
 from grow.train.document import run_document
 from grow.train.first import first_loss
 from grow.train.folder import RUN, check_run, locked, removed_unless_begun
-from grow.train.grown import NewEntries, tensors_of
 from grow.train.inputs import Data, Source, open_data, parse_sources
-from grow.train.log import METRICS, Log, check_board, last_losses, validation_losses
+from grow.train.log import METRICS, Log, last_losses, validation_losses
 from grow.train.loop import Loop, Signals
 from grow.train.model import (
     LONGEST,
@@ -43,9 +44,11 @@ from grow.train.model import (
 from grow.train.objectives import objective_of
 from grow.train.optim import build_optimizers
 from grow.train.parallel import shard
+from grow.train.rates import Treated, treat
 from grow.train.settings import Settings, Training, refuse_change, resumed, settings_of
 from grow.train.start import Start, open_start
 from grow.train.state import load_state
+from grow.train.trackers import check_trackers
 
 
 def train(
@@ -59,6 +62,7 @@ def train(
     trust: bool,
     world: int | None,
     source: str | os.PathLike | None,
+    source_tokens: int | None,
     state: str | None,
     continue_schedule: bool,
     revision: str | None,
@@ -79,8 +83,9 @@ def train(
                     stack.enter_context(removed_unless_begun(run))
                 stack.enter_context(locked(run))
         request = _Request(
-            src, sources, run, tokens, flops, resume, trust, source, state, continue_schedule, revision, dict(given)
-        )
+            src, sources, run, tokens, flops, resume, trust, source, source_tokens, state, continue_schedule, revision,
+            dict(given),
+        )  # fmt: skip
         return request.carry_out(here, stack, quiet)
 
 
@@ -97,13 +102,15 @@ class _Request:
         resume: bool,
         trust: bool,
         source: Any,
+        source_tokens: int | None,
         state: str | None,
         continue_schedule: bool,
         revision: str | None,
         given: dict[str, Any],
     ) -> None:
         self.src, self.data, self.path, self.tokens, self.flops, self.resume = src, data, run, tokens, flops, resume
-        self.trust, self.source, self.revision, self.given = trust, source, revision, given
+        self.trust, self.source, self.source_tokens = trust, source, source_tokens
+        self.revision, self.given = revision, given
         self.policy, self.continue_schedule = state, continue_schedule
         self.notes: list[str] = []
 
@@ -140,8 +147,7 @@ class _Request:
             begun["before"] = spent and spent.document()
         start = Start() if last is not None else self._start(checkpoint.path, begun, stack, world)
         settings = self._settings(checkpoint, stored, start)
-        if settings.tensorboard:
-            check_board()
+        check_trackers(settings)
         if last is not None:
             check_owner(last / checkpoints.STATE, self.trust)
         data, loop = self._loop(checkpoint, settings, start, world)
@@ -250,6 +256,8 @@ class _Request:
             tokens = self._tokens(checkpoint, self.given.get("length", length))
             make = start.continued if self.continue_schedule else settings_of
             settings = make(self.given, tokens, length)
+            settings, notes = inherited(settings, self.given, checkpoint.path, read_record(checkpoint.path))
+            self.notes += notes
         start.check(settings)
         check_length(settings.length, limit)
         return settings
@@ -262,8 +270,9 @@ class _Request:
 
     def _loop(self, checkpoint: Checkpoint, settings: Settings, start: Start, world: World) -> tuple[Data, Loop]:
         grown = read_record(checkpoint.path)
-        if grown is None and (settings.rewarm or settings.freeze_old or self.source is not None):
-            option = "--rewarm" if settings.rewarm else "--freeze-old" if settings.freeze_old else "--source"
+        asked = {"--rewarm": settings.rewarm, "--freeze-old": settings.freeze_old, "--source": self.source}
+        asked |= {f"--rates {settings.rates}": settings.rates != "uniform", "--source-tokens": self.source_tokens}
+        if grown is None and (option := next((name for name, value in asked.items() if value), "")):
             why = "there is no grow.json beside the weights, which says what is new"
             raise BadInput(
                 option, what=f"{checkpoint.path.name} is not known to have grown", why=why, fix=f"without {option}"
@@ -289,12 +298,13 @@ class _Request:
         self.notes += data.notes
         flops = flops_per_token(checkpoint, settings.length)
         shard(model, world)
-        new = None
-        if grown is not None and (settings.rewarm or settings.freeze_old):
-            made = tensors_of(grown, checkpoint)
-            new = NewEntries(model, made, rewarm=settings.rewarm, freeze_old=settings.freeze_old)
-            self.notes.append(f"{new.count:,} of {new.total:,} entries are new")
-        return data, Loop(model, build_optimizers(model, settings, world), data, settings, world, flops, new)
+        treated = Treated() if grown is None else treat(model, grown, checkpoint, settings)
+        self.notes += treated.notes
+        if grown is not None and not self.resume:
+            tokens = (settings.steps - settings.begin) * settings.batch * settings.length
+            self.notes += doubts_of(grown, tokens=tokens, flops=flops * tokens, source_tokens=self.source_tokens)
+        optimizers = build_optimizers(model, settings, world, treated.scales)
+        return data, Loop(model, optimizers, data, settings, world, flops, treated.new, treated.implied)
 
     def _check_same(self, stored: Mapping[str, Any], data: Data) -> None:
         """BadInput where a continued run would read another text."""

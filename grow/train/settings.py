@@ -12,8 +12,12 @@ from grow.errors import BadInput, did_you_mean
 from grow.train.schedule import SCHEDULES, SHAPES, rate
 
 OPTIMIZERS = ("adamw", "adafactor", "muon")
+TRACKERS = ("tensorboard", "trackio", "wandb")
+RULES = ("uniform", "mup", "implied")
 COMPUTE = ("float32", "bfloat16", "float64")
-FREE = frozenset({"save_every", "eval_every", "log_every", "keep", "tensorboard", "checkpointing", "compile"})
+FREE = frozenset(
+    {"save_every", "eval_every", "log_every", "keep", "tensorboard", "tracker", "checkpointing", "compile"}
+)
 """What may change on resume: none of these is part of what is computed, beyond rounding."""
 RATES = ("schedule", "steps", "warmup", "decay", "decay_shape")
 
@@ -29,9 +33,11 @@ class Settings:
     clip           largest global norm of a gradient; 0: no limit
     dtype          of the computation; weights, gradients and moments are float32 (float64 with float64)
     rewarm         (ratio, steps) of the updates of new entries, see `schedule.rewarm`
+    rates          one for all, or by what the growth did to a parameter, see `grow.train.rates`
     freeze_old     entries that a growth carried over keep their bits
     plateau        (steps, nats): the run ends early, see `grow.train.plateau`
     documents      tokens see their own document only
+    tracker        wandb, trackio or tensorboard: where the metrics go as well
     keep           how many checkpoints stay; one with a file KEEP in it always stays
     skip           sequences of the data's order that were read before the first step
     begin          number of the first step: the schedule, masks and dropout go on from there
@@ -53,6 +59,7 @@ class Settings:
     documents: bool = False
     rewarm: tuple[float, int] | None = None
     freeze_old: bool = False
+    rates: str = "uniform"
     plateau: tuple[int, float] | None = None
     seed: int = 0
     checkpointing: bool = False
@@ -62,6 +69,7 @@ class Settings:
     log_every: int = 10
     keep: int = 2
     tensorboard: bool = False
+    tracker: str = ""
     skip: int = 0
     begin: int = 0
 
@@ -237,16 +245,21 @@ def check(s: Settings) -> Settings:
         ("decay_shape", SHAPES),
         ("optimizer", OPTIMIZERS),
         ("dtype", COMPUTE),
+        ("tracker", ("", *TRACKERS)),
+        ("rates", RULES),
     ):
         if getattr(s, name) not in known:
             hint = did_you_mean(str(getattr(s, name)), known)
-            raise _bad(name, getattr(s, name), f"one of {', '.join(known)}", hint or f"{option(name)} {known[0]}")
+            names = [n for n in known if n]
+            raise _bad(name, getattr(s, name), f"one of {', '.join(names)}", hint or f"{option(name)} {names[0]}")
     if s.warmup > s.steps or (s.schedule == "wsd" and s.warmup + s.decay > s.steps):
         what = f"{s.warmup} steps of warm-up and {s.decay} of decay, of {s.steps}"
         raise BadInput("--warmup", what=what, why="they are parts of the run", fix="fewer of them, or more --steps")
     if s.batch % s.accumulate:
         why = "every part of an accumulated batch has as many sequences"
         raise _bad("accumulate", s.accumulate, why, f"a divisor of --batch {s.batch}")
+    if s.rates != "uniform" and s.optimizer != "adamw":
+        raise _bad("rates", s.rates, f"it is a rule for AdamW, not for {s.optimizer}", "--optimizer adamw")
     if s.rewarm is not None and not (0 < s.rewarm[0] < 100 and s.rewarm[1] >= 1):
         raise _bad("rewarm", f"{s.rewarm[0]}:{s.rewarm[1]}", "RATIO:STEPS, both above 0", "--rewarm 1.25:250")
     if s.plateau is not None and not (s.plateau[0] >= 1 and math.isfinite(s.plateau[1])):
@@ -254,8 +267,10 @@ def check(s: Settings) -> Settings:
     return s
 
 
-def rewarm_of(text: str) -> tuple[float, int]:
-    """RATIO:STEPS as numbers; ValueError when they are none. RATIO alone is for 250 steps."""
+def rewarm_of(text: str) -> tuple[float, int] | None:
+    """RATIO:STEPS as numbers, None for off; ValueError when they are none. RATIO alone is for 250 steps."""
+    if text == "off":
+        return None
     ratio, colon, steps = text.partition(":")
     return float(ratio), int(steps) if colon else 250
 
