@@ -236,7 +236,7 @@ def widen(
     shard = parse_size(max_shard_size)
     folder = Path(out) if out is not None else Path(default_name(src, to, upcycling))
     with ExitStack() as stack:
-        here = stack.enter_context(world_of(world or 1, train=False))
+        here = stack.enter_context(world_of(world, train=False)) if world else World(0, 1, None)
         stack.enter_context(here.together())
         source = opened(src, revision=revision, assume_harmless=assume_harmless)
         checkpoint, family, matched = stack.enter_context(source)
