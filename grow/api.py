@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,6 +34,7 @@ from grow.family import Family
 from grow.match import Match, check_duplicates, match
 from grow.methods import DEFAULT
 from grow.parallel import World, world_of
+from grow.pieced import PiecedCheckpoint, is_pieced, write_stock
 from grow.plan import Plan, plan_for
 from grow.provenance import NAME, record_of
 from grow.savings import Curves
@@ -104,12 +106,18 @@ class Inspection:
 
 @contextmanager
 def opened(
-    src: str | os.PathLike, *, revision: str | None = None, assume_harmless: Sequence[str] = ()
+    src: str | os.PathLike, *, revision: str | None = None, assume_harmless: Sequence[str] = (), trust: bool = False
 ) -> Iterator[tuple[Checkpoint, Family, Match]]:
-    """A checkpoint whose every tensor and config field is accounted for."""
-    with open_checkpoint(locate(src, revision=revision)) as checkpoint:
+    """A checkpoint whose every tensor and config field is accounted for.
+
+    trust  open a sharded training checkpoint, whose index is a pickle, even where it is somebody else's
+    """
+    folder = locate(src, revision=revision)
+    with PiecedCheckpoint(folder, trust) if is_pieced(folder) else open_checkpoint(folder) as checkpoint:
         family = family_of(checkpoint.config["model_type"])
         family.check_config({k: v for k, v in checkpoint.config.items() if k not in assume_harmless})
+        if isinstance(checkpoint, PiecedCheckpoint):
+            checkpoint.name_as(family)
         matched = match(family, checkpoint.config, checkpoint.tensors, str(checkpoint.path))
         check_duplicates(matched, lambda a, b: _same_bytes(checkpoint, a, b))
         yield checkpoint, family, matched
@@ -188,7 +196,8 @@ def widen(
 ) -> Growth:
     """Enlarge a checkpoint; every output stays as it was.
 
-    src        folder, hub id, bundled name (`small`) or a `PreTrainedModel`
+    src        folder, hub id, bundled name (`small`) or a `PreTrainedModel`; also a folder of
+               torch.distributed.checkpoint with a config.json in or around it
     to         size name, factor ("2x"), fields ("hidden_size=960,heads=15" or a dict), folder or config
     out        the new folder; default: NAME-TARGET here. For a model in memory: nothing is written
     operators  axis -> operator, for hidden, ffn and heads; see `grow.operators`
@@ -204,7 +213,7 @@ def widen(
     optimizer  of a model in memory, or a list of them: `.optimizer` of the result continues it
     state      what it remembers, in memory or in a run's checkpoint: "fresh-new" (new entries start at 0; where nothing
                is said), "carry" (copies share it) or "drop" (nothing); named and not there, it is an error
-    trust_checkpoint  read the state of a run whose files belong to somebody else
+    trust_checkpoint  read the state, or the sharded weights, of a run whose files belong to somebody else
     upcycling  experts, top_k, granularity, every and route, as `upcycle` says
     world      share the work among so many processes (torchrun), all of which call this; None: this one does it alone
     progress   called with (bytes written, bytes in all) of this process
@@ -238,20 +247,21 @@ def widen(
     with ExitStack() as stack:
         here = stack.enter_context(world_of(world, train=False)) if world else World(0, 1, None)
         stack.enter_context(here.together())
-        source = opened(src, revision=revision, assume_harmless=assume_harmless)
+        source = opened(src, revision=revision, assume_harmless=assume_harmless, trust=trust_checkpoint)
         checkpoint, family, matched = stack.enter_context(source)
         the_plan = plan_for(family, matched, to, **options)
         _check_same(the_plan, checkpoint, here)
         moments, told = _training_state(stack, checkpoint, the_plan, state, trust_checkpoint)
         needed = the_plan.nbytes + (moments.nbytes if moments else 0)
+        if verify and isinstance(checkpoint, PiecedCheckpoint):
+            needed += checkpoint.nbytes
         # room for the result, and for the float64 proof beside it only if somebody asks for it
         with staged(folder, here, source=checkpoint.path, overwrite=overwrite, needed=needed) as stage:
             _write(the_plan, checkpoint, stage.path, shard, show(src, LINE), progress, here)
             found = None
-            with here.together():
-                if verify and here.first:
-                    names = show(src, LINE), show(folder, LINE)
-                    found = _verified(the_plan, checkpoint, stage.path, names, on_rung)
+            if verify:
+                names = show(src, LINE), show(folder, LINE)
+                found = _verified(the_plan, checkpoint, stage.path, names, on_rung, here)
             if moments:
                 moments.write(stage.path, shard, here)
             with here.together():
@@ -263,7 +273,7 @@ def widen(
             with here.together():
                 stage.commit()
         notes = (*checkpoint.notes, *the_plan.notes, *stage.notes, *told)
-        return Growth(the_plan, folder, None, here.broadcast(found), time.monotonic() - started, notes)
+        return Growth(the_plan, folder, None, found, time.monotonic() - started, notes)
 
 
 def deepen(src: Any, layers: int, **options: Any) -> Growth:
@@ -526,9 +536,30 @@ def _write(the_plan: Plan, checkpoint: Checkpoint, folder: Path, shard: int, nam
 
 
 def _verified(
+    the_plan: Plan,
+    checkpoint: Checkpoint,
+    folder: Path,
+    names: tuple[str, str],
+    on_rung: Callable[[str], None],
+    world: World,
+) -> Verification:
+    """What the first process finds, which is in grow.json too; Different where the result must not be kept."""
+    stock = folder / ".source"
+    if isinstance(checkpoint, PiecedCheckpoint):
+        write_stock(checkpoint, stock, world)
+    found = None
+    with world.together(), ExitStack() as stack:
+        if world.first:
+            if isinstance(checkpoint, PiecedCheckpoint):
+                checkpoint = stack.enter_context(open_checkpoint(stock))
+            found = _checked(the_plan, checkpoint, folder, names, on_rung)
+            shutil.rmtree(stock, ignore_errors=True)
+    return world.broadcast(found)
+
+
+def _checked(
     the_plan: Plan, checkpoint: Checkpoint, folder: Path, names: tuple[str, str], on_rung: Callable[[str], None]
 ) -> Verification:
-    """What was found, which is in grow.json too; Different where the result must not be kept."""
     rungs = LOSSY if the_plan.lossy else FUNCTION
     with open_checkpoint(folder) as grown:
         found = verify_folders(checkpoint, grown, rungs=rungs, seed=the_plan.seed, names=names, progress=on_rung)

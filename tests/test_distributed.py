@@ -5,12 +5,16 @@ The processes are real: torchrun over gloo on the CPU, in few runs that go throu
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +22,12 @@ import pytest
 import tiny
 import together
 import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.numpy import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import grow
+from grow.checkpoint.dcp import PiecedFolder
 from grow.describe import plan_document
 from grow.engine import share
 from grow.errors import BadInput
@@ -43,6 +50,7 @@ def torchrun(count: int, *line: object, timeout: float = 240) -> subprocess.Comp
 def folder(tmp_path_factory) -> Path:
     made = tmp_path_factory.mktemp("together")
     tiny.checkpoint(made / "source", "llama", dtype="BF16", tie_word_embeddings=False)
+    tiny.checkpoint(made / "wide", "llama", tie_word_embeddings=False, intermediate_size=19)
     tiny.checkpoint(made / "other", "llama", dtype="BF16", tie_word_embeddings=False, vocab_size=31)
     return made
 
@@ -50,7 +58,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def three(folder) -> dict[str, list[dict[str, Any]]]:
     """What each of three processes found in each scenario."""
-    names = ("growths", *FAULTS)
+    names = ("growths", "sharded", *FAULTS)
     done = torchrun(3, Path(together.__file__), ",".join(names), folder)
     assert done.returncode == 0, done.stderr
     return {name: [json.loads((folder / f"{name}.{k}.json").read_text()) for k in range(3)] for name in names}
@@ -74,6 +82,126 @@ def test_three_processes_write_the_bytes_of_one_and_each_its_share(three, folder
         assert max(shares) - min(shares) <= largest  # what no dealing of whole tensors can even out
 
 
+def test_a_sharded_checkpoint_grows_as_the_whole_one_does(three, folder, tmp_path):
+    """Saved by three processes under FSDP2, grown by three, by one, and from a stock checkpoint of the same weights."""
+    assert all(process["returned"] == {"verdict": "lossless"} for process in three["sharded"])
+    assert len(list((folder / "pieces").glob("*.distcp"))) == 3
+    pieced, whole = (
+        grow.widen(folder / source, "hidden_size=48,layers=3", out=tmp_path / source, verify=False)
+        for source in ("pieces", "wide")
+    )
+    weights = [(path / "model.safetensors").read_bytes() for path in (pieced.path, folder / "together" / "sharded")]
+    assert weights[0] == weights[1]
+    assert {name: tensor.tobytes() for name, tensor in load_file(pieced.path / "model.safetensors").items()} == {
+        name: tensor.tobytes() for name, tensor in load_file(whole.path / "model.safetensors").items()
+    }
+    assert pieced.plan.parameters == whole.plan.parameters
+    assert not (folder / "together" / "sharded" / ".source").exists()
+
+
+def lost(path: Path) -> str:
+    next(path.glob("__1_*")).unlink()
+    return "cannot be read: No such file or directory"
+
+
+def cut(path: Path) -> str:
+    file = next(path.glob("__1_*"))
+    file.write_bytes(file.read_bytes()[:2000])
+    return ""  # of many tensors the first that is read, in whichever way it is damaged
+
+
+def unnamed(path: Path) -> str:
+    (path / "config.json").unlink()
+    return "has no config.json, nor has the folder around it"
+
+
+def foreign(path: Path) -> str:
+    with warnings.catch_warnings():  # of torch: that one process is meant
+        warnings.simplefilter("ignore")
+        dcp.save({"net.weight": torch.zeros(2, 3)}, checkpoint_id=path, no_dist=True)
+    return "holds no tensor of a llama; it has net.weight"
+
+
+def harmful(path: Path) -> str:
+    class Harm:
+        def __reduce__(self):
+            return os.mkdir, (str(path / "harm"),)
+
+    (path / ".metadata").write_bytes(pickle.dumps(Harm()))
+    return "mkdir is no part of an index"
+
+
+@pytest.mark.parametrize("damage", [lost, cut, unnamed, foreign, harmful])
+def test_a_damaged_sharded_checkpoint_is_one_message(three, folder, tmp_path, damage):
+    path = shutil.copytree(folder / "pieces", tmp_path / "pieces")
+    said = damage(path)
+    with pytest.raises(BadInput) as error:
+        grow.widen(path, "hidden_size=48", out=tmp_path / "out", verify=False)
+    assert said in str(error.value)
+    assert error.value.fix
+    assert [p.name for p in tmp_path.iterdir()] == ["pieces"]
+    assert not (path / "harm").exists()
+
+
+def test_a_strangers_sharded_checkpoint_is_opened_only_when_trusted(three, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getuid", lambda: 4321)
+    options = dict(out=tmp_path / "out", verify=False)
+    with pytest.raises(BadInput, match="you are user 4321"):
+        grow.widen(folder / "pieces", "hidden_size=48", **options)
+    assert grow.widen(folder / "pieces", "hidden_size=48", trust_checkpoint=True, **options).path == tmp_path / "out"
+
+
+def test_pieces_of_any_split_are_read_as_the_whole(tmp_path):
+    """Rows, columns and both, by bytes that begin and end anywhere; and what does not tile a tensor is refused."""
+    from torch.distributed.checkpoint.filesystem import _StorageInfo
+    from torch.distributed.checkpoint.metadata import (
+        ChunkStorageMetadata,
+        Metadata,
+        MetadataIndex,
+        TensorProperties,
+        TensorStorageMetadata,
+    )  # fmt: skip
+
+    draw = torch.Generator().manual_seed(0)
+    splits = {
+        "rows": ((7, 5), [((0, 0), (3, 5)), ((3, 0), (4, 5))]),
+        "columns": ((7, 5), [((0, 0), (7, 2)), ((0, 2), (7, 3))]),
+        "both": ((6, 4, 3), [((a, b, 0), (3, 2, 3)) for a in (0, 3) for b in (0, 2)]),
+        "empty": ((2, 3), [((0, 0), (2, 3)), ((2, 0), (0, 3))]),
+        "scalar": ((), [((), ())]),
+    }
+
+    def saved(name: str, without: int | None = None) -> tuple[PiecedFolder, torch.Tensor]:
+        shape, chunks = splits[name]
+        full = torch.randn(shape, generator=draw).bfloat16()
+        kept = [chunk for k, chunk in enumerate(chunks) if k != without]
+        stored, file = {}, io.BytesIO(b"before")
+        file.seek(6)
+        for begin, sizes in kept:
+            at = file.tell()
+            torch.save(full[tuple(slice(b, b + n) for b, n in zip(begin, sizes))].clone(), file)
+            info = _StorageInfo("__0_0.distcp", at, file.tell() - at)
+            stored[MetadataIndex("model.w", torch.Size(begin))] = info
+        pieces = [ChunkStorageMetadata(torch.Size(begin), torch.Size(sizes)) for begin, sizes in kept]
+        meta = TensorStorageMetadata(TensorProperties(torch.bfloat16), torch.Size(shape), pieces)
+        (tmp_path / "__0_0.distcp").write_bytes(file.getvalue())
+        (tmp_path / ".metadata").write_bytes(pickle.dumps(Metadata({"model.w": meta}, storage_data=stored)))
+        return PiecedFolder(tmp_path), full
+
+    for name in splits:
+        read, full = saved(name)
+        with read:
+            (t,) = read.tensors.values()
+            wanted = full.reshape(-1).view(torch.uint8).numpy().tobytes()
+            assert (t.dtype, t.shape, t.nbytes) == ("BF16", tuple(full.shape), len(wanted))
+            for start in range(len(wanted) + 1):
+                for stop in range(start, len(wanted) + 1, 7):
+                    assert read.read(t, start, stop) == wanted[start:stop]
+    for name in ("rows", "columns", "both"):
+        with pytest.raises(BadInput, match=r"numbers, \d+ are wanted"):
+            saved(name, without=1)
+
+
 SAID = {
     "full": "No space left on device; nothing was kept",
     "apart": "process 2 on ",
@@ -90,7 +218,7 @@ def test_what_fails_on_one_process_fails_on_all_and_leaves_nothing(three, folder
     assert first["code"] == (1 if name == "different" else 2)
     assert all((found["error"], found["code"]) == (first["error"], first["code"]) for found in others)
     assert {path.name for path in folder.iterdir() if not path.name.endswith(".json")} <= {
-        "source", "other", "together", "alone"
+        "source", "wide", "other", "pieces", "together", "alone"
     }  # fmt: skip
 
 

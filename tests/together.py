@@ -18,7 +18,7 @@ from typing import Any
 import grow
 import grow.checkpoint.shared
 import grow.engine
-from grow.parallel import world_of
+from grow.parallel import World, world_of
 
 RANK, SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
@@ -52,6 +52,26 @@ def growths_of(source: Path, out: Path, **options: Any) -> dict[str, Callable[[]
         "deepen": lambda: grow.deepen(source, 5, out=out / "deepen", verify=False, **options),
         "upcycle": lambda: grow.upcycle(source, 4, out=out / "upcycle", verify=False, **options),
     }
+
+
+def sharded(folder: Path) -> Any:
+    """A model under FSDP2, saved as training scripts do, and grown from there."""
+    import torch
+    import torch.distributed as dist
+    import torch.distributed.checkpoint as dcp
+    from transformers import AutoModelForCausalLM
+
+    from grow.train.parallel import shard
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "wide")
+    mesh = dist.device_mesh.init_device_mesh("cpu", (SIZE,))
+    shard(model, World(RANK, SIZE, torch.device("cpu"), mesh))
+    dcp.save({"model": model.state_dict(), "step": torch.tensor(3)}, checkpoint_id=folder / "pieces")
+    if RANK == 0:
+        model.config.save_pretrained(folder / "pieces")
+    dist.barrier()
+    made = grow.widen(folder / "pieces", "hidden_size=48,layers=3", out=folder / "together" / "sharded", world=SIZE)
+    return {"verdict": made.verification.verdict}
 
 
 def full(folder: Path) -> Any:

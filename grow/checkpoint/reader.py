@@ -104,7 +104,7 @@ class Checkpoint:
         changed = []
         for path, before in self._seen.items():
             try:
-                same = _identity(os.stat(path)) == before
+                same = identity(os.stat(path)) == before
             except OSError:
                 same = False
             if not same:
@@ -128,14 +128,14 @@ class Checkpoint:
     def _open(self, path: Path) -> int:
         fd = open_regular(path)
         self._stack.callback(os.close, fd)
-        self._seen[path] = _identity(os.fstat(fd))
+        self._seen[path] = identity(os.fstat(fd))
         return fd
 
     def _json(self, path: Path) -> Any:
         fd = open_regular(path)
         try:
             status = os.fstat(fd)
-            self._seen[path] = _identity(status)
+            self._seen[path] = identity(status)
             if status.st_size > MAX_JSON:
                 what, why = (
                     f"{status.st_size:,} bytes; at most {MAX_JSON:,} are read",
@@ -185,7 +185,7 @@ def open_checkpoint(
         if unread:
             checkpoint.notes.append(f"not part of the checkpoint, left unread: {listing(map(show, unread))}")
         for name in companions(folder, names, follow_symlinks):
-            _add_companion(checkpoint, name, inside(folder, name, follow_symlinks))
+            add_companion(checkpoint, name, inside(folder, name, follow_symlinks))
     except BaseException as error:
         checkpoint.close()
         if not isinstance(error, OSError):
@@ -224,14 +224,14 @@ def _open_shards(checkpoint: Checkpoint, names: list[str], follow_symlinks: bool
     return shards
 
 
-def _identity(status: os.stat_result) -> tuple[int, ...]:
+def identity(status: os.stat_result) -> tuple[int, ...]:
     return status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
 
 
-def _add_companion(checkpoint: Checkpoint, name: str, file: Path) -> None:
+def add_companion(checkpoint: Checkpoint, name: str, file: Path) -> None:
     fd = open_regular(file)
     try:
-        checkpoint._seen[file] = _identity(os.fstat(fd))
+        checkpoint._seen[file] = identity(os.fstat(fd))
         sentencepiece = os.pread(fd, 1, 0) == b"\n"
     finally:
         os.close(fd)
