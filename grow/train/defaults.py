@@ -28,7 +28,7 @@ def inherited(
     """
     notes = []
     peak = peak_of(folder)
-    if "lr" not in given and peak is not None and peak[0] == settings.optimizer:
+    if "lr" not in given and peak is not None and peak[0] == settings.optimizer and peak[1] != settings.lr:
         settings = replace(settings, lr=peak[1])
         notes.append(f"the rate's peak is the one that the weights were trained with, {peak[1]:.3g}; --lr changes it")
     fresh = record is not None and knows_new(record) and "training" not in record.raw

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -89,30 +90,24 @@ def train(
         return request.carry_out(here, stack, quiet)
 
 
+@dataclass
 class _Request:
     """What was asked for, and how it becomes a loop."""
 
-    def __init__(
-        self,
-        src: Any,
-        data: list[Source],
-        run: Path,
-        tokens: int | None,
-        flops: float | None,
-        resume: bool,
-        trust: bool,
-        source: Any,
-        source_tokens: int | None,
-        state: str | None,
-        continue_schedule: bool,
-        revision: str | None,
-        given: dict[str, Any],
-    ) -> None:
-        self.src, self.data, self.path, self.tokens, self.flops, self.resume = src, data, run, tokens, flops, resume
-        self.trust, self.source, self.source_tokens = trust, source, source_tokens
-        self.revision, self.given = revision, given
-        self.policy, self.continue_schedule = state, continue_schedule
-        self.notes: list[str] = []
+    src: Any
+    data: list[Source]
+    path: Path
+    tokens: int | None
+    flops: float | None
+    resume: bool
+    trust: bool
+    source: Any
+    source_tokens: int | None
+    policy: str | None
+    continue_schedule: bool
+    revision: str | None
+    given: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
 
     def carry_out(self, world: World, stack: ExitStack, quiet: bool) -> Training:
         began = time.monotonic()

@@ -15,9 +15,7 @@ OPTIMIZERS = ("adamw", "adafactor", "muon")
 TRACKERS = ("tensorboard", "trackio", "wandb")
 RULES = ("uniform", "mup", "implied")
 COMPUTE = ("float32", "bfloat16", "float64")
-FREE = frozenset(
-    {"save_every", "eval_every", "log_every", "keep", "tensorboard", "tracker", "checkpointing", "compile"}
-)
+FREE = {"save_every", "eval_every", "log_every", "keep", "tensorboard", "tracker", "checkpointing", "compile"}
 """What may change on resume: none of these is part of what is computed, beyond rounding."""
 RATES = ("schedule", "steps", "warmup", "decay", "decay_shape")
 
