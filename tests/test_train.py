@@ -769,7 +769,7 @@ def test_masks_are_cut_like_the_parameters(grown, monkeypatch):
 def test_a_lossless_start_is_checked_against_the_source(grown, tiny, text, tmp_path):
     options = {**QUICK, "steps": 1}
     done = grow.train(grown.path, text, out=tmp_path / "a", source=tiny("llama-tied"), **options)
-    assert done.notes[0].startswith("the validation loss before the first step is the source's")
+    assert any(note.startswith("the validation loss before the first step is the source's") for note in done.notes)
     broken = shutil.copytree(grown.path, tmp_path / "broken")
     stored = load_file(broken / "model.safetensors")
     stored["model.norm.weight"] *= 1.1
