@@ -306,8 +306,8 @@ def going(path: Path) -> list[dict[str, float]]:
 def test_a_grown_run_goes_on_in_its_text_and_schedule(run, grown, text, tmp_path):
     done = grow.train(grown, text, out=tmp_path / "on", continue_schedule=True, source=run / "step-00000004", **short())
     assert done.step == 8
-    assert done.notes[0] == "reading goes on behind 24 sequences"
-    assert done.notes[1].startswith("continues from the training state behind step 4: moments of AdamW")
+    assert "reading goes on behind 24 sequences" in done.notes
+    assert "continues from the training state behind step 4: moments of AdamW, weights in full precision" in done.notes
     assert [line["lr"] for line in going(tmp_path / "on")] == [line["lr"] for line in going(run)][4:]
     again = grow.train(grown, text, out=tmp_path / "anew", **{**QUICK, "steps": 2})
     assert (again.settings.begin, again.settings.skip) == (0, 24)
@@ -322,7 +322,7 @@ def test_the_first_update_is_the_one_computed_by_hand(stepped, text, tmp_path):
     source = stepped("llama-tied")
     growth = widen(source, tmp_path / "grown", to={"hidden": 36}, state="carry")
     rate, decay, eps, (b1, b2) = 1e-3, 0.1, 1e-8, (0.9, 0.95)
-    options = {**STILL, "lr": rate, "weight_decay": decay}
+    options = {**STILL, "lr": rate, "weight_decay": decay, "rewarm": None}
     done = grow.train(growth.path, text, out=tmp_path / "run", **options)
     old, new = values(growth.path), values(done.checkpoint)
     for name in [n.removeprefix("model.") for n in old if n.startswith("model.")]:
@@ -345,7 +345,7 @@ def test_a_text_or_seed_of_its_own_begins_at_the_beginning(grown, text, tmp_path
     ):
         done = grow.train(grown, data, out=tmp_path / f"{k}", **{**one, **more})
         assert done.settings.skip == 0
-        assert done.notes[0] == f"the text is read from its beginning: {what} than before"
+        assert f"the text is read from its beginning: {what} than before" in done.notes
     given = grow.train(grown, other, out=tmp_path / "given", skip=5, **one)
     assert given.settings.skip == 5
     corpus = Corpus.open(text).split("train")
@@ -490,7 +490,7 @@ def test_our_loop_goes_on_where_a_trainer_was(trained, text, tmp_path):
     options = {**QUICK, "steps": 1}
     for k, path in enumerate((source, widen(source, tmp_path / "grown").path)):
         done = grow.train(path, text, out=tmp_path / f"{k}", optimizer=optimizer, **options)
-        assert "a Trainer keeps no place" in done.notes[0]
+        assert "a Trainer keeps no place" in " ".join(done.notes)
         steps = [value for name, value in values(done.checkpoint).items() if name.endswith(".step")]
         assert {int(step) for step in steps} == {3}
         assert f"--optimizer {optimizer}" in refused(

@@ -46,6 +46,8 @@ class Conductor:
         began = time.monotonic()
         if stage.kind == "train":
             found = self.train(stage, entry, before)
+        elif stage.kind in GROWTHS:
+            found = self.growth(stage, entry, before)
         else:
             found = {}
             with self.world.together():
@@ -70,9 +72,15 @@ class Conductor:
             random_checkpoint(stage.options, folder)
             return {"checkpoint": entry["folder"]}
         assert before is not None
-        return self.growth(stage, folder, before) if stage.kind in GROWTHS else self.verify(stage, folder, before)
+        return self.verify(stage, folder, before)
 
-    def growth(self, stage: Stage, folder: Path, before: Mapping[str, Any]) -> Found:
+    def growth(self, stage: Stage, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> Found:
+        """A growth, by all processes together."""
+        assert before is not None
+        folder = self.out / entry["folder"]
+        with self.world.together():
+            if self.world.first:
+                self.book.clear(entry)
         to, options = growth_arguments(stage)
         options |= {name: stage.options[name] for name in ("max_shard_size", "verify", "assume_harmless")}
         grown = api.widen(
@@ -82,6 +90,7 @@ class Conductor:
             **options,
             state=stage.options["state"],
             trust_checkpoint=self.trust,
+            world=self.world.size,
             on_rung=self.say,
         )
         return {
