@@ -29,6 +29,7 @@ from grow.plan import Plan
 from grow.tensors import TensorPlan
 
 WIDE = 4  # bytes of a float32
+READ_AT_ONCE = 1 << 24  # numbers of a tensor, while a model is loaded
 LAYER = re.compile(r"\.(\d+)\.")
 
 
@@ -36,8 +37,8 @@ LAYER = re.compile(r"\.(\d+)\.")
 class Portion:
     """Bytes of one process, of those that hold the most.
 
-    loading  beside the weights, while they are read: the largest part of one tensor, or the whole model where experts
-             are stored one by one and fused in memory
+    loading  beside the weights, while they are read: a block of a tensor, or the whole model where experts are stored
+             one by one and fused in memory
     """
 
     weights: int
@@ -114,6 +115,6 @@ def _portion(parameters: list[_Parameter], n: int, tied: bool) -> Portion:
     r, b = sum(p.numbers for p in root), max(blocks.values(), default=0)
     flight = max(2 * (r + b), r + written + 4 * b, r + written + table + (written if tied else 0) + b) if n > 1 else 0
     whole = sum(p.numbers for p in parameters)
-    loading = whole if any(p.fused for p in parameters) else max(parts, default=0)
+    loading = whole if any(p.fused for p in parameters) else min(READ_AT_ONCE, max(parts, default=0))
     own = sum(parts)
     return Portion(*(WIDE * count for count in (own, own, 2 * own, flight, loading)))

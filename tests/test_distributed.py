@@ -18,6 +18,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import models
 import pytest
 import tiny
 import together
@@ -35,6 +36,7 @@ from grow.parallel import World, is_shared
 from grow.portion import portions
 
 ROOT = Path(grow.__file__).parents[1]
+LOADED = {"tied": ("gpt2", "bfloat16"), "words": ("bert-mlm", "float32"), "fused": ("mixtral", "float32")}
 FAULTS = ("full", "apart", "other", "missing", "different")
 
 
@@ -51,6 +53,8 @@ def folder(tmp_path_factory) -> Path:
     made = tmp_path_factory.mktemp("together")
     tiny.checkpoint(made / "source", "llama", dtype="BF16", tie_word_embeddings=False)
     tiny.checkpoint(made / "wide", "llama", tie_word_embeddings=False, intermediate_size=19)
+    for name, (variant, dtype) in LOADED.items():
+        models.save(variant, made / name, dtype)
     tiny.checkpoint(made / "other", "llama", dtype="BF16", tie_word_embeddings=False, vocab_size=31)
     return made
 
@@ -58,7 +62,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def three(folder) -> dict[str, list[dict[str, Any]]]:
     """What each of three processes found in each scenario."""
-    names = ("growths", "sharded", *FAULTS)
+    names = ("growths", "sharded", "loading", *FAULTS)
     done = torchrun(3, Path(together.__file__), ",".join(names), folder)
     assert done.returncode == 0, done.stderr
     return {name: [json.loads((folder / f"{name}.{k}.json").read_text()) for k in range(3)] for name in names}
@@ -218,7 +222,7 @@ def test_what_fails_on_one_process_fails_on_all_and_leaves_nothing(three, folder
     assert first["code"] == (1 if name == "different" else 2)
     assert all((found["error"], found["code"]) == (first["error"], first["code"]) for found in others)
     assert {path.name for path in folder.iterdir() if not path.name.endswith(".json")} <= {
-        "source", "wide", "other", "pieces", "together", "alone"
+        "source", "wide", "tied", "words", "fused", "other", "pieces", "together", "alone"
     }  # fmt: skip
 
 
@@ -303,6 +307,21 @@ def test_an_error_that_all_know_of_is_known_through_what_it_causes():
     other = ValueError()
     other.__context__ = one
     assert is_shared(other)
+
+
+# Loading a model
+
+
+def test_each_process_reads_its_rows_and_no_more(three):
+    itemsize = {"source": 2, "tied": 2, "words": 4}
+    for name in ("source", *LOADED):
+        found = [process["returned"][name] for process in three["loading"]]
+        assert all(one["parameters"] and one["buffers"] and not one["ignored"] for one in found)
+        assert all(one["apart"] < 1e-5 for one in found)  # sums of float32 in another order
+        if name in itemsize:
+            assert all(one["read"] == itemsize[name] * one["local"] for one in found)
+        else:  # read by transformers, whole
+            assert all(one["read"] == 0 for one in found)
 
 
 # Memory of one process

@@ -19,7 +19,7 @@ import grow
 from grow.checkpoint.reader import open_checkpoint
 from grow.provenance import read_record
 from grow.train.grown import tensors_of
-from grow.train.model import load_model
+from grow.train.loading import load_model
 from grow.train.optim import build_optimizers
 from grow.train.parallel import World
 from grow.train.rates import Dimwise, fan_in, mup_scales, said
@@ -156,7 +156,8 @@ def test_shares_follow_the_roles_of_dims_and_weight_decay_stays(tiny, tmp_path):
     for variant, to in (("gpt2", {"hidden": 24, "heads": 6}), ("gpt2-untied", {"hidden": 36, "heads": 9})):
         grown = grow.widen(tiny(variant), to, out=tmp_path / variant, **COPIES)
         made, settings = plans(grown), Settings(rates="mup")
-        model, _ = load_model(grown.path, settings, ONE)
+        with open_checkpoint(grown.path) as checkpoint:
+            model, _ = load_model(checkpoint, settings, ONE)
         scales = mup_scales(model, made.values())
         small = {name.removeprefix("transformer."): scale for name, scale in scales.items()}
         wide = to["hidden"] // 12

@@ -74,6 +74,48 @@ def sharded(folder: Path) -> Any:
     return {"verdict": made.verification.verdict}
 
 
+def loading(folder: Path) -> Any:
+    """What this process reads of a checkpoint, and whether it then holds what it holds of the whole model."""
+    import torch
+
+    from grow.checkpoint.reader import Checkpoint, open_checkpoint
+    from grow.train.loading import load_model
+    from grow.train.parallel import local, part_of
+    from grow.train.settings import Settings
+    from grow.verify.float64 import load
+
+    found = {}
+    with world_of(SIZE) as world:
+        for name in ("source", "tied", "words", "fused"):
+            read: list[int] = []
+            before = Checkpoint.read
+
+            def count(self, info, start, stop, before=before, read=read):
+                read.append(stop - start)
+                return before(self, info, start, stop)
+
+            with open_checkpoint(folder / name) as checkpoint:
+                Checkpoint.read = count
+                model, ignored = load_model(checkpoint, Settings(checkpointing=True), world)
+                Checkpoint.read = before
+            whole, _ = load(folder / name, "float32")
+            parts = dict(model.named_parameters())
+            same = [torch.equal(local(parts[n]), part_of(p.detach(), parts[n])) for n, p in whole.named_parameters()]
+            buffers = [torch.equal(a, b) for a, b in zip(model.buffers(), whole.buffers())]
+            ids = torch.arange(4, 20).reshape(2, 8)
+            with torch.no_grad():
+                apart = (model.eval()(input_ids=ids).logits - whole.eval()(input_ids=ids).logits).abs().max().item()
+            found[name] = {
+                "read": sum(read),
+                "parameters": len(parts) == len(same) and all(same) and all(p.requires_grad for p in parts.values()),
+                "buffers": len(buffers) == len(list(model.buffers())) and all(buffers),
+                "local": sum(local(p).numel() for p in parts.values()),
+                "apart": apart,
+                "ignored": len(ignored),
+            }
+    return found
+
+
 def full(folder: Path) -> Any:
     """The last process's disk is full."""
     before = grow.engine.grow_tensor

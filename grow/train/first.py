@@ -12,9 +12,8 @@ from grow.moments.find import open_state
 from grow.parallel import World
 from grow.provenance import read_record
 from grow.train.grown import check_losses
+from grow.train.loading import load_model
 from grow.train.loop import Loop
-from grow.train.model import load_model
-from grow.train.parallel import shard
 from grow.train.start import fill_weights
 
 
@@ -33,8 +32,7 @@ def first_loss(
     if source is None or not found:
         return found, ["the loss before the first step was not compared with the source's: --source SRC does"]
     with open_checkpoint(locate(source)) as opened:
-        model, _ = load_model(opened.path, loop.settings, world)
-    shard(model, world)
+        model, _ = load_model(opened, loop.settings, world)
     alike = not exact or _filled(opened.path, model, trust, world)
     before = Loop(model, [], loop.data, loop.settings, world, 0.0).evaluated()["val_loss"]
     dtypes = {info.dtype for info in checkpoint.tensors.values()}

@@ -1,4 +1,4 @@
-"""The model of a run: the stock class with weights in float32, computing in the dtype that was asked for."""
+"""The model of a run: its tokenizer, its limits, its loss in the dtype that was asked for, and what a token costs."""
 
 from __future__ import annotations
 
@@ -13,41 +13,13 @@ import torch.nn.functional as F
 
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
-from grow.parallel import World
 from grow.train.objectives import IGNORED
-from grow.train.parallel import blocks
 from grow.train.settings import Settings
-from grow.verify.float64 import LOCAL, TrueFloat64, load, quiet
+from grow.verify.float64 import LOCAL, TrueFloat64, quiet
 
 CAPACITY = ("max_position_embeddings", "n_positions", "max_sequence_length")
 ATTENTION = ("full_attention", "sliding_attention")
 LONGEST = 512  # tokens of a sequence when nobody says it
-
-
-def load_model(folder: Path, settings: Settings, world: World) -> tuple[Any, tuple[str, ...]]:
-    """(model in train mode, tensors of the files that its class does not have); every weight is finite."""
-    wide = settings.dtype == "float64"
-    with TrueFloat64() if wide else contextlib.nullcontext():
-        model, ignored = load(folder, "float64" if wide else "float32")
-    for name, p in model.named_parameters():
-        if not torch.isfinite(p).all():
-            count = int((~torch.isfinite(p)).sum())
-            fix = "a checkpoint whose weights are finite"
-            raise BadInput(
-                f"{folder}: {name}", what=f"{count} entries are not finite", why="every loss would be NaN", fix=fix
-            )
-    model.requires_grad_(True)
-    if settings.checkpointing:
-        if not model.supports_gradient_checkpointing:
-            why = "its blocks are not made to be computed again"
-            raise Refused(
-                type(model).__name__, what="has no gradient checkpointing", why=why, fix="without --checkpointing"
-            )
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    if settings.compile:
-        for block in blocks(model):
-            block.compile()
-    return model.to(world.device).train(), ignored
 
 
 def tokenizer_of(folder: Path) -> Any | None:

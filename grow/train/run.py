@@ -30,6 +30,7 @@ from grow.train.document import run_document
 from grow.train.first import first_loss
 from grow.train.folder import RUN, check_run, locked, removed_unless_begun
 from grow.train.inputs import Data, Source, open_data, parse_sources
+from grow.train.loading import load_model
 from grow.train.log import METRICS, Log, last_losses, validation_losses
 from grow.train.loop import Loop, Signals
 from grow.train.model import (
@@ -38,13 +39,11 @@ from grow.train.model import (
     check_documents,
     check_length,
     flops_per_token,
-    load_model,
     tokenizer_of,
     tokens_for,
 )
 from grow.train.objectives import objective_of
 from grow.train.optim import build_optimizers
-from grow.train.parallel import shard
 from grow.train.rates import Treated, treat
 from grow.train.settings import Settings, Training, refuse_change, resumed, settings_of
 from grow.train.start import Start, open_start
@@ -274,7 +273,7 @@ class _Request:
             )
         if family := FAMILIES.get(checkpoint.config["model_type"]):
             match(family, checkpoint.config, checkpoint.tensors, str(checkpoint.path))
-        model, ignored = load_model(checkpoint.path, settings, world)
+        model, ignored = load_model(checkpoint, settings, world)
         if ignored:
             self.notes.append(f"{len(ignored)} tensors of no use to {type(model).__name__} are left out")
         tokenizer = tokenizer_of(checkpoint.path)
@@ -292,7 +291,6 @@ class _Request:
         self.data, settings = sources, data.settings
         self.notes += data.notes
         flops = flops_per_token(checkpoint, settings.length)
-        shard(model, world)
         treated = Treated() if grown is None else treat(model, grown, checkpoint, settings)
         self.notes += treated.notes
         if grown is not None and not self.resume:
