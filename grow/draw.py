@@ -121,7 +121,8 @@ def _line(panel: Any, curve: Curve, look: dict[str, str], cost: str, unit: float
         x = getattr(mark.at, cost) / unit
         y = next((y for at, y in seen if getattr(at, cost) >= getattr(mark.at, cost)), ys[-1])
         panel.plot([x], [y], marker="D", markersize=7, color=look["color"], markeredgecolor="white", zorder=4)
-        place = {"xytext": (6, 6), "textcoords": "offset points"}
+        # below the mark: curves fall, and what was saved is written above
+        place = {"xytext": (-3, -7), "textcoords": "offset points", "ha": "center", "va": "top"}
         panel.annotate(show(mark.name, 24), (x, y), **place, color=look["color"], fontsize=9, parse_math=False)
     return line
 

@@ -1,6 +1,8 @@
 """`grow.json`: where a grown checkpoint came from and how every axis grew, enough to prove it again.
 
 {"schema": 1, "grow": "0.1.0", "source": {…}, "plan": {…}, "tensors": {name: sha256}, "verification": {…}}
+
+Training adds "training". Behind weights that have not grown that is all there is besides "schema" and "grow".
 """
 
 from __future__ import annotations
@@ -115,12 +117,21 @@ def config_sha256(config: Mapping[str, Any]) -> str:
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record of a grown checkpoint, None when it has none; BadInput when it cannot be understood."""
+    """The record of a grown checkpoint, None when it has not grown; BadInput when it cannot be understood."""
     path = folder / NAME
     if not path.is_file():
         return None
     fix = "remove it to compare the two checkpoints by their outputs alone, or grow again"
-    return parse_record(strict_json(path.read_bytes(), str(path), fix), str(path), fix)
+    raw = strict_json(path.read_bytes(), str(path), fix)
+    if isinstance(raw, dict) and "training" in raw and not {"plan", "tensors"} & raw.keys():
+        return None
+    return parse_record(raw, str(path), fix)
+
+
+def trained_record(record: Mapping[str, Any] | None, training: Mapping[str, Any], version: str) -> dict[str, Any]:
+    """The JSON document behind training: that of the growth, if there was one, and what was done since."""
+    base = record if record is not None else {"schema": SCHEMA, "grow": version}
+    return {**base, "verification": None, "training": dict(training)}
 
 
 def parse_record(raw: Any, where: str, fix: str) -> Record:

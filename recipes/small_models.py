@@ -406,7 +406,9 @@ def main() -> None:
     training, heldout = split(text, seed=0)
     heldout_text = "\n\n".join(heldout) + "\n"
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "heldout.txt.xz").write_bytes(lzma.compress(heldout_text.encode(), preset=9))
+    texts = {"heldout": heldout_text, "sotu": "\n\n".join(training) + "\n"}
+    for name, speeches in texts.items():
+        (args.out / f"{name}.txt.xz").write_bytes(lzma.compress(speeches.encode(), preset=9 | lzma.PRESET_EXTREME))
     bare = train_tokenizer(training)
     tokens = stream(bare, training)
     compression = {

@@ -20,6 +20,8 @@ import grow
 from grow.data import Corpus, Loader, prepare
 from grow.data.corpus import tokenizer_sha256
 from grow.data.order import CYCLE, Mixture, Order
+from grow.data.readers import documents
+from grow.zoo import TEXTS as bundled_texts
 from grow.zoo import bundled_path, heldout_text
 
 TEXTS = [
@@ -69,6 +71,13 @@ def test_the_tokens_are_the_tokenizers_and_every_document_is_found(tmp_path, rea
         "name": "small", "sha256": tokenizer_sha256(reader), "vocab_size": 2048, "end": reader.eos_token_id,
     }  # fmt: skip
     Corpus.open(tmp_path / "t").check_bytes()
+
+
+def test_bundled_texts_are_whole_speeches_and_share_none():
+    known, heldout = (list(documents(name)) for name in bundled_texts)
+    assert (len(known), len(heldout)) == (228, 5)
+    assert all(len(speech) > 1000 for speech in known + heldout)
+    assert not set(known) & set(heldout)
 
 
 def test_no_end_puts_nothing_between(tmp_path, reader):

@@ -20,11 +20,14 @@ from safetensors.torch import load_file
 from test_train import curve, forked, refused, same, tokens
 
 import grow
+from grow.curves import read_curve
 from grow.errors import BadInput, GrowError
+from grow.provenance import read_record
 from grow.run import keys, pricing, report
 from grow.run.folder import RECIPE, Book
 from grow.run.forecast import forecast
 from grow.run.recipe import LARGEST, bundled, read_recipe
+from grow.spent import Spent
 
 ROOT = Path(grow.__file__).parents[1]
 SMALL = "sizes = {hidden = 24, heads = 3, kv_heads = 3, head_dim = 8, ffn = 20, layers = 2}"
@@ -175,6 +178,7 @@ BAD: dict[str, tuple[str, str]] = {
     "one name for two": (NAME + ONE + 'name = "a"\n' + STEPS + 'name = "a"\n', "two are called 'a'"),
     "a name that leaves": (NAME + ONE + 'name = "../x"\n', "'../x' is no name for a stage's folder"),
     "a name that is taken": (NAME + ONE + 'name = "final"\n', "'final' is no name"),
+    "a name of tokens": (NAME + ONE + 'name = "data-sotu"\n', "'data-sotu' is no name"),
     "a baseline of nothing": (NAME + ONE + "[baseline]\n", "[baseline]: it gets the FLOPs of the train stages"),
     "a baseline that re-warms": (NAME + ONE + STEPS + '[baseline]\nrewarm = "1:2"\n', "[baseline]: rewarm: no such"),
     "data of numbers": ("name = 'x'\n" + ONE + STEPS + "data = [1]\n", "data: is [1]: wanted a text or a list"),
@@ -321,7 +325,7 @@ def test_a_model_larger_than_memory_is_priced_without_its_time(whole, monkeypatc
 # Carried out
 
 
-def test_every_stage_leaves_a_stock_checkpoint_and_a_record_where_it_grew(ran):
+def test_every_stage_leaves_a_stock_checkpoint_and_a_record(ran):
     from transformers import AutoModelForCausalLM
 
     assert not ran.stopped
@@ -329,7 +333,11 @@ def test_every_stage_leaves_a_stock_checkpoint_and_a_record_where_it_grew(ran):
         path = ran.path / entry["checkpoint"]
         model = AutoModelForCausalLM.from_pretrained(path)
         assert sum(p.numel() for p in model.parameters()) == entry["parameters"]
-        assert (path / "grow.json").exists() == (entry["name"] >= "03")
+        record = json.loads((path / "grow.json").read_text())
+        assert ("plan" in record) == (read_record(path) is not None) == (entry["name"] >= "03")
+        assert ("training" in record) == (entry["kind"] in ("init", "train"))
+    assert json.loads((ran.path / "01-init" / "grow.json").read_text())["training"]["spent"]["flops"] == 0
+    assert read_curve(ran.path).before == Spent()  # random weights have cost nothing, which is known
     assert [e["kind"] for e in ran.stages] == ["init", "train", "widen", "verify", "train", "deepen", "train"]
     assert os.readlink(ran.final) == ran.stages[-1]["checkpoint"]
     assert grow.inspect(ran.final).sizes["layers"] == 3

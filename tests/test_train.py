@@ -982,6 +982,21 @@ def test_a_grown_model_learns_on_the_bundled_text_and_is_a_stock_checkpoint(tmp_
     assert models.transformers.AutoTokenizer.from_pretrained(done.checkpoint)("the").input_ids
 
 
+def test_bundled_texts_are_data_by_their_names(tmp_path, monkeypatch):
+    options: dict[str, Any] = dict(steps=1, batch=2, length=16, warmup=0)
+    one = grow.train("small", out=tmp_path / "a", **options)
+    same = grow.train("small", "sotu-heldout", out=tmp_path / "b", **options)
+    assert one.loss == same.loss
+    monkeypatch.setattr("grow.data.readers.bundled_text", lambda name: heldout_text()[-9000:])  # the other one is long
+    mixed = grow.train("small", ["sotu:0.5", "sotu-heldout:0.5"], out=tmp_path / "c", **options)
+    assert sorted(path.name for path in (tmp_path / "c").iterdir() if path.name.startswith("data")) == [
+        "data", "data-sotu"
+    ]  # fmt: skip
+    assert mixed.loss != one.loss
+    again = grow.train(out=tmp_path / "c", resume=True, steps=2)
+    assert again.step == 2
+
+
 def test_one_page_is_learned_by_heart(tmp_path):
     page = tmp_path / "page.txt"
     page.write_text(heldout_text()[:3000])

@@ -454,7 +454,7 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
     "--data",
     multiple=True,
     metavar="TOKENS[:WEIGHT]",
-    help="Folder of grow data prepare; several with their shares [default: the bundled text].",
+    help="Folder of grow data prepare, or sotu; several with their shares [default: sotu-heldout].",
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="RUN", help="The run's folder.")
 @click.option("--steps", type=int, metavar="N", help="Optimizer steps [default: 100].")

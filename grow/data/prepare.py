@@ -39,7 +39,7 @@ def prepare(
 ) -> Manifest:
     """Write `out` with the tokens of `sources`; returns its manifest.
 
-    sources     files (.txt, .md, .jsonl, .parquet; .gz, .xz, .bz2), folders, datasets of the hub, "sotu-heldout"
+    sources     files (.txt, .md, .jsonl, .parquet; .gz, .xz, .bz2), folders, datasets of the hub, a bundled text
     tokenizer   a checkpoint: folder, hub id or bundled name
     validation  share of documents kept for validation, drawn by `seed`; of a single document its last part
     end         put the tokenizer's end-of-text id behind each document

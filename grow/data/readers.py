@@ -15,24 +15,22 @@ from typing import IO, Any
 
 from grow.checkpoint.header import show
 from grow.errors import BadInput
+from grow.zoo import TEXTS, bundled_text
 
 OPENERS: dict[str, Callable[..., IO]] = {"": open, ".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 TEXT, LINES, PARQUET = (".txt", ".md", ".text"), (".jsonl", ".ndjson"), (".parquet",)
-BUNDLED = "sotu-heldout"  # speeches that no bundled model has seen
 PART = 1 << 20
 
 
 def documents(source: str, *, field: str = "text", separator: str = "", split: str = "train") -> Iterator[str]:
-    """The documents of a file, a folder of such files, a dataset of the hub, or the bundled text.
+    """The documents of a file, a folder of such files, a dataset of the hub, or a bundled text.
 
     field      of JSON lines, parquet and datasets: which one is the text
     separator  of text files: what stands between documents; "" where a file is one document
     split      of a dataset
     """
-    if source == BUNDLED:
-        from grow.zoo import heldout_text
-
-        yield from heldout_text().split("\n\n")
+    if source in TEXTS:
+        yield from bundled_text(source).split("\n\n")
         return
     path = Path(source)
     if path.is_dir():

@@ -2,7 +2,7 @@
 
     name = "small-to-base"
     seed = 0
-    data = ["tokens:0.7", "more:0.3"]    # folders of grow data prepare; left out: the bundled text
+    data = ["tokens:0.7", "more:0.3"]    # folders of grow data prepare, "sotu"; left out: "sotu-heldout"
 
     [train]                              # settings of grow train, for every train stage that does not say otherwise
     length = 128
@@ -176,7 +176,7 @@ def _stage(at: int, raw: Any, base: Mapping[str, Any], seed: int, path: Path, fa
         faults.append((where, f"{what}; exactly one of {', '.join(BUDGETS)} says when it ends at the latest"))
     name = raw.get("name", f"{at:02d}-{kind}")
     bad = text(name) or any(c in name for c in "/\\:") or name.startswith(".") or len(name.encode()) > 100
-    if bad or name in ("data", "final", "baseline", "baseline-init"):
+    if bad or name in ("data", "final", "baseline", "baseline-init") or name.startswith("data-"):
         faults.append((f"{where}: name", f"{shown(name)} is no name for a stage's folder"))
         name = where
     return Stage(kind, name, _placed(options, path))

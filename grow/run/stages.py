@@ -17,16 +17,17 @@ from grow.checkpoint.staging import Staging
 from grow.checkpoint.writer import write_json
 from grow.errors import BadInput
 from grow.parallel import World
+from grow.provenance import NAME, trained_record
 from grow.run.folder import Book, hashes
 from grow.run.forecast import growth_arguments, train_settings
 from grow.run.keys import GROWTHS
 from grow.run.outline import random_outline
 from grow.run.recipe import Stage
+from grow.spent import Spent
 from grow.train.folder import RUN
-from grow.train.inputs import bundled_tokens
+from grow.train.inputs import BUNDLED, parse_sources, tokenized
 from grow.train.log import METRICS, kept_lines
 
-DATA = "data"
 Found = dict[str, Any]  # what a stage adds to its entry in recipe.json
 
 
@@ -177,13 +178,10 @@ class Conductor:
         return {"continue_schedule": True, **({"steps": last + int(budget)} if kind == "steps" else {})}
 
     def _data(self, stage: Stage, before: Mapping[str, Any]) -> list[str]:
-        """Token files of the stage: the recipe's, or the bundled text, tokenized once for all stages."""
-        if stage.options["data"]:
-            return list(stage.options["data"])
-        with self.world.together():
-            if self.world.first:
-                bundled_tokens(self.out / DATA, str(self.book.path(before)))
-        return [str(self.out / DATA)]
+        """Token files of the stage; bundled texts are tokenized once for all stages."""
+        given = parse_sources(stage.options["data"] or [BUNDLED])
+        made = tokenized(given, self.out, str(self.book.path(before)), self.world)
+        return [s.path if s.weight is None else f"{s.path}:{s.weight!r}" for s in made]
 
 
 VERIFICATION = "verification.json"
@@ -191,6 +189,7 @@ VERIFICATION = "verification.json"
 
 def random_checkpoint(options: Mapping[str, Any], folder: Path) -> None:
     """A stock checkpoint with the initialisation that transformers gives the config; the tokenizer comes along."""
+    from grow import __version__
     from grow.race.training import from_scratch
     from grow.verify.float64 import DTYPES, quiet
 
@@ -211,6 +210,8 @@ def random_checkpoint(options: Mapping[str, Any], folder: Path) -> None:
         if stored != {name: slot.shape for name, slot in made.tensors.items()}:
             why = "the stock class has other tensors than the family's table"
             raise BadInput(str(folder), what="is not what was planned", why=why, fix='kind = "load" of a checkpoint')
+        begun = {"source": "random weights", "seed": options["seed"], "spent": Spent().document()}
+        write_json(stage.path / NAME, trained_record(None, begun, __version__))
         stage.commit()
 
 

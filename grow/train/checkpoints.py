@@ -1,6 +1,6 @@
 """RUN/step-00000100/: a stock checkpoint, and beside it in state/ what a run continues from.
 
-    config.json  model.safetensors  tokenizer …     what anybody loads; grow.json comes along with "training"
+    config.json  model.safetensors  tokenizer …     what anybody loads; in grow.json "training" says what was done
     state/       torch.distributed.checkpoint, weights in full precision and moments; train.json: step, settings, hashes
 
 Written to `.step-….partial`, on disk, then renamed: under its name a checkpoint is whole. What a killed run left
@@ -26,7 +26,7 @@ from grow.checkpoint.writer import ShardWriter, write_json
 from grow.errors import BadInput
 from grow.numerics import narrow
 from grow.parallel import World
-from grow.provenance import NAME
+from grow.provenance import NAME, trained_record
 from grow.spent import total
 from grow.tensors import ITEMSIZE
 from grow.train.parallel import whole
@@ -169,12 +169,11 @@ def _write_documents(folder: Path, source: Origin, document: dict[str, Any]) -> 
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
     write_json(folder / "config.json", source.config)
-    if source.record is not None:
-        training = {k: document[k] for k in ("grow", "step", "tokens", "source", "data")}
-        if spent := total(document["before"], document):
-            training["spent"] = spent.document()
-        training["peak"] = {name: document["settings"][name] for name in ("optimizer", "lr")}
-        write_json(folder / NAME, {**source.record, "verification": None, "training": training})
+    training = {k: document[k] for k in ("grow", "step", "tokens", "source", "data")}
+    if spent := total(document["before"], document):
+        training["spent"] = spent.document()
+    training["peak"] = {name: document["settings"][name] for name in ("optimizer", "lr")}
+    write_json(folder / NAME, trained_record(source.record, training, document["grow"]))
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     sizes = {str(p.relative_to(folder)): p.stat().st_size for p in files}
     write_json(folder / STATE / TRAIN, {"schema": SCHEMA, "writer": WRITER, **document, "files": sizes})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,16 @@ from grow.errors import BadInput
 from grow.parallel import World
 from grow.train.objectives import Objective
 from grow.train.settings import Settings
+from grow.zoo import TEXTS
 
-BUNDLED = "sotu-heldout"
+BUNDLED = "sotu-heldout"  # without --data
+DATA = "data"
 EVALUATED = 64  # blocks of validation text, at most
 
 
 @dataclass(frozen=True)
 class Source:
-    """A folder of token files and its share of a batch (None: by its size)."""
+    """A folder of token files, or a bundled text, and its share of a batch (None: by its size)."""
 
     path: str
     weight: float | None
@@ -50,20 +52,26 @@ def parse_sources(data: str | os.PathLike | Sequence[str | os.PathLike]) -> list
 def open_sources(
     sources: list[Source], run: Path, model: str, seed: int, world: World
 ) -> tuple[list[Source], list[Corpus]]:
-    """The corpora; without any the bundled text, tokenized into RUN/data by the model's own tokenizer."""
-    if not sources:
-        folder = run / "data"
-        with world.together():
-            if world.first:
-                bundled_tokens(folder, model)
-        sources = [Source(str(folder), None)]
+    """The corpora; bundled texts, and the held-out one where none is named, are tokenized into RUN first."""
+    sources = tokenized(sources or [Source(BUNDLED, None)], run, model, world)
     return sources, [Corpus.open(source.path) for source in sources]
 
 
-def bundled_tokens(folder: Path, model: str) -> None:
-    """The bundled text as the model's own tokenizer reads it, unless it is there."""
-    if not folder.exists():
-        prepare([BUNDLED], tokenizer=model, out=folder, validation=0.05, seed=0)
+def tokenized(sources: list[Source], run: Path, model: str, world: World) -> list[Source]:
+    """With bundled texts as the model's own tokenizer reads them, in RUN/data…, made unless they are there."""
+    return [replace(s, path=_tokens_of(s.path, run, model, world)) if is_bundled(s) else s for s in sources]
+
+
+def is_bundled(source: Source) -> bool:
+    return source.path in TEXTS and not Path(source.path).is_dir()
+
+
+def _tokens_of(name: str, run: Path, model: str, world: World) -> str:
+    folder = run / (DATA if name == BUNDLED else f"{DATA}-{name}")
+    with world.together():
+        if world.first and not folder.exists():
+            prepare([name], tokenizer=model, out=folder, validation=0.05, seed=0)
+    return str(folder)
 
 
 class Data:

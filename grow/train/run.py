@@ -267,7 +267,7 @@ class _Request:
         asked = {"--rewarm": settings.rewarm, "--freeze-old": settings.freeze_old, "--source": self.source}
         asked |= {f"--rates {settings.rates}": settings.rates != "uniform", "--source-tokens": self.source_tokens}
         if grown is None and (option := next((name for name, value in asked.items() if value), "")):
-            why = "there is no grow.json beside the weights, which says what is new"
+            why = "no grow.json beside the weights says what is new"
             raise BadInput(
                 option, what=f"{checkpoint.path.name} is not known to have grown", why=why, fix=f"without {option}"
             )

@@ -1,4 +1,4 @@
-"""Three small pretrained checkpoints and the held-out text they were measured on, all inside the package.
+"""Three small pretrained checkpoints, their text and the held-out one they were measured on, all inside the package.
 
     small       Llama        small-gpt2  GPT-2        small-bert  BERT, masked LM
 
@@ -20,6 +20,11 @@ BUNDLED: dict[str, str] = {
     "small-bert": "BERT masked LM, 1.1M parameters: 4 layers, hidden 128, 4 heads, 256 positions",
 }
 
+TEXTS: dict[str, str] = {
+    "sotu": "State of the Union addresses, 10.5 MB, what the bundled models and their tokenizer were trained on",
+    "sotu-heldout": "five of these addresses, 0.3 MB, that neither has seen",
+}
+
 _HERE = Path(__file__).parent
 
 
@@ -34,7 +39,13 @@ def bundled_path(name: str) -> Path:
 
 def heldout_text() -> str:
     """Whole speeches that no bundled model or tokenizer has seen, blank lines between them (about 300 kB)."""
-    return lzma.decompress((_HERE / "heldout.txt.xz").read_bytes()).decode()
+    return bundled_text("sotu-heldout")
+
+
+def bundled_text(name: str) -> str:
+    """One of `TEXTS`: whole speeches, blank lines between them."""
+    file = {"sotu": "sotu.txt.xz", "sotu-heldout": "heldout.txt.xz"}[name]
+    return lzma.decompress((_HERE / file).read_bytes()).decode()
 
 
 def results() -> dict[str, Any]:
