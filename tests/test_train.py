@@ -393,6 +393,23 @@ def test_a_changed_setting_is_refused_by_name(run, change, said):
     assert said in refused(out=run.path, resume=True, **change)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo looks for it
+def test_compiled_blocks_compute_the_same(run, tiny, text, tmp_path, monkeypatch):
+    """Captured by dynamo and run as captured: what a code generator makes of it is torch's own affair."""
+    captured = []
+
+    def backend(graph, inputs):
+        captured.append(sum(node.op != "placeholder" for node in graph.graph.nodes))
+        return graph.forward
+
+    plain = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda block: plain(block, backend=backend))
+    grow.train(tiny("llama-tied"), text, out=tmp_path / "run", compile=True, **QUICK)
+    assert apart(run.path, tmp_path / "run") < 1e-6
+    assert len(captured) >= 1 and max(captured) > 20
+    assert weights(tmp_path / "run").keys() == weights(run.path).keys()
+
+
 def test_another_text_is_refused(run, tmp_path):
     other = tokens(tmp_path / "other", seed=3)
     assert f"--resume: data: {other}: is " in refused(out=run.path, resume=True, data=other)
