@@ -25,6 +25,7 @@ import together
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.numpy import load_file
+from test_train import apart, tokens
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import grow
@@ -34,10 +35,22 @@ from grow.engine import share
 from grow.errors import BadInput
 from grow.parallel import World, is_shared
 from grow.portion import portions
+from grow.provenance import read_record
 
 ROOT = Path(grow.__file__).parents[1]
 LOADED = {"tied": ("gpt2", "bfloat16"), "words": ("bert-mlm", "float32"), "fused": ("mixtral", "float32")}
 FAULTS = ("full", "apart", "other", "missing", "different")
+STAGED = """
+name = "staged"
+data = "tokens"
+train = {length = 16, batch = 6, lr = 1e-2, warmup = 0, eval_every = 2}
+stage = [
+    {kind = "load", from = "wide"},
+    {kind = "train", steps = 3},
+    {kind = "widen", to = "hidden_size=48,layers=3"},
+    {kind = "train", steps = 3},
+]
+"""
 
 
 def torchrun(count: int, *line: object, timeout: float = 240) -> subprocess.CompletedProcess:
@@ -55,6 +68,8 @@ def folder(tmp_path_factory) -> Path:
     tiny.checkpoint(made / "wide", "llama", tie_word_embeddings=False, intermediate_size=19)
     for name, (variant, dtype) in LOADED.items():
         models.save(variant, made / name, dtype)
+    tokens(made / "tokens", vocab=29)
+    (made / "staged.toml").write_text(STAGED)
     tiny.checkpoint(made / "other", "llama", dtype="BF16", tie_word_embeddings=False, vocab_size=31)
     return made
 
@@ -62,7 +77,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def three(folder) -> dict[str, list[dict[str, Any]]]:
     """What each of three processes found in each scenario."""
-    names = ("growths", "sharded", "loading", *FAULTS)
+    names = ("growths", "sharded", "loading", "staged", *FAULTS)
     done = torchrun(3, Path(together.__file__), ",".join(names), folder)
     assert done.returncode == 0, done.stderr
     return {name: [json.loads((folder / f"{name}.{k}.json").read_text()) for k in range(3)] for name in names}
@@ -222,7 +237,7 @@ def test_what_fails_on_one_process_fails_on_all_and_leaves_nothing(three, folder
     assert first["code"] == (1 if name == "different" else 2)
     assert all((found["error"], found["code"]) == (first["error"], first["code"]) for found in others)
     assert {path.name for path in folder.iterdir() if not path.name.endswith(".json")} <= {
-        "source", "wide", "tied", "words", "fused", "other", "pieces", "together", "alone"
+        "source", "wide", "tied", "words", "fused", "other", "pieces", "together", "alone", "tokens", "staged.toml"
     }  # fmt: skip
 
 
@@ -307,6 +322,24 @@ def test_an_error_that_all_know_of_is_known_through_what_it_causes():
     other = ValueError()
     other.__context__ = one
     assert is_shared(other)
+
+
+# A recipe
+
+
+def test_a_recipe_on_three_processes_is_the_one_on_one(three, folder):
+    (folder / "alone").mkdir(exist_ok=True)
+    alone = grow.run(folder / "staged.toml", out=folder / "alone" / "staged", quiet=True)
+    together = folder / "together" / "staged"
+    verdicts = [stage.get("verdict") for stage in alone.stages]
+    assert verdicts[2] == "lossless"
+    assert all(found["returned"]["verdicts"] == verdicts for found in three["staged"])
+    for stage in ("02-train", "04-train"):
+        assert apart(folder / "alone" / "staged" / stage, together / stage) < 1e-6
+    made, same = (read_record(path / "03-widen") for path in (alone.path, together))
+    assert made is not None
+    assert same is not None
+    assert made.change == same.change
 
 
 # Loading a model

@@ -406,7 +406,7 @@ def test_compiled_blocks_compute_the_same(run, tiny, text, tmp_path, monkeypatch
     monkeypatch.setattr(torch.nn.Module, "compile", lambda block: plain(block, backend=backend))
     grow.train(tiny("llama-tied"), text, out=tmp_path / "run", compile=True, checkpointing=True, **QUICK)
     assert apart(run.path, tmp_path / "run") < 1e-6
-    assert len(captured) >= 1 and max(captured) > 20
+    assert max(captured, default=0) > 20
     assert weights(tmp_path / "run").keys() == weights(run.path).keys()
 
 

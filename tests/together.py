@@ -116,6 +116,12 @@ def loading(folder: Path) -> Any:
     return found
 
 
+def staged(folder: Path) -> Any:
+    """A recipe: what is trained is sharded, what grows is shared."""
+    done = grow.run(folder / "staged.toml", out=folder / "together" / "staged", world=SIZE, quiet=True)
+    return {"verdicts": [stage.get("verdict") for stage in done.stages]}
+
+
 def full(folder: Path) -> Any:
     """The last process's disk is full."""
     before = grow.engine.grow_tensor
