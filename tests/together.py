@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dealing
+
 import grow
 import grow.checkpoint.shared
 import grow.engine
@@ -181,8 +183,9 @@ def main() -> None:
     names, folder = sys.argv[1].split(","), Path(sys.argv[2])
     with world_of(SIZE, train=False) as world:
         for name in names:
+            scenario = getattr(dealing, name, None) or globals()[name]
             try:
-                result: dict[str, Any] = {"returned": globals()[name](folder)}
+                result: dict[str, Any] = {"returned": scenario(folder)}
                 result["returned"] = result["returned"] if isinstance(result["returned"], dict) else None
             except grow.GrowError as error:
                 result = {"error": type(error).__name__, "said": str(error), "code": error.exit_code}

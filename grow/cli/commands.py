@@ -482,7 +482,7 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
 @click.option("--decay-shape", type=click.Choice(SHAPES), help="Of wsd [default: sqrt].")
 @click.option("--weight-decay", type=float, help="On matrices, not on norms, biases, embeddings [default: 0.1].")
 @click.option("--clip", type=float, help="Largest global norm of a gradient; 0: none [default: 1].")
-@click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="[default: adamw] muon, adafactor: one process.")
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="[default: adamw]")
 @click.option("--dtype", type=click.Choice(COMPUTE), help="Of the computation; weights stay wide [default: float32].")
 @click.option("--checkpointing", is_flag=True, default=None, help="Compute activations again: less memory, more time.")
 @click.option("--compile", is_flag=True, default=None, help="torch.compile of every block.")

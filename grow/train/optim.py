@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from grow.errors import Refused
 from grow.parallel import World
+from grow.train.dealt import DealtAdafactor, DealtMuon
 from grow.train.parallel import local
 from grow.train.settings import Settings
 
@@ -35,13 +35,6 @@ def build_optimizers(
 
     Muon's update has the size of AdamW's (`match_rms_adamw`), so one rate does for both.
     """
-    if settings.optimizer != "adamw" and world.size > 1:
-        raise Refused(
-            f"--optimizer {settings.optimizer}",
-            what=f"runs on one process, here are {world.size}",
-            why="its update is a function of whole matrices, and a process holds some rows of each",
-            fix="--optimizer adamw, or one process",
-        )
     decay = decayed(model)
     named = dict(model.named_parameters())
     head = model.get_output_embeddings()
@@ -62,11 +55,14 @@ def build_optimizers(
         ]
 
     if settings.optimizer == "adafactor":
-        return [torch.optim.Adafactor(groups(named), lr=settings.lr)]
+        whole = torch.optim.Adafactor if world.size == 1 else DealtAdafactor
+        return [whole(groups(named), lr=settings.lr)]
     if settings.optimizer == "muon" and hidden:
         rest = groups(name for name in named if name not in hidden)
-        muon = torch.optim.Muon(groups(hidden), lr=settings.lr, adjust_lr_fn="match_rms_adamw")
-        return [muon, torch.optim.AdamW(rest, lr=settings.lr, betas=BETAS)]
+        muon = torch.optim.Muon if world.size == 1 else DealtMuon
+        # in the model's order: a set of names has another one in every process
+        first = muon(groups(name for name in named if name in hidden), lr=settings.lr, adjust_lr_fn="match_rms_adamw")
+        return [first, torch.optim.AdamW(rest, lr=settings.lr, betas=BETAS)]
     return [torch.optim.AdamW(groups(named), lr=settings.lr, betas=BETAS)]
 
 

@@ -68,6 +68,23 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
+def gathered(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The full tensor on every process, of which each has the part that it holds of `like`; all of them have to ask."""
+    from torch.distributed.tensor import DTensor
+
+    mesh, placements = like.device_mesh, like.placements  # type: ignore[attr-defined]
+    return DTensor.from_local(part, mesh, placements, shape=like.shape, stride=like.stride()).full_tensor()
+
+
+def zeros(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    """Dealt by rows where `like` is, on its device and of its dtype."""
+    if not hasattr(like, "placements"):
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+    from torch.distributed.tensor import zeros as dealt
+
+    return dealt(*shape, dtype=like.dtype, device_mesh=like.device_mesh, placements=like.placements)  # type: ignore[attr-defined]
+
+
 def part_of(full: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """The part of `full` that this process holds of `like`, without asking anybody."""
     if not hasattr(like, "placements"):

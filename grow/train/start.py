@@ -22,6 +22,7 @@ from grow.moments.find import open_state
 from grow.moments.sharded import CLASSES
 from grow.moments.state import TrainingState
 from grow.optimizers import STEP
+from grow.train.dealt import room
 from grow.train.parallel import local, rows_of
 from grow.train.settings import Settings, continued
 
@@ -152,9 +153,7 @@ def fill_moments(state: TrainingState, optimizers: Iterable[torch.optim.Optimize
 def _entry(state: TrainingState, key: str, tensor: str, p: torch.Tensor) -> torch.Tensor:
     if key == STEP:
         return state.whole(tensor).to(torch.float32)
-    if state.tensors[tensor].shape != tuple(p.shape):  # Adafactor's means, on one process
-        return state.whole(tensor).to(p.device, p.dtype)
-    value = torch.zeros_like(p)
+    value = room(p, key)
     _copy(state, tensor, value)
     return value
 
