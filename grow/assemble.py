@@ -37,6 +37,8 @@ def assemble(
         new = layer is not None and change.depth.new[layer] and not treated.moved
         grown = _tensor(t, name, row.signature, maps, dtypes[t.name], change.low)
         grown = replace(grown, canonical=canonical, tied=tied, inserted=new)
+        if family.experts:
+            grown = replace(grown, again=change.read_again(row.name, family.experts.shared))
         if change.above and layer is not None and treated.fill is None:
             grown = replace(grown, above=_above(grown, stored.get((row.name, treated.layer + 1, old_expert))))
         if expert is not None:

@@ -38,6 +38,12 @@ class Change:
     above: bool = False
     redraw: Redraw | None = None
 
+    @property
+    def makes_experts(self) -> bool:
+        """Whether experts are made of an FFN, or added."""
+        experts = self.maps.get("experts")
+        return self.upcycling is not None or (experts is not None and not experts.is_identity)
+
     def copies(self, expert: int) -> np.ndarray:
         """The new experts that come from the same old one, in order."""
         source = self.maps["experts"].source
@@ -49,6 +55,10 @@ class Change:
         After upcycling the router picks among copies, so each is the old one; grown experts are always picked together.
         """
         return self.upcycling is None and not self.maps["experts"].is_identity and writes_stream(row)
+
+    def read_again(self, row: str, shared: Mapping[str, str]) -> bool:
+        """Whether a row is read from an FFN that the routed experts carry already; `shared` as of `family.Experts`."""
+        return self.upcycling is not None and self.upcycling.route == "routed" and row in shared
 
 
 @dataclass(frozen=True)

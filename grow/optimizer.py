@@ -54,6 +54,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from grow.arrays import along, as_like, gather, joined, pick, ratio, times, work, zeros
 from grow.axes import GAIN, LOOKUPS, READ, SHIFT
 from grow.maps import AxisMap
 from grow.plan import Plan
@@ -119,18 +120,18 @@ def grow_moment(
     """
     first, end = rows or (0, t.new_shape[0])
     if not carries(t, copies):
-        return _zeros(moment, (end - first, *t.new_shape[1:]))
+        return zeros(moment, (end - first, *t.new_shape[1:]))
     here, *others = factors(t)
-    some = _pick(moment, 0, here.source[first:end]) if here is not None else moment[first:end]
-    grown = _work(some)
+    some = pick(moment, 0, here.source[first:end]) if here is not None else moment[first:end]
+    grown = work(some)
     if here is not None:
-        grown = _times(grown, 0, _scale(here, power, copies)[first:end])
+        grown = times(grown, 0, _scale(here, power, copies)[first:end])
     for dim, f in enumerate(others, 1):
         if f is not None:
-            grown = _gather(grown, dim, f.source, _scale(f, power, copies))
+            grown = gather(grown, dim, f.source, _scale(f, power, copies))
     if t.factor != 1:
         grown = grown / t.factor**power
-    return _as(grown, moment)
+    return as_like(grown, moment)
 
 
 def grow_factored(t: TensorPlan, row: Any, col: Any, *, copies: bool = True) -> tuple[Any, Any]:
@@ -142,21 +143,40 @@ def grow_factored(t: TensorPlan, row: Any, col: Any, *, copies: bool = True) -> 
 
     are its means again, because V is a product. Ṽ is γ² times V exactly, whatever is fresh. They are also the means
     that Adafactor would have kept of the grown gradients, where Σ γ² over the copies is alike for all of the other dim.
+    Of a stack, (e, n, 1) and (e, 1, k), every matrix is a product of its own.
     """
     if not carries(t, copies):
-        return _zeros(row, (t.new_shape[0], 1)), _zeros(col, (1, t.new_shape[1]))
-    f_row, f_col = factors(t)
-    rows, cols = _work(row), _work(col)
-    new_rows = rows if f_row is None else _gather(rows, 0, f_row.source, _scale(f_row, 2, copies))
-    new_cols = cols if f_col is None else _gather(cols, 1, f_col.source, _scale(f_col, 2, copies))
-    by_cols, by_rows = _ratio(new_cols, cols), _ratio(new_rows, rows)
-    new_rows, new_cols = (x * by / t.factor**2 for x, by in ((new_rows, by_cols), (new_cols, by_rows)))
-    return _as(new_rows, row), _as(new_cols, col)
+        return zeros(row, (*t.new_shape[:-1], 1)), zeros(col, (*t.new_shape[:-2], 1, t.new_shape[-1]))
+    if not t.pieces:
+        return _factored([t], row, col, copies)
+    height, made = t.new_shape[1], []
+    for e in range(t.new_shape[0]):  # each matrix has means of its own, and experts keep their order
+        parts = [piece for begin, piece in t.pieces if begin // height == e]
+        made.append(_factored(parts, row[e], col[e], copies))
+    rows, cols = zip(*made)
+    return joined(rows, row), joined(cols, col)
+
+
+def _factored(parts: list[TensorPlan], row: Any, col: Any, copies: bool) -> tuple[Any, Any]:
+    """Of one matrix, whose parts lie below each other."""
+    rows, cols, first, grown = work(row), work(col), 0, []
+    for t in parts:
+        own, f_row = rows[first : first + t.shape[0]], factors(t)[0]
+        grown.append(own if f_row is None else gather(own, 0, f_row.source, _scale(f_row, 2, copies)))
+        first += t.shape[0]
+    f_col = factors(parts[0])[1]
+    new_rows = grown[0] if len(grown) == 1 else joined(grown, row)
+    new_cols = cols if f_col is None else gather(cols, 1, f_col.source, _scale(f_col, 2, copies))
+    by_cols, by_rows = ratio(new_cols, cols), ratio(new_rows, rows)
+    new_rows, new_cols = (x * by / parts[0].factor ** 2 for x, by in ((new_rows, by_cols), (new_cols, by_rows)))
+    return as_like(new_rows, row), as_like(new_cols, col)
 
 
 def carries(t: TensorPlan, copies: bool = True) -> bool:
     """Whether any entry holds an old one; `copies` as in `grow_moment`."""
-    return t.fill is None and not t.inserted and (copies or not t.again)
+    if t.pieces:
+        return any(carries(piece, copies) for _, piece in t.pieces)
+    return t.fill is None and not t.inserted and (copies or not (t.again or t.copy))
 
 
 class Rate(NamedTuple):
@@ -187,8 +207,9 @@ class PerTensor(Mapping[str, V], Generic[V]):
 def new_entries(plan: Plan) -> Mapping[str, Any]:
     """Parameter -> BoolTensor of its shape, True where the entry is new: for re-warming or freezing one part only.
 
-    Every old entry has exactly one entry that is not new: the first that carries it. Where a tied table is stored
-    under two names (BERT's decoder bias), both are listed.
+    Every old entry has exactly one entry that is not new: the first that carries it. Of the copies of an expert that
+    is the first one, of a dense FFN that became experts the first group, or the shared expert that carries it alone.
+    Where a tied table is stored under two names (BERT's decoder bias), both are listed.
     """
     return PerTensor(plan, new_entries_of)
 
@@ -197,12 +218,14 @@ def new_entries_of(t: TensorPlan) -> Any:
     """`new_entries` of one parameter."""
     import torch
 
+    if t.pieces:
+        return _stacked(t, new_entries_of)
     if not carries(t, copies=False):
         return torch.ones(t.new_shape, dtype=torch.bool)
     old = torch.ones(t.new_shape, dtype=torch.bool)
     for dim, f in enumerate(factors(t)):
         if f is not None:
-            old &= torch.from_numpy(f.first).reshape(_along(dim, old.ndim))
+            old &= torch.from_numpy(f.first).reshape(along(dim, old.ndim))
     return ~old
 
 
@@ -215,63 +238,27 @@ def rates_of(t: TensorPlan) -> Rate:
     """`rates` of one parameter."""
     import torch
 
+    if t.pieces:
+        return Rate(
+            _stacked(t, lambda piece: rates_of(piece).value), _stacked(t, lambda piece: rates_of(piece).gradient)
+        )
     if not carries(t):
         return Rate(*(torch.zeros(t.new_shape, dtype=torch.float64) for _ in range(2)))
     value = torch.full(t.new_shape, t.factor, dtype=torch.float64)
     gradient = torch.full(t.new_shape, 1 / t.factor, dtype=torch.float64)
     for dim, f in enumerate(factors(t)):
         if f is not None:
-            value *= torch.from_numpy(f.value).reshape(_along(dim, value.ndim))
-            gradient *= torch.from_numpy(f.gradient).reshape(_along(dim, value.ndim))
+            value *= torch.from_numpy(f.value).reshape(along(dim, value.ndim))
+            gradient *= torch.from_numpy(f.gradient).reshape(along(dim, value.ndim))
     return Rate(value, gradient)
+
+
+def _stacked(t: TensorPlan, compute: Callable[[TensorPlan], Any]) -> Any:
+    """What is computed for each matrix of a stack, in its place."""
+    import torch
+
+    return torch.cat([compute(piece) for _, piece in t.pieces]).reshape(t.new_shape)
 
 
 def _scale(f: Factors, power: int, copies: bool) -> np.ndarray:
     return f.gradient**power if copies else f.gradient**power * f.first
-
-
-def _along(dim: int, ndim: int) -> tuple[int, ...]:
-    return tuple(-1 if d == dim else 1 for d in range(ndim))
-
-
-def _gather(values: Any, dim: int, source: np.ndarray, scale: np.ndarray) -> Any:
-    """values[…, source[j], …] · scale[j] along one dim."""
-    return _times(_pick(values, dim, source), dim, scale)
-
-
-def _pick(values: Any, dim: int, source: np.ndarray) -> Any:
-    if isinstance(values, np.ndarray):
-        return np.take(values, source, axis=dim)
-    import torch
-
-    return values.index_select(dim, torch.from_numpy(source).to(values.device))
-
-
-def _times(values: Any, dim: int, scale: np.ndarray) -> Any:
-    if isinstance(values, np.ndarray):
-        return values * scale.astype(values.dtype).reshape(_along(dim, values.ndim))
-    import torch
-
-    return values * torch.from_numpy(scale).to(values.device, values.dtype).reshape(_along(dim, values.ndim))
-
-
-def _ratio(new: Any, old: Any) -> Any:
-    """mean(new) / mean(old), 0 where nothing was seen."""
-    total = old.mean()
-    return new.mean() / (total + (total == 0))
-
-
-def _work(values: Any) -> Any:
-    """float16 and bfloat16 as float32: a product of factors is rounded once."""
-    if isinstance(values, np.ndarray):
-        return values.astype(np.float32) if values.dtype.itemsize < 4 else values.copy()
-    values = values.detach()
-    return values.float() if values.element_size() < 4 else values.clone()
-
-
-def _as(grown: Any, like: Any) -> Any:
-    return grown.astype(like.dtype, copy=False) if isinstance(like, np.ndarray) else grown.to(like.dtype)
-
-
-def _zeros(like: Any, shape: tuple[int, ...]) -> Any:
-    return np.zeros(shape, dtype=like.dtype) if isinstance(like, np.ndarray) else like.new_zeros(shape)

@@ -57,7 +57,7 @@ class TensorPlan:
     share   what they write together is what the old one wrote
     pieces  a stack: the row where each matrix begins, and its plan
     inserted  part of a layer that computes the identity: all of it is new
-    again   a second tensor made of its source: a head that parts from its table
+    again   a second tensor made of its source: a head that parts from its table, a shared expert beside routed ones
     low     value of the fresh rows of a bias, None where their kind says it
     above   the next layer's tensor, which further copies of a unit are read from
     redraw  (share, name, dim): of the units along dim so many are drawn anew, the same for all matrices of a name
@@ -114,5 +114,5 @@ class TensorPlan:
 
     @property
     def unchanged(self) -> bool:
-        plain = self.fill is None and self.factor == 1
+        plain = self.fill is None and self.factor == 1 and all(piece.unchanged for _, piece in self.pieces)
         return plain and all(m is None for m in self.maps) and self.dtype == self.source_dtype

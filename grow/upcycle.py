@@ -230,6 +230,19 @@ def _tensors(
                 yield replace(made, name=made.canonical.removeprefix(target.prefix) if bare else made.canonical)
 
 
+def experts_of(how: Upcycling, sizes: Mapping[str, int], layer: int, dtype: str) -> Iterator[Matched]:
+    """What a layer's FFN is read as, from sizes alone: those of the target, before anything has grown."""
+    target, dense = FAMILIES[how.target], {row.name: row for row in FAMILIES[how.source].rows}
+    experts = target.experts
+    assert experts is not None
+    units, ffn = sizes[experts.width] * how.granularity, {}
+    for name in dict.fromkeys(name for names in experts.parts.values() for name in names):
+        at = name.replace("{layers}", str(layer))
+        shape = dense[name].signature.shape({"ffn": units, "hidden": sizes["hidden"]})
+        ffn[name] = Matched(at, at, dense[name], dtype, shape)
+    yield from _experts(target, experts, {row.name: row for row in target.rows}, ffn, layer, units, how)
+
+
 def _experts(
     target: Family, experts: Experts, rows: Mapping, ffn: Mapping[str, Matched], layer: int, units: int, how: Upcycling
 ) -> Iterator[Matched]:

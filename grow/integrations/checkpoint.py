@@ -20,8 +20,9 @@ import torch
 import transformers
 
 from grow.errors import BadInput
-from grow.moments.growth import check_policy, items_of, refuse_plan
-from grow.moments.names import bare_model, refuse_experts, shapes
+from grow.moments.entries import items_of
+from grow.moments.growth import check_policy, refuse_plan
+from grow.moments.names import bare_model, shapes
 from grow.moments.state import check_state
 from grow.moments.trainer import OPTIMIZER, TrainerState, open_trainer, own_entries, trainer_order
 from grow.plan import Plan
@@ -44,7 +45,7 @@ def load_trainer_state(
     state       "fresh-new", "carry" or "drop", as in `grow.widen`
 
     Raises BadInput when the state is damaged or the checkpoint's is not the state of the model that grew, Refused for
-    another optimizer than AdamW and Adafactor, for lossy growths, and where experts are fused.
+    another optimizer than AdamW and Adafactor, for lossy growths, and for "carry" where experts are made or added.
     """
     check_policy(state)
     path = Path(checkpoint)
@@ -70,8 +71,7 @@ def _entries(
         return
     entries: dict[str, dict[str, torch.Tensor]] = {}
     if plan is not None:
-        refuse_plan(plan)
-        refuse_experts(bare)
+        refuse_plan(plan, state)
         for item in items_of(plan, found, bare, model, state):
             name, _, key = item.name.removeprefix("optim.").rpartition(".")
             entries.setdefault(name, {})[key] = item.value()

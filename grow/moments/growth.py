@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from grow.apply import BLOCK, grow_tensor
 from grow.checkpoint.dcp import check_owner
 from grow.engine import write_items
 from grow.errors import BadInput, Refused, did_you_mean
+from grow.moments.entries import anew, items_of
 from grow.moments.find import SHARDED, kind_of, open_state
-from grow.moments.names import bare_model, pairs, refuse_experts
-from grow.moments.state import POWERS, TrainingState, as_rows
+from grow.moments.names import bare_model
 from grow.moments.trainer import OPTIMIZER, open_trainer, write_trainer
-from grow.moments.written import Item, Put, document_of, open_written, write_document
-from grow.optimizer import POLICIES, grow_factored, grow_moment
-from grow.optimizers import COL, ROW, STEP
+from grow.moments.written import document_of, open_written, write_document
+from grow.optimizer import POLICIES
 from grow.parallel import World
 from grow.plan import Plan
-from grow.tensors import TensorPlan
 from grow.train.checkpoints import STATE
 
 
@@ -33,9 +25,8 @@ class GrownState:
 
     def __init__(self, path: Path, plan: Plan, policy: str, trust: bool) -> None:
         self.path, self.policy = path, policy
-        refuse_plan(plan)
+        refuse_plan(plan, policy)
         self.model = bare_model(path)
-        refuse_experts(self.model)
         self.grown = bare_model(path, plan.new_config)
         state = open_state(path, trust=trust)
         if state is None:
@@ -43,6 +34,7 @@ class GrownState:
         self.state = state
         try:
             self.items = list(items_of(plan, state, self.model, self.grown, policy))
+            self.anew = anew(plan)
             self.trainer = open_trainer(path) if (path / OPTIMIZER).is_file() else None
         except BaseException:
             state.close()
@@ -77,7 +69,8 @@ class GrownState:
 
     def note(self) -> str:
         c = self.state.carried
-        return f"the training state came along ({self.policy}): {' and '.join(c.optimizers)} behind step {c.step:,}"
+        said = f"the training state came along ({self.policy}): {' and '.join(c.optimizers)} behind step {c.step:,}"
+        return said + ("; the moments of experts and routers begin anew" if self.anew else "")
 
     def close(self) -> None:
         self.state.close()
@@ -122,58 +115,7 @@ def check_policy(policy: str | None) -> None:
         )
 
 
-def items_of(plan: Plan, state: TrainingState, model: Any, grown: Any, policy: str) -> Iterator[Item]:
-    """Every tensor of the grown state; `model` and `grown` give names and shapes alone."""
-    weights, moments, copies = state.weights, state.moments, policy == "carry"
-    for name, t, new in pairs(plan, model, grown):
-        if name in weights:
-            wide = _stored_as(t, state.tensors[weights[name]].dtype)
-            yield Item(f"model.{new}", wide.dtype, t.new_shape, partial(_weight, wide, plan, state, weights[name]))
-        for key, tensor in sorted(moments.get(name, {}).items()):
-            compute = partial(_entry, t, state, moments[name], key, copies)
-            yield Item(f"optim.{new}.{key}", state.tensors[tensor].dtype, _new_shape(t, key), compute)
-
-
-def _new_shape(t: TensorPlan, key: str) -> tuple[int, ...]:
-    return {STEP: (), ROW: (t.new_shape[0], 1), COL: (1, t.new_shape[-1])}.get(key, t.new_shape)
-
-
-def _stored_as(t: TensorPlan, dtype: str) -> TensorPlan:
-    """The same tensor, read and written in the dtype that a run keeps."""
-    pieces = tuple((begin, _stored_as(piece, dtype)) for begin, piece in t.pieces)
-    return replace(t, source_dtype=dtype, dtype=dtype, pieces=pieces)
-
-
-def _weight(t: TensorPlan, plan: Plan, state: TrainingState, tensor: str, put: Put) -> None:
-    def rows(start: int, stop: int) -> np.ndarray:
-        return as_rows(state.read(tensor, start, stop))
-
-    grow_tensor(t, rows, put, split=plan.split, seed=plan.seed)
-
-
-def _entry(t: TensorPlan, state: TrainingState, keys: Mapping[str, str], key: str, copies: bool, put: Put) -> None:
-    """One entry of a parameter's state. The old one is in memory whole, the new one in blocks of rows."""
-    old = state.whole(keys[key])
-    if not torch.isfinite(old).all():
-        raise BadInput(
-            f"{state.path}: {keys[key]}",
-            what="is not finite",
-            why="a run that continues from it is lost",
-            fix="an earlier checkpoint, or --state drop",
-        )
-    if key == STEP:
-        put(0, as_rows(old))
-    elif key in (ROW, COL):
-        row, col = grow_factored(t, *(state.whole(keys[k]) for k in (ROW, COL)), copies=copies)
-        put(0, as_rows(row if key == ROW else col))
-    else:
-        height = max(1, BLOCK // max(1, t.new_matrix[1]))
-        for first in range(0, t.new_shape[0], height):
-            rows = (first, min(first + height, t.new_shape[0]))
-            put(first, as_rows(grow_moment(t, old, POWERS[key], copies=copies, rows=rows)))
-
-
-def refuse_plan(plan: Plan) -> None:
+def refuse_plan(plan: Plan, policy: str) -> None:
     """Refused where the rule does not hold."""
     if plan.lossy:
         raise Refused(
@@ -182,13 +124,12 @@ def refuse_plan(plan: Plan) -> None:
             why="gradients of a function that changed are not those that its moments were made of",
             fix="--state drop",
         )
-    experts = plan.change.maps.get("experts")
-    if plan.change.upcycling is not None or (experts is not None and not experts.is_identity):
+    if policy == "carry" and plan.change.makes_experts:
         raise Refused(
-            "--state",
+            "--state carry",
             what="cannot follow experts that are made or added",
             why="what a router sends to each of them, and so its gradient, is no multiple of the old one",
-            fix="--state drop",
+            fix="--state fresh-new lets experts and routers begin anew and carries the rest",
         )
 
 

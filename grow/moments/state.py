@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from grow.errors import BadInput, listing
 from grow.optimizers import COL, ROW, STATES, STEP
+from grow.tensors import flat
 
 S = TypeVar("S", bound="TrainingState")
 
@@ -103,6 +105,15 @@ class TrainingState:
         shape = self.tensors[name].shape
         return self.read(name, 0, shape[0] if shape else 1)
 
+    def rows(self, name: str, first: int, end: int) -> torch.Tensor:
+        """Rows [first, end) of a tensor as a matrix; matrices of a stack lie flat, and a vector stays one."""
+        shape = self.tensors[name].shape
+        height = math.prod(shape[1:-1])
+        some = self.read(name, first // height, -(-end // height))
+        if len(shape) < 3:
+            return some
+        return some.reshape(-1, shape[-1])[first % height :][: end - first]
+
     @property
     def weights(self) -> dict[str, str]:
         """Parameter -> its tensor, of those that are kept in full precision."""
@@ -134,10 +145,10 @@ def as_tensor(raw: np.ndarray, dtype: str, shape: Sequence[int]) -> torch.Tensor
 
 
 def as_rows(values: torch.Tensor) -> np.ndarray:
-    """A tensor's stored numbers, rows by columns."""
+    """A tensor's stored numbers, rows by columns; a stack lies flat."""
     values = values.detach().contiguous()
     raw = (values.view(torch.uint16) if values.dtype == torch.bfloat16 else values).numpy()
-    return raw.reshape(len(raw) if raw.ndim else 1, -1)
+    return raw.reshape(flat(raw.shape) if raw.ndim else (1, 1))
 
 
 def check_state(state: TrainingState, parameters: Mapping[str, tuple[int, ...]]) -> None:

@@ -23,6 +23,7 @@ from grow.checkpoint.writer import write_json
 from grow.errors import GrowError
 from grow.moments.state import CODES, TORCH, Carried, Info, TrainingState, as_tensor, bytes_of, damaged
 from grow.numerics import RAW
+from grow.tensors import flat
 from grow.train.checkpoints import STATE, TRAIN
 
 SCHEMA, WRITER = 1, "grow"
@@ -41,7 +42,7 @@ class Item:
 
     @property
     def new_matrix(self) -> tuple[int, int]:
-        return (self.new_shape[0], math.prod(self.new_shape[1:])) if self.new_shape else (1, 1)
+        return flat(self.new_shape) if self.new_shape else (1, 1)
 
     @property
     def nbytes(self) -> int:

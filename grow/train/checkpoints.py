@@ -13,68 +13,24 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from grow.checkpoint.header import show, strict_json
-from grow.checkpoint.reader import Checkpoint
-from grow.checkpoint.writer import ShardWriter, write_json
+from grow.checkpoint.writer import write_json
 from grow.errors import BadInput
-from grow.numerics import narrow
 from grow.parallel import World
 from grow.provenance import NAME, trained_record
 from grow.spent import total
-from grow.tensors import ITEMSIZE
-from grow.train.parallel import whole
 from grow.train.state import INDEX, save_state
+from grow.train.stock import Origin, write_stock
 
 SCHEMA = 1
 STATE, TRAIN, KEEP = "state", "train.json", "KEEP"
 FOLDER = re.compile(r"step-(\d{8,})")
 REST = re.compile(r"\.step-\d{8,}\.(partial|removed)")
-SHARD = 5 * 10**9
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 WRITER = "grow train"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What every checkpoint of a run takes over from the one it began with, read once: that one may go away."""
-
-    config: dict[str, Any]
-    dtypes: dict[str, str]
-    files: dict[str, bytes]
-    record: dict[str, Any] | None
-
-    @classmethod
-    def of(cls, source: Checkpoint) -> Origin:
-        file = source.path / NAME
-        record = strict_json(file.read_bytes(), str(file), "remove it") if file.is_file() else None
-        files = {name: (source.path / name).read_bytes() for name in source.companions}
-        return cls(source.config, {name: info.dtype for name, info in source.tensors.items()}, files, record)
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tensor of the stock file, as `ShardWriter` wants it."""
-
-    name: str
-    new_shape: tuple[int, ...]
-    dtype: str
-    value: torch.Tensor
-
-    @property
-    def new_matrix(self) -> tuple[int, int]:
-        rows = self.new_shape[0] if self.new_shape else 1
-        return rows, self.value.numel() // max(1, rows)
-
-    @property
-    def nbytes(self) -> int:
-        return ITEMSIZE[self.dtype] * self.value.numel()
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -98,7 +54,7 @@ def save(
                 (partial / STATE).mkdir(parents=True)
         with world.together():
             save_state(partial / STATE, model, optimizers, world)
-        _write_stock(partial, source, model, world)
+        write_stock(partial, source, model, world)
         with world.together():
             if world.first:
                 _write_documents(partial, source, document)
@@ -115,52 +71,6 @@ def save(
             ) from error
         raise
     return final
-
-
-def _write_stock(folder: Path, source: Origin, model: Any, world: World) -> None:
-    """Gathered tensor by tensor; only the first process writes. All take part to the end, whatever fails."""
-    tensors = list(stock_tensors(source, model))
-    writer: ShardWriter | None = None
-    error: Exception | None = None
-    try:
-        writer = ShardWriter(folder, tensors, SHARD) if world.first else None
-    except OSError as found:
-        error = found
-    for t in tensors:
-        full = whole(t.value)
-        if writer is None or error is not None:
-            continue
-        try:
-            values = narrow(full.detach().cpu().numpy(), t.dtype)
-            if t.dtype == "F16" and not torch.isfinite(torch.from_numpy(values)).all():
-                raise _overflow(t.name)
-            writer.write_rows(t.name, 0, values)
-        except (OSError, BadInput) as found:
-            error = found
-    with world.together():
-        if writer is not None:
-            try:
-                if error is None:
-                    writer.close()
-            finally:
-                writer.abandon()
-        if error is not None:
-            raise error
-
-
-def stock_tensors(source: Origin, model: Any) -> Iterator[Stored]:
-    """Names and dtypes as the source's file has them; a tied table is there once."""
-    prefix = model.base_model_prefix + "."
-    dtypes = set(source.dtypes.values())
-    usual = dtypes.pop() if len(dtypes) == 1 else "F32"
-    parameters = dict(model.named_parameters())
-    every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    buffers = {n: v for n, v in model.state_dict().items() if n not in every and v.is_floating_point()}
-    for name, value in {**parameters, **buffers}.items():
-        names = (name, name.removeprefix(prefix), prefix + name)
-        there = next((n for n in names if n in source.dtypes), None)
-        dtype = source.dtypes[there] if there else usual
-        yield Stored(there or name, tuple(value.shape), dtype, value)
 
 
 def _write_documents(folder: Path, source: Origin, document: dict[str, Any]) -> None:
@@ -289,15 +199,6 @@ def _disk_full(error: BaseException | None) -> str:
             queue += [value[0] if isinstance(value, tuple) else value for value in failures.values()]
     text = os.strerror(errno.ENOSPC)
     return text if text in str(error) else ""
-
-
-def _overflow(name: str) -> BadInput:
-    return BadInput(
-        name,
-        what="has grown beyond float16",
-        why="the source is stored in float16, whose largest number is 65504; as infinity it would be useless",
-        fix="begin from a float32 or bfloat16 copy of the source",
-    )
 
 
 def _sync(path: Path) -> None:

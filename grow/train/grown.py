@@ -18,6 +18,8 @@ from grow.assemble import assemble
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
 from grow.families import FAMILIES, family_of
+from grow.family import Family
+from grow.fused import wholes
 from grow.match import Match, Matched, match
 from grow.memory import ModelSource
 from grow.optimizer import new_entries_of
@@ -25,18 +27,19 @@ from grow.provenance import NAME, Record
 from grow.tensors import TensorPlan
 from grow.train.parallel import local, part_of
 from grow.train.schedule import rewarm
+from grow.upcycle import experts_of
 
 
 def knows_new(record: Record) -> bool:
-    """Whether the grown sizes say which entries are new; of experts that were made or added they do not."""
-    experts = record.change.maps.get("experts")
-    return record.change.upcycling is None and (experts is None or experts.is_identity)
+    """Whether the grown sizes say which entries are new; of units of experts that were drawn anew they do not."""
+    return record.change.redraw is None
 
 
 def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorPlan, ...]:
     """The growth's tensors from its record and the grown checkpoint (or model) alone: the source is the grown one with
     the old sizes. BadInput when the record is of another checkpoint."""
-    family = family_of(record.model_type)
+    how = record.change.upcycling
+    family = family_of(how.target if how else record.model_type)
     found = match(family, grown.config, grown.tensors, str(grown.path))
     config = dict(found.config)
     for axis, size in record.sizes.items():
@@ -49,14 +52,22 @@ def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorP
     if not knows_new(record):
         raise Refused(
             f"{grown.path}: {NAME}",
-            what="tells of experts that were made or added",
+            what="tells of experts whose units were drawn anew",
             why="which of their entries are new does not follow from the grown sizes alone",
             fix="without --rewarm, --freeze-old and --rates",
         )
-    source = []
+    source: list[Matched] = []
+    ffns: set[int] = set()  # layers whose FFN became experts
     for t in found.tensors:
-        layer = t.index("layers")
+        layer, expert = t.index("layers"), t.index("experts")
         if layer is not None and (layer >= depth.m or depth.inserted[layer]):
+            continue
+        if how is not None and layer is not None and t.row.name in _mixture(family):
+            if layer not in ffns:
+                ffns.add(layer)
+                source += _named_like(t, family, experts_of(how, record.sizes, depth.source[layer], t.dtype))
+            continue
+        if expert is not None and expert >= record.sizes["experts"]:
             continue
         shape = tuple(dim.size(record.sizes) for dim in t.row.signature.dims)
         if layer is not None:
@@ -75,6 +86,19 @@ def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorP
         if other is None or other.shape != made.new_shape:
             raise _foreign(grown, f"{made.name}: {other and other.shape}, the growth made {made.new_shape}")
     return tensors
+
+
+def _mixture(family: Family) -> set[str]:
+    """Rows of what stands in the place of a dense FFN."""
+    e = family.experts
+    return {e.router, *e.parts, *e.shared, e.shared_gate} if e else set()
+
+
+def _named_like(t: Matched, family: Family, made: Iterable[Matched]) -> Iterator[Matched]:
+    """With the prefix that a stored tensor has, or without."""
+    for one in made:
+        bare = t.name != t.canonical
+        yield replace(one, name=one.canonical.removeprefix(family.prefix) if bare else one.canonical)
 
 
 def _parted(family: Any, t: Matched, found: Match, config: Mapping[str, Any]) -> bool:
@@ -100,11 +124,8 @@ def parts_of(model: Any, tensors: Iterable[TensorPlan]) -> Iterator[tuple[str, t
     family = FAMILIES.get(model.config.model_type)
     for old, new in family.spelling if family else ():  # a module may have the name that older files have
         by_name |= {name.removesuffix(new) + old: t for name, t in by_name.items() if name.endswith(new)}
-    prefix = model.base_model_prefix + "."
-    for name, p in model.named_parameters():
-        spelled = (name, name.removeprefix(prefix), prefix + name)
-        found = next((by_name[n] for n in spelled if n in by_name), None)
-        if found is None or found.new_shape != tuple(p.shape):
+    for name, p, found in wholes(model, by_name):
+        if found is None:
             raise BadInput(
                 name,
                 what=f"is no tensor of the growth ({tuple(p.shape)})",

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +22,16 @@ import torch
 
 from grow.axes import READ
 from grow.checkpoint.reader import Checkpoint
+from grow.errors import Refused
 from grow.optimizer import carries, factors
 from grow.provenance import Record
 from grow.tensors import TensorPlan
 from grow.train.grown import NewEntries, parts_of, tensors_of
-from grow.train.parallel import World, local, part_of
+from grow.train.parallel import World, local, part_of, rows_of
 from grow.train.settings import Settings
 
-Part = tuple[torch.nn.Parameter, "Dimwise | None"]
+Rated = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Part = tuple[torch.nn.Parameter, "Rated | None"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,13 @@ def treat(model: Any, record: Record, grown: Checkpoint, settings: Settings) -> 
     apart = settings.rewarm is not None or settings.freeze_old
     if not apart and settings.rates == "uniform":
         return Treated()
+    if settings.rates != "uniform" and record.change.makes_experts:
+        raise Refused(
+            f"--rates {settings.rates}",
+            what="does not know experts that were made or added",
+            why="what a router sends to each of them, and so its gradient, is no multiple of the old one",
+            fix="without --rates",
+        )
     made, notes = tensors_of(record, grown), []
     new = NewEntries(model, made, rewarm=settings.rewarm, freeze_old=settings.freeze_old) if apart else None
     if new is not None:
@@ -102,13 +111,39 @@ class Dimwise:
         return torch.where(old, v, 1), torch.where(old, g, 1)
 
 
+class Stackwise:
+    """`Dimwise` of the matrices of a stack, of those that this process holds."""
+
+    def __init__(self, t: TensorPlan, p: torch.nn.Parameter) -> None:
+        own, height = local(p), t.new_shape[1]
+        first, end = (row * height for row in rows_of(p))
+        like = torch.nn.Parameter(own.new_empty(0))
+        self.parts = [
+            (begin - first, begin - first + piece.new_shape[0], Dimwise(piece, like))
+            for begin, piece in t.pieces
+            if first <= begin < end and carries(piece) and not piece.unchanged
+        ]
+
+    def __call__(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        v, g = torch.ones_like(like), torch.ones_like(like)
+        rows_v, rows_g = (some.view(-1, like.shape[-1]) for some in (v, g))
+        for first, end, rate in self.parts:
+            rows_v[first:end], rows_g[first:end] = rate(rows_v[first:end])
+        return v, g
+
+
+def rated(t: TensorPlan, p: torch.nn.Parameter) -> Rated | None:
+    """The implied rates of a parameter, None where all of them are 1."""
+    if not carries(t) or t.unchanged:
+        return None
+    return Stackwise(t, p) if t.pieces else Dimwise(t, p)
+
+
 class Implied:
     """AdamW's step at the rates that the growth implies. The optimizer keeps the moments, this moves the weights."""
 
     def __init__(self, model: Any, tensors: Iterable[TensorPlan]) -> None:
-        self.parts: list[Part] = [
-            (p, Dimwise(t, p) if carries(t) and not t.unchanged else None) for _, p, t in parts_of(model, tensors)
-        ]
+        self.parts: list[Part] = [(p, rated(t, p)) for _, p, t in parts_of(model, tensors)]
 
     @torch.no_grad()
     def gradient_norm(self, world: World) -> float:
@@ -139,7 +174,7 @@ class Implied:
                         _move(p, optimizer.state[p], group, rates.get(p))
 
 
-def _move(p: torch.nn.Parameter, state: Mapping[str, Any], group: Mapping[str, Any], rate: Dimwise | None) -> None:
+def _move(p: torch.nn.Parameter, state: Mapping[str, Any], group: Mapping[str, Any], rate: Rated | None) -> None:
     """w <- (1 - lr · decay) w - lr · v · m̂ / (√ŝ + eps · γ)."""
     w, (beta1, beta2), count = local(p), group["betas"], float(state["step"])
     update = local(state["exp_avg"]) / (1 - beta1**count)

@@ -48,6 +48,7 @@ from grow.train.rates import Treated, treat
 from grow.train.settings import Settings, Training, refuse_change, resumed, settings_of
 from grow.train.start import Start, open_start
 from grow.train.state import load_state
+from grow.train.stock import Origin
 from grow.train.trackers import check_trackers
 
 
@@ -176,7 +177,7 @@ class _Request:
         for note in self.notes if log else ():
             log.note(note)  # type: ignore[union-attr]
 
-        origin = checkpoints.Origin.of(checkpoint)
+        origin = Origin.of(checkpoint)
 
         def save(loop: Loop) -> None:
             done = {"step": loop.step, "tokens": loop.tokens, "flops": loop.flops, "seconds": loop.seconds}
