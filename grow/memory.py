@@ -90,9 +90,9 @@ def widen_model(
             raise Refused(
                 "optimizer",
                 what="given for a model with experts",
-                why="stock classes fuse experts in memory and the files hold them one by one, so what an optimizer "
-                "remembers has the shape of neither",
-                fix="a new optimizer for grown.model.parameters()",
+                why="stock classes fuse experts in memory, so such a model grows through files, and its optimizer's "
+                "state where a checkpoint has it",
+                fix="grow widen --from the checkpoint, or a new optimizer for grown.model.parameters()",
             )
         return _through_files(model, to, options, verify=verify)
     source = ModelSource(model)
