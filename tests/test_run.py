@@ -458,7 +458,7 @@ def killed_at(event: int, recipe: Path, out: Path) -> int:
         from grow.train import checkpoints, log, loop
 
         for owner, names in (
-            (checkpoints, ("save_state", "_write_stock", "_write_documents", "_sync", "prune")),
+            (checkpoints, ("save_state", "write_stock", "_write_documents", "_sync", "prune")),
             (folder, ("write_json", "_sync")),
             (stages, ("write_json", "random_checkpoint", "hashes")),
             (Path, ("rename", "replace", "mkdir", "write_text", "write_bytes", "symlink_to")),

@@ -246,7 +246,7 @@ def killed_at(event: int, path: Path, begin: dict[str, Any]) -> int:
         from grow.train import checkpoints, log, loop
 
         for owner, names in (
-            (checkpoints, ("save_state", "_write_stock", "_write_documents", "_sync", "prune")),
+            (checkpoints, ("save_state", "write_stock", "_write_documents", "_sync", "prune")),
             (Path, ("rename", "mkdir", "write_text", "write_bytes")),
             (shutil, ("rmtree",)),
             (os, ("pwrite", "fsync")),
