@@ -15,12 +15,12 @@ from grow.data.corpus import tokenizer_sha256
 from grow.data.loader import Batch
 from grow.errors import BadInput
 from grow.parallel import World
+from grow.train.folder import FOLDERS
 from grow.train.objectives import Objective
 from grow.train.settings import Settings
 from grow.zoo import TEXTS
 
 BUNDLED = "sotu-heldout"  # without --data
-DATA = "data"
 EVALUATED = 64  # blocks of validation text, at most
 
 
@@ -67,7 +67,7 @@ def is_bundled(source: Source) -> bool:
 
 
 def _tokens_of(name: str, run: Path, model: str, world: World) -> str:
-    folder = run / (DATA if name == BUNDLED else f"{DATA}-{name}")
+    folder = run / FOLDERS[name]
     with world.together():
         if world.first and not folder.exists():
             prepare([name], tokenizer=model, out=folder, validation=0.05, seed=0)

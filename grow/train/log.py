@@ -18,6 +18,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any, TextIO
 
+from grow.checkpoint.writer import write_whole
 from grow.train.settings import Settings
 from grow.train.trackers import Tracker, close_trackers, open_trackers
 
@@ -34,7 +35,7 @@ class Log:
         self.trackers: list[Tracker] = open_trackers(run, settings, done)  # may refuse: nothing is begun yet
         self.live = not quiet and sys.stderr.isatty()
         lines = kept_lines(self.path, done) if done else []
-        self.path.write_text("".join(lines), encoding="utf-8")
+        write_whole(self.path, "".join(lines).encode())
         self.file: TextIO = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
         self.pace = Pace(steps)
 

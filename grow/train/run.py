@@ -28,7 +28,7 @@ from grow.train import checkpoints
 from grow.train.defaults import inherited
 from grow.train.document import run_document
 from grow.train.first import first_loss
-from grow.train.folder import RUN, check_run, locked, removed_unless_begun
+from grow.train.folder import RUN, opened
 from grow.train.inputs import Data, Source, open_data, parse_sources
 from grow.train.loading import load_model
 from grow.train.log import METRICS, Log, last_losses, validation_losses
@@ -76,12 +76,15 @@ def train(
         # a caller's random state is as it was
         stack.enter_context(torch.random.fork_rng(devices=[here.device.index] if here.device.type == "cuda" else []))
         run = Path(out).absolute()
+        going_on = resume
         with here.together():
             if here.first:
-                check_run(run, resume)
-                if not resume:
-                    stack.enter_context(removed_unless_begun(run))
-                stack.enter_context(locked(run))
+                going_on = opened(run, resume, (src, *(s.path for s in sources)), stack)
+                if resume and not going_on and src is None:
+                    why = "what it was to begin with was not written down yet"
+                    fix = "the first command once more, with --from and its options"
+                    raise BadInput(f"--out {run}", what="was interrupted before it was begun", why=why, fix=fix)
+        resume = here.broadcast(going_on)
         request = _Request(
             src, sources, run, tokens, flops, resume, trust, source, source_tokens, state, continue_schedule, revision,
             dict(given),

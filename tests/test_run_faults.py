@@ -1,0 +1,137 @@
+"""What a kill, a full disk, a second run or a touched file can do to a run: one message, and nothing lost."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_train import QUICK, curve, forked, refused, same, tokens, weights
+
+import grow
+from grow.errors import BadInput
+from grow.train import folder
+from grow.train.settings import Training
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    return tokens(tmp_path_factory.mktemp("text") / "tokens")
+
+
+@pytest.fixture(scope="module")
+def run(tiny, text, tmp_path_factory) -> Training:
+    return grow.train(tiny("llama-tied"), text, out=tmp_path_factory.mktemp("run") / "run", **QUICK)
+
+
+@pytest.fixture
+def copy(run, tmp_path) -> Path:
+    """The run, to be damaged."""
+    return Path(shutil.copytree(run.path, tmp_path / "run"))
+
+
+# A run's folder
+
+
+@pytest.mark.parametrize("bundled", [False, True])
+def test_a_run_that_was_killed_before_it_was_begun_is_begun_by_the_same_command(bundled, tiny, text, tmp_path):
+    path, begin = tmp_path / "run", {"src": tiny("llama-tied"), "data": text, **QUICK}
+    if bundled:
+        begin = {"src": "small", "data": [], **QUICK, "steps": 1}
+
+    def killed() -> None:
+        from grow.train import run
+
+        run.write_json = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        grow.train(**begin, out=path)
+
+    for resume in (False, True):
+        assert forked(killed) == -signal.SIGKILL
+        assert sorted(p.name for p in path.iterdir()) == [".lock", *(["data"] if bundled else [])]
+        if resume:
+            said = refused(out=path, resume=True)
+            assert "was interrupted before it was begun" in said
+            assert not path.exists()
+        else:
+            assert grow.train(**begin, out=path, resume=True).step == begin["steps"]
+            shutil.rmtree(path)
+    assert forked(killed) == -signal.SIGKILL
+    assert grow.train(**begin, out=path).step == begin["steps"]
+
+
+def test_what_somebody_else_put_beside_a_lock_is_not_written_over(tiny, text, tmp_path):
+    path = tmp_path / "run"
+    for name in ("data/manifest.json", "notes.txt"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / ".lock").touch()
+        (path / name).write_text('{"sources": [{"name": "mine.txt"}]}')
+        assert "exists and is not empty" in refused(src=tiny("llama"), data=text, out=path)
+        assert (path / name).is_file()
+        shutil.rmtree(path)
+
+
+def test_the_second_of_two_that_begin_at_once_leaves_the_first_alone(tiny, text, tmp_path, monkeypatch):
+    path, check, held = tmp_path / "run", folder.check_run, []
+
+    def late(*args: Any) -> bool:
+        found = check(*args)
+        if not held:  # the other one gets there between this look and the lock
+            path.mkdir()
+            held.append(open(path / ".lock", "w"))  # noqa: SIM115
+            fcntl.flock(held[0], fcntl.LOCK_EX)
+            (path / "mine").touch()
+        return found
+
+    monkeypatch.setattr(folder, "check_run", late)
+    assert "another run is writing it" in refused(src=tiny("llama"), data=text, out=path)
+    assert (path / "mine").exists()
+    held[0].close()
+    (path / "mine").unlink()
+    (path / "run.json").touch()  # and was done before the lock was asked for
+    held[:] = []
+    monkeypatch.setattr(folder, "check_run", lambda *args: held.append(1) or (check(*args) if len(held) > 1 else False))
+    assert "exists and is not empty" in refused(src=tiny("llama"), data=text, out=path)
+    assert (path / "run.json").exists()
+
+
+def test_what_is_read_is_not_written_into(tiny, text, tmp_path):
+    source = Path(shutil.copytree(tiny("llama-tied"), tmp_path / "source"))
+    data = Path(shutil.copytree(text, tmp_path / "tokens"))
+    link = tmp_path / "link"
+    link.symlink_to(source)
+    for out in (source / "run", link / "run", data / "run"):
+        assert "is the source, inside it or around it" in refused(src=source, data=data, out=out, **QUICK)
+        assert not out.exists()
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        'name = "x"\ndata = "tokens"\n[[stage]]\nkind = "load"\nfrom = "source"\n'
+        '[[stage]]\nkind = "train"\nsteps = 1\nlength = 16\n'
+    )
+    for out in (source / "out", data / "out"):
+        with pytest.raises(BadInput, match="is the source, inside it or around it"):
+            grow.run(recipe, out=out)
+        assert not out.exists()
+
+
+# metrics.jsonl
+
+
+def test_a_disk_that_is_full_when_a_run_goes_on_costs_no_line(run, copy):
+    shutil.rmtree(copy / "step-00000004")
+
+    def no_byte_more() -> int:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        with pytest.raises((OSError, BadInput)):
+            grow.train(out=copy, resume=True)
+        return 7
+
+    assert forked(no_byte_more) == 7
+    assert curve(copy) == curve(run.path)
+    grow.train(out=copy, resume=True)
+    assert curve(copy) == curve(run.path)
+    assert same(weights(copy), weights(run.path))
