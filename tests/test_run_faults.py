@@ -14,6 +14,7 @@ import pytest
 from test_train import QUICK, curve, forked, refused, same, tokens, weights
 
 import grow
+from grow.checkpoint.dcp import PiecedFolder
 from grow.errors import BadInput
 from grow.train import folder
 from grow.train.settings import Training
@@ -135,3 +136,54 @@ def test_a_disk_that_is_full_when_a_run_goes_on_costs_no_line(run, copy):
     grow.train(out=copy, resume=True)
     assert curve(copy) == curve(run.path)
     assert same(weights(copy), weights(run.path))
+
+
+# state/
+
+
+def test_a_disk_that_fills_in_the_middle_of_the_state_is_said(run, copy, capfd):
+    """The library that writes it raises what is no Exception."""
+    shutil.rmtree(copy / "step-00000004")
+
+    def no_room() -> int:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        with pytest.raises(BadInput, match="step-00000004: could not be written: File too large") as error:
+            grow.train(out=copy, resume=True)
+        assert "earlier checkpoints are as they were" in str(error.value)
+        return 7
+
+    assert forked(no_room) == 7
+    assert not list(copy.glob(".step-*"))
+    grow.train(out=copy, resume=True)
+    assert same(weights(copy), weights(run.path))
+
+
+def test_a_file_of_the_state_that_cannot_be_written_is_no_fault_of_grow(run, copy, monkeypatch):
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    from grow.train import checkpoints, state
+
+    def torn(*_: object, **__: object) -> None:  # of another process there is the text alone
+        raise CheckpointException("", {1: (RuntimeError("unexpected pos 704 vs 598\nmore"), None)})
+
+    monkeypatch.setattr(state.dcp, "save", torn)
+    with pytest.raises(OSError, match="unexpected pos 704 vs 598"):
+        grow.train(out=copy, resume=True, steps=5)
+    assert not list(copy.glob(".step-*"))
+    usage = shutil.disk_usage(copy)
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: usage._replace(free=99))
+    assert "No space left on device" in refused(out=copy, resume=True, steps=5)
+
+
+@pytest.mark.parametrize("kind", ["model.", "optim."])
+def test_a_flipped_bit_in_the_state_is_no_state_to_go_on_from(copy, kind, tmp_path):
+    with PiecedFolder(copy / "step-00000004" / "state") as stored:
+        tensor = next(t for name, t in stored.tensors.items() if name.startswith(kind) and t.nbytes > 1000)
+        file, at = tensor.pieces[0].file, stored._place(tensor, tensor.pieces[0]) + 77
+    raw = bytearray(file.read_bytes())
+    raw[at] ^= 4
+    file.write_bytes(raw)
+    assert f"{tensor.name}: is damaged" in refused(out=copy, resume=True, steps=5)
+    with pytest.raises(BadInput, match="is damaged"):
+        grow.widen(copy / "step-00000004", "2x", out=tmp_path / "wide", verify=False)
+    assert not (tmp_path / "wide").exists()

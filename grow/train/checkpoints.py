@@ -38,6 +38,7 @@ FOLDER = re.compile(r"step-(\d{8,})")
 REST = re.compile(r"\.step-\d{8,}\.(partial|removed)")
 SHARD = 5 * 10**9
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LITTLE = 1 << 20  # bytes left on a disk that is full
 WRITER = "grow train"
 
 
@@ -103,10 +104,11 @@ def save(
             if world.first:
                 _write_documents(partial, source, document)
                 _commit(partial, final)
-    except Exception as error:
+    except BaseException as error:
+        full = _disk_full(error, run)
         if world.first:
             shutil.rmtree(partial, ignore_errors=True)
-        if full := _disk_full(error):
+        if full:
             raise BadInput(
                 str(final),
                 what=f"could not be written: {full}",
@@ -272,23 +274,17 @@ def read_train(path: Path) -> dict[str, Any]:
     return document
 
 
-def _disk_full(error: BaseException | None) -> str:
-    """What the system said, where a full disk is behind an error; torch's collective errors hold others."""
+def _disk_full(error: BaseException, folder: Path) -> str:
+    """What the system said, where a full disk is behind an error; of a file that was written by halves it says less."""
     seen: list[BaseException] = []
-    queue = [error]
-    while queue:
-        one = queue.pop()
-        if one is None or one in seen:
-            continue
-        seen.append(one)
+    one: BaseException | None = error
+    while one is not None and one not in seen:
         if isinstance(one, OSError) and one.errno in FULL:
             return one.strerror or "no space left"
-        queue += [one.__cause__, one.__context__]
-        failures = getattr(one, "failures", None)
-        if isinstance(failures, dict):
-            queue += [value[0] if isinstance(value, tuple) else value for value in failures.values()]
-    text = os.strerror(errno.ENOSPC)
-    return text if text in str(error) else ""
+        seen.append(one)
+        one = one.__cause__ or one.__context__
+    failed = isinstance(error, OSError) and error.errno == errno.EIO
+    return os.strerror(errno.ENOSPC) if failed and shutil.disk_usage(folder).free < LITTLE else ""
 
 
 def _overflow(name: str) -> BadInput:
