@@ -187,3 +187,46 @@ def test_a_flipped_bit_in_the_state_is_no_state_to_go_on_from(copy, kind, tmp_pa
     with pytest.raises(BadInput, match="is damaged"):
         grow.widen(copy / "step-00000004", "2x", out=tmp_path / "wide", verify=False)
     assert not (tmp_path / "wide").exists()
+
+
+# Text
+
+
+def flipped(file: Path, at: int = 100) -> None:
+    raw = bytearray(file.read_bytes())
+    raw[at] ^= 1
+    file.write_bytes(raw)
+
+
+@pytest.mark.parametrize("name", ["train.bin", "val.bin"])
+def test_a_changed_byte_of_the_text_is_found_whenever_a_run_begins_or_goes_on(run, tiny, text, tmp_path, name):
+    copied = Path(shutil.copytree(text, tmp_path / "tokens"))
+    path = Path(shutil.copytree(run.path, tmp_path / "run"))
+    flipped(copied / name)
+    for options in ({"src": tiny("llama"), "out": tmp_path / "new"}, {"out": path, "resume": True, "steps": 5}):
+        assert f"{name}: is not the file that was written" in refused(data=copied, **options)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_plateau_without_validation_text_is_refused(tiny, tmp_path):
+    tokens(tmp_path / "tokens", held_out=9)
+    begin = {"src": tiny("llama"), "data": tmp_path / "tokens", "out": tmp_path / "run", **QUICK}
+    assert "no corpus has a block of validation text" in refused(**begin, plateau=(2, 0.1))
+    shutil.copytree(tiny("llama"), tmp_path / "llama")
+    (tmp_path / "recipe.toml").write_text(
+        'name = "x"\ndata = "tokens"\n[[stage]]\nkind = "load"\nfrom = "llama"\n'
+        '[[stage]]\nkind = "train"\nsteps = 9\nlength = 16\nplateau = "2:0.1"\n'
+    )
+    with pytest.raises(BadInput, match=r"stage 2 .train.: --plateau 2:0.1: no corpus"):
+        grow.price(tmp_path / "recipe.toml", measured=False)
+
+
+def test_a_share_too_small_to_be_read_is_said(tiny, text, tmp_path):
+    little = tokens(tmp_path / "little", count=40, seed=1)
+    begin = {"src": tiny("llama"), "out": tmp_path / "run", **QUICK}
+    said = refused(data=[f"{text}:1", f"{little}:1e-5"], **begin)
+    assert "little/train: would never be read: its share is 1e-05" in said
+    for weights in ((0, 0), ("nan", 1), (-1, 1)):
+        assert "--data: weights " in refused(data=[f"{text}:{weights[0]}", f"{little}:{weights[1]}"], **begin)
+    done = grow.train(data=[f"{text}:1e308", f"{little}:1e308"], **{**begin, "steps": 1})
+    assert done.step == 1
