@@ -354,14 +354,14 @@ def test_changed_ids_are_found_by_their_hash(tmp_path, tokens):
     raw[100] ^= 1
     (copy / "val.bin").write_bytes(raw)
     corpus = Corpus.open(copy)
-    with pytest.raises(grow.BadInput, match="val.bin: is not the file that was written"):
+    with pytest.raises(grow.BadInput, match=r"val\.bin: is not the file that was written"):
         corpus.check_bytes()
     shutil.copy(tokens / "val.bin", copy / "val.bin")
     corpus.check_bytes()
     docs = np.fromfile(copy / "train.docs", "<u8")
     docs[1] += 1
     docs.tofile(copy / "train.docs")
-    with pytest.raises(grow.BadInput, match="train.docs: is not the file that was written"):
+    with pytest.raises(grow.BadInput, match=r"train\.docs: is not the file that was written"):
         corpus.check_bytes()
 
 

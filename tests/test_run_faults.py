@@ -226,7 +226,7 @@ def test_a_share_too_small_to_be_read_is_said(tiny, text, tmp_path):
     begin = {"src": tiny("llama"), "out": tmp_path / "run", **QUICK}
     said = refused(data=[f"{text}:1", f"{little}:1e-5"], **begin)
     assert "little/train: would never be read: its share is 1e-05" in said
-    for weights in ((0, 0), ("nan", 1), (-1, 1)):
-        assert "--data: weights " in refused(data=[f"{text}:{weights[0]}", f"{little}:{weights[1]}"], **begin)
+    for share, other in ((0, 0), ("nan", 1), (-1, 1)):
+        assert "--data: weights " in refused(data=[f"{text}:{share}", f"{little}:{other}"], **begin)
     done = grow.train(data=[f"{text}:1e308", f"{little}:1e308"], **{**begin, "steps": 1})
     assert done.step == 1

@@ -207,7 +207,7 @@ def _manifest(raw: Mapping[str, Any], file: Path) -> Manifest:
 
 def _check_kinds(values: Mapping[str, Any], kind: type) -> None:
     for name, value in values.items():
-        if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and value < 0):
+        if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 0):
             raise ValueError(f"{name} is {value!r}")
 
 
