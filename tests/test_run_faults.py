@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny as files
 from test_train import QUICK, curve, forked, refused, same, tokens, weights
 
 import grow
@@ -136,6 +137,75 @@ def test_a_disk_that_is_full_when_a_run_goes_on_costs_no_line(run, copy):
     grow.train(out=copy, resume=True)
     assert curve(copy) == curve(run.path)
     assert same(weights(copy), weights(run.path))
+
+
+@pytest.mark.parametrize("lines", [None, [0, 1, 3, 4], ["garbage"]])
+def test_lost_lines_are_told_and_a_plateau_that_was_in_them_is_an_error(run, copy, lines):
+    shutil.rmtree(copy / "step-00000004")
+    file = copy / "metrics.jsonl"
+    found = file.read_text().splitlines(keepends=True)
+    if lines is None:
+        file.unlink()
+    else:
+        file.write_text("".join(found[k] if isinstance(k, int) else f"{k}\n" for k in lines))
+    lost = 1 if lines and len(lines) > 1 else 2
+    seen = f"has no line of {lost} of the 2 steps"
+
+    def plateau(document: dict[str, Any]) -> None:
+        document["settings"]["plateau"] = [2, 0.1]
+
+    asked = Path(shutil.copytree(copy, copy.parent / "asked"))
+    train = asked / "step-00000002" / "state" / "train.json"
+    files.edit_json(train, plateau)
+    assert seen in refused(out=asked, resume=True)
+    again = grow.train(out=copy, resume=True)
+    assert f"metrics.jsonl {seen} so far: they are not on the curve" in again.notes
+    assert curve(copy)[-2:] == curve(run.path)[-2:]
+
+
+# Checkpoints
+
+
+def test_checkpoints_that_are_gone_are_no_reason_to_begin_anew(run, copy):
+    for step in (2, 4):
+        (copy / f"step-0000000{step}").rename(copy.parent / str(step))
+    said = refused(out=copy, resume=True)
+    assert "has no checkpoint, and metrics.jsonl tells of 4 steps" in said
+    assert "bring step-00000002 back" in said
+    assert curve(copy) == curve(run.path)
+    (copy.parent / "4").rename(copy / "step-00000004")
+    assert grow.train(out=copy, resume=True, steps=5).step == 5
+
+
+RECORDS: dict[str, tuple[dict[str, Any], str]] = {
+    "a step of words": ({"step": "4"}, "step is 4"),
+    "another step": ({"step": 2}, "its train.json is of step 2"),
+    "no tokens": ({"tokens": None}, "tokens is None"),
+    "no data": ({"data": None}, "data is None"),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_that_is_none_is_passed_over(run, copy, name):
+    change, said = RECORDS[name]
+    files.edit_json(copy / "step-00000004" / "state" / "train.json", lambda d: d.update(change))
+    again = grow.train(out=copy, resume=True)
+    assert again.notes[0].startswith(f"step-00000004 is passed over: {said}")
+    assert curve(copy) == curve(run.path)
+
+
+def test_a_changed_config_is_not_gone_on_with(copy):
+    file = copy / "step-00000004" / "config.json"
+    file.write_text(file.read_text().replace("silu", "relu"))
+    assert "config.json: is not the config that the run had" in refused(out=copy, resume=True, steps=5)
+
+
+def test_a_finished_stage_without_metrics_is_said(run, copy):
+    from grow.run.stages import summary
+
+    (copy / "metrics.jsonl").write_text("")
+    with pytest.raises(BadInput, match="has no line of the last step"):
+        summary(copy)
 
 
 # state/

@@ -189,7 +189,7 @@ def _manifest(raw: Mapping[str, Any], file: Path) -> Manifest:
                 raise ValueError("sha256 is empty")
         tokenizer = {key: raw["tokenizer"][key] for key in ("name", "sha256", "vocab_size", "end")}
         _check_kinds({key: tokenizer[key] for key in ("name", "sha256")}, str)
-        _check_kinds({key: tokenizer[key] for key in ("vocab_size", "end") if tokenizer[key] is not None}, int)
+        _check_kinds({"vocab_size": tokenizer["vocab_size"], "end": tokenizer["end"] or 0}, int)
         return Manifest(
             raw["dtype"],
             tokenizer,

@@ -38,6 +38,7 @@ FOLDER = re.compile(r"step-(\d{8,})")
 REST = re.compile(r"\.step-\d{8,}\.(partial|removed)")
 SHARD = 5 * 10**9
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+KINDS = {"step": int, "tokens": int, "flops": float, "seconds": float, "source": str, "data": list, "settings": dict}
 LITTLE = 1 << 20  # bytes left on a disk that is full
 WRITER = "grow train"
 
@@ -233,9 +234,12 @@ def latest(run: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
     """(the last whole checkpoint, its train.json, notes on those that are not); BadInput when there are some and none
     is whole: a run never begins again unasked."""
     notes: list[str] = []
-    for _, path in reversed(steps(run)):
+    for step, path in reversed(steps(run)):
         try:
             document = read_train(path)
+            if document["step"] != step:
+                what = f"its {TRAIN} is of step {document['step']}"
+                raise BadInput(show(path), what=what, why="it is another checkpoint's", fix="bring its own back")
         except BadInput as error:
             notes.append(f"{path.name} is passed over: {error.what}, {error.why}")
             continue
@@ -265,6 +269,9 @@ def read_train(path: Path) -> dict[str, Any]:
     sizes = document.get("files")
     if not isinstance(sizes, dict) or f"{STATE}/{INDEX}" not in sizes:
         raise BadInput(show(file), what="names no optimizer state", why="a run continues from it", fix=fix)
+    if odd := [name for name, kind in KINDS.items() if not isinstance(document.get(name), kind)]:
+        what = f"{odd[0]} is {show(document.get(odd[0]), 40)}"
+        raise BadInput(show(file), what=what, why="it is not what was saved", fix=fix)
     missing = [name for name in sizes if not (path / name).is_file()]
     short = [name for name in sizes if name not in missing and (path / name).stat().st_size != sizes[name]]
     if missing or short:

@@ -150,11 +150,17 @@ def kept_lines(path: Path, done: int) -> list[str]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
         try:
             step = json.loads(line)["step"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
-        if line.endswith("\n") and step <= done:
+        if line.endswith("\n") and isinstance(step, int) and step <= done:
             found.append(line)
     return found
+
+
+def recorded(path: Path) -> set[int]:
+    """The steps that have a line with a loss."""
+    entries = [json.loads(line) for line in kept_lines(path, 1 << 62)]
+    return {entry["step"] for entry in entries if "loss" in entry}
 
 
 def last_losses(path: Path, done: int) -> tuple[float | None, float | None]:
