@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import resource
 import shutil
@@ -12,12 +13,14 @@ from typing import Any
 
 import pytest
 import tiny as files
+import torch
 from test_train import QUICK, curve, forked, refused, same, tokens, weights
 
 import grow
 from grow.checkpoint.dcp import PiecedFolder
 from grow.errors import BadInput
-from grow.train import folder
+from grow.train import checkpoints, folder
+from grow.train.loop import NotFinite
 from grow.train.settings import Training
 
 
@@ -231,7 +234,7 @@ def test_a_disk_that_fills_in_the_middle_of_the_state_is_said(run, copy, capfd):
 def test_a_file_of_the_state_that_cannot_be_written_is_no_fault_of_grow(run, copy, monkeypatch):
     from torch.distributed.checkpoint.api import CheckpointException
 
-    from grow.train import checkpoints, state
+    from grow.train import state
 
     def torn(*_: object, **__: object) -> None:  # of another process there is the text alone
         raise CheckpointException("", {1: (RuntimeError("unexpected pos 704 vs 598\nmore"), None)})
@@ -300,3 +303,83 @@ def test_a_share_too_small_to_be_read_is_said(tiny, text, tmp_path):
         assert "--data: weights " in refused(data=[f"{text}:{share}", f"{little}:{other}"], **begin)
     done = grow.train(data=[f"{text}:1e308", f"{little}:1e308"], **{**begin, "steps": 1})
     assert done.step == 1
+
+
+# Numbers
+
+
+@pytest.mark.parametrize("kind", ["weight", "moment"])
+def test_no_checkpoint_holds_what_is_no_number(kind, tiny, text, tmp_path, monkeypatch):
+    """The last update may spoil what no loss has seen yet."""
+    step, done = torch.optim.AdamW.step, []
+
+    def spoilt(self, *_: object) -> None:
+        step(self)
+        done.append(1)
+        if len(done) == 2:
+            p = self.param_groups[0]["params"][1]
+            (p.data if kind == "weight" else self.state[p]["exp_avg_sq"])[3] = math.inf
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoilt)
+    with pytest.raises(NotFinite) as error:
+        grow.train(tiny("llama"), text, out=tmp_path / "run", **{**QUICK, "save_every": 1, "eval_every": 99})
+    assert error.value.where.startswith("step 2: model." if kind == "weight" else "step 2: optim.")
+    assert f"{text}/train: blocks " in str(error.value)
+    assert [step for step, _ in checkpoints.steps(tmp_path / "run")] == [1]
+
+
+def test_a_validation_loss_that_is_none_is_of_the_step_behind_which_it_was_measured(tiny, text, tmp_path, monkeypatch):
+    from grow.train import loop
+
+    loss_sum = loop.loss_sum
+    monkeypatch.setattr(
+        loop, "loss_sum", lambda model, given: loss_sum(model, given) * (1 if model.training else math.nan)
+    )
+    with pytest.raises(NotFinite, match="step 0: the validation loss"):
+        grow.train(tiny("llama"), text, out=tmp_path / "run", **QUICK)
+
+
+LIMITS: dict[str, tuple[dict[str, Any], str]] = {
+    "a rate beyond float32": ({"lr": 1e38}, "--lr 1e+38: cannot be"),
+    "a clip that is none": ({"clip": math.nan}, "fix        --clip 1"),
+    "no tokens": ({"steps": None, "tokens": 0}, "--tokens 0: cannot be"),
+    "fewer tokens than none": ({"steps": None, "tokens": -5}, "--tokens -5: cannot be"),
+    "half a token": ({"steps": None, "tokens": 0.5}, "--tokens 0.5: cannot be"),
+    "a batch of nothing and tokens": ({"steps": None, "tokens": 5, "batch": 0}, "--batch 0: cannot be"),
+    "tokens without end": ({"steps": None, "tokens": 10**40}, "at most"),
+    "a place beyond every text": ({"skip": 2**63 - 1}, "--skip 9223372036854775807: cannot be"),
+    "half a re-warming": ({"rewarm": (1.25,)}, "--rewarm (1.25,): cannot be"),
+    "a plateau of one number": ({"plateau": 5}, "--plateau 5: cannot be"),
+    "a flag of words": ({"documents": "yes"}, "--documents yes: cannot be"),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_what_cannot_be_computed_with_is_refused_by_name(name, tiny, text, tmp_path):
+    change, said = LIMITS[name]
+    options = {k: v for k, v in {**QUICK, **change}.items() if v is not None}
+    assert said in refused(src=tiny("llama"), data=text, out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 7.28 TiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("CUDA out of memory. Tried to allocate 9 GiB"),
+    ],
+)
+def test_memory_that_is_used_up_is_no_fault_of_grow(error, tiny, text, tmp_path, monkeypatch, capsys):
+    from grow.train import run as module
+
+    def none_left(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(module, "load_model", none_left)
+    line = ["train", "--from", tiny("llama"), "--data", text, "--out", tmp_path / "run"]
+    code, _, err = files.command(monkeypatch, capsys, *line)
+    assert code == 2
+    assert f"memory: {error}" in err
+    assert "--accumulate" in err
+    assert not (tmp_path / "run").exists()
