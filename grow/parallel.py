@@ -44,6 +44,12 @@ class World:
     def first(self) -> bool:
         return self.rank == 0
 
+    @property
+    def first_here(self) -> bool:
+        """Of the processes on this machine."""
+        here = socket.gethostname()
+        return self.rank == next((k for k, (host, _) in enumerate(self.peers) if host == here), self.rank)
+
     def sum(self, *values: float) -> list[float]:
         """Sums over all processes, in float64."""
         if self.size == 1:

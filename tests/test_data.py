@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -246,6 +247,10 @@ BAD = {
     "field.jsonl": (b'{"body": "a"}\n', "has no field 'text'"),
     "list.jsonl": (b"[1, 2]\n", "has no field 'text'"),
     "number.jsonl": (b'{"text": 5}\n', "text is 5"),
+    "half.jsonl": (b'{"text": "\\ud83d"}\n', "is no text"),
+    "deep.jsonl": (b"[" * 100_000, "is no JSON"),
+    "flipped.txt.gz": (gzip.compress(bytes(range(256)) * 99)[:30] + b"\xff" * 99, "cannot be unpacked"),
+    "no.txt.bz2": (b"plain text", "cannot be unpacked"),
     "not.parquet": (b"PAR1 is not enough", "is no parquet file"),
 }
 
@@ -258,6 +263,36 @@ def test_a_file_that_is_no_text(tmp_path, name):
     assert sorted(p.name for p in tmp_path.iterdir()) == [name]
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    for name, content in (("a.txt", "word"), ("b.jsonl", '{"text": "word"}')):
+        (tmp_path / name).write_text(content, encoding="utf-8-sig")
+        assert list(documents(str(tmp_path / name))) == ["word"]
+
+
+def test_a_dataset_that_breaks_off_is_an_error_that_says_where(monkeypatch):
+    def rows():
+        yield {"text": "a"}
+        yield {"text": "b"}
+        raise ConnectionError("gone")
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=lambda *_, **__: rows()))
+    found = documents("some/dataset")
+    assert [next(found), next(found)] == ["a", "b"]
+    with pytest.raises(grow.BadInput, match="ends behind row 1"):
+        next(found)
+
+
+def test_what_is_read_is_never_replaced(tmp_path):
+    """A folder of token files in which somebody keeps the text."""
+    source = jsonl(tmp_path / "a.jsonl")
+    prepare([source], tokenizer="small", out=tmp_path / "t")
+    source.rename(tmp_path / "t" / "a.jsonl")
+    for inputs, out in ((["t/a.jsonl"], "t"), (["t"], "t"), (["t"], "t/new")):
+        found = refused([tmp_path / name for name in inputs], tokenizer="small", out=tmp_path / out, overwrite=True)
+        assert "is the source, inside it or around it" in found.what
+    assert (tmp_path / "t" / "a.jsonl").is_file()
+
+
 def test_other_refusals_write_nothing(tmp_path):
     source = jsonl(tmp_path / "a.jsonl")
     (tmp_path / "nothing").mkdir()
@@ -267,6 +302,8 @@ def test_other_refusals_write_nothing(tmp_path):
     assert "does not exist" in refused([tmp_path / "gone.txt"], tokenizer="small", out=out).what
     assert "holds no text" in refused([tmp_path / "nothing"], tokenizer="small", out=out).what
     assert "no text is named" in refused([], tokenizer="small", out=out).what
+    assert "empty name" in refused([""], tokenizer="small", out=out).what
+    assert "does not exist" in refused(["no.parquet"], tokenizer="small", out=out).what
     assert "no tokenizer" in refused([source], tokenizer=tmp_path / "bare", out=out).what
     for share in (-0.1, 1, float("nan")):
         assert "is no share" in refused([source], tokenizer="small", out=out, validation=share).what
@@ -285,6 +322,11 @@ DAMAGE = {
     "docs": lambda t: os.truncate(t / "train.docs", 4),
     "schema": lambda t: tiny.edit_json(t / "manifest.json", lambda m: m.update(schema=99)),
     "dtype": lambda t: tiny.edit_json(t / "manifest.json", lambda m: m.update(dtype="int8")),
+    "a count that is true": lambda t: tiny.edit_json(
+        t / "manifest.json", lambda m: m["splits"]["val"].update(bytes=True)
+    ),
+    "a size of words": lambda t: tiny.edit_json(t / "manifest.json", lambda m: m["tokenizer"].update(vocab_size="9")),
+    "no hash": lambda t: tiny.edit_json(t / "manifest.json", lambda m: m["splits"]["val"].update(sha256="")),
     "counts": lambda t: tiny.edit_json(t / "manifest.json", lambda m: m["splits"]["val"].update(tokens=-1)),
     "no split": lambda t: tiny.edit_json(t / "manifest.json", lambda m: m["splits"].pop("val")),
     "json": lambda t: (t / "manifest.json").write_text("{"),
@@ -312,7 +354,14 @@ def test_changed_ids_are_found_by_their_hash(tmp_path, tokens):
     raw[100] ^= 1
     (copy / "val.bin").write_bytes(raw)
     corpus = Corpus.open(copy)
-    with pytest.raises(grow.BadInput, match="not the file that was written"):
+    with pytest.raises(grow.BadInput, match=r"val\.bin: is not the file that was written"):
+        corpus.check_bytes()
+    shutil.copy(tokens / "val.bin", copy / "val.bin")
+    corpus.check_bytes()
+    docs = np.fromfile(copy / "train.docs", "<u8")
+    docs[1] += 1
+    docs.tofile(copy / "train.docs")
+    with pytest.raises(grow.BadInput, match=r"train\.docs: is not the file that was written"):
         corpus.check_bytes()
 
 

@@ -133,6 +133,12 @@ class PiecedFolder:
             out[(slice(low - start, high - start), *across)] = np.frombuffer(raw, dtype).reshape(-1, *p.sizes[1:])
         return out
 
+    def check(self, rank: int = 0, size: int = 1) -> None:
+        """BadInput where a piece is not what was written. Of `size` processes each looks at its share."""
+        pieces = [(t, p) for t in self.tensors.values() for p in t.pieces]
+        for tensor, piece in pieces[rank::size]:
+            self._place(tensor, piece)
+
     def close(self) -> None:
         self._fds.clear()
         self._stack.close()
@@ -252,9 +258,12 @@ def _numbers(fd: int, t: PiecedTensor, p: Piece) -> int:
         with zipfile.ZipFile(io.BufferedReader(_Window(fd, p))) as archive:
             (record,) = [i for i in archive.infolist() if "/data/" in i.filename]
             orders = [archive.read(i) for i in archive.infolist() if i.filename.endswith("/byteorder")]
+            damaged = archive.testzip()
     except Exception as error:  # torch raises what its many versions raise
         found = str(error).strip().splitlines() or [type(error).__name__]
         raise BadInput(where, what="is no tensor", why=found[0][:200], fix=AGAIN) from None
+    if damaged:
+        raise BadInput(where, what="is damaged", why=f"{show(damaged)} has another CRC-32 than it had", fix=AGAIN)
     code = CODES.get(str(getattr(made, "dtype", "")).removeprefix("torch."))
     count = math.prod(p.sizes)
     fits = code == t.dtype and tuple(made.shape) == p.sizes and made.is_contiguous()

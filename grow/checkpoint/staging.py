@@ -132,14 +132,7 @@ def check_output(out: Path, source: Path | None, overwrite: bool, needed: int, k
             fix=f"mkdir -p {parent}",
         )
     if source is not None:
-        real, origin = out.resolve(), source.resolve()
-        if real == origin or origin in real.parents or real in origin.parents:
-            raise BadInput(
-                where,
-                what="is the source, inside it or around it",
-                why="source files are never touched",
-                fix="another --out",
-            )
+        check_apart(out, source)
     if out.is_symlink() and not out.exists():
         raise BadInput(
             where,
@@ -181,6 +174,21 @@ def check_output(out: Path, source: Path | None, overwrite: bool, needed: int, k
             what=f"needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free",
             why="a result is written whole or not at all",
             fix="another --out, or make room",
+        )
+
+
+def check_apart(out: Path, source: str | os.PathLike | None) -> None:
+    """BadInput where writing `out` would touch `source`; one that is not here cannot be touched."""
+    if source is None or not os.path.exists(source):
+        return
+    real, origin = out.resolve(), Path(source).resolve()
+    if real == origin or origin in real.parents or real in origin.parents:
+        raise BadInput(
+            f"--out {out}",
+            what="is the source, inside it or around it",
+            details=[] if out == source else [("source", str(source))],
+            why="source files are never touched",
+            fix="another --out",
         )
 
 

@@ -152,12 +152,23 @@ def plan_shards(tensors: Sequence[P], max_shard_size: int) -> list[list[P]]:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Strict JSON with a final newline, on disk when this returns."""
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, allow_nan=False, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Strict JSON with a final newline, on disk when this returns; whatever happens, the file is whole or as before."""
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_whole(path, text.encode("utf-8", "backslashreplace"))  # a path that is no UTF-8 is escaped as JSON does
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Under another name first: who is killed, or finds the disk full, leaves the file as it was."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _allocate(fd: int, size: int) -> None:

@@ -52,7 +52,7 @@ def main() -> NoReturn:
     except Exception as error:  # a fault of grow itself must not look like the verdict "different" (1)
         if os.environ.get("GROW_DEBUG"):
             raise
-        code = _ended(_internal(error), error, INTERNAL)
+        code = _ended(_no_memory(error), error, 2) if _is_memory(error) else _ended(_internal(error), error, INTERNAL)
     _quit(int(code) if isinstance(code, int) else 0)
 
 
@@ -80,6 +80,21 @@ def _internal(error: Exception) -> GrowError:
         what=f"{type(error).__name__}: {error}",
         why="this is a fault of grow, not of the input; nothing was kept under the final name",
         fix="report it, with what GROW_DEBUG=1 shows",
+    )
+
+
+def _is_memory(error: Exception) -> bool:
+    """Python's own error, or what torch raises in its place on a CPU and on CUDA."""
+    said = str(error)
+    return isinstance(error, MemoryError) or "CUDA out of memory" in said or "can't allocate memory" in said
+
+
+def _no_memory(error: Exception) -> GrowError:
+    return GrowError(
+        "memory",
+        what=(str(error).strip().splitlines() or ["is used up"])[0][:200],
+        why="this machine has not as much; nothing was kept under the final name",
+        fix="smaller sizes; of training: fewer --batch, more --accumulate, --checkpointing",
     )
 
 

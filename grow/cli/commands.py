@@ -22,8 +22,9 @@ from grow.optimizer import POLICIES
 from grow.parallel import processes
 from grow.race import RATE
 from grow.tensors import DTYPE_NAMES, SPLITS
+from grow.train.limits import COMPUTE, OPTIMIZERS, RULES, TRACKERS
 from grow.train.schedule import SCHEDULES, SHAPES
-from grow.train.settings import COMPUTE, OPTIMIZERS, RULES, TRACKERS, plateau_of, rewarm_of
+from grow.train.settings import plateau_of, rewarm_of
 from grow.verify.result import LADDER
 
 SOURCE = "SRC: a checkpoint folder, a hub id or a bundled name (small, small-gpt2, small-bert)."

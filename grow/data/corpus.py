@@ -27,12 +27,13 @@ AGAIN = "grow data prepare writes the folder anew"
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """Of one split: counts, and the sha256 of its ids."""
+    """Of one split: counts, and the sha256 of its ids; starts_sha256: of where documents begin, "" when not known."""
 
     tokens: int
     documents: int
     bytes: int
     sha256: str
+    starts_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,15 +125,16 @@ class Corpus:
         return Tokens(ids, starts, f"{self.path.name}/{name}")
 
     def check_bytes(self) -> None:
-        """Compare the sha256 of every split; BadInput when ids were changed after they were written."""
+        """Compare the sha256 of every file; BadInput when one was changed after it was written."""
         for name, info in self.manifest.splits.items():
-            if sha256_of(self.file(name)) != info.sha256:
-                raise BadInput(
-                    str(self.file(name)),
-                    what="is not the file that was written",
-                    why=f"its sha256 is not the one in {MANIFEST}",
-                    fix=AGAIN,
-                )
+            for file, sha256 in ((self.file(name), info.sha256), (self.file(name, "docs"), info.starts_sha256)):
+                if sha256 and sha256_of(file) != sha256:
+                    raise BadInput(
+                        str(file),
+                        what="is not the file that was written",
+                        why=f"its sha256 is not the one in {MANIFEST}",
+                        fix=AGAIN,
+                    )
 
     def check_model(self, vocab_size: int, tokenizer_sha256: str | None, model: str) -> None:
         """BadInput when the ids are no tokens of the model: too large, or another tokenizer's."""
@@ -178,9 +180,16 @@ def _manifest(raw: Mapping[str, Any], file: Path) -> Manifest:
         if raw["schema"] != SCHEMA or raw["dtype"] not in DTYPES:
             raise ValueError(f"schema {raw['schema']!r}, dtype {raw['dtype']!r}")
         splits = {name: SplitInfo(**info) for name, info in raw["splits"].items()}
-        if set(splits) != {"train", "val"} or any(min(s.tokens, s.documents) < 0 for s in splits.values()):
+        if set(splits) != {"train", "val"}:
             raise ValueError(f"splits {sorted(splits)}")
+        for s in splits.values():
+            _check_kinds({"tokens": s.tokens, "documents": s.documents, "bytes": s.bytes}, int)
+            _check_kinds({"sha256": s.sha256, "starts_sha256": s.starts_sha256}, str)
+            if not s.sha256:
+                raise ValueError("sha256 is empty")
         tokenizer = {key: raw["tokenizer"][key] for key in ("name", "sha256", "vocab_size", "end")}
+        _check_kinds({key: tokenizer[key] for key in ("name", "sha256")}, str)
+        _check_kinds({"vocab_size": tokenizer["vocab_size"], "end": tokenizer["end"] or 0}, int)
         return Manifest(
             raw["dtype"],
             tokenizer,
@@ -194,6 +203,12 @@ def _manifest(raw: Mapping[str, Any], file: Path) -> Manifest:
         raise BadInput(
             str(file), what="is no manifest of token files", why=f"{type(error).__name__}: {error}", fix=AGAIN
         ) from None
+
+
+def _check_kinds(values: Mapping[str, Any], kind: type) -> None:
+    for name, value in values.items():
+        if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 0):
+            raise ValueError(f"{name} is {value!r}")
 
 
 def _check_size(path: Path, wanted: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from grow.data.corpus import Tokens
-from grow.data.order import Mixture, Order
+from grow.data.order import CYCLE, Mixture, Order
 from grow.errors import BadInput
 
 
@@ -61,10 +61,20 @@ class Loader:
                 why="each corpus has one share",
                 fix="name a weight for each",
             )
+        shares = weights if weights is not None else self.blocks
         try:
-            self._mixture = Mixture(weights if weights is not None else self.blocks, seed)
+            self._mixture = Mixture(shares, seed)
         except ValueError as error:
-            raise BadInput("weights", what=str(error), why="shares of a whole", fix="weights = [1, 1]") from None
+            fix = "--data A:0.7 --data B:0.3"
+            raise BadInput("--data", what=str(error), why="weights are shares of a whole", fix=fix) from None
+        for tokens, share, quota in zip(corpora, shares, self._mixture.quota):
+            if share > 0 and not quota:
+                raise BadInput(
+                    tokens.name,
+                    what=f"would never be read: its share is {share / sum(shares):.2g} of the whole",
+                    why=f"shares are kept in every {CYCLE} samples, and it has none of them",
+                    fix="weights that say more, as in --data A:0.99 --data B:0.01, or without it",
+                )
         self._orders = tuple(Order(seed, count, f"corpus {k}") for k, count in enumerate(self.blocks))
 
     @property

@@ -67,8 +67,9 @@ class Mixture:
 
     def __init__(self, weights: Sequence[float], seed: int) -> None:
         shares = np.asarray(weights, dtype=np.float64)
-        if not len(shares) or not np.isfinite(shares).all() or (shares < 0).any() or shares.sum() <= 0:
+        if not len(shares) or not np.isfinite(shares).all() or (shares < 0).any() or shares.max() <= 0:
             raise ValueError(f"weights {list(weights)}: numbers of 0 and more, one of them above 0")
+        shares = shares / shares.max()  # their sum may be no number
         exact = CYCLE * shares / shares.sum()
         self.quota = np.floor(exact).astype(np.int64)
         short = CYCLE - int(self.quota.sum())

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from grow.checkpoint.locate import locate
-from grow.checkpoint.staging import Staging
+from grow.checkpoint.staging import Staging, check_apart
 from grow.checkpoint.writer import write_json
-from grow.data.corpus import DTYPES, MANIFEST, OFFSETS, Corpus, Manifest, SplitInfo, tokenizer_sha256
+from grow.data.corpus import DTYPES, MANIFEST, OFFSETS, Corpus, Manifest, SplitInfo, sha256_of, tokenizer_sha256
 from grow.data.readers import documents
 from grow.errors import BadInput
+from grow.zoo import TEXTS
 
 BATCH = 256  # documents tokenized at once
 LARGEST_BATCH = 1 << 22  # characters of them
@@ -62,6 +63,8 @@ def prepare(
     dtype = "uint16" if size <= 1 << 16 else "uint32"
     stop = _end_of(reader) if end else None
     target = Path(out)
+    for read in (tokenizer, *(source for source in sources if os.fspath(source) not in TEXTS)):
+        check_apart(Path(os.path.abspath(target)), read)
     _check_replaced(target, overwrite)
     with Staging(target, overwrite=overwrite, kind=MANIFEST) as stage:
         writers = {name: _Writer(stage.path, name, dtype) for name in ("train", "val")}
@@ -183,7 +186,7 @@ class _Writer:
                 file.close()
 
     def info(self) -> SplitInfo:
-        return SplitInfo(self.tokens, self.documents, self.bytes, self.digest.hexdigest())
+        return SplitInfo(self.tokens, self.documents, self.bytes, self.digest.hexdigest(), sha256_of(self.paths[1]))
 
 
 def _cut(folder: Path, writers: dict[str, _Writer], share: float) -> None:

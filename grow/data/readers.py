@@ -9,6 +9,7 @@ import bz2
 import gzip
 import json
 import lzma
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +30,8 @@ def documents(source: str, *, field: str = "text", separator: str = "", split: s
     separator  of text files: what stands between documents; "" where a file is one document
     split      of a dataset
     """
+    if not source:
+        raise BadInput("INPUT", what="is an empty name", why="tokens come from text", fix="grow data prepare TEXT …")
     if source in TEXTS:
         yield from bundled_text(source).split("\n\n")
         return
@@ -62,7 +65,7 @@ def _file(path: Path, field: str, separator: str) -> Iterator[str]:
         yield from _parquet(path, field)
         return
     try:
-        with OPENERS[packed](path, "rt", encoding="utf-8") as file:
+        with OPENERS[packed](path, "rt", encoding="utf-8-sig") as file:
             if ending in LINES:
                 yield from _lines(file, path, field)
             elif separator:
@@ -73,7 +76,9 @@ def _file(path: Path, field: str, separator: str) -> Iterator[str]:
         raise BadInput(
             str(path), what="is not UTF-8 text", why=str(error), fix="convert it: iconv -t utf-8, or leave it out"
         ) from None
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (EOFError, lzma.LZMAError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, and not of what is packed
+            raise
         raise BadInput(
             str(path), what="cannot be unpacked", why=str(error) or "it is cut off", fix="download it again"
         ) from None
@@ -93,10 +98,9 @@ def _lines(file: IO[str], path: Path, field: str) -> Iterator[str]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
-            raise BadInput(
-                f"{path}:{number}", what="is no JSON", why=str(error), fix="one JSON object per line"
-            ) from None
+        except (ValueError, RecursionError) as error:
+            why = str(error) if isinstance(error, ValueError) else "it nests without end"
+            raise BadInput(f"{path}:{number}", what="is no JSON", why=why, fix="one JSON object per line") from None
         yield _text(record, field, f"{path}:{number}")
 
 
@@ -119,7 +123,8 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
 def _dataset(name: str, field: str, split: str) -> Iterator[str]:
     """NAME or NAME:CONFIG of the hub, streamed."""
     base, _, config = name.partition(":")
-    if not base or base.startswith((".", "/", "~")) or base.count("/") > 1:
+    a_file = _kind(Path(name))[0] in (*TEXT, *LINES, *PARQUET)
+    if a_file or not base or base.startswith((".", "/", "~")) or base.count("/") > 1:
         raise BadInput(
             name, what="does not exist", why="no file, folder or dataset has this name", fix="check the path"
         )
@@ -136,8 +141,15 @@ def _dataset(name: str, field: str, split: str) -> Iterator[str]:
             why=show(f"{type(error).__name__}: {error}".splitlines()[0], 200),
             fix="a path, or NAME:CONFIG of a dataset; --split for another split",
         ) from None
-    for number, row in enumerate(rows):
-        yield _text(row, field, f"{name}: row {number}")
+    number = 0
+    try:
+        for number, row in enumerate(rows):
+            yield _text(row, field, f"{name}: row {number}")
+    except BadInput:
+        raise
+    except Exception as error:  # likewise, and the network may go in the middle
+        why = show(f"{type(error).__name__}: {error}".splitlines()[0], 200)
+        raise BadInput(name, what=f"ends behind row {number}", why=why, fix="the same command once more") from None
 
 
 def _text(record: Any, field: str, where: str) -> str:
@@ -147,6 +159,13 @@ def _text(record: Any, field: str, where: str) -> str:
         raise BadInput(
             where, what=f"{field} is {show(record[field], 40)}", why="a document is a text", fix="--field NAME"
         )
+    try:
+        record[field].encode()
+    except UnicodeEncodeError:
+        why = f"{field} has half a character, which UTF-8 has no bytes for"
+        raise BadInput(
+            where, what="is no text", why=why, fix="write such characters whole, or leave the line out"
+        ) from None
     return record[field]
 
 

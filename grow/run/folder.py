@@ -21,11 +21,12 @@ from typing import Any
 
 from grow.checkpoint.header import strict_json
 from grow.checkpoint.staging import check_output
-from grow.checkpoint.writer import write_json
+from grow.checkpoint.writer import write_json, write_whole
 from grow.data.corpus import sha256_of
 from grow.errors import BadInput
 from grow.run.keys import shown
 from grow.run.recipe import Recipe, Stage
+from grow.train.folder import LOCK
 from grow.train.settings import FREE
 
 SCHEMA = 1
@@ -37,7 +38,7 @@ FIX = "begin in another --out"
 def check_out(out: Path, resume: bool) -> None:
     """BadInput where the folder is another run's, or there is none to continue."""
     begun = (out / RECIPE).is_file()
-    if resume and out.is_dir() and not begun and not any(not p.name.startswith(".") for p in out.iterdir()):
+    if (resume or (out / LOCK).is_file()) and out.is_dir() and all(p.name.startswith(".") for p in out.iterdir()):
         return  # killed before anything was begun
     if resume and not begun:
         what = "holds no run of a recipe" if out.exists() else "does not exist"
@@ -126,10 +127,8 @@ class Book:
     def write(self, recipe: Recipe | None = None) -> None:
         """On disk, whole or as it was before."""
         if recipe is not None:
-            _replace(self.out / TOML, recipe.content)
-        partial = self.out / f".{RECIPE}.partial"
-        write_json(partial, self.document)
-        partial.replace(self.out / RECIPE)
+            write_whole(self.out / TOML, recipe.content)
+        write_json(self.out / RECIPE, self.document)
         _sync(self.out)
 
     def path(self, entry: Mapping[str, Any]) -> Path:
@@ -192,15 +191,6 @@ def _changed(where: str, before: Any, now: Any) -> BadInput:
         why="what was begun with one recipe is not continued with another",
         fix="the recipe as it was (OUT/recipe.toml), or another --out; stages not yet begun may change",
     )
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _sync(folder: Path) -> None:

@@ -24,7 +24,7 @@ from grow.run.outline import (
     random_outline,
 )
 from grow.run.recipe import Recipe, Stage
-from grow.train.inputs import Source, is_bundled, parse_sources
+from grow.train.inputs import Source, check_plateau, is_bundled, parse_sources
 from grow.train.settings import Settings, continued, plateau_of, rewarm_of, settings_of
 
 STATE_BYTES = 12  # per parameter of a run's checkpoint, beside the stock file: the weight and two moments in float32
@@ -165,6 +165,7 @@ def check_data(data: list[Source], model: Outline, settings: Settings, world: in
     from grow.data.corpus import tokenizer_sha256
     from grow.train.model import tokenizer_of
 
+    bundled = any(map(is_bundled, data))  # with validation text of their own
     data = [source for source in data if not is_bundled(source)]
     if not data:
         return
@@ -175,6 +176,8 @@ def check_data(data: list[Source], model: Outline, settings: Settings, world: in
         corpus.check_model(int(model.config["vocab_size"]), rules, str(model.path))
     weights = [source.weight for source in data if source.weight is not None]
     splits = [corpus.split("train") for corpus in corpora]
+    if not bundled:
+        check_plateau(settings, sum(corpus.split("val").blocks(settings.length) for corpus in corpora))
     loader = Loader(splits, length=settings.length, batch=settings.batch, weights=weights or None)
     loader.places(0, 0, world)
 

@@ -18,7 +18,8 @@ from grow.errors import BadInput, GrowError, did_you_mean
 from grow.methods import METHODS
 from grow.optimizer import POLICIES
 from grow.tensors import DTYPE_NAMES, SPLITS
-from grow.train.settings import Settings, check, plateau_of, rewarm_of
+from grow.train.limits import check
+from grow.train.settings import Settings, plateau_of, rewarm_of
 from grow.verify.result import RUNG_OF, RUNGS
 
 Check = Callable[[Any], str]  # what is wrong with a value; "" when nothing is

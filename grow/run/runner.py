@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from grow.checkpoint.staging import check_apart
 from grow.errors import BadInput
 from grow.parallel import World, world_of
 from grow.run.folder import DONE, FINAL, RECIPE, RUNNING, WAITING, Book, check_out
@@ -20,6 +21,7 @@ from grow.run.recipe import Recipe, Stage, read_recipe
 from grow.run.report import REPORT, write_report
 from grow.run.stages import Conductor, Found
 from grow.train.folder import locked
+from grow.train.inputs import parse_sources
 
 BASELINE_INIT = "baseline-init"
 
@@ -76,6 +78,8 @@ def carry_out(
                 check_out(folder, resume)
         if not (folder / RECIPE).is_file():  # what was begun is held against recipe.json instead
             needed = _check(recipe, here)
+            for source in _read(recipe):
+                check_apart(folder, source)
         else:
             needed = 0
         with here.together():
@@ -85,6 +89,13 @@ def carry_out(
                 stack.enter_context(locked(folder))
         book = _opened(folder, recipe, here)
         return _Run(recipe, book, here, quiet, trust, on_stage, progress).carry_out()
+
+
+def _read(recipe: Recipe) -> list[str]:
+    """Checkpoints and token files that a recipe reads."""
+    stages = [*recipe.stages, *([recipe.baseline] if recipe.baseline else [])]
+    data = [source.path for stage in stages for source in parse_sources(stage.options.get("data") or [])]
+    return [*(stage.options["from"] for stage in stages if "from" in stage.options), *data]
 
 
 def _check(recipe: Recipe, world: World) -> int:

@@ -18,7 +18,7 @@ from grow.checkpoint.writer import write_json
 from grow.errors import BadInput
 from grow.parallel import World
 from grow.provenance import NAME, trained_record
-from grow.run.folder import Book, hashes
+from grow.run.folder import FIX, Book, hashes
 from grow.run.forecast import growth_arguments, train_settings
 from grow.run.keys import GROWTHS
 from grow.run.outline import random_outline
@@ -218,6 +218,9 @@ def random_checkpoint(options: Mapping[str, Any], folder: Path) -> None:
 def summary(run: Path) -> Found:
     """What metrics.jsonl says of a finished run: FLOPs, and the first and last losses."""
     lines = [json.loads(line) for line in kept_lines(run / METRICS, 1 << 62)]
+    if not lines or "loss" not in lines[-1]:
+        why = "it says how the stage went"
+        raise BadInput(str(run / METRICS), what="has no line of the last step", why=why, fix=f"bring it back, or {FIX}")
     held_out = [line["val_loss"] for line in lines if "val_loss" in line]
     return {
         "flops": lines[-1]["flops"],

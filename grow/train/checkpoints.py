@@ -30,6 +30,8 @@ STATE, TRAIN, KEEP = "state", "train.json", "KEEP"
 FOLDER = re.compile(r"step-(\d{8,})")
 REST = re.compile(r"\.step-\d{8,}\.(partial|removed)")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+KINDS = {"step": int, "tokens": int, "flops": float, "seconds": float, "source": str, "data": list, "settings": dict}
+LITTLE = 1 << 20  # bytes left on a disk that is full
 WRITER = "grow train"
 
 
@@ -59,10 +61,11 @@ def save(
             if world.first:
                 _write_documents(partial, source, document)
                 _commit(partial, final)
-    except Exception as error:
+    except BaseException as error:
+        full = _disk_full(error, run)
         if world.first:
             shutil.rmtree(partial, ignore_errors=True)
-        if full := _disk_full(error):
+        if full:
             raise BadInput(
                 str(final),
                 what=f"could not be written: {full}",
@@ -141,9 +144,12 @@ def latest(run: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
     """(the last whole checkpoint, its train.json, notes on those that are not); BadInput when there are some and none
     is whole: a run never begins again unasked."""
     notes: list[str] = []
-    for _, path in reversed(steps(run)):
+    for step, path in reversed(steps(run)):
         try:
             document = read_train(path)
+            if document["step"] != step:
+                what = f"its {TRAIN} is of step {document['step']}"
+                raise BadInput(show(path), what=what, why="it is another checkpoint's", fix="bring its own back")
         except BadInput as error:
             notes.append(f"{path.name} is passed over: {error.what}, {error.why}")
             continue
@@ -173,6 +179,9 @@ def read_train(path: Path) -> dict[str, Any]:
     sizes = document.get("files")
     if not isinstance(sizes, dict) or f"{STATE}/{INDEX}" not in sizes:
         raise BadInput(show(file), what="names no optimizer state", why="a run continues from it", fix=fix)
+    if odd := [name for name, kind in KINDS.items() if not isinstance(document.get(name), kind)]:
+        what = f"{odd[0]} is {show(document.get(odd[0]), 40)}"
+        raise BadInput(show(file), what=what, why="it is not what was saved", fix=fix)
     missing = [name for name in sizes if not (path / name).is_file()]
     short = [name for name in sizes if name not in missing and (path / name).stat().st_size != sizes[name]]
     if missing or short:
@@ -182,23 +191,17 @@ def read_train(path: Path) -> dict[str, Any]:
     return document
 
 
-def _disk_full(error: BaseException | None) -> str:
-    """What the system said, where a full disk is behind an error; torch's collective errors hold others."""
+def _disk_full(error: BaseException, folder: Path) -> str:
+    """What the system said, where a full disk is behind an error; of a file that was written by halves it says less."""
     seen: list[BaseException] = []
-    queue = [error]
-    while queue:
-        one = queue.pop()
-        if one is None or one in seen:
-            continue
-        seen.append(one)
+    one: BaseException | None = error
+    while one is not None and one not in seen:
         if isinstance(one, OSError) and one.errno in FULL:
             return one.strerror or "no space left"
-        queue += [one.__cause__, one.__context__]
-        failures = getattr(one, "failures", None)
-        if isinstance(failures, dict):
-            queue += [value[0] if isinstance(value, tuple) else value for value in failures.values()]
-    text = os.strerror(errno.ENOSPC)
-    return text if text in str(error) else ""
+        seen.append(one)
+        one = one.__cause__ or one.__context__
+    failed = isinstance(error, OSError) and error.errno == errno.EIO
+    return os.strerror(errno.ENOSPC) if failed and shutil.disk_usage(folder).free < LITTLE else ""
 
 
 def _sync(path: Path) -> None:

@@ -5,41 +5,78 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
-from grow.checkpoint.staging import check_output
+from grow.checkpoint.header import strict_json
+from grow.checkpoint.staging import check_apart, check_output
 from grow.errors import BadInput
 from grow.train.log import METRICS
+from grow.zoo import TEXTS
 
-RUN = "run.json"
-LOCK = ".lock"
+RUN, LOCK = "run.json", ".lock"
+FOLDERS = {name: "data" if name == "sotu-heldout" else f"data-{name}" for name in TEXTS}
+"""Where in a run's folder the tokens of a bundled text are."""
+LEFT = {LOCK, f".{RUN}.partial", *FOLDERS.values(), *(f".{name}.grow-partial" for name in FOLDERS.values())}
 
 
-def check_run(run: Path, resume: bool) -> None:
-    if not resume and run.is_dir() and any(run.iterdir()):
-        raise BadInput(
-            f"--out {run}",
-            what="exists and is not empty",
-            why="a run never writes over another",
-            fix="--resume continues it" if (run / RUN).is_file() else "another --out",
-        )
-    if not resume:
-        check_output(run, None, False, 0)
-    elif not (run / RUN).is_file():
-        raise BadInput(
-            f"--out {run}",
-            what="is no run to resume" if run.exists() else "does not exist",
-            why=f"a run has a {RUN}",
-            fix="the folder of the run, or without --resume",
-        )
+def opened(run: Path, resume: bool, sources: Iterable[Any], stack: ExitStack) -> bool:
+    """The run's folder, held as long as the stack; whether there is a run in it to go on with. BadInput.
+
+    sources  what the run reads: none of these may be touched
+    """
+    for source in () if resume else sources:
+        check_apart(run, source)
+    check_run(run, resume)
+    run.mkdir(exist_ok=True)
+    stack.enter_context(locked(run))
+    going_on = check_run(run, resume)  # somebody else may have begun one before the lock was held
+    if not going_on:
+        stack.enter_context(removed_unless_begun(run))
+    return going_on
+
+
+def check_run(run: Path, resume: bool) -> bool:
+    """Whether there is a run to go on with; BadInput where the folder cannot be begun in, or gone on with."""
+    left = _left_over(run)
+    if resume and not left:
+        if (run / RUN).is_file():
+            return True
+        what, fix = "does not exist", "the folder of the run, or without --resume"
+        if run.exists():
+            what, fix = "is no run to resume", "the folder of the run, or another --out and without --resume"
+        raise BadInput(f"--out {run}", what=what, why=f"a run has a {RUN}", fix=fix)
+    if not left and run.is_dir() and any(run.iterdir()):
+        fix = "--resume continues it" if (run / RUN).is_file() else "another --out"
+        raise BadInput(f"--out {run}", what="exists and is not empty", why="a run never writes over another", fix=fix)
+    check_output(run, None, left, 0, LOCK)
+    return False
+
+
+def _left_over(run: Path) -> bool:
+    """Whether all that is there was left by a run that ended before it was begun: a lock, and bundled texts."""
+    if run.is_symlink() or not (run / LOCK).is_file() or any(path.name not in LEFT for path in run.iterdir()):
+        return False
+    return all(_is_bundled(run / folder, name) for name, folder in FOLDERS.items() if (run / folder).exists())
+
+
+def _is_bundled(folder: Path, name: str) -> bool:
+    """Whether the token files are of that text: made again they are the same."""
+    file = folder / "manifest.json"
+    try:
+        return [s["name"] for s in strict_json(file.read_bytes(), str(file), "")["sources"]] == [name]
+    except (OSError, BadInput, KeyError, TypeError):
+        return False
 
 
 @contextmanager
 def removed_unless_begun(run: Path) -> Iterator[None]:
     """A new run's folder; what fails before the first step leaves nothing."""
-    run.mkdir(exist_ok=True)
+    for path in run.iterdir():
+        if path.name != LOCK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     try:
         yield
     except BaseException:

@@ -15,12 +15,12 @@ from grow.data.corpus import tokenizer_sha256
 from grow.data.loader import Batch
 from grow.errors import BadInput
 from grow.parallel import World
+from grow.train.folder import FOLDERS
 from grow.train.objectives import Objective
 from grow.train.settings import Settings
 from grow.zoo import TEXTS
 
 BUNDLED = "sotu-heldout"  # without --data
-DATA = "data"
 EVALUATED = 64  # blocks of validation text, at most
 
 
@@ -67,7 +67,7 @@ def is_bundled(source: Source) -> bool:
 
 
 def _tokens_of(name: str, run: Path, model: str, world: World) -> str:
-    folder = run / (DATA if name == BUNDLED else f"{DATA}-{name}")
+    folder = run / FOLDERS[name]
     with world.together():
         if world.first and not folder.exists():
             prepare([name], tokenizer=model, out=folder, validation=0.05, seed=0)
@@ -116,6 +116,7 @@ class Data:
                 self.notes.append(f"{tokens.name}: {len(tokens.ids):,} tokens are no block of {block}: not evaluated")
             share = max(1, EVALUATED // len(corpora))
             self.validation += [(tokens, k) for k in range(min(count, share))]
+        check_plateau(settings, len(self.validation))
 
     def parts(self, step: int) -> Iterator[dict[str, np.ndarray]]:
         """This process's part of a step, in `accumulate` parts."""
@@ -149,20 +150,24 @@ class Data:
                 found.append(f"{corpus.path}/train: blocks {', '.join(map(str, some[:16]))}{more}")
         return "; ".join(found)
 
-    def check_ids(self, vocab: int) -> None:
-        """BadInput when the files hold an id that the model has no row for, whatever the manifest says."""
+    def check_files(self, vocab: int) -> None:
+        """BadInput when the files hold an id that the model has no row for, or are not those that were written."""
         for corpus in self.corpora:
-            for tokens in (corpus.split("train"), corpus.split("val")):
-                for at in range(0, len(tokens.ids), 1 << 24):
-                    part = tokens.ids[at : at + (1 << 24)]
-                    if part.max(initial=0) >= vocab:
-                        where = at + int(np.argmax(part >= vocab))
-                        raise BadInput(
-                            str(corpus.path),
-                            what=f"token {where:,} is {int(tokens.ids[where])}, the model has {vocab} rows",
-                            why="an id beyond the embedding table has no row",
-                            fix="grow data prepare writes the folder anew",
-                        )
+            self._check_ids(corpus, vocab)
+            corpus.check_bytes()
+
+    def _check_ids(self, corpus: Corpus, vocab: int) -> None:
+        for tokens in (corpus.split("train"), corpus.split("val")):
+            for at in range(0, len(tokens.ids), 1 << 24):
+                part = tokens.ids[at : at + (1 << 24)]
+                if part.max(initial=0) >= vocab:
+                    where = at + int(np.argmax(part >= vocab))
+                    raise BadInput(
+                        str(corpus.path),
+                        what=f"token {where:,} is {int(tokens.ids[where])}, the model has {vocab} rows",
+                        why="an id beyond the embedding table has no row",
+                        fix="grow data prepare writes the folder anew",
+                    )
 
     def document(self) -> list[dict[str, Any]]:
         """What a resumed run must find again."""
@@ -170,6 +175,17 @@ class Data:
             {"tokens": c.manifest.splits["train"].sha256, "validation": c.manifest.splits["val"].sha256}
             for c in self.corpora
         ]
+
+
+def check_plateau(settings: Settings, blocks: int) -> None:
+    """BadInput where a run that is to end at a plateau has no validation text to see one by."""
+    if settings.plateau and not blocks:
+        raise BadInput(
+            f"--plateau {settings.plateau[0]}:{settings.plateau[1]}",
+            what="no corpus has a block of validation text",
+            why="a plateau is one of the validation loss",
+            fix="grow data prepare --validation 0.05, or without --plateau",
+        )
 
 
 def open_data(
@@ -185,7 +201,9 @@ def open_data(
         hashes = (corpus.manifest.splits["train"].sha256 for corpus in corpora)
         settings = place([{"tokens": sha, "weight": source.weight} for source, sha in zip(sources, hashes)])
     found = Data(sources, corpora, objective, settings, world)
-    found.check_ids(int(config.vocab_size))
+    with world.together():
+        if world.first_here:  # the files of another machine may be others
+            found.check_files(int(config.vocab_size))
     return sources, found
 
 

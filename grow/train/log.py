@@ -18,6 +18,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any, TextIO
 
+from grow.checkpoint.writer import write_whole
 from grow.train.settings import Settings
 from grow.train.trackers import Tracker, close_trackers, open_trackers
 
@@ -34,7 +35,7 @@ class Log:
         self.trackers: list[Tracker] = open_trackers(run, settings, done)  # may refuse: nothing is begun yet
         self.live = not quiet and sys.stderr.isatty()
         lines = kept_lines(self.path, done) if done else []
-        self.path.write_text("".join(lines), encoding="utf-8")
+        write_whole(self.path, "".join(lines).encode())
         self.file: TextIO = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
         self.pace = Pace(steps)
 
@@ -149,11 +150,17 @@ def kept_lines(path: Path, done: int) -> list[str]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
         try:
             step = json.loads(line)["step"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
-        if line.endswith("\n") and step <= done:
+        if line.endswith("\n") and isinstance(step, int) and step <= done:
             found.append(line)
     return found
+
+
+def recorded(path: Path) -> set[int]:
+    """The steps that have a line with a loss."""
+    entries = [json.loads(line) for line in kept_lines(path, 1 << 62)]
+    return {entry["step"] for entry in entries if "loss" in entry}
 
 
 def last_losses(path: Path, done: int) -> tuple[float | None, float | None]:

@@ -20,8 +20,8 @@ from grow.train.inputs import Data
 from grow.train.log import Log
 from grow.train.model import computing, inputs, loss_sum
 from grow.train.objectives import IGNORED
-from grow.train.optim import clip_gradients, gradient_norm, set_rate
-from grow.train.parallel import reshard
+from grow.train.optim import clip_gradients, gradient_norm, set_rate, states
+from grow.train.parallel import local, reshard
 from grow.train.plateau import Plateau
 from grow.train.rates import Implied
 from grow.train.settings import Settings
@@ -79,6 +79,7 @@ class Loop:
                 log.note(f"a plateau behind step {self.step}: the last one is {self.plateau.end}")
             last = self.step == self.plateau.end
             if self.step % s.save_every == 0 or last or self.stopped:
+                self.check_state()
                 if log is not None:
                     log.sync()
                 save(self)
@@ -148,7 +149,7 @@ class Loop:
         reshard(self.model)
         total, count = self.world.sum(total, count)  # type: ignore[assignment]
         if not math.isfinite(total):
-            raise self._not_finite("the validation loss")
+            raise self._not_finite("the validation loss", self.step, "the weights are those behind this step")
         self.val_loss = total / max(1, count)
         return {"val_loss": self.val_loss}
 
@@ -157,14 +158,29 @@ class Loop:
         key = self.settings.seed, self.step, self.world.rank, part
         return hash(key) & (1 << 63) - 1  # of whole numbers: the same in every process
 
-    def _not_finite(self, what: str) -> NotFinite:
+    @torch.no_grad()
+    def check_state(self) -> None:
+        """NotFinite where a weight or a moment is no number: no such checkpoint is ever written."""
+        named = [*self.model.named_parameters(), *states(self.optimizers)]
+        if self.world.sum(sum(_odd(value) for _, value in named))[0]:
+            mine = next((name for name, value in named if _odd(value)), "a tensor of another process")
+            raise self._not_finite(mine, self.step, "the step before made it so")
+
+    def _not_finite(self, what: str, step: int | None = None, why: str = "nothing was stepped") -> NotFinite:
+        """step  that was done, None: the one that is being done"""
+        step = self.step + 1 if step is None else step
         return NotFinite(
-            f"step {self.step + 1}: {what}",
+            f"step {step}: {what}",
             what="is not finite",
-            details=[("batch", self.data.named(self.step))],
-            why="nothing was stepped; the last checkpoint is from before",
+            details=[("batch", self.data.named(max(0, step - 1)))],
+            why=f"{why}; the last checkpoint is from before",
             fix="a lower --lr, a longer --warmup, or --clip; look at the text of these blocks",
         )
+
+
+def _odd(value: torch.Tensor) -> int:
+    """How many entries on this process are no numbers."""
+    return int((~torch.isfinite(local(value))).sum())
 
 
 class Signals:

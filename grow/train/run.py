@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from grow.checkpoint.dcp import check_owner
-from grow.checkpoint.header import show, strict_json
+from grow.checkpoint.header import show
 from grow.checkpoint.locate import locate
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.checkpoint.writer import write_json
@@ -28,7 +28,7 @@ from grow.train import checkpoints
 from grow.train.defaults import inherited
 from grow.train.document import run_document
 from grow.train.first import first_loss
-from grow.train.folder import RUN, check_run, locked, removed_unless_begun
+from grow.train.folder import RUN, opened
 from grow.train.inputs import Data, Source, open_data, parse_sources
 from grow.train.loading import load_model
 from grow.train.log import METRICS, Log, last_losses, validation_losses
@@ -45,6 +45,7 @@ from grow.train.model import (
 from grow.train.objectives import objective_of
 from grow.train.optim import build_optimizers
 from grow.train.rates import Treated, treat
+from grow.train.resume import check_config, check_metrics, check_text, last_checkpoint, read_begun
 from grow.train.settings import Settings, Training, refuse_change, resumed, settings_of
 from grow.train.start import Start, open_start
 from grow.train.state import load_state
@@ -77,12 +78,15 @@ def train(
         # a caller's random state is as it was
         stack.enter_context(torch.random.fork_rng(devices=[here.device.index] if here.device.type == "cuda" else []))
         run = Path(out).absolute()
+        going_on = resume
         with here.together():
             if here.first:
-                check_run(run, resume)
-                if not resume:
-                    stack.enter_context(removed_unless_begun(run))
-                stack.enter_context(locked(run))
+                going_on = opened(run, resume, (src, *(s.path for s in sources)), stack)
+                if resume and not going_on and src is None:
+                    why = "what it was to begin with was not written down yet"
+                    fix = "the first command once more, with --from and its options"
+                    raise BadInput(f"--out {run}", what="was interrupted before it was begun", why=why, fix=fix)
+        resume = here.broadcast(going_on)
         request = _Request(
             src, sources, run, tokens, flops, resume, trust, source, source_tokens, state, continue_schedule, revision,
             dict(given),
@@ -145,9 +149,11 @@ class _Request:
         check_trackers(settings)
         if last is not None:
             check_owner(last / checkpoints.STATE, self.trust)
+            check_config(last, checkpoint.config, stored)
+            self.notes += check_metrics(self.path, settings, stored["step"])
         data, loop = self._loop(checkpoint, settings, start, world)
         settings = loop.settings
-        self._check_same(stored, data)
+        check_text(stored, data, self.data)
         begun["carried"] = start.document() or begun.get("carried")
         record = run_document(begun, self.data, data, checkpoint.config, world)
         if last is not None:
@@ -195,10 +201,8 @@ class _Request:
         with world.together():
             if world.first:
                 self.notes += checkpoints.clean(self.path)
-        found, document, notes = checkpoints.latest(self.path)
+        found, document, notes = last_checkpoint(self.path)
         self.notes += notes
-        if found is None:
-            self.notes.append("the run was interrupted before its first checkpoint: it begins again")
         return found, document
 
     def _begun(self, stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,30 +211,19 @@ class _Request:
             if self.src is None:
                 raise BadInput("--from", what="is missing", why="a run continues a checkpoint", fix="--from SRC")
             return {"source": show(self.src, 4096)}
-        file = self.path / RUN
-        begun = stored or strict_json(file.read_bytes(), str(file), "begin a new run in another --out")
-        try:
-            source = str(begun["source"])
-            data = [Source(str(d["path"]), d["weight"]) for d in begun["data"]]
-            Settings.from_document(begun["settings"])
-        except (KeyError, TypeError, ValueError) as error:
-            fix = "begin a new run in another --out"
-            raise BadInput(
-                str(file), what="is no record of a run", why=f"{type(error).__name__}: {error}", fix=fix
-            ) from None
+        begun = read_begun(self.path, stored)
+        source, data = begun["source"], begun.pop("data")
         done = int(stored.get("step", 0))
         if self.src is not None and show(self.src, 4096) != source:
             raise refuse_change("from", source, show(self.src, 4096), done)
         if self.data and [d.weight for d in self.data] != [d.weight for d in data]:
             raise refuse_change("data", [d.weight for d in data], [d.weight for d in self.data], done)
         self.data = self.data or data
-        policy = "carry" if begun.get("carried") else "drop"
-        if self.policy not in (None, policy):
-            raise refuse_change("state", policy, self.policy, done)
+        if self.policy not in (None, begun["policy"]):
+            raise refuse_change("state", begun["policy"], self.policy, done)
         if self.continue_schedule and not begun["settings"]["begin"]:
             raise refuse_change("continue-schedule", "a schedule of its own", "another", done)
-        kept = {key: begun.get(key) for key in ("settings", "before", "carried")}
-        return {"source": source, "policy": policy, **kept}
+        return begun
 
     def _start(self, path: Path, begun: Mapping[str, Any], stack: ExitStack, world: World) -> Start:
         """The training state that a new run begins from, open as long as the stack."""
@@ -244,8 +237,7 @@ class _Request:
         limit = capacity(checkpoint.config)
         length = min(limit or LONGEST, LONGEST)
         if self.resume:
-            begun = stored or strict_json((self.path / RUN).read_bytes(), str(self.path / RUN), "another --out")
-            before = Settings.from_document(begun["settings"])
+            before = Settings.from_document(read_begun(self.path, stored)["settings"])
             settings = resumed(before, self.given, self._tokens(checkpoint, before.length), stored.get("step", 0))
         else:
             tokens = self._tokens(checkpoint, self.given.get("length", length))
@@ -299,12 +291,3 @@ class _Request:
             self.notes += doubts_of(grown, tokens=tokens, flops=flops * tokens, source_tokens=self.source_tokens)
         optimizers = build_optimizers(model, settings, world, treated.scales)
         return data, Loop(model, optimizers, data, settings, world, flops, treated.new, treated.implied)
-
-    def _check_same(self, stored: Mapping[str, Any], data: Data) -> None:
-        """BadInput where a continued run would read another text."""
-        for before, now, source in zip(stored.get("data", ()), data.document(), self.data):
-            for key, value in now.items():
-                if before[key] != value:
-                    raise refuse_change(f"data: {source.path}", before[key][:12], value[:12], stored["step"])
-        if stored and len(stored["data"]) != len(data.corpora):
-            raise refuse_change("data", f"{len(stored['data'])} corpora", len(data.corpora), stored["step"])

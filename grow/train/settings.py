@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from grow.errors import BadInput, did_you_mean
-from grow.train.schedule import SCHEDULES, SHAPES, rate
+from grow.train.limits import bad, check, steps_of
+from grow.train.schedule import rate
 
-OPTIMIZERS = ("adamw", "adafactor", "muon")
-TRACKERS = ("tensorboard", "trackio", "wandb")
-RULES = ("uniform", "mup", "implied")
-COMPUTE = ("float32", "bfloat16", "float64")
 FREE = {"save_every", "eval_every", "log_every", "keep", "tensorboard", "tracker", "checkpointing", "compile"}
 """What may change on resume: none of these is part of what is computed, beyond rounding."""
 RATES = ("schedule", "steps", "warmup", "decay", "decay_shape")
@@ -152,8 +148,7 @@ def settings_of(given: Mapping[str, Any], tokens: int | None, length: int) -> Se
     if tokens is not None:
         if "steps" in given:
             raise BadInput("--tokens", what="given with --steps", why="one follows from the other", fix="give one")
-        check(replace(settings, steps=(1 << 63) - 1))  # a warm-up and a decay have to fit into what is found here
-        settings = replace(settings, steps=max(1, math.ceil(tokens / (settings.batch * settings.length))))
+        settings = replace(settings, steps=_steps(tokens, settings))
     shares: dict[str, Any] = {"warmup": settings.steps // 10, "decay": settings.steps // 5}
     return check(replace(settings, **{name: n for name, n in shares.items() if name not in given}))
 
@@ -169,7 +164,7 @@ def continued(
     """
     _known(given)
     if "begin" in given:
-        raise _bad("begin", given["begin"], "it follows from the state", "--continue-schedule")
+        raise bad("begin", given["begin"], "it follows from the state", "--continue-schedule")
     if stored is None and tokens is None and "steps" not in given:
         fix = "--steps in all, with --schedule, --warmup, --decay and --lr, or without --continue-schedule"
         why = "a Trainer's schedule is a function in its program, and no file says which"
@@ -179,7 +174,7 @@ def continued(
     if tokens is not None:
         if "steps" in given:
             raise BadInput("--tokens", what="given with --steps", why="one follows from the other", fix="give one")
-        wanted = replace(wanted, steps=step + max(1, math.ceil(tokens / (wanted.batch * wanted.length))))
+        wanted = replace(wanted, steps=step + _steps(tokens, wanted))
     if stored is None and "decay" not in given:
         wanted = replace(wanted, decay=max(0, wanted.steps - step) // 5)
     if wanted.steps <= step:
@@ -207,7 +202,7 @@ def resumed(stored: Settings, given: Mapping[str, Any], tokens: int | None, done
     _known(given)
     given = dict(given)
     if tokens is not None:
-        given["steps"] = stored.begin + max(1, math.ceil(tokens / (stored.batch * stored.length)))
+        given["steps"] = stored.begin + _steps(tokens, stored)
     wanted = check(replace(stored, **given))
     changed = [f.name for f in fields(Settings) if getattr(wanted, f.name) != getattr(stored, f.name)]
     schedule = [name for name in changed if name in RATES]
@@ -228,43 +223,6 @@ def refuse_change(name: str, before: Any, now: Any, done: int) -> BadInput:
     )
 
 
-def check(s: Settings) -> Settings:
-    """BadInput for a setting that is none."""
-    for name in ("batch", "length", "accumulate", "steps", "save_every", "eval_every", "log_every", "keep"):
-        _number(name, getattr(s, name), 1)
-    for name in ("warmup", "decay", "seed", "skip", "begin"):
-        _number(name, getattr(s, name), 0)
-    for name in ("lr", "weight_decay", "clip"):
-        value = getattr(s, name)
-        if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0 or (name == "lr" and not value):
-            raise _bad(name, value, "a finite number of 0 and more; a rate is above 0", "--lr 1e-4")
-    for name, known in (
-        ("schedule", SCHEDULES),
-        ("decay_shape", SHAPES),
-        ("optimizer", OPTIMIZERS),
-        ("dtype", COMPUTE),
-        ("tracker", ("", *TRACKERS)),
-        ("rates", RULES),
-    ):
-        if getattr(s, name) not in known:
-            hint = did_you_mean(str(getattr(s, name)), known)
-            names = [n for n in known if n]
-            raise _bad(name, getattr(s, name), f"one of {', '.join(names)}", hint or f"{option(name)} {names[0]}")
-    if s.warmup > s.steps or (s.schedule == "wsd" and s.warmup + s.decay > s.steps):
-        what = f"{s.warmup} steps of warm-up and {s.decay} of decay, of {s.steps}"
-        raise BadInput("--warmup", what=what, why="they are parts of the run", fix="fewer of them, or more --steps")
-    if s.batch % s.accumulate:
-        why = "every part of an accumulated batch has as many sequences"
-        raise _bad("accumulate", s.accumulate, why, f"a divisor of --batch {s.batch}")
-    if s.rates != "uniform" and s.optimizer != "adamw":
-        raise _bad("rates", s.rates, f"it is a rule for AdamW, not for {s.optimizer}", "--optimizer adamw")
-    if s.rewarm is not None and not (0 < s.rewarm[0] < 100 and s.rewarm[1] >= 1):
-        raise _bad("rewarm", f"{s.rewarm[0]}:{s.rewarm[1]}", "RATIO:STEPS, both above 0", "--rewarm 1.25:250")
-    if s.plateau is not None and not (s.plateau[0] >= 1 and math.isfinite(s.plateau[1])):
-        raise _bad("plateau", f"{s.plateau[0]}:{s.plateau[1]}", "STEPS:NATS, at least one step", "--plateau 200:0.01")
-    return s
-
-
 def rewarm_of(text: str) -> tuple[float, int] | None:
     """RATIO:STEPS as numbers, None for off; ValueError when they are none. RATIO alone is for 250 steps."""
     if text == "off":
@@ -279,17 +237,10 @@ def plateau_of(text: str) -> tuple[int, float]:
     return int(steps), float(nats)
 
 
-def option(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _number(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 63:
-        raise _bad(name, value, f"a whole number of {least} and more", f"{option(name)} {max(least, 8)}")
-
-
-def _bad(name: str, value: Any, why: str, fix: str) -> BadInput:
-    return BadInput(f"{option(name)} {value}", what="cannot be", why=why, fix=fix)
+def _steps(tokens: int, s: Settings) -> int:
+    """Whole steps of at least so many tokens."""
+    check(replace(s, steps=(1 << 63) - 1))  # a warm-up and a decay have to fit into what is found here
+    return steps_of(tokens, s.batch * s.length)
 
 
 def _known(given: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ The format's index (`.metadata`) is a pickle; `grow.checkpoint.dcp` says how it 
 from __future__ import annotations
 
 import contextlib
+import errno
 import pickle
 import warnings
 from collections.abc import Iterator
@@ -14,9 +15,10 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
-from grow.checkpoint.dcp import INDEX, IndexUnpickler
+from grow.checkpoint.dcp import INDEX, IndexUnpickler, PiecedFolder
 from grow.errors import BadInput, listing
 from grow.parallel import World
 from grow.train.optim import prepare_states, states
@@ -45,8 +47,11 @@ def tensors(model: Any, optimizers: list[torch.optim.Optimizer]) -> dict[str, to
 def save_state(folder: Path, model: Any, optimizers: list[torch.optim.Optimizer], world: World) -> None:
     """Every process writes its part; files are on disk when this returns."""
     writer = dcp.FileSystemWriter(folder, sync_files=True)
-    with _quiet():
-        dcp.save(tensors(model, optimizers), storage_writer=writer, no_dist=world.size == 1)
+    try:
+        with _quiet():
+            dcp.save(tensors(model, optimizers), storage_writer=writer, no_dist=world.size == 1)
+    except CheckpointException as error:  # no Exception: it would pass by whoever cleans up
+        raise _failure(error) from None
 
 
 def load_state(folder: Path, model: Any, optimizers: list[torch.optim.Optimizer], world: World) -> None:
@@ -69,10 +74,12 @@ def load_state(folder: Path, model: Any, optimizers: list[torch.optim.Optimizer]
     if lost or odd or more:
         parts = ((lost, "missing"), (odd, "of another shape"), (more, "of no parameter"))
         raise _lost(folder, "; ".join(f"{what}: {listing(names, 3)}" for names, what in parts if names))
+    with world.together(), PiecedFolder(folder, trust=True) as stored:  # whose it is was looked at before
+        stored.check(world.rank, world.size)
     try:
         with _quiet():
             dcp.load(wanted, storage_reader=reader, no_dist=world.size == 1)
-    except Exception as error:  # the library collects what went wrong on every process
+    except (Exception, CheckpointException) as error:  # the library collects what went wrong on every process
         raise _lost(folder, str(error).strip().splitlines()[-1][:200]) from None
 
 
@@ -82,6 +89,18 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         yield
+
+
+def _failure(error: CheckpointException) -> OSError:
+    """What the system said to one of the processes."""
+    failures = [failure for failure, _ in error.failures.values()]
+    for one in failures:
+        cause: BaseException | None = one
+        while cause is not None:  # a file that could not be written fails once more where it is closed
+            if isinstance(cause, OSError):
+                return cause
+            cause = cause.__cause__ or cause.__context__
+    return OSError(errno.EIO, (str(failures[0]).strip().splitlines() or [type(failures[0]).__name__])[0][:200])
 
 
 def _lost(folder: Path, why: str) -> BadInput:

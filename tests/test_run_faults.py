@@ -1,0 +1,385 @@
+"""What a kill, a full disk, a second run or a touched file can do to a run: one message, and nothing lost."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import resource
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny as files
+import torch
+from test_train import QUICK, curve, forked, refused, same, tokens, weights
+
+import grow
+from grow.checkpoint.dcp import PiecedFolder
+from grow.errors import BadInput
+from grow.train import checkpoints, folder
+from grow.train.loop import NotFinite
+from grow.train.settings import Training
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    return tokens(tmp_path_factory.mktemp("text") / "tokens")
+
+
+@pytest.fixture(scope="module")
+def run(tiny, text, tmp_path_factory) -> Training:
+    return grow.train(tiny("llama-tied"), text, out=tmp_path_factory.mktemp("run") / "run", **QUICK)
+
+
+@pytest.fixture
+def copy(run, tmp_path) -> Path:
+    """The run, to be damaged."""
+    return Path(shutil.copytree(run.path, tmp_path / "run"))
+
+
+# A run's folder
+
+
+@pytest.mark.parametrize("bundled", [False, True])
+def test_a_run_that_was_killed_before_it_was_begun_is_begun_by_the_same_command(bundled, tiny, text, tmp_path):
+    path, begin = tmp_path / "run", {"src": tiny("llama-tied"), "data": text, **QUICK}
+    if bundled:
+        begin = {"src": "small", "data": [], **QUICK, "steps": 1}
+
+    def killed() -> None:
+        from grow.train import run
+
+        run.write_json = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        grow.train(**begin, out=path)
+
+    for resume in (False, True):
+        assert forked(killed) == -signal.SIGKILL
+        assert sorted(p.name for p in path.iterdir()) == [".lock", *(["data"] if bundled else [])]
+        if resume:
+            said = refused(out=path, resume=True)
+            assert "was interrupted before it was begun" in said
+            assert not path.exists()
+        else:
+            assert grow.train(**begin, out=path, resume=True).step == begin["steps"]
+            shutil.rmtree(path)
+    assert forked(killed) == -signal.SIGKILL
+    assert grow.train(**begin, out=path).step == begin["steps"]
+
+
+def test_what_somebody_else_put_beside_a_lock_is_not_written_over(tiny, text, tmp_path):
+    path = tmp_path / "run"
+    for name in ("data/manifest.json", "notes.txt"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / ".lock").touch()
+        (path / name).write_text('{"sources": [{"name": "mine.txt"}]}')
+        assert "exists and is not empty" in refused(src=tiny("llama"), data=text, out=path)
+        assert (path / name).is_file()
+        shutil.rmtree(path)
+
+
+def test_the_second_of_two_that_begin_at_once_leaves_the_first_alone(tiny, text, tmp_path, monkeypatch):
+    path, check, held = tmp_path / "run", folder.check_run, []
+
+    def late(*args: Any) -> bool:
+        found = check(*args)
+        if not held:  # the other one gets there between this look and the lock
+            path.mkdir()
+            held.append(open(path / ".lock", "w"))  # noqa: SIM115
+            fcntl.flock(held[0], fcntl.LOCK_EX)
+            (path / "mine").touch()
+        return found
+
+    monkeypatch.setattr(folder, "check_run", late)
+    assert "another run is writing it" in refused(src=tiny("llama"), data=text, out=path)
+    assert (path / "mine").exists()
+    held[0].close()
+    (path / "mine").unlink()
+    (path / "run.json").touch()  # and was done before the lock was asked for
+    held[:] = []
+    monkeypatch.setattr(folder, "check_run", lambda *args: held.append(1) or (check(*args) if len(held) > 1 else False))
+    assert "exists and is not empty" in refused(src=tiny("llama"), data=text, out=path)
+    assert (path / "run.json").exists()
+
+
+def test_what_is_read_is_not_written_into(tiny, text, tmp_path):
+    source = Path(shutil.copytree(tiny("llama-tied"), tmp_path / "source"))
+    data = Path(shutil.copytree(text, tmp_path / "tokens"))
+    link = tmp_path / "link"
+    link.symlink_to(source)
+    for out in (source / "run", link / "run", data / "run"):
+        assert "is the source, inside it or around it" in refused(src=source, data=data, out=out, **QUICK)
+        assert not out.exists()
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        'name = "x"\ndata = "tokens"\n[[stage]]\nkind = "load"\nfrom = "source"\n'
+        '[[stage]]\nkind = "train"\nsteps = 1\nlength = 16\n'
+    )
+    for out in (source / "out", data / "out"):
+        with pytest.raises(BadInput, match="is the source, inside it or around it"):
+            grow.run(recipe, out=out)
+        assert not out.exists()
+
+
+# metrics.jsonl
+
+
+def test_a_disk_that_is_full_when_a_run_goes_on_costs_no_line(run, copy):
+    shutil.rmtree(copy / "step-00000004")
+
+    def no_byte_more() -> int:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        with pytest.raises((OSError, BadInput)):
+            grow.train(out=copy, resume=True)
+        return 7
+
+    assert forked(no_byte_more) == 7
+    assert curve(copy) == curve(run.path)
+    grow.train(out=copy, resume=True)
+    assert curve(copy) == curve(run.path)
+    assert same(weights(copy), weights(run.path))
+
+
+@pytest.mark.parametrize("lines", [None, [0, 1, 3, 4], ["garbage"]])
+def test_lost_lines_are_told_and_a_plateau_that_was_in_them_is_an_error(run, copy, lines):
+    shutil.rmtree(copy / "step-00000004")
+    file = copy / "metrics.jsonl"
+    found = file.read_text().splitlines(keepends=True)
+    if lines is None:
+        file.unlink()
+    else:
+        file.write_text("".join(found[k] if isinstance(k, int) else f"{k}\n" for k in lines))
+    lost = 1 if lines and len(lines) > 1 else 2
+    seen = f"has no line of {lost} of the 2 steps"
+
+    def plateau(document: dict[str, Any]) -> None:
+        document["settings"]["plateau"] = [2, 0.1]
+
+    asked = Path(shutil.copytree(copy, copy.parent / "asked"))
+    train = asked / "step-00000002" / "state" / "train.json"
+    files.edit_json(train, plateau)
+    assert seen in refused(out=asked, resume=True)
+    again = grow.train(out=copy, resume=True)
+    assert f"metrics.jsonl {seen} so far: they are not on the curve" in again.notes
+    assert curve(copy)[-2:] == curve(run.path)[-2:]
+
+
+# Checkpoints
+
+
+def test_checkpoints_that_are_gone_are_no_reason_to_begin_anew(run, copy):
+    for step in (2, 4):
+        (copy / f"step-0000000{step}").rename(copy.parent / str(step))
+    said = refused(out=copy, resume=True)
+    assert "has no checkpoint, and metrics.jsonl tells of 4 steps" in said
+    assert "bring step-00000002 back" in said
+    assert curve(copy) == curve(run.path)
+    (copy.parent / "4").rename(copy / "step-00000004")
+    assert grow.train(out=copy, resume=True, steps=5).step == 5
+
+
+RECORDS: dict[str, tuple[dict[str, Any], str]] = {
+    "a step of words": ({"step": "4"}, "step is 4"),
+    "another step": ({"step": 2}, "its train.json is of step 2"),
+    "no tokens": ({"tokens": None}, "tokens is None"),
+    "no data": ({"data": None}, "data is None"),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_that_is_none_is_passed_over(run, copy, name):
+    change, said = RECORDS[name]
+    files.edit_json(copy / "step-00000004" / "state" / "train.json", lambda d: d.update(change))
+    again = grow.train(out=copy, resume=True)
+    assert again.notes[0].startswith(f"step-00000004 is passed over: {said}")
+    assert curve(copy) == curve(run.path)
+
+
+def test_a_changed_config_is_not_gone_on_with(copy):
+    file = copy / "step-00000004" / "config.json"
+    file.write_text(file.read_text().replace("silu", "relu"))
+    assert "config.json: is not the config that the run had" in refused(out=copy, resume=True, steps=5)
+
+
+def test_a_finished_stage_without_metrics_is_said(run, copy):
+    from grow.run.stages import summary
+
+    (copy / "metrics.jsonl").write_text("")
+    with pytest.raises(BadInput, match="has no line of the last step"):
+        summary(copy)
+
+
+# state/
+
+
+def test_a_disk_that_fills_in_the_middle_of_the_state_is_said(run, copy, capfd):
+    """The library that writes it raises what is no Exception."""
+    shutil.rmtree(copy / "step-00000004")
+
+    def no_room() -> int:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        with pytest.raises(BadInput, match="step-00000004: could not be written: File too large") as error:
+            grow.train(out=copy, resume=True)
+        assert "earlier checkpoints are as they were" in str(error.value)
+        return 7
+
+    assert forked(no_room) == 7
+    assert not list(copy.glob(".step-*"))
+    grow.train(out=copy, resume=True)
+    assert same(weights(copy), weights(run.path))
+
+
+def test_a_file_of_the_state_that_cannot_be_written_is_no_fault_of_grow(run, copy, monkeypatch):
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    from grow.train import state
+
+    def torn(*_: object, **__: object) -> None:  # of another process there is the text alone
+        raise CheckpointException("", {1: (RuntimeError("unexpected pos 704 vs 598\nmore"), None)})
+
+    monkeypatch.setattr(state.dcp, "save", torn)
+    with pytest.raises(OSError, match="unexpected pos 704 vs 598"):
+        grow.train(out=copy, resume=True, steps=5)
+    assert not list(copy.glob(".step-*"))
+    usage = shutil.disk_usage(copy)
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: usage._replace(free=99))
+    assert "No space left on device" in refused(out=copy, resume=True, steps=5)
+
+
+@pytest.mark.parametrize("kind", ["model.", "optim."])
+def test_a_flipped_bit_in_the_state_is_no_state_to_go_on_from(copy, kind, tmp_path):
+    with PiecedFolder(copy / "step-00000004" / "state") as stored:
+        tensor = next(t for name, t in stored.tensors.items() if name.startswith(kind) and t.nbytes > 1000)
+        file, at = tensor.pieces[0].file, stored._place(tensor, tensor.pieces[0]) + 77
+    raw = bytearray(file.read_bytes())
+    raw[at] ^= 4
+    file.write_bytes(raw)
+    assert f"{tensor.name}: is damaged" in refused(out=copy, resume=True, steps=5)
+    with pytest.raises(BadInput, match="is damaged"):
+        grow.widen(copy / "step-00000004", "2x", out=tmp_path / "wide", verify=False)
+    assert not (tmp_path / "wide").exists()
+
+
+# Text
+
+
+def flipped(file: Path, at: int = 100) -> None:
+    raw = bytearray(file.read_bytes())
+    raw[at] ^= 1
+    file.write_bytes(raw)
+
+
+@pytest.mark.parametrize("name", ["train.bin", "val.bin"])
+def test_a_changed_byte_of_the_text_is_found_whenever_a_run_begins_or_goes_on(run, tiny, text, tmp_path, name):
+    copied = Path(shutil.copytree(text, tmp_path / "tokens"))
+    path = Path(shutil.copytree(run.path, tmp_path / "run"))
+    flipped(copied / name)
+    for options in ({"src": tiny("llama"), "out": tmp_path / "new"}, {"out": path, "resume": True, "steps": 5}):
+        assert f"{name}: is not the file that was written" in refused(data=copied, **options)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_plateau_without_validation_text_is_refused(tiny, tmp_path):
+    tokens(tmp_path / "tokens", held_out=9)
+    begin = {"src": tiny("llama"), "data": tmp_path / "tokens", "out": tmp_path / "run", **QUICK}
+    assert "no corpus has a block of validation text" in refused(**begin, plateau=(2, 0.1))
+    shutil.copytree(tiny("llama"), tmp_path / "llama")
+    (tmp_path / "recipe.toml").write_text(
+        'name = "x"\ndata = "tokens"\n[[stage]]\nkind = "load"\nfrom = "llama"\n'
+        '[[stage]]\nkind = "train"\nsteps = 9\nlength = 16\nplateau = "2:0.1"\n'
+    )
+    with pytest.raises(BadInput, match=r"stage 2 .train.: --plateau 2:0.1: no corpus"):
+        grow.price(tmp_path / "recipe.toml", measured=False)
+
+
+def test_a_share_too_small_to_be_read_is_said(tiny, text, tmp_path):
+    little = tokens(tmp_path / "little", count=40, seed=1)
+    begin = {"src": tiny("llama"), "out": tmp_path / "run", **QUICK}
+    said = refused(data=[f"{text}:1", f"{little}:1e-5"], **begin)
+    assert "little/train: would never be read: its share is 1e-05" in said
+    for share, other in ((0, 0), ("nan", 1), (-1, 1)):
+        assert "--data: weights " in refused(data=[f"{text}:{share}", f"{little}:{other}"], **begin)
+    done = grow.train(data=[f"{text}:1e308", f"{little}:1e308"], **{**begin, "steps": 1})
+    assert done.step == 1
+
+
+# Numbers
+
+
+@pytest.mark.parametrize("kind", ["weight", "moment"])
+def test_no_checkpoint_holds_what_is_no_number(kind, tiny, text, tmp_path, monkeypatch):
+    """The last update may spoil what no loss has seen yet."""
+    step, done = torch.optim.AdamW.step, []
+
+    def spoilt(self, *_: object) -> None:
+        step(self)
+        done.append(1)
+        if len(done) == 2:
+            p = self.param_groups[0]["params"][1]
+            (p.data if kind == "weight" else self.state[p]["exp_avg_sq"])[3] = math.inf
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoilt)
+    with pytest.raises(NotFinite) as error:
+        grow.train(tiny("llama"), text, out=tmp_path / "run", **{**QUICK, "save_every": 1, "eval_every": 99})
+    assert error.value.where.startswith("step 2: model." if kind == "weight" else "step 2: optim.")
+    assert f"{text}/train: blocks " in str(error.value)
+    assert [step for step, _ in checkpoints.steps(tmp_path / "run")] == [1]
+
+
+def test_a_validation_loss_that_is_none_is_of_the_step_behind_which_it_was_measured(tiny, text, tmp_path, monkeypatch):
+    from grow.train import loop
+
+    loss_sum = loop.loss_sum
+    monkeypatch.setattr(
+        loop, "loss_sum", lambda model, given: loss_sum(model, given) * (1 if model.training else math.nan)
+    )
+    with pytest.raises(NotFinite, match="step 0: the validation loss"):
+        grow.train(tiny("llama"), text, out=tmp_path / "run", **QUICK)
+
+
+LIMITS: dict[str, tuple[dict[str, Any], str]] = {
+    "a rate beyond float32": ({"lr": 1e38}, "--lr 1e+38: cannot be"),
+    "a clip that is none": ({"clip": math.nan}, "fix        --clip 1"),
+    "no tokens": ({"steps": None, "tokens": 0}, "--tokens 0: cannot be"),
+    "fewer tokens than none": ({"steps": None, "tokens": -5}, "--tokens -5: cannot be"),
+    "half a token": ({"steps": None, "tokens": 0.5}, "--tokens 0.5: cannot be"),
+    "a batch of nothing and tokens": ({"steps": None, "tokens": 5, "batch": 0}, "--batch 0: cannot be"),
+    "tokens without end": ({"steps": None, "tokens": 10**40}, "at most"),
+    "a place beyond every text": ({"skip": 2**63 - 1}, "--skip 9223372036854775807: cannot be"),
+    "half a re-warming": ({"rewarm": (1.25,)}, "--rewarm (1.25,): cannot be"),
+    "a plateau of one number": ({"plateau": 5}, "--plateau 5: cannot be"),
+    "a flag of words": ({"documents": "yes"}, "--documents yes: cannot be"),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_what_cannot_be_computed_with_is_refused_by_name(name, tiny, text, tmp_path):
+    change, said = LIMITS[name]
+    options = {k: v for k, v in {**QUICK, **change}.items() if v is not None}
+    assert said in refused(src=tiny("llama"), data=text, out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 7.28 TiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("CUDA out of memory. Tried to allocate 9 GiB"),
+    ],
+)
+def test_memory_that_is_used_up_is_no_fault_of_grow(error, tiny, text, tmp_path, monkeypatch, capsys):
+    from grow.train import run as module
+
+    def none_left(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(module, "load_model", none_left)
+    line = ["train", "--from", tiny("llama"), "--data", text, "--out", tmp_path / "run"]
+    code, _, err = files.command(monkeypatch, capsys, *line)
+    assert code == 2
+    assert f"memory: {error}" in err
+    assert "--accumulate" in err
+    assert not (tmp_path / "run").exists()
