@@ -1,0 +1,126 @@
+"""Options that several commands have; they mean the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from grow import api
+from grow.choose import NEW_TOKENS
+from grow.depth import FILLS
+from grow.methods import DEFAULT, METHODS
+from grow.optimizer import POLICIES
+from grow.tensors import DTYPE_NAMES, SPLITS
+
+SOURCE = "SRC: a checkpoint folder, a hub id or a bundled name (small, small-gpt2, small-bert)."
+TARGET = (
+    "TARGET: a size name (base), a factor (2x, 1.5x), fields (hidden_size=960,num_attention_heads=15), or a folder."
+)
+
+
+def options(*options: Callable) -> Callable:
+    def add(command: Callable) -> Callable:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+as_json = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON document on stdout, everything else on stderr."
+)
+source = click.option("--from", "src", required=True, metavar="SRC", help=SOURCE)
+revision = click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub id.")
+harmless = click.option(
+    "--assume-harmless",
+    metavar="FIELDS",
+    default="",
+    help="Config fields, comma-separated, to accept unread.",
+)
+seed = click.option("--seed", type=int, default=0, show_default=True, help="Of every random choice.")
+exactness = options(
+    click.option(
+        "--split",
+        type=click.Choice(SPLITS),
+        help="How copies share a weight [default: exact, or the method's].",
+    ),
+    click.option(
+        "--method",
+        default=DEFAULT,
+        show_default=True,
+        metavar="NAME",
+        help="Grow as in the literature: " + ", ".join(METHODS) + ".",
+    ),
+    click.option("--allow-lossy", is_flag=True, help="Let a method that is not exact have its way, and measure it."),
+    click.option(
+        "--dtype",
+        type=click.Choice(["auto", *DTYPE_NAMES]),
+        default="auto",
+        show_default=True,
+        help="Stored dtype.",
+    ),
+    seed,
+    revision,
+    harmless,
+    as_json,
+)
+layers = options(
+    click.option(
+        "--place",
+        default="spread",
+        show_default=True,
+        metavar="WHERE",
+        help="New layers: spread, top, after:K, or the old layers behind which they stand (3,7,11).",
+    ),
+    click.option(
+        "--fill",
+        type=click.Choice(FILLS),
+        default="copy",
+        show_default=True,
+        help="New layers hold copies of their neighbours or fresh weights; their output is 0.",
+    ),
+)
+target = click.option("--to", "to", required=True, metavar="TARGET", help=TARGET)
+widths = options(
+    click.option("--deepen", is_flag=True, help="Take the number of layers of a size or a config too."),
+    layers,
+    click.option(
+        "--new-tokens",
+        type=click.Choice(NEW_TOKENS),
+        default="blend",
+        show_default=True,
+        help="Logits of new tokens: between the old ones, 0, or far below by the head's bias.",
+    ),
+    click.option(
+        "--operator",
+        "operators",
+        multiple=True,
+        metavar="AXIS=NAME",
+        help="How hidden, ffn or heads grow: copies, silent, mean, unread.",
+    ),
+    exactness,
+)
+growth = options(source, target, widths)
+training_state = options(
+    click.option(
+        "--state",
+        type=click.Choice(POLICIES),
+        help="Of a run's checkpoint: what new entries get of the optimizer's state [default: fresh-new, where there is "
+        "one].",
+    ),
+    click.option("--trust-checkpoint", is_flag=True, help="Read the state of a run whose files are somebody else's."),
+)
+writing = options(
+    click.option("--out", type=click.Path(path_type=Path), help="The new folder [default: SRC-TARGET]."),
+    click.option("--max-shard-size", default=api.SHARD_SIZE, show_default=True, help="Of one safetensors file."),
+    click.option("--overwrite", is_flag=True, help="Replace an existing checkpoint folder."),
+    click.option("--no-verify", is_flag=True, help="Skip the check; the result then says that it is unverified."),
+    click.option("--dry-run", is_flag=True, help="Show the plan and write nothing."),
+    training_state,
+    click.option(
+        "--world", type=click.IntRange(1), metavar="N", help="Fail unless there are N processes to share it (torchrun)."
+    ),
+)
