@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import re
 import resource
 import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny as files
 import torch
@@ -383,3 +385,59 @@ def test_memory_that_is_used_up_is_no_fault_of_grow(error, tiny, text, tmp_path,
     assert f"memory: {error}" in err
     assert "--accumulate" in err
     assert not (tmp_path / "run").exists()
+
+
+# The step before the first
+
+
+def scaled(folder: Path, tensor: str, factor: float) -> Path:
+    """A copy whose tensor has its first row scaled; every file keeps its size."""
+    path = Path(shutil.copytree(folder, folder.parent / f"{folder.name}-{factor}"))
+    header, begin = files.read_header(path)
+    at, _ = header[tensor]["data_offsets"]
+    values = np.memmap(path / "model.safetensors", "<f4", "r+", begin + at, tuple(header[tensor]["shape"]))
+    values[:1] *= np.float32(factor)
+    values.flush()
+    return path
+
+
+@pytest.mark.parametrize("held_out", [200, 9])
+def test_tokens_are_compared_one_by_one_and_without_validation_text_the_first_batch_s(held_out, tiny, tmp_path):
+    """A row of a query matrix moves some losses up and others down: their mean stays within 1e-4."""
+    grown = grow.widen(tiny("llama-tied"), {"hidden": 48}, out=tmp_path / "grown", verify=False).path
+    begin = {"data": tokens(tmp_path / "tokens", held_out=held_out), "source": tiny("llama-tied"), **QUICK, "steps": 1}
+    what = "validation loss" if held_out > 16 else "loss of the first batch"
+    done = grow.train(grown, out=tmp_path / "run", **begin)
+    assert any(note.startswith(f"the {what} before the first step is the source's: ") for note in done.notes)
+    broken = scaled(grown, "model.layers.0.self_attn.q_proj.weight", 1.0005)
+    said = refused(src=broken, out=tmp_path / "broken", **begin)
+    one, other = (float(x) for x in re.search(r"loss.* of ([\d.]+) before .* source ([\d.]+),", said).groups())
+    assert abs(one - other) < 1e-4
+    assert "single tokens differ by " in said
+
+
+def test_new_tokens_and_positions_are_not_held_against_the_source(tiny, text, tmp_path):
+    source = tiny("llama-tied")
+    begin = {"data": text, "source": source, **QUICK, "steps": 1}
+    wide = grow.widen(source, {"hidden": 48, "vocab": 52}, out=tmp_path / "wide", verify=False).path
+    done = grow.train(wide, out=tmp_path / "run", **begin)
+    assert any("before the first step is the source's" in note for note in done.notes)
+    assert "before the first step" in refused(src=scaled(wide, "model.norm.weight", 1.5), out=tmp_path / "x", **begin)
+    more = tokens(tmp_path / "more", vocab=52)
+    done = grow.train(wide, out=tmp_path / "new", **{**begin, "data": more})
+    assert any("was not compared with the source's: the text has tokens" in note for note in done.notes)
+    far = grow.widen(source, {"positions": 90}, out=tmp_path / "far", verify=False).path
+    done = grow.train(far, out=tmp_path / "long", **{**begin, "length": 80})
+    assert any("it has 64 positions, and a sequence 80 tokens" in note for note in done.notes)
+
+
+def test_weights_that_were_changed_beside_a_state_are_not_lost_unsaid(run, text, tmp_path):
+    """The state's weights are exact, and would be taken in their place."""
+    grown = grow.widen(run.checkpoint, {"hidden": 48}, out=tmp_path / "grown", verify=False).path
+    for source in (Path(shutil.copytree(run.checkpoint, tmp_path / "step")), grown):
+        begin = {"src": scaled(source, "model.norm.weight", 1.001), "data": text, "out": tmp_path / "run", **QUICK}
+        assert "model.norm.weight: differs by " in refused(**begin)
+        assert grow.train(**begin, state="drop").step == 4
+        shutil.rmtree(tmp_path / "run")
+        assert grow.train(**{**begin, "src": source}).step == 4
+        shutil.rmtree(tmp_path / "run")

@@ -101,6 +101,19 @@ def inputs(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, 
 
 def loss_sum(model: Any, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Σ of the cross entropy over what is predicted, in float32 at least."""
+    logits, labels = _logits(model, given)
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def losses(model: Any, given: Mapping[str, torch.Tensor], vocab: int) -> torch.Tensor:
+    """(predicted tokens,) cross entropy of each, among the first `vocab` tokens alone."""
+    logits, labels = _logits(model, given)
+    predicted = labels.flatten() != IGNORED
+    return F.cross_entropy(logits.flatten(0, 1)[predicted][:, :vocab], labels.flatten()[predicted], reduction="none")
+
+
+def _logits(model: Any, given: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(logits in float32 at least, labels)."""
     given = dict(given)
     labels = given.pop("labels")
     if (attend := given.pop("attend", None)) is not None:
@@ -108,9 +121,7 @@ def loss_sum(model: Any, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
     if not model.config.is_encoder_decoder and "position_ids" not in given and hasattr(model.config, "use_cache"):
         given["use_cache"] = False  # type: ignore[assignment]
     logits = model(**given).logits
-    if logits.dtype in (torch.bfloat16, torch.float16):
-        logits = logits.float()
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits, labels
 
 
 def tokens_for(flops: float, checkpoint: Checkpoint, length: int, given: Mapping[str, Any], tokens: int | None) -> int:

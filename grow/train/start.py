@@ -27,6 +27,9 @@ from grow.train.parallel import local, rows_of
 from grow.train.settings import Settings, continued
 
 CHOICES = ("carry", "drop")
+ROUNDED = {"BF16": 2.0**-6, "F16": 2.0**-9, "F32": 2.0**-20, "F64": 2.0**-20}
+"""How far, relative to the largest of a tensor, stored weights may be from the state's: a few roundings, of the old
+weights and of the grown ones."""
 
 
 class Start:
@@ -88,10 +91,12 @@ class Start:
         self.notes.append(f"reading goes on behind {c.seen:,} sequences")
         return replace(settings, skip=c.seen)
 
-    def fill(self, model: Any, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-        """Model and optimizers as the state has them, on every process its rows."""
+    def fill(self, model: Any, optimizers: Iterable[torch.optim.Optimizer], dtypes: Iterable[str]) -> None:
+        """Model and optimizers as the state has them, on every process its rows. BadInput where the model's weights,
+        stored in these dtypes, are others than the state's."""
         if self.state is None:
             return
+        check_weights(self.state, model, max(ROUNDED.get(dtype, 0.0) for dtype in dtypes))
         self.exact = fill_weights(self.state, model)
         fill_moments(self.state, optimizers)
         c = self.state.carried
@@ -126,6 +131,25 @@ def _text(data: Sequence[Mapping[str, Any]], objective: str) -> dict[str, Any]:
         "weights": [d["weight"] for d in data],
         "objective": objective,
     }
+
+
+@torch.no_grad()
+def check_weights(state: TrainingState, model: Any, rounded: float) -> None:
+    """BadInput where the weights were changed after the state was written: the run would go on without the change."""
+    weights = state.weights
+    for name, p in model.named_parameters():
+        if name not in weights or not local(p).numel():
+            continue
+        now = local(p)
+        stored = state.read(weights[name], *rows_of(p)).to(now.device, torch.float64).reshape(now.shape)
+        apart, largest = float((now.double() - stored).abs().max()), float(stored.abs().max())
+        if apart > rounded * largest:
+            raise BadInput(
+                f"{state.path}: {name}",
+                what=f"differs by {apart:.2g} from the weights of the training state beside it",
+                why="the run would go on from the state's, and what was changed since would be lost",
+                fix="--state drop goes on from these weights with a fresh optimizer, or bring the old ones back",
+            )
 
 
 @torch.no_grad()
