@@ -283,6 +283,14 @@ def test_a_changed_byte_of_the_text_is_found_whenever_a_run_begins_or_goes_on(ru
     assert not (tmp_path / "new").exists()
 
 
+def test_a_corpus_of_terabytes_is_not_read_beforehand_which_is_said(tiny, text, tmp_path, monkeypatch):
+    copied = Path(shutil.copytree(text, tmp_path / "text"))
+    flipped(copied / "val.bin", -2)
+    monkeypatch.setattr(sys.modules["grow.train.inputs"], "READ_WHOLE", 1000)
+    done = grow.train(tiny("llama-tied"), copied, out=tmp_path / "run", **QUICK)
+    assert f"{copied}: 1,800 bytes are too many to be read and hashed beforehand" in done.notes
+
+
 def test_a_plateau_without_validation_text_is_refused(tiny, tmp_path):
     tokens(tmp_path / "tokens", held_out=9)
     begin = {"src": tiny("llama"), "data": tmp_path / "tokens", "out": tmp_path / "run", **QUICK}

@@ -21,6 +21,7 @@ from grow.train.settings import Settings
 from grow.zoo import TEXTS
 
 BUNDLED = "sotu-heldout"  # without --data
+READ_WHOLE = 1 << 36  # bytes of a corpus: some minutes
 EVALUATED = 64  # blocks of validation text, at most
 
 
@@ -153,6 +154,10 @@ class Data:
     def check_files(self, vocab: int) -> None:
         """BadInput when the files hold an id that the model has no row for, or are not those that were written."""
         for corpus in self.corpora:
+            size = sum(corpus.file(name).stat().st_size for name in corpus.manifest.splits)
+            if size > READ_WHOLE:
+                self.notes.append(f"{corpus.path}: {size:,} bytes are too many to be read and hashed beforehand")
+                continue
             self._check_ids(corpus, vocab)
             corpus.check_bytes()
 
