@@ -479,7 +479,7 @@ def parse_size(size: str | int) -> int:
         "TIB": 2**40,
     }
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(size))
-    if not found or found[2].upper() not in units or float(found[1]) * units[found[2].upper()] < 1:
+    if not found or found[2].upper() not in units or not 1 <= float(found[1]) * units[found[2].upper()] < 1 << 63:
         raise BadInput(
             f"--max-shard-size {size}",
             what="is no size",

@@ -119,7 +119,7 @@ def read_curve(folder: Path, name: str | None = None) -> Curve:
 
 def _recipe(folder: Path, name: str) -> Curve:
     stages = _document(folder / RECIPE).get("stages")
-    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+    if not isinstance(stages, list) or not all(isinstance(stage, dict) and _inside(stage) for stage in stages):
         raise BadInput(str(folder / RECIPE), what="lists no stages", why="they say what was trained", fix=FIX)
     curve: Curve | None = None
     grown: list[tuple[str, str]] = []
@@ -136,6 +136,12 @@ def _recipe(folder: Path, name: str) -> Curve:
     if curve is None:
         raise BadInput(f"RUN {folder}", what="has trained nothing yet", why="a curve is of training stages", fix=FIX)
     return curve
+
+
+def _inside(stage: dict[str, Any]) -> bool:
+    """Whether its folder is one in the recipe's own."""
+    folder = stage.get("folder", "")
+    return isinstance(folder, str) and Path(folder).name == folder and folder != ".."
 
 
 def _continued(curve: Curve, here: Path, grown: list[tuple[str, str]]) -> Curve:

@@ -26,7 +26,7 @@ from grow.data.corpus import sha256_of
 from grow.errors import BadInput
 from grow.run.keys import shown
 from grow.run.recipe import Recipe, Stage
-from grow.train.folder import LOCK
+from grow.train.folder import LOCK, RUN
 from grow.train.settings import FREE
 
 SCHEMA = 1
@@ -87,7 +87,9 @@ class Book:
             known = {"name": str, "kind": str, "folder": str, "status": str, "options": dict}
             if not all(isinstance(entry[key], kind) for entry in entries for key, kind in known.items()):
                 raise ValueError("a stage without name, kind, folder, status or options")
-            if any(Path(entry["folder"]).name != entry["folder"] for entry in entries):
+            if any(e["status"] == DONE and not isinstance(e.get("checkpoint"), str) for e in entries):
+                raise ValueError("a stage that is done and left no checkpoint")
+            if any(entry["folder"] in ("", "..") or Path(entry["folder"]).name != entry["folder"] for entry in entries):
                 raise ValueError("a stage's folder is not inside")
         except (KeyError, TypeError, ValueError) as error:
             why = f"{type(error).__name__}: {error}"
@@ -102,18 +104,23 @@ class Book:
     def baseline(self) -> dict[str, Any] | None:
         return self.document["baseline"]
 
+    def begun(self, entry: Mapping[str, Any]) -> bool:
+        """Whether anything of a stage is kept: one that was refused or killed before that may change."""
+        status = entry["status"]
+        return status == DONE or (status == RUNNING and (self.out / entry["folder"] / RUN).is_file())
+
     def take(self, recipe: Recipe) -> None:
         """The recipe as it is now; BadInput, naming the key, where it changes what was begun."""
         if recipe.name != self.document["name"]:
             raise _changed("name", self.document["name"], recipe.name)
-        begun = [entry for entry in self.stages if entry["status"] != WAITING]
+        begun = [entry for entry in self.stages if self.begun(entry)]
         if len(recipe.stages) < len(begun):
             raise _changed("stages", f"{len(begun)} begun", f"{len(recipe.stages)} in all")
         for number, (entry, stage) in enumerate(zip(begun, recipe.stages), 1):
             _check_same(f"stage {number} ({entry['kind']})", entry, stage)
         entries = begun + [_entry(stage) for stage in recipe.stages[len(begun) :]]
         baseline = self.baseline
-        if baseline and baseline["status"] != WAITING:
+        if baseline and self.begun(baseline):
             if recipe.baseline is None:
                 raise _changed("[baseline]", "begun", "absent")
             _check_same("[baseline]", baseline, recipe.baseline)

@@ -101,7 +101,27 @@ def _one(stage: Stage, earlier: list[Forecast], world: int) -> Forecast:
     if stage.kind != "train":
         return Forecast(stage, before)
     last = next((one.settings for one in reversed(earlier) if one.settings), None)
-    return trained(stage, before, world, last=last if options["continues"] else None)
+    found = trained(stage, before, world, last=last if options["continues"] else None)
+    _check_optimizer(found, earlier)
+    return found
+
+
+def _check_optimizer(made: Forecast, earlier: list[Forecast]) -> None:
+    """BadInput where the state that comes along is another optimizer's."""
+    for one in reversed([*earlier, made]):
+        leaves = one.plan is not None and (one.plan.lossy or one.outline.experts)  # the state stays behind
+        if leaves or one.stage.options.get("state") == "drop":
+            return
+        if one is not made and one.settings:
+            before, now = one.settings.optimizer, made.settings.optimizer if made.settings else ""
+            if before != now:
+                raise BadInput(
+                    f"optimizer {now}",
+                    what=f"the state that comes along from {one.stage.name} is of {before}",
+                    why="what one optimizer remembers means nothing to another",
+                    fix=f'optimizer = "{before}", or state = "drop" begins with a fresh one',
+                )
+            return
 
 
 def growth_arguments(stage: Stage) -> tuple[Any, dict[str, Any]]:

@@ -116,6 +116,16 @@ def setting(name: str) -> Check:
     return found
 
 
+def shard_size(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        return "wanted a size"
+    try:
+        api.parse_size(value)
+        return ""
+    except (BadInput, ValueError):
+        return 'wanted a number of bytes, or one with a unit as in "5GB"'
+
+
 def shown(value: Any) -> str:
     """A value for a message, short whatever it is; TOML nests as deep and counts as far as anybody likes."""
     try:
@@ -155,7 +165,7 @@ OPTIONS: dict[str, Check] = {
     "method": one_of(*METHODS),
     "allow_lossy": flag,
     "state": one_of(*POLICIES),
-    "max_shard_size": lambda value: "" if isinstance(value, int) and value > 0 else text(value),
+    "max_shard_size": shard_size,
     "verify": flag,
     "assume_harmless": texts,
 }

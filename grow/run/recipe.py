@@ -261,6 +261,9 @@ def _order(stages: list[Stage], baseline: Stage | None) -> Faults:
             why = "the state whose schedule would go on is dropped" if trained else "no train stage comes before it"
             faults.append((f"{where}: continues", why))
         made_here = stages[0].kind == "init"
+        if stage.options.get("state") not in (None, "drop") and made_here and (dropped or not trained):
+            why = "what there was is dropped before it" if trained else "no train stage comes before it"
+            faults.append((f"{where}: state", f"there is no state to take over: {why}"))
         for name in TREATED:
             if stage.options.get(name) not in UNTREATED and made_here and not grown and stage.kind == "train":
                 faults.append((f"{where}: {name}", "nothing has grown before it, so nothing is new"))

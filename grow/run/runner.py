@@ -202,7 +202,8 @@ class _Run:
     def _from_scratch(
         self, conductor: Conductor, stage: Stage, entry: Mapping[str, Any], last: Mapping[str, Any], flops: float
     ) -> Found:
-        if not (self.book.out / BASELINE_INIT).is_dir():
+        if not self.book.begun(entry):
+            shutil.rmtree(self.book.out / BASELINE_INIT, ignore_errors=True)  # of a seed that may have changed
             options: dict[str, Any] = {"from": str(self.book.path(last)), "revision": None, "sizes": {}}
             options |= {"dtype": "float32", "seed": stage.options["seed"], "assume_harmless": self._harmless()}
             conductor.carry_out(Stage("init", BASELINE_INIT, options), {"folder": BASELINE_INIT}, None)
