@@ -140,7 +140,7 @@ def _recipe(folder: Path, name: str) -> Curve:
 
 def _inside(stage: dict[str, Any]) -> bool:
     """Whether its folder is one in the recipe's own."""
-    folder = stage.get("folder", "")
+    folder = stage.get("folder") or ""
     return isinstance(folder, str) and Path(folder).name == folder and folder != ".."
 
 

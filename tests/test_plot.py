@@ -88,7 +88,7 @@ def test_a_recipe_is_its_training_stages_in_a_row_with_the_growths_marked(tmp_pa
         {"name": "wide", "kind": "widen", "folder": "w", "status": "done"},
         {"name": "deep", "kind": "deepen", "folder": "d", "status": "done"},
         {"name": "check", "kind": "verify", "folder": "d", "status": "done"},
-        {"name": "second", "kind": "train", "folder": str(folder / "two"), "status": "running"},
+        {"name": "second", "kind": "train", "folder": "two", "status": "running"},
         {"name": "more", "kind": "widen", "folder": None, "status": "pending"},
         {"name": "third", "kind": "train", "folder": "three", "status": "pending"},
     ]
