@@ -119,7 +119,7 @@ def read_curve(folder: Path, name: str | None = None) -> Curve:
 
 def _recipe(folder: Path, name: str) -> Curve:
     stages = _document(folder / RECIPE).get("stages")
-    if not isinstance(stages, list) or not all(isinstance(stage, dict) and _inside(stage) for stage in stages):
+    if not isinstance(stages, list) or not all(isinstance(s, dict) and _inside(folder, s) for s in stages):
         raise BadInput(str(folder / RECIPE), what="lists no stages", why="they say what was trained", fix=FIX)
     curve: Curve | None = None
     grown: list[tuple[str, str]] = []
@@ -138,10 +138,10 @@ def _recipe(folder: Path, name: str) -> Curve:
     return curve
 
 
-def _inside(stage: dict[str, Any]) -> bool:
-    """Whether its folder is one in the recipe's own."""
-    folder = stage.get("folder") or ""
-    return isinstance(folder, str) and Path(folder).name == folder and folder != ".."
+def _inside(recipe: Path, stage: dict[str, Any]) -> bool:
+    """Whether its folder, where it names one, is in the recipe's own."""
+    folder = stage.get("folder")
+    return folder is None or (isinstance(folder, str) and recipe.resolve() in (recipe / folder).resolve().parents)
 
 
 def _continued(curve: Curve, here: Path, grown: list[tuple[str, str]]) -> Curve:

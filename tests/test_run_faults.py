@@ -562,3 +562,21 @@ def test_lines_that_are_none_are_not_drawn(copy, line):
     with open(copy / "metrics.jsonl", "a") as file:
         file.write(line + "\n")
     assert len(grow.plot([copy]).curves[0].points) == 5
+
+
+@pytest.mark.parametrize("work", ["save", "load"])
+def test_a_signal_inside_the_library_that_keeps_the_state_is_no_damaged_state(work, copy, monkeypatch):
+    """It collects whatever ends its work, signals too, and raises its own."""
+    from grow.train import state
+
+    planner = state.dcp.DefaultSavePlanner if work == "save" else state.dcp.DefaultLoadPlanner
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(planner, "create_local_plan", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            grow.train(out=copy, resume=True, steps=5)
+    assert not list(copy.glob(".step-*"))
+    assert grow.train(out=copy, resume=True, steps=5).step == 5

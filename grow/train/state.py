@@ -51,6 +51,7 @@ def save_state(folder: Path, model: Any, optimizers: list[torch.optim.Optimizer]
         with _quiet():
             dcp.save(tensors(model, optimizers), storage_writer=writer, no_dist=world.size == 1)
     except CheckpointException as error:  # no Exception: it would pass by whoever cleans up
+        _left(error)
         raise _failure(error) from None
 
 
@@ -80,6 +81,7 @@ def load_state(folder: Path, model: Any, optimizers: list[torch.optim.Optimizer]
         with _quiet():
             dcp.load(wanted, storage_reader=reader, no_dist=world.size == 1)
     except (Exception, CheckpointException) as error:  # the library collects what went wrong on every process
+        _left(error)
         raise _lost(folder, str(error).strip().splitlines()[-1][:200]) from None
 
 
@@ -89,6 +91,13 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         yield
+
+
+def _left(error: BaseException) -> None:
+    """KeyboardInterrupt where a signal is what ended the work: the library takes it for a failure of its own."""
+    failures = error.failures.values() if isinstance(error, CheckpointException) else ()
+    if any(isinstance(failure, KeyboardInterrupt) for failure, _ in failures):
+        raise KeyboardInterrupt from None
 
 
 def _failure(error: CheckpointException) -> OSError:
