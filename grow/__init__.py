@@ -16,7 +16,6 @@ __version__ = "0.1.0"
 
 from grow import integrations
 from grow.api import (
-    Different,
     Growth,
     Inspection,
     deepen,
@@ -32,6 +31,7 @@ from grow.api import (
 )
 from grow.errors import BadInput, GrowError, Refused
 from grow.families import FAMILIES as families
+from grow.finish import Different
 from grow.optimizer import new_entries, rates
 from grow.race import Comparison, compare
 from grow.run import price, run

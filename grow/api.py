@@ -8,11 +8,8 @@ bigger = grow.widen(model, {"hidden_size": 512}).model # in memory: a stock PreT
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,36 +22,22 @@ from grow.checkpoint.header import show
 from grow.checkpoint.locate import locate
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.checkpoint.shared import staged
-from grow.checkpoint.writer import write_json
-from grow.companions import copy_companions
-from grow.engine import FileSource, share, write_plan
-from grow.errors import BadInput, GrowError
+from grow.errors import BadInput
 from grow.families import family_of
 from grow.family import Family
+from grow.finish import add_to_record, check_same, training_state, verified, write_result
 from grow.match import Match, check_duplicates, match
 from grow.methods import DEFAULT
 from grow.parallel import World, world_of
-from grow.pieced import PiecedCheckpoint, is_pieced, write_stock
+from grow.pieced import PiecedCheckpoint, is_pieced
 from grow.plan import Plan, plan_for
-from grow.provenance import NAME, record_of
 from grow.savings import Curves
-from grow.spent import history
 from grow.train.settings import Training
 from grow.verify.ladder import verify_folders
-from grow.verify.result import FUNCTION, LADDER, LOSSY, Verification, damage_of
+from grow.verify.result import LADDER, Verification, damage_of
 
 SHARD_SIZE = "5GB"
 LINE = 4096  # characters of a path in records and results: all of it
-
-
-class Different(GrowError):
-    """The grown checkpoint does not compute what its source computes; nothing was kept. Exit code 1."""
-
-    exit_code = 1
-
-    def __init__(self, where: str, *, verification: Verification | None = None, **parts: Any) -> None:
-        self.verification = verification
-        super().__init__(where, **parts)
 
 
 @dataclass(frozen=True)
@@ -250,24 +233,24 @@ def widen(
         source = opened(src, revision=revision, assume_harmless=assume_harmless, trust=trust_checkpoint)
         checkpoint, family, matched = stack.enter_context(source)
         the_plan = plan_for(family, matched, to, **options)
-        _check_same(the_plan, checkpoint, here)
-        moments, told = _training_state(stack, checkpoint, the_plan, state, trust_checkpoint)
+        check_same(the_plan, checkpoint, here)
+        moments, told = training_state(stack, checkpoint, the_plan, state, trust_checkpoint)
         needed = the_plan.nbytes + (moments.nbytes if moments else 0)
         if verify and isinstance(checkpoint, PiecedCheckpoint):
             needed += checkpoint.nbytes
         # room for the result, and for the float64 proof beside it only if somebody asks for it
         with staged(folder, here, source=checkpoint.path, overwrite=overwrite, needed=needed) as stage:
-            _write(the_plan, checkpoint, stage.path, shard, show(src, LINE), progress, here)
+            write_result(the_plan, checkpoint, stage.path, shard, show(src, LINE), progress, here)
             found = None
             if verify:
                 names = show(src, LINE), show(folder, LINE)
-                found = _verified(the_plan, checkpoint, stage.path, names, on_rung, here)
+                found = verified(the_plan, checkpoint, stage.path, names, on_rung, here)
             if moments:
                 moments.write(stage.path, shard, here)
             with here.together():
                 if here.first:
                     if moments:
-                        _record(stage.path, "state", moments.document())
+                        add_to_record(stage.path, "state", moments.document())
                     (stage.path / "README.md").write_text(model_card(the_plan, str(src), found), encoding="utf-8")
                 checkpoint.check_unchanged()
             with here.together():
@@ -498,120 +481,13 @@ def default_name(src: Any, to: Any, upcycling: Mapping[str, Any] | None = None) 
     return re.sub(r"[^\w.,=+-]+", "_", f"{base}-{target}".strip("-"))[:120]
 
 
-def _check_same(the_plan: Plan, checkpoint: Checkpoint, world: World) -> None:
-    """BadInput unless every process has read the same source and makes the same plan."""
-    shapes = [(t.name, t.source, t.shape, t.new_shape, t.source_dtype, t.dtype) for t in the_plan.tensors]
-    mine = hashlib.sha256(repr((the_plan.config, the_plan.new_config, shapes)).encode()).hexdigest()
-    first = world.broadcast(mine)
-    with world.together():
-        if mine != first:
-            raise BadInput(
-                str(checkpoint.path),
-                what=f"is another checkpoint for process {world.rank} than for process 0",
-                why="each process grows its share of one source",
-                fix="the same files, or one folder on a shared file system, for all nodes",
-            )
-
-
-def _write(the_plan: Plan, checkpoint: Checkpoint, folder: Path, shard: int, name: str, progress, world: World) -> None:
-    """All of the result but its verification: each process its share of the tensors, the first one the rest."""
-    done, total = 0, sum(t.nbytes for t in share(the_plan.tensors, world))
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(done, total)
-
-    digests = write_plan(the_plan, FileSource(checkpoint), folder, shard, advance, world)
-    with world.together():
-        if world.first:
-            from grow import __version__
-
-            write_json(folder / "config.json", the_plan.new_config)
-            copy_companions(checkpoint, folder, the_plan)
-            record = record_of(
-                the_plan, source=name, version=__version__, tensors=digests, history=history(checkpoint.path)
-            )
-            write_json(folder / NAME, record)
-
-
-def _verified(
-    the_plan: Plan,
-    checkpoint: Checkpoint,
-    folder: Path,
-    names: tuple[str, str],
-    on_rung: Callable[[str], None],
-    world: World,
-) -> Verification:
-    """What the first process finds, which is in grow.json too; Different where the result must not be kept."""
-    stock = folder / ".source"
-    if isinstance(checkpoint, PiecedCheckpoint):
-        write_stock(checkpoint, stock, world)
-    found = None
-    with world.together(), ExitStack() as stack:
-        if world.first:
-            if isinstance(checkpoint, PiecedCheckpoint):
-                checkpoint = stack.enter_context(open_checkpoint(stock))
-            found = _checked(the_plan, checkpoint, folder, names, on_rung)
-            shutil.rmtree(stock, ignore_errors=True)
-    return world.broadcast(found)
-
-
-def _checked(
-    the_plan: Plan, checkpoint: Checkpoint, folder: Path, names: tuple[str, str], on_rung: Callable[[str], None]
-) -> Verification:
-    rungs = LOSSY if the_plan.lossy else FUNCTION
-    with open_checkpoint(folder) as grown:
-        found = verify_folders(checkpoint, grown, rungs=rungs, seed=the_plan.seed, names=names, progress=on_rung)
-    if not (_as_declared(found) if the_plan.lossy else found.lossless):
-        failed = (f"{r.name}: {r.reason}" for r in found.checks if r.status == "fail")
-        raise Different(
-            names[1],
-            what=f"is {found.verdict} after the growth; it was not kept",
-            why=next(failed, "no rung could run"),
-            fix="report this with the plan (grow plan --json); --no-verify keeps the result, unverified",
-            verification=found,
-        )
-    _record(folder, "verification", found.to_dict())
-    return found
-
-
 def check_state(
     src: str | os.PathLike, the_plan: Plan, state: str | None, trust_checkpoint: bool, *, revision: str | None = None
 ) -> None:
     """BadInput or Refused where `widen` by this plan could not do with the training state what `state` names."""
     if state is not None:
         with ExitStack() as stack, open_checkpoint(locate(src, revision=revision)) as checkpoint:
-            _training_state(stack, checkpoint, the_plan, state, trust_checkpoint)
-
-
-def _training_state(
-    stack: ExitStack, checkpoint: Checkpoint, the_plan: Plan, policy: str | None, trust: bool
-) -> tuple[Any, tuple[str, ...]]:
-    """(a `GrownState`, open as long as the stack, or None; notes). Nothing is imported where no state is."""
-    if policy in (None, "drop") and not any((checkpoint.path / name).exists() for name in ("state", "optimizer.pt")):
-        return None, ()
-    from grow.moments.growth import grown_state
-
-    found, notes = grown_state(checkpoint.path, the_plan, policy, trust)
-    if found is not None:
-        stack.callback(found.close)
-    return found, notes
-
-
-def _record(folder: Path, key: str, value: Any) -> None:
-    """Say more in grow.json."""
-    path = folder / NAME
-    record = json.loads(path.read_text(encoding="utf-8"))
-    record[key] = value
-    write_json(path, record)
-
-
-def _as_declared(found: Verification) -> bool:
-    """Whether a growth that is not exact runs and is stored as it should be; what it computes may differ."""
-    failed = {check.name for check in found.checks if check.status == "fail"}
-    measured = found.check("true_float64")
-    return failed <= {"true_float64", "loss"} and measured is not None and bool(measured.measured)
+            training_state(stack, checkpoint, the_plan, state, trust_checkpoint)
 
 
 def _same_bytes(checkpoint: Checkpoint, a: str, b: str) -> bool:

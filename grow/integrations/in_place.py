@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from grow.api import Different, Growth, widen
+from grow.api import Growth, widen
 from grow.errors import BadInput, Refused
+from grow.finish import Different
 from grow.integrations.updates import NewEntryUpdates, bare
 
 # RMS of the difference of the outputs, over their std. Measured for `small` and `small-gpt2`: 4e-7 in float32, where

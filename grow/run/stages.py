@@ -16,6 +16,7 @@ from grow.checkpoint.reader import open_checkpoint
 from grow.checkpoint.staging import Staging
 from grow.checkpoint.writer import write_json
 from grow.errors import BadInput
+from grow.finish import Different
 from grow.parallel import World
 from grow.provenance import NAME, trained_record
 from grow.run.folder import FIX, Book, hashes
@@ -117,7 +118,7 @@ class Conductor:
             write_json(stage_.path / VERIFICATION, found.to_dict())
             stage_.commit()
         if not found.lossless and before["verdict"] != "lossy":
-            raise api.Different(
+            raise Different(
                 str(folder),
                 what=f"{before['checkpoint']} is {found.verdict}",
                 why="a stage behind it would train another function than the source's",

@@ -1,0 +1,149 @@
+"""A growth behind its plan: what is written, what has to be proved of it, and what goes along. Used by `grow.api`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from grow.checkpoint.reader import Checkpoint, open_checkpoint
+from grow.checkpoint.writer import write_json
+from grow.companions import copy_companions
+from grow.engine import FileSource, share, write_plan
+from grow.errors import BadInput, GrowError
+from grow.parallel import World
+from grow.pieced import PiecedCheckpoint, write_stock
+from grow.plan import Plan
+from grow.provenance import NAME, record_of
+from grow.spent import history
+from grow.verify.ladder import verify_folders
+from grow.verify.result import FUNCTION, LOSSY, Verification
+
+
+class Different(GrowError):
+    """The grown checkpoint does not compute what its source computes; nothing was kept. Exit code 1."""
+
+    exit_code = 1
+
+    def __init__(self, where: str, *, verification: Verification | None = None, **parts: Any) -> None:
+        self.verification = verification
+        super().__init__(where, **parts)
+
+
+def check_same(the_plan: Plan, checkpoint: Checkpoint, world: World) -> None:
+    """BadInput unless every process has read the same source and makes the same plan."""
+    shapes = [(t.name, t.source, t.shape, t.new_shape, t.source_dtype, t.dtype) for t in the_plan.tensors]
+    mine = hashlib.sha256(repr((the_plan.config, the_plan.new_config, shapes)).encode()).hexdigest()
+    first = world.broadcast(mine)
+    with world.together():
+        if mine != first:
+            raise BadInput(
+                str(checkpoint.path),
+                what=f"is another checkpoint for process {world.rank} than for process 0",
+                why="each process grows its share of one source",
+                fix="the same files, or one folder on a shared file system, for all nodes",
+            )
+
+
+def write_result(
+    the_plan: Plan,
+    checkpoint: Checkpoint,
+    folder: Path,
+    shard: int,
+    name: str,
+    progress: Callable[[int, int], None],
+    world: World,
+) -> None:
+    """All of the result but its verification: each process its share of the tensors, the first one the rest."""
+    done, total = 0, sum(t.nbytes for t in share(the_plan.tensors, world))
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, total)
+
+    digests = write_plan(the_plan, FileSource(checkpoint), folder, shard, advance, world)
+    with world.together():
+        if world.first:
+            from grow import __version__
+
+            write_json(folder / "config.json", the_plan.new_config)
+            copy_companions(checkpoint, folder, the_plan)
+            record = record_of(
+                the_plan, source=name, version=__version__, tensors=digests, history=history(checkpoint.path)
+            )
+            write_json(folder / NAME, record)
+
+
+def verified(
+    the_plan: Plan,
+    checkpoint: Checkpoint,
+    folder: Path,
+    names: tuple[str, str],
+    on_rung: Callable[[str], None],
+    world: World,
+) -> Verification:
+    """What the first process finds, which is in grow.json too; Different where the result must not be kept."""
+    stock = folder / ".source"
+    if isinstance(checkpoint, PiecedCheckpoint):
+        write_stock(checkpoint, stock, world)
+    found = None
+    with world.together(), ExitStack() as stack:
+        if world.first:
+            if isinstance(checkpoint, PiecedCheckpoint):
+                checkpoint = stack.enter_context(open_checkpoint(stock))
+            found = _checked(the_plan, checkpoint, folder, names, on_rung)
+            shutil.rmtree(stock, ignore_errors=True)
+    return world.broadcast(found)
+
+
+def _checked(
+    the_plan: Plan, checkpoint: Checkpoint, folder: Path, names: tuple[str, str], on_rung: Callable[[str], None]
+) -> Verification:
+    rungs = LOSSY if the_plan.lossy else FUNCTION
+    with open_checkpoint(folder) as grown:
+        found = verify_folders(checkpoint, grown, rungs=rungs, seed=the_plan.seed, names=names, progress=on_rung)
+    if not (_as_declared(found) if the_plan.lossy else found.lossless):
+        failed = (f"{r.name}: {r.reason}" for r in found.checks if r.status == "fail")
+        raise Different(
+            names[1],
+            what=f"is {found.verdict} after the growth; it was not kept",
+            why=next(failed, "no rung could run"),
+            fix="report this with the plan (grow plan --json); --no-verify keeps the result, unverified",
+            verification=found,
+        )
+    add_to_record(folder, "verification", found.to_dict())
+    return found
+
+
+def training_state(
+    stack: ExitStack, checkpoint: Checkpoint, the_plan: Plan, policy: str | None, trust: bool
+) -> tuple[Any, tuple[str, ...]]:
+    """(a `GrownState`, open as long as the stack, or None; notes). Nothing is imported where no state is."""
+    if policy in (None, "drop") and not any((checkpoint.path / name).exists() for name in ("state", "optimizer.pt")):
+        return None, ()
+    from grow.moments.growth import grown_state
+
+    found, notes = grown_state(checkpoint.path, the_plan, policy, trust)
+    if found is not None:
+        stack.callback(found.close)
+    return found, notes
+
+
+def add_to_record(folder: Path, key: str, value: Any) -> None:
+    """Say more in grow.json."""
+    path = folder / NAME
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record[key] = value
+    write_json(path, record)
+
+
+def _as_declared(found: Verification) -> bool:
+    """Whether a growth that is not exact runs and is stored as it should be; what it computes may differ."""
+    failed = {check.name for check in found.checks if check.status == "fail"}
+    measured = found.check("true_float64")
+    return failed <= {"true_float64", "loss"} and measured is not None and bool(measured.measured)
