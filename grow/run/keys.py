@@ -57,7 +57,7 @@ def one_of(*choices: str) -> Check:
     def found(value: Any) -> str:
         if isinstance(value, str) and value in choices:
             return ""
-        return f"one of {', '.join(choices)} {did_you_mean(shown(value), choices)}".rstrip()
+        return f"one of {', '.join(choices)}; {did_you_mean(shown(value), choices)}".rstrip("; ")
 
     return found
 
@@ -72,7 +72,7 @@ def rungs(value: Any) -> str:
     if not isinstance(value, list) or not value:
         return "wanted a list of rungs"
     bad = next((name for name in value if name not in known), None)
-    return "" if bad is None else f"{shown(bad)} is no rung {did_you_mean(shown(bad), known)}".rstrip()
+    return "" if bad is None else f"{shown(bad)} is no rung; {did_you_mean(shown(bad), known)}".rstrip("; ")
 
 
 def sizes(value: Any) -> str:

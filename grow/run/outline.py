@@ -84,7 +84,7 @@ def sized(family: Family, config: Mapping[str, Any], sizes: str | Mapping[str, i
             hint = did_you_mean(sizes, family.sizes)
             why = f"sizes of {family.model_type}: {', '.join(family.sizes)}"
             raise BadInput(
-                f"sizes: {sizes}"[:120], what=f"no such size {hint}".rstrip(), why=why, fix="a table of fields"
+                f"sizes: {sizes}"[:120], what=f"no such size; {hint}".rstrip("; "), why=why, fix="a table of fields"
             )
         sizes = family.sizes[sizes]
     by_field = {field: axis for axis, field in family.axes.items()}
@@ -94,9 +94,13 @@ def sized(family: Family, config: Mapping[str, Any], sizes: str | Mapping[str, i
         axis = by_field.get(name, name)
         if axis not in family.axes:
             known = [*family.axes, *family.axes.values()]
+            hint = did_you_mean(name, known)
             why = f"axes: {', '.join(family.axes)}"
             raise BadInput(
-                f"sizes: {name}", what=f"no such size {did_you_mean(name, known)}".rstrip(), why=why, fix="leave it out"
+                f"sizes: {name}",
+                what=f"no such size; {hint}".rstrip("; "),
+                why=why,
+                fix="leave it out",
             )
         fields[family.axes[axis]] = size
     made = {**config, **fields}

@@ -164,7 +164,7 @@ def _stage(at: int, raw: Any, base: Mapping[str, Any], seed: int, path: Path, fa
     kind = raw.get("kind") if isinstance(raw, Mapping) else None
     if not isinstance(kind, str) or kind not in KINDS:
         hint = did_you_mean(shown(kind), KINDS)
-        faults.append((f"{where}: kind", f"{shown(kind)}: one of {', '.join(KINDS)} {hint}".rstrip()))
+        faults.append((f"{where}: kind", f"{shown(kind)}: one of {', '.join(KINDS)}; {hint}".rstrip("; ")))
         return Stage("?", where, {})
     where = f"{where} ({kind})"
     own = {k: v for k, v in raw.items() if k not in ("kind", "name")}
