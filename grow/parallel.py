@@ -19,6 +19,8 @@ from typing import Any
 from grow.errors import BadInput, GrowError
 
 PATIENCE = timedelta(days=30)  # one may verify a large model while the others wait; a lost one is noticed at once
+CONNECTION = ("Connection closed by peer", "Connection reset by peer")
+"""What gloo and nccl say of a process that is no longer there."""
 PAUSE = 0.02  # seconds between two looks at what the others do: a signal is handled in between
 
 
@@ -126,8 +128,9 @@ class World:
         return Lost(
             f"process {which} of {self.size}",
             what="has ended before the work was done",
-            why="each process has a share of it, so all end; nothing was kept under the final name",
-            fix="look for what it printed, or for the system's log (out of memory?), and start again",
+            why="each process has a share of it, so all end; what was whole before is as it was",
+            fix="look for what it printed, or for the system's log (out of memory?), and start again: training with "
+            "--resume",
         )
 
 
@@ -191,10 +194,11 @@ def _ending_together(world: World) -> Iterator[None]:
                 world.gathered(None)
             raise
         lost = world.lost()
-        if isinstance(error, (Lost, KeyboardInterrupt, RuntimeError)) and lost:
+        broken = isinstance(error, RuntimeError) and any(word in str(error) for word in CONNECTION)
+        if broken or (isinstance(error, (Lost, KeyboardInterrupt, RuntimeError)) and lost):
             gone = error if isinstance(error, Lost) else world._gone()
-            # the first process speaks for all; when it is the one that was lost, the next does
-            gone.alone = 0 in lost and world.rank == min(set(range(world.size)) - set(lost))  # type: ignore[attr-defined]
+            # the first process speaks for all; when it is the one that was lost, or may be, the next does
+            gone.alone = world.rank == min(set(range(world.size)) - set(lost or [0]))  # type: ignore[attr-defined]
             raise gone from None
         error.alone = not isinstance(error, (Lost, KeyboardInterrupt))  # type: ignore[attr-defined]
         raise
@@ -227,7 +231,11 @@ def _alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    try:  # one that was killed has its number until its parent looks
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (OSError, IndexError):  # no such file system, or gone meanwhile: the next look says it
+        return True
 
 
 def _environment(name: str, default: int) -> int:

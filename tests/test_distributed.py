@@ -11,6 +11,7 @@ import os
 import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -574,3 +575,28 @@ def test_experts_that_are_fused_in_memory_are_loaded_whole(folder):
     old, new = portions(plan, 4)
     assert new.loading == 4 * plan.parameters[1]
     assert old.loading < 4 * plan.parameters[0]
+
+
+def test_a_process_that_was_killed_and_not_yet_buried_is_lost():
+    from grow.parallel import World
+
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # ended, and nobody has looked
+    try:
+        world = World(0, 2, peers=[(socket.gethostname(), os.getpid()), (socket.gethostname(), child)])
+        assert world.lost() == [1]
+    finally:
+        os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_a_broken_connection_is_a_lost_process_and_one_of_the_others_says_so(rank):
+    from grow.parallel import Lost, World, _ending_together
+
+    here = [(socket.gethostname(), os.getpid())] * 2
+    world = World(rank, 3, peers=[("elsewhere", 1), *here])
+    with pytest.raises(Lost, match="process one of 3: has ended before") as error, _ending_together(world):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:728: Connection reset by peer.")
+    assert error.value.alone == (rank == 1)  # the first process speaks anyway, where it is there
