@@ -164,7 +164,7 @@ class _Request:
                 loop.plateau.add(step, loss)
         else:
             with world.together():
-                start.fill(loop.model, loop.optimizers, {info.dtype for info in checkpoint.tensors.values()})
+                start.fill(loop.model, loop.optimizers, checkpoint, world)
             loop.step = settings.begin
             if world.first:
                 write_json(self.path / RUN, record)

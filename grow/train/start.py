@@ -17,19 +17,21 @@ from typing import Any
 
 import torch
 
+from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, did_you_mean
 from grow.moments.find import open_state
-from grow.moments.sharded import CLASSES
+from grow.moments.sharded import CLASSES, ShardedState
 from grow.moments.state import TrainingState
 from grow.optimizers import STEP
+from grow.parallel import World
+from grow.provenance import read_record
 from grow.train.dealt import room
 from grow.train.parallel import local, rows_of
 from grow.train.settings import Settings, continued
 
 CHOICES = ("carry", "drop")
 ROUNDED = {"BF16": 2.0**-6, "F16": 2.0**-9, "F32": 2.0**-20, "F64": 2.0**-20}
-"""How far, relative to the largest of a tensor, stored weights may be from the state's: a few roundings, of the old
-weights and of the grown ones."""
+"""How far, relative to the largest of a tensor, stored weights may be from the state's: more than a rounding."""
 
 
 class Start:
@@ -91,12 +93,17 @@ class Start:
         self.notes.append(f"reading goes on behind {c.seen:,} sequences")
         return replace(settings, skip=c.seen)
 
-    def fill(self, model: Any, optimizers: Iterable[torch.optim.Optimizer], dtypes: Iterable[str]) -> None:
-        """Model and optimizers as the state has them, on every process its rows. BadInput where the model's weights,
-        stored in these dtypes, are others than the state's."""
+    def fill(
+        self, model: Any, optimizers: Iterable[torch.optim.Optimizer], checkpoint: Checkpoint, world: World
+    ) -> None:
+        """Model and optimizers as the state has them, on every process its rows. BadInput where the checkpoint's
+        weights were changed after the state was written: the run would go on without the change."""
         if self.state is None:
             return
-        check_weights(self.state, model, max(ROUNDED.get(dtype, 0.0) for dtype in dtypes))
+        if isinstance(self.state, ShardedState):
+            check_weights(self.state, model, checkpoint)
+        elif self.state.weights and world.first_here:
+            check_written(checkpoint)
         self.exact = fill_weights(self.state, model)
         fill_moments(self.state, optimizers)
         c = self.state.carried
@@ -134,9 +141,10 @@ def _text(data: Sequence[Mapping[str, Any]], objective: str) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def check_weights(state: TrainingState, model: Any, rounded: float) -> None:
-    """BadInput where the weights were changed after the state was written: the run would go on without the change."""
+def check_weights(state: TrainingState, model: Any, checkpoint: Checkpoint) -> None:
+    """BadInput unless the model's weights are those of the run's state, rounded as the checkpoint stores them."""
     weights = state.weights
+    rounded = max(ROUNDED.get(info.dtype, 0.0) for info in checkpoint.tensors.values())
     for name, p in model.named_parameters():
         if name not in weights or not local(p).numel():
             continue
@@ -144,12 +152,25 @@ def check_weights(state: TrainingState, model: Any, rounded: float) -> None:
         stored = state.read(weights[name], *rows_of(p)).to(now.device, torch.float64).reshape(now.shape)
         apart, largest = float((now.double() - stored).abs().max()), float(stored.abs().max())
         if apart > rounded * largest:
-            raise BadInput(
-                f"{state.path}: {name}",
-                what=f"differs by {apart:.2g} from the weights of the training state beside it",
-                why="the run would go on from the state's, and what was changed since would be lost",
-                fix="--state drop goes on from these weights with a fresh optimizer, or bring the old ones back",
-            )
+            raise _changed(checkpoint, name, f"differs by {apart:.2g} from the training state beside it")
+
+
+def check_written(checkpoint: Checkpoint) -> None:
+    """BadInput unless a growth's weights are what it wrote. They are not the state's, rounded: where copies share a
+    weight by chance, each dtype has its own draw."""
+    record = read_record(checkpoint.path)
+    for name, info in checkpoint.tensors.items() if record is not None else ():
+        if checkpoint.sha256(info) != record.tensors.get(name):  # type: ignore[union-attr]
+            raise _changed(checkpoint, name, "was changed after the training state beside it was written")
+
+
+def _changed(checkpoint: Checkpoint, name: str, what: str) -> BadInput:
+    return BadInput(
+        f"{checkpoint.path}: {name}",
+        what=what,
+        why="the run would go on from the state's weights, and the change would be lost",
+        fix="--state drop goes on from these weights with a fresh optimizer, or bring the old ones back",
+    )
 
 
 @torch.no_grad()
