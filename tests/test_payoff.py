@@ -126,7 +126,7 @@ def test_what_is_new_is_re_warmed_unless_somebody_says_otherwise(tiny, run, text
     assert rewarm(grown.path, rewarm=(2.0, 3)) == (2.0, 3)
     for options in ({"rewarm": None}, {"freeze_old": True}, {"rates": "mup"}):
         assert rewarm(grown.path, **options) is None
-    assert rewarm(experts.path) is None  # which entries are new is not known of experts
+    assert rewarm(experts.path) == (1.25, 1)
     assert rewarm(run.checkpoint) is None
     last = next(path for path in tmp_path.glob("run-*/step-00000020"))
     assert rewarm(last) is None  # nothing in it is new any more

@@ -513,14 +513,14 @@ def test_sigterm_finishes_the_step_and_the_command_goes_on_from_there(short, don
 
 
 def test_a_growth_that_is_interrupted_is_no_stage(short, done, tmp_path, monkeypatch, capsys):
-    from grow import api
+    from grow import finish
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
     line = ["run", short, "--out", tmp_path / "out"]
     with monkeypatch.context() as patch:
-        patch.setattr(api, "copy_companions", killed)
+        patch.setattr(finish, "copy_companions", killed)
         code, _, err = files.command(monkeypatch, capsys, *line)
     assert code == 130
     assert "interrupted: the stage was not finished; --resume goes on with it" in err

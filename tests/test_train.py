@@ -218,6 +218,7 @@ def forked(work: Callable[[], object]) -> int:
     if not child:
         code = 99
         try:
+            torch.set_num_threads(1)  # a new pool, before several threads at once ask for one
             found = work()
             code = found if isinstance(found, int) else 0
         except BaseException:
