@@ -43,3 +43,38 @@ def tiny(tmp_path_factory):
         return made[variant, dtype]
 
     return get
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory):
+    """`still("gpt2")`: a checkpoint of `models.VARIANTS` in float64, without dropout."""
+    import models
+
+    dropout = {"opt": ("dropout",), "gpt2": ("attn_pdrop", "embd_pdrop", "resid_pdrop")}
+    made = {}
+
+    def get(variant: str):
+        if variant not in made:
+            off = dict.fromkeys(dropout.get(variant.split("-")[0], ()), 0.0)
+            made[variant] = models.save(variant, tmp_path_factory.mktemp(variant) / "source", "float64", **off)
+        return made[variant]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def stepped(still, text, tmp_path_factory):
+    """`stepped("gpt2")`: the checkpoint behind one step on the module's `text` that moved no weight, made once."""
+    from test_state import STILL
+
+    import grow
+
+    made = {}
+
+    def get(variant: str):
+        if variant not in made:
+            out = tmp_path_factory.mktemp(variant) / "run"
+            made[variant] = grow.train(still(variant), text, out=out, **STILL).checkpoint
+        return made[variant]
+
+    return get

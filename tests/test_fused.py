@@ -42,33 +42,6 @@ def text(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def still(tmp_path_factory):
-    """`still("mixtral")`: a checkpoint in float64."""
-    made: dict[str, Path] = {}
-
-    def get(variant: str) -> Path:
-        if variant not in made:
-            made[variant] = models.save(variant, tmp_path_factory.mktemp(variant) / "source", "float64")
-        return made[variant]
-
-    return get
-
-
-@pytest.fixture(scope="module")
-def stepped(still, text, tmp_path_factory):
-    """`stepped("mixtral")`: the checkpoint behind one step that moved no weight."""
-    made: dict[str, Path] = {}
-
-    def get(variant: str) -> Path:
-        if variant not in made:
-            out = tmp_path_factory.mktemp(variant) / "run"
-            made[variant] = grow.train(still(variant), text, out=out, **STILL).checkpoint
-        return made[variant]
-
-    return get
-
-
-@pytest.fixture(scope="module")
 def run(tiny, text, tmp_path_factory) -> Path:
     """Four steps of a tiny Mixtral."""
     return grow.train(tiny("mixtral"), text, out=tmp_path_factory.mktemp("run") / "run", **QUICK).path

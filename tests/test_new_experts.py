@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import models
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -43,33 +42,6 @@ MADE: dict[str, tuple[str, Any]] = {
 @pytest.fixture(scope="module")
 def text(tmp_path_factory) -> Path:
     return tokens(tmp_path_factory.mktemp("text") / "tokens", 1500)
-
-
-@pytest.fixture(scope="module")
-def still(tmp_path_factory):
-    """`still("llama")`: a checkpoint in float64."""
-    made: dict[str, Path] = {}
-
-    def get(variant: str) -> Path:
-        if variant not in made:
-            made[variant] = models.save(variant, tmp_path_factory.mktemp(variant) / "source", "float64")
-        return made[variant]
-
-    return get
-
-
-@pytest.fixture(scope="module")
-def stepped(still, text, tmp_path_factory):
-    """`stepped("llama")`: the checkpoint behind one step that moved no weight."""
-    made: dict[str, Path] = {}
-
-    def get(variant: str) -> Path:
-        if variant not in made:
-            out = tmp_path_factory.mktemp(variant) / "run"
-            made[variant] = grow.train(still(variant), text, out=out, **STILL).checkpoint
-        return made[variant]
-
-    return get
 
 
 def made(name: str, source: Path, out: Path, **options: Any) -> grow.Growth:

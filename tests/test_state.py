@@ -14,7 +14,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import models
 import numpy as np
 import pytest
 import tiny as files
@@ -55,37 +54,6 @@ GROWTHS = {
 @pytest.fixture(scope="module")
 def text(tmp_path_factory) -> Path:
     return tokens(tmp_path_factory.mktemp("text") / "tokens", 1500)
-
-
-@pytest.fixture(scope="module")
-def still(tmp_path_factory):
-    """`still("gpt2")`: a checkpoint in float64, without dropout."""
-    made: dict[str, Path] = {}
-
-    def get(variant: str) -> Path:
-        if variant not in made:
-            off = ("dropout",) if variant.startswith("opt") else ("attn_pdrop", "embd_pdrop", "resid_pdrop")
-            off = () if variant.startswith("llama") else off
-            folder = tmp_path_factory.mktemp(variant) / "source"
-            made[variant] = models.save(variant, folder, "float64", **dict.fromkeys(off, 0.0))
-        return made[variant]
-
-    return get
-
-
-@pytest.fixture(scope="module")
-def stepped(still, text, tmp_path_factory):
-    """`stepped("gpt2")`: the checkpoint behind one step that moved no weight, made once."""
-    made: dict[str, Path] = {}
-
-    def get(variant: str) -> Path:
-        if variant not in made:
-            made[variant] = grow.train(
-                still(variant), text, out=tmp_path_factory.mktemp(variant) / "run", **STILL
-            ).checkpoint
-        return made[variant]
-
-    return get
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from grow.apply import BLOCK, grow_tensor
-from grow.errors import BadInput
 from grow.moments.names import pairs, places
-from grow.moments.state import POWERS, TORCH, TrainingState, as_rows, shape_of
+from grow.moments.state import POWERS, TORCH, TrainingState, as_rows, check_finite, shape_of
 from grow.moments.written import Item, Put
 from grow.optimizer import carries, grow_factored, grow_moment
 from grow.optimizers import COL, ROW, STEP
@@ -114,11 +113,5 @@ def _moment(
 
 
 def _finite(state: TrainingState, tensor: str, old: torch.Tensor) -> torch.Tensor:
-    if not torch.isfinite(old).all():
-        raise BadInput(
-            f"{state.path}: {tensor}",
-            what="is not finite",
-            why="a run that continues from it is lost",
-            fix="an earlier checkpoint, or --state drop",
-        )
+    check_finite(state, tensor, old, why="a run that continues from it is lost")
     return old

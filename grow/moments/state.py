@@ -192,3 +192,10 @@ def damaged(path: Path, why: str, fix: str = DROP) -> BadInput:
     return BadInput(
         str(path), what="holds no training state that is whole", why=why, fix=f"another checkpoint, or {fix}"
     )
+
+
+def check_finite(state: TrainingState, tensor: str, values: torch.Tensor, *, why: str) -> None:
+    """BadInput where some of a tensor's `values` are no numbers."""
+    if not torch.isfinite(values).all():
+        fix = "an earlier checkpoint, or --state drop"
+        raise BadInput(f"{state.path}: {tensor}", what="is not finite", why=why, fix=fix)

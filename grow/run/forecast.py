@@ -109,8 +109,8 @@ def _one(stage: Stage, earlier: list[Forecast], world: int) -> Forecast:
 def _check_optimizer(made: Forecast, earlier: list[Forecast]) -> None:
     """BadInput where the state that comes along is another optimizer's."""
     for one in reversed([*earlier, made]):
-        leaves = one.plan is not None and (one.plan.lossy or one.outline.experts)  # the state stays behind
-        if leaves or one.stage.options.get("state") == "drop":
+        lossy = one.plan is not None and one.plan.lossy  # the state stays behind
+        if lossy or one.stage.options.get("state") == "drop":
             return
         if one is not made and one.settings:
             before, now = one.settings.optimizer, made.settings.optimizer if made.settings else ""

@@ -25,8 +25,8 @@ from grow.run.keys import GROWTHS
 from grow.run.outline import random_outline
 from grow.run.recipe import Stage
 from grow.spent import Spent
-from grow.train.folder import RUN
-from grow.train.inputs import BUNDLED, parse_sources, tokenized
+from grow.train.folder import BUNDLED, RUN
+from grow.train.inputs import parse_sources, tokenized
 from grow.train.log import METRICS, kept_lines
 
 Found = dict[str, Any]  # what a stage adds to its entry in recipe.json

@@ -17,7 +17,8 @@ from grow.train.log import METRICS
 from grow.zoo import TEXTS
 
 RUN, LOCK = "run.json", ".lock"
-FOLDERS = {name: "data" if name == "sotu-heldout" else f"data-{name}" for name in TEXTS}
+BUNDLED = "sotu-heldout"  # without --data
+FOLDERS = {name: "data" if name == BUNDLED else f"data-{name}" for name in TEXTS}
 """Where in a run's folder the tokens of a bundled text are."""
 LEFT = {LOCK, f".{RUN}.partial", *FOLDERS.values(), *(f".{name}.grow-partial" for name in FOLDERS.values())}
 

@@ -15,12 +15,11 @@ from grow.data.corpus import tokenizer_sha256
 from grow.data.loader import Batch
 from grow.errors import BadInput
 from grow.parallel import World
-from grow.train.folder import FOLDERS
+from grow.train.folder import BUNDLED, FOLDERS
 from grow.train.objectives import Objective
 from grow.train.settings import Settings
 from grow.zoo import TEXTS
 
-BUNDLED = "sotu-heldout"  # without --data
 READ_WHOLE = 1 << 36  # bytes of a corpus: some minutes
 EVALUATED = 64  # blocks of validation text, at most
 

@@ -21,7 +21,7 @@ from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, did_you_mean
 from grow.moments.find import open_state
 from grow.moments.sharded import CLASSES, ShardedState
-from grow.moments.state import TrainingState
+from grow.moments.state import TrainingState, check_finite
 from grow.optimizers import STEP
 from grow.parallel import World
 from grow.provenance import read_record
@@ -206,11 +206,5 @@ def _entry(state: TrainingState, key: str, tensor: str, p: torch.Tensor) -> torc
 def _copy(state: TrainingState, tensor: str, into: torch.Tensor) -> None:
     first, end = rows_of(into)
     values = state.read(tensor, first, end)
-    if not torch.isfinite(values).all():
-        raise BadInput(
-            f"{state.path}: {tensor}",
-            what="is not finite",
-            why="the run would be lost with its first step",
-            fix="an earlier checkpoint, or --state drop",
-        )
+    check_finite(state, tensor, values, why="the run would be lost with its first step")
     local(into).copy_(values)
