@@ -246,9 +246,9 @@ UNFIT: dict[str, tuple[str, str]] = {
     "blocks longer than the text": (ONE + STEPS + 'data = "little"\nlength = 16\n', "has 5 tokens"),
     "a larger vocabulary": (ONE + STEPS + 'data = "words"\n', "was made with a tokenizer of 42 tokens"),
     "another tokenizer": (ONE.replace("llama", "small") + STEPS + 'data = "tokens"\n', "the tokenizer of none"),
-    "new experts re-warmed": (
-        ONE + '[[stage]]\nkind = "upcycle"\nexperts = 4\n' + STEPS + 'rewarm = "1.2:2"\n',
-        "stage 3 (train): rewarm: the growth before it makes experts",
+    "rates of new experts": (
+        ONE + '[[stage]]\nkind = "upcycle"\nexperts = 4\n' + STEPS + 'rates = "mup"\n',
+        "stage 3 (train): rates: the growth before it makes experts",
     ),
     "re-warming what was loaded": (
         ONE.replace("init", "load") + STEPS + 'rewarm = "1.2:2"\n', "stage 2 (train): rewarm: nothing has grown",
@@ -390,7 +390,7 @@ def test_the_savings_of_the_report_are_those_of_the_curves(ran):
 
 def test_a_loaded_model_becomes_one_with_experts(place, tmp_path):
     text = NAME + f"[train]\n{TRAIN}" + ONE.replace("init", "load")
-    text += '[[stage]]\nkind = "upcycle"\nexperts = 4\nverify = false\n[[stage]]\nkind = "train"\nsteps = 2\n'
+    text += '[[stage]]\nkind = "upcycle"\nexperts = 4\nverify = false\n[[stage]]\nkind = "train"\nsteps = 2\nrewarm = "1.2:2"\n'
     done = grow.run(written(place, text, "experts.toml"), out=tmp_path / "out")
     assert done.stages[0]["checkpoint"] == str(place / "llama")
     assert done.stages[2]["parameters"] > 2 * done.stages[0]["parameters"]

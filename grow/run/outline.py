@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from grow.change import Change
 from grow.checkpoint.locate import locate
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, Refused, did_you_mean
@@ -32,14 +33,12 @@ class Slot:
 
 @dataclass(frozen=True)
 class Outline:
-    """path is for messages, and where the tokenizer is; `grown` whether a grow.json says what is new, `experts` whether
-    it tells of experts that were made or added."""
+    """path is for messages, and where the tokenizer is; `change` what a grow.json says of the growth behind it."""
 
     path: Path
     config: dict[str, Any]
     tensors: Mapping[str, Slot]
-    grown: bool = False
-    experts: bool = False
+    change: Change | None = None
 
     @property
     def parameters(self) -> int:
@@ -55,8 +54,7 @@ def outline_of(src: str, revision: str | None = None) -> Outline:
     with open_checkpoint(locate(src, revision=revision)) as checkpoint:
         tensors = {name: Slot(info.dtype, info.shape) for name, info in checkpoint.tensors.items()}
         record = read_record(checkpoint.path)
-        experts = record is not None and _makes_experts(record.change)
-        return Outline(checkpoint.path, dict(checkpoint.config), tensors, record is not None, experts)
+        return Outline(checkpoint.path, dict(checkpoint.config), tensors, record and record.change)
 
 
 def random_outline(
@@ -125,16 +123,19 @@ def grown_outline(
     family.check_config({k: v for k, v in source.config.items() if k not in harmless})
     plan = plan_for(family, match(family, source.config, source.tensors, str(source.path)), to, **options)
     tensors = {t.name: Slot(t.dtype, t.new_shape) for t in plan.tensors}
-    return Outline(source.path, dict(plan.new_config), tensors, True, _makes_experts(plan.change)), plan
+    return Outline(source.path, dict(plan.new_config), tensors, plan.change), plan
 
 
 def check_new_entries(outline: Outline, name: str) -> None:
     """Refused where what is new in the model will not be known when `name` asks for it."""
-    if not outline.grown:
+    if outline.change is None:
         what, why = "nothing has grown before it", "there is no grow.json that says what is new"
         raise BadInput(name, what=what, why=why, fix=f"leave {name} out")
-    if outline.experts:
-        what, why = "the growth before it makes experts", "which of their entries are new does not follow from sizes"
+    if outline.change.redraw is not None:
+        what, why = "the growth before it draws units of experts anew", "which they are does not follow from sizes"
+        raise Refused(name, what=what, why=why, fix=f"leave {name} out")
+    if name == "rates" and outline.change.makes_experts:
+        what, why = "the growth before it makes experts", "their gradients are no multiples of the old ones"
         raise Refused(name, what=what, why=why, fix=f"leave {name} out")
 
 
@@ -144,8 +145,3 @@ def at(outline: Outline, path: Path) -> Outline:
 
 def is_known(outline: Outline) -> bool:
     return outline.config["model_type"] in FAMILIES
-
-
-def _makes_experts(change: Any) -> bool:
-    experts = change.maps.get("experts")
-    return change.upcycling is not None or (experts is not None and not experts.is_identity)
