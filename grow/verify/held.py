@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Container, Iterator, MutableMapping
-from typing import Any
 
 import torch
 
@@ -25,7 +24,7 @@ class Held(MutableMapping[str, torch.Tensor]):
 
     def __init__(self) -> None:
         self._items: dict[str, torch.Tensor | _Spilled] = {}
-        self._file: Any = None
+        self._file: _File | None = None
 
     def __getitem__(self, key: str) -> torch.Tensor:
         found = self._items[key]
@@ -62,29 +61,39 @@ class Held(MutableMapping[str, torch.Tensor]):
         if value.numel() * value.element_size() <= SPILL or value.device.type != "cpu":
             return None
         try:
-            if self._file is None:  # unnamed: gone with the last output, whatever ends the process
-                self._file = tempfile.TemporaryFile(prefix="grow-outputs-", buffering=0)  # noqa: SIM115
+            self._file = self._file or _File()
             return _Spilled(self._file, value)
         except OSError:  # no room, or no folder that can be written
             return None
 
 
+class _File:
+    """An unnamed file that is closed with the last output in it, and gone whatever ends the process."""
+
+    def __init__(self) -> None:
+        self.raw = tempfile.TemporaryFile(prefix="grow-outputs-", buffering=0)  # noqa: SIM115
+
+    def __del__(self) -> None:
+        if hasattr(self, "raw"):
+            self.raw.close()
+
+
 class _Spilled:
     """A tensor at the end of a file."""
 
-    def __init__(self, file: Any, value: torch.Tensor) -> None:
+    def __init__(self, file: _File, value: torch.Tensor) -> None:
         self.file, self.shape, self.dtype = file, value.shape, value.dtype
         raw = memoryview(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-        self.start = end = file.seek(0, os.SEEK_END)
+        self.start = end = file.raw.seek(0, os.SEEK_END)
         while end < self.start + len(raw):
-            end += file.write(raw[end - self.start :])
+            end += file.raw.write(raw[end - self.start :])
 
     def read(self) -> torch.Tensor:
         value = torch.empty(self.shape, dtype=self.dtype)
         raw = memoryview(value.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
         done = 0
         while done < len(raw):
-            count = os.preadv(self.file.fileno(), [raw[done:]], self.start + done)
+            count = os.preadv(self.file.raw.fileno(), [raw[done:]], self.start + done)
             if not count:
                 raise OSError("the temporary file of the outputs was truncated")
             done += count
