@@ -35,6 +35,7 @@ HOOKS = {name for name in MODULE if "hook" in name}  # where torch keeps the hoo
 CAPTURING = "transformers.utils.output_capturing"  # its hooks install themselves again, and change nothing
 CHECKPOINTING = "make_inputs_require_grads"  # of enable_input_require_grads, which `grow.memory.build` asks for again
 CARRIED = {"gradient_checkpointing", "_gradient_checkpointing_func", "generation_config", "name_or_path"}
+CARRIED |= {"_is_hf_initialized", "warnings_issued", "_require_grads_hook", "_require_grads_hooks"}
 """What differs from model to model and comes along, or means nothing."""
 FRAMEWORKS = ("accelerate.", "torch.amp.")  # wrap a forward to move tensors or to choose a dtype for it
 CHANGING = {"dynamic", "longrope"}  # kinds of RoPE that compute their frequencies anew for every length
@@ -121,7 +122,10 @@ def twin_of(model: Any, config: Mapping[str, Any]) -> Any:
     twin.load_state_dict(model.state_dict(), strict=False, assign=True)
     twin.tie_weights()
     for name, module in twin.named_modules():
-        module._buffers.update(model.get_submodule(name)._buffers)
+        for key, buffer in model.get_submodule(name)._buffers.items():
+            own = module._buffers.get(key)
+            follows = own is not None and key in FREQUENCIES and getattr(module, "rope_type", None) in CHANGING
+            module._buffers[key] = own.to(buffer.device, buffer.dtype) if follows else buffer
     return twin.train(model.training)
 
 
@@ -167,6 +171,9 @@ def _compared(where: str, cls: str, model: Any, module: nn.Module, twin: nn.Modu
         if (p is None) != (q is None):
             what = "is missing" if p is None else "is a parameter that its config does not build"
             yield Fault(f"{where}.{name}", what, MERGE if "lora" in name.lower() else _again(cls))
+        elif p is not None and p.shape != q.shape:
+            what = f"is of {tuple(p.shape)}; its config builds {tuple(q.shape)}"
+            yield Fault(f"{where}.{name}", what, "let the config say the sizes that the weights have")
         elif p is not None and type(p.data) is not torch.Tensor:
             yield Fault(f"{where}.{name}", f"is a {_called(p.data)}", "model.dequantize(), or load it unquantised")
         elif p is not None and (getattr(p, "_backward_hooks", None) or _accumulating(p)):
@@ -186,10 +193,13 @@ def _compared(where: str, cls: str, model: Any, module: nn.Module, twin: nn.Modu
         elif name == "config":
             if has.get(name) is not model.config and not _same(has.get(name), wanted.get(name)):
                 yield Fault(f"{where}.config", "is not the model's config", _again(cls))
+        elif name not in wanted and not callable(has[name]):
+            continue  # stock code cannot read what stock code does not set: a note, or what a resized table leaves
         elif name in reads(type(module)) and not _training_only(module, name):
-            if not _same(has.get(name), wanted.get(name)):
-                what = f"is {_value(has.get(name))}; its config builds {_value(wanted.get(name))}"
-                yield Fault(f"{where}.{name}", what, f"let the config say it, or give back {_value(wanted.get(name))}")
+            is_now, stock = has.get(name), wanted.get(name)
+            if not _same(is_now, stock):
+                what = f"is {_value(is_now)}; its config builds {_value(stock)}"
+                yield Fault(f"{where}.{name}", what, f"let the config say it, or give back {_value(stock)}")
 
 
 def hooked(module: nn.Module, twin: nn.Module | None = None) -> str:
@@ -404,7 +414,7 @@ def check_runs_alike(model: Any, twin: Any, batch: Mapping[str, Any] | None = No
     twin.to(device)
     if apart(outputs(model, given), outputs(twin, given)) is None:
         return
-    one, two = ({name: value for name, value in _traced(m, given)} for m in (model, twin))
+    one, two = (dict(_traced(m, given)) for m in (model, twin))
     named = next((name for name, value in one.items() if apart(value, two.get(name, {})) is not None), "")
     raise Refused(
         named or type(model).__name__,
@@ -482,18 +492,23 @@ def _traced(model: Any, batch: Mapping[str, Any]) -> Iterator[tuple[str, dict[st
 
 
 @contextlib.contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
+def _undisturbed(model: Any) -> Iterator[None]:
     """Evaluation, and afterwards every module as it was: modes, settings, buffers; and the random state."""
     modules = list(model.modules())
     before = [(module, dict(vars(module)), dict(module._buffers)) for module in modules]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    experts = getattr(model.config, "_experts_implementation", None)
     with torch.random.fork_rng(devices=list(devices)):
         try:
             for module in modules:
                 vars(module).pop("_compiled_call_impl", None)  # the code it was made from, uncompiled
             model.eval()
+            if experts is not None:  # the fast kernels want sizes that are multiples, and sum in no fixed order
+                model.set_experts_implementation("eager")
             yield
         finally:
+            if experts is not None:
+                model.set_experts_implementation(experts)
             for module, settings, buffers in before:
                 own = vars(module)
                 for name in [n for n in own if n not in settings and "hook" not in n]:
@@ -505,7 +520,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def bare_object(model: nn.Module) -> Iterator[None]:
-    """The model without the hooks and functions that somebody put on the object itself, which a growth in place keeps."""
+    """The model without the hooks and functions that were put on the object itself: a growth in place keeps them."""
     own = vars(model)
     patched = {n: v for n, v in own.items() if n not in MODULE and callable(v) and hasattr(type(model), n)}
     hooks = {n: own[n] for n in HOOKS if isinstance(own.get(n), dict)}
