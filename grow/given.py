@@ -99,7 +99,7 @@ def twin_of(model: Any, config: Mapping[str, Any]) -> Any:
             f"{cls.__module__}.{cls.__qualname__}",
             what="is no class of transformers",
             why="the result is a stock checkpoint, which the stock class of that name computes",
-            fix=f"load the weights into a stock class: {cls.__base__.__name__}.from_pretrained(…)",
+            fix=f"load the weights into a stock class: {cls.__mro__[1].__name__}.from_pretrained(…)",
         )
     made = type(model.config).from_dict(dict(config))
     for kernel in ("_attn_implementation", "_experts_implementation"):
@@ -171,7 +171,7 @@ def _compared(where: str, cls: str, model: Any, module: nn.Module, twin: nn.Modu
         if (p is None) != (q is None):
             what = "is missing" if p is None else "is a parameter that its config does not build"
             yield Fault(f"{where}.{name}", what, MERGE if "lora" in name.lower() else _again(cls))
-        elif p is not None and p.shape != q.shape:
+        elif p is not None and q is not None and p.shape != q.shape:
             what = f"is of {tuple(p.shape)}; its config builds {tuple(q.shape)}"
             yield Fault(f"{where}.{name}", what, "let the config say the sizes that the weights have")
         elif p is not None and type(p.data) is not torch.Tensor:
@@ -195,7 +195,7 @@ def _compared(where: str, cls: str, model: Any, module: nn.Module, twin: nn.Modu
                 yield Fault(f"{where}.config", "is not the model's config", _again(cls))
         elif name not in wanted and not callable(has[name]):
             continue  # stock code cannot read what stock code does not set: a note, or what a resized table leaves
-        elif name in reads(type(module)) and not _training_only(module, name):
+        elif name in _reads_of(module) and not _training_only(module, name):
             is_now, stock = has.get(name), wanted.get(name)
             if not _same(is_now, stock):
                 what = f"is {_value(is_now)}; its config builds {_value(stock)}"
@@ -246,8 +246,13 @@ def _wraps(function: Any, cls: type, name: str) -> bool:
         function = function.__wrapped__
 
 
+def _reads_of(module: nn.Module) -> frozenset[str]:
+    cls: Any = type(module)
+    return reads(cls)
+
+
 @functools.cache
-def reads(cls: type) -> frozenset[str]:
+def reads(cls: Any) -> frozenset[str]:
     """Names that code looks up once a module of this class is built."""
     found: set[str] = set()
     for base in cls.__mro__:

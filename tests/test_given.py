@@ -139,7 +139,7 @@ CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
     "a config edited: act": (lambda m: setattr(m.config, "hidden_act", "gelu"), "act_fn: is a transformers"),
     "a config edited: ties": (untied, "is not the same parameter as"),
     "tied in memory alone": (tied, "is the same parameter as"),
-    "other sizes": (lambda m: setattr(m.config, "intermediate_size", 30), "gate_proj.weight: is of .28, 18.; its config"),
+    "other sizes": (lambda m: setattr(m.config, "intermediate_size", 30), "gate_proj.weight: is of .28, 18.; its"),
     "a config of a part": (another_config, "layers.1.self_attn.config: is not the model's config"),
 }  # fmt: skip
 
