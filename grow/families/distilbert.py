@@ -65,6 +65,7 @@ qa_outputs.bias                                                 labels <-       
         ("vocab_layer_norm.weight", "vocab_layer_norm.bias"),
         when="tie_word_embeddings ForMaskedLM",
     ),
+    synonyms={"dim": "hidden_size", "n_heads": "num_attention_heads", "n_layers": "num_hidden_layers"},
     defaults={"tie_word_embeddings": True, "max_position_embeddings": 512},
     derived_head_dim=True,
     divides=True,

@@ -46,6 +46,12 @@ qa_outputs.bias                              labels <-         ? ForQuestionAnsw
         ("transformer.ln_f.weight", "transformer.ln_f.bias"),
         when="tie_word_embeddings LMHeadModel",
     ),
+    synonyms={
+        "n_embd": "hidden_size",
+        "n_head": "num_attention_heads",
+        "n_layer": "num_hidden_layers",
+        "n_positions": "max_position_embeddings",
+    },
     defaults={
         "tie_word_embeddings": True,
         "scale_attn_weights": True,

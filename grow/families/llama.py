@@ -92,6 +92,7 @@ def rms_decoder(model_type: str, *, table: str, sizes: dict, **facts) -> Family:
         tie=TIE,
         sizes=sizes,
         defaults=defaults,
+        nulls={"num_key_value_heads": "=num_attention_heads"},
         reads=ROPE_FIELDS,
         harmless=frozenset({"hidden_act", "rms_norm_eps", "attention_dropout", *facts.pop("harmless", ())}),
         fixed={"hidden_act": ELEMENTWISE, "partial_rotary_factor": (None, 1.0)} | facts.pop("fixed", {}),
