@@ -29,7 +29,7 @@ def _number(value: Any) -> bool:
 
 # name -> what its value must be; for fields that the family knows.
 RULES: tuple[tuple[re.Pattern[str], Callable[[Any], bool], str], ...] = (
-    (re.compile(r"\w+_eps(ilon)?"), lambda v: _number(v) and v > 0, "a positive number"),
+    (re.compile(r"\w+_eps(ilon)?"), lambda v: _number(v) and v >= 0, "a number from 0 on"),
     (TRAINS, lambda v: v is None or (_number(v) and 0 <= v <= 1), "a number from 0 to 1"),
     (re.compile(r"logits_scaling"), lambda v: _number(v) and v != 0, "a finite number that is not 0"),
     (re.compile(r"\w+_multiplier"), _number, "a finite number"),
@@ -117,7 +117,7 @@ def _wanted(family: Family, stock: Stock, name: str, value: Any, layers: int | N
 
 
 def _labels(value: Any) -> bool:
-    keys = isinstance(value, dict) and all(re.fullmatch(r"-?\d+", key) for key in value)
+    keys = isinstance(value, dict) and all(re.fullmatch(r"-?\d+", str(key)) for key in value)
     return value is None or keys
 
 

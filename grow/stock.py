@@ -32,6 +32,7 @@ BLIND_FOLDERS = {"models", "gguf", "cli", "commands", "exporters", "chat_parsing
 # Where `self` is a config, or what one inherits from.
 OF_CONFIGS = re.compile(r"configuration_.*|modeling_rope_utils|hub")
 CONFIGLIKE = re.compile(r"(conf|cfg)(?!.*(defaults|names|mapping|file|path)$)", re.IGNORECASE)
+SEVERAL = re.compile(r"conf\w*s\b|\)$")
 ATTRIBUTES = ("getattr", "hasattr", "setattr", "delattr")
 
 
@@ -57,7 +58,7 @@ class Declared:
         call = self.default.func if isinstance(self.default, ast.Call) else None
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id != "interval":
             return {}
-        found = {k.arg: k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)}
+        found = {str(k.arg): k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)}
         return {name: n for name, n in found.items() if name in ("min", "max") and isinstance(n, (int, float))}
 
     @property
@@ -107,7 +108,7 @@ class Stock:
         wanted = [node for node in ast.walk(tree) if _is_class(node, "GenerationConfig")] if tree else []
         popped = (node for found in wanted for node in ast.walk(found) if isinstance(node, ast.Call))
         return frozenset(
-            call.args[0].value
+            str(call.args[0].value)
             for call in popped
             if _is_call_of(call, "kwargs", "pop") and call.args and isinstance(call.args[0], ast.Constant)
         )
@@ -125,7 +126,7 @@ def stock_of(model_type: str) -> Stock:
     if tree is None or base is None:
         return Stock(model_type)
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and _says(node, model_type)]
-    common = [node for node in ast.walk(base) if _is_class(node, "PreTrainedConfig")]
+    common = [node for node in base.body if isinstance(node, ast.ClassDef) and node.name == "PreTrainedConfig"]
     strict = classes and any("strict" in ast.unparse(d) for d in classes[0].decorator_list)
     fields = dict(_declared(common[0])) | dict(_declared(classes[0])) if strict and common else {}
     models = _parsed(folder / f"modeling_{model_type}.py")
@@ -191,16 +192,16 @@ def _says(node: ast.ClassDef, model_type: str) -> bool:
 
 
 def _declared(node: ast.ClassDef) -> Iterator[tuple[str, Declared]]:
-    for line in node.body:
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-            if "ClassVar" not in ast.unparse(line.annotation):
-                yield line.target.id, Declared(line.annotation, line.value)
+    lines = [line for line in node.body if isinstance(line, ast.AnnAssign)]
+    for line in lines:
+        if isinstance(line.target, ast.Name) and "ClassVar" not in ast.unparse(line.annotation):
+            yield line.target.id, Declared(line.annotation, line.value)
 
 
 def _exported(tree: ast.Module) -> tuple[str, ...]:
     for line in tree.body:
         if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "__all__":
-            return tuple(name.value for name in getattr(line.value, "elts", ()) if isinstance(name, ast.Constant))
+            return tuple(str(name.value) for name in getattr(line.value, "elts", ()) if isinstance(name, ast.Constant))
     return ()
 
 
@@ -216,7 +217,8 @@ def _admits(kind: ast.expr, value: Any) -> bool:
         if name in ("Union", "Optional"):
             return (name == "Optional" and value is None) or any(_admits(item, value) for item in inner)
         if name == "Literal":
-            return any(type(item.value) is type(value) and item.value == value for item in inner if _constant(item))
+            said = [item.value for item in inner if isinstance(item, ast.Constant)]
+            return any(type(item) is type(value) and item == value for item in said)
         if name in ("list", "List"):
             return isinstance(value, list) and all(_admits(inner[0], item) for item in value)
         if name in ("dict", "Dict"):
@@ -230,10 +232,6 @@ def _admits(kind: ast.expr, value: Any) -> bool:
         plain_types = {"float": float, "str": str, "bool": bool, "dict": dict, "list": list}
         return isinstance(value, plain_types[kind.id]) if kind.id in plain_types else not _is_scalar(kind.id, value)
     return True
-
-
-def _constant(item: ast.expr) -> bool:
-    return isinstance(item, ast.Constant)
 
 
 def _is_scalar(name: str, value: Any) -> bool:
@@ -305,9 +303,8 @@ def _aliases(tree: ast.Module) -> set[str]:
                 r"conf\w*s\b|\)$", ast.unparse(node.iter)
             ):
                 pairs = [(node.iter, node.target)]
-            elif isinstance(node, ast.arg):
-                if node.annotation is not None and CONFIGLIKE.search(ast.unparse(node.annotation)):
-                    found.add(node.arg)
+            elif isinstance(node, ast.arg) and node.annotation and CONFIGLIKE.search(ast.unparse(node.annotation)):
+                found.add(node.arg)
             for value, target in pairs:
                 if value is not None and _configlike(value, found):
                     found |= {n.id for n in ast.walk(target) if isinstance(n, ast.Name)}
