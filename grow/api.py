@@ -101,7 +101,7 @@ def opened(
         family = family_of(checkpoint.config["model_type"])
         vouched = {*assume_harmless, *assumed(checkpoint.path, checkpoint.config)}
         checkpoint.notes += family.check_config(checkpoint.config, vouched)
-        checkpoint.vouched = {k: v for k, v in checkpoint.config.items() if k in vouched - family.known_fields}
+        checkpoint.vouched = {k: v for k, v in checkpoint.config.items() if k in vouched and not family.knows(k)}
         if isinstance(checkpoint, PiecedCheckpoint):
             checkpoint.name_as(family)
         matched = match(family, checkpoint.config, checkpoint.tensors, str(checkpoint.path))

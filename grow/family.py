@@ -16,7 +16,7 @@ from typing import Any
 from grow.axes import Row, parse_table
 from grow.checkpoint.config import SIZES
 from grow.errors import BadInput, Refused, did_you_mean, listing, near_miss
-from grow.fields import check_values
+from grow.fields import TRAINS, check_values
 from grow.rope import SPELLED, check_rope
 from grow.stock import stock_of
 
@@ -201,13 +201,17 @@ class Family:
 
     @property
     def known_fields(self) -> frozenset[str]:
-        """Every config field that somebody has read, and knows what growth does to it."""
+        """Config fields that somebody has read and knows what growth does to; those of `TRAINS` come on top."""
         known = COMMON_FIELDS | self.harmless | self.reads | {*self.fixed, *self.axes.values(), *self.defaults}
         known |= {*self.synonyms.values()}
         if self.experts:
             facts = self.experts
             known |= set(filter(None, (facts.top_k, facts.switch, facts.only, facts.step)))
         return frozenset(known)
+
+    def knows(self, name: str) -> bool:
+        """Whether somebody has read this config field."""
+        return name in self.known_fields or bool(TRAINS.fullmatch(name))
 
     def get(self, config: Mapping[str, Any], name: str) -> Any:
         """A config field, or the value that the stock config gives it when it is left out."""
@@ -326,15 +330,23 @@ class Family:
                     fix="grow a checkpoint without it",
                 )
         notes = self._check_unknown(config, harmless)
+        sizes = self.sizes_of(config)
+        if self.divides and sizes["hidden"] % sizes["heads"]:
+            raise BadInput(
+                f"config.json: {self.axes['hidden']}",
+                what=f"{sizes['heads']} heads do not divide hidden {sizes['hidden']}",
+                why=f"the stock {self.model_type} config refuses it",
+                fix=self._divisor_hint(sizes["hidden"], sizes["heads"]),
+            )
         if self.attention.rope:
             partial = self.attention.rope == "partial"
-            check_rope(self.rope_config(config), self.sizes_of(config)["head_dim"], partial=partial)
+            check_rope(self.rope_config(config), sizes["head_dim"], partial=partial)
         return notes
 
     def _check_unknown(self, config: Mapping[str, Any], harmless: Collection[str]) -> tuple[str, ...]:
         """Fields that the family does not know: refused where stock code reads them, told of where it does not."""
         known = self.known_fields
-        unknown = sorted(set(config) - known - {*harmless})
+        unknown = sorted(name for name in config if not self.knows(name) and name not in harmless)
         if not unknown:
             return ()
         stock = stock_of(self.model_type)
@@ -369,7 +381,7 @@ COMMON_FIELDS = frozenset(
     decoder_start_token_id bad_words_ids max_length min_length do_sample num_beams temperature top_k top_p
     repetition_penalty chunk_size_feed_forward gradient_checkpointing tokenizer_class prefix torchscript
     _name_or_path _commit_hash _num_labels is_encoder_decoder output_past pruned_heads tie_weights_
-    use_bfloat16 classifier_dropout unk_token_id license language tags transformers.js_config is_decoder
+    use_bfloat16 unk_token_id license language tags transformers.js_config is_decoder
     """.split()
 )
 

@@ -109,7 +109,7 @@ def _wanted(family: Family, stock: Stock, name: str, value: Any, layers: int | N
         and not (type(value) is int and value > 0)
     ):
         return "a whole number from 1 on"
-    if name in family.known_fields:
+    if family.knows(name):
         for pattern, holds, words in RULES:
             if pattern.fullmatch(name) and not holds(value):
                 return words

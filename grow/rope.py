@@ -80,24 +80,32 @@ def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
     of transformers 5.23); fields that say another thing than the one that counts are refused. `Family.rope_config`
     says what is not there.
     """
-    homes = {name: _home(name, config[name]) for name in HOMES if config.get(name)}
+    homes = {name: _home(name, config[name]) for name in HOMES if config.get(name) not in (None, {})}
     rope = dict(next(iter(homes.values()), {"rope_type": "default"}))
     own = OLDER if config.get("rope_spelling") == OLDER else SPELLED
     for name, field in zip(SPELLED, own):
-        if (value := config.get(field, config.get(f"default.{name}"))) is not None:
+        # null is taken for what it says, but for a fraction under its newer name
+        said = field in config and (config[field] is not None or field != "partial_rotary_factor")
+        value = config[field] if said else config.get(f"default.{name}")
+        if said or value is not None:
             rope.setdefault(name, value)
-    if config.get(own[0], 0) is not None:  # null is taken for θ, and not the default
-        rope.setdefault("rope_theta", 10_000.0)
+    rope.setdefault("rope_theta", 10_000.0)
     if rope["rope_type"] in OWN_LENGTH and "original_max_position_embeddings" not in rope:
         rope["original_max_position_embeddings"] = config.get("max_position_embeddings")
-    said = [(f"{home}.{name}", name, value) for home, found in homes.items() for name, value in found.items()]
-    said += [
+    for name, value in rope.items():
+        if name != "rope_type" and not (value is None and name in OPTIONAL) and not _is(PARAMETERS[name], value):
+            raise _unread(f"rope parameter {name}", f"{value!r}; wanted {PARAMETERS[name]}")
+    for name in (*REQUIRED[rope["rope_type"]], "rope_theta"):
+        if rope.get(name) is None:
+            raise _unread(name, f"is missing or null; rope_type={rope['rope_type']!r} needs it")
+    stated = [(f"{home}.{name}", name, value) for home, found in homes.items() for name, value in found.items()]
+    stated += [
         (field, name, config[field])
         for pair in (SPELLED, OLDER)
         for name, field in zip(SPELLED, pair)
         if field in config
     ]
-    for field, name, value in said:
+    for field, name, value in stated:
         if rope.get(name) != value and (value is not None or "." in field):
             raise Refused(
                 f"config.json: {field}",
@@ -105,12 +113,6 @@ def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
                 why="two fields of config.json contradict each other, and readers differ in which they follow",
                 fix=f"set {field} to what the model was trained with, everywhere",
             )
-    for name, value in rope.items():
-        if name != "rope_type" and not (value is None and name in OPTIONAL) and not _is(PARAMETERS[name], value):
-            raise _unread(f"rope parameter {name}", f"{value!r}; wanted {PARAMETERS[name]}")
-    for name in (*REQUIRED[rope["rope_type"]], "rope_theta"):
-        if rope.get(name) is None:
-            raise _unread(name, f"is missing; rope_type={rope['rope_type']!r} needs it")
     return rope
 
 
@@ -285,7 +287,7 @@ def _stretch(rope: dict[str, Any], change) -> None:
 def _edited(config: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of config.json to change, edited in every place where this config has them."""
     changes: dict[str, Any] = {}
-    homes = [name for name in HOMES if config.get(name)]
+    homes = [name for name in HOMES if config.get(name) not in (None, {})]
     for name, value in new.items():
         if old.get(name) == value:
             continue

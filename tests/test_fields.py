@@ -23,7 +23,6 @@ from grow.checkpoint.config import check_config
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, GrowError, Refused
 from grow.families import FAMILIES
-from grow.family import COMMON_FIELDS
 from grow.fields import TRAINS
 from grow.rope import rope_of
 from grow.stock import plain, stock_of
@@ -36,6 +35,10 @@ def defaults_of(kind: str) -> dict:
     """A whole config.json of this type."""
     text = transformers.AutoConfig.for_model(kind).to_json_string(use_diff=False)
     return check_config(json.loads(text), "config.json", [])
+
+
+def variant_of(kind: str) -> str:
+    return next(name for name in ONE_EACH if VARIANTS[name].model_type == kind)
 
 
 def stock_config(config: dict):
@@ -83,9 +86,9 @@ def test_the_names_of_one_field_are_those_of_the_stock_class(kind):
         ("llama", "rope_theta", 0, "0; wanted a positive number"),
         ("llama", "rope_theta", -1.0, "-1.0; wanted a positive number"),
         ("llama", "rope_theta", "10000", "'10000'; wanted a positive number"),
-        ("llama", "rope_theta", None, "None; wanted a positive number"),
+        ("llama", "rope_theta", None, "is missing or null"),
         ("llama", "rope_scaling", {"rope_type": "banana"}, "'banana'; known rope types"),
-        ("llama", "rope_scaling", {"type": "linear"}, "is missing"),
+        ("llama", "rope_scaling", {"type": "linear"}, "is missing or null"),
         ("llama", "rope_scaling", {"type": "linear", "factor": "2"}, "'2'; wanted a positive number"),
         ("llama", "rope_scaling", {"type": "linear", "factor": 2.0, "spice": 1}, "nobody has read: spice"),
         ("llama", "rope_scaling", {"type": "linear", "rope_type": "dynamic", "factor": 2.0}, "two names"),
@@ -189,7 +192,15 @@ def drawn_rope(draw: random.Random, own: tuple[str, str]) -> dict:
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "mixtral", "flex_olmo", "gpt_neox"])
 def test_rope_is_read_as_stock_code_reads_it_or_refused(kind):
     family, draw, agreed = FAMILIES[kind], random.Random(kind), 0
-    base = {"model_type": kind, "hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 64}
+    base = {
+        "model_type": kind,
+        "vocab_size": 40,
+        "intermediate_size": 20,
+        "num_hidden_layers": 2,
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+    }
     base |= {"head_dim": 8, "num_key_value_heads": 2} if kind != "gpt_neox" else {}
     for _ in range(400):
         config = {**base, **drawn_rope(draw, family.rope_spelling)}
@@ -250,7 +261,7 @@ UNREAD = {
 @pytest.mark.parametrize("kind", UNREAD)
 def test_fields_that_nobody_reads_come_along(kind, tmp_path):
     fields = UNREAD[kind]
-    source = save(ONE_EACH[kind] if isinstance(ONE_EACH, dict) else kind, tmp_path / "source")
+    source = save(variant_of(kind), tmp_path / "source", dtype="float64")
     tiny.edit_json(source / "config.json", lambda c: c.update(fields))
     grown = grow.widen(source, "2x", out=tmp_path / "grown", verify=False)
     assert fields.items() <= tiny.read_json(tmp_path / "grown/config.json").items()
@@ -279,7 +290,6 @@ def test_fields_that_stock_code_reads_are_refused(kind, name, tmp_path):
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_no_field_that_stock_code_asks_for_counts_as_unread(kind, monkeypatch):
     """Every attribute of a config that is asked for while a model is built, runs and generates is found in the source."""
-    variant = next(v for v in VARIANTS if VARIANTS[v].model_type == kind)
     asked: set[str] = set()
     base = transformers.PreTrainedConfig
     original = base.__getattribute__
@@ -290,7 +300,7 @@ def test_no_field_that_stock_code_asks_for_counts_as_unread(kind, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(base, "__getattribute__", recording)
-        model = make(variant)
+        model = make(variant_of(kind)).float()
         outputs(model)
         if model.can_generate():
             ids = torch.tensor([[5, 6, 7]])
@@ -325,7 +335,7 @@ ALIASES["distilbert"] = {"dim": "hidden_size", "n_layers": "num_hidden_layers", 
 @pytest.mark.parametrize("beside", [True, False])
 @pytest.mark.parametrize("kind", ALIASES)
 def test_the_other_names_of_fields_are_read_and_written_as_stock_code_does(kind, beside, tmp_path):
-    source = save(next(v for v in VARIANTS if VARIANTS[v].model_type == kind), tmp_path / "source")
+    source = save(variant_of(kind), tmp_path / "source", dtype="float64")
     config = tiny.read_json(source / "config.json")
     for name, other in ALIASES[kind].items():
         config[other] = config[name] if beside else config.pop(name)
@@ -345,7 +355,7 @@ def test_two_names_of_one_field_with_two_values_are_refused(value, tmp_path):
     source = tiny.checkpoint(tmp_path / "source", "gpt2", hidden_size=value)
     with pytest.raises(BadInput) as caught:
         grow.plan(source, "2x", assume_harmless=["hidden_size"])
-    assert "n_embd: 24" in str(caught.value)
+    assert ("n_embd: 24" in str(caught.value)) == (value != "24")
     assert "hidden_size" in str(caught.value)
     assert "--assume-harmless" not in str(caught.value)
 
@@ -370,9 +380,6 @@ def test_the_window_of_older_readers_follows_the_layers(tmp_path):
     kinds = ["full_attention", "full_attention", "sliding_attention"]
     window = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2, "num_hidden_layers": 3}
     source = tiny.checkpoint(tmp_path / "source", "qwen3", layer_types=kinds, **window)
-    plan = grow.plan(source, "layers=6", place="top")
-    new = plan.new_config
-    assert new["max_window_layers"] == new["layer_types"].count("full_attention") == 2
     new = grow.plan(source, "layers=6", place="spread").new_config
     assert new["layer_types"] == sorted(new["layer_types"])
     assert new["max_window_layers"] == new["layer_types"].count("full_attention") > 2
@@ -417,7 +424,7 @@ def test_one_rule_for_all_dropouts(kind):
     assert dropouts
     for name in dropouts:
         family.check_config({**defaults_of(kind), name: 0.3})
-        assert name in family.known_fields
+        assert family.knows(name)
+        assert name not in family.known_fields  # no list says it again
         with pytest.raises(BadInput):
             family.check_config({**defaults_of(kind), name: 1.3})
-    assert not any(TRAINS.fullmatch(name) for name in {*family.harmless, *COMMON_FIELDS})

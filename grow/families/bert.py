@@ -63,7 +63,7 @@ ENCODER_FACTS: dict[str, Any] = dict(
     divides=True,
     harmless=frozenset(
         """
-        layer_norm_eps attention_probs_dropout_prob hidden_dropout_prob classifier_dropout directionality
+        layer_norm_eps directionality
         pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
         """.split()
     ),

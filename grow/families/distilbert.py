@@ -69,7 +69,7 @@ qa_outputs.bias                                                 labels <-       
     defaults={"tie_word_embeddings": True, "max_position_embeddings": 512},
     derived_head_dim=True,
     divides=True,
-    harmless=frozenset("attention_dropout dropout qa_dropout seq_classif_dropout sinusoidal_pos_embds".split()),
+    harmless=frozenset({"sinusoidal_pos_embds"}),
     fixed={"activation": ELEMENTWISE},
     stale=("embeddings.position_ids",),
     summary="DistilBERT",

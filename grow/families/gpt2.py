@@ -63,8 +63,8 @@ qa_outputs.bias                              labels <-         ? ForQuestionAnsw
     reads=frozenset({"n_inner"}),
     harmless=frozenset(
         """
-        layer_norm_epsilon attn_pdrop embd_pdrop resid_pdrop reorder_and_upcast_attn
-        summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj n_ctx
+        layer_norm_epsilon reorder_and_upcast_attn
+        summary_activation summary_proj_to_labels summary_type summary_use_proj n_ctx
         """.split()
     ),
     fixed={"add_cross_attention": (False,), "activation_function": ELEMENTWISE},

@@ -56,7 +56,7 @@ qa_outputs.bias                                             labels <-         ? 
     derived_head_dim=True,
     divides=True,
     reads=frozenset({"rope_parameters", "rope_theta", "rope_scaling", "rotary_pct", "rotary_emb_base"}),
-    harmless=frozenset("layer_norm_eps attention_dropout hidden_dropout use_parallel_residual".split()),
+    harmless=frozenset("layer_norm_eps use_parallel_residual".split()),
     fixed={"hidden_act": ELEMENTWISE},
     spelling=(("lm_head.weight", "embed_out.weight"),),
     stale=(".attention.bias", ".attention.masked_bias", ".attention.rotary_emb.inv_freq", "rotary_emb.inv_freq"),
