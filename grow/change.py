@@ -250,19 +250,17 @@ def _window_config(family: Family, window: Window, config: Mapping[str, Any], de
 
     What they would follow from is carried along, too: older readers know no list.
     """
-    changes: dict[str, Any] = {}
     first = int(family.get(config, window.first))
-    if kinds := config.get(window.field):
-        full = [kind == window.kinds[0] for kind in kinds]
-        listed = full == sorted(full, reverse=True) and not all(full)
-        first = sum(full) if listed and not window.even else first
-    elif config.get(window.switch) and config.get("sliding_window", 0) is not None:
-        changes[window.field] = [window.kind(i, first) for i in depth.source]
-    if window.first in config or changes:
-        kept = sum(i < first for i in depth.source)
-        moved = max(first, depth.m) if first >= depth.n else kept
-        if not window.even:
-            changes[window.first] = moved
+    kinds = config.get(window.field)
+    changes: dict[str, Any] = {}
+    if not kinds and config.get(window.switch) and config.get("sliding_window", 0) is not None:
+        kinds = [window.kind(i, first) for i in range(depth.n)]
+        changes[window.field] = [kinds[i] for i in depth.source]
+    elif window.first not in config:
+        return {}
+    full = [not kinds or kinds[i] == window.kinds[0] for i in depth.source]
+    if full == sorted(full, reverse=True) and not window.even:  # no number says it where they take turns
+        changes[window.first] = max(first, depth.m) if all(full) and first >= depth.n else sum(full)
     return changes
 
 

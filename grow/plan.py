@@ -202,9 +202,10 @@ def _new_config(family: Family, config, old, new, changes, top_k: int | None = N
         if axis in family.axes and (new[axis] != old[axis] or config.get(family.axes[axis]) is not None):
             result[family.axes[axis]] = new[axis]
     for name, other in family.synonyms.items():
-        changed = family.get(result, name) != family.get(config, name)
-        if changed and (name in result or other in result):  # older readers know one of them only
-            result[name] = result[other] = family.get(result, name)
+        value = family.get({**result, other: None}, name)
+        if value != family.get(config, name):  # older readers know one name of the experts only
+            both = family.experts is not None and name == family.axes["experts"]
+            result |= {spot: value for spot in (name, other) if both or spot in config}
     if new["hidden"] != old["hidden"] or new["heads"] != old["heads"]:
         for axis in ("head_dim", "ffn"):  # both may have followed from hidden
             if axis in family.axes:

@@ -201,8 +201,10 @@ class Replay:
         )
         if family.experts:
             facts = family.experts
-            may_change |= set(filter(None, (facts.top_k, facts.only, facts.step))) | set(family.synonyms.values())
-        may_change |= {*family.layer_lists} | ({family.window.field, family.window.first} if family.window else set())
+            may_change |= set(filter(None, (facts.top_k, facts.only, facts.step)))
+        may_change |= {*family.layer_lists, *family.synonyms.values()} | (
+            {family.window.field, family.window.first} if family.window else set()
+        )
         for name in sorted(set(changes) - may_change):
             yield f"grow.json: config_changes: {name}: no growth changes it"
         for field in self.fields():
