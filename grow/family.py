@@ -359,7 +359,11 @@ class Family:
         faults = [name for name in unknown if name not in idle]
         if not faults:
             told = [name for name in unknown if config[name] is not None and name not in generates]
-            return (f"config.json: no stock code reads {listing(told)}; they come along as they are",) if told else ()
+            return (
+                (f"config.json: no stock code reads {listing(told)}: what is there comes along as it is",)
+                if told
+                else ()
+            )
         hint = misspelt[faults[0]] or did_you_mean(faults[0], known)
         sizes = [name for name in faults if SIZES.fullmatch(name)]
         raise Refused(
