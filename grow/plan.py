@@ -201,11 +201,11 @@ def _new_config(family: Family, config, old, new, changes, top_k: int | None = N
     for axis in (*GROWABLE, "embed"):
         if axis in family.axes and (new[axis] != old[axis] or config.get(family.axes[axis]) is not None):
             result[family.axes[axis]] = new[axis]
-    for name, other in family.synonyms.items():
-        value = family.get({**result, other: None}, name)
-        if value != family.get(config, name):  # older readers know one name of the experts only
-            both = family.experts is not None and name == family.axes["experts"]
-            result |= {spot: value for spot in (name, other) if both or spot in config}
+    for axis, name in family.axes.items():
+        if name in family.synonyms and new[axis] != old[axis]:
+            # older readers know one name of the experts only; for the rest, the names that are there
+            both = family.experts is not None and axis == "experts"
+            result |= {spot: new[axis] for spot in (name, family.synonyms[name]) if both or spot in config}
     if new["hidden"] != old["hidden"] or new["heads"] != old["heads"]:
         for axis in ("head_dim", "ffn"):  # both may have followed from hidden
             if axis in family.axes:
