@@ -245,7 +245,8 @@ def _search(root: Path, model_type: str, names: list[str]) -> dict[str, Reading]
     words = {name: re.compile(rf"(?<!\w){re.escape(name)}(?!\w)".encode()) for name in names}
     for path in _files(root, model_type):
         data = path.read_bytes()
-        at_all |= {name for name in names if any(made.fullmatch(name) for made in _constructed(data))}
+        made = _constructed(data)
+        at_all |= {name for name in names if any(pattern.fullmatch(name) for pattern in made)}
         present = {name for name in names if name.encode() in data and words[name].search(data)}
         of_configs = bool(OF_CONFIGS.fullmatch(path.stem)) or path.parent.name == "heterogeneity"
         if not present and not of_configs:
