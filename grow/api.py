@@ -31,6 +31,7 @@ from grow.methods import DEFAULT
 from grow.parallel import World, world_of
 from grow.pieced import PiecedCheckpoint, is_pieced
 from grow.plan import Plan, plan_for
+from grow.provenance import ASSUMED, assumed
 from grow.savings import Curves
 from grow.train.settings import Training
 from grow.verify.ladder import verify_folders
@@ -98,7 +99,9 @@ def opened(
     folder = locate(src, revision=revision)
     with PiecedCheckpoint(folder, trust) if is_pieced(folder) else open_checkpoint(folder) as checkpoint:
         family = family_of(checkpoint.config["model_type"])
-        family.check_config({k: v for k, v in checkpoint.config.items() if k not in assume_harmless})
+        vouched = {*assume_harmless, *assumed(checkpoint.path, checkpoint.config)}
+        checkpoint.notes += family.check_config(checkpoint.config, vouched)
+        checkpoint.vouched = {k: v for k, v in checkpoint.config.items() if k in vouched and not family.knows(k)}
         if isinstance(checkpoint, PiecedCheckpoint):
             checkpoint.name_as(family)
         matched = match(family, checkpoint.config, checkpoint.tensors, str(checkpoint.path))
@@ -251,6 +254,8 @@ def widen(
                 if here.first:
                     if moments:
                         add_to_record(stage.path, "state", moments.document())
+                    if checkpoint.vouched:
+                        add_to_record(stage.path, ASSUMED, checkpoint.vouched)
                     (stage.path / "README.md").write_text(model_card(the_plan, str(src), found), encoding="utf-8")
                 checkpoint.check_unchanged()
             with here.together():

@@ -69,6 +69,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else ""
 
 
+def near_miss(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'?` when `name` is one of `known` but for a letter or two, else the empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.9)
+    return f"did you mean {close[0]!r}?" if close and close[0] != name else ""
+
+
 def listing(names: Iterable[str], limit: int = 8) -> str:
     """`a, b, c and 4 more`: names for a message, cut so that it stays readable."""
     names = list(names)

@@ -29,6 +29,7 @@ from grow.numerics import RAW
 from grow.optimizer import POLICIES
 from grow.optimizers import check_optimizers, grow_optimizers, refuse_sharded
 from grow.plan import Plan, plan_for
+from grow.stock import plain
 from grow.tensors import TensorPlan
 from grow.verify.compare import HIDDEN_OUTPUTS
 from grow.verify.experts import fused
@@ -191,7 +192,7 @@ def build(plan: Plan, model: Any, state: Mapping[str, torch.Tensor]) -> Any:
     What a training loop has set comes along: mode, frozen parameters (inserted layers are frozen where the layer they
     took their weights from is), gradient checkpointing, generation config. The random state stays as it was.
     """
-    config = type(model.config).from_dict(dict(plan.new_config))
+    config = type(model.config).from_dict(plain(dict(plan.new_config)))
     config._attn_implementation = model.config._attn_implementation
     grown = skeleton(type(model), config)
     # not .to(dtype), which would round RoPE's frequencies: weights bring their dtype, buffers have the source's

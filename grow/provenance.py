@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 from grow.axes import SIDES
 from grow.change import ROUTES, Change, Redraw, Upcycling
-from grow.checkpoint.header import strict_json
+from grow.checkpoint.header import open_regular, read_exactly, strict_json
 from grow.depth import FILLS, ZEROS, Depth, unchanged
 from grow.errors import BadInput
 from grow.family import UNITS
@@ -28,6 +29,7 @@ from grow.tensors import SPLITS
 
 SCHEMA = 1
 NAME = "grow.json"
+ASSUMED = "assumed_harmless"  # field -> value, of --assume-harmless
 LONGEST = 1 << 26  # coordinates of an axis; the longest known have 10^5
 SPACES = {
     **{axis: axis for axis in ("hidden", *UNITS, "heads", "kv_heads")},
@@ -126,6 +128,20 @@ def read_record(folder: Path) -> Record | None:
     if isinstance(raw, dict) and "training" in raw and not {"plan", "tensors"} & raw.keys():
         return None
     return parse_record(raw, str(path), fix)
+
+
+def assumed(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Fields that somebody vouched for when this checkpoint grew, as far as they still have the value of then."""
+    try:
+        fd = open_regular(folder / NAME)
+        try:
+            raw = strict_json(read_exactly(fd, os.fstat(fd).st_size, 0, NAME), NAME, "")
+        finally:
+            os.close(fd)
+    except BadInput:  # no record, or none that can be read: then nobody has
+        return ()
+    found = raw.get(ASSUMED) if isinstance(raw, dict) else None
+    return tuple(k for k, v in found.items() if k in config and config[k] == v) if isinstance(found, dict) else ()
 
 
 def trained_record(record: Mapping[str, Any] | None, training: Mapping[str, Any], version: str) -> dict[str, Any]:

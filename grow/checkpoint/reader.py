@@ -55,6 +55,7 @@ class Checkpoint:
     files       the weight files
     companions  relative paths of the files that come along unchanged
     notes       what was found and does no harm, one sentence each
+    vouched     fields of the config, with their values, that the user says are harmless
 
     >>> with open_checkpoint("gpt2") as source:                   # doctest: +SKIP
     ...     info = source.tensors["wte.weight"]
@@ -67,6 +68,7 @@ class Checkpoint:
         self.files: list[Path] = []
         self.companions: list[str] = []
         self.notes: list[str] = []
+        self.vouched: dict[str, Any] = {}
         self._fds: dict[Path, int] = {}
         self._seen: dict[Path, tuple[int, ...]] = {}
         self._stack = ExitStack()

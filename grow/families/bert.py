@@ -61,9 +61,10 @@ ENCODER_FACTS: dict[str, Any] = dict(
     eps="layer_norm_eps",
     derived_head_dim=True,
     divides=True,
+    # embedding_size only keeps stock code from asking for hidden % heads == 0, which holds here in any case
     harmless=frozenset(
         """
-        layer_norm_eps attention_probs_dropout_prob hidden_dropout_prob classifier_dropout directionality
+        layer_norm_eps embedding_size directionality
         pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
         """.split()
     ),

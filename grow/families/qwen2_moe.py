@@ -51,6 +51,7 @@ QWEN2_MOE = rms_decoder(
         "experts": "num_experts",
     },
     window=Window(even=True),
+    nulls={},  # its class alone puts nothing in the place of null
     experts=routed(
         "expert_ffn",
         shared=SHARES,
