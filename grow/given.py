@@ -91,8 +91,8 @@ def skeleton(cls: type, config: Any) -> Any:
     return made
 
 
-def twin_of(model: Any, config: Mapping[str, Any]) -> Any:
-    """What stock code builds from the model's config, with the model's weights. Refused where it is built otherwise."""
+def check_class(model: Any) -> None:
+    """Refused for a model whose class is not one that stock loading would build."""
     cls = type(model)
     if getattr(transformers, cls.__name__, None) is not cls:
         raise Refused(
@@ -101,6 +101,12 @@ def twin_of(model: Any, config: Mapping[str, Any]) -> Any:
             why="the result is a stock checkpoint, which the stock class of that name computes",
             fix=f"load the weights into a stock class: {cls.__mro__[1].__name__}.from_pretrained(…)",
         )
+
+
+def twin_of(model: Any, config: Mapping[str, Any]) -> Any:
+    """What stock code builds from the model's config, with the model's weights. Refused where it is built otherwise."""
+    cls = type(model)
+    check_class(model)
     made = type(model.config).from_dict(dict(config))
     for kernel in ("_attn_implementation", "_experts_implementation"):
         if getattr(model.config, kernel, None) is not None:

@@ -23,7 +23,16 @@ from grow.apply import grow_tensor
 from grow.errors import BadInput, Refused
 from grow.families import family_of
 from grow.family import Family
-from grow.given import carry_padding, check_adapters, check_runs_alike, outputs, skeleton, tokens_for, twin_of
+from grow.given import (
+    carry_padding,
+    check_adapters,
+    check_class,
+    check_runs_alike,
+    outputs,
+    skeleton,
+    tokens_for,
+    twin_of,
+)
 from grow.match import Match, check_duplicates, match
 from grow.numerics import RAW
 from grow.optimizer import POLICIES
@@ -271,6 +280,7 @@ def check_model(model: Any) -> None:
             else "pass what it wraps: model.module (DataParallel), model._orig_mod (torch.compile); wrap the result",
         )
     refuse_sharded(model)
+    check_class(model)
 
 
 def _checkpointing(model: Any) -> dict[str, Any] | None:
