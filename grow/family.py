@@ -101,6 +101,8 @@ class Experts:
     shared      row of the shared expert -> the row of a dense FFN that it is
     shared_gate row of its gate, a sigmoid
     only, step  config fields: layers without experts, and every how many layers there are some
+    fused       name of a parameter of the stock class, under which it may be stored too -> the rows of the table that
+                lie in it, of every expert one behind the other; one row that is no expert's has another name there
     """
 
     width: str
@@ -113,6 +115,7 @@ class Experts:
     shared_gate: str = ""
     only: str = ""
     step: str = ""
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,8 @@ class Tie:
     """One stored table is the embedding (a producer) and the head (a consumer) when `when` holds.
 
     The norm in front of the head absorbs the difference: `norms` are its gain and bias, there when `norms_when`
-    holds. `head` is the tensor to write when the two must part because no norm can absorb it.
+    holds. `head` is the tensor to write when the two must part because no norm can absorb it. `biases` are two names
+    of the head's bias, which are tied as well; the first is the table's.
     """
 
     table: str
@@ -128,6 +132,7 @@ class Tie:
     norms: tuple[str, ...]
     when: str
     norms_when: str = "always"
+    biases: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from grow.checkpoint.header import (
     show,
     strict_json,
 )
+from grow.checkpoint.layout import as_in_table
 from grow.checkpoint.locate import (
     check_folder,
     check_kind,
@@ -51,7 +52,8 @@ class Checkpoint:
 
     path        the folder, absolute and free of symlinks
     config      config.json as a dict, without private fields
-    tensors     name -> TensorInfo over all shards, in the order of files and offsets
+    tensors     name -> TensorInfo over all shards, in the order of files and offsets; the names are those of the
+                family's table, see `grow.checkpoint.layout`
     files       the weight files
     companions  relative paths of the files that come along unchanged
     notes       what was found and does no harm, one sentence each
@@ -181,6 +183,8 @@ def open_checkpoint(
         raw = checkpoint._json(inside(folder, "config.json", follow_symlinks))
         checkpoint.config = check_config(raw, show(folder / "config.json"), checkpoint.notes)
         shards = _open_shards(checkpoint, names, follow_symlinks)
+        found = as_in_table(checkpoint.config, checkpoint.tensors, checkpoint.notes)
+        checkpoint.tensors = {name: info for name, (_, info) in found.items()}
         unread = [name for name in names if name.endswith(".safetensors") and name not in shards]
         if unread:
             checkpoint.notes.append(f"not part of the checkpoint, left unread: {listing(map(show, unread))}")
