@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import stat
 from collections import Counter
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from grow.checkpoint.strange import told
 from grow.errors import BadInput, did_you_mean, listing
 
 CHUNK = 1 << 20  # bytes of a read that only passes through
@@ -241,11 +243,14 @@ def _tensor(name: str, entry: Any, path: Path, data: int) -> TensorInfo:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         hint = did_you_mean(str(dtype)[:40], DTYPES)
+        reason = (
+            told((), [str(dtype)], show(path.parent)) if re.fullmatch(r"[FIU][468](_\w{1,12})?", str(dtype)) else None
+        )
         raise BadInput(
             where,
             what=f"dtype {show(dtype, 40)!r} is not supported; {hint}".rstrip("; "),
             why=f"supported: {', '.join(DTYPES)}",
-            fix="save the checkpoint in one of these, unquantised",
+            fix=reason.fix if reason else "save the checkpoint in one of these, unquantised",
         )
     if not isinstance(shape, list) or not all(_count(n) for n in shape) or len(shape) > MAX_AXES:
         raise _corrupt(where, f"shape {show(shape, 80)}; wanted up to {MAX_AXES} integers from 0 to 2^63 - 1")

@@ -39,6 +39,8 @@ def as_in_table(
     stacks: list[str] = []
     for name, info in tensors.items():
         parts = list(_parts(family, config, info)) if family is not None else [info]
+        if len(parts) == 1 and family is not None and (bare := _unwrapped(family, parts[0].name)):
+            parts = [replace(parts[0], name=bare)]
         if name in twins:
             parts = [replace(info, name=twins[name])]
             notes.append(f"{show(name)} is read as {twins[name]}, which is tied to it and not stored")
@@ -75,9 +77,7 @@ def _parts(family: Family, config: Mapping[str, Any], info: TensorInfo) -> Itera
     yield info
 
 
-def _matrices(
-    family: Family, config: Mapping[str, Any], info: TensorInfo, rows: list[str]
-) -> Iterator[TensorInfo]:
+def _matrices(family: Family, config: Mapping[str, Any], info: TensorInfo, rows: list[str]) -> Iterator[TensorInfo]:
     if "{experts}" not in rows[0]:
         yield replace(info, name=rows[0])
         return
@@ -97,6 +97,13 @@ def _matrices(
         expert, part = divmod(k, len(rows))
         name = rows[part].replace("{experts}", str(expert))
         yield TensorInfo(name, info.dtype, one, info.file, info.offset + k * size, size)
+
+
+def _unwrapped(family: Family, name: str) -> str:
+    """A table's name behind the base model's prefix, which stock loading takes away; "" for other names."""
+    bare = name.removeprefix(family.prefix)
+    known = bare != name and any(row.pattern.match(bare) for row in family.rows)
+    return bare if known else ""
 
 
 def _alone(family: Family, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[str, str]:

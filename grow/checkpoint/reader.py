@@ -45,6 +45,13 @@ from grow.errors import BadInput, Refused, listing
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_JSON = 100_000_000
+STOCK = {
+    "twice": "stock loading takes one of two tensors of a name, and nothing says which",
+    "misplaced": "stock loading reads the shards whatever their index says, and other readers do not",
+    "missing": "stock loading begins a tensor that no shard holds anew, most of them with random numbers",
+    "unlisted": "a tensor that the index does not list may be left over from another checkpoint",
+}
+"""Fault of an index -> why it is one."""
 
 
 class Checkpoint:
@@ -328,7 +335,7 @@ def _merge(checkpoint: Checkpoint, weight_map: dict[str, str], claimed: Any) -> 
             show(checkpoint.path / INDEX),
             what=f"disagrees with the shards: {', '.join(f'{len(faults[f])} {f}' for f in faults)}",
             details=[(fault, listing(found)) for fault, found in faults.items()],
-            why="stock loading fills missing tensors with random numbers and drops unlisted ones",
+            why="; ".join(STOCK[fault] for fault in faults),
             fix="--ignore-unexpected PATTERN" if set(faults) == {"unlisted"} else AGAIN,
         )
     if not checkpoint.tensors:

@@ -25,6 +25,7 @@ import transformers
 from torch.overrides import TorchFunctionMode
 from transformers.models.auto import modeling_auto
 
+from grow.checkpoint.strange import told
 from grow.errors import BadInput, did_you_mean, listing
 
 DTYPES = {
@@ -201,12 +202,16 @@ def load(folder: str | Path, dtype: str, *, attention: str | None = None, disk: 
     model.eval().requires_grad_(False)
     missing, mismatched = sorted(info["missing_keys"]), [str(k) for k in info["mismatched_keys"]]
     if missing or mismatched or info["error_msgs"]:
+        reason = told(map(str, sorted(info["unexpected_keys"])), where=str(folder))
         raise Unloadable(
             folder,
-            what=f"{cls.__name__}: {len(missing)} weights are missing, {len(mismatched)} have another shape",
+            what=f"{cls.__name__}: {len(missing)} weights are missing, {len(mismatched)} have another shape"
+            + (f"; it {reason.what}" if reason else ""),
             details=[("missing", listing(missing)), ("shape", listing(sorted(mismatched)))],
-            why="transformers would initialise them at random and carry on",
-            fix="write these tensors, or name the class of these files in config.json: architectures",
+            why=reason.why if reason else "transformers would begin them anew, most of them at random, and carry on",
+            fix=reason.fix
+            if reason
+            else "write these tensors, or name the class of these files in config.json: architectures",
         )
     if disk:
         # weights that had to be converted lie there as long as the model lives
