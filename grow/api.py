@@ -104,8 +104,8 @@ def opened(
         matched = match(family, checkpoint.config, checkpoint.tensors, str(checkpoint.path))
         check_duplicates(matched, lambda a, b: _same_bytes(checkpoint, a, b))
         checkpoint.notes += [
-            f"{a} and {b} hold the same numbers and config.json does not tie them: they grow apart; where they were one, "
-            '"tie_word_embeddings": true keeps them one'
+            f"{a} and {b} hold the same numbers and config.json does not tie them: they grow apart; where they were "
+            'one, "tie_word_embeddings": true keeps them one'
             for a, b in twins(family, matched)
             if _same_bytes(checkpoint, a, b)
         ]

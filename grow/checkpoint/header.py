@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import stat
 from collections import Counter
 from dataclasses import dataclass
@@ -243,9 +242,7 @@ def _tensor(name: str, entry: Any, path: Path, data: int) -> TensorInfo:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         hint = did_you_mean(str(dtype)[:40], DTYPES)
-        reason = (
-            told((), [str(dtype)], show(path.parent)) if re.fullmatch(r"[FIU][468](_\w{1,12})?", str(dtype)) else None
-        )
+        reason = told((), [str(dtype)], show(path.parent))
         raise BadInput(
             where,
             what=f"dtype {show(dtype, 40)!r} is not supported; {hint}".rstrip("; "),

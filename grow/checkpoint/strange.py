@@ -34,11 +34,11 @@ QUANTISED = re.compile(
     r"\.(qweight|qzeros|g_idx|scales|weight_scale|weight_scale_inv|input_scale|weight_packed|weight_shape|SCB|absmax|"
     r"quant_map|nested_absmax|nested_quant_map|quant_state\.[\w.]+)$|_(blocks|scales)$"
 )
-NARROW = ("F4", "F6", "F8", "I4", "U4", "I8", "U8")
+NARROW = re.compile(r"F[468](_\w{1,12})?|[IU][48]")
 UNQUANTISED = """use the checkpoint that it was made from or, where the quantiser's library is installed:
 python -c "import transformers as t; c = t.AutoConfig.from_pretrained('SRC')
 getattr(t, c.architectures[0]).from_pretrained('SRC').dequantize().save_pretrained('DST')\""""
-CAST = """use the checkpoint that it was made from. Where these numbers are the weights, stock code can store them as such:
+CAST = """use the checkpoint that it was made from. Where these numbers are the weights, stock code stores them so:
 python -c "import transformers as t; c = t.AutoConfig.from_pretrained('SRC')
 getattr(t, c.architectures[0]).from_pretrained('SRC', dtype='{dtype}').save_pretrained('DST')\""""
 MERGE = """merge the adapter first, in Python:
@@ -54,7 +54,7 @@ def told(names: Iterable[str], dtypes: Iterable[str] = (), where: str = "SRC") -
 
     where  the folder, for commands
     """
-    names, narrow = list(names), sorted({dtype for dtype in dtypes if dtype.startswith(NARROW)})
+    names, narrow = list(names), sorted({dtype for dtype in dtypes if NARROW.fullmatch(dtype)})
     for name in names:
         if hit := QUANTISED.search(name):
             why = f"{hit[0]} belongs to integers or 8-bit floats that stand for weights; growth is exact for plain ones"
