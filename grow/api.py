@@ -20,6 +20,7 @@ from typing import Any
 from grow.card import model_card
 from grow.checkpoint.header import CHUNK, show
 from grow.checkpoint.locate import locate
+from grow.checkpoint.pickled import open_readable
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.checkpoint.shared import staged
 from grow.errors import BadInput
@@ -323,7 +324,7 @@ def verify(
         from grow.verify.report import check_place, write_report
 
         check_place(Path(report))
-    with open_checkpoint(locate(src, revision=revision)) as a, open_checkpoint(locate(grown)) as b:
+    with open_readable(locate(src, revision=revision)) as a, open_readable(locate(grown)) as b:
         names = show(src, LINE), show(grown, LINE)
         options: dict[str, Any] = dict(
             rungs=rungs, tasks=tasks, samples=samples, seed=seed, names=names, progress=on_rung

@@ -51,7 +51,7 @@ DTYPES: dict[str, tuple[int, np.dtype | None]] = {
 }
 """Bytes per element, and the numpy dtype that reads it: BF16 as its uint16 bits, none for 8-bit floats."""
 
-PICKLE_FIX = """convert it once, where you trust its author:
+PICKLE_FIX = """convert it once (tensors alone are read), and copy the tokenizer's files beside it:
 python -c "import transformers as t; c = t.AutoConfig.from_pretrained('SRC')
 getattr(t, c.architectures[0]).from_pretrained('SRC').save_pretrained('DST')\""""
 AGAIN = "download or copy the file again (hf download ORG/NAME --force-download)"

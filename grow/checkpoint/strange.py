@@ -41,12 +41,22 @@ getattr(t, c.architectures[0]).from_pretrained('SRC').dequantize().save_pretrain
 CAST = """use the checkpoint that it was made from. Where these numbers are the weights, stock code stores them so:
 python -c "import transformers as t; c = t.AutoConfig.from_pretrained('SRC')
 getattr(t, c.architectures[0]).from_pretrained('SRC', dtype='{dtype}').save_pretrained('DST')\""""
-MERGE = """merge the adapter first, in Python:
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained('BASE'), 'ADAPTER')
-model.merge_and_unload().save_pretrained('DST')"""
+MERGE = """merge the adapter into its base model with merge_and_unload:
+python -c "import transformers as t; from peft import PeftModel; m = t.{cls}.from_pretrained('{base}')
+PeftModel.from_pretrained(m, '{adapter}').merge_and_unload().save_pretrained('DST')\""""
+UNMERGED = "model.merge_and_unload().save_pretrained('DST') where it was trained; or with its adapter's folder: " + (
+    MERGE.partition(":\n")[2].format(cls="AutoModelForCausalLM", base="BASE", adapter="ADAPTER")
+)
+PLAIN = re.compile(r"[\w./@:+~ =,-]{1,300}")
+"""Paths and names that can stand in a command as they are."""
 RENAME = """{inside}.save_pretrained('DST') where it was trained, or take the word out of the names in each file:
 python -c "from safetensors.torch import load_file, save_file; f = 'SRC/model.safetensors'
 save_file({{k.replace('{word}', ''): v for k, v in load_file(f).items()}}, f, {{'format': 'pt'}})\""""
+
+
+def in_command(path: object, unknown: str = "SRC") -> str:
+    """A path as it may stand in a command that people copy; a word in its place where a shell would read more in it."""
+    return str(path) if PLAIN.fullmatch(str(path)) else unknown
 
 
 def told(names: Iterable[str], dtypes: Iterable[str] = (), where: str = "SRC") -> Reason | None:
@@ -54,7 +64,8 @@ def told(names: Iterable[str], dtypes: Iterable[str] = (), where: str = "SRC") -
 
     where  the folder, for commands
     """
-    names, narrow = list(names), sorted({dtype for dtype in dtypes if NARROW.fullmatch(dtype)})
+    where = in_command(where)
+    names, narrow = [_printable(name) for name in names], sorted({dtype for dtype in dtypes if NARROW.fullmatch(dtype)})
     for name in names:
         if hit := QUANTISED.search(name):
             why = f"{hit[0]} belongs to integers or 8-bit floats that stand for weights; growth is exact for plain ones"
@@ -72,7 +83,7 @@ def told(names: Iterable[str], dtypes: Iterable[str] = (), where: str = "SRC") -
             return Reason(
                 f"is a PEFT model whose adapter was not merged ({name})",
                 "an adapter is a difference to a base model; growth needs the sum",
-                MERGE,
+                UNMERGED,
             )
     for name in names:
         if word := wrapper_in(name):
@@ -83,6 +94,10 @@ def told(names: Iterable[str], dtypes: Iterable[str] = (), where: str = "SRC") -
                 RENAME.format(word=word, inside=inside).replace("SRC", where),
             )
     return None
+
+
+def _printable(name: str) -> str:
+    return (name if name.isprintable() else ascii(name)[1:-1])[:200]
 
 
 def wrapper_in(name: str) -> str:

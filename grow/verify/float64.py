@@ -11,6 +11,7 @@ dtype of the weights, which hides every error below 1e-6 (`modeling_llama.py`:
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import shutil
@@ -25,6 +26,7 @@ import transformers
 from torch.overrides import TorchFunctionMode
 from transformers.models.auto import modeling_auto
 
+from grow.checkpoint.pickled import is_pickled
 from grow.checkpoint.strange import told
 from grow.errors import BadInput, did_you_mean, listing
 
@@ -77,6 +79,8 @@ class TrueFloat64(TorchFunctionMode):
         torch.set_default_dtype(torch.float64)
         # Constructors bypass function modes; parameters made with this one would keep float32 while they are loaded.
         self._narrow, torch.FloatTensor = torch.FloatTensor, torch.DoubleTensor  # type: ignore[misc, assignment]
+        # A pickle is read as it was stored, like safetensors, and widened when it becomes a parameter.
+        self._read, torch.load = torch.load, _as_stored(torch.load)
         super().__enter__()
         return self
 
@@ -85,6 +89,7 @@ class TrueFloat64(TorchFunctionMode):
             super().__exit__(*exc)
         finally:
             torch.set_default_dtype(self._default)
+            torch.load = self._read
             torch.FloatTensor = self._narrow  # type: ignore[misc]
 
     def __torch_function__(self, func, types, args=(), kwargs: Mapping[str, Any] | None = None):
@@ -97,6 +102,15 @@ class TrueFloat64(TorchFunctionMode):
         if func in _FACTORIES and out.dtype in _WIDE:
             out = out.to(_WIDE[out.dtype])
         return out
+
+
+def _as_stored(read: Any) -> Any:
+    @functools.wraps(read)
+    def outside(*args: Any, **kwargs: Any) -> Any:
+        with torch._C.DisableTorchFunction():
+            return read(*args, **kwargs)
+
+    return outside
 
 
 def _widen(value: Any) -> Any:
@@ -174,7 +188,7 @@ def load(folder: str | Path, dtype: str, *, attention: str | None = None, disk: 
     folder = Path(folder)
     cls = model_class(folder)
     exact = dtype == "float64"
-    kwargs: dict[str, Any] = {"dtype": DTYPES[dtype], "use_safetensors": True, **LOCAL}
+    kwargs: dict[str, Any] = {"dtype": DTYPES[dtype], "use_safetensors": not is_pickled(folder), **LOCAL}
     with quiet(), TrueFloat64() if exact else contextlib.nullcontext():
         try:
             config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
