@@ -207,6 +207,13 @@ class Family:
                 value = self.get(config, value[1:])
         return value
 
+    def spelled(self, name: str) -> str:
+        """A stored name as the table spells it."""
+        for stored, suffix in self.spelling:
+            if name.endswith(stored):
+                name = name.removesuffix(stored) + suffix
+        return name
+
     def rope_config(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """The config with this family's θ where it names none."""
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}

@@ -96,9 +96,7 @@ def match(family: Family, config: Mapping[str, Any], stored: Mapping[str, Stored
     patterns = {row.name: row.pattern for row in family.rows}
 
     def canonical(name: str) -> str | None:
-        for stored_suffix, suffix in family.spelling:
-            if name.endswith(stored_suffix):
-                name = name.removesuffix(stored_suffix) + suffix
+        name = family.spelled(name)
         names = [name, family.prefix + name]
         names += [family.prefix + name.removeprefix(alias) for alias in family.aliases if name.startswith(alias)]
         return next((n for n in names if any(p.match(n) for p in patterns.values())), None)

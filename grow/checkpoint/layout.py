@@ -111,12 +111,13 @@ def _alone(family: Family, config: Mapping[str, Any], tensors: Mapping[str, Tens
     tie = family.tie
     if tie is None or not _ties(family, config):
         return {}
+    called = {family.spelled(name): name for name in tensors}
+    whole = any(name.startswith(family.prefix) for name in called)
     found = {}
     for table, other in ((tie.table, tie.head), tie.biases):
-        names = {table, table.removeprefix(family.prefix)}
-        if other and other in tensors and not names & tensors.keys():
-            whole = any(name.startswith(family.prefix) for name in tensors)
-            found[other] = table if whole else table.removeprefix(family.prefix)
+        bare = table.removeprefix(family.prefix)
+        if other in called and not {table, bare} & called.keys():
+            found[called[other]] = table if whole else bare
     return found
 
 

@@ -214,6 +214,8 @@ def load(folder: str | Path, dtype: str, *, attention: str | None = None, disk: 
                 fix="compare config.json with the shapes of the tensors (grow inspect)",
             ) from error
     model.eval().requires_grad_(False)
+    for p in model.parameters() if is_pickled(folder) else ():
+        p.data = p.data.contiguous()  # a pickle keeps strides, which stock saving then trips over
     missing, mismatched = sorted(info["missing_keys"]), [str(k) for k in info["mismatched_keys"]]
     if missing or mismatched or info["error_msgs"]:
         reason = told(map(str, sorted(info["unexpected_keys"])), where=str(folder))
