@@ -105,6 +105,8 @@ class Experts:
     shared      row of the shared expert -> the row of a dense FFN that it is
     shared_gate row of its gate, a sigmoid
     only, step  config fields: layers without experts, and every how many layers there are some
+    fused       name of a parameter of the stock class, under which it may be stored too -> the rows of the table that
+                lie in it, of every expert one behind the other; one row that is no expert's has another name there
     """
 
     width: str
@@ -117,6 +119,7 @@ class Experts:
     shared_gate: str = ""
     only: str = ""
     step: str = ""
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,8 @@ class Tie:
     """One stored table is the embedding (a producer) and the head (a consumer) when `when` holds.
 
     The norm in front of the head absorbs the difference: `norms` are its gain and bias, there when `norms_when`
-    holds. `head` is the tensor to write when the two must part because no norm can absorb it.
+    holds. `head` is the tensor to write when the two must part because no norm can absorb it. `biases` are two names
+    of the head's bias, which are tied as well; the first is the table's.
     """
 
     table: str
@@ -132,6 +136,7 @@ class Tie:
     norms: tuple[str, ...]
     when: str
     norms_when: str = "always"
+    biases: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
@@ -223,6 +228,13 @@ class Family:
             if isinstance(value, str) and value.startswith("="):
                 value = self.get(config, value[1:])
         return value
+
+    def spelled(self, name: str) -> str:
+        """A stored name as the table spells it."""
+        for stored, suffix in self.spelling:
+            if name.endswith(stored):
+                name = name.removesuffix(stored) + suffix
+        return name
 
     def rope_config(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """The config as `grow.rope` reads it: with what this family's stock class takes where it says nothing."""

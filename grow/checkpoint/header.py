@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from grow.checkpoint.strange import told
 from grow.errors import BadInput, did_you_mean, listing
 
 CHUNK = 1 << 20  # bytes of a read that only passes through
@@ -50,7 +51,7 @@ DTYPES: dict[str, tuple[int, np.dtype | None]] = {
 }
 """Bytes per element, and the numpy dtype that reads it: BF16 as its uint16 bits, none for 8-bit floats."""
 
-PICKLE_FIX = """convert it once, where you trust its author:
+PICKLE_FIX = """convert it once (tensors alone are read), and copy the tokenizer's files beside it:
 python -c "import transformers as t; c = t.AutoConfig.from_pretrained('SRC')
 getattr(t, c.architectures[0]).from_pretrained('SRC').save_pretrained('DST')\""""
 AGAIN = "download or copy the file again (hf download ORG/NAME --force-download)"
@@ -241,11 +242,12 @@ def _tensor(name: str, entry: Any, path: Path, data: int) -> TensorInfo:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         hint = did_you_mean(str(dtype)[:40], DTYPES)
+        reason = told((), [str(dtype)], show(path.parent))
         raise BadInput(
             where,
             what=f"dtype {show(dtype, 40)!r} is not supported; {hint}".rstrip("; "),
             why=f"supported: {', '.join(DTYPES)}",
-            fix="save the checkpoint in one of these, unquantised",
+            fix=reason.fix if reason else "save the checkpoint in one of these, unquantised",
         )
     if not isinstance(shape, list) or not all(_count(n) for n in shape) or len(shape) > MAX_AXES:
         raise _corrupt(where, f"shape {show(shape, 80)}; wanted up to {MAX_AXES} integers from 0 to 2^63 - 1")

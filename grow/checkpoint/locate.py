@@ -8,6 +8,7 @@ of the hub cache that holds it (`models--org--name/snapshots/COMMIT/FILE -> ../.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import os
 import re
@@ -15,7 +16,8 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from grow.checkpoint.header import PICKLE_FIX, show
+from grow.checkpoint.header import PICKLE_FIX, open_regular, read_exactly, show, strict_json
+from grow.checkpoint.strange import MERGE, PLAIN, in_command
 from grow.errors import BadInput, GrowError, Refused, did_you_mean, listing
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -67,6 +69,17 @@ OTHER_WEIGHTS = {
     "*.msgpack": ("Flax weights only", "use the safetensors version of the checkpoint"),
     "*.onnx": ("ONNX weights only", "use the safetensors checkpoint that they were exported from"),
 }
+
+
+ADAPTED = {
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+}
+"""task_type of an adapter -> the class of its base model."""
+LARGEST_ADAPTER = 1 << 20  # bytes of its config
 
 
 def locate(src: str | os.PathLike, *, revision: str | None = None) -> Path:
@@ -179,12 +192,12 @@ def inside(folder: Path, name: str, follow_symlinks: bool = False) -> Path:
 def check_kind(folder: Path, names: list[str]) -> None:
     """The folder is a transformers checkpoint and not something else that people keep in folders."""
     where = show(folder)
-    if "adapter_config.json" in names:
+    if any(name in names for name in ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")):
         raise Refused(
             where,
             what="is a PEFT adapter, not a model",
             why="an adapter is a difference to a base model; growth needs the sum",
-            fix="merge it: PeftModel.from_pretrained(base, SRC).merge_and_unload().save_pretrained(DST)",
+            fix=_merged(folder),
         )
     if "config.json" not in names:
         refuse_other_weights(folder, names)
@@ -196,6 +209,22 @@ def check_kind(folder: Path, names: list[str]) -> None:
         )
 
 
+def _merged(folder: Path) -> str:
+    """The command that adds an adapter to its base model, as far as adapter_config.json names the two."""
+    said: dict = {}
+    with contextlib.suppress(GrowError, OSError):
+        fd = open_regular(inside(folder, "adapter_config.json"))
+        try:
+            raw = read_exactly(fd, min(os.fstat(fd).st_size, LARGEST_ADAPTER), 0, "adapter_config.json")
+        finally:
+            os.close(fd)
+        found = strict_json(raw, "adapter_config.json", "")
+        said = found if isinstance(found, dict) else {}
+    base, task = said.get("base_model_name_or_path"), said.get("task_type")
+    base = base if isinstance(base, str) and PLAIN.fullmatch(base) else "BASE"
+    return MERGE.format(cls=ADAPTED.get(str(task), "AutoModel"), base=base, adapter=in_command(folder, "ADAPTER"))
+
+
 def refuse_other_weights(folder: Path, names: list[str]) -> None:
     """There are safetensors, or no weights at all; a folder with weights in other formats only is refused."""
     if any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
@@ -203,7 +232,12 @@ def refuse_other_weights(folder: Path, names: list[str]) -> None:
     for pattern, (found, fix) in OTHER_WEIGHTS.items():
         if others := fnmatch.filter(names, pattern):
             what = f"{found}: {listing(map(show, others))}"
-            raise Refused(show(folder), what=what, why="grow reads safetensors, unquantised", fix=fix)
+            raise Refused(
+                show(folder),
+                what=what,
+                why="grow reads safetensors, unquantised",
+                fix=fix.replace("SRC", in_command(folder)),
+            )
 
 
 def companions(folder: Path, names: Iterable[str], follow_symlinks: bool = False) -> list[str]:

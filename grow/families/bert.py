@@ -93,7 +93,8 @@ cls.predictions.transform.LayerNorm.weight    hidden *          ? {MASKED}
 cls.predictions.transform.LayerNorm.bias      hidden +          ? {MASKED}
 cls.predictions.bias                          vocab <-          ? {MASKED}
 cls.predictions.decoder.weight                vocab <- hidden   ? {MASKED} not tie_word_embeddings
-cls.predictions.decoder.bias                  vocab <-          ? {MASKED} optional
+cls.predictions.decoder.bias                  vocab <-          ? {MASKED} tie_word_embeddings optional
+cls.predictions.decoder.bias                  vocab <-          ? {MASKED} not tie_word_embeddings
 cls.seq_relationship.weight                   labels <- hidden  ? optional
 cls.seq_relationship.bias                     labels <-         ? optional
 classifier.weight                             labels <- hidden  ? {CLASSIFIED}
@@ -104,6 +105,7 @@ classifier.bias                               labels <-         ? {CLASSIFIED}
         "cls.predictions.decoder.weight",
         ("cls.predictions.transform.LayerNorm.weight", "cls.predictions.transform.LayerNorm.bias"),
         when=f"tie_word_embeddings {MASKED}",
+        biases=("cls.predictions.bias", "cls.predictions.decoder.bias"),
     ),
     defaults={
         "tie_word_embeddings": True,

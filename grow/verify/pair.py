@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import transformers
 
-from grow.checkpoint.reader import open_checkpoint
+from grow.checkpoint.pickled import open_readable
 from grow.errors import BadInput, GrowError, listing
 from grow.verify.compare import CannotRun, Outputs, run
 from grow.verify.float64 import DTYPES, LOCAL, Loaded, Unloadable, load, model_class, quiet
@@ -51,7 +51,7 @@ class Differs(Exception):
 
 def shapes(folder: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Tensor name -> (dtype as in `DTYPES`, shape), from the headers of the checkpoint's weight files."""
-    with open_checkpoint(folder) as checkpoint:
+    with open_readable(folder) as checkpoint:
         infos = checkpoint.tensors.values()
         return {info.name: (_STORED.get(info.dtype, info.dtype), info.shape) for info in infos}
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from grow.checkpoint.header import show
 from grow.checkpoint.locate import locate
-from grow.checkpoint.reader import Checkpoint, open_checkpoint
+from grow.checkpoint.pickled import open_readable
+from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, listing
 from grow.families import family_of
 from grow.provenance import Record, growth_document, read_record
@@ -60,7 +61,7 @@ def against(
     golden = read(path)
     now = environment()
     wanted = set(CHECKS) if rungs is None else checks_of(rungs)
-    with open_checkpoint(locate(grown)) as checkpoint:
+    with open_readable(locate(grown)) as checkpoint:
         record = read_record(checkpoint.path)
         growth = Growth(golden, checkpoint, record)
         given = to_probes(golden.asked, golden.seed, golden.skipped)

@@ -12,7 +12,7 @@ import torch
 
 from grow.checkpoint.header import show
 from grow.checkpoint.locate import locate
-from grow.checkpoint.reader import open_checkpoint
+from grow.checkpoint.pickled import open_readable
 from grow.errors import BadInput, Refused
 from grow.verify import hidden, outputs
 from grow.verify.compare import Outputs
@@ -56,7 +56,7 @@ def record(
         raise BadInput(f"--seed {seed}", what="is negative", why="a seed is a whole number from 0", fix="--seed 0")
     check_target(path, overwrite)
     folder = locate(src, revision=revision)
-    with open_checkpoint(folder) as checkpoint:
+    with open_readable(folder) as checkpoint:
         config = checkpoint.config
     try:
         with Pair(folder, folder, seed=seed) as drawn:
