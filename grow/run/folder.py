@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -154,10 +153,6 @@ class Book:
             what = f"{', '.join([*lost, *other][:4])} {'missing' if lost else 'of another sha256'}"
             why = f"the next stage begins with what {entry['name']} left there"
             raise BadInput(str(path), what=what, why=why, fix=f"bring it back, or {FIX}")
-
-    def clear(self, entry: Mapping[str, Any]) -> None:
-        """Remove what an interrupted stage left: it was not done."""
-        shutil.rmtree(self.out / entry["folder"], ignore_errors=True)
 
     def point(self, entry: Mapping[str, Any]) -> None:
         """OUT/final: a relative link, so that the folder can be moved."""

@@ -54,7 +54,8 @@ def _draw(found: Curves, book: Book) -> bool:
         return False
     from grow.draw import write_picture
 
-    write_picture(found, book.out / PICTURE, overwrite=True)
+    (book.out / PICTURE).unlink(missing_ok=True)  # of an earlier end of this run
+    write_picture(found, book.out / PICTURE)
     return True
 
 
