@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from grow.checkpoint.header import show
-from grow.checkpoint.owned import check_file
 from grow.curves import Curve
 from grow.errors import BadInput
 from grow.kept import keep
@@ -26,9 +25,6 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 STYLES = ("-", "-.", ":")
 GREY = "#5b5b5b"
 SUFFIXES = (".png", ".svg", ".pdf")
-MADE = "grow plot"
-MARKS = (f"Software\0{MADE}".encode(), f"<dc:title>{MADE}<".encode(), f"/Creator ({MADE})".encode())
-"""How a picture of each kind says who has drawn it."""
 SIZE = (12.0, 4.0)  # inches of 100 dots
 REACH = 1.3  # times the way that most curves go down: what begins above comes in from above
 POWERS = ((1e18, "EFLOPs"), (1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"), (1.0, "FLOPs"))
@@ -51,7 +47,6 @@ def check_picture(path: Path, overwrite: bool) -> None:
     if path.exists() and (not overwrite or not path.is_file()):
         fix = "--overwrite, or another name" if path.is_file() else "another name"
         raise BadInput(where, what="exists", why="nothing is overwritten unasked", fix=fix)
-    check_file(path, where, "a picture of grow plot", MARKS, "--overwrite replaces what grow plot has drawn")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -70,8 +65,7 @@ def write_picture(found: Curves, path: Path, *, overwrite: bool = False) -> None
     with _plain():
         figure = picture(found)
         kind = path.suffix.lower()[1:]
-        dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
-        metadata = {"Software" if kind == "png" else "Creator": MADE, **dated}
+        metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
         figure.savefig(drawn, format=kind, metadata=metadata)
     partial = path.with_name(f".{path.name[:200]}.grow-partial")
     try:

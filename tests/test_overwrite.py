@@ -449,27 +449,6 @@ def test_a_golden_file_replaces_golden_files_alone(source, tmp_path):
         assert mine.read_bytes() == content
 
 
-@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
-def test_a_picture_replaces_pictures_of_its_own_alone(tmp_path, suffix):
-    from test_plot import run
-
-    from grow.curves import read_curve
-    from grow.draw import write_picture
-    from grow.savings import compare
-
-    found = compare([read_curve(run(tmp_path / "run", [3.0, 2.0]))])
-    out = tmp_path / f"thesis{suffix}"
-    out.write_bytes(b"three years of grow plot")
-    with pytest.raises(BadInput, match="is not a picture of grow plot"):
-        write_picture(found, out, overwrite=True)
-    assert out.read_bytes() == b"three years of grow plot"
-    out.write_bytes(b"")
-    write_picture(found, out, overwrite=True)
-    first = out.read_bytes()
-    write_picture(found, out, overwrite=True)
-    assert out.read_bytes() == first != b""
-
-
 def test_a_page_replaces_pages_alone(source, tmp_path):
     out, page = widen(source, tmp_path / "out").path, tmp_path / "page.html"
     page.write_text("<title>my site</title>")

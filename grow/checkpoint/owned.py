@@ -143,7 +143,7 @@ def _fits(name: str, pattern: str) -> bool:
 
 def check_file(path: Path, where: str, words: str, marks: Sequence[bytes], why: str) -> None:
     """BadInput unless the file may be replaced: it is not there, is empty, or holds one of the marks of its kind."""
-    if not path.exists():
+    if not os.path.exists(path):
         return
     fd = open_regular(path)
     try:

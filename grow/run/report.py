@@ -54,8 +54,7 @@ def _draw(found: Curves, book: Book) -> bool:
         return False
     from grow.draw import write_picture
 
-    (book.out / PICTURE).unlink(missing_ok=True)  # of an earlier end of this run
-    write_picture(found, book.out / PICTURE)
+    write_picture(found, book.out / PICTURE, overwrite=True)
     return True
 
 
