@@ -23,6 +23,7 @@ from grow.checkpoint.staging import check_output
 from grow.checkpoint.writer import write_json, write_whole
 from grow.data.corpus import sha256_of
 from grow.errors import BadInput
+from grow.kept import keep
 from grow.run.keys import shown
 from grow.run.recipe import Recipe, Stage
 from grow.train.folder import LOCK, RUN
@@ -136,6 +137,7 @@ class Book:
             write_whole(self.out / TOML, recipe.content)
         write_json(self.out / RECIPE, self.document)
         _sync(self.out)
+        keep(self.out, "holds the stages that are done: --resume goes on with it")
 
     def path(self, entry: Mapping[str, Any]) -> Path:
         """The checkpoint that a stage left."""
