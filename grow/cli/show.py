@@ -189,7 +189,11 @@ def prepared(out: Path, made: Manifest) -> None:
 
 
 def training(done: Training) -> None:
-    losses = [f"{name} {value:.4f}" for name, value in (("loss", done.loss), ("validation", done.val_loss)) if value]
+    losses = [
+        f"{name} {value:.4f}"
+        for name, value in (("loss", done.loss), ("validation", done.val_loss))
+        if value is not None
+    ]
     say(f"{done.checkpoint}: {done.tokens:,} tokens, {', '.join(losses)}, {done.seconds:.1f} s")
     if done.stopped:
         say(f"stopped by {done.stopped} after step {done.step} of {done.settings.steps}; --resume continues it")
@@ -220,11 +224,13 @@ def _cost(spent: Spent) -> tuple[str, str, str]:
 
 
 def _saved(saving: Saving, cost: str) -> str:
-    """`43.1% (1.2e+12 of 2.1e+12)`, or who never got there."""
-    share = saving.saved(cost)
-    if share is None:
+    """`43.1% (1.2e+12 of 2.1e+12)`, or who never got there, or was there before it cost anything."""
+    if saving.run_cost is None or saving.baseline_cost is None:
         return "never reached by " + (saving.run if saving.run_cost is None else saving.baseline)
     run, baseline = (getattr(spent, cost) for spent in (saving.run_cost, saving.baseline_cost))
+    share = saving.saved(cost)
+    if share is None:
+        return "both begin there" if not run else f"{saving.baseline} begins there ({run:.3g} of 0)"
     return f"{share:.1%} ({run:.3g} of {baseline:.3g})"
 
 
