@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from grow import recompute
 from grow.apply import grow_tensor
 from grow.errors import BadInput, Refused
 from grow.families import family_of
@@ -188,9 +189,8 @@ def build(plan: Plan, model: Any, state: Mapping[str, torch.Tensor]) -> Any:
     _freeze_alike(plan, model, grown)
     if getattr(model, "generation_config", None) is not None:
         grown.generation_config = copy.deepcopy(model.generation_config)
-    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-        enable = getattr(grown, "activation_checkpointing_enable", None) or grown.gradient_checkpointing_enable
-        enable(_checkpointing(model))
+    if recompute.enabled(model):
+        recompute.enable(grown, recompute.arguments(model))
     device = next(model.parameters()).device
     return grown.to(device).train(model.training)
 
@@ -213,12 +213,6 @@ def check_model(model: Any) -> None:
             fix="pass what it wraps: model.module (DataParallel), model._orig_mod (torch.compile); wrap the result",
         )
     refuse_sharded(model)
-
-
-def _checkpointing(model: Any) -> dict[str, Any] | None:
-    """The arguments with which gradient checkpointing was enabled, where they can be seen."""
-    functions = (getattr(module, "_gradient_checkpointing_func", None) for module in model.modules())
-    return next((dict(f.keywords) for f in functions if isinstance(f, partial)), None)
 
 
 def _verify(model: Any, grown: Any, plan: Plan, seed: int):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from grow import recompute
 from grow.api import Growth, widen
 from grow.errors import BadInput, Refused
 from grow.finish import Different
@@ -94,6 +95,7 @@ def check_in_place(model: Any, optimizers: Sequence[torch.optim.Optimizer]) -> N
             why="DDP, FSDP and DeepSpeed keep buffers of the old parameters",
             fix="save a checkpoint, grow widen --from it, and start the processes from the result",
         )
+    recomputes = recompute.enabled(model)
     for name, module in model.named_modules():
         where = name or type(model).__name__
         if getattr(module, "_compiled_call_impl", None) is not None:
@@ -101,7 +103,7 @@ def check_in_place(model: Any, optimizers: Sequence[torch.optim.Optimizer]) -> N
         if hasattr(module, "_hf_hook"):
             why = "accelerate's hooks move the old weights between devices"
             raise Refused(where, what="is dispatched (device_map)", why=why, fix="load the model on one device")
-        if name and (kind := _hooked(module, bool(model.is_gradient_checkpointing))):
+        if name and (kind := _hooked(module, recomputes)):
             raise _kept(f"{where}: {kind}")
     for name, p in model.named_parameters():
         if getattr(p, "_backward_hooks", None) or getattr(p, "_post_accumulate_grad_hooks", None):
