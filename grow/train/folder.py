@@ -25,6 +25,7 @@ RUN, LOCK = "run.json", ".lock"
 BUNDLED = "sotu-heldout"  # without --data
 FOLDERS = {name: "data" if name == BUNDLED else f"data-{name}" for name in TEXTS}
 """Where in a run's folder the tokens of a bundled text are."""
+STAYS = "holds what was saved so far: --resume goes on with it"
 BEGINNING = (
     f".{RUN}.partial",
     *(f"{folder}/{name}" for folder in FOLDERS.values() for name in FILES),
@@ -45,7 +46,9 @@ def opened(run: Path, resume: bool, sources: Iterable[Any], stack: ExitStack) ->
     run.mkdir(exist_ok=True)
     stack.enter_context(locked(run))
     going_on = check_run(run, resume)  # somebody else may have begun one before the lock was held
-    if not going_on:
+    if going_on:
+        keep(run, STAYS)
+    else:
         stack.enter_context(removed_unless_begun(run))
     return going_on
 
@@ -98,11 +101,11 @@ def removed_unless_begun(run: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if (run / METRICS).exists():
-            keep(run, "holds what was saved so far: --resume goes on with it")
-        else:
+        if not (run / METRICS).exists():
             _remove_started(run)
         raise
+    finally:
+        keep(run, STAYS)
 
 
 def _remove_started(run: Path) -> None:
