@@ -26,7 +26,7 @@ from grow.checkpoint.shared import staged
 from grow.errors import BadInput
 from grow.families import family_of
 from grow.family import Family
-from grow.finish import add_to_record, check_same, training_state, verified, write_result
+from grow.finish import add_to_record, check_same, check_written, training_state, verified, write_result
 from grow.match import Match, check_duplicates, match, twins
 from grow.methods import DEFAULT
 from grow.parallel import World, world_of
@@ -251,7 +251,7 @@ def widen(
         # room for the result, and for the float64 proof beside it only if somebody asks for it
         with staged(folder, here, source=checkpoint.path, overwrite=overwrite, needed=needed) as stage:
             write_result(the_plan, checkpoint, stage.path, shard, show(src, LINE), progress, here)
-            found = None
+            found, files = None, {}
             if verify:
                 names = show(src, LINE), show(folder, LINE)
                 found = verified(the_plan, checkpoint, stage.path, names, on_rung, here)
@@ -264,9 +264,11 @@ def widen(
                     if checkpoint.vouched:
                         add_to_record(stage.path, ASSUMED, checkpoint.vouched)
                     (stage.path / "README.md").write_text(model_card(the_plan, str(src), found), encoding="utf-8")
+                    files = check_written(the_plan, checkpoint, stage.path, folder, moments is not None)
+                    add_to_record(stage.path, "files", files)
                 checkpoint.check_unchanged()
             with here.together():
-                stage.commit()
+                stage.commit(files)
         notes = (*checkpoint.notes, *the_plan.notes, *stage.notes, *told)
         return Growth(the_plan, folder, None, found, time.monotonic() - started, notes)
 

@@ -10,11 +10,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from grow.checkpoint.owned import written
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.checkpoint.writer import write_json
 from grow.companions import copy_companions
 from grow.engine import FileSource, share, write_plan
-from grow.errors import BadInput, GrowError
+from grow.errors import BadInput, GrowError, listing
 from grow.moments.foreign import foreign
 from grow.parallel import World
 from grow.pieced import PiecedCheckpoint, write_stock
@@ -119,6 +120,33 @@ def _checked(
         )
     add_to_record(folder, "verification", found.to_dict())
     return found
+
+
+def check_written(the_plan: Plan, checkpoint: Checkpoint, folder: Path, out: Path, state: bool) -> dict[str, int]:
+    """Relative path -> bytes of all that was written; BadInput where some of it went away meanwhile."""
+
+    def lost(what: str) -> BadInput:
+        return BadInput(
+            f"--out {out}",
+            what=f"{what} while the result was made",
+            why=f"another program works in {folder.name}; nothing was kept",
+            fix="end it, and the same command again",
+        )
+
+    try:
+        with open_checkpoint(folder) as made:
+            stored = {name: (info.dtype, info.shape) for name, info in made.tensors.items()}
+    except GrowError as error:
+        raise lost(f"the weights were damaged ({error.what})") from None
+    planned = {t.name: (t.dtype, tuple(t.new_shape)) for t in the_plan.tensors}
+    if stored != planned:
+        odd = sorted(name for name in {*stored, *planned} if stored.get(name) != planned.get(name))
+        raise lost(f"{listing(odd)} changed")
+    files = written(folder)
+    wanted = [*checkpoint.companions, "README.md", *(["state/train.json"] if state else [])]
+    if gone := [name for name in wanted if name not in files]:
+        raise lost(f"{listing(gone)} went away")
+    return files
 
 
 def training_state(

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from grow import recompute
 from grow.apply import grow_tensor
 from grow.errors import BadInput, Refused
 from grow.families import family_of
@@ -218,9 +219,8 @@ def build(plan: Plan, model: Any, state: Mapping[str, torch.Tensor]) -> Any:
     carry_padding(model, grown)
     if getattr(model, "generation_config", None) is not None:
         grown.generation_config = copy.deepcopy(model.generation_config)
-    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-        enable = getattr(grown, "activation_checkpointing_enable", None) or grown.gradient_checkpointing_enable
-        enable(_checkpointing(model))
+    if recompute.enabled(model):
+        recompute.enable(grown, recompute.arguments(model))
     if "_require_grads_hook" in vars(model) and "_require_grads_hook" not in vars(grown):
         grown.enable_input_require_grads()
     device = next(model.parameters()).device
@@ -281,12 +281,6 @@ def check_model(model: Any) -> None:
         )
     refuse_sharded(model)
     check_class(model)
-
-
-def _checkpointing(model: Any) -> dict[str, Any] | None:
-    """The arguments with which gradient checkpointing was enabled, where they can be seen."""
-    functions = (getattr(module, "_gradient_checkpointing_func", None) for module in model.modules())
-    return next((dict(f.keywords) for f in functions if isinstance(f, partial)), None)
 
 
 def _verify(model: Any, grown: Any, plan: Plan, seed: int):

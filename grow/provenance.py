@@ -2,6 +2,7 @@
 
 {"schema": 1, "grow": "0.1.0", "source": {…}, "plan": {…}, "tensors": {name: sha256}, "verification": {…}}
 
+"files" are the relative paths and bytes of what was written beside it: what `--overwrite` knows as grow's own.
 Training adds "training". Behind weights that have not grown that is all there is besides "schema" and "grow".
 """
 
@@ -146,7 +147,7 @@ def assumed(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
 
 def trained_record(record: Mapping[str, Any] | None, training: Mapping[str, Any], version: str) -> dict[str, Any]:
     """The JSON document behind training: that of the growth, if there was one, and what was done since."""
-    base = record if record is not None else {"schema": SCHEMA, "grow": version}
+    base = {k: v for k, v in (record or {"schema": SCHEMA, "grow": version}).items() if k != "files"}  # of other files
     return {**base, "verification": None, "training": dict(training)}
 
 

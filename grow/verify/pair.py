@@ -69,7 +69,7 @@ def stored_dtype(folder: str | Path) -> str:
 
 def stock_dtype(folder: str | Path) -> str:
     """The dtype in which a plain `from_pretrained` runs a checkpoint: that of config.json, else the stored one."""
-    with open_checkpoint(folder) as checkpoint:
+    with open_readable(folder) as checkpoint:
         named = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
     named = named.removeprefix("torch.") if isinstance(named, str) else named
     return named if isinstance(named, str) and named in DTYPES else stored_dtype(folder)
