@@ -15,6 +15,7 @@ from grow.checkpoint.writer import write_json
 from grow.companions import copy_companions
 from grow.engine import FileSource, share, write_plan
 from grow.errors import BadInput, GrowError
+from grow.moments.foreign import foreign
 from grow.parallel import World
 from grow.pieced import PiecedCheckpoint, write_stock
 from grow.plan import Plan
@@ -124,7 +125,8 @@ def training_state(
     stack: ExitStack, checkpoint: Checkpoint, the_plan: Plan, policy: str | None, trust: bool
 ) -> tuple[Any, tuple[str, ...]]:
     """(a `GrownState`, open as long as the stack, or None; notes). Nothing is imported where no state is."""
-    if policy in (None, "drop") and not any((checkpoint.path / name).exists() for name in ("state", "optimizer.pt")):
+    read = any((checkpoint.path / name).exists() for name in ("state", "optimizer.pt"))
+    if policy in (None, "drop") and not read and not foreign(checkpoint.path):
         return None, ()
     from grow.moments.growth import grown_state
 

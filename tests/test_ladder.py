@@ -283,10 +283,13 @@ def test_every_row_of_a_table_is_looked_at_also_without_a_record(tmp_path, to):
 # Larger than memory
 
 
+LITTLE = {"2x": 800_000, "hidden_size=36": 550_000}
+"""Bytes for a few of the largest tensors and a pass on the merged probe, not for the grown model."""
+
+
 @pytest.fixture
-def little(monkeypatch):
-    """Memory for a few of the largest tensors, not for a model."""
-    monkeypatch.setattr(pair_module, "available_memory", lambda: 100_000)
+def little(monkeypatch, request):
+    monkeypatch.setattr(pair_module, "available_memory", lambda: LITTLE[request.getfixturevalue("to")])
 
 
 @pytest.mark.parametrize("to", ["2x", "hidden_size=36"])
@@ -303,7 +306,7 @@ def test_weights_come_from_disk_when_the_models_do_not_fit(pair, tmp_path, littl
 
 
 def test_from_disk_and_from_memory_are_the_same_numbers(pair, monkeypatch):
-    monkeypatch.setattr(pair_module, "available_memory", lambda: 100_000)
+    monkeypatch.setattr(pair_module, "available_memory", lambda: LITTLE["2x"])
     with pair_module.Pair(*pair) as streamed:
         from_disk = {side: streamed.outputs(side, "float64") for side in ("source", "grown")}
         asked = streamed.probes
@@ -328,7 +331,7 @@ def test_the_storage_floor_from_disk_is_that_from_memory(pair, monkeypatch):
     from grow.verify.outputs import storage_floor
 
     floors = []
-    for free in (100_000, None):
+    for free in (400_000, None):
         monkeypatch.setattr(pair_module, "available_memory", lambda free=free: free)
         with pair_module.Pair(*pair) as one:
             floors.append(storage_floor(one, "bfloat16"))

@@ -54,7 +54,7 @@ def outline_of(src: str, revision: str | None = None) -> Outline:
     with open_checkpoint(locate(src, revision=revision)) as checkpoint:
         tensors = {name: Slot(info.dtype, info.shape) for name, info in checkpoint.tensors.items()}
         record = read_record(checkpoint.path)
-        return Outline(checkpoint.path, dict(checkpoint.config), tensors, record and record.change)
+        return Outline(checkpoint.path, dict(checkpoint.config), tensors, record.change if record else None)
 
 
 def random_outline(

@@ -15,6 +15,7 @@ from typing import Any
 
 from grow.run.forecast import Forecast, forecast
 from grow.run.recipe import Recipe, read_recipe
+from grow.verify.room import available_memory
 
 MEASURED = 3  # steps, the first of which is not counted
 PATIENCE = 20.0  # seconds: a step that takes longer is its own measurement
@@ -183,8 +184,4 @@ def _free_memory() -> int | None:
 
     if torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError, IndexError):
-        return None
+    return available_memory()

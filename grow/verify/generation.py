@@ -49,7 +49,7 @@ def _written(name: str, pair: Pair, limit: float, *, sample: bool) -> Check:
     probe = next((probe for probe in pair.probes if probe.name == "random" and "input_ids" in probe.inputs), None)
     if probe is None:
         return Check(name, "skip", reason="the class writes no text from a text")
-    a, b = (_write(pair, side, probe, sample) for side in ("source", "grown"))
+    a, b = (text_of(pair, side, probe, sample) for side in ("source", "grown"))
     if isinstance(a, str) or isinstance(b, str):
         return Check(name, "skip", reason=str(a if isinstance(a, str) else b))
     same = (a.sequences == b.sequences).all(0)
@@ -79,6 +79,11 @@ class _Text:
     def __init__(self, sequences: torch.Tensor, logits: tuple[torch.Tensor, ...]) -> None:
         self.sequences, self.logits = sequences, logits
         self.prompt = sequences.shape[1] - len(logits)
+
+
+def text_of(pair: Pair, side: Side, probe: Any, sample: bool) -> _Text | str:
+    """What one side writes, or why it does not; asked once."""
+    return pair.once(("text", sample, side), lambda: _write(pair, side, probe, sample))
 
 
 def _write(pair: Pair, side: Side, probe: Any, sample: bool) -> _Text | str:

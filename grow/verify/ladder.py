@@ -11,6 +11,7 @@ recover        the source's weights computed back from the grown ones (when aske
 
 from __future__ import annotations
 
+import contextlib
 import math
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from importlib.metadata import version
 from typing import Any
 
 from grow.checkpoint.reader import Checkpoint
-from grow.errors import BadInput, Refused, did_you_mean
+from grow.errors import BadInput, GrowError, Refused, did_you_mean
 from grow.families import family_of
 from grow.provenance import growth_document, read_record
 from grow.tensors import ITEMSIZE
@@ -159,6 +160,8 @@ class _Ladder:
                 except NoRoom:
                     return math.nan  # every check that needs it is skipped for the same reason
 
+            if wanted & {"true_float64", *RUNGS["behaviour"]} and not pair.together:
+                _ask_in_turn(pair, wanted, self.progress)
             limit = storage_limit() if needs_proof else EXACT
             if "true_float64" in wanted:
                 self.progress("true_float64")
@@ -196,6 +199,7 @@ class _Ladder:
                     notes, missed = look(pair, self.stored)
                     self.notes += notes
                     self._unseen(missed)
+            self.notes += [f"the probe {name} was left out: {why}" for name, why in pair.refused.items()]
 
     def _behaviour(self, pair: Any, wanted: set[str], limit: float) -> Iterator[Check]:
         from grow.verify import behaviour, generation, hidden
@@ -230,6 +234,31 @@ class _Ladder:
             if names and check.name == "true_float64":
                 unseen = [*check.measured.get("unseen", []), *names]
                 self.done[k] = replace(check, measured={**check.measured, "unseen": unseen})
+
+
+def _ask_in_turn(pair: Any, wanted: set[str], progress: Callable[[str], None]) -> None:
+    """Ask the source all that needs float64, then the grown model: two that do not fit side by side are loaded once.
+
+    What goes wrong here goes wrong again in the check it belongs to, which says so.
+    """
+    from grow.verify import behaviour, generation
+    from grow.verify.pair import Differs, NoRoom
+
+    probe = next((p for p in pair.probes if p.name == "random" and "input_ids" in p.inputs), None)
+    writes = probe is not None and not pair.streaming and pair.can_generate("source")
+    for side in ("source", "grown"):
+        questions: dict[str, Callable[[], Any]] = {
+            "true_float64": lambda side=side: pair.outputs(side, "float64"),  # type: ignore[misc]
+            "loss": lambda side=side: behaviour.losses_of(pair, side) if behaviour.asks_loss(pair) else None,  # type: ignore[misc]
+            "cached_decoding": lambda side=side: behaviour.steps_of(pair, side) if behaviour.decodes(pair) else None,  # type: ignore[misc]
+            "generation": lambda side=side: generation.text_of(pair, side, probe, False) if writes else None,  # type: ignore[misc]
+            "sampling": lambda side=side: generation.text_of(pair, side, probe, True) if writes else None,  # type: ignore[misc]
+        }
+        for name, question in questions.items():
+            if name in wanted:
+                progress(f"{name}: {side}")
+                with contextlib.suppress(Differs, NoRoom, GrowError, *behaviour.RUN_ERRORS):
+                    question()
 
 
 _NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
