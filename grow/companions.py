@@ -15,28 +15,15 @@ from grow.checkpoint.reader import INDEX, Checkpoint
 from grow.checkpoint.writer import write_json
 from grow.choose import first_position
 from grow.errors import BadInput, listing
+from grow.moments.foreign import READ, foreign
 from grow.plan import Plan
 from grow.provenance import LONGEST, NAME
 from grow.sentence import Followed, follow, read_modules, vectors, write_modules
 
 CARD = "README.md"
 REPLACED = ("config.json", INDEX, NAME, CARD)
-STATES = (
-    "state",
-    "optimizer.pt",
-    "optimizer.bin",
-    "optimizer_*",
-    "scheduler.pt",
-    "scheduler.bin",
-    "scaler.pt",
-    "rng_state*.pth",
-    "random_states_*.pkl",
-    "global_step*",
-    "zero_to_fp32.py",
-    "latest",
-    "pytorch_model_fsdp_*",
-)
-"""Of training: `grow.moments` says what becomes of them."""
+STATES = ("state", *READ, "training_args.bin")
+"""Of a run, beside what `grow.moments.foreign` names: `grow.moments` says what becomes of them."""
 LITTER = (".git*", ".cache", ".huggingface", ".DS_Store", "__pycache__", ".ipynb_checkpoints", ".source", "*.lock")
 """What tools leave in a folder: said in one word."""
 
@@ -82,11 +69,12 @@ def companion_notes(checkpoint: Checkpoint, plan: Plan) -> tuple[str, ...]:
 def left_behind(checkpoint: Checkpoint) -> list[str]:
     """A sentence for whatever of the folder does not come along, training states apart."""
     coming = {name.split(os.sep)[0] for name in checkpoint.companions}
-    known = {*coming, *REPLACED, *(file.name for file in checkpoint.files)}
+    states = (name.rstrip("/") for names in foreign(checkpoint.path).values() for name in names)
+    known = {*coming, *REPLACED, *STATES, *states, *(file.name for file in checkpoint.files)}
     told = " ".join(checkpoint.notes)
     staying, litter = [], []
     for name in sorted(os.listdir(checkpoint.path)):
-        if name in known or any(fnmatch.fnmatchcase(name, pattern) for pattern in STATES):
+        if name in known:
             continue
         if name.endswith((".safetensors", ".model")) and show(name) in told:
             continue  # the reader has said so

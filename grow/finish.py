@@ -117,8 +117,30 @@ def _checked(
             fix="report this with the plan (grow plan --json); --no-verify keeps the result, unverified",
             verification=found,
         )
-    add_to_record(folder, "verification", found.to_dict())
+    add_to_record(folder, "verification", _published(found.to_dict(), checkpoint.path, folder, names))
     return found
+
+
+def _published(document: Any, source: Path, folder: Path, names: tuple[str, str]) -> Any:
+    """The document without paths of this machine: a result is shared, and the folders are named by their last part."""
+    paths = sorted({str(source), str(folder), *names}, key=len, reverse=True)
+    last = {
+        str(folder): Path(names[1]).name,
+        **{p: Path(p).name for p in (str(source), *names) if Path(p).is_absolute()},
+    }
+    local = [path for path in paths if path in last]
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(inner) for inner in value]
+        if isinstance(value, str):
+            for path in local:
+                value = value.replace(path, last[path])
+        return value
+
+    return plain(document)
 
 
 def training_state(

@@ -283,9 +283,13 @@ class _Walk:
             )
         scale = 1.0 if isinstance(cut, int) else float(end.squares[0])
         similarity = settings.get("similarity_fn_name") or "cosine"
-        known = f"{MODULES}: embeddings have {end.m} numbers instead of {end.n}; their cosine similarities are the old ones"
+        known = (
+            f"{MODULES}: embeddings have {end.m} numbers instead of {end.n}; their cosine similarities are the old ones"
+        )
         if similarity != "cosine" and abs(scale - 1) > 1e-12:
-            known += f", their {show(similarity)} similarities are not: scalar products are {scale:g} times the old ones"
+            known += (
+                f", their {show(similarity)} similarities are not: scalar products are {scale:g} times the old ones"
+            )
         self.done.notes.append(known)
 
     def _pooling(self, module: Module) -> None:
@@ -425,9 +429,9 @@ def _modes(config: Mapping[str, Any]) -> tuple[str, ...]:
         return (stated,)
     if isinstance(stated, list) and stated and all(isinstance(mode, str) for mode in stated):
         return tuple(stated)
-    return tuple(m.removesuffix("_tokens").removesuffix("_token") for m in MODES if config.get(f"pooling_mode_{m}")) or (
-        "mean",
-    )
+    return tuple(
+        m.removesuffix("_tokens").removesuffix("_token") for m in MODES if config.get(f"pooling_mode_{m}")
+    ) or ("mean",)
 
 
 pooling_modes = _modes

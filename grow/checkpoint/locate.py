@@ -325,7 +325,9 @@ def _with_modules(repo: str, snapshot: Path, **options: Any) -> Path:
         stored = json.loads((snapshot / MODULES).read_bytes())
         paths = [entry["path"] for entry in stored if isinstance(entry, dict) and module_folder(entry.get("path"))]
         if paths:
-            wanted = [f"{path}/*{name}" for path in paths for name in ("model.safetensors", "pytorch_model.bin", ".json")]
+            wanted = [
+                f"{path}/*{name}" for path in paths for name in ("model.safetensors", "pytorch_model.bin", ".json")
+            ]
             hub.snapshot_download(repo, allow_patterns=wanted, **options)
     return snapshot
 
