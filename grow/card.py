@@ -97,11 +97,9 @@ def _front_matter(path: Path) -> str:
 
 def _clean(value: Any) -> str | list[str]:
     """A short text or a list of them as it is, "" for anything else."""
-    if isinstance(value, str):
-        return value if TEXT.fullmatch(value) else ""
     if isinstance(value, list):
-        return [text for entry in value[:MANY] if isinstance(entry, str) and (text := _clean(entry))]
-    return ""
+        return [entry for entry in value[:MANY] if isinstance(entry, str) and TEXT.fullmatch(entry)]
+    return value if isinstance(value, str) and TEXT.fullmatch(value) else ""
 
 
 def _head(plan: Plan, name: PublicName, inherited: dict[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Tokenizer, generation config, chat template, licence, modules: what comes along with the weights, and what stays behind."""
+"""Tokenizer, generation config, licence, modules: what comes along with the weights, and what stays behind."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ def left_behind(checkpoint: Checkpoint) -> list[str]:
     states = (name.rstrip("/") for names in foreign(checkpoint.path).values() for name in names)
     known = {*coming, *REPLACED, *STATES, *states, *(file.name for file in checkpoint.files)}
     told = " ".join(checkpoint.notes)
-    staying, litter = [], []
+    staying: list[str] = []
+    litter: list[str] = []
     for name in sorted(os.listdir(checkpoint.path)):
         if name in known:
             continue

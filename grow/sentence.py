@@ -1,11 +1,11 @@
-"""The modules behind a transformer, as sentence-transformers stores them: what of them reads the width, and how it grows.
+"""The modules behind a transformer, as sentence-transformers stores them: what reads the width, and how it grows.
 
     modules.json       [{"path": "", "type": "….Transformer"}, {"path": "1_Pooling", "type": "….Pooling"}, …]
     N_Kind/            config.json and, where a module has weights, model.safetensors
 
 Behind the transformer every old number lies in the grown vector as `Vectors` says. Pooling, Normalize and Dropout hand
-that on, LayerNorm does where every number is there equally often, and Dense reads it: its columns grow like those of any
-consumer, so that behind it the embeddings are the old ones. What reads the width in another way is refused by name.
+that on, LayerNorm does where every number is there equally often, and Dense reads it: its columns grow like those of
+any consumer, so that behind it the embeddings are the old ones. What reads the width otherwise is refused by name.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Vectors:
 
     @property
     def repeated(self) -> bool:
-        """Whether every old number is there equally often and as it was, and nothing else is: mean and variance stay."""
+        """Whether every old number is there equally often and as it was, and nothing else: mean and variance stay."""
         counts = np.bincount(self.source[self.source >= 0], minlength=self.n)
         return not self.shares and self.m == counts.sum() and len(set(counts)) == 1 and bool((self.factor == 1).all())
 
@@ -283,18 +283,14 @@ class _Walk:
             )
         scale = 1.0 if isinstance(cut, int) else float(end.squares[0])
         similarity = settings.get("similarity_fn_name") or "cosine"
-        known = (
-            f"{MODULES}: embeddings have {end.m} numbers instead of {end.n}; their cosine similarities are the old ones"
-        )
+        known = f"embeddings have {end.m} numbers instead of {end.n}; their cosine similarities are the old ones"
         if similarity != "cosine" and abs(scale - 1) > 1e-12:
-            known += (
-                f", their {show(similarity)} similarities are not: scalar products are {scale:g} times the old ones"
-            )
+            known += f", others ({show(str(similarity))}) are not: scalar products are {scale:g} times the old ones"
         self.done.notes.append(known)
 
     def _pooling(self, module: Module) -> None:
         tokens = self.at[TOKENS]
-        modes = _modes(module.config)
+        modes = pooling_modes(module.config)
         if tokens is None:
             self.at[SENTENCE] = None
             return
@@ -422,19 +418,16 @@ def _features(config: Mapping[str, Any]) -> tuple[str, str]:
     return str(name), str(config.get("module_output_name") or name)
 
 
-def _modes(config: Mapping[str, Any]) -> tuple[str, ...]:
+def pooling_modes(config: Mapping[str, Any]) -> tuple[str, ...]:
     """How tokens are pooled, in the order in which the library concatenates them."""
     stated = config.get("pooling_mode")
     if isinstance(stated, str):
         return (stated,)
     if isinstance(stated, list) and stated and all(isinstance(mode, str) for mode in stated):
         return tuple(stated)
-    return tuple(
-        m.removesuffix("_tokens").removesuffix("_token") for m in MODES if config.get(f"pooling_mode_{m}")
-    ) or ("mean",)
-
-
-pooling_modes = _modes
+    flags = [m.removesuffix("_token") for m in MODES if config.get(f"pooling_mode_{m}")]
+    known = {"max_tokens": "max", "mean_tokens": "mean", "weightedmean_tokens": "weightedmean"}
+    return tuple(known.get(flag, flag) for flag in flags) or ("mean",)
 
 
 def write_modules(checkpoint: Checkpoint, followed: Followed, folder: Path, split: str, seed: int) -> None:

@@ -204,7 +204,7 @@ def module_files(folder: Path, follow_symlinks: bool = False) -> list[str]:
     entries = stored if isinstance(stored, list) else []
     paths = [entry.get("path") for entry in entries if isinstance(entry, dict)]
     found: list[str] = []
-    for path in dict.fromkeys(path for path in paths if module_folder(path)):
+    for path in dict.fromkeys(str(path) for path in paths if module_folder(path)):
         if not (folder / path).is_dir():
             continue
         inside(folder, path, follow_symlinks)
@@ -233,8 +233,8 @@ def check_kind(folder: Path, names: list[str]) -> None:
         if MODULES in names:
             raise Refused(
                 where,
-                what=f"is a sentence-transformers folder without a transformer of its own; found {listing(map(show, names))}",
-                why="its transformer lies in a folder below, or it has none",
+                what=f"has {MODULES} and no config.json; found {listing(map(show, names))}",
+                why="the transformer of this sentence-transformers folder lies in another one, or there is none",
                 fix="SentenceTransformer(SRC).save(DST) writes the transformer into the folder itself",
             )
         refuse_other_weights(folder, names)

@@ -1,7 +1,7 @@
 """What a sentence-transformers folder makes of texts: the embeddings behind all of its modules are the source's.
 
-The modules run here, on the transformer's last hidden state in true float64. Where sentence-transformers is installed and
-the folder has a tokenizer, it loads both folders itself and reads sentences, with each prompt, as its users do.
+The modules run here, on the transformer's last hidden state in true float64. Where sentence-transformers is installed
+and the folder has a tokenizer, it loads both folders itself and reads sentences, with each prompt, as its users do.
 """
 
 from __future__ import annotations
@@ -42,8 +42,13 @@ ROWS, LENGTH, SENTENCES = 6, 24, 8
 # A module's weight that is multiplied by a root is rounded to float32 once, by 6e-8 of itself; an embedding sums a
 # width of such errors, of either sign, and its own numbers are not smaller than their standard deviation by more.
 ROUNDED = 16 * 2.0**-24
-FIELDS = {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine", "truncate_dim": None}
-TEXT_FIELDS = {"max_seq_length": None, "do_lower_case": False}
+FIELDS: dict[str, Any] = {
+    "prompts": {},
+    "default_prompt_name": None,
+    "similarity_fn_name": "cosine",
+    "truncate_dim": None,
+}
+TEXT_FIELDS: dict[str, Any] = {"max_seq_length": None, "do_lower_case": False}
 
 
 class NotRun(Exception):
@@ -82,10 +87,7 @@ def embeddings(pair: Pair, source: Checkpoint, grown: Checkpoint, replay: Replay
     for name, run in {"grow": _by_hand, LIBRARY: _by_library}.items():
         try:
             with torch.no_grad(), TrueFloat64():
-                both = [
-                    run(pair, side, checkpoint, modules)
-                    for side, checkpoint, modules in (("source", source, before), ("grown", grown, after))
-                ]
+                both = run(pair, "source", source, before), run(pair, "grown", grown, after)
         except NotRun as error:
             reasons.append(str(error))
             continue
@@ -100,7 +102,7 @@ def embeddings(pair: Pair, source: Checkpoint, grown: Checkpoint, replay: Replay
         except Differs as error:
             return Check(NAME, "fail", measured, claim, str(error))
         measured["run_by"].append(name)
-        relative, wrong = _apart(*both, followed, known=replay is not None)
+        relative, wrong = _apart(both[0], both[1], followed, known=replay is not None)
         measured["relative"] = max(relative, measured.get("relative", 0.0))
         if wrong or not relative <= limit:
             return Check(NAME, "fail", measured, claim, wrong or f"embeddings differ by {relative:.2e} of their std")
@@ -121,7 +123,7 @@ def _followed(source: Checkpoint, modules: Sequence[Module], replay: Replay | No
     if replay is None:
         return Followed()
     record = replay.record
-    start = vectors(replay.family, replay.source.config, record.change.maps, record.split)
+    start = vectors(replay.family, replay.matched.config, record.change.maps, record.split)
     changed = frozenset(axis for axis, size in record.sizes.items() if size != record.new_sizes[axis])
     return follow(source, modules, start, changed)
 
@@ -292,11 +294,10 @@ def _pool(checkpoint: Checkpoint, module: Module, features: Features) -> None:
         "cls": lambda: tokens[:, 0],
         "max": lambda: tokens.masked_fill(weight == 0, -math.inf).amax(1),
         "mean": lambda: total / weight.sum(1),
-        "mean_sqrt_len": lambda: total / weight.sum(1).sqrt(),
+        "mean_sqrt_len_tokens": lambda: total / weight.sum(1).sqrt(),
         "weightedmean": lambda: (tokens * places).sum(1) / places.sum(1),
         "lasttoken": lambda: tokens[torch.arange(len(tokens)), last],
     }
-    pooled["mean_sqrt_len_tokens"] = pooled["mean_sqrt_len"]
     features[SENTENCE] = torch.cat([pooled[mode]() for mode in pooling_modes(module.config)], dim=-1)
 
 
