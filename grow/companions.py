@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.checkpoint.header import show
-from grow.checkpoint.locate import inside
+from grow.checkpoint.locate import MODULES, inside, module_folders
 from grow.checkpoint.reader import INDEX, Checkpoint
 from grow.checkpoint.writer import write_json
 from grow.choose import first_position
@@ -57,6 +57,8 @@ def copy_companions(checkpoint: Checkpoint, folder: Path, plan: Plan) -> None:
             except OSError:
                 checkpoint.check_unchanged()  # says it better when the file went away meanwhile
                 raise
+    for name in module_folders(checkpoint.path) if MODULES in checkpoint.companions else ():
+        (folder / name).mkdir(exist_ok=True)  # a module without a file has a folder all the same
     write_modules(checkpoint, followed, folder, plan.split, plan.seed)
 
 
@@ -70,6 +72,7 @@ def left_behind(checkpoint: Checkpoint) -> list[str]:
     """A sentence for whatever of the folder does not come along, training states apart."""
     coming = {name.split(os.sep)[0] for name in checkpoint.companions}
     states = (name.rstrip("/") for names in foreign(checkpoint.path).values() for name in names)
+    coming |= set(module_folders(checkpoint.path)) if MODULES in coming else set()
     known = {*coming, *REPLACED, *STATES, *states, *(file.name for file in checkpoint.files)}
     told = " ".join(checkpoint.notes)
     staying: list[str] = []

@@ -117,30 +117,23 @@ def _checked(
             fix="report this with the plan (grow plan --json); --no-verify keeps the result, unverified",
             verification=found,
         )
-    add_to_record(folder, "verification", _published(found.to_dict(), checkpoint.path, folder, names))
+    add_to_record(folder, "verification", _published(found.to_dict(), checkpoint.path, folder, names[1]))
     return found
 
 
-def _published(document: Any, source: Path, folder: Path, names: tuple[str, str]) -> Any:
-    """The document without paths of this machine: a result is shared, and the folders are named by their last part."""
-    paths = sorted({str(source), str(folder), *names}, key=len, reverse=True)
-    last = {
-        str(folder): Path(names[1]).name,
-        **{p: Path(p).name for p in (str(source), *names) if Path(p).is_absolute()},
-    }
-    local = [path for path in paths if path in last]
+def _published(document: dict[str, Any], source: Path, folder: Path, out: str) -> dict[str, Any]:
+    """The document without paths of this machine, for a result is shared: both folders as grow.json calls them."""
+    known = json.loads((folder / NAME).read_text(encoding="utf-8"))["source"]["name"]
+    last = Path(out).name
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: plain(inner) for key, inner in value.items()}
         if isinstance(value, (list, tuple)):
             return [plain(inner) for inner in value]
-        if isinstance(value, str):
-            for path in local:
-                value = value.replace(path, last[path])
-        return value
+        return value.replace(str(folder), last).replace(str(source), known) if isinstance(value, str) else value
 
-    return plain(document)
+    return {**plain(document), "source": known, "grown": last}
 
 
 def training_state(

@@ -262,16 +262,7 @@ class _Walk:
         if end is None:
             return
         if not end.even:
-            raise Refused(
-                show(folder / MODULES),
-                what="the cosine similarities of the grown embeddings would not be those of the source",
-                why="copies of one number hold other shares than those of another"
-                if end.shares
-                else "some numbers of an embedding would be there more often than others",
-                fix="--split even, whose shares are equal"
-                if end.shares
-                else "a whole multiple of the width, or --operator hidden=silent",
-            )
+            raise self._uneven(MODULES, end)
         settings = _config(self.checkpoint, SETTINGS) if SETTINGS in self.checkpoint.companions else {}
         cut = settings.get("truncate_dim")
         if isinstance(cut, int) and not (cut <= end.n and (end.source[:cut] == np.arange(cut)).all()):
@@ -287,6 +278,19 @@ class _Walk:
         if similarity != "cosine" and abs(scale - 1) > 1e-12:
             known += f", others ({show(str(similarity))}) are not: scalar products are {scale:g} times the old ones"
         self.done.notes.append(known)
+
+    def _uneven(self, path: str, state: Vectors) -> Refused:
+        """Lengths and scalar products would not be a multiple of what they were."""
+        return Refused(
+            show(self.checkpoint.path / path),
+            what="the cosine similarities of the grown embeddings would not be those of the source",
+            why="copies of one number hold other shares than those of another"
+            if state.shares
+            else "some numbers of an embedding would be there more often than others",
+            fix="--split even, whose shares are equal"
+            if state.shares
+            else "a whole multiple of the width, or --operator hidden=silent",
+        )
 
     def _pooling(self, module: Module) -> None:
         tokens = self.at[TOKENS]
@@ -305,8 +309,7 @@ class _Walk:
         state = self.at.get(name)
         if state is not None:
             if not state.even:
-                why = "the length of the vector would be another one for every input"
-                raise _refused(self.checkpoint, module, why)
+                raise self._uneven(module.path, state)
             state = replace(state, factor=state.factor / math.sqrt(state.squares[0]))
         self.at[to] = state
 

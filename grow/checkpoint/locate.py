@@ -190,8 +190,8 @@ def module_folder(name: object) -> bool:
         return False
 
 
-def module_files(folder: Path, follow_symlinks: bool = False) -> list[str]:
-    """The files of the modules that modules.json names, without code; [] where it cannot be understood."""
+def module_folders(folder: Path, follow_symlinks: bool = False) -> list[str]:
+    """The folders that modules.json names and that are there; [] where it cannot be understood."""
     try:
         fd = open_regular(inside(folder, MODULES, follow_symlinks))
         try:
@@ -203,10 +203,14 @@ def module_files(folder: Path, follow_symlinks: bool = False) -> list[str]:
         return []
     entries = stored if isinstance(stored, list) else []
     paths = [entry.get("path") for entry in entries if isinstance(entry, dict)]
+    folders = dict.fromkeys(str(path) for path in paths if module_folder(path))
+    return [path for path in folders if (folder / path).is_dir()]
+
+
+def module_files(folder: Path, follow_symlinks: bool = False) -> list[str]:
+    """The files of the modules that modules.json names, without code."""
     found: list[str] = []
-    for path in dict.fromkeys(str(path) for path in paths if module_folder(path)):
-        if not (folder / path).is_dir():
-            continue
+    for path in module_folders(folder, follow_symlinks):
         inside(folder, path, follow_symlinks)
         for place, below, names in os.walk(folder / path):
             at = Path(place).relative_to(folder)
