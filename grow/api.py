@@ -17,12 +17,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from grow.card import model_card
+from grow.card import model_card, public_name, source_card
 from grow.checkpoint.header import CHUNK, show
 from grow.checkpoint.locate import locate
 from grow.checkpoint.pickled import open_readable
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.checkpoint.shared import staged
+from grow.companions import companion_notes
 from grow.errors import BadInput
 from grow.families import family_of
 from grow.family import Family
@@ -155,8 +156,9 @@ def plan(
         from grow.memory import plan_model
 
         return plan_model(src, to, options)
-    with opened(src, revision=revision, assume_harmless=assume_harmless) as (_, family, matched):
-        return plan_for(family, matched, to, **options)
+    with opened(src, revision=revision, assume_harmless=assume_harmless) as (checkpoint, family, matched):
+        found = plan_for(family, matched, to, **options)
+        return replace(found, notes=(*found.notes, *companion_notes(checkpoint, found)))
 
 
 def widen(
@@ -244,13 +246,15 @@ def widen(
         checkpoint, family, matched = stack.enter_context(source)
         the_plan = plan_for(family, matched, to, **options)
         check_same(the_plan, checkpoint, here)
+        beside = companion_notes(checkpoint, the_plan)
         moments, told = training_state(stack, checkpoint, the_plan, state, trust_checkpoint)
         needed = the_plan.nbytes + (moments.nbytes if moments else 0)
         if verify and isinstance(checkpoint, PiecedCheckpoint):
             needed += checkpoint.nbytes
         # room for the result, and for the float64 proof beside it only if somebody asks for it
         with staged(folder, here, source=checkpoint.path, overwrite=overwrite, needed=needed) as stage:
-            write_result(the_plan, checkpoint, stage.path, shard, show(src, LINE), progress, here)
+            name = public_name(src, checkpoint.path)
+            write_result(the_plan, checkpoint, stage.path, shard, name.shown, progress, here)
             found, files = None, {}
             if verify:
                 names = show(src, LINE), show(folder, LINE)
@@ -263,13 +267,14 @@ def widen(
                         add_to_record(stage.path, "state", moments.document())
                     if checkpoint.vouched:
                         add_to_record(stage.path, ASSUMED, checkpoint.vouched)
-                    (stage.path / "README.md").write_text(model_card(the_plan, str(src), found), encoding="utf-8")
+                    card = model_card(the_plan, name, found, source_card(checkpoint))
+                    (stage.path / "README.md").write_text(card, encoding="utf-8")
                     files = check_written(the_plan, checkpoint, stage.path, folder, moments is not None)
                     add_to_record(stage.path, "files", files)
                 checkpoint.check_unchanged()
             with here.together():
                 stage.commit(files)
-        notes = (*checkpoint.notes, *the_plan.notes, *stage.notes, *told)
+        notes = (*checkpoint.notes, *the_plan.notes, *beside, *stage.notes, *told)
         return Growth(the_plan, folder, None, found, time.monotonic() - started, notes)
 
 

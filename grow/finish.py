@@ -118,7 +118,7 @@ def _checked(
             fix="report this with the plan (grow plan --json); --no-verify keeps the result, unverified",
             verification=found,
         )
-    add_to_record(folder, "verification", found.to_dict())
+    add_to_record(folder, "verification", _published(found.to_dict(), checkpoint.path, folder, names[1]))
     return found
 
 
@@ -147,6 +147,21 @@ def check_written(the_plan: Plan, checkpoint: Checkpoint, folder: Path, out: Pat
     if gone := [name for name in wanted if name not in files]:
         raise lost(f"{listing(gone)} went away")
     return files
+
+
+def _published(document: dict[str, Any], source: Path, folder: Path, out: str) -> dict[str, Any]:
+    """The document without paths of this machine, for a result is shared: both folders as grow.json calls them."""
+    known = json.loads((folder / NAME).read_text(encoding="utf-8"))["source"]["name"]
+    last = Path(out).name
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(inner) for inner in value]
+        return value.replace(str(folder), last).replace(str(source), known) if isinstance(value, str) else value
+
+    return {**plain(document), "source": known, "grown": last}
 
 
 def training_state(

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import json
 import os
 import re
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from grow.checkpoint.header import PICKLE_FIX, open_regular, read_exactly, show, strict_json
 from grow.checkpoint.strange import MERGE, PLAIN, in_command
@@ -53,6 +55,10 @@ COMPANIONS = (
 """Files that describe how a checkpoint is used: they come along to the grown one unchanged."""
 
 SUBFOLDERS = ("*_Pooling", "additional_chat_templates")
+MODULES = "modules.json"
+MODULE_FILES = ("*.json", "*.txt", "model.safetensors", "pytorch_model.bin")
+"""Files of a module that `modules.json` names; its weights are its own, and nothing reads a pickle here."""
+MODULE_DEPTH = 3  # folders below each other: those of a router lie in its own
 NO_COMPANIONS = (".py", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
 
 HUB_FILES = ("*.json", "*.safetensors", *COMPANIONS)
@@ -189,6 +195,47 @@ def inside(folder: Path, name: str, follow_symlinks: bool = False) -> Path:
     )
 
 
+def module_folder(name: object) -> bool:
+    """Whether `name` is a folder beside modules.json that sentence-transformers may have written."""
+    try:
+        return bool(plain_name(name, MODULES))
+    except BadInput:
+        return False
+
+
+def module_folders(folder: Path, follow_symlinks: bool = False) -> list[str]:
+    """The folders that modules.json names and that are there; [] where it cannot be understood."""
+    try:
+        fd = open_regular(inside(folder, MODULES, follow_symlinks))
+        try:
+            size = os.fstat(fd).st_size
+            stored = json.loads(read_exactly(fd, size, 0, MODULES)) if size <= 1 << 20 else None
+        finally:
+            os.close(fd)
+    except (BadInput, ValueError, RecursionError, OSError):
+        return []
+    entries = stored if isinstance(stored, list) else []
+    paths = [entry.get("path") for entry in entries if isinstance(entry, dict)]
+    folders = dict.fromkeys(str(path) for path in paths if module_folder(path))
+    return [path for path in folders if (folder / path).is_dir()]
+
+
+def module_files(folder: Path, follow_symlinks: bool = False) -> list[str]:
+    """The files of the modules that modules.json names, without code."""
+    found: list[str] = []
+    for path in module_folders(folder, follow_symlinks):
+        inside(folder, path, follow_symlinks)
+        for place, below, names in os.walk(folder / path):
+            at = Path(place).relative_to(folder)
+            below[:] = sorted(below) if len(at.parts) < MODULE_DEPTH else []
+            found += [
+                str(at / name)
+                for name in sorted(names)
+                if any(fnmatch.fnmatchcase(name, pattern) for pattern in MODULE_FILES)
+            ]
+    return found
+
+
 def check_kind(folder: Path, names: list[str]) -> None:
     """The folder is a transformers checkpoint and not something else that people keep in folders."""
     where = show(folder)
@@ -200,6 +247,13 @@ def check_kind(folder: Path, names: list[str]) -> None:
             fix=_merged(folder),
         )
     if "config.json" not in names:
+        if MODULES in names:
+            raise Refused(
+                where,
+                what=f"has {MODULES} and no config.json; found {listing(map(show, names))}",
+                why="the transformer of this sentence-transformers folder lies in another one, or there is none",
+                fix="SentenceTransformer(SRC).save(DST) writes the transformer into the folder itself",
+            )
         refuse_other_weights(folder, names)
         raise BadInput(
             where,
@@ -243,8 +297,13 @@ def refuse_other_weights(folder: Path, names: list[str]) -> None:
 def companions(folder: Path, names: Iterable[str], follow_symlinks: bool = False) -> list[str]:
     """Paths relative to `folder` that match COMPANIONS, never code or weights; `names`: its listing."""
     found = []
+    names = list(names)
+    modules = module_files(folder, follow_symlinks) if MODULES in names else []
+    own = {module.split(os.sep)[0] for module in modules}
     for name in names:
         path = folder / name
+        if name in own:
+            continue
         if not path.is_dir():
             found.append(name)
         elif name in COMPANIONS:
@@ -252,12 +311,13 @@ def companions(folder: Path, names: Iterable[str], follow_symlinks: bool = False
         elif any(fnmatch.fnmatchcase(name, pattern) for pattern in SUBFOLDERS):
             inside(folder, name, follow_symlinks)
             found += [f"{name}/{child}" for child in sorted(os.listdir(path)) if not (path / child).is_dir()]
-    return [
+    kept = [
         name
         for name in found
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in COMPANIONS)
         and not name.lower().endswith(NO_COMPANIONS)
     ]
+    return kept + modules
 
 
 def _bundled() -> tuple[str, ...]:
@@ -278,7 +338,8 @@ def _download(repo: str, revision: str | None) -> Path:
         except Exception as error:
             if not _is_network(error):
                 raise
-            return Path(fetch(revision=revision, local_files_only=True))
+            cached = Path(fetch(revision=revision, local_files_only=True))
+            return _with_modules(repo, cached, revision=revision, local_files_only=True)
         names = [sibling.rfilename for sibling in info.siblings or ()]
         if not any(name.endswith(".safetensors") and "/" not in name for name in names):
             raise Refused(
@@ -287,11 +348,26 @@ def _download(repo: str, revision: str | None) -> Path:
                 why="grow reads safetensors only; loading a pickle can run code",
                 fix=PICKLE_FIX.replace("SRC", repo),
             )
-        return Path(fetch(revision=info.sha))
+        return _with_modules(repo, Path(fetch(revision=info.sha)), revision=info.sha)
     except GrowError:
         raise
     except Exception as error:
         raise _hub_fault(where, repo, error) from None
+
+
+def _with_modules(repo: str, snapshot: Path, **options: Any) -> Path:
+    """The same snapshot with the weights of the modules that its modules.json names."""
+    import huggingface_hub as hub
+
+    if (snapshot / MODULES).is_file():
+        stored = json.loads((snapshot / MODULES).read_bytes())
+        paths = [entry["path"] for entry in stored if isinstance(entry, dict) and module_folder(entry.get("path"))]
+        if paths:
+            wanted = [
+                f"{path}/*{name}" for path in paths for name in ("model.safetensors", "pytorch_model.bin", ".json")
+            ]
+            hub.snapshot_download(repo, allow_patterns=wanted, **options)
+    return snapshot
 
 
 def _is_network(error: Exception) -> bool:

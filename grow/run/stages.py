@@ -217,7 +217,7 @@ def random_checkpoint(options: Mapping[str, Any], folder: Path) -> None:
         for path in stage.path.glob("*.safetensors"):  # written readable by their owner alone
             path.chmod((stage.path / "config.json").stat().st_mode)
         for name in given.companions:
-            (stage.path / name).parent.mkdir(exist_ok=True)
+            (stage.path / name).parent.mkdir(parents=True, exist_ok=True)
             (stage.path / name).write_bytes((given.path / name).read_bytes())
         with open_checkpoint(stage.path) as made_so:
             stored = {name: info.shape for name, info in made_so.tensors.items()}

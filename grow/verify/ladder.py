@@ -65,7 +65,7 @@ def verify_folders(
     )
 
 
-OUTSIDE = {"tokenizer", "kernels", "save_reload"}
+OUTSIDE = {"tokenizer", "embeddings", "kernels", "save_reload"}
 """Checks that fail for other reasons than a module that computes something else."""
 
 
@@ -202,10 +202,12 @@ class _Ladder:
             self.notes += [f"the probe {name} was left out: {why}" for name, why in pair.refused.items()]
 
     def _behaviour(self, pair: Any, wanted: set[str], limit: float) -> Iterator[Check]:
-        from grow.verify import behaviour, generation, hidden
+        from grow.verify import behaviour, embeddings, generation, hidden
 
         replay = self.replay
         readback = replay.readback if replay else None
+        if not embeddings.has_modules(self.source, self.grown):
+            wanted = wanted - {embeddings.NAME}
 
         def hidden_states() -> Check:
             stream = (lambda final: replay.stream(final=final)) if replay else (lambda final: None)
@@ -215,6 +217,7 @@ class _Ladder:
 
         checks = {
             "tokenizer": lambda: tokenizers(pair.folders["source"], pair.folders["grown"], grew=replay is not None),
+            "embeddings": lambda: embeddings.embeddings(pair, self.source, self.grown, replay, limit=limit),
             "hidden_states": hidden_states,
             "loss": lambda: behaviour.loss(pair, limit=limit),
             "cached_decoding": lambda: behaviour.cached_decoding(pair, limit=limit, readback=readback),

@@ -25,6 +25,7 @@ RUNGS: Mapping[str, tuple[str, ...]] = {
     "runtime_dtype": ("runtime_dtype",),
     "behaviour": (
         "tokenizer",
+        "embeddings",
         "hidden_states",
         "loss",
         "cached_decoding",
