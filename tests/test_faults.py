@@ -244,7 +244,7 @@ def test_the_tables_below_have_every_row_of_every_family():
         for table in (table for name, table in TABLES.items() if name.split()[0] == family):
             found = expected_rows(facts, table.config)
             seen |= {(found[tensor].name, found[tensor].when) for tensor in table.tensors}
-        # a second name of a tied bias, which stock classes no longer write: tests/test_layouts.py damages it
+        # a second name of a tied bias, which stock classes no longer write: tests/test_layouts.py stores it alone
         twins = facts.tie.biases[1:] if facts.tie else ()
         assert rows - seen <= {(name, when) for name, when in rows if name in twins and when.endswith("optional")}
         assert seen <= rows
