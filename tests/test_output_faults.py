@@ -462,7 +462,10 @@ def test_without_verification_the_result_says_so(source, tmp_path):
 def test_a_verified_result_carries_its_verification(source, tmp_path):
     growth = widen(source, tmp_path / "out", verify=True)
     assert growth.verified
-    assert tiny.read_json(tmp_path / "out" / "grow.json")["verification"] == growth.verification.to_dict()
+    stored, found = tiny.read_json(tmp_path / "out" / "grow.json")["verification"], growth.verification.to_dict()
+    assert (stored["source"], stored["grown"]) == (source.name, "out")
+    assert {**stored, "source": found["source"], "grown": found["grown"]} == found
+    assert str(tmp_path) not in (tmp_path / "out" / "grow.json").read_text()  # it is published with the weights
 
 
 def test_a_failed_verification_does_not_cost_the_overwritten_checkpoint(
