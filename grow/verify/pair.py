@@ -7,7 +7,6 @@ with Pair("small", "grown", seed=0) as pair:
 from __future__ import annotations
 
 import collections
-import gc
 import inspect
 import math
 from collections.abc import Callable, Iterable
@@ -23,7 +22,7 @@ from grow.verify.compare import CannotRun, Outputs, run
 from grow.verify.float64 import DTYPES, LOCAL, Loaded, Unloadable, load, model_class, quiet
 from grow.verify.held import Held
 from grow.verify.probes import LENGTH, Probe, Probes, probes
-from grow.verify.room import available_memory, counts_mapped_files
+from grow.verify.room import available_memory, counts_mapped_files, give_back
 
 Side = Literal["source", "grown"]
 
@@ -122,7 +121,7 @@ class Pair:
     def release(self) -> None:
         """Free the models and keep their outputs."""
         self._models.clear()
-        gc.collect()
+        give_back()
 
     @property
     def probes(self) -> Probes:
