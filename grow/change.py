@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -224,7 +224,7 @@ def layer_maps(
     if scale == 1.0:
         return maps
     q = maps["head_dim.q"]
-    return {**maps, "head_dim.q": replace(q, write=q.write * scale, read=q.read / scale)}
+    return {**maps, "head_dim.q": AxisMap(q.n, q.source, q.write * scale, q.read / scale, q.gain, q.operator)}
 
 
 def layer_config(family: Family, config: Mapping[str, Any], depth: Depth) -> dict[str, Any]:

@@ -8,12 +8,14 @@ ask whether a layer has experts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from grow.axes import Row, parse_table
+from grow.axes import INDICES, Row, parse_table
+from grow.caps import check_caps
 from grow.checkpoint.config import SIZES
 from grow.errors import BadInput, Refused, did_you_mean, listing, near_miss
 from grow.fields import TRAINS, check_values
@@ -303,6 +305,7 @@ class Family:
                 )
             sizes[axis] = value
         sizes.setdefault("kv_heads", sizes["heads"])
+        self.check_caps(sizes, "config.json: ")
         if "head_dim" not in sizes:
             if sizes["hidden"] % sizes["heads"]:
                 raise BadInput(
@@ -312,6 +315,7 @@ class Family:
                     fix=self._divisor_hint(sizes["hidden"], sizes["heads"]),
                 )
             sizes["head_dim"] = sizes["hidden"] // sizes["heads"]
+            self.check_caps(sizes, "config.json: ")
         if sizes["heads"] % sizes["kv_heads"]:
             raise BadInput(
                 f"config.json: {self.axes['kv_heads']}",
@@ -320,6 +324,15 @@ class Family:
                 fix=self._divisor_hint(sizes["heads"], sizes["kv_heads"], "kv_heads"),
             )
         return sizes
+
+    def check_caps(self, sizes: Mapping[str, int], prefix: str) -> None:
+        """BadInput where a size, or what a model of such sizes is made of, is larger than grow looks at."""
+        count = {index: sizes.get(index, 1) for index in INDICES}
+        tensors = sum(
+            math.prod(n for index, n in count.items() if f"{{{index}}}" in row.name or row.signature.counts(index))
+            for row in self.rows
+        )
+        check_caps(sizes, self.axes, prefix=prefix, table=not self.attention.rope, tensors=tensors)
 
     def _divisor_hint(self, whole: int, part: int, axis: str = "heads") -> str:
         divisors = [k for k in range(1, whole + 1) if whole % k == 0]
