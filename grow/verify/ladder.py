@@ -4,7 +4,8 @@ certificate    the law and W̃·E_in = E_out·W on the stored weights of every t
 true_float64   outputs agree, with no rounding inside the forward pass; a rounded growth is repeated in float64
                (proof) and agrees to 1e-12, so what remains is storage
 runtime_dtype  in the dtype people run, as close as the source is to itself
-behaviour      tokenizer, hidden states, loss, cached decoding, generation, kernels and batch shapes, save and reload
+behaviour      tokenizer, generation config, hidden states, loss, cached decoding, generation, kernels and batch shapes,
+               save and reload
 trainability   after a few optimizer steps: no dead parameter, no locked twin
 recover        the source's weights computed back from the grown ones (when asked for)
 """
@@ -64,7 +65,7 @@ def verify_folders(
     )
 
 
-OUTSIDE = {"tokenizer", "kernels", "save_reload"}
+OUTSIDE = {"tokenizer", "generation_config", "kernels", "save_reload"}
 """Checks that fail for other reasons than a module that computes something else."""
 
 
@@ -210,7 +211,8 @@ class _Ladder:
             return hidden.hidden_states(pair, stream=stream, place=place, stored=stored, known=replay is not None)
 
         checks = {
-            "tokenizer": lambda: tokenizers(pair.folders["source"], pair.folders["grown"], grew=replay is not None),
+            "tokenizer": lambda: tokenizers(pair.folders["source"], pair.folders["grown"]),
+            "generation_config": lambda: generation.generation_config(pair),
             "hidden_states": hidden_states,
             "loss": lambda: behaviour.loss(pair, limit=limit),
             "cached_decoding": lambda: behaviour.cached_decoding(pair, limit=limit, readback=readback),
