@@ -226,13 +226,13 @@ class _Outs:
         self.given: list[dict[str, torch.Tensor]] = [{}, {}]
         self.sent: dict[str, torch.Tensor] = {}
 
-    def guilty(self, stacks: Mapping[str, Stacks], probe: Any, near: float) -> tuple[str, int | None] | None:
+    def guilty(self, source: Stacks, grown: Stacks, near: float) -> tuple[str, int | None] | None:
         """The first stack whose outputs differ, and the expert that all tokens with another output went to."""
         from grow.verify.lookups import mapped
 
         a, b = self.given
         for name in (name for name in b if name in a):
-            x, y = stacks["source"].natural.get(name), stacks["grown"].natural.get(name)
+            x, y = source.natural.get(name), grown.natural.get(name)
             if x is None or y is None or len(x) < 2 or len(x) != len(y):
                 continue
             wanted, known = mapped(torch.cat([x, a[name]]), torch.cat([y, b[name]]), len(x), near)
@@ -262,7 +262,7 @@ def forced(grown: Stacks, source: Stacks, shift: int) -> Iterator[_Outs]:
             copies = grown.copies[name]
             c = len(copies[0])
             if k % c:
-                raise KeyError(f"{k} experts per token are no {c} copies of some")
+                raise ValueError(f"{k} experts per token are no {c} copies of some")
             old = turn(source.counts[name], len(value), k // c)
             table = torch.tensor([copies[e] for e in range(len(copies))])
             new = table[old].reshape(len(value), k)

@@ -192,11 +192,36 @@ class _Ladder:
                 self.progress("where")
                 limit = 0.0 if math.isnan(limit) else limit
                 self.first = explain.by_running(pair, replay, self.stored or [], self.fields, limit)
-            elif replay is None and any(c.name == "true_float64" and c.status == "pass" for c in self.done):
-                for look in (explain.strange_tables, explain.unequal_numbers, explain.unequal_fields):
+            elif not self.lossy and not self._certified and self._passed("true_float64"):
+                self.progress("what no probe reached")
+                self._reach(pair, limit, readback)
+                for look in (explain.unequal_numbers, explain.unequal_fields) if replay is None else ():
                     notes, missed = look(pair, self.stored)
                     self.notes += notes
                     self._unseen(missed)
+
+    def _passed(self, name: str) -> bool:
+        return any(check.name == name and check.status == "pass" for check in self.done)
+
+    @property
+    def _certified(self) -> bool:
+        """Whether every stored number was looked at: then nothing depends on where the probes went."""
+        return self._passed("certificate")
+
+    def _reach(self, pair: Any, limit: float, readback: Any) -> None:
+        """Equal outputs are no proof of what no probe reached: `true_float64` fails where that differs."""
+        from grow.verify.reach import reach
+
+        found = reach(pair, limit=limit, dtype=_NAMES[self.narrow], readback=readback)
+        self.notes += found.notes
+        self._unseen(found.unseen)
+        for k, check in enumerate(self.done):
+            if check.name == "true_float64":
+                measured = {**check.measured, "reached": found.counts}
+                self.done[k] = replace(check, measured=measured)
+                if found.fault:
+                    self.done[k] = replace(check, status="fail", measured=measured, reason=found.fault["text"])
+                    self.first = found.fault
 
     def _behaviour(self, pair: Any, wanted: set[str], limit: float) -> Iterator[Check]:
         from grow.verify import behaviour, generation, hidden

@@ -40,10 +40,8 @@ class Lookups(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs: Mapping[str, Any] | None = None):
         kwargs = dict(kwargs or {})
         if func in (torch.nn.functional.embedding, torch.embedding, torch.Tensor.__getitem__):
-            given = {**dict(enumerate(args)), **kwargs}
-            index, table = given.get(0, given.get("input")), given.get(1, given.get("weight"))
-            if func is not torch.nn.functional.embedding:
-                index, table = given.get(1, given.get("indices")), given.get(0, given.get("weight"))
+            given = [*args, *(kwargs[name] for name in ("input", "weight", "indices") if name in kwargs)]
+            index, table = given[:2] if func is torch.nn.functional.embedding else given[1::-1]
             self._note(table, index)
         return func(*args, **kwargs)
 
@@ -63,7 +61,8 @@ class Lookups(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class Row:
-    """A row that no probe looked up and that is not the source's; `column` is -1 where nothing says what it should be."""
+    """A row that no probe looked up and that is not the source's; `column` is -1 where nothing says what it should
+    be."""
 
     table: str
     row: int
@@ -95,7 +94,9 @@ def strange(name: str, x: torch.Tensor, y: torch.Tensor, seen: torch.Tensor, uni
         yield Row(name, row, column, float(y[row, column]), float(wanted[row, column]))
 
 
-def mapped(x: torch.Tensor, y: torch.Tensor, seen: torch.Tensor | int, near: float) -> tuple[torch.Tensor, torch.Tensor]:
+def mapped(
+    x: torch.Tensor, y: torch.Tensor, seen: torch.Tensor | int, near: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What every row of y should be, and for which columns the rows that were seen say so.
 
     First every column is tried as a multiple of one old column, of their mean, or of 1; what is left as a linear

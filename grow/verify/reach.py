@@ -6,13 +6,14 @@ experts          where one was chosen by no token, the choice is forced: every e
                  Router logits are compared as they are, because they tell of experts that were not chosen too
 units            those that an activation cuts off on every token (ReLU) are let through in both models
 
-`reach` finds a difference, or that all was reached, or names what was not.
+`reach` names what differs, and what could not be compared.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,46 +23,59 @@ from grow.verify.compare import RUN_ERRORS, difference
 from grow.verify.experts import Stacks, forced, in_order
 from grow.verify.float64 import forward, quiet, stored
 from grow.verify.lookups import EQUAL, Lookups, Row, strange
-from grow.verify.outputs import UNIT_ROUNDOFF, ReadbackArg, guard
-from grow.verify.pair import Pair, Side
+from grow.verify.outputs import UNIT_ROUNDOFF, ReadbackArg
+from grow.verify.pair import Differs, NoRoom, Pair, Side
 from grow.verify.probes import Probe
-from grow.verify.result import EXACT, Check
+from grow.verify.result import EXACT
 
-LIMIT = "rows, experts and units that no probe reached are the source's too"
 SIDES: tuple[Side, ...] = ("source", "grown")
 LEAK = 0.5  # of what an activation cuts off: any scale above 0 that both models share would do
 SHOWN = 8  # rows that are named one by one
 
 
-@guard
-def reach(pair: Pair, *, limit: float = EXACT, dtype: str = "float64", readback: ReadbackArg = None) -> Check:
-    """Everything that no probe reached is the same in both models; what could not be compared is named in "unseen".
+@dataclass
+class Reached:
+    """unseen  what was not compared, and notes that say why;  fault  the first thing that differs, as in
+    `Verification.first`;  counts  how much no probe had reached"""
+
+    unseen: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    fault: dict[str, Any] | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def reach(pair: Pair, *, limit: float = EXACT, dtype: str = "float64", readback: ReadbackArg = None) -> Reached:
+    """Whether everything that no probe reached is the same in both models.
 
     limit  of outputs, as in `true_float64`;  dtype  what the grown numbers were rounded to, where `limit` is larger
     """
-    found = _Reach(pair, limit, UNIT_ROUNDOFF[dtype] if limit > EXACT else 0.0, readback)
-    for look in (found.tables, found.experts, found.units):
-        look()
-        if found.fault:
-            return Check("reach", "fail", {**found.measured, "first": found.fault}, LIMIT, found.fault["text"])
-    measured = {**found.measured, "unseen": found.unseen}
-    if found.unseen:
-        return Check("reach", "skip", measured, LIMIT, "; ".join(found.why))
-    return Check("reach", "pass", measured, LIMIT)
+    look = _Look(pair, limit, UNIT_ROUNDOFF[dtype] if limit > EXACT else 0.0, readback)
+    try:
+        look.count()
+        for part in (look.tables, look.experts, look.units):
+            part()
+            if look.found.fault:
+                break
+    except (NoRoom, Differs) as error:
+        look.unseen(f"what no probe reached was not looked at: {error}", "what no probe reached")
+    return look.found
 
 
-class _Reach:
+class _Look:
     def __init__(self, pair: Pair, limit: float, unit: float, readback: ReadbackArg) -> None:
         self.pair, self.limit, self.unit, self.readback = pair, limit, unit, readback
-        self.unseen: list[str] = []
-        self.why: list[str] = []
-        self.measured: dict[str, Any] = {}
-        self.fault: dict[str, Any] | None = None
+        self.found = Reached()
         self.rows: dict[Side, dict[str, torch.Tensor]] = {}
         self.stacks: dict[Side, Stacks] = {}
         self.cut: dict[Side, dict[str, int]] = {}
+
+    def count(self) -> None:
         for side in SIDES:
             self._count(side)
+
+    def unseen(self, why: str, *names: str) -> None:
+        self.found.notes.append(why)
+        self.found.unseen += names
 
     def _count(self, side: Side) -> None:
         """One pass over all probes with everything watched."""
@@ -95,23 +109,22 @@ class _Reach:
             if x is not None and y is not None and there is not None and source[name].ndim == 2:
                 rows = list(strange(name, x, y, seen, self.unit))
             self._rows(name, rows, seen)
-            if self.fault:
+            if self.found.fault:
                 return
-        self.measured["rows"] = {"tables": len(self.rows["source"]), "not looked up": missed}
+        self.found.counts["rows not looked up"] = missed
 
     def _rows(self, name: str, rows: list[Row], seen: torch.Tensor) -> None:
         table = name.removesuffix(".weight")
         known = [row for row in rows if row.column >= 0]
         if rows and not known:
-            self.unseen.append(table)
-            self.why.append(
+            self.unseen(
                 f"{int((~seen).sum())} rows of {table} were not looked at, from row {rows[0].row} on: no probe looks "
-                "them up, and the other rows do not say what they should be"
-            )
+                "them up, and the other rows do not say what they should be", table,
+            )  # fmt: skip
             return
         for row in known[:SHOWN]:
             self._asked(row, table)
-            if self.fault:
+            if self.found.fault:
                 return
 
     def _asked(self, row: Row, table: str) -> None:
@@ -125,43 +138,40 @@ class _Reach:
             ids = probe.inputs["input_ids"].clone()
             ids[..., ids.shape[-1] // 2] = row.row
             asked = Probe("unseen", {**probe.inputs, "input_ids": ids}, probe.counted, probe.encoder_counted)
-            if (relative := self._apart([asked])) > self.limit:
-                self.fault = {
-                    "module": table, "tensor": row.table, "index": [row.row, row.column], "field": None,
-                    "found": row.found, "wanted": row.wanted, "relative": relative, "rule": "the map of the other rows",
-                    "text": f"{row.table}[{row.row}, {row.column}] is {row.found:.9g}, wanted {row.wanted:.9g} (the map "
-                    f"of the other rows); a text with token {row.row} differs by {relative:.3g} std",
-                }  # fmt: skip
+            if (relative := self._apart(asked)) > self.limit:
+                numbers = f"is {row.found:.9g}, wanted {row.wanted:.9g} (the map of the other rows)"
+                text = f"{row.table}[{row.row}, {row.column}] {numbers}; a text with token {row.row} differs by "
+                fault = _fault(table, row.table, [row.row, row.column], relative, f"{text}{relative:.3g} std")
+                self.found.fault = {**fault, "found": row.found, "wanted": row.wanted}
                 return
-        self.unseen.append(f"{table}[{row.row}]")
-        self.why.append(f"row {row.row} of {table} is not the source's; no probe looked there")
+        self.unseen(f"row {row.row} of {table} is not the source's; no probe looked there", f"{table}[{row.row}]")
 
-    def _apart(self, asked: Iterable[Probe]) -> float:
-        asked = list(asked)
-        outputs = [self.pair.run(side, self.pair.model(side, "float64"), asked) for side in SIDES]
-        spread = self.pair.run("source", self.pair.model("source", "float64"))
-        found = difference({**spread, **outputs[0]}, {**spread, **outputs[1]}, None)
-        return found.relative
+    def _apart(self, probe: Probe) -> float:
+        """How far the models are apart on one probe, in units of its outputs' std."""
+        a, b = (self.pair.run(side, self.pair.model(side, "float64"), [probe]) for side in SIDES)
+        return difference(a, b, self.readback).relative
+
+    @property
+    def _plain(self) -> Probe:
+        """Tokens, pixels or sound without padding."""
+        return next((p for p in self.pair.probes if p.name == "random"), next(iter(self.pair.probes)))
 
     def experts(self) -> None:
         source, grown = self.stacks["source"], self.stacks["grown"]
         if not grown.counts and not source.counts:
             return
-        self.measured["experts"] = {
-            "stacks": len(grown.counts),
-            "not chosen": sum(int((~seen).sum()) for seen in grown.chosen.values()),
-        }
+        self.found.counts["experts not chosen"] = sum(int((~seen).sum()) for seen in grown.chosen.values())
         for name in grown.counts:
             problem = self._router(name) if name in source.counts else ""
-            if self.fault:
+            if self.found.fault:
                 return
             if problem:
-                self._unseen(problem, f"{name}")
+                self.unseen(problem, f"{name}")
         lost = source.counts.keys() - grown.counts.keys()
         if lost:
-            self._unseen(f"the grown model has no experts at {listing(sorted(lost))}", *sorted(lost))
+            self.unseen(f"the grown model has no experts at {listing(sorted(lost))}", *sorted(lost))
         rest = self._left()
-        if rest and not self.unseen:
+        if rest and not any(name in self.found.unseen for name in grown.counts):
             self._force(rest)
 
     def _left(self) -> dict[str, list[int]]:
@@ -198,7 +208,7 @@ class _Reach:
             module, parameter = source.router(name)
             apart = float((x[:, e] - y[:, e]).abs().max()) / (float(x.std(correction=0)) or 1.0)
             text = f"{module}: the logits of expert {e} differ by {apart:.3g} std, chosen or not"
-            self.fault = _fault(module, parameter, [e], apart, text)
+            self.found.fault = _fault(module, parameter, [e], apart, text)
             return ""
         if bad:
             return f"expert {bad[0]} of {name} has no counterpart with the same router logits"
@@ -208,64 +218,45 @@ class _Reach:
             off = (a - b[order]).abs() > near * max(float(a.abs().max()), 1e-300)
             if off.any() and not (a - b[order] - (a - b[order])[0]).abs().max() <= near * float(a.abs().max() or 1.0):
                 e = int(off.nonzero()[0])
-                text = f"{key}[{e}] is {float(b[order][e]):.9g}, wanted {float(a[e]):.9g} (it moves the choice of experts)"
-                self.fault = _fault(key.rpartition(".")[0], key, [e], float("inf"), text)
+                text = (
+                    f"{key}[{e}] is {float(b[order][e]):.9g}, wanted {float(a[e]):.9g} (it moves the choice of experts)"
+                )
+                self.found.fault = _fault(key.rpartition(".")[0], key, [e], float("inf"), text)
                 return ""
         return ""
 
     def _force(self, left: dict[str, list[int]]) -> None:
-        probe = next((p for p in self.pair.probes if p.name == "random"), next(iter(self.pair.probes)))
         source, grown = self.stacks["source"], self.stacks["grown"]
         alone = not source.counts  # the source's FFN has become experts: any of them do what it does
-        passes = max(grown.passes(name, probe) for name in left)
-        for shift in range(passes):
+        for shift in range(max(grown.passes(name, self._plain) for name in left)):
             try:
                 with forced(grown, source, shift) as outs:
-                    relative = self._apart_forced(probe, alone)
-            except (*RUN_ERRORS, KeyError) as error:
-                self._unseen(f"the choice of experts cannot be forced: {type(error).__name__}: {error}", *_names(left))
+                    relative = self._apart(self._plain)
+            except (*RUN_ERRORS, Differs) as error:
+                self.unseen(f"the choice of experts cannot be forced: {type(error).__name__}: {error}", *_names(left))
                 return
-            if not relative <= self.limit:
-                guilty = outs.guilty(self.stacks, probe, near=max(EQUAL, self.limit)) if not alone else None
-                module, e = guilty or (next(iter(left)), None)
-                which = f"expert {e} of {module}" if e is not None else f"an expert of {listing(_names(left))}"
-                text = f"{which} gives something else when a token is sent to it, by {relative:.3g} std; no probe chose it"
-                if alone:
-                    self._unseen(text, *_names(left))
-                else:
-                    self.fault = _fault(module, None, None if e is None else [e], relative, text)
-                return
-        self.measured["experts"] |= {"forced": sum(map(len, left.values()))}
-
-    def _apart_forced(self, probe: Probe, alone: bool) -> float:
-        outputs = []
-        for side in SIDES:
-            outputs.append(self.pair.run(side, self.pair.model(side, "float64"), [probe]))
-        return difference(outputs[0], outputs[1], self.readback).relative
+            if relative <= self.limit:
+                continue
+            module, expert = (None if alone else outs.guilty(source, grown, max(EQUAL, self.limit))) or ("", None)
+            which = f"expert {expert} of {module}" if expert is not None else f"one of {listing(_names(left))}"
+            text = f"{which} gives something else when tokens are sent to it, by {relative:.3g} std; no probe chose it"
+            if alone:
+                self.unseen(text, *_names(left))
+            else:
+                index = None if expert is None else [expert]
+                self.found.fault = _fault(module or next(iter(left)), None, index, relative, text)
+            return
 
     def units(self) -> None:
-        source = self.cut["source"]
-        cut = {name: count for name, count in source.items() if count}
-        self.measured["units"] = {"cut off": sum(cut.values())}
+        cut = {name: count for name, count in self.cut["source"].items() if count}
+        self.found.counts["units cut off"] = sum(cut.values())
         if not cut:
             return
-        probe = next((p for p in self.pair.probes if p.name == "random"), next(iter(self.pair.probes)))
-        outputs = []
-        for side in SIDES:
-            model = self.pair.model(side, "float64")
-            with _leaking(model):
-                outputs.append(self.pair.run(side, model, [probe]))
-        relative = difference(outputs[0], outputs[1], self.readback).relative
+        with _leaking(self.pair.model("source", "float64")), _leaking(self.pair.model("grown", "float64")):
+            relative = self._apart(self._plain)
         if not relative <= self.limit:
-            names = sorted(cut)
-            self._unseen(
-                f"{sum(cut.values())} units are switched off on every probe ({listing(names)}), and the models differ "
-                f"by {relative:.3g} std where they are let through", *names,
-            )  # fmt: skip
-
-    def _unseen(self, why: str, *names: str) -> None:
-        self.why.append(why)
-        self.unseen += names
+            why = f"{sum(cut.values())} units are switched off on every probe ({listing(sorted(cut))})"
+            self.unseen(f"{why}, and where they are let through the models differ by {relative:.3g} std", *sorted(cut))
 
 
 def _names(left: dict[str, list[int]]) -> list[str]:
@@ -274,7 +265,15 @@ def _names(left: dict[str, list[int]]) -> list[str]:
 
 def _fault(module: str, tensor: str | None, index: list[int] | None, relative: float, text: str) -> dict[str, Any]:
     nothing = dict.fromkeys(("field", "found", "wanted"))
-    return {"module": module, "tensor": tensor, "index": index, "relative": relative, "rule": "", **nothing, "text": text}
+    return {
+        "module": module,
+        "tensor": tensor,
+        "index": index,
+        "relative": relative,
+        "rule": "",
+        **nothing,
+        "text": text,
+    }
 
 
 def _per_expert(source: Stacks, grown: Stacks, name: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -284,7 +283,7 @@ def _per_expert(source: Stacks, grown: Stacks, name: str) -> dict[str, tuple[tor
 
 
 class _Units(contextlib.AbstractContextManager):
-    """Inside, `dead` counts for every activation the units whose output was 0 on every token and whose input was not."""
+    """Inside, `dead` counts for every activation the units whose output was 0 on every token, and not their input."""
 
     def __init__(self, model: Any) -> None:
         self.model, self.alive = model, dict[str, torch.Tensor]()
@@ -315,9 +314,9 @@ class _Units(contextlib.AbstractContextManager):
 def _activations(model: Any) -> Iterator[tuple[str, Any]]:
     """Modules without weights and parts of their own: activations are among them."""
     for name, module in model.named_modules():
-        if not any(True for _ in module.children()) and not any(True for _ in module.parameters()):
-            if not any(True for _ in module.buffers()) and not isinstance(module, (torch.nn.Identity, torch.nn.Dropout)):
-                yield name, module
+        parts = (*module.children(), *module.parameters(), *module.buffers())
+        if not parts and not isinstance(module, (torch.nn.Identity, torch.nn.Dropout)):
+            yield name, module
 
 
 @contextlib.contextmanager
