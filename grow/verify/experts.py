@@ -106,8 +106,7 @@ class Stacks(contextlib.AbstractContextManager):
 
     def passes(self, name: str, probe: Any) -> int:
         """How often a probe has to run until every expert had a token."""
-        slots = max(1, probe.counted.numel() * self.per_token.get(name, 1))
-        return -(-self.counts[name] // slots)
+        return -(-self.counts[name] // probe.counted.numel())
 
     def logits(self, name: str) -> torch.Tensor | None:
         """(tokens, experts), what the router says of every expert; None where no module gives it."""
@@ -246,24 +245,27 @@ class _Outs:
 
 @contextlib.contextmanager
 def forced(grown: Stacks, source: Stacks, shift: int) -> Iterator[_Outs]:
-    """Inside, tokens of both models go to experts in turn, whatever the router says: place s to expert s + `shift`
-    passes' worth, and in the grown model to all its copies. The router's weights stay, place by place."""
+    """Inside, tokens of both models go to experts in turn, whatever the router says, and in the grown model to all copies
+    of theirs; `shift` says how many passes there were before. The router's weights stay, place by place."""
     outs, hooks = _Outs(), []
 
-    def turn(count: int, tokens: int, k: int) -> torch.Tensor:
-        return ((torch.arange(tokens * k) + shift * tokens * k) % count).reshape(tokens, k)
+    def turn(count: int, tokens: int, k: int, *, groups: bool) -> torch.Tensor:
+        """(tokens, k) experts in turn: groups of k that do not overlap, or windows that move by one, so that which
+        tokens are wrong tells which expert is."""
+        first = (torch.arange(tokens) + shift * tokens) * (k if groups else 1)
+        return (first[:, None] + torch.arange(k)) % count
 
     def choice(stack: Stacks, name: str, value: torch.Tensor) -> torch.Tensor:
         count, mask = stack.counts[name], value.ndim == 3
         k = 1 if mask else value.shape[1]
         if stack is source or name not in source.counts:
-            new = turn(count, len(value), k)
+            new = turn(count, len(value), k, groups=stack is grown)
         else:
             copies = grown.copies[name]
             c = len(copies[0])
             if k % c:
                 raise ValueError(f"{k} experts per token are no {c} copies of some")
-            old = turn(source.counts[name], len(value), k // c)
+            old = turn(source.counts[name], len(value), k // c, groups=False)
             table = torch.tensor([copies[e] for e in range(len(copies))])
             new = table[old].reshape(len(value), k)
         if stack is source:
