@@ -245,8 +245,8 @@ class _Outs:
 
 @contextlib.contextmanager
 def forced(grown: Stacks, source: Stacks, shift: int) -> Iterator[_Outs]:
-    """Inside, tokens of both models go to experts in turn, whatever the router says, and in the grown model to all copies
-    of theirs; `shift` says how many passes there were before. The router's weights stay, place by place."""
+    """Inside, tokens of both models go to experts in turn, whatever the router says, in the grown one to all copies of
+    theirs; `shift` says how many passes there were before. The router's weights stay, place by place."""
     outs, hooks = _Outs(), []
 
     def turn(count: int, tokens: int, k: int, *, groups: bool) -> torch.Tensor:
