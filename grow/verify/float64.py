@@ -269,6 +269,19 @@ def tensors(model: Any) -> dict[str, torch.Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
+def stored(model: Any, name: str) -> torch.Tensor | None:
+    """A parameter in float64; of one whose weights stay on disk, what accelerate reads for it; None where it cannot."""
+    parameter = model.get_parameter(name)
+    if not parameter.is_meta:
+        return parameter.detach().to(torch.float64)
+    owner, _, key = name.rpartition(".")
+    weights = getattr(getattr(model.get_submodule(owner), "_hf_hook", None), "weights_map", None)
+    try:
+        return None if weights is None else weights[key].detach().to(torch.float64)
+    except (KeyError, OSError, ValueError):
+        return None
+
+
 def _all_wide(folder: Path, model: Any) -> None:
     narrow = [f"{name} ({t.dtype})" for name, t in tensors(model).items() if t.dtype in _WIDE]
     if narrow:
