@@ -17,22 +17,34 @@ from grow.verify.stored import StoredDifference
 
 
 def by_running(
-    pair: Pair, replay: Replay | None, stored: Sequence[StoredDifference], fields: list[dict[str, Any]], limit: float
+    pair: Pair,
+    replay: Replay | None,
+    stored: Sequence[StoredDifference],
+    fields: list[dict[str, Any]],
+    limit: float,
+    likely: Replay | None = None,
 ) -> dict[str, Any] | None:
-    """`first_difference` of a pair; `stored` and `fields` are how the files differ."""
-    plans = replay.by_name() if replay else {}
+    """`first_difference` of a pair; `stored` and `fields` are how the files differ.
+
+    likely  without a plan: the growth that most tensors follow, see `supposed`
+    """
+    known = replay or likely
+    plans = known.by_name() if known else {}
 
     def explain(parameter: str) -> dict[str, Any] | None:
-        if replay is not None:
+        if known is not None:
             plan = next((t for name, t in plans.items() if same_end(name, parameter)), None)
-            return replay.fault(plan) if plan else None
+            fault = known.fault(plan) if plan else None
+            return {**fault, "rule": f"{fault['rule']}, as in most other tensors"} if fault and likely else fault
         return next((d.document() for d in stored if same_end(d.tensor, parameter)), None)
 
-    if replay is None:
+    if likely is not None:
+        fields = likely.fields()
+    elif replay is None:
         fields = whole_fields(pair)
         if (depths := _depths(pair)) and depths[0] != depths[1]:
             return _other_depth(*depths)
-    first = first_difference(pair, replay, explain, fields, limit=limit)
+    first = first_difference(pair, known, explain, fields, limit=limit)
     if first and stored and not (first["tensor"] or first["field"]):
         # stock loading renames what older files hold, so no name leads from the module to the tensor
         first |= stored[0].document() | {"text": f"{first['text'].split(';')[0]}; {stored[0]}"}

@@ -28,6 +28,7 @@ from grow.tensors import ITEMSIZE
 from grow.verify.replay import NoSpace, Replay, config_differences, significant
 from grow.verify.result import EXACT, LADDER, RUNG_OF, RUNGS, Check, Verification
 from grow.verify.stored import StoredDifference, from_files, same_shapes, stored_differences
+from grow.verify.supposed import supposed
 from grow.verify.tokenizer import tokenizers
 
 
@@ -194,7 +195,8 @@ class _Ladder:
             if set(self.failed) - OUTSIDE and not self.lossy:
                 self.progress("where")
                 limit = 0.0 if math.isnan(limit) else limit
-                self.first = explain.by_running(pair, replay, self.stored or [], self.fields, limit)
+                likely = supposed(self.source, self.grown) if replay is None and self.stored is None else None
+                self.first = explain.by_running(pair, replay, self.stored or [], self.fields, limit, likely)
             elif not self.lossy and not self._certified and self._passed("true_float64"):
                 self.progress("what no probe reached")
                 self._reach(pair, limit, readback)
