@@ -22,6 +22,7 @@ from grow.verify.result import EXACT, Check
 
 STAMPS = {"transformers_version", "return_dict_in_generate", "use_cache"}
 """Say who wrote the file and how the answer is packed, not what is written."""
+ENDS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
 PROMPT = 8
 TOKENS = 16  # each reads every weight once per model
 
@@ -37,7 +38,25 @@ def generation_config(pair: Pair) -> Check:
     except Exception as error:  # what the source's own file says cannot be known
         reason = f"the source's does not load: {type(error).__name__}: {error}"
         return Check("generation_config", "skip", limit=limit, reason=reason)
-    return settled(wanted, pair.folders["grown"], limit)
+    found = settled(wanted, pair.folders["grown"], limit)
+    unequal = _unequal_tokens(pair)
+    if found.status == "fail" or not unequal:
+        return found
+    measured = {**found.measured, "unequal": list(unequal)}
+    said = "; ".join(f"config.json: {name} is {b!r}, wanted {a!r}" for name, (a, b) in unequal.items())
+    return Check("generation_config", "fail", measured, limit, said)
+
+
+def _unequal_tokens(pair: Pair) -> dict[str, tuple[Any, Any]]:
+    """The ids that config.json gives to the ends of a text, where they differ: who serves a model reads them there."""
+    wanted, found = (pair.config(side).get_text_config() for side in ("source", "grown"))
+    ids = {name: tuple(getattr(config, name, None) for config in (wanted, found)) for name in ENDS}
+    return {name: (a, b) for name, (a, b) in ids.items() if _several(a) != _several(b)}
+
+
+def _several(ids: Any) -> Any:
+    """One id is a list of one."""
+    return [ids] if isinstance(ids, int) else ids
 
 
 def settled(wanted: Mapping[str, Any], grown: Path, limit: str) -> Check:

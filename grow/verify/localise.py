@@ -143,6 +143,8 @@ class _Back:
             for t in self.tensors.values():
                 for axis_map in filter(None, t.maps):
                     self._add(axis_map.n, (np.maximum(axis_map.source, -1), axis_map.write, False))
+                if t.tied and t.roles[0] == GAIN and t.maps[0] is not None:  # behind the norm of a tied head
+                    self._add(t.maps[0].n, (np.maximum(t.maps[0].source, -1), t.maps[0].write, True))
 
     def _add(self, n: int, fields: tuple | None) -> None:
         if fields is None:
@@ -150,7 +152,7 @@ class _Back:
         new = Readback(*fields)
         known = self.streams[n, len(new.source)]
         same = (np.array_equal(a.source, new.source) and np.array_equal(a.factor, new.factor) for a in known)
-        if not any(same) or new.shared:
+        if not any(equal and a.shared == new.shared for equal, a in zip(same, known)):
             known.append(new)
 
     def apart(self, name: str, x: torch.Tensor, y: torch.Tensor) -> float:

@@ -26,6 +26,7 @@ RUNGS: Mapping[str, tuple[str, ...]] = {
     "behaviour": (
         "tokenizer",
         "generation_config",
+        "labels",
         "embeddings",
         "hidden_states",
         "loss",

@@ -17,7 +17,7 @@ from grow.apply import BLOCK
 from grow.axes import WRITE
 from grow.checkpoint.reader import Checkpoint
 from grow.engine import stored_rows
-from grow.errors import GrowError
+from grow.errors import GrowError, listing
 from grow.families import FAMILIES
 from grow.match import match
 from grow.numerics import widen
@@ -58,6 +58,16 @@ def same_shapes(source: Checkpoint, grown: Checkpoint) -> bool:
     """Both store tensors of the same names and shapes; counters and masks in the same dtype too."""
     a, b = ({i.name: (i.shape, i.dtype in BITS or i.dtype) for i in c.tensors.values()} for c in (source, grown))
     return a == b
+
+
+def narrowed(source: Checkpoint, grown: Checkpoint) -> str:
+    """`: a (F64 -> BF16), b (F64 -> BF16)`, tensors stored in fewer bits than the source's; "" for none."""
+    found = [
+        f"{name} ({source.tensors[name].dtype} -> {info.dtype})"
+        for name, info in grown.tensors.items()
+        if name in source.tensors and BITS.get(info.dtype, 99) < BITS.get(source.tensors[name].dtype, 0)
+    ]
+    return f": {listing(found)}" if found else ""
 
 
 def stored_differences(source: Checkpoint, grown: Checkpoint) -> Iterator[StoredDifference]:

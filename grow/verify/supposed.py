@@ -23,13 +23,14 @@ from grow.methods import DEFAULT, METHODS
 from grow.operators import OPERATORS
 from grow.plan import Plan, plan_for
 from grow.provenance import parse_record, record_of
-from grow.tensors import TensorPlan
+from grow.tensors import STORES, TensorPlan
 from grow.upcycle import read_so
 from grow.verify.replay import Replay
 
 SAMPLE = 40  # tensors by which a growth is judged: a layer or two, and the tables
 LARGE = 1 << 22  # numbers of a tensor that takes long to hold against its equation: left out where others are there
 FIRST = 8  # tensors that tell most wrong growths
+SURE = 0.85  # of them: another operator on any axis, or other layers, would leave fewer
 MOST = 0.5  # of the tensors must follow: of a growth that is another one next to none does
 
 
@@ -52,9 +53,15 @@ def supposed(source: Checkpoint, grown: Checkpoint) -> Replay | None:
         share = _followed(found)
         if share > best[0]:
             best = share, found
-        if share == 1:
+        if share >= SURE:
             break
     return best[1]
+
+
+def stores_all(replay: Replay) -> bool:
+    """Whether this growth rounds nothing, and what lies in the files has room for every bit of the source."""
+    exact = replay.record.storage == "bit-exact"
+    return exact and all(t.source_dtype in STORES[t.dtype] for whole in replay.tensors for _, t in whole.parts)
 
 
 def _laid_over(plan: Plan, source: Checkpoint, grown: Checkpoint) -> Replay | None:
