@@ -52,7 +52,7 @@ def test_the_growth_is_found_and_a_number_that_does_not_follow_is_named(variant,
     to, options = GROWTHS[variant]
     grown = grown_from(source, to, tmp_path / "grown", **options)
     assert not_followed(source, grown) == []
-    layer = [n for n in tiny.read_tensors(grown) if ".1." in n and n.endswith("weight") and "norm" not in n.lower()]
+    layer = [n for n in tiny.read_tensors(grown) if ".0." in n and n.endswith("weight") and "norm" not in n.lower()]
     name = models.seeded(variant).choice(layer)
     tiny.edit_tensor(grown, name, lambda raw: raw.__setitem__(..., raw * 1.001))
     wrong = not_followed(source, grown)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from grow.errors import listing
+from grow.tensors import TensorPlan
 from grow.verify.localise import first_difference, same_end, unseen
 from grow.verify.pair import Pair, Side
 from grow.verify.replay import Replay, config_differences, significant
@@ -35,7 +37,7 @@ def by_running(
         if known is not None:
             plan = next((t for name, t in plans.items() if same_end(name, parameter)), None)
             fault = known.fault(plan) if plan else None
-            return {**fault, "rule": f"{fault['rule']}, as in most other tensors"} if fault and likely else fault
+            return _supposed(fault, plan) if fault and plan and likely else fault
         return next((d.document() for d in stored if same_end(d.tensor, parameter)), None)
 
     if likely is not None:
@@ -49,6 +51,13 @@ def by_running(
         # stock loading renames what older files hold, so no name leads from the module to the tensor
         first |= stored[0].document() | {"text": f"{first['text'].split(';')[0]}; {stored[0]}"}
     return first
+
+
+def _supposed(fault: dict[str, Any], plan: TensorPlan) -> dict[str, Any]:
+    """A fault of a growth that nobody recorded; of experts that share what one wrote, any may be the one."""
+    others = [name for name, _ in plan.share.among if name != plan.name] if plan.share else []
+    together = f", together with {listing(others)}" if others else ""
+    return {**fault, "rule": f"{fault['rule']}, as in most other tensors{together}"}
 
 
 SIDES: tuple[Side, ...] = ("source", "grown")

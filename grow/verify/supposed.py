@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from grow.change import ROUTES
+from grow.change import DRAWN, ROUTES
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import GrowError
 from grow.families import FAMILIES
@@ -30,7 +30,6 @@ from grow.verify.replay import Replay
 SAMPLE = 40  # tensors by which a growth is judged: a layer or two, and the tables
 LARGE = 1 << 22  # numbers of a tensor that takes long to hold against its equation: left out where others are there
 FIRST = 8  # tensors that tell most wrong growths
-SURE = 0.85  # of them: another operator on any axis, or other layers, would leave fewer
 MOST = 0.5  # of the tensors must follow: of a growth that is another one next to none does
 
 
@@ -51,9 +50,9 @@ def supposed(source: Checkpoint, grown: Checkpoint) -> Replay | None:
         if found is None:
             continue
         share = _followed(found)
-        if share > best[0]:
+        if share >= best[0]:
             best = share, found
-        if share >= SURE:
+        if share == 1:
             break
     return best[1]
 
@@ -85,8 +84,9 @@ def _followed(replay: Replay) -> float:
 
 
 def _follows(replay: Replay, t: TensorPlan) -> bool:
+    """Whether a tensor is what the growth makes it; of one that is drawn nobody can tell."""
     info = replay.grown.tensors.get(t.name)
-    return info is not None and info.shape == t.new_shape and replay.fault(t) is None
+    return info is not None and info.shape == t.new_shape and t.fill != DRAWN and replay.fault(t) is None
 
 
 def _numbers(t: TensorPlan) -> int:
