@@ -181,3 +181,61 @@ def test_the_tokens_that_end_a_text_are_compared_in_config_json_too(field, to, t
     found = grow.verify(source, other, rungs=("generation_config",))
     assert (found.verdict, found.exit_code) == ("different", 1)
     assert f"config.json: {field} is 7" in found.first["text"]
+
+
+def test_a_field_that_a_growth_changes_is_not_what_another_failure_comes_from(tmp_path):
+    """OPT whose norms stand behind its layers is untied by a growth; the end of its texts is what was changed."""
+    source = models.save("opt-post", tmp_path / "source")
+    grown = grown_from(source, "2x", tmp_path / "grown")
+    tiny.edit_json(grown / "config.json", lambda c: c.update(eos_token_id=9))
+    found = grow.verify(source, grown, rungs=(*BOTH, "generation_config"))
+    assert (found.verdict, found.first["field"]) == ("different", None)
+    assert "config.json: eos_token_id is 9" in found.first["text"]
+
+
+@pytest.mark.parametrize("way", ["shape", "gone"])
+@pytest.mark.parametrize("variant", ["llama", "gpt2-untied", "mixtral"])
+def test_a_tensor_with_which_no_class_loads_is_named(variant, way, tmp_path):
+    source = models.save(variant, tmp_path / "source")
+    grown = grown_from(source, "2x", tmp_path / "grown")
+    tensors = tiny.read_tensors(grown)
+    name = [n for n, t in tensors.items() if t.raw.ndim == 2 and t.raw.shape[0] != t.raw.shape[1] and ".1." in n][-1]
+    if way == "shape":
+        tensors[name].raw = tensors[name].raw.reshape(tensors[name].raw.shape[::-1])
+    else:
+        del tensors[name]
+    tiny.write_tensors(grown, tensors)
+    found = grow.verify(source, grown, rungs=BOTH)
+    assert (found.verdict, found.first["tensor"]) == ("different", name)
+    assert found.first["rule"] == "missing" if way == "gone" else "wanted" in found.first["rule"]
+
+
+@pytest.mark.parametrize(("field", "value"), [("return_dict", False), ("chunk_size_feed_forward", 7)])
+def test_a_field_with_which_no_model_runs_is_named(field, value, tmp_path):
+    source = models.save("bert-mlm", tmp_path / "source")
+    grown = grown_from(source, "2x", tmp_path / "grown")
+    tiny.edit_json(grown / "config.json", lambda c: c.update({field: value}))
+    found = grow.verify(source, grown, rungs=BOTH)
+    assert (found.verdict, found.first["field"], found.first["found"]) == ("different", field, value)
+
+
+def test_an_expert_of_more_is_named_behind_the_stack_it_is_in(tmp_path):
+    """Twice as many experts get other tokens in another order: what is inside of them is not compared."""
+    source = models.save("mixtral", tmp_path / "source", "float64")
+    grown = grown_from(source, {"experts": 8}, tmp_path / "grown")
+    name = "model.layers.1.block_sparse_moe.experts.6.w2.weight"
+    tiny.edit_tensor(grown, name, lambda raw: raw.__setitem__(3, raw[3] * 1.5))
+    found = grow.verify(source, grown, rungs=BOTH)
+    assert (found.verdict, found.first["module"]) == ("different", "model.layers.1.mlp.experts")
+    assert name in found.first["text"]
+
+
+@pytest.mark.parametrize("to", ["2x", ""])
+def test_a_model_that_looks_ahead_is_named_by_the_field_that_lets_it(to, tmp_path):
+    """No such field and `false` are two things to code that takes an absent one for true."""
+    source = models.save("qwen2", tmp_path / "source", "float64")
+    other = grown_from(source, to, tmp_path / "grown") if to else Path(shutil.copytree(source, tmp_path / "other"))
+    tiny.edit_json(other / "config.json", lambda c: c.update(is_causal=False))
+    found = grow.verify(source, other, rungs=BOTH)
+    assert found.verdict == "different"
+    assert "is_causal" in found.first["text"]

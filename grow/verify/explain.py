@@ -41,7 +41,7 @@ def by_running(
         return next((d.document() for d in stored if same_end(d.tensor, parameter)), None)
 
     if likely is not None:
-        fields = likely.fields()
+        fields = likely.fields() or _unplanned(pair, likely)
     elif replay is None:
         fields = whole_fields(pair)
         if (depths := _depths(pair)) and depths[0] != depths[1]:
@@ -51,6 +51,13 @@ def by_running(
         # stock loading renames what older files hold, so no name leads from the module to the tensor
         first |= stored[0].document() | {"text": f"{first['text'].split(';')[0]}; {stored[0]}"}
     return first
+
+
+def _unplanned(pair: Pair, likely: Replay) -> list[dict[str, Any]]:
+    """Fields that stock loading reads otherwise and this growth does not change; another family's are not compared."""
+    if pair.config("source").model_type != pair.config("grown").model_type:
+        return []
+    return [field for field in whole_fields(pair) if field["field"] not in likely.record.config_changes]
 
 
 def _supposed(fault: dict[str, Any], plan: TensorPlan) -> dict[str, Any]:

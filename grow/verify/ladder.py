@@ -29,7 +29,7 @@ from grow.tensors import ITEMSIZE
 from grow.verify.replay import NoSpace, Replay, config_differences, significant
 from grow.verify.result import EXACT, LADDER, RUNG_OF, RUNGS, Check, Verification
 from grow.verify.stored import StoredDifference, from_files, narrowed, same_shapes, stored_differences
-from grow.verify.supposed import stores_all, supposed
+from grow.verify.supposed import misfit, stores_all, supposed
 from grow.verify.tokenizer import tokenizers
 
 
@@ -125,12 +125,23 @@ class _Ladder:
             return
         if self.failed and self.first is None:
             certificate = next((c.measured.get("first") for c in self.done if c.name == "certificate"), None)
-            self.first = from_files(certificate, self.stored or [], self.fields, next(iter(self.failed.values())))
+            inside = [check for name, check in self.failed.items() if name not in OUTSIDE]
+            explained = certificate or (misfit(self._likely) if inside and self._likely else None)
+            stored, fields = (self.stored or [], self._unlike()) if inside else ([], [])
+            self.first = from_files(explained, stored, fields, (inside or [*self.failed.values()])[0])
         if any(check.measured.get("within_storage") for check in self.done):
             self.notes.append(
                 "the outputs agree as far as rounding the stored weights explains, which may be more than was rounded"
                 + narrowed(self.source, self.grown)
             )
+
+    def _unlike(self) -> list[dict[str, Any]]:
+        """The fields that may explain a failure: of a model that does not run any that no growth changes."""
+        fields = self._likely.fields() if self._likely else self.fields
+        if fields or self.replay is not None:
+            return fields
+        kind = str(self.source.config.get("model_type"))
+        return significant(config_differences(self.source.config, self.grown.config), kind, neutral=frozenset())
 
     def _recover(self) -> Check:
         from grow.verify.recover import recover

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
@@ -305,12 +305,14 @@ def config_differences(source: Mapping[str, Any], grown: Mapping[str, Any]) -> I
             yield {"field": name, "source": a.get(name), "grown": b.get(name)}
 
 
-def significant(differences: Iterable[dict[str, Any]], widths_of: str | None = None) -> list[dict[str, Any]]:
+def significant(
+    differences: Iterable[dict[str, Any]], widths_of: str | None = None, *, neutral: Collection[str] = NEUTRAL
+) -> list[dict[str, Any]]:
     """Without those that change no output, and without sizes of a family that became larger, as in a growth."""
     family = FAMILIES.get(widths_of or "")
     widths = {family.axes[axis] for axis in (*GROWABLE, "embed") if axis in family.axes} if family else set()
     lists = {*family.layer_lists} if family else set()
-    ignored = NEUTRAL | {"dtype", "torch_dtype"}
+    ignored = {*neutral, "dtype", "torch_dtype"}
     return [
         d
         for d in differences
@@ -318,7 +320,7 @@ def significant(differences: Iterable[dict[str, Any]], widths_of: str | None = N
         and not (d["field"] in widths and not _less(d["grown"], d["source"]))
         and not (d["field"] in lists and _longer(d["grown"], d["source"]))
         and not TRAINS.fullmatch(d["field"])
-        and not (_unset(d["source"]) and _unset(d["grown"]))
+        and not (d["source"] is None and d["grown"] is None)
     ]
 
 

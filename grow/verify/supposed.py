@@ -63,6 +63,16 @@ def stores_all(replay: Replay) -> bool:
     return exact and all(t.source_dtype in STORES[t.dtype] for whole in replay.tensors for _, t in whole.parts)
 
 
+def misfit(replay: Replay) -> dict[str, Any] | None:
+    """The first tensor that is not there or has another shape, as in `Verification.first`: no model loads without."""
+    for t in replay.tensors:
+        info = replay.grown.tensors.get(t.name)
+        if info is None or info.shape != t.new_shape:
+            rule = "missing" if info is None else f"has shape {list(info.shape)}, wanted {list(t.new_shape)}"
+            return {"tensor": t.name, "index": None, "found": None, "wanted": None, "rule": rule}
+    return None
+
+
 def _laid_over(plan: Plan, source: Checkpoint, grown: Checkpoint) -> Replay | None:
     try:
         document = record_of(plan, source="", version="", tensors={})
