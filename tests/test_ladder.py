@@ -54,8 +54,9 @@ def test_every_check_is_on_one_rung_and_the_default_leaves_out_the_tasks():
 
 def test_a_rung_or_one_of_its_checks_can_be_asked_for(pair):
     assert set(status(grow.verify(*pair, rungs=["behaviour"]))) == set(RUNGS["behaviour"]) - {
-        "embeddings"
-    }  # a model's own
+        "embeddings",  # of folders with modules
+        "labels",  # of classifiers
+    }
     assert set(status(grow.verify(*pair, rungs=["loss"]))) == {"loss"}
 
 
