@@ -40,6 +40,21 @@ def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, Axi
             words[axis] = _describe(maps[axis])
     maps["heads"], maps["kv_heads"] = _head_maps(family, config, old, new, chosen, words)
     d, d2 = old["head_dim"], new["head_dim"]
+    sides, changes, how = head_dim_maps(family, config, d, d2)
+    maps |= sides
+    if d2 != d:
+        words["head_dim"] = how
+    for space, grown_map in maps.items():
+        law = grown_map.law()
+        if not np.allclose(law, 1, rtol=0, atol=1e-12):  # a few roundings of √ and of shares that sum to 1
+            raise AssertionError(f"{space}: the law gives {law}")
+    return maps, words, changes
+
+
+def head_dim_maps(
+    family: Family, config: Mapping[str, Any], d: int, d2: int
+) -> tuple[dict[str, AxisMap], dict[str, Any], str]:
+    """(space -> map, config fields that change, how in words): what q, k and v become follows from the sizes alone."""
     scaled = family.holds(config, family.attention.scaled)
     place, changes, how = np.arange(d), {}, "appended"
     if d2 != d and family.attention.rope:
@@ -48,15 +63,9 @@ def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, Axi
         place, changes, how = grown.place, grown.config, grown.how
     scale = math.sqrt(d2 / d) if scaled else 1.0
     sides = grow_head_dim(d, d2, place, scale=scale, qk_norm=family.attention.qk_norm)
-    maps.update(zip(("head_dim.q", "head_dim.k", "head_dim.v"), sides))
-    if d2 != d:
-        norm = "; q and k copied, k's new gains 0" if family.attention.qk_norm else "; k's new rows 0"
-        words["head_dim"] = how + norm + (f", q × √({d2}/{d})" if scaled else "")
-    for space, grown_map in maps.items():
-        law = grown_map.law()
-        if not np.allclose(law, 1, rtol=0, atol=1e-12):  # a few roundings of √ and of shares that sum to 1
-            raise AssertionError(f"{space}: the law gives {law}")
-    return maps, words, changes
+    norm = "; q and k copied, k's new gains 0" if family.attention.qk_norm else "; k's new rows 0"
+    how += norm + (f", q × √({d2}/{d})" if scaled else "")
+    return dict(zip(("head_dim.q", "head_dim.k", "head_dim.v"), sides)), changes, how
 
 
 LOW = -1e4  # far below any logit, and float16 can hold it
