@@ -19,8 +19,8 @@ from grow.nearest import nearest
 from grow.operators import OPERATORS, default_operator, grow_head_dim, grow_heads
 
 
-def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, AxisMap], dict[str, str], dict[str, Any]]:
-    """(space -> map, axis -> how it grows in words, config fields that change).
+def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, AxisMap], dict[str, str]]:
+    """(space -> map, axis -> how it grows in words).
 
     chosen  axis -> the name of an operator, or for hidden and ffn an operator itself, whose caller knows that it fits
     """
@@ -40,7 +40,7 @@ def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, Axi
             words[axis] = _describe(maps[axis])
     maps["heads"], maps["kv_heads"] = _head_maps(family, config, old, new, chosen, words)
     d, d2 = old["head_dim"], new["head_dim"]
-    sides, changes, how = head_dim_maps(family, config, d, d2)
+    sides, _, how = head_dim_maps(family, config, d, d2)
     maps |= sides
     if d2 != d:
         words["head_dim"] = how
@@ -48,7 +48,7 @@ def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, Axi
         law = grown_map.law()
         if not np.allclose(law, 1, rtol=0, atol=1e-12):  # a few roundings of √ and of shares that sum to 1
             raise AssertionError(f"{space}: the law gives {law}")
-    return maps, words, changes
+    return maps, words
 
 
 def head_dim_maps(
@@ -102,20 +102,21 @@ def grow_counts(
             }[tokens]
         )
     if "positions" in old:
-        maps["positions"] = _positions(family, config, old["positions"], new["positions"], words)
+        p, p2 = old["positions"], new["positions"]
+        maps["positions"] = position_map(family, config, p, p2)
+        if p2 > p:
+            tabled = f"{p2 - p} appended, repeating the old ones"
+            words["positions"] = "no weight has them" if family.attention.rope else tabled
     return maps
 
 
-def _positions(family: Family, config: Mapping[str, Any], p: int, p2: int, words: dict) -> AxisMap:
+def position_map(family: Family, config: Mapping[str, Any], p: int, p2: int) -> AxisMap:
+    """The old positions, then the old ones again; Refused where stock code scales the rotation by their number."""
     first = first_position(family, config)
     extra = np.arange(p2 - p) % max(1, p - first) + min(first, p - 1)
-    grown = axis_map(p, np.concatenate([np.arange(p), extra]), operator="repeated")
     if p2 > p and family.attention.rope:
         rope.check_positions(family.rope_config(config), p, p2)
-        words["positions"] = "no weight has them"
-    elif p2 > p:
-        words["positions"] = f"{p2 - p} appended, repeating the old ones"
-    return grown
+    return axis_map(p, np.concatenate([np.arange(p), extra]), operator="repeated")
 
 
 def first_position(family: Family, config: Mapping[str, Any]) -> int:

@@ -149,7 +149,7 @@ class _Ladder:
 
         replay = self.replay
         readback = replay.readback if replay else None
-        rounded = replay is not None and replay.record.storage == "rounded"
+        rounded = replay is not None and bool(replay.rounded)
         needs_proof = rounded and self.narrow != "F64" and not self.lossy
         with Pair(self.source.path, self.grown.path, seed=self.seed) as pair:
 
