@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from itertools import takewhile
 
 import numpy as np
@@ -157,7 +158,7 @@ def dim_map(dim: Dim, maps: Mapping[str, AxisMap], sizes: Mapping[str, int]) -> 
         return found if not label.extra else behind(label.extra, found)
 
     def joined(labels: tuple[Label, ...], side: str = "") -> AxisMap:
-        return product([of(label, side) or identity(label.size(sizes)) for label in labels])
+        return _product(tuple(of(label, side) or label.size(sizes) for label in labels))
 
     axes = [label.axis for label in dim.labels]
     if "qkv" in axes:
@@ -168,6 +169,12 @@ def dim_map(dim: Dim, maps: Mapping[str, AxisMap], sizes: Mapping[str, int]) -> 
         sides = concatenate([joined(inner, side) for side in "qkv"])
         return product([joined(outer), sides]) if outer else sides
     return joined(dim.labels) if any(map(of, dim.labels)) else None
+
+
+@lru_cache(maxsize=16)
+def _product(factors: tuple[AxisMap | int, ...]) -> AxisMap:
+    """The same map for every layer; a number is an unchanged space of that size."""
+    return product([identity(factor) if isinstance(factor, int) else factor for factor in factors])
 
 
 def _tensor(

@@ -92,6 +92,10 @@ class Signature:
         """Whether its first dim counts matrices."""
         return self.dims[0].role == STACK
 
+    def counts(self, axis: str) -> bool:
+        """Whether it is a stack of so many matrices."""
+        return self.stacked and self.dims[0].labels[0].axis == axis
+
     @property
     def part(self) -> Signature:
         """Of one matrix of a stack."""

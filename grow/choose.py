@@ -14,7 +14,7 @@ import numpy as np
 from grow import rope
 from grow.errors import BadInput, Refused
 from grow.family import UNITS, WIDTHS, Family
-from grow.maps import BLEND, SILENT, AxisMap, axis_map, identity
+from grow.maps import BLEND, SILENT, AxisMap, appended, axis_map, identity
 from grow.nearest import nearest
 from grow.operators import OPERATORS, default_operator, grow_head_dim, grow_heads
 
@@ -90,8 +90,7 @@ def grow_counts(
         )
     v, v2 = old["vocab"], new["vocab"]
     kind = SILENT if tokens == "zero" else BLEND
-    source = np.concatenate([np.arange(v), np.full(v2 - v, kind)])
-    maps = {"vocab": axis_map(v, source, operator=tokens)}
+    maps = {"vocab": appended(v, v2, kind, tokens)}
     if v2 > v:
         words["vocab"] = (
             f"{v2 - v} appended, "
@@ -112,10 +111,13 @@ def grow_counts(
 
 def position_map(family: Family, config: Mapping[str, Any], p: int, p2: int) -> AxisMap:
     """The old positions, then the old ones again; Refused where stock code scales the rotation by their number."""
+    if p2 == p:
+        return identity(p)
+    if family.attention.rope:  # millions of them cost nothing
+        rope.check_positions(family.rope_config(config), p, p2)
+        return appended(p, p2, SILENT, "no weight")
     first = first_position(family, config)
     extra = np.arange(p2 - p) % max(1, p - first) + min(first, p - 1)
-    if p2 > p and family.attention.rope:
-        rope.check_positions(family.rope_config(config), p, p2)
     return axis_map(p, np.concatenate([np.arange(p), extra]), operator="repeated")
 
 

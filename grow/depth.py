@@ -13,19 +13,20 @@ identity: by the rule of its block, one factor of each branch is zero, so that a
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import accumulate, groupby
+from itertools import accumulate, cycle, groupby, islice
 from operator import index
 
+from grow.caps import fault, short
 from grow.checkpoint.header import show
 from grow.errors import BadInput, Refused
 
 PLACES = ("spread", "top", "after:K", "a list of layers")
 FILLS = ("copy", "fresh")
 ZEROS = ("output", "norm")
-LARGEST = 10_000  # layers; the deepest published models have some hundreds
 
 
 @dataclass(frozen=True)
@@ -49,22 +50,24 @@ class Depth:
     def m(self) -> int:
         return len(self.source)
 
-    @property
+    @cached_property
     def is_identity(self) -> bool:
         return self.source == tuple(range(self.n)) and not any(self.inserted)
 
-    @property
+    @cached_property
     def kept(self) -> tuple[int, ...]:
         """Where the old layers are, in the order of the old ones when the law holds."""
         return tuple(j for j, new in enumerate(self.inserted) if not new)
 
-    @property
+    @cached_property
     def new(self) -> tuple[bool, ...]:
         """(m,) True where the layer is not the first to be its old one."""
-        kept = [None if is_new else i for i, is_new in zip(self.source, self.inserted)]
-        return tuple(i is None or i in kept[:j] for j, i in enumerate(kept))
+        first: dict[int, int] = {}
+        for j in self.kept:
+            first.setdefault(self.source[j], j)
+        return tuple(first.get(i) != j for j, i in enumerate(self.source))
 
-    @property
+    @cached_property
     def lawful(self) -> bool:
         return tuple(self.source[j] for j in self.kept) == tuple(range(self.n))
 
@@ -104,8 +107,9 @@ def insert(n: int, after: Sequence[int], fill: str = "copy") -> Depth:
     """One new layer behind each old layer that `after` names, as often as it names it."""
     source: list[int] = []
     inserted: list[bool] = []
+    counts = Counter(after)
     for i in range(n):
-        count = sum(1 for a in after if a == i)
+        count = counts[i]
         source += [i, *_neighbours(n, i, count)]
         inserted += [False] + [True] * count
     return Depth(n, tuple(source), tuple(inserted), fill)
@@ -113,8 +117,8 @@ def insert(n: int, after: Sequence[int], fill: str = "copy") -> Depth:
 
 def _neighbours(n: int, i: int, count: int) -> list[int]:
     """The layers next to the gap behind layer i, nearest first: neighbours start from different weights."""
-    near = [k for d in range(n) for k in (i - d, i + 1 + d) if 0 <= k < n]
-    return [near[k % n] for k in range(count)]
+    near = (k for d in range(n) for k in (i - d, i + 1 + d) if 0 <= k < n)
+    return list(islice(cycle(islice(near, min(n, count))), count))
 
 
 def spread(n: int, m: int) -> list[int]:
@@ -134,8 +138,8 @@ def place(n: int, m: int, where: str | Sequence[int] = "spread", fill: str = "co
             why="a layer that is left out takes its function with it",
             fix=f"at least --layers {n}",
         )
-    if m > LARGEST:
-        raise BadInput(f"--layers {m}", what="out of range", why=f"1 to {LARGEST}", fix="another depth")
+    if why := fault("layers", m):
+        raise BadInput(f"--layers {short(m)}", what="out of range", why=why, fix="another depth")
     if where == "spread":
         return insert(n, spread(n, m), fill)
     if where == "top":

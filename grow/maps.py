@@ -99,11 +99,77 @@ class AxisMap:
             for s, e in zip(starts, ends)
         ]
 
-    @classmethod
-    def from_runs(cls, n: int, runs: Sequence[Sequence], operator: str = "") -> AxisMap:
-        source = [np.arange(s, s + k) if s >= 0 else np.full(k, s) for k, s, *_ in runs]
-        column = lambda c: np.repeat([float(r[c]) for r in runs], [r[0] for r in runs])  # noqa: E731
-        return cls(n, np.concatenate(source).astype(np.int64), column(2), column(3), column(4), operator)
+    @staticmethod
+    def from_runs(n: int, runs: Sequence[Sequence], operator: str = "") -> AxisMap:
+        return RunMap(n, runs, operator)
+
+
+class RunMap(AxisMap):
+    """The map that `runs` tell, `[length, first source or kind, write, read, gain]` each.
+
+    Its arrays are made when somebody looks at them, and a plan looks at none: a vocabulary or a number of positions may
+    be millions.
+    """
+
+    runs: list[list]
+
+    def __init__(self, n: int, runs: Sequence[Sequence], operator: str = "") -> None:
+        merged: list[list] = []
+        for length, first, *scales in runs:
+            run = [int(length), int(first), *map(float, scales)]
+            if merged and _goes_on(merged[-1], run):
+                merged[-1][0] += run[0]
+            elif run[0]:
+                merged.append(run)
+        for name, value in (("n", n), ("runs", merged), ("operator", operator)):
+            object.__setattr__(self, name, value)
+
+    def _column(self, c: int) -> np.ndarray:
+        return np.repeat([run[c] for run in self.runs], [run[0] for run in self.runs])
+
+    @cached_property
+    def source(self) -> np.ndarray:
+        parts = [np.arange(s, s + k) if s >= 0 else np.full(k, s) for k, s, *_ in self.runs]
+        return np.concatenate(parts).astype(np.int64, copy=False)
+
+    @cached_property
+    def write(self) -> np.ndarray:
+        return self._column(2)
+
+    @cached_property
+    def read(self) -> np.ndarray:
+        return self._column(3)
+
+    @cached_property
+    def gain(self) -> np.ndarray:
+        return self._column(4)
+
+    @property
+    def m(self) -> int:
+        return sum(run[0] for run in self.runs)
+
+    @cached_property
+    def is_identity(self) -> bool:
+        at = 0
+        for length, first, write, _, gain in self.runs:
+            if first != at or write != 1 or gain != 1:
+                return False
+            at += length
+        return at == self.n
+
+    @cached_property
+    def exact_factors(self) -> bool:
+        scales = {x for run in self.runs for x in (run[2], run[4])}
+        return all(map(is_power_of_two, scales)) and all(run[1] != MEAN for run in self.runs)
+
+    def to_runs(self) -> list[list]:
+        return [list(run) for run in self.runs]
+
+
+def _goes_on(run: list, after: list) -> bool:
+    """Whether a run and the one behind it are one."""
+    length, first, *scales = run
+    return scales == after[2:] and after[1] == (first + length if first >= 0 else first)
 
 
 def axis_map(n: int, source, *, write=1.0, read=None, gain=1.0, operator: str = "") -> AxisMap:
@@ -118,7 +184,12 @@ def axis_map(n: int, source, *, write=1.0, read=None, gain=1.0, operator: str = 
 
 
 def identity(n: int) -> AxisMap:
-    return axis_map(n, np.arange(n), operator="unchanged")
+    return RunMap(n, [[n, 0, 1.0, 1.0, 1.0]], "unchanged")
+
+
+def appended(n: int, m: int, kind: int, operator: str = "") -> AxisMap:
+    """The n old coordinates as they are, and m - n fresh ones of one kind behind them."""
+    return RunMap(n, [[n, 0, 1.0, 1.0, 1.0], [m - n, kind, 1.0, 0.0, 1.0]], operator)
 
 
 def product(maps: Sequence[AxisMap]) -> AxisMap:

@@ -9,10 +9,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from grow.caps import HEADS_WIDTH, cap_of
 from grow.family import WIDTHS, Family
 from grow.operators import grow_heads
 
-LARGEST = 2**31 - 1
 REACH = 64  # how far from the wish single steps are tried
 
 
@@ -31,7 +31,9 @@ def complete(family: Family, old: Mapping[str, int], given: Mapping[str, int]) -
 def reachable(family: Family, config: Mapping[str, Any], old: Mapping[str, int], new: Mapping[str, int]) -> bool:
     """Whether an exact growth leads from `old` to `new` (RoPE's conditions on head_dim apart)."""
     widths = [axis for axis in (*WIDTHS, "experts") if axis in old]
-    if any(not old[axis] <= new[axis] <= LARGEST for axis in widths) or new["heads"] % new["kv_heads"]:
+    if any(not old[axis] <= new[axis] <= cap_of(axis) for axis in widths) or new["heads"] % new["kv_heads"]:
+        return False
+    if new["heads"] * new["head_dim"] > HEADS_WIDTH:
         return False
     if "experts" in old and new["experts"] % old["experts"]:
         return False

@@ -210,7 +210,7 @@ def _device() -> Any:
 
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", _environment("LOCAL_RANK", 0))
+    device = torch.device("cuda", _environment("LOCAL_RANK", 0) if processes() > 1 else 0)
     torch.cuda.set_device(device)
     return device
 

@@ -23,7 +23,7 @@ from grow.errors import BadInput, Refused, did_you_mean
 from grow.families import FAMILIES
 from grow.families.upcycling import PAIRS
 from grow.family import GROWABLE, UNITS, WIDTHS, Family
-from grow.nearest import LARGEST, complete, nearest, reachable
+from grow.nearest import complete, nearest, reachable
 
 
 @dataclass(frozen=True)
@@ -129,21 +129,26 @@ def _from_fields(family: Family, old: dict[str, int], fields: dict[str, Any]) ->
             )
         if not isinstance(value, int) or isinstance(value, bool):
             raise BadInput(f"--to {name}={value!r}", what="not a whole number", why="a size is one", fix=f"{name}=960")
-        if axis not in GROWABLE and value != old[axis]:
+        if given.setdefault(axis, value) != value:
+            raise _twice(name, given[axis], value)
+    grown = {axis: value for axis, value in given.items() if axis in GROWABLE}
+    sizes = complete(family, old, grown)
+    for axis, value in given.items():
+        if value != sizes[axis]:  # one that follows from the others
+            name = next(name for name in fields if by_field.get(name, name) == axis)
+            also = f"; it follows the others to {sizes[axis]}" if sizes[axis] != old[axis] else ""
             raise Refused(
                 f"--to {name}={value}",
-                what=f"would change {axis} {old[axis]} -> {value}",
+                what=f"would change {axis} {old[axis]} -> {value}{also}",
                 why="axes that grow: " + ", ".join(a for a in GROWABLE if a in old),
                 fix=f"leave {name} out",
             )
-        if given.setdefault(axis, value) != value:
-            raise _twice(name, given[axis], value)
-    return Target(complete(family, old, given))
+    return Target(sizes)
 
 
 def _from_factor(family: Family, old: dict[str, int], text: str) -> Target:
-    try:
-        factor = Fraction(text[:-1])
+    try:  # as a fraction 1e999999999 has a thousand million digits
+        factor = Fraction(text[:-1]) if len(text) <= 32 and "e" not in text.lower()[:-1] else Fraction(0)
     except (ValueError, ZeroDivisionError):
         factor = Fraction(0)
     if not 1 <= factor <= 1024:
@@ -208,14 +213,7 @@ def _from_config(family: Family, old: dict[str, int], config: Mapping[str, Any],
 
 def _check(family: Family, config: Mapping[str, Any], old: dict[str, int], new: dict[str, int]) -> None:
     field = lambda axis: family.axes.get(axis, axis)  # noqa: E731
-    for axis in (axis for axis in GROWABLE if axis in new):
-        if not 1 <= new[axis] <= LARGEST:
-            raise BadInput(
-                f"--to {field(axis)}={new[axis]}",
-                what="out of range",
-                why=f"1 to {LARGEST}",
-                fix="another size",
-            )
+    family.check_caps({axis: new[axis] for axis in (*GROWABLE, "embed") if axis in new}, "--to ")
     fewer = [axis for axis in GROWABLE if axis in new and axis not in WIDTHS and new[axis] < old[axis]]
     if fewer:  # before the widths: what is suggested for them would be refused for these
         raise Refused(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from grow import recompute
 from grow.run.forecast import Forecast, forecast
 from grow.run.recipe import Recipe, read_recipe
 from grow.verify.room import available_memory
@@ -135,7 +136,7 @@ def _measure(one: Forecast) -> tuple[float, float]:
         model = from_scratch(Path(name), 0)
     model.to(device, torch.float64 if s.dtype == "float64" else torch.float32).requires_grad_(True).train()
     if s.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute.enable(model, {"use_reentrant": False})
     text: Any = _Noise(objective_of(model.config, tokenizer_of(one.outline.path), type(model).__name__), s)
     loop = Loop(model, build_optimizers(model, s, world), text, s, world, 0.0)
     with torch.random.fork_rng(devices=[]):

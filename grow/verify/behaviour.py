@@ -276,7 +276,7 @@ def save_reload(pair: Pair) -> Check:
         "bytes": size,
         "outputs": len(outputs),
         "outputs_changed": len(moved),
-        "relative": apart,
+        "outputs_apart": apart,
     }
     problems = [
         f"{text}: {listing(sorted(names))}"

@@ -141,9 +141,7 @@ def subnormal_floor(t: TensorPlan) -> float:
     return 0.5 * QUANTUM[t.dtype] * shares
 
 
-def check_tensor(
-    t: TensorPlan, source: Checkpoint, grown: Checkpoint, split: str, slack: float = 0.0
-) -> TensorCheck:
+def check_tensor(t: TensorPlan, source: Checkpoint, grown: Checkpoint, split: str, slack: float = 0.0) -> TensorCheck:
     """The intertwining equation on one stored tensor; both sides are read in blocks."""
     checks = [_check_part(part, t.name, begin, source, grown, split, slack) for begin, part in t.parts]
     if not t.pieces:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from grow.fields import TRAINS
+
 # Written beside a model and read by no forward pass, no loss and no head.
 BOOKKEEPING = frozenset(
     """
@@ -30,12 +32,16 @@ def differing(
     load   ask the config class; its sizes must be possible ones
     """
     wanted, found = one_dtype(wanted), one_dtype(found)
-    names = [n for n in sorted({*wanted, *found} - BOOKKEEPING) if wanted.get(n, ABSENT) != found.get(n, ABSENT)]
+    names = _apart(wanted, found)
     if not names or not load or (a := _as_loaded(wanted)) is None or (b := _as_loaded(found)) is None:
         return names
-    apart = {n for n in {*a, *b} - BOOKKEEPING if a.get(n, ABSENT) != b.get(n, ABSENT)}
     # what leaves no trace counts by the name that it is kept under
-    return sorted(apart | {n for n in names if n not in a and n not in b and n not in older})
+    return sorted({*_apart(a, b)} | {n for n in names if n not in a and n not in b and n not in older})
+
+
+def _apart(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    names = (n for n in {*a, *b} - BOOKKEEPING if not TRAINS.fullmatch(n))
+    return sorted(n for n in names if a.get(n, ABSENT) != b.get(n, ABSENT))
 
 
 def _as_loaded(config: Mapping[str, Any]) -> dict[str, Any] | None:

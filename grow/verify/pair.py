@@ -7,7 +7,6 @@ with Pair("small", "grown", seed=0) as pair:
 from __future__ import annotations
 
 import collections
-import gc
 import inspect
 import math
 from collections.abc import Callable, Iterable
@@ -17,13 +16,13 @@ from typing import Any, Literal
 
 import transformers
 
-from grow.checkpoint.reader import open_checkpoint
+from grow.checkpoint.pickled import open_readable
 from grow.errors import BadInput, GrowError, listing
 from grow.verify.compare import CannotRun, Outputs, run
 from grow.verify.float64 import DTYPES, LOCAL, Loaded, Unloadable, load, model_class, quiet
 from grow.verify.held import Held
 from grow.verify.probes import LENGTH, Probe, Probes, probes
-from grow.verify.room import available_memory, counts_mapped_files
+from grow.verify.room import available_memory, counts_mapped_files, give_back
 
 Side = Literal["source", "grown"]
 
@@ -51,7 +50,7 @@ class Differs(Exception):
 
 def shapes(folder: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Tensor name -> (dtype as in `DTYPES`, shape), from the headers of the checkpoint's weight files."""
-    with open_checkpoint(folder) as checkpoint:
+    with open_readable(folder) as checkpoint:
         infos = checkpoint.tensors.values()
         return {info.name: (_STORED.get(info.dtype, info.dtype), info.shape) for info in infos}
 
@@ -69,7 +68,7 @@ def stored_dtype(folder: str | Path) -> str:
 
 def stock_dtype(folder: str | Path) -> str:
     """The dtype in which a plain `from_pretrained` runs a checkpoint: that of config.json, else the stored one."""
-    with open_checkpoint(folder) as checkpoint:
+    with open_readable(folder) as checkpoint:
         named = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
     named = named.removeprefix("torch.") if isinstance(named, str) else named
     return named if isinstance(named, str) and named in DTYPES else stored_dtype(folder)
@@ -122,7 +121,7 @@ class Pair:
     def release(self) -> None:
         """Free the models and keep their outputs."""
         self._models.clear()
-        gc.collect()
+        give_back()
 
     @property
     def probes(self) -> Probes:

@@ -58,9 +58,7 @@ def _heads(family: Family, maps: Mapping[str, AxisMap]) -> Iterator[str]:
         yield "grow.json: the map of heads is no whole number of copies: a norm over all heads sees another mean square"
 
 
-def _recomputed(
-    family: Family, config: Mapping[str, Any], change: Change, old: Sizes, new: Sizes
-) -> Iterator[str]:
+def _recomputed(family: Family, config: Mapping[str, Any], change: Change, old: Sizes, new: Sizes) -> Iterator[str]:
     """Maps that follow from the sizes, by their name."""
     try:
         wanted = head_dim_maps(family, config, old["head_dim"], new["head_dim"])[0]

@@ -24,6 +24,7 @@ from grow.engine import FileSource, write_plan
 from grow.errors import BadInput, GrowError, listing
 from grow.families import FAMILIES, family_of
 from grow.family import COMMON_FIELDS, GROWABLE, Family
+from grow.fields import TRAINS
 from grow.match import match
 from grow.plan import Plan, grown_config, why_narrowed, why_rounded
 from grow.provenance import Record
@@ -356,7 +357,7 @@ def significant(differences: Iterable[dict[str, Any]], widths_of: str | None = N
         if d["field"] not in ignored
         and not (d["field"] in widths and not _less(d["grown"], d["source"]))
         and not (d["field"] in lists and _longer(d["grown"], d["source"]))
-        and "dropout" not in d["field"]
+        and not TRAINS.fullmatch(d["field"])
         and not (_unset(d["source"]) and _unset(d["grown"]))
     ]
 

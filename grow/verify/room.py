@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import resource
 from pathlib import Path
 
@@ -12,6 +15,13 @@ def available_memory() -> int | None:
     """Bytes that can be taken without swapping or being killed, or None where the system does not say."""
     found = [n for n in (_machine(), _group(), _own_limit()) if n is not None]
     return max(0, min(found)) if found else None
+
+
+def give_back() -> None:
+    """Hand freed memory to the system. glibc keeps pieces below 32 MB for itself: of a 0.6 B model in float64, 3 GB."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library, which has no such function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def counts_mapped_files() -> bool:

@@ -98,6 +98,7 @@ def text_probes(subject: Subject, text: Any, *, end: int | None = None) -> tuple
     full_context    as long as the positions allow, up to 512; 128 where there are more than 16,384
     global_tokens   two tokens that all others see, where attention is local otherwise
     boxes           a place on a page for every token, where the model has a table of places
+    padding_read    the padding token where it is no padding: chat models end with it
 
     A classifier without a padding id refuses batches, so it gets one row and no padding.
     """
@@ -164,6 +165,10 @@ def text_probes(subject: Subject, text: Any, *, end: int | None = None) -> tuple
     if "bbox" in accepts and places:
         corners = np.sort(rng.integers(0, places, size=(rows, t, 2, 2)), axis=2)
         add("boxes", ids(rows, t), bbox=corners.reshape(rows, t, 4))
+    if words.pad is not None and t > 2:
+        tokens = ids(1, t)
+        tokens[:, [1, t // 2]] = words.pad
+        add("padding_read", tokens)
     return items, skipped
 
 

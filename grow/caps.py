@@ -1,0 +1,86 @@
+"""The largest size of each axis that grow looks at, wherever it comes from: config.json, --to, a recipe, grow.json.
+
+A size is a claim of a file or a slip of a finger; it is held against this table before anything is as long as it says.
+Each cap is far above every known model, and what a plan needs for it is some hundred megabytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from grow.errors import BadInput
+
+WIDE = 1 << 20
+CAPS: Mapping[str, tuple[int, str]] = {
+    "hidden": (1 << 17, "18,432"),
+    "embed": (1 << 17, "18,432"),
+    "heads": (1 << 14, "144"),
+    "kv_heads": (1 << 14, "144"),
+    "head_dim": (1 << 12, "576"),
+    "ffn": (WIDE, "73,728"),
+    "expert_ffn": (WIDE, "32,768"),
+    "shared_ffn": (WIDE, "32,768"),
+    "experts": (1 << 13, "2,048"),
+    "layers": (10_000, "1,000"),
+    "vocab": (1 << 24, "1,000,002"),
+    "positions": (1 << 27, "10,485,760"),
+    "types": (1 << 16, "16"),
+    "labels": (1 << 24, "21,843"),
+}
+"""Axis -> (the largest size that is read, the largest one that is known of a published model)."""
+ROWS = 1 << 22  # of a learned table of positions; the largest known one has 16,386
+HEADS_WIDTH = 1 << 19  # heads times head_dim; the largest known is 49,152
+TENSORS = 1 << 18  # of a checkpoint; the largest known has some 90,000
+
+
+def cap_of(axis: str, *, table: bool = False) -> int:
+    """The largest size of an axis; `table`: a learned table has a row for each position."""
+    return ROWS if axis == "positions" and table else CAPS[axis][0]
+
+
+def fault(axis: str, size: int, *, table: bool = False) -> str:
+    """Why a size is none, or ""."""
+    cap = cap_of(axis, table=table)
+    if 1 <= size <= cap:
+        return ""
+    known = "16,386" if cap == ROWS else CAPS[axis][1]
+    return f"{axis} is from 1 to {cap:,}: the largest of a known model is {known}, and a plan is made in memory"
+
+
+def check_caps(
+    sizes: Mapping[str, int], where: Mapping[str, str], *, prefix: str, table: bool = False, tensors: int = 0
+) -> None:
+    """BadInput for the first size, or product of sizes, that is too large to look at.
+
+    where    axis -> what it is called in the message, behind `prefix`
+    tensors  how many the model has in all
+    """
+    for axis, size in sizes.items():
+        if why := fault(axis, size, table=table):
+            name = where.get(axis, axis)
+            what = f"{short(size)} is out of range"
+            raise BadInput(f"{prefix}{name}", what=what, why=why, fix=f"{name} from 1 to {cap_of(axis, table=table)}")
+    if (wide := sizes.get("heads", 1) * sizes.get("head_dim", 1)) > HEADS_WIDTH:
+        name = where.get("heads", "heads")
+        raise BadInput(
+            f"{prefix}{name}",
+            what=f"{sizes['heads']:,} heads of {sizes['head_dim']:,} are {wide:,} coordinates",
+            why=f"at most {HEADS_WIDTH:,} are looked at: the largest known model has 49,152",
+            fix="fewer or smaller heads",
+        )
+    if tensors > TENSORS:
+        layers = where.get("layers", "layers")
+        raise BadInput(
+            f"{prefix}{layers}",
+            what=f"{sizes['layers']:,} layers"
+            + (f" of {sizes['experts']:,} experts" if "experts" in sizes else "")
+            + f" are {tensors:,} tensors",
+            why=f"at most {TENSORS:,} are looked at: the largest known model has some 90,000",
+            fix="fewer layers" + (" or experts" if "experts" in sizes else ""),
+        )
+
+
+def short(size: int) -> str:
+    """A number of any length, readable."""
+    bits = size.bit_length()
+    return f"{size:,}" if bits < 100 else f"a number of about 10^{round(bits * 0.30103)}"
