@@ -109,7 +109,7 @@ def _checked(
     rungs = LOSSY if the_plan.lossy else FUNCTION
     with open_checkpoint(folder) as grown:
         found = verify_folders(checkpoint, grown, rungs=rungs, seed=the_plan.seed, names=names, progress=on_rung)
-    if not (_as_declared(found) if the_plan.lossy else found.lossless):
+    if not (_as_declared(found) if the_plan.lossy else found.sound):
         failed = (f"{r.name}: {r.reason}" for r in found.checks if r.status == "fail")
         raise Different(
             names[1],

@@ -141,7 +141,7 @@ def test_no_path_of_this_machine_is_published(source, monkeypatch):
         document = tiny.read_json(Path(out) / "grow.json")
         assert document["source"]["name"] == "my-model"
         assert not document["verification"]["source"].startswith(("/", "./"))
-    assert grow.verify(source, "b", rungs=["certificate"]).lossless
+    assert grow.verify(source, "b", rungs=["certificate"]).verdict == "certified"
 
 
 # Files that stay behind

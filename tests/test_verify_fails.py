@@ -435,6 +435,10 @@ def test_head_count_changed_in_record_and_config_alike_is_found(copied):
     edit_record(copied, lambda r: r["plan"]["config_changes"].update(num_attention_heads=16, head_dim=3))
     tiny.edit_json(copied.grown / "config.json", lambda c: c.update(num_attention_heads=16, head_dim=3))
     assert faults(copied) == [
+        "grow.json: config_changes: head_dim: no growth changes it",
+        "grow.json: config_changes: num_attention_heads: found 16, wanted 8",
+        "config.json: head_dim: found 3, wanted 6",
+        "config.json: num_attention_heads: found 16, wanted 8",
         "config.json: head_dim is 3, grow.json says 6",
         "config.json: heads is 16, grow.json says 8",
     ]
@@ -542,7 +546,9 @@ def test_the_command_exits_0_1_and_2_and_names_the_tensor(copied, capsys, monkey
     line = ("verify", copied.source, copied.grown, "--rung", "certificate")
     code, out, _ = tiny.command(monkeypatch, capsys, *line)
     assert (code, out.splitlines()[-1]) == (
-        0, f"lossless: {copied.grown} computes what {copied.source} computes (certificate)",
+        0,
+        f"certified: {copied.grown}: its weights follow the table from those of {copied.source}, which no model was "
+        "run to confirm",
     )  # fmt: skip
     names = ["model.layers.1.mlp.up_proj.weight", "model.norm.weight"]
     for name in names:
@@ -550,7 +556,9 @@ def test_the_command_exits_0_1_and_2_and_names_the_tensor(copied, capsys, monkey
     code, out, _ = tiny.command(monkeypatch, capsys, *line)
     assert code == 1
     assert all(name in out for name in names)
-    assert out.splitlines()[-1].startswith(f"different: {copied.grown} does not compute what {copied.source} computes")
+    assert out.splitlines()[-1].startswith(
+        f"different: {copied.grown} is not the growth of {copied.source} that grow.json records (certificate: "
+    )
     code, out, _ = tiny.command(monkeypatch, capsys, *line, "--json")
     assert (code, json.loads(out)["verdict"]) == (1, "different")
     code, out, err = tiny.command(monkeypatch, capsys, "verify", copied.source, copied.source / "nowhere")

@@ -170,9 +170,11 @@ class Replay:
                     first = first or (check.faults[0] if check.faults else None)
                     if not check.faults and not slack and digest != record.tensors.get(t.name):
                         less = " or by less than the rounding of what is stored" if check.unit else ""
-                        rule = f"sha256 is not grow.json's: differs in entries that no output reads{less}"
+                        cast = " in its dtype," if t.dtype != t.source_dtype else ""
+                        rule = f"sha256 is not grow.json's: differs{cast} in entries that no output reads{less}"
                         faults.append(f"{t.name}: {rule}")
                         first = first or Fault(t.name, None, None, None, 0, rule)
+            faults = faults or [*self._storage()]
         measured = {
             "tensors": len(self.tensors),
             "largest_residual": worst,
@@ -215,10 +217,13 @@ class Replay:
         record = self.record
         yield from uncovered(self.tensors, {name: info.shape for name, info in self.source.tensors.items()})
         yield from map_faults(self.family, self.matched.config, self.change, record.sizes, record.new_sizes)
+
+    def _storage(self) -> Iterator[str]:
+        """The weights are stored as grow.json says: rounded or not."""
         storage = "rounded" if self.rounded else "bit-exact"
-        if storage != record.storage:
+        if storage != self.record.storage:
             why = f": {self.rounded[0]}" if self.rounded else ""
-            yield f"grow.json: storage: found {record.storage!r}, what is stored is {storage}{why}"
+            yield f"grow.json: storage: found {self.record.storage!r}, what is stored is {storage}{why}"
 
     def _config(self) -> Iterator[str]:
         """The grown config is the source's but for what this growth has to change, and the source's is the recorded
@@ -233,6 +238,7 @@ class Replay:
             yield f"grow.json: no such growth: {error.where}: {error.what}"
             return
         said = {**source, **record.config_changes}
+        said |= {name: wanted[name] for name in ("dtype", "torch_dtype") if name in wanted}  # of what is stored now
         for name in self._differing(wanted, said):
             if name not in record.config_changes:
                 yield f"grow.json: config_changes: {name}: missing, this growth makes it {_show(wanted, name)}"
