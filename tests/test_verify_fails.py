@@ -102,7 +102,7 @@ def faults(pair: Pair) -> list[str]:
 
 def test_an_undamaged_growth_passes(pair):
     found = certificate(pair)
-    assert (found.verdict, found.exit_code) == ("lossless", 0), found.checks[0].reason
+    assert (found.verdict, found.exit_code) == ("certified", 0), found.checks[0].reason
     assert found.checks[0].measured["tensors"] == len(pair.plan.tensors)
 
 
@@ -129,7 +129,7 @@ def test_rounding_each_number_once_is_no_fault(family, seed, tmp_path):
             grown = tmp_path / f"{i}{split}-grown"
             grow.widen(source, to, out=grown, verify=False, seed=seed, **options)
             found = grow.verify(source, grown, rungs=ONLY)
-            assert found.lossless, f"{dtype} {split}: {found.checks[0].reason}"
+            assert found.verdict == "certified", f"{dtype} {split}: {found.checks[0].reason}"
 
 
 # Every tensor
@@ -192,7 +192,7 @@ def test_damage_to_any_tensor_is_found_and_only_that_tensor_is_named(pair, damag
         if len(found) != 1 or not found[0].startswith((f"{name}[", f"{name}: sha256 ")):
             missed[name] = found
     assert missed == {}
-    assert certificate(pair).lossless  # every repair was complete
+    assert certificate(pair).verdict == "certified"  # every repair was complete
 
 
 @pytest.mark.parametrize("pair", sorted(set(CASES) - ROUNDED), indirect=True)
@@ -341,7 +341,7 @@ def test_a_changed_config_field_is_named(copied, field, value):
 def test_a_field_that_changes_no_output_is_no_fault(copied):
     free = {"use_cache": False, "transformers_version": "9.9", "temperature": 0.5, "attention_bias": False}
     tiny.edit_json(copied.grown / "config.json", lambda config: config.update(free))
-    assert certificate(copied).lossless
+    assert certificate(copied).verdict == "certified"
 
 
 def test_a_causal_mask_on_one_side_only_is_found(tmp_path):
@@ -353,7 +353,7 @@ def test_a_causal_mask_on_one_side_only_is_found(tmp_path):
 def test_the_older_name_of_dtype_is_the_same_field(tmp_path):
     pair = make(Case("llama", "hidden_size=36", {"dtype": "BF16"}), tmp_path)
     tiny.edit_json(pair.grown / "config.json", lambda config: config.update(torch_dtype=config.pop("dtype")))
-    assert certificate(pair).lossless
+    assert certificate(pair).verdict == "certified"
 
 
 def test_a_missing_tensor_is_named(copied):

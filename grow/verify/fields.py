@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from grow.fields import TRAINS
+from grow.stock import stock_of
 
 # Written beside a model and read by no forward pass, no loss and no head.
 BOOKKEEPING = frozenset(
@@ -33,10 +34,17 @@ def differing(
     """
     wanted, found = one_dtype(wanted), one_dtype(found)
     names = _apart(wanted, found)
-    if not names or not load or (a := _as_loaded(wanted)) is None or (b := _as_loaded(found)) is None:
-        return names
-    # what leaves no trace counts by the name that it is kept under
-    return sorted({*_apart(a, b)} | {n for n in names if n not in a and n not in b and n not in older})
+    if names and load and (a := _as_loaded(wanted)) is not None and (b := _as_loaded(found)) is not None:
+        # what leaves no trace counts by the name that it is kept under
+        names = sorted({*_apart(a, b)} | {n for n in names if n not in a and n not in b and n not in older})
+    return _read(str(wanted.get("model_type")), names)
+
+
+def _read(model_type: str, names: list[str]) -> list[str]:
+    """Those of these fields that stock code declares or reads somewhere; a note to oneself changes nothing."""
+    stock = stock_of(model_type)
+    readings = stock.readings([name for name in names if name not in stock.fields])
+    return [name for name in names if name in stock.fields or readings[name].at_all]
 
 
 def _apart(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:

@@ -25,7 +25,9 @@ from grow.errors import BadInput, GrowError, Refused, did_you_mean
 from grow.families import family_of
 from grow.provenance import growth_document, read_record
 from grow.tensors import ITEMSIZE
-from grow.verify.replay import NoSpace, Replay, config_differences, significant
+from grow.verify import chain as chains
+from grow.verify.chain import links, read_through
+from grow.verify.replay import NoSpace, Replay, config_differences, unlike
 from grow.verify.result import EXACT, LADDER, RUNG_OF, RUNGS, Check, Verification
 from grow.verify.stored import StoredDifference, from_files, narrowest, same_shapes, stored_differences
 from grow.verify.tokenizer import tokenizers
@@ -52,9 +54,10 @@ def verify_folders(
     record = read_record(grown.path)
     if record is None:
         _check_order(source, grown)
-    ladder = _Ladder(source, grown, Replay(record, source, grown) if record else None, seed, progress)
-    ladder.tasks, ladder.samples = tuple(tasks or ()), samples
-    ladder.climb(wanted)
+    with links(record, source, grown) if record else contextlib.nullcontext(()) as chain:
+        ladder = _Ladder(source, grown, chain, seed, progress)
+        ladder.tasks, ladder.samples = tuple(tasks or ()), samples
+        ladder.climb(wanted)
     return Verification(
         *(names or (str(source.path), str(grown.path))),
         tuple(ladder.done),
@@ -74,9 +77,18 @@ class _Ladder:
     """One pair on its way up: `done`, `notes` and, where something failed, `first`."""
 
     def __init__(
-        self, source: Checkpoint, grown: Checkpoint, replay: Replay | None, seed: int, progress: Callable[[str], None]
+        self,
+        source: Checkpoint,
+        grown: Checkpoint,
+        chain: Sequence[Replay],
+        seed: int,
+        progress: Callable[[str], None],
     ) -> None:
-        self.source, self.grown, self.replay, self.seed, self.progress = source, grown, replay, seed, progress
+        self.source, self.grown, self.seed, self.progress = source, grown, seed, progress
+        self.chain = chain
+        """The growths between the two, the first one first: none without grow.json."""
+        self.replay = chain[0] if len(chain) == 1 else None
+        """The only one: what is known of one growth alone is asked of it."""
         self.done: list[Check] = []
         self.notes: list[str] = []
         self.first: dict[str, Any] | None = None
@@ -85,9 +97,10 @@ class _Ladder:
         self.stored: list[StoredDifference] | None = None
         """How the two differ number by number; None when a plan says more, or the shapes are not the same."""
         kind = None if same_shapes(source, grown) else str(source.config.get("model_type"))
-        self.fields = replay.fields() if replay else significant(config_differences(source.config, grown.config), kind)
+        self.fields = chain[-1].fields() if chain else unlike(source.config, grown.config, kind)
         floats = {info.dtype for info in grown.tensors.values()} & ITEMSIZE.keys()  # beside counters and masks
-        self.lossy = f"{replay.record.method}: {replay.record.lossy}" if replay and replay.record.lossy else ""
+        lost = [f"{link.record.method}: {link.record.lossy}" for link in chain if link.record.lossy]
+        self.lossy = "; ".join(lost)
         self.narrow = min(floats, key=ITEMSIZE.__getitem__, default="F64")
 
     @property
@@ -96,7 +109,9 @@ class _Ladder:
         return {c.name: c for c in self.done if c.status == "fail" and c.rung != "trainability"}
 
     def climb(self, wanted: set[str]) -> None:
-        if self.replay is None:
+        if len(self.chain) > 1:
+            self.notes.append(f"grow.json tells of {len(self.chain)} growths, which are held against the files one by one")
+        elif self.replay is None:
             self.notes.append("no grow.json in the grown checkpoint: no certificate, the outputs decide")
             if same_shapes(self.source, self.grown):
                 self.stored = list(stored_differences(self.source, self.grown))
@@ -106,7 +121,7 @@ class _Ladder:
             prepare(self.source.path, self.tasks)
         if "certificate" in wanted:
             self.progress("certificate")
-            self.done.append(self.replay.certificate() if self.replay else self._identical())
+            self.done.append(chains.certificate(self.chain) if self.chain else self._identical())
         if "recover" in wanted:
             self.progress("recover")
             self.done.append(self._recover())
@@ -126,9 +141,10 @@ class _Ladder:
     def _recover(self) -> Check:
         from grow.verify.recover import recover
 
-        if self.replay is None:
+        if not self.chain:
             return Check("recover", "skip", reason="no grow.json: nothing says where the source's numbers are")
-        return recover(self.replay)
+        checks = [recover(link) for link in reversed(self.chain)]
+        return next((check for check in checks if check.status == "fail"), checks[-1])
 
     def _identical(self) -> Check:
         """Without a plan: the stored numbers themselves, where the two have one shape."""
@@ -148,18 +164,18 @@ class _Ladder:
         from grow.verify import explain, outputs
         from grow.verify.pair import NoRoom, Pair
 
-        replay = self.replay
-        readback = replay.readback if replay else None
+        replay, chain = self.replay, self.chain
+        readback = read_through([link.readback for link in chain])
         # a growth that is not the recorded one is judged by its outputs, as one of which nothing is recorded
-        told = replay is not None and not self._broken
-        rounded = replay is not None and told and bool(replay.rounded)
-        needs_proof = rounded and self.narrow != "F64" and not self.lossy
+        told = bool(chain) and not self._broken
+        rounds = sum(bool(link.rounded) for link in chain) if told else 0
+        needs_proof = rounds > 0 and self.narrow != "F64" and not self.lossy
         with Pair(self.source.path, self.grown.path, seed=self.seed) as pair:
 
             def storage_limit() -> float:
                 self.progress("what storage explains")
                 try:
-                    return outputs.STORAGE_K * outputs.storage_floor(pair, _NAMES[self.narrow])
+                    return max(1, rounds) * outputs.STORAGE_K * outputs.storage_floor(pair, _NAMES[self.narrow])
                 except NoRoom:
                     return math.nan  # every check that needs it is skipped for the same reason
 
@@ -203,11 +219,11 @@ class _Ladder:
             elif not self.lossy and not self._certified and self._passed("true_float64"):
                 self.progress("what no probe reached")
                 self._reach(pair, limit, readback)
-                for look in (explain.unequal_numbers, explain.unequal_fields) if replay is None else ():
+                for look in (explain.unequal_numbers, explain.unequal_fields) if not chain else ():
                     notes, missed = look(pair, self.stored)
                     self.notes += notes
                     self._unseen(missed)
-                if replay is not None:  # no output tells a field from what it should be: the probes may not reach it
+                if chain:  # no output tells a field from what it should be: the probes may not reach it
                     self._unseen([f"config.json: {field['field']}" for field in self.fields])
             self.notes += [f"the probe {name} was left out: {why}" for name, why in pair.refused.items()]
 
@@ -242,18 +258,23 @@ class _Ladder:
     def _behaviour(self, pair: Any, wanted: set[str], limit: float) -> Iterator[Check]:
         from grow.verify import behaviour, embeddings, generation, hidden
 
-        replay = self.replay
-        readback = replay.readback if replay else None
+        replay, chain = self.replay, self.chain
+        readback = read_through([link.readback for link in chain])
         if not embeddings.has_modules(self.source, self.grown):
             wanted = wanted - {embeddings.NAME}
 
         def hidden_states() -> Check:
-            stream = (lambda final: replay.stream(final=final)) if replay else (lambda final: None)
+            def stream(final: bool) -> Any:
+                return read_through([link.stream(final=final) for link in chain])
+
+            def place(k: int) -> int:
+                for link in chain:
+                    k = link.change.depth.hidden_index(k)
+                return k
+
             stored = None if limit == EXACT else _NAMES[self.narrow]
-            place = replay.change.depth.hidden_index if replay else (lambda k: k)
-            return hidden.hidden_states(
-                pair, stream=stream, place=place, stored=stored, known=replay is not None and not self._broken
-            )
+            known = bool(chain) and not self._broken
+            return hidden.hidden_states(pair, stream=stream, place=place, stored=stored, known=known)
 
         checks = {
             "tokenizer": lambda: tokenizers(pair.folders["source"], pair.folders["grown"]),

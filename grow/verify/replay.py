@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -139,15 +139,17 @@ class Replay:
     @cached_property
     def config(self) -> dict[str, Any]:
         """What config.json of the grown checkpoint must say; GrowError where no growth has these sizes."""
+        return self.config_for({t.dtype for t in self.tensors}, self.untied)
+
+    def config_for(self, stored: Set[str], untied: str) -> dict[str, Any]:
+        """That for a result stored in these dtypes, see `grown_config`."""
         record, experts = self.record, self.family.experts
         top_k = None
         if experts and self.change.upcycling:  # somebody chose it
             top_k = record.config_changes.get(experts.top_k, self.family.get(self.matched.config, experts.top_k))
             top_k = check_choice(record.new_sizes["experts"], top_k, self.change.upcycling)
-        sizes, stored = (record.sizes, record.new_sizes), {t.dtype for t in self.tensors}
-        return grown_config(
-            self.family, self.matched.config, *sizes, self.change.depth, stored, self.untied, top_k=top_k
-        )
+        sizes = record.sizes, record.new_sizes
+        return grown_config(self.family, self.matched.config, *sizes, self.change.depth, stored, untied, top_k=top_k)
 
     def certificate(self, slack: float = 0.0) -> Check:
         """The proof on the stored weights.
@@ -309,11 +311,22 @@ class Replay:
     @contextmanager
     def proof_copy(self) -> Iterator[Path]:
         """The same growth in float64, in a temporary folder."""
-        tensors, _ = assemble(
-            self.family, self.matched, self.change, dict.fromkeys((t.name for t in self.matched.tensors), "F64")
-        )
+        folder = Path(tempfile.mkdtemp(prefix="grow-proof-"))
+        try:
+            self.again({t.name: "F64" for t in self.matched.tensors}, folder)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def again(self, dtypes: Mapping[str, Any], folder: Path) -> None:
+        """The same growth once more, in `folder`; NoSpace where it does not fit.
+
+        dtypes  of the result's tensors; of those that are not named, the source's
+        """
+        stored = {t.name: dtypes.get(t.name, t.dtype) for t in self.matched.tensors}
+        tensors, untied = assemble(self.family, self.matched, self.change, stored)
         record = self.record
-        config = {**one_dtype(self.config), "dtype": "float64"}
+        config = self.config_for({t.dtype for t in tensors}, untied)
         plan = Plan(
             self.family,
             self.matched.config,
@@ -327,16 +340,11 @@ class Replay:
             seed=record.seed,
             rounded=(),
         )
-        folder = Path(tempfile.mkdtemp(prefix="grow-proof-"))
-        try:
-            free = shutil.disk_usage(folder).free
-            if plan.nbytes > free:
-                raise NoSpace(f"a float64 copy needs {plan.nbytes / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free")
-            write_plan(plan, FileSource(self.source), folder, 5 * 10**9)
-            write_json(folder / "config.json", config)
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        free = shutil.disk_usage(folder).free
+        if plan.nbytes > free:
+            raise NoSpace(f"a copy needs {plan.nbytes / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free")
+        write_plan(plan, FileSource(self.source), folder, 5 * 10**9)
+        write_json(folder / "config.json", config)
 
 
 class NoSpace(Exception):
@@ -349,6 +357,13 @@ def config_differences(source: Mapping[str, Any], grown: Mapping[str, Any]) -> I
     for name in sorted((a.keys() | b.keys()) - {"transformers_version", "_name_or_path"}):
         if a.get(name) != b.get(name):
             yield {"field": name, "source": a.get(name), "grown": b.get(name)}
+
+
+def unlike(source: Mapping[str, Any], grown: Mapping[str, Any], widths_of: str | None = None) -> list[dict[str, Any]]:
+    """The fields in which two configs say another thing to stock code, `significant` ones; with defaults filled in."""
+    names = set(differing(source, grown))
+    a, b = one_dtype(source), one_dtype(grown)
+    return significant(({"field": n, "source": a.get(n), "grown": b.get(n)} for n in sorted(names)), widths_of)
 
 
 def significant(differences: Iterable[dict[str, Any]], widths_of: str | None = None) -> list[dict[str, Any]]:
@@ -364,7 +379,7 @@ def significant(differences: Iterable[dict[str, Any]], widths_of: str | None = N
         and not (d["field"] in widths and not _less(d["grown"], d["source"]))
         and not (d["field"] in lists and _longer(d["grown"], d["source"]))
         and not TRAINS.fullmatch(d["field"])
-        and not (_unset(d["source"]) and _unset(d["grown"]))
+        and not (d["source"] is None and d["grown"] is None)
     ]
 
 
@@ -374,10 +389,6 @@ def _less(a: Any, b: Any) -> bool:
 
 def _longer(a: Any, b: Any) -> bool:
     return isinstance(a, list) and isinstance(b, list) and len(a) > len(b)
-
-
-def _unset(value: Any) -> bool:
-    return value is None or value is False
 
 
 def _show(config: Mapping[str, Any], name: str) -> str:
