@@ -110,7 +110,9 @@ class _Ladder:
 
     def climb(self, wanted: set[str]) -> None:
         if len(self.chain) > 1:
-            self.notes.append(f"grow.json tells of {len(self.chain)} growths, which are held against the files one by one")
+            self.notes.append(
+                f"grow.json tells of {len(self.chain)} growths, which are held against the files one by one"
+            )
         elif self.replay is None:
             self.notes.append("no grow.json in the grown checkpoint: no certificate, the outputs decide")
             if same_shapes(self.source, self.grown):

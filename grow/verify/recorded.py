@@ -7,7 +7,8 @@ that stock code acts on is believed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,11 @@ from grow.family import UNITS, Family
 from grow.maps import BLEND, SILENT, AxisMap
 from grow.operators import HeadMaps, commutes
 from grow.provenance import config_sha256
-from grow.verify.fields import BOOKKEEPING
+from grow.verify.fields import BOOKKEEPING, differing
 from grow.verify.result import EXACT
 
 Sizes = Mapping[str, int]
+MOST = 10  # fields of which it is asked whether a source's config had them
 
 
 def map_faults(family: Family, config: Mapping[str, Any], change: Change, old: Sizes, new: Sizes) -> Iterator[str]:
@@ -106,11 +108,21 @@ def _same(a: AxisMap, b: AxisMap) -> bool:
     return all(np.allclose(getattr(a, x), getattr(b, x), rtol=EXACT, atol=0) for x in ("write", "read", "gain"))
 
 
-def known_source(config: Mapping[str, Any], grown: Mapping[str, Any], digest: str) -> bool:
-    """Whether a config has the sha256 that was recorded of the source's, as it is or with the bookkeeping of the grown
-    one, which was the source's when it grew."""
+def known_source(config: Mapping[str, Any], grown: Mapping[str, Any], changed: Collection[str], digest: str) -> bool:
+    """Whether a source's config has the sha256 that was recorded of it, or says to stock code what that one said.
+
+    The grown config was the source's but for the fields that were `changed`, so what had the sha256 can be made of it.
+    """
     if config_sha256(config) == digest:
         return True
     kept = {name: value for name, value in config.items() if name not in BOOKKEEPING}
     told = {name: value for name, value in grown.items() if name in BOOKKEEPING}
-    return config_sha256({**kept, **told}) == digest
+    if config_sha256({**kept, **told}) == digest:
+        return True
+    base = {name: value for name, value in grown.items() if name not in changed}
+    there = sorted(name for name in changed if name in config)[:MOST]
+    for some in product((True, False), repeat=len(there)):  # a field may have been spelled out since
+        before = {**base, **{name: config[name] for name, kept in zip(there, some) if kept}}
+        if config_sha256(before) == digest:
+            return not differing(before, config)
+    return False

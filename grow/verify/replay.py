@@ -231,7 +231,7 @@ class Replay:
         """The grown config is the source's but for what this growth has to change, and the source's is the recorded
         one."""
         family, record, source = self.family, self.record, self.matched.config
-        if not known_source(source, self.grown.config, record.source_config_sha256):
+        if not known_source(source, self.grown.config, record.config_changes, record.source_config_sha256):
             where = f"config.json of the source, {show(self.source.path, 200)}"
             yield f"{where}: was edited since it grew: its sha256 is not the one in grow.json"
         try:
