@@ -21,7 +21,7 @@ INHERITED = ("license", "license_name", "license_link", "language", "pipeline_ta
 """What a source's card says that holds of the grown model too."""
 LARGEST_CARD, LARGEST_HEAD = 1 << 24, 1 << 16  # bytes of a README.md and of its front matter
 TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]{1,300}")
-CERTIFIED = "every weight follows the table of its family, and no model was run to confirm what the table says"
+CERTIFIED = "every weight follows the table of its family; whether the model computes the same was not run"
 MANY = 200  # entries of a list
 
 

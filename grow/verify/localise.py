@@ -143,6 +143,10 @@ class _Back:
             for t in self.tensors.values():
                 for axis_map in filter(None, t.maps):
                     self._add(axis_map.n, (np.maximum(axis_map.source, -1), axis_map.write, False))
+            # angles are not scaled, and those of coordinates that no score reads may be any
+            k = replay.maps["head_dim.k"]
+            read = (k.source >= 0) & (k.gain != 0) & (k.write != 0)
+            self._add(k.n, (np.where(read, k.source, -1), np.ones(k.m), False))
 
     def _add(self, n: int, fields: tuple | None) -> None:
         if fields is None:

@@ -52,7 +52,7 @@ Verdict = Literal["lossless", "certified", "unrecorded", "different", "unproved"
 
 VERDICTS: Mapping[Verdict, str] = {
     "lossless": "computes what {source} computes",
-    "certified": "its weights follow the table from those of {source}, which no model was run to confirm",
+    "certified": "its weights follow the table from those of {source}; whether it computes the same was not run",
     "unrecorded": "computes what {source} computes, but is not the growth that grow.json records",
     "different": "does not compute what {source} computes",
     "unproved": "nothing failed, and what could tell did not run",
@@ -129,14 +129,13 @@ class Verification:
     def verdict(self) -> Verdict:
         status = {check.name: check.status for check in self.checks if check.rung != "trainability"}
         failed = {name for name, found in status.items() if found == "fail"}
-        unseen = any(check.measured.get("unseen") for check in self.checks)
-        loose = unseen or self._within_storage
+        loose = self._within_storage or any(check.measured.get("unseen") for check in self.checks)
         outputs = self.check("true_float64")
         agree = outputs is not None and outputs.status == "pass" and not loose
         if failed:
             # that nothing was left unseen is known only where it was looked for
-            reached = outputs is not None and outputs.status == "pass" and "reached" in outputs.measured
-            return "unrecorded" if failed == {"certificate"} and reached and not unseen else "different"
+            reached = outputs is not None and "reached" in outputs.measured
+            return "unrecorded" if failed == {"certificate"} and reached and agree else "different"
         if self.lossy:
             return "unproved"  # its outputs agree on the probes, and nothing says that they agree elsewhere
         if status.get("certificate") == "pass" and not loose:
@@ -161,11 +160,10 @@ class Verification:
             outputs = self.check("true_float64")
             apart = "is not the growth of {source} that grow.json records" if self.growth else VERDICTS["different"]
             agree = "; the probes saw no difference" if outputs and outputs.status == "pass" else ""
+            if self._within_storage:
+                agree = "; its outputs are the same as far as rounding the stored weights explains"
             return apart.format(source=self.source) + agree
-        said = VERDICTS[self.verdict].format(source=self.source)
-        if self.verdict == "unrecorded" and self._within_storage:
-            said = said.replace(", but", " as far as rounding the stored weights explains, but")
-        return said
+        return VERDICTS[self.verdict].format(source=self.source)
 
     @property
     def _within_storage(self) -> bool:
