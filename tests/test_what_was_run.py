@@ -86,7 +86,7 @@ def test_what_does_not_fit_into_memory_is_kept_and_told(pair, tmp_path, monkeypa
     assert (grown.status, grown.verification.exit_code, grown.verified) == ("certified", 0, False)
     assert "not enough memory" in grown.verification.check("true_float64").reason
     card = (grown.path / "README.md").read_text()
-    assert "Verdict: **certified**: every weight follows the table of its family, and no model was run" in card
+    assert "Verdict: **certified**: every weight follows the table of its family; whether the model computes" in card
     assert "function-preserving" not in card
     assert files.read_json(grown.path / "grow.json")["verification"]["verdict"] == "certified"
 
@@ -291,7 +291,7 @@ def test_without_what_it_keeps_the_step_between_is_read_where_it_lies(tmp_path):
     files.edit_json(grown / "grow.json", lambda r: r.pop("earlier"))
     assert grow.verify(source, grown, rungs=CERTIFICATE).verdict == "certified"
     shutil.rmtree(between)
-    with pytest.raises(grow.BadInput, match="is not the checkpoint that grow.json names as the source"):
+    with pytest.raises(grow.BadInput, match="is not the checkpoint that grow"):
         grow.verify(source, grown, rungs=CERTIFICATE)
 
 

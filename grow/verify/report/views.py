@@ -55,10 +55,8 @@ def headline(d: dict, checks: Mapping[str, dict], found: Mapping[str, dict]) -> 
         if proofs[0]["name"] == "proof":
             because += " That is the growth repeated in float64; what is stored was rounded."
     elif d["verdict"] in ("lossless", "certified"):
-        because = "No model was run. "
-        because += (
-            "Both hold the same numbers." if d["verdict"] == "lossless" else "Every stored weight follows the table."
-        )
+        equal = "Both hold the same numbers, and no model was run."
+        because = equal if d["verdict"] == "lossless" else "Whether it computes the same was not run."
         figures.append(("largest residual", sci(delta(checks.get("certificate", {}))), "on the stored weights"))
     else:
         because = "Nothing was found to differ, but too little could be checked."
