@@ -149,3 +149,30 @@ def test_a_record_without_newer_fields_still_reads(pairs, tmp_path):
     files.edit_json(folder / "grow.json", older)
     assert grow.verify(source, folder, rungs=CERTIFICATE).verdict == "certified"
     json.loads((folder / "grow.json").read_text())
+
+
+@pytest.mark.parametrize("field", ["decoder_start_token_id", "eos_token_id", "pad_token_id"])
+def test_a_token_that_a_seq2seq_model_begins_or_ends_with_is_named(field, tmp_path):
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "d_model": 16, "d_kv": 4, "d_ff": 20, "num_layers": 2, "num_heads": 4}
+    config = transformers.T5Config(**sizes, decoder_start_token_id=0, eos_token_id=1, pad_token_id=0)
+    transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path / "source")
+    other = Path(shutil.copytree(tmp_path / "source", tmp_path / "other"))
+    files.edit_json(other / "config.json", lambda c: c.update({field: 5}))
+    found = grow.verify(tmp_path / "source", other, rungs=CERTIFICATE)
+    assert (found.verdict, found.exit_code) == ("unproved", 1)
+    assert field in found.checks[0].reason
+    found = grow.verify(tmp_path / "source", other, rungs=("certificate", "true_float64"))
+    assert found.verdict in ("unproved", "different")
+    assert any(field in text for text in (*found.notes, str(found.first)))
+
+
+@pytest.mark.parametrize("value", [{}, {"0": "x"}, 3, "LlamaForCausalLM", [3], []], ids=str)
+def test_architectures_that_are_no_list_of_names_are_one_clear_fault(value, pairs, tmp_path):
+    source, grown = pairs("llama")
+    folder = Path(shutil.copytree(grown, tmp_path / "grown"))
+    files.edit_json(folder / "config.json", lambda c: c.update(architectures=value))
+    assert any("architectures" in fault for fault in faults(source, folder))

@@ -38,7 +38,10 @@ from grow.verify.recorded import known_source, map_faults
 from grow.verify.result import Check
 
 # Fields that change no output; the others are compared although some families read them nowhere.
-NEUTRAL = COMMON_FIELDS - {"architectures", "model_type", "is_decoder", "pad_token_id", "dtype", "torch_dtype"}
+NEUTRAL = COMMON_FIELDS - {
+    *("architectures", "model_type", "is_decoder", "is_encoder_decoder", "dtype", "torch_dtype", "pruned_heads"),
+    *("pad_token_id", "eos_token_id", "decoder_start_token_id", "problem_type"),  # what a loss or a pooled state reads
+}
 
 
 class Replay:
