@@ -93,13 +93,16 @@ def test_a_field_that_no_class_declares_counts_where_code_reads_it(family, pairs
     for value in (False, True):
         folder = Path(shutil.copytree(grown, tmp_path / str(value)))
         files.edit_json(folder / "config.json", lambda c, value=value: c.update(is_causal=value, my_own_note="x"))
-        assert [fault.partition(": found")[0] for fault in faults(source, folder)] == ["config.json: is_causal"]
+        fields = ["config.json: is_causal", "config.json: my_own_note"]
+        assert [fault.partition(": found")[0] for fault in faults(source, folder)] == fields
 
 
 def test_the_same_without_a_record_where_all_numbers_are_equal(pairs, tmp_path):
     source = pairs("llama")[0]
     folder = Path(shutil.copytree(source, tmp_path / "same"))
     assert grow.verify(source, folder, rungs=CERTIFICATE).verdict == "lossless"
+    files.edit_json(folder / "config.json", lambda c: c.update(my_own_note="x"))
+    assert grow.verify(source, folder, rungs=CERTIFICATE).verdict == "lossless"  # nobody reads it
     files.edit_json(folder / "config.json", lambda c: c.update(is_causal=False))
     found = grow.verify(source, folder, rungs=CERTIFICATE)
     assert (found.verdict, found.exit_code) == ("unproved", 1)

@@ -37,10 +37,10 @@ def differing(
     if names and load and (a := _as_loaded(wanted)) is not None and (b := _as_loaded(found)) is not None:
         # what leaves no trace counts by the name that it is kept under
         names = sorted({*_apart(a, b)} | {n for n in names if n not in a and n not in b and n not in older})
-    return _read(str(wanted.get("model_type")), names)
+    return names
 
 
-def _read(model_type: str, names: list[str]) -> list[str]:
+def read_by_stock(model_type: str, names: list[str]) -> list[str]:
     """Those of these fields that stock code declares or reads somewhere; a note to oneself changes nothing."""
     stock = stock_of(model_type)
     readings = stock.readings([name for name in names if name not in stock.fields])

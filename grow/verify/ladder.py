@@ -27,6 +27,7 @@ from grow.provenance import growth_document, read_record
 from grow.tensors import ITEMSIZE
 from grow.verify import chain as chains
 from grow.verify.chain import links, read_through
+from grow.verify.fields import read_by_stock
 from grow.verify.replay import NoSpace, Replay, config_differences, unlike
 from grow.verify.result import EXACT, LADDER, RUNG_OF, RUNGS, Check, Verification
 from grow.verify.stored import StoredDifference, from_files, narrowest, same_shapes, stored_differences
@@ -226,7 +227,8 @@ class _Ladder:
                     self.notes += notes
                     self._unseen(missed)
                 if chain:  # no output tells a field from what it should be: the probes may not reach it
-                    self._unseen([f"config.json: {field['field']}" for field in self.fields])
+                    fields = read_by_stock(chain[-1].family.model_type, [field["field"] for field in self.fields])
+                    self._unseen([f"config.json: {name}" for name in fields])
             self.notes += [f"the probe {name} was left out: {why}" for name, why in pair.refused.items()]
 
     def _passed(self, name: str) -> bool:

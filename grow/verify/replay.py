@@ -32,7 +32,7 @@ from grow.tensors import BITS, TensorPlan
 from grow.upcycle import as_experts, check_choice
 from grow.verify.certificate import Fault, TensorCheck, check_tensor
 from grow.verify.cover import uncovered
-from grow.verify.fields import differing, one_dtype
+from grow.verify.fields import differing, one_dtype, read_by_stock
 from grow.verify.readback import output_readback, stream_readback
 from grow.verify.recorded import known_source, map_faults
 from grow.verify.result import Check
@@ -364,9 +364,9 @@ def config_differences(source: Mapping[str, Any], grown: Mapping[str, Any]) -> I
 
 def unlike(source: Mapping[str, Any], grown: Mapping[str, Any], widths_of: str | None = None) -> list[dict[str, Any]]:
     """The fields in which two configs say another thing to stock code, `significant` ones; with defaults filled in."""
-    names = set(differing(source, grown))
+    names = read_by_stock(str(source.get("model_type")), differing(source, grown))
     a, b = one_dtype(source), one_dtype(grown)
-    return significant(({"field": n, "source": a.get(n), "grown": b.get(n)} for n in sorted(names)), widths_of)
+    return significant(({"field": n, "source": a.get(n), "grown": b.get(n)} for n in names), widths_of)
 
 
 def significant(differences: Iterable[dict[str, Any]], widths_of: str | None = None) -> list[dict[str, Any]]:

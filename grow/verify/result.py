@@ -154,7 +154,10 @@ class Verification:
 
     @property
     def claim(self) -> str:
-        """The verdict in words, for whoever reads it without knowing them: what was run, and no more."""
+        """The verdict in words: what was run, and no more."""
+        return self._says(self.source)
+
+    def _says(self, source: str) -> str:
         failed = {check.name for check in self.checks if check.status == "fail" and check.rung != "trainability"}
         if self.verdict == "different" and failed == {"certificate"}:
             outputs = self.check("true_float64")
@@ -162,8 +165,8 @@ class Verification:
             agree = "; the probes saw no difference" if outputs and outputs.status == "pass" else ""
             if self._within_storage:
                 agree = "; its outputs are the same as far as rounding the stored weights explains"
-            return apart.format(source=self.source) + agree
-        return VERDICTS[self.verdict].format(source=self.source)
+            return apart.format(source=source) + agree
+        return VERDICTS[self.verdict].format(source=source)
 
     @property
     def _within_storage(self) -> bool:
@@ -190,7 +193,7 @@ class Verification:
                 "source": self.source,
                 "grown": self.grown,
                 "verdict": self.verdict,
-                "claim": f"{self.grown}: {self.claim}",
+                "claim": self._says("its source"),
                 "trainable": self.trainable,
                 "rungs": {
                     rung: {
