@@ -55,7 +55,7 @@ def headline(d: dict, checks: Mapping[str, dict], found: Mapping[str, dict]) -> 
         if proofs[0]["name"] == "proof":
             because += " That is the growth repeated in float64; what is stored was rounded."
     elif d["verdict"] in ("lossless", "certified"):
-        equal = "Both hold the same numbers, and no model was run."
+        equal = "No model was run: both hold the same numbers."
         because = equal if d["verdict"] == "lossless" else "Whether it computes the same was not run."
         figures.append(("largest residual", sci(delta(checks.get("certificate", {}))), "on the stored weights"))
     else:
