@@ -21,6 +21,7 @@ INHERITED = ("license", "license_name", "license_link", "language", "pipeline_ta
 """What a source's card says that holds of the grown model too."""
 LARGEST_CARD, LARGEST_HEAD = 1 << 24, 1 << 16  # bytes of a README.md and of its front matter
 TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]{1,300}")
+CERTIFIED = "every weight follows the table of its family; whether the model computes the same was not run"
 MANY = 200  # entries of a list
 
 
@@ -102,9 +103,9 @@ def _clean(value: Any) -> str | list[str]:
     return value if isinstance(value, str) and TEXT.fullmatch(value) else ""
 
 
-def _head(plan: Plan, name: PublicName, inherited: dict[str, Any]) -> Iterator[str]:
+def _head(plan: Plan, name: PublicName, inherited: dict[str, Any], proved: bool) -> Iterator[str]:
     """Lines of YAML. Every value is written as JSON, which cannot end the line or begin another key."""
-    tags = ["grow", "lossy" if plan.lossy else "function-preserving"]
+    tags = ["grow", *(["lossy"] if plan.lossy else ["function-preserving"] if proved else [])]
     before = inherited.get("tags") or []
     yield f"library_name: {json.dumps(inherited.get('library_name') or 'transformers', ensure_ascii=False)}"
     if name.hub:
@@ -127,13 +128,13 @@ def model_card(
     before, after = plan.parameters
     lines = [
         "---",
-        *_head(plan, name, inherited or {}),
+        *_head(plan, name, inherited or {}, verification is not None and verification.lossless),
         "---",
         "",
         f"# {_plain(source)}, enlarged",
         "",
         f"Made by [grow](https://pypi.org/project/grow-transformers/) from `{_plain(source)}`: "
-        f"{before:,} -> {after:,} parameters, {plan.storage}, method {plan.method}.",
+        f"{before:,} -> {after:,} parameters, weights stored {plan.storage}, method {plan.method}.",
         "",
         *(
             [f"**Lossy: {plan.method}.** It does not compute what its source computes: {plan.lossy}.", ""]
@@ -151,12 +152,14 @@ def model_card(
     if verification is None:
         lines += [
             "",
-            "**Unverified**: the check was switched off. `grow verify SOURCE THIS` makes up for it.",
+            "**Unverified**: the check was switched off, so no weight was checked and no model was run. "
+            "`grow verify SOURCE THIS` makes up for it.",
         ]
     else:
         lines += [
             "",
-            f"Verdict: **{f'lossy, measured {damage_text(verification)}' if plan.lossy else verification.verdict}**",
+            f"Verdict: **{f'lossy, measured {damage_text(verification)}' if plan.lossy else verification.verdict}**"
+            + ("" if plan.lossy or verification.lossless else f": {CERTIFIED}"),
             "",
             "| check | result | largest difference |",
             "|---|---|---|",

@@ -6,6 +6,7 @@ A plan is made from a `Change`, `grow.json` stores it, and verification lays it 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -195,6 +196,20 @@ def check_depth(family: Family, config: Mapping[str, Any], depth: Depth) -> None
             why="the gains of the LayerNorms between which layers are inserted follow from it",
             fix=f"set {family.eps} to the eps that the model was trained with",
         )
+
+
+LIVE = ("sigmoid", "laplace")  # activations that are not 0 at 0
+
+
+def norms_silence(family: Family, config: Mapping[str, Any]) -> str:
+    """Why layers whose norms are 0 would not be silent; "" where they are."""
+    if family.hidden_context(config) == "plain" or family.branch_norms:
+        return "it needs norms in front of each branch that have a gain"
+    named = {k: v for k, v in config.items() if re.fullmatch(r"(hidden_act|activation)(_function)?", k)}
+    if set(map(str, named.values())) & set(LIVE):
+        field, value = next(iter(named.items()))
+        return f"{field}={value} is not 0 at 0, so the FFN is not silent"
+    return ""
 
 
 def depth_rounds(family: Family, config: Mapping[str, Any], depth: Depth) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ from grow.nearest import nearest
 from grow.operators import OPERATORS, default_operator, grow_head_dim, grow_heads
 
 
-def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, AxisMap], dict[str, str], dict[str, Any]]:
-    """(space -> map, axis -> how it grows in words, config fields that change).
+def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, AxisMap], dict[str, str]]:
+    """(space -> map, axis -> how it grows in words).
 
     chosen  axis -> the name of an operator, or for hidden and ffn an operator itself, whose caller knows that it fits
     """
@@ -40,6 +40,21 @@ def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, Axi
             words[axis] = _describe(maps[axis])
     maps["heads"], maps["kv_heads"] = _head_maps(family, config, old, new, chosen, words)
     d, d2 = old["head_dim"], new["head_dim"]
+    sides, _, how = head_dim_maps(family, config, d, d2)
+    maps |= sides
+    if d2 != d:
+        words["head_dim"] = how
+    for space, grown_map in maps.items():
+        law = grown_map.law()
+        if not np.allclose(law, 1, rtol=0, atol=1e-12):  # a few roundings of √ and of shares that sum to 1
+            raise AssertionError(f"{space}: the law gives {law}")
+    return maps, words
+
+
+def head_dim_maps(
+    family: Family, config: Mapping[str, Any], d: int, d2: int
+) -> tuple[dict[str, AxisMap], dict[str, Any], str]:
+    """(space -> map, config fields that change, how in words): what q, k and v become follows from the sizes alone."""
     scaled = family.holds(config, family.attention.scaled)
     place, changes, how = np.arange(d), {}, "appended"
     if d2 != d and family.attention.rope:
@@ -48,15 +63,9 @@ def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, Axi
         place, changes, how = grown.place, grown.config, grown.how
     scale = math.sqrt(d2 / d) if scaled else 1.0
     sides = grow_head_dim(d, d2, place, scale=scale, qk_norm=family.attention.qk_norm)
-    maps.update(zip(("head_dim.q", "head_dim.k", "head_dim.v"), sides))
-    if d2 != d:
-        norm = "; q and k copied, k's new gains 0" if family.attention.qk_norm else "; k's new rows 0"
-        words["head_dim"] = how + norm + (f", q × √({d2}/{d})" if scaled else "")
-    for space, grown_map in maps.items():
-        law = grown_map.law()
-        if not np.allclose(law, 1, rtol=0, atol=1e-12):  # a few roundings of √ and of shares that sum to 1
-            raise AssertionError(f"{space}: the law gives {law}")
-    return maps, words, changes
+    norm = "; q and k copied, k's new gains 0" if family.attention.qk_norm else "; k's new rows 0"
+    how += norm + (f", q × √({d2}/{d})" if scaled else "")
+    return dict(zip(("head_dim.q", "head_dim.k", "head_dim.v"), sides)), changes, how
 
 
 LOW = -1e4  # far below any logit, and float16 can hold it
@@ -92,18 +101,21 @@ def grow_counts(
             }[tokens]
         )
     if "positions" in old:
-        maps["positions"] = _positions(family, config, old["positions"], new["positions"], words)
+        p, p2 = old["positions"], new["positions"]
+        maps["positions"] = position_map(family, config, p, p2)
+        if p2 > p:
+            tabled = f"{p2 - p} appended, repeating the old ones"
+            words["positions"] = "no weight has them" if family.attention.rope else tabled
     return maps
 
 
-def _positions(family: Family, config: Mapping[str, Any], p: int, p2: int, words: dict) -> AxisMap:
+def position_map(family: Family, config: Mapping[str, Any], p: int, p2: int) -> AxisMap:
+    """The old positions, then the old ones again; Refused where stock code scales the rotation by their number."""
     if p2 == p:
         return identity(p)
     if family.attention.rope:  # millions of them cost nothing
         rope.check_positions(family.rope_config(config), p, p2)
-        words["positions"] = "no weight has them"
         return appended(p, p2, SILENT, "no weight")
-    words["positions"] = f"{p2 - p} appended, repeating the old ones"
     first = first_position(family, config)
     extra = np.arange(p2 - p) % max(1, p - first) + min(first, p - 1)
     return axis_map(p, np.concatenate([np.arange(p), extra]), operator="repeated")

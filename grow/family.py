@@ -278,7 +278,8 @@ class Family:
             a, b = word.split("!=")
             return self.get(config, a) != self.get(config, b)
         if word[0].isupper():
-            name = (config.get("architectures") or ["?"])[0]
+            named = config.get("architectures")  # nobody may have looked at it yet
+            name = str(named[0]) if isinstance(named, list) and named else "?"
             return any(name.endswith(suffix) for suffix in word.split("|"))
         return bool(self.get(config, word))
 

@@ -20,7 +20,7 @@ from grow.moments.foreign import foreign
 from grow.parallel import World
 from grow.pieced import PiecedCheckpoint, write_stock
 from grow.plan import Plan
-from grow.provenance import NAME, record_of
+from grow.provenance import NAME, earlier_of, record_of
 from grow.spent import history
 from grow.verify.ladder import verify_folders
 from grow.verify.result import FUNCTION, LOSSY, Verification
@@ -75,8 +75,14 @@ def write_result(
 
             write_json(folder / "config.json", the_plan.new_config)
             copy_companions(checkpoint, folder, the_plan)
+            before = earlier_of(checkpoint.path, {t.name: t.dtype for t in checkpoint.tensors.values()})
             record = record_of(
-                the_plan, source=name, version=__version__, tensors=digests, history=history(checkpoint.path)
+                the_plan,
+                source=name,
+                version=__version__,
+                tensors=digests,
+                history=history(checkpoint.path),
+                earlier=before,
             )
             write_json(folder / NAME, record)
 
@@ -109,7 +115,7 @@ def _checked(
     rungs = LOSSY if the_plan.lossy else FUNCTION
     with open_checkpoint(folder) as grown:
         found = verify_folders(checkpoint, grown, rungs=rungs, seed=the_plan.seed, names=names, progress=on_rung)
-    if not (_as_declared(found) if the_plan.lossy else found.lossless):
+    if not (_as_declared(found) if the_plan.lossy else found.sound):
         failed = (f"{r.name}: {r.reason}" for r in found.checks if r.status == "fail")
         raise Different(
             names[1],

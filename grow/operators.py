@@ -122,12 +122,18 @@ def commutes(m: AxisMap, context: str) -> str:
     rms          Σ write² over the copies of each old coordinate is m/n; fresh ones are silent
     layernorm    the same number c of copies of each, all written with √(m/(n·c)); fresh ones carry the mean likewise
     plain        the same number of copies of each, written with 1, and nothing else
-    elementwise  copies are written with 1
+    elementwise  copies are written with 1, and fresh ones are unread
+
+    Where no norm with a gain is in between, nothing can take a gain.
     """
     if m.is_identity:
         return ""
     copied, allowed = m.source >= 0, {"rms": SILENT, "layernorm": MEAN}.get(context)
+    if context in ("elementwise", "plain") and (m.gain[copied] != 1).any():
+        return "nothing on it has a gain"
     if context == "elementwise":
+        if (m.source[~copied] != UNREAD).any():
+            return "a fresh unit is read"
         return "" if (m.write[copied] == 1).all() else "a function of one unit sees another scale"
     if (m.source[~copied] != allowed).any():
         return "a norm sees fresh coordinates that are neither silent nor the mean as it needs them"
@@ -135,7 +141,11 @@ def commutes(m: AxisMap, context: str) -> str:
     if np.abs(squares * m.n / m.m - 1).max() > 1e-12:  # roundings of √ and a sum
         return "a norm sees another sum of squares"
     same = (m.counts == m.counts[0]).all() and (m.write == m.write[0]).all()
-    return "" if context == "rms" or same else "LayerNorm sees another mean"
+    if context != "rms" and not same:
+        return "LayerNorm sees another mean"
+    if context == "layernorm" and np.abs(m.gain[copied] * m.write[copied] - 1).max(initial=0.0) > 1e-12:
+        return "the LayerNorm's gain and its bias no longer go together"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from grow.assemble import assemble
 from grow.change import Change, Upcycling, check_depth, depth_rounds, layer_config
-from grow.choose import grow_counts, grow_experts, low_logit, rounding
+from grow.choose import grow_counts, grow_experts, head_dim_maps, low_logit, rounding
+from grow.depth import Depth
 from grow.errors import BadInput, did_you_mean
 from grow.family import GROWABLE, UNITS, Family
 from grow.maps import AxisMap, is_power_of_two
@@ -114,23 +115,15 @@ def make_plan(
     words["layers"] = depth.describe()
     low = low_logit(family, config, new_tokens) if new["vocab"] > old["vocab"] else None
     change = Change(maps, depth, low, upcycling, made.above, made.redraw)
-    new_config = _new_config(family, config, old, new, made.config, top_k) | layer_config(family, config, depth)
     notes = list(target.notes)
-    rounded = (*rounding(maps, old, new, split), *depth_rounds(family, config, depth), *_rounding_factors(matched))
+    rounded = why_rounded(family, matched, change, old, new, split)
     out_dtype = _dtypes(matched, dtype, rounded, notes)
     tensors, untied = assemble(family, matched, change, out_dtype)
+    new_config = grown_config(family, config, old, new, depth, {t.dtype for t in tensors}, untied, top_k=top_k)
     if untied:
-        new_config["tie_word_embeddings"] = False
         notes.append(
             f"{untied} is written apart from the embedding: no norm in front of the head can absorb the growth"
         )
-    narrowed = sorted(
-        {f"{t.source_dtype} stored as {t.dtype}" for t in tensors if t.source_dtype not in STORES[t.dtype]}
-    )
-    shared = any(maps[space].counts.max() > 1 for space in ("hidden", "heads", *UNITS) if space in maps)
-    if split in HALVED and shared and any(t.dtype == "F16" for t in tensors):
-        narrowed.append("float16: half of one of its smallest numbers is none")
-    _set_dtype(new_config, tensors)
     return Plan(
         family,
         dict(config),
@@ -142,7 +135,7 @@ def make_plan(
         tensors,
         split,
         seed,
-        rounded=(*rounded, *narrowed),
+        rounded=(*rounded, *why_narrowed(tensors, maps, split)),
         notes=tuple(notes),
         method=method,
         lossy=made.lossy,
@@ -179,13 +172,49 @@ def _dtypes(matched: Match, dtype: str, rounded: tuple[str, ...], notes: list[st
     return wide
 
 
-def _set_dtype(config: dict[str, Any], tensors) -> None:
-    stored = {t.dtype for t in tensors}
+def grown_config(
+    family: Family,
+    config: Mapping[str, Any],
+    old: Mapping[str, int],
+    new: Mapping[str, int],
+    depth: Depth,
+    stored: Set[str],
+    untied: str,
+    *,
+    top_k: int | None = None,
+) -> dict[str, Any]:
+    """The config of the result: it follows from the source's, the sizes, where the layers go, and what is stored.
+
+    stored  the dtypes of the result's tensors
+    untied  the head that had to part from its table, or ""
+    top_k   where somebody chose it
+    """
+    changes = head_dim_maps(family, config, old["head_dim"], new["head_dim"])[1]
+    result = _new_config(family, config, old, new, changes, top_k) | layer_config(family, config, depth)
+    if untied:
+        result["tie_word_embeddings"] = False
     if len(stored) == 1:
-        code = stored.pop()
-        config["torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"] = next(
-            name for name, c in DTYPE_NAMES.items() if c == code
-        )
+        name = next(name for name, code in DTYPE_NAMES.items() if code in stored)
+        result["torch_dtype" if "torch_dtype" in result and "dtype" not in result else "dtype"] = name
+    return result
+
+
+def why_rounded(
+    family: Family, matched: Match, change: Change, old: Mapping[str, int], new: Mapping[str, int], split: str
+) -> tuple[str, ...]:
+    """Why this growth rounds weights, whatever they are stored in; empty where it does not."""
+    shares = rounding(change.maps, old, new, split)
+    return (*shares, *depth_rounds(family, matched.config, change.depth), *_rounding_factors(matched))
+
+
+def why_narrowed(tensors: Sequence[TensorPlan], maps: Mapping[str, AxisMap], split: str) -> tuple[str, ...]:
+    """Why the dtypes in which the result is stored round weights; empty where they do not."""
+    parts = [part for t in tensors for _, part in t.parts]
+    found = sorted({f"{t.source_dtype} stored as {t.dtype}" for t in parts if t.source_dtype not in STORES[t.dtype]})
+    shared = any(maps[space].counts.max() > 1 for space in ("hidden", "heads", *UNITS) if space in maps)
+    if split in HALVED and shared and any(t.dtype == "F16" for t in tensors):
+        found.append("float16: half of one of its smallest numbers is none")
+    return tuple(found)
 
 
 def _rounding_factors(matched: Match) -> tuple[str, ...]:

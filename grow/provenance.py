@@ -2,6 +2,7 @@
 
 {"schema": 1, "grow": "0.1.0", "source": {…}, "plan": {…}, "tensors": {name: sha256}, "verification": {…}}
 
+"earlier" are the records of the growths before, where the source had grown too, the first one first.
 "files" are the relative paths and bytes of what was written beside it: what `--overwrite` knows as grow's own.
 Training adds "training". Behind weights that have not grown that is all there is besides "schema" and "grow".
 """
@@ -12,7 +13,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ from grow.family import UNITS
 from grow.maps import KINDS, SILENT, AxisMap, axis_map, identity
 from grow.methods import DEFAULT
 from grow.plan import Plan
-from grow.tensors import SPLITS
+from grow.tensors import BITS, SPLITS
 
 SCHEMA = 1
 NAME = "grow.json"
+MOST = 64  # growths one after the other
 ASSUMED = "assumed_harmless"  # field -> value, of --assume-harmless
 LONGEST = 1 << 26  # coordinates of an axis; the longest known have 10^5
 SPACES = {
@@ -45,7 +47,8 @@ FIRST = ("hidden", "heads", "kv_heads", "head_dim", "layers", "vocab")  # axes t
 class Record:
     """What `grow.json` says; `maps` are the axis maps, `tensors` the sha256 of each stored tensor.
 
-    lossy  what a method that is not exact lost, in words; empty for an exact growth
+    lossy    what a method that is not exact lost, in words; empty for an exact growth
+    earlier  the growths before this one, the first one first
     """
 
     model_type: str
@@ -61,6 +64,7 @@ class Record:
     raw: dict[str, Any]
     method: str = DEFAULT
     lossy: str = ""
+    earlier: tuple[Record, ...] = ()
 
     @property
     def maps(self) -> dict[str, AxisMap]:
@@ -69,11 +73,18 @@ class Record:
 
 
 def record_of(
-    plan: Plan, *, source: str, version: str, tensors: Mapping[str, str], history: Mapping[str, Any] | None = None
+    plan: Plan,
+    *,
+    source: str,
+    version: str,
+    tensors: Mapping[str, str],
+    history: Mapping[str, Any] | None = None,
+    earlier: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The JSON document of a finished growth, without its verification.
 
     history  of the source, as far as it is recorded, see `grow.spent`
+    earlier  of the source, see `earlier_of`
     """
     return {
         "schema": SCHEMA,
@@ -110,6 +121,7 @@ def record_of(
             **({} if plan.change.redraw is None else {"redraw": asdict(plan.change.redraw)}),
         },
         "tensors": dict(tensors),
+        **({"earlier": list(earlier)} if earlier else {}),
         "verification": None,
     }
 
@@ -145,6 +157,22 @@ def assumed(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(k for k, v in found.items() if k in config and config[k] == v) if isinstance(found, dict) else ()
 
 
+def earlier_of(folder: Path, dtypes: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The records of the growths that made a checkpoint, the first one first, for the grow.json of the next one; none
+    where it has not grown, was trained since, or nobody can read what it says.
+
+    dtypes  of its tensors
+    """
+    try:
+        known = read_record(folder)
+    except (BadInput, OSError):
+        return []
+    if known is None or "training" in known.raw or len(known.earlier) >= MOST:
+        return []
+    own = {key: known.raw[key] for key in ("schema", "grow", "source", "plan", "tensors") if key in known.raw}
+    return [*(record.raw for record in known.earlier), {**own, "dtypes": dict(dtypes)}]
+
+
 def trained_record(record: Mapping[str, Any] | None, training: Mapping[str, Any], version: str) -> dict[str, Any]:
     """The JSON document behind training: that of the growth, if there was one, and what was done since."""
     base = {k: v for k, v in (record or {"schema": SCHEMA, "grow": version}).items() if k != "files"}  # of other files
@@ -176,6 +204,7 @@ def parse_record(raw: Any, where: str, fix: str) -> Record:
             raw,
             str(plan.get("method", DEFAULT)),
             "" if plan.get("exact", True) is True else str(plan.get("lossy_because") or "nothing says what"),
+            _earlier(raw.get("earlier", []), where, fix),
         )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise BadInput(
@@ -184,6 +213,15 @@ def parse_record(raw: Any, where: str, fix: str) -> Record:
             why=f"{type(error).__name__}: {error}",
             fix=fix,
         ) from None
+
+
+def _earlier(stored: Any, where: str, fix: str) -> tuple[Record, ...]:
+    if not isinstance(stored, list) or len(stored) > MOST or any("earlier" in record for record in stored):
+        raise ValueError("earlier is no list of records")
+    for record in stored:
+        if not all(name in record["tensors"] and dtype in BITS for name, dtype in record["dtypes"].items()):
+            raise ValueError("earlier: dtypes are none of the record's tensors")
+    return tuple(parse_record(record, where, fix) for record in stored)
 
 
 def _depth_document(depth: Depth) -> dict[str, Any]:

@@ -198,8 +198,8 @@ def test_the_parts_of_the_documents(grow_, pair, tmp_path):
         "upcycle": planned,
         "plan": planned,
         "verify": {
-            "schema", "source", "grown", "verdict", "trainable", "rungs", "first_difference", "growth", "config",
-            "environment", "notes",
+            "schema", "source", "grown", "verdict", "claim", "trainable", "rungs", "first_difference", "growth",
+            "config", "environment", "notes",
         },
         "compare": {
             "schema", "source", "target", "sizes", "text", "training", "source_loss", "methods", "baselines",

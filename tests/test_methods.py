@@ -76,7 +76,7 @@ def test_whole_multiples_are_exact_in_float64(variant, method, c, tiny, expected
     grown = widen(tiny(variant), multiple(variant, c), tmp_path / "grown", method=method, dtype="float64")
     assert grown.plan.lossy == ""
     assert difference(expected(variant), outputs(tmp_path / "grown")) <= EXACT
-    assert grow.verify(tiny(variant), tmp_path / "grown", rungs=["certificate"]).verdict == "lossless"
+    assert grow.verify(tiny(variant), tmp_path / "grown", rungs=["certificate"]).verdict == "certified"
     record = small.read_json(tmp_path / "grown" / "grow.json")["plan"]
     assert (record["method"], record["exact"]) == (method, True)
 
@@ -89,7 +89,7 @@ ANY += [("llama-tied", "lemon"), ("qwen3", "lemon"), ("qwen3", "net2net"), ("gpt
 def test_other_sizes_are_exact_where_the_method_reaches_them(variant, method, tiny, expected, tmp_path):
     widen(tiny(variant), uneven(variant), tmp_path / "grown", method=method, dtype="float64")
     assert difference(expected(variant), outputs(tmp_path / "grown")) <= EXACT
-    assert grow.verify(tiny(variant), tmp_path / "grown", rungs=["certificate"]).verdict == "lossless"
+    assert grow.verify(tiny(variant), tmp_path / "grown", rungs=["certificate"]).verdict == "certified"
 
 
 @pytest.mark.parametrize("method", DEPTH)
@@ -99,7 +99,7 @@ def test_layers_are_exact(variant, method, tiny, expected, tmp_path):
         pytest.skip("refused, see below")
     grown = grow.deepen(tiny(variant), 4, out=tmp_path / "grown", method=method, dtype="float64", verify=False)
     assert difference(expected(variant), outputs(tmp_path / "grown")) <= EXACT
-    assert grow.verify(tiny(variant), tmp_path / "grown", rungs=["certificate"]).verdict == "lossless"
+    assert grow.verify(tiny(variant), tmp_path / "grown", rungs=["certificate"]).verdict == "certified"
     assert sum(grown.plan.change.depth.inserted) == 2
 
 

@@ -223,14 +223,14 @@ def test_a_file_system_that_reserves_nothing_will_do(source, tmp_path, monkeypat
 
     monkeypatch.setattr(os, "posix_fallocate", unsupported)
     out = widen(source, tmp_path / "out").path
-    assert grow.verify(source, out, rungs=("certificate",)).lossless
+    assert grow.verify(source, out, rungs=("certificate",)).verdict == "certified"
 
 
 def test_a_short_write_is_continued(source, tmp_path, monkeypatch):
     pwrite = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[: max(1, len(data) // 2)], offset))
     out = widen(source, tmp_path / "out").path
-    assert grow.verify(source, out, rungs=("certificate",)).lossless
+    assert grow.verify(source, out, rungs=("certificate",)).verdict == "certified"
 
 
 def test_files_stay_open_neither_after_success_nor_after_failure(source, tmp_path, monkeypatch):
@@ -263,7 +263,7 @@ def test_what_an_interrupted_run_left_is_removed_with_a_note(source, tmp_path):
     (left / "model.safetensors").write_bytes(b"half")
     growth = widen(source, tmp_path / "out")
     assert growth.notes == ("removed .out.grow-partial, left by an interrupted run",)
-    assert grow.verify(source, tmp_path / "out", rungs=("certificate",)).lossless
+    assert grow.verify(source, tmp_path / "out", rungs=("certificate",)).verdict == "certified"
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
@@ -343,7 +343,7 @@ def test_large_numbers_are_no_infinity(tmp_path):
     source = tiny.checkpoint(tmp_path / "source", "llama")
     tiny.edit_tensor(source, "model.layers.0.mlp.up_proj.weight", lambda raw: raw.__imul__(1e25))
     out = widen(source, tmp_path / "out").path
-    assert grow.verify(source, out, rungs=("certificate",)).lossless
+    assert grow.verify(source, out, rungs=("certificate",)).verdict == "certified"
 
 
 @pytest.mark.parametrize(
@@ -396,7 +396,7 @@ def test_folders_of_any_name_work_through_the_command(tmp_path, monkeypatch, cap
     assert "parameters, bit-exact" in text
     code, text, err = tiny.command(monkeypatch, capsys, "verify", "--rung", "certificate", "--json", "--", source, out)
     assert code == 0, err
-    assert json.loads(text)["verdict"] == "lossless"
+    assert json.loads(text)["verdict"] == "certified"
     code, _, err = tiny.command(monkeypatch, capsys, "inspect", "--", Path(out) / "nowhere")
     assert code == 2
     assert err.startswith("error: ")
@@ -554,4 +554,4 @@ def test_a_run_in_another_process_holds_the_lock(run, source):
     started = time.monotonic()
     run.process.communicate(timeout=30)
     assert run.process.returncode == 0, f"after {time.monotonic() - started:.0f} s"
-    assert grow.verify(source, run.out, rungs=("certificate",)).lossless
+    assert grow.verify(source, run.out, rungs=("certificate",)).verdict == "certified"

@@ -170,9 +170,9 @@ def test_qwen3_with_its_vocabulary_grows_in_six_gigabytes_and_what_does_not_fit_
     done = subprocess.run([*map(str, command), str(tmp_path / "grown")], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["verdict"] == "lossless", found
     status, reason = found["checks"]["true_float64"]  # in float64 the grown model takes 3.3 GB, its table 2.5 of them
     assert status == "pass" or (status == "skip" and "GB are free" in reason), found
+    assert found["verdict"] == ("lossless" if status == "pass" else "certified"), found  # only what was run
     assert found["checks"]["runtime_dtype"] == ["pass", ""], found
     assert found["peak"] < 6e9
 

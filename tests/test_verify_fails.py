@@ -102,7 +102,7 @@ def faults(pair: Pair) -> list[str]:
 
 def test_an_undamaged_growth_passes(pair):
     found = certificate(pair)
-    assert (found.verdict, found.exit_code) == ("lossless", 0), found.checks[0].reason
+    assert (found.verdict, found.exit_code) == ("certified", 0), found.checks[0].reason
     assert found.checks[0].measured["tensors"] == len(pair.plan.tensors)
 
 
@@ -129,7 +129,7 @@ def test_rounding_each_number_once_is_no_fault(family, seed, tmp_path):
             grown = tmp_path / f"{i}{split}-grown"
             grow.widen(source, to, out=grown, verify=False, seed=seed, **options)
             found = grow.verify(source, grown, rungs=ONLY)
-            assert found.lossless, f"{dtype} {split}: {found.checks[0].reason}"
+            assert found.verdict == "certified", f"{dtype} {split}: {found.checks[0].reason}"
 
 
 # Every tensor
@@ -192,7 +192,7 @@ def test_damage_to_any_tensor_is_found_and_only_that_tensor_is_named(pair, damag
         if len(found) != 1 or not found[0].startswith((f"{name}[", f"{name}: sha256 ")):
             missed[name] = found
     assert missed == {}
-    assert certificate(pair).lossless  # every repair was complete
+    assert certificate(pair).verdict == "certified"  # every repair was complete
 
 
 @pytest.mark.parametrize("pair", sorted(set(CASES) - ROUNDED), indirect=True)
@@ -341,7 +341,7 @@ def test_a_changed_config_field_is_named(copied, field, value):
 def test_a_field_that_changes_no_output_is_no_fault(copied):
     free = {"use_cache": False, "transformers_version": "9.9", "temperature": 0.5, "attention_bias": False}
     tiny.edit_json(copied.grown / "config.json", lambda config: config.update(free))
-    assert certificate(copied).lossless
+    assert certificate(copied).verdict == "certified"
 
 
 def test_a_causal_mask_on_one_side_only_is_found(tmp_path):
@@ -353,7 +353,7 @@ def test_a_causal_mask_on_one_side_only_is_found(tmp_path):
 def test_the_older_name_of_dtype_is_the_same_field(tmp_path):
     pair = make(Case("llama", "hidden_size=36", {"dtype": "BF16"}), tmp_path)
     tiny.edit_json(pair.grown / "config.json", lambda config: config.update(torch_dtype=config.pop("dtype")))
-    assert certificate(pair).lossless
+    assert certificate(pair).verdict == "certified"
 
 
 def test_a_missing_tensor_is_named(copied):
@@ -435,6 +435,10 @@ def test_head_count_changed_in_record_and_config_alike_is_found(copied):
     edit_record(copied, lambda r: r["plan"]["config_changes"].update(num_attention_heads=16, head_dim=3))
     tiny.edit_json(copied.grown / "config.json", lambda c: c.update(num_attention_heads=16, head_dim=3))
     assert faults(copied) == [
+        "grow.json: config_changes: head_dim: no growth changes it",
+        "grow.json: config_changes: num_attention_heads: found 16, wanted 8",
+        "config.json: head_dim: found 3, wanted 6",
+        "config.json: num_attention_heads: found 16, wanted 8",
         "config.json: head_dim is 3, grow.json says 6",
         "config.json: heads is 16, grow.json says 8",
     ]
@@ -542,7 +546,9 @@ def test_the_command_exits_0_1_and_2_and_names_the_tensor(copied, capsys, monkey
     line = ("verify", copied.source, copied.grown, "--rung", "certificate")
     code, out, _ = tiny.command(monkeypatch, capsys, *line)
     assert (code, out.splitlines()[-1]) == (
-        0, f"lossless: {copied.grown} computes what {copied.source} computes (certificate)",
+        0,
+        f"certified: {copied.grown}: its weights follow the table from those of {copied.source}; whether it "
+        "computes the same was not run",
     )  # fmt: skip
     names = ["model.layers.1.mlp.up_proj.weight", "model.norm.weight"]
     for name in names:
@@ -550,7 +556,9 @@ def test_the_command_exits_0_1_and_2_and_names_the_tensor(copied, capsys, monkey
     code, out, _ = tiny.command(monkeypatch, capsys, *line)
     assert code == 1
     assert all(name in out for name in names)
-    assert out.splitlines()[-1].startswith(f"different: {copied.grown} does not compute what {copied.source} computes")
+    assert out.splitlines()[-1].startswith(
+        f"different: {copied.grown} is not the growth of {copied.source} that grow.json records (certificate: "
+    )
     code, out, _ = tiny.command(monkeypatch, capsys, *line, "--json")
     assert (code, json.loads(out)["verdict"]) == (1, "different")
     code, out, err = tiny.command(monkeypatch, capsys, "verify", copied.source, copied.source / "nowhere")

@@ -184,7 +184,11 @@ class _Verify(click.Command):
 def verify(
     src, grown, record, against, overwrite, rungs, recover, tasks, samples, report, seed, revision, as_json
 ) -> int:
-    """Check that GROWN computes the function of SRC. Exit code 0: lossless; 1: not."""
+    """Check that GROWN computes the function of SRC.
+
+    Exit code 0: lossless, or certified (the weights follow the table; no model could be run or was asked for). 1:
+    different, unproved, or unrecorded (the same function, but not the growth that grow.json records).
+    """
     if record:
         with Progress(quiet=as_json) as progress:
             kept = api.record(src, record, seed=seed, revision=revision, overwrite=overwrite, on_step=progress.rung)

@@ -171,7 +171,7 @@ def growth(grown: Growth) -> None:
     for note in grown.notes:
         say(f"note: {note}")
     if grown.verification is None:
-        say("unverified: --no-verify was given")
+        say("unverified: --no-verify was given, so no weight was checked and no model was run")
     elif p.lossy:
         verification(grown.verification, verdict=False)
         say(f"lossy: {p.method}, measured {damage_text(grown.verification)}")
@@ -292,17 +292,21 @@ def _verdict(found: Verification) -> str:
         ),
         None,
     )
+    dead = "; but not all that is new can learn" if found.trainable is False else ""
     if found.lossless:
-        how = f" (max |Δ| {number:.1e} of the outputs' std in true float64)" if number is not None else " (certificate)"
-        dead = "; but not all that is new can learn" if found.trainable is False else ""
-        return f"lossless: {found.grown} computes what {found.source} computes{how}{dead}"
+        how = (
+            f" (max |Δ| {number:.1e} of the outputs' std in true float64)" if number is not None else " (same numbers)"
+        )
+        return f"lossless: {found.grown} {found.claim}{how}{dead}"
+    if found.verdict == "certified":
+        return f"certified: {found.grown}: {found.claim}{dead}"
     if found.trainable is not None and set(found.rungs) == {"trainability"}:
         share = found.checks[0].measured["share"]
         learn = f"{share:.1%} of the new parameters learn" if share is not None else "there are no new parameters"
         return f"{'trainable' if found.trainable else 'not trainable'}: {learn}; what it computes was not compared"
-    if found.verdict == "different":
+    if found.verdict in ("different", "unrecorded"):
         first = next(r for r in found.checks if r.status == "fail" and r.rung != "trainability")
-        return f"different: {found.grown} does not compute what {found.source} computes ({first.name}: {first.reason})"
+        return f"{found.verdict}: {found.grown} {found.claim} ({first.name}: {first.reason})"
     return f"unproved: {found.notes[-1] if found.notes else 'no check that could tell was able to run'}"
 
 

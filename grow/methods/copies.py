@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
+from grow.change import norms_silence
 from grow.depth import Depth, insert, spread
 from grow.maps import AxisMap, axis_map
 from grow.methods.method import Method, Request, WholeMultiples
@@ -111,7 +111,6 @@ class Staged(WholeMultiples):
     arxiv = "2203.06211"
     law = "width: everything tiled, copy k reads copy k alone; depth: copies whose norm gains and biases are 0"
     split = "diagonal"
-    LIVE: ClassVar = ("sigmoid", "laplace")
 
     def operators(self, r: Request) -> dict[str, Any]:
         return {"hidden": Tiled(), "ffn": Tiled(), "heads": "copies"}
@@ -119,12 +118,8 @@ class Staged(WholeMultiples):
     def depth(self, r: Request) -> Depth:
         n, m = r.old["layers"], r.new["layers"]
         stay = f"{r.field('layers')}={n}"
-        if r.context == "plain" or r.family.branch_norms:
-            raise self.refuse(f"layers {n} -> {m}", "it needs norms in front of each branch that have a gain", stay)
-        named = {k: v for k, v in r.config.items() if re.fullmatch(r"(hidden_act|activation)(_function)?", k)}
-        if set(named.values()) & set(self.LIVE):
-            field, value = next(iter(named.items()))
-            raise self.refuse(f"layers {n} -> {m}", f"{field}={value} is not 0 at 0, so the FFN is not silent", stay)
+        if why := norms_silence(r.family, r.config):
+            raise self.refuse(f"layers {n} -> {m}", why, stay)
         after = [*range(n)] * (m // n - 1)
         after += spread(n, n + m % n) if m % n else []
         base = insert(n, sorted(after))

@@ -68,14 +68,12 @@ class Design:
 
     maps    hidden, ffn, heads, kv_heads, head_dim.q, .k, .v
     words   axis -> how it grows
-    config  fields that change beside the sizes
     lossy   what is lost and why; empty for an exact growth
     above, redraw  see `Change`
     """
 
     maps: dict[str, AxisMap]
     words: dict[str, str]
-    config: dict[str, Any]
     depth: Depth
     split: str
     lossy: str = ""
@@ -109,9 +107,9 @@ class Method:
             if r.grows(axis) and not operators[axis].allows(r.old[axis], r.new[axis], self._context(r, axis)):
                 raise self._no_map(r, axis, operators[axis])
         self._check_heads(r)
-        maps, words, config = choose_maps(r.family, r.config, r.old, r.new, operators)
+        maps, words = choose_maps(r.family, r.config, r.old, r.new, operators)
         depth = self.depth(r) if r.grows("layers") else unchanged(r.old["layers"])
-        return Design(maps, words, config, depth, self.split, lossy=self.loss(r, maps, depth))
+        return Design(maps, words, depth, self.split, lossy=self.loss(r, maps, depth))
 
     def operators(self, r: Request) -> dict[str, Any]:
         """hidden and ffn (which all kinds of FFN share) -> an operator; heads -> "copies" or "unread"."""

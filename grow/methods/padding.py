@@ -22,8 +22,8 @@ class Default(Method):
     free = True
 
     def design(self, r: Request) -> Design:
-        maps, words, config = choose_maps(r.family, r.config, r.old, r.new, dict(r.operators or {}))
-        return Design(maps, words, config, self.depth(r), self.split)
+        maps, words = choose_maps(r.family, r.config, r.old, r.new, dict(r.operators or {}))
+        return Design(maps, words, self.depth(r), self.split)
 
 
 class Padded:

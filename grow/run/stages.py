@@ -118,7 +118,7 @@ class Conductor:
             )
             write_json(stage_.path / VERIFICATION, found.to_dict())
             stage_.commit(dict.fromkeys(VERIFIED.files))
-        if not found.lossless and before["verdict"] != "lossy":
+        if not found.sound and before["verdict"] != "lossy":
             raise Different(
                 str(folder),
                 what=f"{before['checkpoint']} is {found.verdict}",
@@ -126,9 +126,7 @@ class Conductor:
                 fix=f"see {folder / 'report.html'}",
                 verification=found,
             )
-        verdict = (
-            found.verdict if found.exit_code == 0 or not found.lossless else f"{found.verdict}, not all of it learns"
-        )
+        verdict = found.verdict if found.exit_code == 0 or not found.sound else f"{found.verdict}, not all of it learns"
         return {"checkpoint": before["checkpoint"], "source": before["source"], "verdict": verdict}
 
     def train(self, stage: Stage, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> Found:

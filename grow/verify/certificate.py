@@ -64,14 +64,20 @@ class Fault:
 
 @dataclass
 class TensorCheck:
-    """Collects the faults of one tensor and its largest residual relative to the tolerance's scale."""
+    """Collects the faults of one tensor and its largest residual relative to the tolerance's scale.
+
+    unit   what rounding may change of each term, relative to it
+    slack  that, where numbers were read back from a later growth that rounds, see `grow.verify.chain`
+    """
 
     t: TensorPlan
     unit: float
+    slack: float = 0.0
     faults: list[Fault] = field(default_factory=list)
     worst: float = 0.0
 
     def __post_init__(self) -> None:
+        self.unit = max(self.unit, self.slack)
         self.floor = subnormal_floor(self.t) if self.unit > 0 else 0.0
 
     def equal(
@@ -92,6 +98,10 @@ class TensorCheck:
 
     def zero(self, found: np.ndarray, rows, columns, rule: str) -> None:
         self._note(found != 0, found, np.zeros_like(found), rows, rule, columns)
+
+    def same(self, found: np.ndarray, wanted: np.ndarray, rows, rule: str) -> None:
+        """One number throughout, as it is stored."""
+        self._note(~(np.abs(found - wanted) <= self.slack * np.abs(wanted)), found, wanted, rows, rule)
 
     def _note(self, bad, found, wanted, rows, rule: str, columns=None) -> None:
         if not bad.any():
@@ -131,9 +141,9 @@ def subnormal_floor(t: TensorPlan) -> float:
     return 0.5 * QUANTUM[t.dtype] * shares
 
 
-def check_tensor(t: TensorPlan, source: Checkpoint, grown: Checkpoint, split: str) -> TensorCheck:
+def check_tensor(t: TensorPlan, source: Checkpoint, grown: Checkpoint, split: str, slack: float = 0.0) -> TensorCheck:
     """The intertwining equation on one stored tensor; both sides are read in blocks."""
-    checks = [_check_part(part, t.name, begin, source, grown, split) for begin, part in t.parts]
+    checks = [_check_part(part, t.name, begin, source, grown, split, slack) for begin, part in t.parts]
     if not t.pieces:
         return checks[0]
     whole = TensorCheck(t, max(check.unit for check in checks))
@@ -146,9 +156,11 @@ def check_tensor(t: TensorPlan, source: Checkpoint, grown: Checkpoint, split: st
     return whole
 
 
-def _check_part(t: TensorPlan, name: str, begin: int, source: Checkpoint, grown: Checkpoint, split: str) -> TensorCheck:
+def _check_part(
+    t: TensorPlan, name: str, begin: int, source: Checkpoint, grown: Checkpoint, split: str, slack: float
+) -> TensorCheck:
     """One matrix (or vector), which stands in the tensor `name` from row `begin` on."""
-    check = TensorCheck(t, unit_of(t, split))
+    check = TensorCheck(t, unit_of(t, split), slack)
     # experts that share one's output are proved together: their sum is as many times the old one
     among = t.share.among if t.share else ((name, begin),)
     times = t.factor * len(among)
@@ -158,7 +170,7 @@ def _check_part(t: TensorPlan, name: str, begin: int, source: Checkpoint, grown:
         return found * times if times != 1 else found
 
     def read(rows: np.ndarray, tensor: str, first: int) -> np.ndarray:
-        return grown_rows(grown, tensor, rows + first, t.dtype)
+        return grown_rows(grown, tensor, rows + first)
 
     def new(rows: np.ndarray) -> np.ndarray:
         parts = [read(rows, tensor, first) for tensor, first in among]
@@ -176,11 +188,11 @@ def _check_part(t: TensorPlan, name: str, begin: int, source: Checkpoint, grown:
     return check
 
 
-def grown_rows(grown: Checkpoint, tensor: str, index: np.ndarray, dtype: str) -> np.ndarray:
+def grown_rows(grown: Checkpoint, tensor: str, index: np.ndarray) -> np.ndarray:
     """(rows, columns) in float64 of a stored tensor as a matrix; neighbours in `index` are read together."""
     runs = np.split(index, np.flatnonzero(np.diff(index) != 1) + 1)
     blocks = [stored_matrix(grown, tensor, int(r[0]), int(r[-1]) + 1) for r in runs if len(r)]
-    return widen(np.concatenate(blocks), dtype, F64)
+    return widen(np.concatenate(blocks), grown.tensors[tensor].dtype, F64)
 
 
 def _check_share(check: TensorCheck, own: Callable) -> None:
@@ -211,7 +223,7 @@ def _check_filled(check: TensorCheck, new: Callable) -> None:
         else:
             wanted = widen(narrow(np.full(g.shape, t.fill, dtype=F64), t.dtype), t.dtype, F64)
             what = "an inserted layer computes the identity" if t.inserted else "what carries nothing yet is 0"
-            check._note(g != wanted, g, wanted, some, what)
+            check.same(g, wanted, some, what)
 
 
 def _check_norm(check: TensorCheck, w: np.ndarray, g: np.ndarray) -> None:
@@ -333,9 +345,11 @@ def _check_fresh_rows(check, new, rows: AxisMap, cols, reads: bool, mean, size, 
         return
     for some in _blocks(rows.fresh(BLEND), step):
         g = new(some)
-        wanted = np.full_like(g, np.nan if check.t.low is None else check.t.low)
-        bad = ~np.isfinite(g) if check.t.low is None else g != widen(narrow(wanted, check.t.dtype), check.t.dtype, F64)
-        check._note(bad, g, wanted, some, "the row of a new token")
+        if check.t.low is None:
+            check._note(~np.isfinite(g), g, np.full_like(g, np.nan), some, "the row of a new token")
+        else:
+            wanted = widen(narrow(np.full_like(g, check.t.low), check.t.dtype), check.t.dtype, F64)
+            check.same(g, wanted, some, "the row of a new token")
     for some in _blocks(rows.fresh(MEAN), step):
         scale = rows.write[some][:, None]
         _check_columns(check, new(some), mean[None] * scale, some, cols, own=size[None] * scale)

@@ -26,9 +26,12 @@ from grow.errors import BadInput, GrowError, Refused, did_you_mean
 from grow.families import family_of
 from grow.provenance import growth_document, read_record
 from grow.tensors import ITEMSIZE
-from grow.verify.replay import NoSpace, Replay, config_differences, significant
+from grow.verify import chain as chains
+from grow.verify.chain import links, read_through
+from grow.verify.fields import read_by_stock
+from grow.verify.replay import NoSpace, Replay, config_differences, significant, unlike
 from grow.verify.result import EXACT, LADDER, RUNG_OF, RUNGS, Check, Verification
-from grow.verify.stored import StoredDifference, from_files, narrowed, same_shapes, stored_differences
+from grow.verify.stored import StoredDifference, from_files, narrowed, narrowest, same_shapes, stored_differences
 from grow.verify.supposed import misfit, stores_all, supposed
 from grow.verify.tokenizer import tokenizers
 
@@ -54,9 +57,10 @@ def verify_folders(
     record = read_record(grown.path)
     if record is None:
         _check_order(source, grown)
-    ladder = _Ladder(source, grown, Replay(record, source, grown) if record else None, seed, progress)
-    ladder.tasks, ladder.samples = tuple(tasks or ()), samples
-    ladder.climb(wanted)
+    with links(record, source, grown) if record else contextlib.nullcontext(()) as chain:
+        ladder = _Ladder(source, grown, chain, seed, progress)
+        ladder.tasks, ladder.samples = tuple(tasks or ()), samples
+        ladder.climb(wanted)
     return Verification(
         *(names or (str(source.path), str(grown.path))),
         tuple(ladder.done),
@@ -76,9 +80,18 @@ class _Ladder:
     """One pair on its way up: `done`, `notes` and, where something failed, `first`."""
 
     def __init__(
-        self, source: Checkpoint, grown: Checkpoint, replay: Replay | None, seed: int, progress: Callable[[str], None]
+        self,
+        source: Checkpoint,
+        grown: Checkpoint,
+        chain: Sequence[Replay],
+        seed: int,
+        progress: Callable[[str], None],
     ) -> None:
-        self.source, self.grown, self.replay, self.seed, self.progress = source, grown, replay, seed, progress
+        self.source, self.grown, self.seed, self.progress = source, grown, seed, progress
+        self.chain = chain
+        """The growths between the two, the first one first: none without grow.json."""
+        self.replay = chain[0] if len(chain) == 1 else None
+        """The only one: what is known of one growth alone is asked of it."""
         self.done: list[Check] = []
         self.notes: list[str] = []
         self.first: dict[str, Any] | None = None
@@ -87,9 +100,10 @@ class _Ladder:
         self.stored: list[StoredDifference] | None = None
         """How the two differ number by number; None when a plan says more, or the shapes are not the same."""
         kind = None if same_shapes(source, grown) else str(source.config.get("model_type"))
-        self.fields = replay.fields() if replay else significant(config_differences(source.config, grown.config), kind)
+        self.fields = chain[-1].fields() if chain else unlike(source.config, grown.config, kind)
         floats = {info.dtype for info in grown.tensors.values()} & ITEMSIZE.keys()  # beside counters and masks
-        self.lossy = f"{replay.record.method}: {replay.record.lossy}" if replay and replay.record.lossy else ""
+        lost = [f"{link.record.method}: {link.record.lossy}" for link in chain if link.record.lossy]
+        self.lossy = "; ".join(lost)
         self.narrow = min(floats, key=ITEMSIZE.__getitem__, default="F64")
 
     @cached_property
@@ -104,7 +118,11 @@ class _Ladder:
         return {c.name: c for c in self.done if c.status == "fail" and c.rung != "trainability"}
 
     def climb(self, wanted: set[str]) -> None:
-        if self.replay is None:
+        if len(self.chain) > 1:
+            self.notes.append(
+                f"grow.json tells of {len(self.chain)} growths, which are held against the files one by one"
+            )
+        elif self.replay is None:
             self.notes.append("no grow.json in the grown checkpoint: no certificate, the outputs decide")
             if same_shapes(self.source, self.grown):
                 self.stored = list(stored_differences(self.source, self.grown))
@@ -114,7 +132,7 @@ class _Ladder:
             prepare(self.source.path, self.tasks)
         if "certificate" in wanted:
             self.progress("certificate")
-            self.done.append(self.replay.certificate() if self.replay else self._identical())
+            self.done.append(chains.certificate(self.chain) if self.chain else self._identical())
         if "recover" in wanted:
             self.progress("recover")
             self.done.append(self._recover())
@@ -146,9 +164,10 @@ class _Ladder:
     def _recover(self) -> Check:
         from grow.verify.recover import recover
 
-        if self.replay is None:
+        if not self.chain:
             return Check("recover", "skip", reason="no grow.json: nothing says where the source's numbers are")
-        return recover(self.replay)
+        checks = [recover(link) for link in reversed(self.chain)]
+        return next((check for check in checks if check.status == "fail"), checks[-1])
 
     def _identical(self) -> Check:
         """Without a plan: the stored numbers themselves, where the two have one shape."""
@@ -160,7 +179,7 @@ class _Ladder:
         ]
         measured = {"tensors": len(self.source.tensors), "faults": faults[:20], "faulty": len(faults)}
         if not faults:
-            return Check("certificate", "pass", {**measured, "largest_residual": 0.0}, limit)
+            return Check("certificate", "pass", {**measured, "largest_residual": 0.0, "same_numbers": True}, limit)
         return Check("certificate", "skip", measured, limit, f"the outputs decide: {'; '.join(faults[:3])}")
 
     def _models(self, wanted: set[str]) -> None:
@@ -168,16 +187,18 @@ class _Ladder:
         from grow.verify import explain, outputs
         from grow.verify.pair import NoRoom, Pair
 
-        replay = self.replay
-        readback = replay.readback if replay else None
-        rounded = replay is not None and replay.record.storage == "rounded"
-        needs_proof = rounded and self.narrow != "F64" and not self.lossy
+        replay, chain = self.replay, self.chain
+        readback = read_through([link.readback for link in chain])
+        # a growth that is not the recorded one is judged by its outputs, as one of which nothing is recorded
+        told = bool(chain) and not self._broken
+        rounds = sum(bool(link.rounded) for link in chain) if told else 0
+        needs_proof = rounds > 0 and self.narrow != "F64" and not self.lossy
         with Pair(self.source.path, self.grown.path, seed=self.seed) as pair:
 
             def storage_limit() -> float:
                 self.progress("what storage explains")
                 try:
-                    return outputs.STORAGE_K * outputs.storage_floor(pair, _NAMES[self.narrow])
+                    return max(1, rounds) * outputs.STORAGE_K * outputs.storage_floor(pair, _NAMES[self.narrow])
                 except NoRoom:
                     return math.nan  # every check that needs it is skipped for the same reason
 
@@ -191,7 +212,9 @@ class _Ladder:
                     self.notes.append("outputs of hidden size are read as most stored tensors say that they grew")
                     readback = self._likely.readback
                     found = outputs.true_float64(pair, limit=limit, readback=readback)
-                rounds = replay is None and not (self._likely and stores_all(self._likely))
+                if found.status == "fail" and not told and found.measured:
+                    self.narrow = narrowest(self.grown) or self.narrow  # what was rounded may be stored wider since
+                rounds = not told and not (self._likely and stores_all(self._likely))
                 if found.status == "fail" and rounds and self.narrow != "F64" and found.measured:
                     limit = storage_limit()
                     found = outputs.true_float64(pair, limit=limit, readback=readback)
@@ -216,21 +239,30 @@ class _Ladder:
                 pair.release()
                 folders = pair.folders["source"], pair.folders["grown"]
                 self.done += tasks(*folders, self.tasks, limit=self.samples, tolerance=limit, progress=self.progress)
-            if set(self.failed) - OUTSIDE and not self.lossy:
+            agree = {"certificate"} if self._passed("true_float64") else set()
+            if set(self.failed) - OUTSIDE - agree and not self.lossy:
                 self.progress("where")
                 limit = 0.0 if math.isnan(limit) else limit
                 self.first = explain.by_running(pair, replay, self.stored or [], self.fields, limit, self._likely)
             elif not self.lossy and not self._certified and self._passed("true_float64"):
                 self.progress("what no probe reached")
                 self._reach(pair, limit, readback)
-                for look in (explain.unequal_numbers, explain.unequal_fields) if replay is None else ():
+                for look in (explain.unequal_numbers, explain.unequal_fields) if not chain else ():
                     notes, missed = look(pair, self.stored)
                     self.notes += notes
                     self._unseen(missed)
+                if chain:  # no output tells a field from what it should be: the probes may not reach it
+                    fields = read_by_stock(chain[-1].family.model_type, [field["field"] for field in self.fields])
+                    self._unseen([f"config.json: {name}" for name in fields])
             self.notes += [f"the probe {name} was left out: {why}" for name, why in pair.refused.items()]
 
     def _passed(self, name: str) -> bool:
         return any(check.name == name and check.status == "pass" for check in self.done)
+
+    @property
+    def _broken(self) -> bool:
+        """Whether this is not the growth that grow.json records."""
+        return any(check.name == "certificate" and check.status == "fail" for check in self.done)
 
     @property
     def _certified(self) -> bool:
@@ -255,18 +287,25 @@ class _Ladder:
     def _behaviour(self, pair: Any, wanted: set[str], limit: float) -> Iterator[Check]:
         from grow.verify import behaviour, embeddings, generation, hidden, labels
 
-        replay = self.replay
-        readback = replay.readback if replay else None
+        replay, chain = self.replay, self.chain
+        readback = read_through([link.readback for link in chain])
         if not embeddings.has_modules(self.source, self.grown):
             wanted = wanted - {embeddings.NAME}
         if labels.NAME in wanted and not labels.has_labels(pair):
             wanted = wanted - {labels.NAME}
 
         def hidden_states() -> Check:
-            stream = (lambda final: replay.stream(final=final)) if replay else (lambda final: None)
+            def stream(final: bool) -> Any:
+                return read_through([link.stream(final=final) for link in chain])
+
+            def place(k: int) -> int:
+                for link in chain:
+                    k = link.change.depth.hidden_index(k)
+                return k
+
             stored = None if limit == EXACT else _NAMES[self.narrow]
-            place = replay.change.depth.hidden_index if replay else (lambda k: k)
-            return hidden.hidden_states(pair, stream=stream, place=place, stored=stored, known=replay is not None)
+            known = bool(chain) and not self._broken
+            return hidden.hidden_states(pair, stream=stream, place=place, stored=stored, known=known)
 
         checks = {
             "tokenizer": lambda: tokenizers(pair.folders["source"], pair.folders["grown"]),

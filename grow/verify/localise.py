@@ -150,6 +150,10 @@ class _Back:
                     self._add(axis_map.n, (np.maximum(axis_map.source, -1), axis_map.write, False))
                 if t.tied and t.roles[0] == GAIN and t.maps[0] is not None:  # behind the norm of a tied head
                     self._add(t.maps[0].n, (np.maximum(t.maps[0].source, -1), t.maps[0].write, True))
+            # angles are not scaled, and those of coordinates that no score reads may be any
+            k = replay.maps["head_dim.k"]
+            read = (k.source >= 0) & (k.gain != 0) & (k.write != 0)
+            self._add(k.n, (np.where(read, k.source, -1), np.ones(k.m), False))
 
     def _add(self, n: int, fields: tuple | None) -> None:
         if fields is None:

@@ -96,7 +96,7 @@ def _reader(grown: Checkpoint, t: TensorPlan, among: Sequence[tuple[str, int]]) 
     """Rows of the grown tensor; of experts that share one's output the mean."""
 
     def rows(index: np.ndarray) -> np.ndarray:
-        first, *rest = (grown_rows(grown, name, index + begin, t.dtype) for name, begin in among)
+        first, *rest = (grown_rows(grown, name, index + begin) for name, begin in among)
         return sum(rest, first) / len(among)
 
     return rows

@@ -6,9 +6,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,27 +17,31 @@ from typing import Any
 import numpy as np
 
 from grow.assemble import assemble
+from grow.checkpoint.header import show
 from grow.checkpoint.reader import Checkpoint
 from grow.checkpoint.writer import write_json
 from grow.engine import FileSource, write_plan
-from grow.errors import BadInput, listing
+from grow.errors import BadInput, GrowError, listing
 from grow.families import FAMILIES, family_of
-from grow.family import COMMON_FIELDS, GROWABLE, UNITS, Family
+from grow.family import COMMON_FIELDS, GROWABLE, Family
 from grow.fields import TRAINS
 from grow.match import match
-from grow.operators import commutes
-from grow.plan import Plan
+from grow.plan import Plan, grown_config, why_narrowed, why_rounded
 from grow.provenance import Record
-from grow.tensors import TensorPlan
-from grow.upcycle import as_experts
+from grow.tensors import BITS, TensorPlan
+from grow.upcycle import as_experts, check_choice
 from grow.verify.certificate import Fault, TensorCheck, check_tensor
 from grow.verify.cover import uncovered
+from grow.verify.fields import differing, one_dtype, read_by_stock
 from grow.verify.readback import output_readback, stream_readback
-from grow.verify.result import EXACT, Check
+from grow.verify.recorded import known_source, map_faults
+from grow.verify.result import Check
 
-CHANGED = {"dtype", "torch_dtype", "tie_word_embeddings"}  # by a growth, apart from widths and positions
 # Fields that change no output; the others are compared although some families read them nowhere.
-NEUTRAL = COMMON_FIELDS - {"architectures", "model_type", "is_decoder", "pad_token_id", "dtype", "torch_dtype"}
+NEUTRAL = COMMON_FIELDS - {
+    *("architectures", "model_type", "is_decoder", "is_encoder_decoder", "dtype", "torch_dtype", "pruned_heads"),
+    *("pad_token_id", "eos_token_id", "decoder_start_token_id", "problem_type"),  # what a loss or a pooled state reads
+}
 
 
 class Replay:
@@ -56,9 +61,17 @@ class Replay:
             self.family, self.matched = as_experts(self.family, self.matched, self.change.upcycling)
             if self._read_sizes() != record.sizes:
                 raise self._not_the_source()
-        stored = {name: info.dtype for name, info in grown.tensors.items()}
-        dtypes = {t.name: stored.get(t.name, t.dtype) for t in self.matched.tensors}
-        self.tensors, _ = assemble(self.family, self.matched, self.change, dtypes)
+        same = {t.name: t.dtype for t in self.matched.tensors}
+        made, self.untied = assemble(self.family, self.matched, self.change, same)
+        self.tensors = tuple(self._as_stored(t) for t in made)
+
+    def _as_stored(self, t: TensorPlan) -> TensorPlan:
+        """The tensor in the dtype that it has in the grown file, whatever it came from."""
+        info = self.grown.tensors.get(t.name)
+        if info is None or info.dtype not in BITS:
+            return t
+        pieces = tuple((begin, replace(piece, dtype=info.dtype)) for begin, piece in t.pieces)
+        return replace(t, dtype=info.dtype, pieces=pieces)
 
     def _not_the_source(self) -> BadInput:
         return BadInput(
@@ -118,7 +131,34 @@ class Replay:
                     found.setdefault(name.removesuffix(new) + old, t)
         return found
 
-    def certificate(self) -> Check:
+    @cached_property
+    def rounded(self) -> tuple[str, ...]:
+        """Why this growth, as it is stored, rounds weights."""
+        record = self.record
+        sizes = record.sizes, record.new_sizes
+        always = why_rounded(self.family, self.matched, self.change, *sizes, record.split)
+        return (*always, *why_narrowed(self.tensors, self.maps, record.split))
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What config.json of the grown checkpoint must say; GrowError where no growth has these sizes."""
+        return self.config_for({t.dtype for t in self.tensors}, self.untied)
+
+    def config_for(self, stored: Set[str], untied: str) -> dict[str, Any]:
+        """That for a result stored in these dtypes, see `grown_config`."""
+        record, experts = self.record, self.family.experts
+        top_k = None
+        if experts and self.change.upcycling:  # somebody chose it
+            top_k = record.config_changes.get(experts.top_k, self.family.get(self.matched.config, experts.top_k))
+            top_k = check_choice(record.new_sizes["experts"], top_k, self.change.upcycling)
+        sizes = record.sizes, record.new_sizes
+        return grown_config(self.family, self.matched.config, *sizes, self.change.depth, stored, untied, top_k=top_k)
+
+    def certificate(self, slack: float = 0.0) -> Check:
+        """The proof on the stored weights.
+
+        slack  relative error of numbers that were read back from a later growth, see `grow.verify.chain`
+        """
         record = self.record
         if record.lossy:
             return self._as_recorded()
@@ -128,15 +168,18 @@ class Replay:
         if not faults:
             # numpy lets go of the interpreter in its loops, so two tensors are proved in the time of one
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                for t, (check, digest) in zip(self.tensors, pool.map(self._checked, self.tensors)):
+                checked = pool.map(lambda t: self._checked(t, slack), self.tensors)
+                for t, (check, digest) in zip(self.tensors, checked):
                     worst = max(worst, check.worst)
                     faults.extend(map(str, check.faults[:1]))
                     first = first or (check.faults[0] if check.faults else None)
-                    if not check.faults and digest != record.tensors.get(t.name):
+                    if not check.faults and not slack and digest != record.tensors.get(t.name):
                         less = " or by less than the rounding of what is stored" if check.unit else ""
-                        rule = f"sha256 is not grow.json's: differs in entries that no output reads{less}"
+                        cast = " in its dtype," if t.dtype != t.source_dtype else ""
+                        rule = f"sha256 is not grow.json's: differs{cast} in entries that no output reads{less}"
                         faults.append(f"{t.name}: {rule}")
                         first = first or Fault(t.name, None, None, None, 0, rule)
+            faults = faults or [*self._storage()]
         measured = {
             "tensors": len(self.tensors),
             "largest_residual": worst,
@@ -145,7 +188,7 @@ class Replay:
             "first": first and first.document(),
         }
         limit = "W̃·E_in = E_out·W on every tensor, " + (
-            "exactly" if record.storage == "bit-exact" else "within the rounding of what is stored"
+            "within the rounding of what is stored" if self.rounded or slack else "exactly"
         )
         return Check("certificate", "fail" if faults else "pass", measured, limit, "; ".join(faults[:3]))
 
@@ -163,50 +206,51 @@ class Replay:
         reason = "; ".join(faults[:3]) or f"declared lossy, by {self.record.method}: {self.record.lossy}"
         return Check("certificate", "fail" if faults else "skip", measured, limit, reason)
 
-    def _checked(self, t: TensorPlan) -> tuple[TensorCheck, str]:
-        check = check_tensor(t, self.source, self.grown, self.record.split)
+    def _checked(self, t: TensorPlan, slack: float = 0.0) -> tuple[TensorCheck, str]:
+        check = check_tensor(t, self.source, self.grown, self.record.split, slack)
         if check.faults and t.share and self._recorded(t.name):
             # the experts that share with it are at fault: those that are not what was written
             others = [name for name, _ in t.share.among if not self._recorded(name)]
             check.faults = [] if others else check.faults
-        return check, "" if check.faults else self.grown.sha256(self.grown.tensors[t.name])
+        return check, "" if check.faults or slack else self.grown.sha256(self.grown.tensors[t.name])
 
     def _recorded(self, name: str) -> bool:
         """Whether a tensor still has the bytes that were written."""
         return self.grown.sha256(self.grown.tensors[name]) == self.record.tensors.get(name)
 
     def _law(self) -> Iterator[str]:
-        for space, axis_map in self.maps.items():
-            # shares and square roots are rounded a few times each; a wrong factor is off by far more
-            off = float(np.abs(axis_map.law() - 1).max(initial=0.0))
-            if not off <= EXACT:
-                yield f"grow.json: the law fails on {space} by {off:.3g}"
-            if axis_map.m != self.record.new_sizes[space.split(".")[0]]:
-                yield f"grow.json: the map of {space} does not reach the size {self.record.new_sizes}"
-
+        record = self.record
         yield from uncovered(self.tensors, {name: info.shape for name, info in self.source.tensors.items()})
-        contexts = dict.fromkeys((*UNITS, "heads"), "elementwise")
-        contexts["hidden"] = self.family.hidden_context(self.matched.config)
-        for space, context in contexts.items():
-            if space in self.maps and (why := commutes(self.maps[space], context)):
-                yield f"grow.json: the map of {space} does not commute with what sits on it: {why}"
-        if not self.change.depth.lawful:
-            yield f"grow.json: the layers {list(self.change.depth.source)} are not the old ones in their order"
+        yield from map_faults(self.family, self.matched.config, self.change, record.sizes, record.new_sizes)
+
+    def _storage(self) -> Iterator[str]:
+        """The weights are stored as grow.json says: rounded or not."""
+        storage = "rounded" if self.rounded else "bit-exact"
+        if storage != self.record.storage:
+            why = f": {self.rounded[0]}" if self.rounded else ""
+            yield f"grow.json: storage: found {self.record.storage!r}, what is stored is {storage}{why}"
 
     def _config(self) -> Iterator[str]:
-        """The grown config is the source's but for fields that a growth may change, and says the new sizes."""
-        family, changes = self.family, self.record.config_changes
-        may_change = (
-            {family.axes[axis] for axis in (*GROWABLE, "embed") if axis in family.axes} | family.reads | CHANGED
-        )
-        if family.experts:
-            facts = family.experts
-            may_change |= set(filter(None, (facts.top_k, facts.only, facts.step)))
-        may_change |= {*family.layer_lists, *family.synonyms.values()} | (
-            {family.window.field, family.window.first} if family.window else set()
-        )
-        for name in sorted(set(changes) - may_change):
-            yield f"grow.json: config_changes: {name}: no growth changes it"
+        """The grown config is the source's but for what this growth has to change, and the source's is the recorded
+        one."""
+        family, record, source = self.family, self.record, self.matched.config
+        if not known_source(source, self.grown.config, record.config_changes, record.source_config_sha256):
+            where = f"config.json of the source, {show(self.source.path, 200)}"
+            yield f"{where}: was edited since it grew: its sha256 is not the one in grow.json"
+        try:
+            wanted = self.config
+        except GrowError as error:
+            yield f"grow.json: no such growth: {error.where}: {error.what}"
+            return
+        said = {**source, **record.config_changes}
+        said |= {name: wanted[name] for name in ("dtype", "torch_dtype") if name in wanted}  # of what is stored now
+        for name in self._differing(wanted, said):
+            if name not in record.config_changes:
+                yield f"grow.json: config_changes: {name}: missing, this growth makes it {_show(wanted, name)}"
+            elif wanted.get(name, None) == source.get(name, None):
+                yield f"grow.json: config_changes: {name}: no growth changes it"
+            else:
+                yield f"grow.json: config_changes: {name}: found {said[name]!r}, wanted {_show(wanted, name)}"
         for field in self.fields():
             yield f"config.json: {field['field']}: found {field['grown']!r}, wanted {field['source']!r}"
         try:
@@ -214,23 +258,32 @@ class Replay:
         except BadInput as error:
             yield str(error).splitlines()[0]
         else:
-            for axis in sorted(self.record.new_sizes):
-                if sizes.get(axis) != self.record.new_sizes[axis]:
-                    yield f"config.json: {axis} is {sizes.get(axis)}, grow.json says {self.record.new_sizes[axis]}"
+            for axis in sorted(record.new_sizes):
+                if sizes.get(axis) != record.new_sizes[axis]:
+                    yield f"config.json: {axis} is {sizes.get(axis)}, grow.json says {record.new_sizes[axis]}"
 
     def fields(self) -> list[dict[str, Any]]:
-        """{"field", "source" (what is wanted), "grown"} where the grown config is not what the growth made it."""
-        wanted = _one_dtype({**self.matched.config, **self.record.config_changes})
-        found = _one_dtype(self.grown.config)
-        different = []
-        for name in sorted(name for name in {*wanted, *found} - NEUTRAL if not TRAINS.fullmatch(name)):
-            a, b = self.family.get(wanted, name), self.family.get(found, name)
-            if a == b or (_unset(a) and _unset(b)):
-                continue
-            silent = [config for config in (wanted, found) if name not in config]
-            if not (silent and _spelled_out(silent[0], name, b if name in found else a)):
-                different.append({"field": name, "source": a, "grown": b})
-        return different
+        """{"field", "source" (what is wanted), "grown"} where the grown config is not what the growth must make it."""
+        try:
+            wanted = self.config
+        except GrowError:
+            wanted = {**self.matched.config, **self.record.config_changes}
+        a, b = one_dtype(wanted), one_dtype(self.grown.config)
+        return [
+            {"field": name, "source": self.family.get(a, name), "grown": self.family.get(b, name)}
+            for name in self._differing(wanted, self.grown.config)
+        ]
+
+    def _differing(self, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+        older = self.family.reads | set(self.family.synonyms.values())
+        return differing(wanted, found, older, load=self._possible(found))
+
+    def _possible(self, config: Mapping[str, Any]) -> bool:
+        """Whether the sizes are those that the weights have: no class is asked about others."""
+        try:
+            return self.family.sizes_of(config) == self.record.new_sizes
+        except BadInput:
+            return False
 
     def fault(self, t: TensorPlan) -> dict[str, Any] | None:
         """The first element of a tensor that breaks its equation."""
@@ -252,22 +305,31 @@ class Replay:
             yield f"{listing(extra)}: not written by grow"
         for name in sorted(set(wanted) & set(self.grown.tensors)):
             shape = self.grown.tensors[name].shape
+            dtype = self.grown.tensors[name].dtype
+            if dtype not in BITS:
+                yield f"{name}: has dtype {dtype}, wanted {wanted[name].dtype}"
             if shape != wanted[name].new_shape:
                 yield f"{name}: has shape {shape}, wanted {wanted[name].new_shape}"
 
     @contextmanager
     def proof_copy(self) -> Iterator[Path]:
         """The same growth in float64, in a temporary folder."""
-        tensors, _ = assemble(
-            self.family, self.matched, self.change, dict.fromkeys((t.name for t in self.matched.tensors), "F64")
-        )
+        folder = Path(tempfile.mkdtemp(prefix="grow-proof-"))
+        try:
+            self.again({t.name: "F64" for t in self.matched.tensors}, folder)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def again(self, dtypes: Mapping[str, Any], folder: Path) -> None:
+        """The same growth once more, in `folder`; NoSpace where it does not fit.
+
+        dtypes  of the result's tensors; of those that are not named, the source's
+        """
+        stored = {t.name: dtypes.get(t.name, t.dtype) for t in self.matched.tensors}
+        tensors, untied = assemble(self.family, self.matched, self.change, stored)
         record = self.record
-        config = {
-            **self.matched.config,
-            **record.config_changes,
-        }
-        config.pop("torch_dtype", None)
-        config["dtype"] = "float64"
+        config = self.config_for({t.dtype for t in tensors}, untied)
         plan = Plan(
             self.family,
             self.matched.config,
@@ -281,16 +343,11 @@ class Replay:
             seed=record.seed,
             rounded=(),
         )
-        folder = Path(tempfile.mkdtemp(prefix="grow-proof-"))
-        try:
-            free = shutil.disk_usage(folder).free
-            if plan.nbytes > free:
-                raise NoSpace(f"a float64 copy needs {plan.nbytes / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free")
-            write_plan(plan, FileSource(self.source), folder, 5 * 10**9)
-            write_json(folder / "config.json", config)
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        free = shutil.disk_usage(folder).free
+        if plan.nbytes > free:
+            raise NoSpace(f"a copy needs {plan.nbytes / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free")
+        write_plan(plan, FileSource(self.source), folder, 5 * 10**9)
+        write_json(folder / "config.json", config)
 
 
 class NoSpace(Exception):
@@ -299,10 +356,17 @@ class NoSpace(Exception):
 
 def config_differences(source: Mapping[str, Any], grown: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The fields that differ between two configs, bookkeeping apart."""
-    a, b = _one_dtype(source), _one_dtype(grown)
+    a, b = one_dtype(source), one_dtype(grown)
     for name in sorted((a.keys() | b.keys()) - {"transformers_version", "_name_or_path"}):
         if a.get(name) != b.get(name):
             yield {"field": name, "source": a.get(name), "grown": b.get(name)}
+
+
+def unlike(source: Mapping[str, Any], grown: Mapping[str, Any], widths_of: str | None = None) -> list[dict[str, Any]]:
+    """The fields in which two configs say another thing to stock code, `significant` ones; with defaults filled in."""
+    names = read_by_stock(str(source.get("model_type")), differing(source, grown))
+    a, b = one_dtype(source), one_dtype(grown)
+    return significant(({"field": n, "source": a.get(n), "grown": b.get(n)} for n in names), widths_of)
 
 
 def significant(
@@ -324,17 +388,6 @@ def significant(
     ]
 
 
-def _spelled_out(silent: Mapping[str, Any], name: str, value: Any) -> bool:
-    """Whether a field that the other config has says what stock code takes from the one that leaves it out."""
-    import transformers
-
-    try:
-        default = transformers.CONFIG_MAPPING[silent["model_type"]].from_dict(dict(silent))
-    except Exception:  # a default that this version refuses is no default
-        return False
-    return value is not None and getattr(default, name, None) == value
-
-
 def _less(a: Any, b: Any) -> bool:
     return isinstance(a, int) and isinstance(b, int) and a < b
 
@@ -343,12 +396,5 @@ def _longer(a: Any, b: Any) -> bool:
     return isinstance(a, list) and isinstance(b, list) and len(a) > len(b)
 
 
-def _unset(value: Any) -> bool:
-    return value is None or value is False
-
-
-def _one_dtype(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with its dtype under one name, whatever its generation called it."""
-    found = dict(config)
-    older = found.pop("torch_dtype", None)
-    return {**found, "dtype": found.get("dtype") or older}
+def _show(config: Mapping[str, Any], name: str) -> str:
+    return repr(config[name]) if name in config else "absent"

@@ -49,6 +49,16 @@ LADDER = (*FUNCTION, "trainability")
 """What `grow verify` runs unless it is told otherwise; downstream tasks run when they are named."""
 
 Status = Literal["pass", "fail", "skip"]
+Verdict = Literal["lossless", "certified", "unrecorded", "different", "unproved"]
+
+VERDICTS: Mapping[Verdict, str] = {
+    "lossless": "computes what {source} computes",
+    "certified": "its weights follow the table from those of {source}; whether it computes the same was not run",
+    "unrecorded": "computes what {source} computes, but is not the growth that grow.json records",
+    "different": "does not compute what {source} computes",
+    "unproved": "nothing failed, and what could tell did not run",
+}
+"""What each verdict says of the grown checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +86,16 @@ class Check:
 class Verification:
     """What was found about a pair.
 
-    verdict    "lossless", "different" or, when nothing failed but too little ran, "unproved"
+    verdict    see `VERDICTS`
     trainable  False when new parameters can never learn, None when that was not looked at
     first      on failure: the first module that disagrees, and the tensor or field that explains it
     growth     how each axis grew, from grow.json; None without one
     config     the fields of config.json that differ: {"field", "source", "grown"}
     environment  versions and machine
 
-    lossless needs the outputs compared (true_float64, and proof where weights were rounded) or, where the models
-    do not fit into memory, the certificate. It is never said of a growth by a method that is not exact.
+    lossless needs the outputs compared (true_float64, and proof where weights were rounded), or the very same numbers
+    on both sides. A certificate proves that the weights follow the table of their family; whether stock code computes
+    what the table says is seen only where it runs. It is never said of a growth by a method that is not exact.
     """
 
     source: str
@@ -116,19 +127,52 @@ class Verification:
         return "" if exact or self.growth is None else f"{self.growth['method']}: {self.growth['lossy_because']}"
 
     @property
-    def verdict(self) -> Literal["lossless", "different", "unproved"]:
+    def verdict(self) -> Verdict:
         status = {check.name: check.status for check in self.checks if check.rung != "trainability"}
-        if "fail" in status.values():
-            return "different"
+        failed = {name for name, found in status.items() if found == "fail"}
+        loose = self._within_storage or any(check.measured.get("unseen") for check in self.checks)
+        outputs = self.check("true_float64")
+        agree = outputs is not None and outputs.status == "pass" and not loose
+        if failed:
+            # that nothing was left unseen is known only where it was looked for
+            reached = outputs is not None and "reached" in outputs.measured
+            return "unrecorded" if failed == {"certificate"} and reached and agree else "different"
         if self.lossy:
             return "unproved"  # its outputs agree on the probes, and nothing says that they agree elsewhere
-        loose = any(check.measured.get("within_storage") or check.measured.get("unseen") for check in self.checks)
-        proved = "pass" in (status.get("true_float64"), status.get("certificate")) and not loose
-        return "lossless" if proved else "unproved"
+        if status.get("certificate") == "pass" and not loose:
+            same = (self.check("certificate") or outputs).measured.get("same_numbers")  # type: ignore[union-attr]
+            return "lossless" if agree or same else "certified"
+        return "lossless" if agree else "unproved"
 
     @property
     def lossless(self) -> bool:
         return self.verdict == "lossless"
+
+    @property
+    def sound(self) -> bool:
+        """Whether a growth may be kept: all that could run passed, be it the proof on the weights alone."""
+        return self.verdict in ("lossless", "certified")
+
+    @property
+    def claim(self) -> str:
+        """The verdict in words: what was run, and no more."""
+        return self._says(self.source)
+
+    def _says(self, source: str) -> str:
+        failed = {check.name for check in self.checks if check.status == "fail" and check.rung != "trainability"}
+        if self.verdict == "different" and failed == {"certificate"}:
+            outputs = self.check("true_float64")
+            apart = "is not the growth of {source} that grow.json records" if self.growth else VERDICTS["different"]
+            agree = "; the probes saw no difference" if outputs and outputs.status == "pass" else ""
+            if self._within_storage:
+                agree = "; its outputs are the same as far as rounding the stored weights explains"
+            return apart.format(source=source) + agree
+        return VERDICTS[self.verdict].format(source=source)
+
+    @property
+    def _within_storage(self) -> bool:
+        """Whether outputs differ, though by no more than rounding the stored weights can do."""
+        return any(check.measured.get("within_storage") for check in self.checks)
 
     @property
     def trainable(self) -> bool | None:
@@ -137,9 +181,9 @@ class Verification:
 
     @property
     def exit_code(self) -> int:
-        """0 lossless; 1 different, unproved, or with parameters that can never learn."""
+        """0 lossless or certified; 1 unrecorded, different, unproved, or with parameters that can never learn."""
         asked_for_less = all(check.rung == "trainability" for check in self.checks)
-        return 0 if (self.lossless or asked_for_less) and self.trainable is not False else 1
+        return 0 if (self.sound or asked_for_less) and self.trainable is not False else 1
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; numbers that JSON cannot hold become null."""
@@ -150,6 +194,7 @@ class Verification:
                 "source": self.source,
                 "grown": self.grown,
                 "verdict": self.verdict,
+                "claim": self._says("its source"),
                 "trainable": self.trainable,
                 "rungs": {
                     rung: {

@@ -20,8 +20,8 @@ from grow.engine import stored_rows
 from grow.errors import GrowError, listing
 from grow.families import FAMILIES
 from grow.match import match
-from grow.numerics import widen
-from grow.tensors import BITS
+from grow.numerics import narrow, widen
+from grow.tensors import BITS, STORES
 from grow.verify.result import Check
 
 F64 = np.dtype(np.float64)
@@ -97,6 +97,24 @@ def stored_differences(source: Checkpoint, grown: Checkpoint) -> Iterator[Stored
                     reason = ""
         if first is not None:
             yield StoredDifference(name, first[: len(info.shape)], found, wanted, count, reason)
+
+
+def narrowest(checkpoint: Checkpoint) -> str:
+    """The coarsest dtype that holds every stored weight as it is, whatever they are stored in; "" without weights."""
+    left = ["BF16", "F16", "F32", "F64"]
+    found = False
+    for name, info in checkpoint.tensors.items():
+        if info.dtype not in BITS:
+            continue
+        found = True
+        width = math.prod(info.shape[1:])
+        step, rows = max(1, BLOCK // max(1, width)), info.shape[0] if info.shape else 1
+        for start in range(0, rows, step):
+            values = widen(stored_rows(checkpoint, name, start, min(start + step, rows)), info.dtype, F64)
+            for dtype in [dtype for dtype in left if info.dtype not in STORES[dtype]]:
+                if not np.array_equal(widen(narrow(values, dtype), dtype, F64), values, equal_nan=True):
+                    left.remove(dtype)
+    return left[0] if found else ""
 
 
 def invisible(checkpoint: Checkpoint) -> Mapping[str, tuple[str, slice]]:

@@ -18,15 +18,27 @@ from grow.verify.report.document import MOST, fit
 from grow.verify.result import RUNGS
 
 VERDICTS = {
-    "lossless": ("pass", "✓", "Lossless", "computes what"),
-    "different": ("fail", "✗", "Different", "does not compute what"),
-    "unproved": ("skip", "?", "Unproved", "was not shown to compute what"),
+    "lossless": ("pass", "✓", "Lossless", "computes what", "computes"),
+    "certified": ("pass", "✓", "Certified", "has weights that follow the table from those of", ""),
+    "unrecorded": (
+        "fail",
+        "✗",
+        "Not as recorded",
+        "is not the growth in grow.json, though it computes what",
+        "computes",
+    ),
+    "different": ("fail", "✗", "Different", "does not compute what", "computes"),
+    "unproved": ("skip", "?", "Unproved", "was not shown to compute what", "computes"),
 }
 
 
 def headline(d: dict, checks: Mapping[str, dict], found: Mapping[str, dict]) -> dict[str, Any]:
     """The verdict in words, the number behind it, and the other figures that people ask for."""
-    look, mark, word, verb = VERDICTS.get(d["verdict"], ("skip", "–", d["verdict"] or "No verdict", "beside what"))
+    unknown = ("skip", "–", d["verdict"] or "No verdict", "beside what", "computes")
+    look, mark, word, verb, object_of = VERDICTS.get(d["verdict"], unknown)
+    bad = {name for name, check in checks.items() if check["status"] == "fail"} - {"trainability"}
+    if d["verdict"] == "different" and bad == {"certificate"}:
+        verb, object_of = "is not the growth in grow.json of", ""
     failed = next((c for c in _by_weight(checks) if c["status"] == "fail"), None)
     proofs = [checks[name] for name in ("proof", "true_float64") if checks.get(name, {}).get("status") == "pass"]
     because, figures = "", []
@@ -42,8 +54,9 @@ def headline(d: dict, checks: Mapping[str, dict], found: Mapping[str, dict]) -> 
         figures.append(("largest difference", sci(delta(proofs[0])), "max |Δ| / std in true float64"))
         if proofs[0]["name"] == "proof":
             because += " That is the growth repeated in float64; what is stored was rounded."
-    elif d["verdict"] == "lossless":
-        because = "No model was run; the certificate on the stored weights proves it."
+    elif d["verdict"] in ("lossless", "certified"):
+        equal = "No model was run: both hold the same numbers."
+        because = equal if d["verdict"] == "lossless" else "Whether it computes the same was not run."
         figures.append(("largest residual", sci(delta(checks.get("certificate", {}))), "on the stored weights"))
     else:
         because = "Nothing was found to differ, but too little could be checked."
@@ -72,6 +85,7 @@ def headline(d: dict, checks: Mapping[str, dict], found: Mapping[str, dict]) -> 
         "mark": mark,
         "word": word,
         "verb": verb,
+        "object_of": object_of,
         "because": because,
         "figures": figures,
         "chip": chip,
