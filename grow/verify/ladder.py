@@ -25,7 +25,7 @@ from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, GrowError, Refused, did_you_mean
 from grow.families import family_of
 from grow.provenance import growth_document, read_record
-from grow.tensors import ITEMSIZE
+from grow.tensors import BITS, ITEMSIZE
 from grow.verify import chain as chains
 from grow.verify.chain import links, read_through
 from grow.verify.fields import read_by_stock
@@ -213,9 +213,10 @@ class _Ladder:
                     readback = self._likely.readback
                     found = outputs.true_float64(pair, limit=limit, readback=readback)
                 if found.status == "fail" and not told and found.measured:
-                    self.narrow = narrowest(self.grown) or self.narrow  # what was rounded may be stored wider since
-                rounds = not told and not (self._likely and stores_all(self._likely))
-                if found.status == "fail" and rounds and self.narrow != "F64" and found.measured:
+                    # what was rounded may be stored wider since
+                    self.narrow = min(self.narrow, narrowest(self.grown) or self.narrow, key=BITS.__getitem__)
+                may_round = not told and not (self._likely and stores_all(self._likely))
+                if found.status == "fail" and may_round and self.narrow != "F64" and found.measured:
                     limit = storage_limit()
                     found = outputs.true_float64(pair, limit=limit, readback=readback)
                     found = replace(found, measured={**found.measured, "within_storage": found.status == "pass"})
