@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -141,7 +142,10 @@ def _recipe(folder: Path, name: str) -> Curve:
 def _inside(recipe: Path, stage: dict[str, Any]) -> bool:
     """Whether its folder, where it names one, is in the recipe's own."""
     folder = stage.get("folder")
-    return folder is None or (isinstance(folder, str) and recipe.resolve() in (recipe / folder).resolve().parents)
+    if folder is None:
+        return True
+    real = Path(os.path.realpath(recipe))  # a link to itself is where it is
+    return isinstance(folder, str) and "\0" not in folder and real in Path(os.path.realpath(real / folder)).parents
 
 
 def _continued(curve: Curve, here: Path, grown: list[tuple[str, str]]) -> Curve:

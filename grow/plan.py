@@ -164,6 +164,7 @@ def plan_for(
     family, matched, how, top_k = read_so(family, matched, **upcycling)
     target = resolve(family, matched.config, {} if to is None else to, deepen=deepen)
     target = replace(target, sizes={**target.sizes, "experts": upcycling["experts"]})
+    family.check_caps(target.sizes, "--experts: ")
     return make_plan(family, matched, target, upcycling=how, top_k=top_k, **options)
 
 

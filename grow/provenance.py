@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.axes import SIDES
+from grow.caps import CAPS, fault, short
 from grow.change import ROUTES, Change, Redraw, Upcycling
 from grow.checkpoint.header import strict_json
 from grow.depth import FILLS, ZEROS, Depth, unchanged
@@ -28,7 +29,6 @@ from grow.tensors import SPLITS
 
 SCHEMA = 1
 NAME = "grow.json"
-LONGEST = 1 << 26  # coordinates of an axis; the longest known have 10^5
 SPACES = {
     **{axis: axis for axis in ("hidden", *UNITS, "heads", "kv_heads")},
     **{f"head_dim.{side}": "head_dim" for side in SIDES},
@@ -143,6 +143,9 @@ def parse_record(raw: Any, where: str, fix: str) -> Record:
         sizes, new_sizes = ({str(k): int(v) for k, v in plan[key].items()} for key in ("sizes", "new_sizes"))
         if sizes.keys() != new_sizes.keys() or not {*FIRST} <= sizes.keys():
             raise ValueError("sizes and new_sizes do not name the axes")
+        for axis, size in (*sizes.items(), *new_sizes.items()):
+            if axis in CAPS and (why := fault(axis, size)):
+                raise ValueError(f"{axis} {short(size)}: {why}")
         if plan["split"] not in SPLITS or int(plan["seed"]) < 0:
             raise ValueError(f"split {plan['split']!r}, seed {plan['seed']!r}")
         return Record(
@@ -225,7 +228,7 @@ def _map(space: str, stored: Mapping[str, Any], sizes: Mapping[str, int], new_si
         raise ValueError(f"maps: {space!r} is no space")
     n, m, runs = sizes[SPACES[space]], new_sizes[SPACES[space]], stored["runs"]
     lengths = [run[0] for run in runs]
-    if stored["n"] != n or not all(type(k) is int and k > 0 for k in lengths) or sum(lengths) != m or m > LONGEST:
+    if stored["n"] != n or not all(type(k) is int and k > 0 for k in lengths) or sum(lengths) != m:
         raise ValueError(f"maps: {space} is not a map {n} -> {m}")
     for _, first, *scales in runs:
         if type(first) is not int or len(scales) != 3 or not all(math.isfinite(x) for x in scales):

@@ -159,7 +159,7 @@ class PiecedFolder:
 
     def _fd(self, file: Path) -> int:
         if file not in self._fds:
-            self._fds[file] = fd = open_regular(inside(self.folder.resolve(), file.name))
+            self._fds[file] = fd = open_regular(inside(Path(os.path.realpath(self.folder)), file.name))
             self._stack.callback(os.close, fd)
         return self._fds[file]
 

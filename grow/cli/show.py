@@ -47,21 +47,40 @@ def print_json(document: Any) -> None:
 
 def emit_error(error: GrowError) -> None:
     """The message on stderr; with --json also a document on stdout."""
-    click.echo(f"error: {error}", err=True)
+    with unheard("stderr"):
+        click.echo(f"error: {error}", err=True)
     if "--json" in sys.argv[1:]:
         parts = {"where": error.where, "what": error.what, "why": error.why, "fix": error.fix}
-        print_json({"schema": 1, "error": parts, "exit_code": error.exit_code})
+        with unheard("stdout"):
+            print_json({"schema": 1, "error": parts, "exit_code": error.exit_code})
 
 
 def emit_usage(error: click.ClickException) -> None:
     """click's own message, with --json as a document too."""
     if not first_process():
         return
-    error.show()
+    with unheard("stderr"):
+        error.show()
     if "--json" in sys.argv[1:]:
         command = getattr(getattr(error, "ctx", None), "command_path", "grow")
         parts = {"where": command, "what": error.format_message(), "why": "usage", "fix": f"{command} --help"}
-        print_json({"schema": 1, "error": parts, "exit_code": 2})
+        with unheard("stdout"):
+            print_json({"schema": 1, "error": parts, "exit_code": 2})
+
+
+@contextlib.contextmanager
+def unheard(name: str) -> Iterator[None]:
+    """What is said here of an error may find a full disk or a closed pipe: the exit code then says it alone."""
+    try:
+        yield
+    except OSError:
+        dropped(name)
+
+
+def dropped(name: str) -> None:
+    """Nothing goes to this stream any more, what waits in it neither."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), getattr(sys, name).fileno())
 
 
 @contextlib.contextmanager
@@ -70,7 +89,7 @@ def reader_may_leave() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        dropped("stdout")
 
 
 def plan(p: Plan, world: int | None = None) -> None:
