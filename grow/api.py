@@ -17,20 +17,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from grow.card import model_card
-from grow.checkpoint.header import show
+from grow.card import model_card, public_name, source_card
+from grow.checkpoint.header import CHUNK, show
 from grow.checkpoint.locate import locate
+from grow.checkpoint.pickled import open_readable
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.checkpoint.shared import staged
+from grow.companions import companion_notes
 from grow.errors import BadInput
 from grow.families import family_of
 from grow.family import Family
-from grow.finish import add_to_record, check_same, training_state, verified, write_result
-from grow.match import Match, check_duplicates, match
+from grow.finish import add_to_record, check_same, check_written, training_state, verified, write_result
+from grow.match import Match, check_duplicates, match, twins
 from grow.methods import DEFAULT
 from grow.parallel import World, world_of
 from grow.pieced import PiecedCheckpoint, is_pieced
 from grow.plan import Plan, plan_for
+from grow.provenance import ASSUMED, assumed
 from grow.savings import Curves
 from grow.train.settings import Training
 from grow.verify.ladder import verify_folders
@@ -98,11 +101,19 @@ def opened(
     folder = locate(src, revision=revision)
     with PiecedCheckpoint(folder, trust) if is_pieced(folder) else open_checkpoint(folder) as checkpoint:
         family = family_of(checkpoint.config["model_type"])
-        family.check_config({k: v for k, v in checkpoint.config.items() if k not in assume_harmless})
+        vouched = {*assume_harmless, *assumed(checkpoint.path, checkpoint.config)}
+        checkpoint.notes += family.check_config(checkpoint.config, vouched)
+        checkpoint.vouched = {k: v for k, v in checkpoint.config.items() if k in vouched and not family.knows(k)}
         if isinstance(checkpoint, PiecedCheckpoint):
             checkpoint.name_as(family)
         matched = match(family, checkpoint.config, checkpoint.tensors, str(checkpoint.path))
         check_duplicates(matched, lambda a, b: _same_bytes(checkpoint, a, b))
+        checkpoint.notes += [
+            f"{a} and {b} hold the same numbers and config.json does not tie them: they grow apart; where they were "
+            'one, "tie_word_embeddings": true keeps them one'
+            for a, b in twins(family, matched)
+            if _same_bytes(checkpoint, a, b)
+        ]
         yield checkpoint, family, matched
 
 
@@ -145,8 +156,9 @@ def plan(
         from grow.memory import plan_model
 
         return plan_model(src, to, options)
-    with opened(src, revision=revision, assume_harmless=assume_harmless) as (_, family, matched):
-        return plan_for(family, matched, to, **options)
+    with opened(src, revision=revision, assume_harmless=assume_harmless) as (checkpoint, family, matched):
+        found = plan_for(family, matched, to, **options)
+        return replace(found, notes=(*found.notes, *companion_notes(checkpoint, found)))
 
 
 def widen(
@@ -234,14 +246,16 @@ def widen(
         checkpoint, family, matched = stack.enter_context(source)
         the_plan = plan_for(family, matched, to, **options)
         check_same(the_plan, checkpoint, here)
+        beside = companion_notes(checkpoint, the_plan)
         moments, told = training_state(stack, checkpoint, the_plan, state, trust_checkpoint)
         needed = the_plan.nbytes + (moments.nbytes if moments else 0)
         if verify and isinstance(checkpoint, PiecedCheckpoint):
             needed += checkpoint.nbytes
         # room for the result, and for the float64 proof beside it only if somebody asks for it
         with staged(folder, here, source=checkpoint.path, overwrite=overwrite, needed=needed) as stage:
-            write_result(the_plan, checkpoint, stage.path, shard, show(src, LINE), progress, here)
-            found = None
+            name = public_name(src, checkpoint.path)
+            write_result(the_plan, checkpoint, stage.path, shard, name.shown, progress, here)
+            found, files = None, {}
             if verify:
                 names = show(src, LINE), show(folder, LINE)
                 found = verified(the_plan, checkpoint, stage.path, names, on_rung, here)
@@ -251,11 +265,16 @@ def widen(
                 if here.first:
                     if moments:
                         add_to_record(stage.path, "state", moments.document())
-                    (stage.path / "README.md").write_text(model_card(the_plan, str(src), found), encoding="utf-8")
+                    if checkpoint.vouched:
+                        add_to_record(stage.path, ASSUMED, checkpoint.vouched)
+                    card = model_card(the_plan, name, found, source_card(checkpoint))
+                    (stage.path / "README.md").write_text(card, encoding="utf-8")
+                    files = check_written(the_plan, checkpoint, stage.path, folder, moments is not None)
+                    add_to_record(stage.path, "files", files)
                 checkpoint.check_unchanged()
             with here.together():
-                stage.commit()
-        notes = (*checkpoint.notes, *the_plan.notes, *stage.notes, *told)
+                stage.commit(files)
+        notes = (*checkpoint.notes, *the_plan.notes, *beside, *stage.notes, *told)
         return Growth(the_plan, folder, None, found, time.monotonic() - started, notes)
 
 
@@ -317,7 +336,7 @@ def verify(
         from grow.verify.report import check_place, write_report
 
         check_place(Path(report))
-    with open_checkpoint(locate(src, revision=revision)) as a, open_checkpoint(locate(grown)) as b:
+    with open_readable(locate(src, revision=revision)) as a, open_readable(locate(grown)) as b:
         names = show(src, LINE), show(grown, LINE)
         options: dict[str, Any] = dict(
             rungs=rungs, tasks=tasks, samples=samples, seed=seed, names=names, progress=on_rung
@@ -493,7 +512,8 @@ def check_state(
 def _same_bytes(checkpoint: Checkpoint, a: str, b: str) -> bool:
     first, second = checkpoint.tensors[a], checkpoint.tensors[b]
     alike = (first.dtype, first.shape) == (second.dtype, second.shape)
-    return alike and checkpoint.sha256(first) == checkpoint.sha256(second)
+    ranges = ((at, min(at + CHUNK, first.nbytes)) for at in range(0, first.nbytes, CHUNK))
+    return alike and all(checkpoint.read(first, *span) == checkpoint.read(second, *span) for span in ranges)
 
 
 def _is_model(src: Any) -> bool:

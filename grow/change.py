@@ -15,7 +15,7 @@ import numpy as np
 from grow.axes import GAIN, SHIFT, WRITE, Row
 from grow.depth import Depth, chain_scales
 from grow.errors import BadInput, Refused
-from grow.family import Chain, Family
+from grow.family import Chain, Family, Window
 from grow.maps import AxisMap, is_power_of_two
 
 DRAWN = "drawn"
@@ -233,12 +233,8 @@ def layer_config(family: Family, config: Mapping[str, Any], depth: Depth) -> dic
         return {}
     changes: dict[str, Any] = {}
     window = family.window
-    if window and not config.get(window.field) and config.get(window.switch):
-        kinds = [window.kind(i, int(family.get(config, window.first))) for i in range(depth.n)]
-        changes[window.field] = [kinds[i] for i in depth.source]
-        full = [kind == window.kinds[0] for kind in changes[window.field]]
-        if full == sorted(full, reverse=True) and not window.even:
-            changes[window.first] = sum(full)
+    if window:
+        changes |= _window_config(family, window, config, depth)
     for name in family.layer_lists:
         if isinstance(config.get(name), list):
             changes[name] = [config[name][i] for i in depth.source]
@@ -246,6 +242,25 @@ def layer_config(family: Family, config: Mapping[str, Any], depth: Depth) -> dic
         dense = [j for j, i in enumerate(depth.source) if not family.sparse(config, i)]
         if dense or family.get(config, family.experts.step) != 1:
             changes |= {family.experts.only: dense, family.experts.step: 1}
+    return changes
+
+
+def _window_config(family: Family, window: Window, config: Mapping[str, Any], depth: Depth) -> dict[str, Any]:
+    """The kinds of attention of the new layers, listed where they do not follow by themselves.
+
+    What they would follow from is carried along, too: older readers know no list.
+    """
+    first = int(family.get(config, window.first))
+    kinds = config.get(window.field)
+    changes: dict[str, Any] = {}
+    if not kinds and config.get(window.switch) and config.get("sliding_window", 0) is not None:
+        kinds = [window.kind(i, first) for i in range(depth.n)]
+        changes[window.field] = [kinds[i] for i in depth.source]
+    elif window.first not in config:
+        return {}
+    full = [not kinds or kinds[i] == window.kinds[0] for i in depth.source]
+    if full == sorted(full, reverse=True) and not window.even:  # no number says it where they take turns
+        changes[window.first] = max(first, depth.m) if all(full) and first >= depth.n else sum(full)
     return changes
 
 

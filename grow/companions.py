@@ -1,25 +1,56 @@
-"""Tokenizer, generation config, chat template, licence: what comes along with the weights."""
+"""Tokenizer, generation config, licence, modules: what comes along with the weights, and what stays behind."""
 
 from __future__ import annotations
 
+import fnmatch
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
-from grow.checkpoint.reader import Checkpoint
+from grow.caps import cap_of
+from grow.checkpoint.header import show
+from grow.checkpoint.locate import MODULES, inside, module_folders
+from grow.checkpoint.reader import INDEX, Checkpoint
 from grow.checkpoint.writer import write_json
 from grow.choose import first_position
+from grow.errors import BadInput, listing
+from grow.moments.foreign import READ, foreign
 from grow.plan import Plan
+from grow.provenance import NAME
+from grow.sentence import Followed, follow, read_modules, vectors, write_modules
+
+CARD = "README.md"
+REPLACED = ("config.json", INDEX, NAME, CARD)
+STATES = ("state", *READ, "training_args.bin")
+"""Of a run, beside what `grow.moments.foreign` names: `grow.moments` says what becomes of them."""
+LITTER = (".git*", ".cache", ".huggingface", ".DS_Store", "__pycache__", ".ipynb_checkpoints", ".source", "*.lock")
+"""What tools leave in a folder: said in one word."""
+
+
+def follow_modules(checkpoint: Checkpoint, plan: Plan) -> Followed:
+    """What becomes of the modules behind the transformer; Refused where one cannot come along."""
+    modules = read_modules(checkpoint)
+    if not modules:
+        return Followed()
+    start = vectors(plan.family, plan.config, plan.maps, plan.split)
+    changed = frozenset(axis for axis in plan.sizes if plan.sizes[axis] != plan.new_sizes[axis])
+    return follow(checkpoint, modules, start, changed)
 
 
 def copy_companions(checkpoint: Checkpoint, folder: Path, plan: Plan) -> None:
-    """Copy them byte for byte, but for two numbers: a sentence-transformers pooling layer is told the new width, and
+    """Copy them byte for byte, but for what says a size: the modules of sentence-transformers read the new width, and
     a tokenizer that cuts texts at the old number of positions cuts them at the new one.
     """
+    followed = follow_modules(checkpoint, plan)
+    grown = {f"{path}/{file}" for path in followed.tensors for file in ("model.safetensors", "pytorch_model.bin")}
     for name in checkpoint.companions:
+        if name in grown:
+            continue
         source, target = checkpoint.path / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if edited := _edited(name, source, plan):
+        if edited := followed.edits.get(name) or _edited(name, source, plan):
             write_json(target, edited)
         else:
             try:
@@ -27,6 +58,86 @@ def copy_companions(checkpoint: Checkpoint, folder: Path, plan: Plan) -> None:
             except OSError:
                 checkpoint.check_unchanged()  # says it better when the file went away meanwhile
                 raise
+    for name in module_folders(checkpoint.path) if MODULES in checkpoint.companions else ():
+        (folder / name).mkdir(exist_ok=True)  # a module without a file has a folder all the same
+    write_modules(checkpoint, followed, folder, plan.split, plan.seed)
+
+
+def companion_notes(checkpoint: Checkpoint, plan: Plan) -> tuple[str, ...]:
+    """What there is to say of the files beside the weights, one sentence each; Refused as in `follow_modules`."""
+    found = [*follow_modules(checkpoint, plan).notes, _too_few_rows(checkpoint, plan), *left_behind(checkpoint)]
+    return tuple(note for note in found if note)
+
+
+def left_behind(checkpoint: Checkpoint) -> list[str]:
+    """A sentence for whatever of the folder does not come along, training states apart."""
+    coming = {name.split(os.sep)[0] for name in checkpoint.companions}
+    states = (name.rstrip("/") for names in foreign(checkpoint.path).values() for name in names)
+    coming |= set(module_folders(checkpoint.path)) if MODULES in coming else set()
+    known = {*coming, *REPLACED, *STATES, *states, *(file.name for file in checkpoint.files)}
+    told = " ".join(checkpoint.notes)
+    staying: list[str] = []
+    litter: list[str] = []
+    for name in sorted(os.listdir(checkpoint.path)):
+        if name in known:
+            continue
+        if name.endswith((".safetensors", ".model")) and show(name) in told:
+            continue  # the reader has said so
+        matches = any(fnmatch.fnmatchcase(name, pattern) for pattern in LITTER)
+        folder = (checkpoint.path / name).is_dir()
+        (litter if matches else staying).append(show(name) + ("/" if folder else ""))
+    for name in sorted(coming):
+        if (checkpoint.path / name).is_dir():
+            staying += [show(file) for file in _files_in(checkpoint.path, name) if file not in checkpoint.companions]
+    found = []
+    if staying:
+        found.append(f"stays behind: {listing(staying, 20)}")
+    if litter:
+        found.append(f"files of tools stay behind: {listing(litter)}")
+    if (checkpoint.path / CARD).exists():
+        found.append(f"{CARD} is replaced by a card of the grown model")
+    return found
+
+
+def _files_in(root: Path, name: str) -> list[str]:
+    return [
+        str(Path(place, file).relative_to(root)) for place, _, files in os.walk(root / name) for file in sorted(files)
+    ]
+
+
+def _too_few_rows(checkpoint: Checkpoint, plan: Plan) -> str:
+    """A note where the tokenizer knows more ids than the model has rows."""
+    rows, entries = plan.new_sizes["vocab"], tokenizer_entries(checkpoint)
+    if not rows < entries <= cap_of("vocab"):
+        return ""
+    return (
+        f"the tokenizer has ids up to {entries - 1:,} and the model {rows:,} rows: the others cannot be read; "
+        f"--to vocab_size={entries} has room for them, and {-(-entries // 64) * 64} is a multiple of 64"
+    )
+
+
+def tokenizer_entries(checkpoint: Checkpoint) -> int:
+    """The largest id that the files of the tokenizer name, and one; 0 where none of them can be read."""
+    ids: list[Any] = []
+    for name in ("tokenizer.json", "added_tokens.json", "vocab.json", "tokenizer_config.json"):
+        if name not in checkpoint.companions:
+            continue
+        try:
+            stored = checkpoint._json(inside(checkpoint.path, name))
+            if name == "tokenizer.json":
+                vocab = stored["model"]["vocab"]
+                ids += vocab.values() if isinstance(vocab, dict) else [len(vocab) - 1]
+                ids += [token.get("id") for token in stored.get("added_tokens") or ()]
+            elif name == "tokenizer_config.json":
+                ids += [int(i) for i in stored.get("added_tokens_decoder") or ()]
+            else:
+                ids += stored.values()
+        except (BadInput, KeyError, TypeError, AttributeError, ValueError):
+            continue  # the tokenizer is compared and loaded elsewhere
+    if "vocab.txt" in checkpoint.companions:
+        with (checkpoint.path / "vocab.txt").open("rb") as lines:
+            ids.append(sum(1 for _ in lines) - 1)
+    return max((i for i in ids if type(i) is int), default=-1) + 1
 
 
 def _edited(name: str, path: Path, plan: Plan) -> dict | None:

@@ -17,6 +17,7 @@ from typing import Any
 from grow.checkpoint.header import show
 from grow.curves import Curve
 from grow.errors import BadInput
+from grow.kept import keep
 from grow.savings import Curves
 from grow.spent import Spent
 
@@ -70,6 +71,7 @@ def write_picture(found: Curves, path: Path, *, overwrite: bool = False) -> None
     try:
         partial.write_bytes(drawn.getvalue())
         os.replace(partial, path)
+        keep(path)
     except OSError as error:
         why = error.strerror or str(error)
         fix = "make room, or another name"

@@ -9,7 +9,25 @@ config.json: hidden_size: -64
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
+
+OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
+"""What a terminal obeys or does not show: controls, marks of direction, line separators; a newline is none of them."""
+
+
+def plain(text: str) -> str:
+    r"""`text` with all that a terminal would obey instead of showing it escaped; newlines stay.
+
+    >>> print(plain("a\x1b[31mb"))
+    a\x1b[31mb
+    """
+    return OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def one_line(text: str) -> str:
+    """`plain` of what stands in a line: a newline in it is escaped too."""
+    return plain(text).replace("\n", "\\n")
 
 
 class GrowError(Exception):
@@ -38,11 +56,11 @@ class GrowError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        lines = [f"{self.where}: {self.what}"]
+        lines = [one_line(f"{self.where}: {self.what}")]
         for label, text in (*self.details, ("why", self.why), ("fix", self.fix)):
             if text:
-                first, *rest = text.splitlines()
-                lines.append(f"  {label:<10} {first}")
+                first, *rest = plain(text).rstrip("\n").split("\n")
+                lines.append(f"  {one_line(label):<10} {first}")
                 lines.extend(f"  {'':<10} {line}" for line in rest)
         return "\n".join(lines)
 
@@ -67,6 +85,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?` when one of `known` resembles `name`, else the empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else ""
+
+
+def near_miss(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'?` when `name` is one of `known` but for a letter or two, else the empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.9)
+    return f"did you mean {close[0]!r}?" if close and close[0] != name else ""
 
 
 def listing(names: Iterable[str], limit: int = 8) -> str:

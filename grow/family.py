@@ -9,14 +9,18 @@ ask whether a layer has experts.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from grow.axes import INDICES, Row, parse_table
 from grow.caps import check_caps
-from grow.errors import BadInput, Refused, did_you_mean, listing
+from grow.checkpoint.config import SIZES
+from grow.errors import BadInput, Refused, did_you_mean, listing, near_miss
+from grow.fields import TRAINS, check_values
+from grow.rope import SPELLED, check_rope
+from grow.stock import stock_of
 
 UNITS = ("ffn", "expert_ffn", "shared_ffn")  # of a dense layer (or of all), of an expert, of the shared expert
 WIDTHS = ("hidden", "heads", "kv_heads", "head_dim", *UNITS)
@@ -103,6 +107,8 @@ class Experts:
     shared      row of the shared expert -> the row of a dense FFN that it is
     shared_gate row of its gate, a sigmoid
     only, step  config fields: layers without experts, and every how many layers there are some
+    fused       name of a parameter of the stock class, under which it may be stored too -> the rows of the table that
+                lie in it, of every expert one behind the other; one row that is no expert's has another name there
     """
 
     width: str
@@ -115,6 +121,7 @@ class Experts:
     shared_gate: str = ""
     only: str = ""
     step: str = ""
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,8 @@ class Tie:
     """One stored table is the embedding (a producer) and the head (a consumer) when `when` holds.
 
     The norm in front of the head absorbs the difference: `norms` are its gain and bias, there when `norms_when`
-    holds. `head` is the tensor to write when the two must part because no norm can absorb it.
+    holds. `head` is the tensor to write when the two must part because no norm can absorb it. `biases` are two names
+    of the head's bias, which are tied as well; the first is the table's.
     """
 
     table: str
@@ -130,6 +138,7 @@ class Tie:
     norms: tuple[str, ...]
     when: str
     norms_when: str = "always"
+    biases: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
@@ -155,7 +164,9 @@ class Family:
     layer_lists  config fields with one entry per layer
     default_theta  of RoPE, when the config says none
     experts   where the experts are, None for a dense family
-    synonyms  field -> another name that stock code writes for it
+    synonyms  field -> another name that stock code reads and writes for it
+    nulls     field -> what null means where that is not what leaving it out means; "=other" as in defaults
+    rope_spelling  fields outside `rope_parameters` in which stock code looks for θ and the rotated fraction
     positions_from  config field whose value + 1 is the first row of the position table that is a position
     sizes     size name -> config fields
     """
@@ -188,10 +199,26 @@ class Family:
     default_theta: float = 1e4
     experts: Experts | None = None
     synonyms: Mapping[str, str] = field(default_factory=dict)
+    nulls: Mapping[str, Any] = field(default_factory=dict)
+    rope_spelling: tuple[str, str] = SPELLED
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
         return parse_table(self.table)
+
+    @property
+    def known_fields(self) -> frozenset[str]:
+        """Config fields that somebody has read and knows what growth does to; those of `TRAINS` come on top."""
+        known = COMMON_FIELDS | self.harmless | self.reads | {*self.fixed, *self.axes.values(), *self.defaults}
+        known |= {*self.synonyms.values()}
+        if self.experts:
+            facts = self.experts
+            known |= set(filter(None, (facts.top_k, facts.switch, facts.only, facts.step)))
+        return frozenset(known)
+
+    def knows(self, name: str) -> bool:
+        """Whether somebody has read this config field."""
+        return name in self.known_fields or bool(TRAINS.fullmatch(name))
 
     def get(self, config: Mapping[str, Any], name: str) -> Any:
         """A config field, or the value that the stock config gives it when it is left out."""
@@ -199,16 +226,24 @@ class Family:
         if value is None and name in self.synonyms:
             value = config.get(self.synonyms[name])
         if value is None:
-            value = self.defaults.get(name)
+            value = (self.nulls if name in config and name in self.nulls else self.defaults).get(name)
             if isinstance(value, str) and value.startswith("="):
                 value = self.get(config, value[1:])
         return value
 
+    def spelled(self, name: str) -> str:
+        """A stored name as the table spells it."""
+        for stored, suffix in self.spelling:
+            if name.endswith(stored):
+                name = name.removesuffix(stored) + suffix
+        return name
+
     def rope_config(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The config with this family's θ where it names none."""
-        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        named = "rope_theta" in config or "rope_theta" in rope or self.default_theta == 1e4
-        return config if named else {**config, "rope_theta": self.default_theta}
+        """The config as `grow.rope` reads it: with what this family's stock class takes where it says nothing."""
+        said = {"max_position_embeddings": self.get(config, self.axes["positions"])}
+        said |= {"rope_spelling": self.rope_spelling, "default.rope_theta": self.default_theta}
+        said["default.partial_rotary_factor"] = self.defaults.get("partial_rotary_factor")
+        return {**config, **said}
 
     def sparse(self, config: Mapping[str, Any], layer: int) -> bool:
         """Whether this layer has experts."""
@@ -304,31 +339,66 @@ class Family:
         near = sorted(sorted(divisors, key=lambda k: abs(k - part))[:3])
         return f"{self.axes[axis]} = " + " or ".join(map(str, near))
 
-    def check_config(self, config: Mapping[str, Any]) -> None:
-        """Refuse a config with a field that nobody has read: it may change the function."""
+    def check_config(self, config: Mapping[str, Any], harmless: Collection[str] = ()) -> tuple[str, ...]:
+        """Refuse a config with a value that stock code does not take, or a field that may change the function.
+
+        harmless  fields that the user vouches for although stock code reads them
+        Returns notes on fields that come along although nobody reads them.
+        """
+        check_values(self, config)
         for name, allowed in self.fixed.items():
-            if name in config and config[name] not in allowed:
+            if name in config and config[name] not in allowed and config[name] is not None:
                 raise Refused(
                     f"config.json: {name}",
                     what=f"{config[name]!r}; {self.model_type} is grown with {listing(map(repr, allowed))}",
                     why="another value makes another function than the one the table describes",
                     fix="grow a checkpoint without it",
                 )
-        known = (
-            COMMON_FIELDS | self.harmless | self.reads | set(self.fixed) | set(self.axes.values()) | set(self.defaults)
-        )
-        known |= set(self.synonyms.values())
-        if self.experts:
-            known |= set(filter(None, (self.experts.top_k, self.experts.switch, self.experts.only, self.experts.step)))
-        unknown = sorted(set(config) - known)
-        if unknown:
-            hint = did_you_mean(unknown[0], known)
-            raise Refused(
-                f"config.json: {listing(unknown)}",
-                what=f"fields that the family {self.model_type} does not know",
-                why="a field that nobody has read may change the function" + (f"; {hint}" if hint else ""),
-                fix=f"if they are harmless: --assume-harmless {','.join(unknown)}",
+        notes = self._check_unknown(config, harmless)
+        sizes = self.sizes_of(config)
+        if self.divides and sizes["hidden"] % sizes["heads"]:
+            raise BadInput(
+                f"config.json: {self.axes['hidden']}",
+                what=f"{sizes['heads']} heads do not divide hidden {sizes['hidden']}",
+                why=f"the stock {self.model_type} config refuses it",
+                fix=self._divisor_hint(sizes["hidden"], sizes["heads"]),
             )
+        if self.attention.rope:
+            partial = self.attention.rope == "partial"
+            check_rope(self.rope_config(config), sizes["head_dim"], partial=partial)
+        return notes
+
+    def _check_unknown(self, config: Mapping[str, Any], harmless: Collection[str]) -> tuple[str, ...]:
+        """Fields that the family does not know: refused where stock code reads them, told of where it does not."""
+        known = self.known_fields
+        unknown = sorted(name for name in config if not self.knows(name) and name not in harmless)
+        if not unknown:
+            return ()
+        stock = stock_of(self.model_type)
+        readings = stock.readings(unknown)
+        misspelt = {name: near_miss(name, known) for name in unknown}
+        generates = {name for name in unknown if name in stock.generates and name not in stock.fields}
+        null = {name for name in unknown if config[name] is None and name not in stock.fields}
+        idle = {name for name in unknown if not readings[name].at_all and not misspelt[name]}
+        idle |= generates | {name for name in null if not readings[name].of_null}
+        faults = [name for name in unknown if name not in idle]
+        if not faults:
+            told = [name for name in unknown if config[name] is not None and name not in generates]
+            return (
+                (f"config.json: no stock code reads {listing(told)}: what is there comes along as it is",)
+                if told
+                else ()
+            )
+        hint = misspelt[faults[0]] or did_you_mean(faults[0], known)
+        sizes = [name for name in faults if SIZES.fullmatch(name)]
+        raise Refused(
+            f"config.json: {listing(faults)}",
+            what=f"fields that the family {self.model_type} does not know",
+            why="a field that nobody has read may change the function" + (f"; {hint}" if hint else ""),
+            fix=f"remove {listing(sizes)} from a copy of config.json: a size that is no axis here would stay behind"
+            if sizes
+            else f"if they are harmless: --assume-harmless {','.join(faults)}",
+        )
 
 
 # Read by no forward pass, or by generation, training and bookkeeping only.
@@ -340,7 +410,7 @@ COMMON_FIELDS = frozenset(
     decoder_start_token_id bad_words_ids max_length min_length do_sample num_beams temperature top_k top_p
     repetition_penalty chunk_size_feed_forward gradient_checkpointing tokenizer_class prefix torchscript
     _name_or_path _commit_hash _num_labels is_encoder_decoder output_past pruned_heads tie_weights_
-    use_bfloat16 classifier_dropout unk_token_id license language tags transformers.js_config is_decoder
+    use_bfloat16 unk_token_id license language tags transformers.js_config is_decoder
     """.split()
 )
 

@@ -10,11 +10,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from grow.checkpoint.owned import written
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.checkpoint.writer import write_json
 from grow.companions import copy_companions
 from grow.engine import FileSource, share, write_plan
-from grow.errors import BadInput, GrowError
+from grow.errors import BadInput, GrowError, listing
+from grow.moments.foreign import foreign
 from grow.parallel import World
 from grow.pieced import PiecedCheckpoint, write_stock
 from grow.plan import Plan
@@ -116,15 +118,58 @@ def _checked(
             fix="report this with the plan (grow plan --json); --no-verify keeps the result, unverified",
             verification=found,
         )
-    add_to_record(folder, "verification", found.to_dict())
+    add_to_record(folder, "verification", _published(found.to_dict(), checkpoint.path, folder, names[1]))
     return found
+
+
+def check_written(the_plan: Plan, checkpoint: Checkpoint, folder: Path, out: Path, state: bool) -> dict[str, int]:
+    """Relative path -> bytes of all that was written; BadInput where some of it went away meanwhile."""
+
+    def lost(what: str) -> BadInput:
+        return BadInput(
+            f"--out {out}",
+            what=f"{what} while the result was made",
+            why=f"another program works in {folder.name}; nothing was kept",
+            fix="end it, and the same command again",
+        )
+
+    try:
+        with open_checkpoint(folder) as made:
+            stored = {name: (info.dtype, info.shape) for name, info in made.tensors.items()}
+    except GrowError as error:
+        raise lost(f"the weights were damaged ({error.what})") from None
+    planned = {t.name: (t.dtype, tuple(t.new_shape)) for t in the_plan.tensors}
+    if stored != planned:
+        odd = sorted(name for name in {*stored, *planned} if stored.get(name) != planned.get(name))
+        raise lost(f"{listing(odd)} changed")
+    files = written(folder)
+    wanted = [*checkpoint.companions, "README.md", *(["state/train.json"] if state else [])]
+    if gone := [name for name in wanted if name not in files]:
+        raise lost(f"{listing(gone)} went away")
+    return files
+
+
+def _published(document: dict[str, Any], source: Path, folder: Path, out: str) -> dict[str, Any]:
+    """The document without paths of this machine, for a result is shared: both folders as grow.json calls them."""
+    known = json.loads((folder / NAME).read_text(encoding="utf-8"))["source"]["name"]
+    last = Path(out).name
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(inner) for inner in value]
+        return value.replace(str(folder), last).replace(str(source), known) if isinstance(value, str) else value
+
+    return {**plain(document), "source": known, "grown": last}
 
 
 def training_state(
     stack: ExitStack, checkpoint: Checkpoint, the_plan: Plan, policy: str | None, trust: bool
 ) -> tuple[Any, tuple[str, ...]]:
     """(a `GrownState`, open as long as the stack, or None; notes). Nothing is imported where no state is."""
-    if policy in (None, "drop") and not any((checkpoint.path / name).exists() for name in ("state", "optimizer.pt")):
+    read = any((checkpoint.path / name).exists() for name in ("state", "optimizer.pt"))
+    if policy in (None, "drop") and not read and not foreign(checkpoint.path):
         return None, ()
     from grow.moments.growth import grown_state
 

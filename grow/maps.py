@@ -128,20 +128,20 @@ class RunMap(AxisMap):
         return np.repeat([run[c] for run in self.runs], [run[0] for run in self.runs])
 
     @cached_property
-    def source(self) -> np.ndarray:  # type: ignore[override]
+    def source(self) -> np.ndarray:
         parts = [np.arange(s, s + k) if s >= 0 else np.full(k, s) for k, s, *_ in self.runs]
         return np.concatenate(parts).astype(np.int64, copy=False)
 
     @cached_property
-    def write(self) -> np.ndarray:  # type: ignore[override]
+    def write(self) -> np.ndarray:
         return self._column(2)
 
     @cached_property
-    def read(self) -> np.ndarray:  # type: ignore[override]
+    def read(self) -> np.ndarray:
         return self._column(3)
 
     @cached_property
-    def gain(self) -> np.ndarray:  # type: ignore[override]
+    def gain(self) -> np.ndarray:
         return self._column(4)
 
     @property
@@ -149,7 +149,7 @@ class RunMap(AxisMap):
         return sum(run[0] for run in self.runs)
 
     @cached_property
-    def is_identity(self) -> bool:  # type: ignore[override]
+    def is_identity(self) -> bool:
         at = 0
         for length, first, write, _, gain in self.runs:
             if first != at or write != 1 or gain != 1:
@@ -158,7 +158,7 @@ class RunMap(AxisMap):
         return at == self.n
 
     @cached_property
-    def exact_factors(self) -> bool:  # type: ignore[override]
+    def exact_factors(self) -> bool:
         scales = {x for run in self.runs for x in (run[2], run[4])}
         return all(map(is_power_of_two, scales)) and all(run[1] != MEAN for run in self.runs)
 

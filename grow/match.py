@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from grow.axes import INDICES, Row
+from grow.checkpoint.strange import CAST, told
 from grow.errors import BadInput, Refused, listing
 from grow.family import Family
 
@@ -95,15 +96,14 @@ def match(family: Family, config: Mapping[str, Any], stored: Mapping[str, Stored
     patterns = {row.name: row.pattern for row in family.rows}
 
     def canonical(name: str) -> str | None:
-        for stored_suffix, suffix in family.spelling:
-            if name.endswith(stored_suffix):
-                name = name.removesuffix(stored_suffix) + suffix
+        name = family.spelled(name)
         names = [name, family.prefix + name]
         names += [family.prefix + name.removeprefix(alias) for alias in family.aliases if name.startswith(alias)]
         return next((n for n in names if any(p.match(n) for p in patterns.values())), None)
 
     stale = tuple(name for name in stored if name.endswith(family.stale))
     names = {name: canonical(name) for name in stored if name not in stale}
+    _check_strange(names, stored, where)
     for axis in (axis for axis in INDICES if axis in sizes):
         _check_count(family, axis, sizes, patterns, {c for c in names.values() if c}, where)
     if not config.get("architectures"):
@@ -116,7 +116,7 @@ def match(family: Family, config: Mapping[str, Any], stored: Mapping[str, Stored
     tensors, duplicates, problems, unexpected = [], [], [], []
     for name, canon in names.items():
         if canon in found:
-            problems.append((name, f"stands for {canon}, as does {found[canon]}"))
+            problems.append((name, f"stands for {canon}, as does {found[canon]}", TWICE))
         elif tied and canon == tied.head:
             duplicates.append((name, tied.table))
         elif canon is None or canon not in expected:
@@ -124,10 +124,10 @@ def match(family: Family, config: Mapping[str, Any], stored: Mapping[str, Stored
         else:
             found[canon] = name
             info, row = stored[name], expected[canon]
-            problems.extend((name, fault) for fault in _faults(family, row, info, sizes))
+            problems.extend((name, *fault) for fault in _faults(family, row, info, sizes))
             tensors.append(Matched(name, canon, row, info.dtype, tuple(info.shape)))
     missing = [c for c, row in expected.items() if c not in found and not row.optional]
-    _report(family, where, names, problems, unexpected, missing)
+    _report(family, config, where, names, problems, unexpected, missing)
     return Match(config, tuple(tensors), tuple((n, found[t]) for n, t in duplicates), stale)
 
 
@@ -147,7 +147,7 @@ def expected_rows(family: Family, config: Mapping[str, Any]) -> dict[str, Row]:
 
 def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]):
     if info.dtype not in FLOATS:
-        yield f"has dtype {info.dtype}, wanted one of {', '.join(FLOATS)}"
+        yield f"has dtype {info.dtype}, wanted one of {', '.join(FLOATS)}", DTYPE
     dims = row.signature.dims
     shape = tuple(info.shape)
     wanted = tuple(
@@ -156,7 +156,7 @@ def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]):
     )
     if shape != wanted:
         fields = sorted({f"{family.axes[a]}={sizes[a]}" for a in row.signature.axes if a in family.axes})
-        yield f"has shape {shape}, the config says {wanted}: {row.signature}, {', '.join(fields)}"
+        yield f"has shape {shape}, the config says {wanted}: {row.signature}, {', '.join(fields)}", SHAPE
 
 
 def _check_count(family, axis: str, sizes, patterns, canonicals: set[str], where: str) -> None:
@@ -171,7 +171,9 @@ def _check_count(family, axis: str, sizes, patterns, canonicals: set[str], where
         raise BadInput(
             f"{where}: {family.axes[axis]}",
             what=f"config.json says {sizes[axis]} {axis}, the weights hold {stored}",
-            why="stock loading would drop the surplus or fill the gap with random weights",
+            why="stock loading would drop the surplus"
+            if stored > sizes[axis]
+            else "stock loading would begin the rest with random numbers",
             fix=f'"{family.axes[axis]}": {stored} in config.json, or the right weights',
         )
 
@@ -209,7 +211,26 @@ _CLASS_NAMES = {
 }
 
 
-def _report(family, where, names, problems, unexpected, missing) -> None:
+TWICE = "stock loading takes one of the two, and nothing says which"
+SHAPE = "stock loading raises where shapes differ"
+DTYPE = "stock loading casts such numbers, and a growth of whole or narrow numbers is not exact"
+UNEXPECTED = "stock loading leaves a tensor out that the class does not have"
+MISSING = "stock loading begins a tensor that is missing anew, most of them with random numbers"
+
+
+def _check_strange(names: Mapping[str, str | None], stored: Mapping[str, Stored], where: str) -> None:
+    """Refused where tensors are those of a model that is quantised, adapted or wrapped; `names` as in `match`."""
+    unknown = [name for name, canonical in names.items() if canonical is None]
+    reason = told(unknown, {stored[name].dtype for name in names}, where)
+    if reason is not None:
+        details = [("unexpected", listing(unknown))] if unknown else []
+        raise Refused(where, what=reason.what, details=details, why=reason.why, fix=reason.fix)
+
+
+def _report(family, config, where, names, problems, unexpected, missing) -> None:
+    """Raises one error for all faults; each kind is told with what stock loading does there."""
+    if not (problems or unexpected or missing):
+        return
     if unexpected and len(unexpected) == len(names):
         prefixes = {name.split(".")[0] for name in unexpected}
         guess = f"; looks like the prefix {prefixes.pop()!r}" if len(prefixes) == 1 else ""
@@ -219,21 +240,41 @@ def _report(family, where, names, problems, unexpected, missing) -> None:
             why=f"a {family.model_type} checkpoint has names such as {family.rows[0].name}",
             fix="save it again with save_pretrained of the stock class",
         )
-    if not (problems or unexpected or missing):
-        return
-    details = [(f"{name}:", fault) for name, fault in problems[:8]]
+    details = [(f"{name}:", fault) for name, fault, _ in problems[:8]]
     if unexpected:
         details.append(("unexpected", listing(unexpected)))
     if missing:
         details.append(("missing", listing(missing)))
+    several = len(problems) + len(unexpected) + len(missing) > 1
     first = problems[0][0] if problems else (missing or unexpected)[0]
+    whys = [why for _, _, why in problems] + [MISSING] * bool(missing) + [UNEXPECTED] * bool(unexpected)
     raise BadInput(
         f"{where}: {first}",
         what=problems[0][1] if problems else ("is missing" if missing else "is not in the family's table"),
-        details=details if len(problems) + len(unexpected) + len(missing) > 1 else (),
-        why="stock loading skips such tensors or fills them with random numbers; grow passes over none",
-        fix="check that config.json and the weights belong together, or download them again",
+        details=details if several else (),
+        why="; ".join(dict.fromkeys(whys)) + "; grow passes over none",
+        fix=_own_fix(family, config, names, problems, unexpected, missing, where)
+        or "check that config.json and the weights belong together, or download them again",
     )
+
+
+def _own_fix(family: Family, config: Mapping[str, Any], names, problems, unexpected, missing, where: str) -> str:
+    """What to do where all faults are of one kind that is no damage, "" for others."""
+    if problems and {why for _, _, why in problems} == {DTYPE} and not (unexpected or missing):
+        return CAST.format(dtype="float32").replace("SRC", where)
+    tie = family.tie
+    if tie is None or len(missing) != 1 or unexpected or problems or family.holds(config, tie.when):
+        return ""
+    for pair in ((tie.table, tie.head), tie.biases):
+        if missing[0] not in pair:
+            continue
+        there = pair[missing[0] == pair[0]]
+        if there in names.values():
+            again = f"the weights with {missing[0]}"
+            if pair == tie.biases:
+                return f"{again}, or {there} a second time under this name where the two were one"
+            return f'"tie_word_embeddings": true in config.json where {missing[0]} and {there} were one; else {again}'
+    return ""
 
 
 def check_duplicates(match: Match, equal) -> None:
@@ -246,3 +287,9 @@ def check_duplicates(match: Match, equal) -> None:
                 why="stock loading leaves them apart although the config ties them: two functions for one checkpoint",
                 fix='"tie_word_embeddings": false in config.json to keep both, or remove the head from the file',
             )
+
+
+def twins(family: Family, match: Match) -> list[tuple[str, str]]:
+    """Stored names of a table and a head that a config could tie and this one does not."""
+    tie, at = family.tie, {t.canonical: t.name for t in match.tensors}
+    return [(at[tie.table], at[tie.head])] if tie and tie.table in at and tie.head in at else []

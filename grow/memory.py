@@ -19,16 +19,29 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from grow import recompute
 from grow.apply import grow_tensor
 from grow.errors import BadInput, Refused
 from grow.families import family_of
 from grow.family import Family
+from grow.given import (
+    carry_padding,
+    check_adapters,
+    check_class,
+    check_runs_alike,
+    outputs,
+    skeleton,
+    tokens_for,
+    twin_of,
+)
 from grow.match import Match, check_duplicates, match
 from grow.numerics import RAW
 from grow.optimizer import POLICIES
 from grow.optimizers import check_optimizers, grow_optimizers, refuse_sharded
 from grow.plan import Plan, plan_for
+from grow.stock import plain
 from grow.tensors import TensorPlan
+from grow.verify.compare import HIDDEN_OUTPUTS
 from grow.verify.experts import fused
 from grow.verify.float64 import quiet
 
@@ -58,7 +71,8 @@ class ModelSource:
         """Name -> dtype and shape, as a checkpoint has them."""
         return {name: Info(CODES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in self.state.items()}
 
-    def matched(self) -> tuple[Family, Match]:
+    def checked(self) -> tuple[Family, Any]:
+        """Its family, and what stock code builds from its config with its weights. Refused where it differs."""
         family = family_of(str(self.config.get("model_type")))
         family.check_config(self.config)
         meta = [name for name, tensor in self.state.items() if tensor.is_meta]
@@ -69,6 +83,10 @@ class ModelSource:
                 why="there is nothing to grow",
                 fix="load the weights first",
             )
+        return family, twin_of(self.model, self.config)
+
+    def matched(self) -> tuple[Family, Match]:
+        family, _ = self.checked()
         found = match(family, self.config, self.tensors, self.path)
         check_duplicates(found, lambda a, b: torch.equal(self.state[a], self.state[b]))
         return family, found
@@ -85,6 +103,7 @@ def widen_model(
     from grow.api import Growth
 
     started, state = time.monotonic(), state or POLICIES[0]
+    source = ModelSource(model)
     if fused(model) or options.get("upcycling"):
         if optimizer is not None:
             raise Refused(
@@ -94,10 +113,14 @@ def widen_model(
                 "state where a checkpoint has it",
                 fix="grow widen --from the checkpoint, or a new optimizer for grown.model.parameters()",
             )
+        _, twin = source.checked()
+        if verify:
+            check_runs_alike(model, twin)
         return _through_files(model, to, options, verify=verify)
-    source = ModelSource(model)
     check_optimizers(optimizer, state, model)
     family, found = source.matched()
+    if verify:
+        check_runs_alike(model, twin_of(model, source.config))
     plan = plan_for(family, found, to, **options)
     if plan.lossy and optimizer is not None:
         raise BadInput(
@@ -109,14 +132,19 @@ def widen_model(
     grown = build(plan, model, grow_state(plan, source))
     new = None if optimizer is None else grow_optimizers(optimizer, state, plan, model, grown)
     verification = _verify(model, grown, plan, options["seed"]) if verify else None
+    if verify:
+        check_answers(plan, model, grown)
     return Growth(plan, None, grown, verification, time.monotonic() - started, plan.notes, new)
 
 
 def plan_model(model: Any, to: Any, options: Mapping[str, Any]) -> Plan:
     """`grow.plan` for a model in memory."""
+    source = ModelSource(model)
     if not fused(model):
-        return plan_for(*ModelSource(model).matched(), to, **options)
+        return plan_for(*source.matched(), to, **options)
     from grow.api import plan
+
+    source.checked()
 
     with tempfile.TemporaryDirectory(prefix="grow-memory-") as folder:
         _save(model, Path(folder))
@@ -140,6 +168,9 @@ def _through_files(model: Any, to: Any, options: Mapping[str, Any], *, verify: b
     _freeze_alike(growth.plan, model, grown)
     if fused(model):
         grown.set_experts_implementation(model.config._experts_implementation)
+    carry_padding(model, grown)
+    if verify:
+        check_answers(growth.plan, model, grown)
     device = next(model.parameters()).device
     return replace(growth, path=None, model=grown.to(device).train(model.training))
 
@@ -171,10 +202,9 @@ def build(plan: Plan, model: Any, state: Mapping[str, torch.Tensor]) -> Any:
     What a training loop has set comes along: mode, frozen parameters (inserted layers are frozen where the layer they
     took their weights from is), gradient checkpointing, generation config. The random state stays as it was.
     """
-    config = type(model.config).from_dict(dict(plan.new_config))
+    config = type(model.config).from_dict(plain(dict(plan.new_config)))
     config._attn_implementation = model.config._attn_implementation
-    with torch.random.fork_rng(devices=[]):
-        grown = type(model)(config)
+    grown = skeleton(type(model), config)
     # not .to(dtype), which would round RoPE's frequencies: weights bring their dtype, buffers have the source's
     buffers = dict(model.named_buffers())
     for name, buffer in grown.named_buffers():
@@ -186,11 +216,13 @@ def build(plan: Plan, model: Any, state: Mapping[str, torch.Tensor]) -> Any:
     if unexpected or set(missing) - tied:
         raise AssertionError(f"the grown model misses {missing} and does not know {unexpected}")
     _freeze_alike(plan, model, grown)
+    carry_padding(model, grown)
     if getattr(model, "generation_config", None) is not None:
         grown.generation_config = copy.deepcopy(model.generation_config)
-    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-        enable = getattr(grown, "activation_checkpointing_enable", None) or grown.gradient_checkpointing_enable
-        enable(_checkpointing(model))
+    if recompute.enabled(model):
+        recompute.enable(grown, recompute.arguments(model))
+    if "_require_grads_hook" in vars(model) and "_require_grads_hook" not in vars(grown):
+        grown.enable_input_require_grads()
     device = next(model.parameters()).device
     return grown.to(device).train(model.training)
 
@@ -203,22 +235,52 @@ def _freeze_alike(plan: Plan, model: Any, grown: Any) -> None:
             new.requires_grad_(old.requires_grad)
 
 
+def check_answers(plan: Plan, model: Any, grown: Any) -> None:
+    """Different where two models in memory answer a few tokens otherwise, in the dtype they have.
+
+    Their bits differ by the order of sums, which layers amplify: what is proved is proved in float64, of what both are
+    saved as. This is for what only the object has, and off by more than any rounding.
+    """
+    from grow.finish import Different
+
+    if plan.lossy:
+        return
+    batch = {k: v.to(next(model.parameters()).device) for k, v in tokens_for(model).items()}
+    old, new = outputs(model, batch), outputs(grown.to(next(model.parameters()).device), batch)
+    for name, x in old.items():
+        y = new.get(name)
+        if y is None or name in HIDDEN_OUTPUTS:
+            continue
+        y = y[..., : x.shape[-1]]
+        limit = min(0.25, 1e5 * torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps)
+        limit = 0.25 if x.dtype in (torch.float16, torch.bfloat16) else max(limit, 1e-2)
+        scale = x.double().std().clamp_min(torch.finfo(torch.float64).tiny) if x.numel() > 1 else x.double().abs()
+        off = float(((x.double() - y.double()).square().mean().sqrt() / scale).max())
+        if not off <= limit and bool(x.isfinite().all()):
+            raise Different(
+                type(model).__name__,
+                what=f"{name} is {off:.2g} of its std off after the growth; the result was not kept",
+                why=f"rounding moves it by {limit:.2g} at most in {str(x.dtype).removeprefix('torch.')}",
+                fix="report this with the plan (grow.plan)",
+            )
+
+
 def check_model(model: Any) -> None:
-    """BadInput for what wraps a model, Refused for one that is sharded."""
+    """BadInput for what wraps a model, Refused for one that is sharded or has adapters."""
+    check_adapters(model)
     if not isinstance(model, PreTrainedModel):
+        named = model.named_modules() if isinstance(model, torch.nn.Module) else ()
+        inner = next((name for name, part in named if isinstance(part, PreTrainedModel)), "")
         raise BadInput(
             f"a {type(model).__name__}",
             what="is no transformers.PreTrainedModel",
             why="a wrapper renames parameters and has no config of its own to grow",
-            fix="pass what it wraps: model.module (DataParallel), model._orig_mod (torch.compile); wrap the result",
+            fix=f"pass what it wraps: model.{inner}; wrap the result"
+            if inner
+            else "pass what it wraps: model.module (DataParallel), model._orig_mod (torch.compile); wrap the result",
         )
     refuse_sharded(model)
-
-
-def _checkpointing(model: Any) -> dict[str, Any] | None:
-    """The arguments with which gradient checkpointing was enabled, where they can be seen."""
-    functions = (getattr(module, "_gradient_checkpointing_func", None) for module in model.modules())
-    return next((dict(f.keywords) for f in functions if isinstance(f, partial)), None)
+    check_class(model)
 
 
 def _verify(model: Any, grown: Any, plan: Plan, seed: int):

@@ -233,7 +233,8 @@ def _device() -> Any:
 
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", _environment("LOCAL_RANK", 0, torch.cuda.device_count() - 1))
+    last = torch.cuda.device_count() - 1
+    device = torch.device("cuda", _environment("LOCAL_RANK", 0, last) if processes() > 1 else 0)
     torch.cuda.set_device(device)
     return device
 

@@ -20,6 +20,7 @@ from grow.apply import BLOCK
 from grow.checkpoint.config import check_config
 from grow.checkpoint.dcp import INDEX, PiecedFolder
 from grow.checkpoint.header import TensorInfo, show
+from grow.checkpoint.layout import as_in_table, stored_spellings
 from grow.checkpoint.locate import companions, inside
 from grow.checkpoint.reader import Checkpoint, add_companion, identity
 from grow.checkpoint.writer import write_json
@@ -74,6 +75,8 @@ class PiecedCheckpoint(Checkpoint):
         expected = set(expected_rows(family, self.config))
         expected |= {name.removeprefix(family.prefix) for name in expected}
         stored = self.pieces.tensors
+        layers = range(family.sizes_of(self.config)["layers"])
+        expected |= {name.replace("{layers}", str(k)) for name in stored_spellings(family) for k in layers}
 
         def known(wrapper: str) -> int:
             return sum(name.startswith(wrapper) and name.removeprefix(wrapper) in expected for name in stored)
@@ -86,12 +89,15 @@ class PiecedCheckpoint(Checkpoint):
                 why="names are those of the model's own state_dict, as they are or behind model.",
                 fix='dcp.save({"model": model.state_dict()}, checkpoint_id=…)',
             )
-        self._stored = {name.removeprefix(wrapper): name for name in stored if name.startswith(wrapper)}
-        self.tensors = {
+        bare = {name.removeprefix(wrapper): name for name in stored if name.startswith(wrapper)}
+        whole = {
             name: TensorInfo(name, stored[at].dtype, stored[at].shape, self.pieces.folder, 0, stored[at].nbytes)
-            for name, at in self._stored.items()
+            for name, at in bare.items()
         }
-        left = len(stored) - len(self.tensors)
+        found = as_in_table(self.config, whole, self.notes)
+        self.tensors = {name: info for name, (_, info) in found.items()}
+        self._stored = {name: bare[at] for name, (at, _) in found.items()}
+        left = len(stored) - len(bare)
         if left:
             self.notes.append(f"{left} tensors beside the model's are left where they are")
 
@@ -100,7 +106,8 @@ class PiecedCheckpoint(Checkpoint):
         return sum(info.nbytes for info in self.tensors.values())
 
     def read(self, info: TensorInfo, start: int, stop: int) -> bytes:
-        return self.pieces.read(self.pieces.tensors[self._stored[info.name]], start, stop)
+        whole = self.pieces.tensors[self._stored[info.name]]
+        return self.pieces.read(whole, info.offset + start, info.offset + stop)
 
     def read_into(self, info: TensorInfo, start: int, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")

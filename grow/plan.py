@@ -202,10 +202,11 @@ def _new_config(family: Family, config, old, new, changes, top_k: int | None = N
     for axis in (*GROWABLE, "embed"):
         if axis in family.axes and (new[axis] != old[axis] or config.get(family.axes[axis]) is not None):
             result[family.axes[axis]] = new[axis]
-    for name, other in family.synonyms.items():
-        changed = family.get(result, name) != family.get(config, name)
-        if changed and (name in result or other in result):  # older readers know one of them only
-            result[name] = result[other] = family.get(result, name)
+    for axis, name in family.axes.items():
+        if name in family.synonyms and new[axis] != old[axis]:
+            # older readers know one name of the experts only; for the rest, the names that are there
+            both = family.experts is not None and axis == "experts"
+            result |= {spot: new[axis] for spot in (name, family.synonyms[name]) if both or spot in config}
     if new["hidden"] != old["hidden"] or new["heads"] != old["heads"]:
         for axis in ("head_dim", "ffn"):  # both may have followed from hidden
             if axis in family.axes:

@@ -2,6 +2,7 @@
 
 {"schema": 1, "grow": "0.1.0", "source": {…}, "plan": {…}, "tensors": {name: sha256}, "verification": {…}}
 
+"files" are the relative paths and bytes of what was written beside it: what `--overwrite` knows as grow's own.
 Training adds "training". Behind weights that have not grown that is all there is besides "schema" and "grow".
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any
 from grow.axes import SIDES
 from grow.caps import CAPS, fault, short
 from grow.change import ROUTES, Change, Redraw, Upcycling
-from grow.checkpoint.header import strict_json
+from grow.checkpoint.header import open_regular, read_exactly, strict_json
 from grow.depth import FILLS, ZEROS, Depth, unchanged
 from grow.errors import BadInput
 from grow.family import UNITS
@@ -29,6 +31,7 @@ from grow.tensors import SPLITS
 
 SCHEMA = 1
 NAME = "grow.json"
+ASSUMED = "assumed_harmless"  # field -> value, of --assume-harmless
 SPACES = {
     **{axis: axis for axis in ("hidden", *UNITS, "heads", "kv_heads")},
     **{f"head_dim.{side}": "head_dim" for side in SIDES},
@@ -128,9 +131,23 @@ def read_record(folder: Path) -> Record | None:
     return parse_record(raw, str(path), fix)
 
 
+def assumed(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Fields that somebody vouched for when this checkpoint grew, as far as they still have the value of then."""
+    try:
+        fd = open_regular(folder / NAME)
+        try:
+            raw = strict_json(read_exactly(fd, os.fstat(fd).st_size, 0, NAME), NAME, "")
+        finally:
+            os.close(fd)
+    except BadInput:  # no record, or none that can be read: then nobody has
+        return ()
+    found = raw.get(ASSUMED) if isinstance(raw, dict) else None
+    return tuple(k for k, v in found.items() if k in config and config[k] == v) if isinstance(found, dict) else ()
+
+
 def trained_record(record: Mapping[str, Any] | None, training: Mapping[str, Any], version: str) -> dict[str, Any]:
     """The JSON document behind training: that of the growth, if there was one, and what was done since."""
-    base = record if record is not None else {"schema": SCHEMA, "grow": version}
+    base = {k: v for k, v in (record or {"schema": SCHEMA, "grow": version}).items() if k != "files"}  # of other files
     return {**base, "verification": None, "training": dict(training)}
 
 

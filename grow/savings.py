@@ -2,7 +2,8 @@
 
 compare([grown, scratch])     Curves; savings are against the last run, or the one that is named
 
-saved = 1 - cost of the run / cost of the baseline, of FLOPs, tokens and seconds; None where one never got there
+saved = 1 - cost of the run / cost of the baseline, of FLOPs, tokens and seconds; None where one never got there, or
+the baseline began there
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Saving:
     baseline_cost: Spent | None
 
     def saved(self, cost: str) -> float | None:
-        """A share of the baseline's cost; below 0 the run cost more."""
+        """A share of the baseline's cost; below 0 the run cost more. None where one never got there, or where the
+        baseline was there before it cost anything: that is no number to have a share of."""
         if self.run_cost is None or self.baseline_cost is None or not getattr(self.baseline_cost, cost):
             return None
         return float(1 - getattr(self.run_cost, cost) / getattr(self.baseline_cost, cost))

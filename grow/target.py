@@ -129,16 +129,21 @@ def _from_fields(family: Family, old: dict[str, int], fields: dict[str, Any]) ->
             )
         if not isinstance(value, int) or isinstance(value, bool):
             raise BadInput(f"--to {name}={value!r}", what="not a whole number", why="a size is one", fix=f"{name}=960")
-        if axis not in GROWABLE and value != old[axis]:
+        if given.setdefault(axis, value) != value:
+            raise _twice(name, given[axis], value)
+    grown = {axis: value for axis, value in given.items() if axis in GROWABLE}
+    sizes = complete(family, old, grown)
+    for axis, value in given.items():
+        if value != sizes[axis]:  # one that follows from the others
+            name = next(name for name in fields if by_field.get(name, name) == axis)
+            also = f"; it follows the others to {sizes[axis]}" if sizes[axis] != old[axis] else ""
             raise Refused(
                 f"--to {name}={value}",
-                what=f"would change {axis} {old[axis]} -> {value}",
+                what=f"would change {axis} {old[axis]} -> {value}{also}",
                 why="axes that grow: " + ", ".join(a for a in GROWABLE if a in old),
                 fix=f"leave {name} out",
             )
-        if given.setdefault(axis, value) != value:
-            raise _twice(name, given[axis], value)
-    return Target(complete(family, old, given))
+    return Target(sizes)
 
 
 def _from_factor(family: Family, old: dict[str, int], text: str) -> Target:

@@ -166,7 +166,7 @@ def _write_record(folder: Path, plan: Plan) -> None:
     write_json(folder / NAME, record_of(plan, source="in memory", version=__version__, tensors=digests))
 
 
-def _answers(a: Path, b: Path, inputs: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def _answers(a: Path, b: Path, inputs: Mapping[str, Any] | None) -> tuple[Any, Any]:
     """The outputs of both in true float64, "probe/output" -> (rows, width)."""
     from grow.verify.pair import Differs, Pair
 

@@ -397,7 +397,7 @@ def test_a_bad_line_is_one_message_with_where_why_and_fix_on_any_terminal(tmp_pa
     import shlex
 
     tiny.checkpoint(tmp_path / "source", "llama")
-    tiny.checkpoint(tmp_path / "odd", "llama", banana_factor=3)
+    tiny.checkpoint(tmp_path / "odd", "llama", is_causal=True)
     tiny.checkpoint(tmp_path / "deep", "llama", num_hidden_layers=5)
     tiny.checkpoint(tmp_path / "bare", "opt", do_layer_norm_before=False, layer_norm_elementwise_affine=False)
     (tmp_path / "empty").mkdir()

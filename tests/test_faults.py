@@ -127,6 +127,14 @@ def tables(family: str) -> Iterator[tuple[str, Table]]:
     yield f"{family} tied", Table(tied, (facts.tie.table, *facts.tie.norms))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def any_class():
+    """Here a table has a class for each of its conditions, whether or not stock code has one of that name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("grow.fields._architectures", lambda *_: iter(()))
+        yield
+
+
 TABLES = dict(item for family in FAMILIES for item in tables(family))
 GROWTHS = ("2x", "rounded")
 DAMAGES = ("reversed", "2 ulp", "zeroed")
@@ -236,7 +244,10 @@ def test_the_tables_below_have_every_row_of_every_family():
         for table in (table for name, table in TABLES.items() if name.split()[0] == family):
             found = expected_rows(facts, table.config)
             seen |= {(found[tensor].name, found[tensor].when) for tensor in table.tensors}
-        assert rows == seen
+        # a second name of a tied bias, which stock classes no longer write: tests/test_layouts.py stores it alone
+        twins = facts.tie.biases[1:] if facts.tie else ()
+        assert rows - seen <= {(name, when) for name, when in rows if name in twins and when.endswith("optional")}
+        assert seen <= rows
 
 
 @pytest.mark.parametrize("growth", GROWTHS)
@@ -795,8 +806,9 @@ def test_a_damaged_row_that_no_probe_holds_is_named(name, way, reached, tmp_path
     if way == "outputs alone":
         forget(folder)
     found = grow.verify(reached(name), folder, rungs=BOTH)
-    assert {check.name: check.status for check in found.checks}["true_float64"] == "pass"
-    if way == "grow.json":
+    shown = name == "tokens" and way != "grow.json"  # such a token is asked then
+    assert {check.name: check.status for check in found.checks}["true_float64"] == ("fail" if shown else "pass")
+    if way == "grow.json" or shown:
         assert (found.verdict, found.first["tensor"], found.first["index"][0]) == ("different", table, row)
         return
     assert (found.verdict, found.exit_code) == ("unproved", 1)

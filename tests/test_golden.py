@@ -87,7 +87,8 @@ def test_a_bundled_model_grown_twice_as_wide_passes(small):
     found = against(file, grown)
     assert judged(found) == ("lossless", 0), found.checks
     assert statuses(found) == {
-        "certificate": "skip", "true_float64": "pass", "tokenizer": "pass", "hidden_states": "pass",
+        "certificate": "skip", "true_float64": "pass", "tokenizer": "pass",
+        "generation_config": "pass", "hidden_states": "pass",
     }  # fmt: skip
     assert found.check("certificate").reason == "no source to compare with; its sha256 in grow.json were checked"
     assert 0 < found.check("true_float64").measured["relative"] < 1e-13
@@ -425,10 +426,42 @@ def test_a_tokenizer_that_does_not_load_is_found(tokenized):
     assert found.checks[0].reason.startswith("does not load")
 
 
-def test_no_tokenizer_is_no_fault(copied, small):
+def test_a_tokenizer_that_is_gone_is_a_fault_and_none_to_begin_with_is_not(copied, small):
     assert against(*copied).check("tokenizer").reason == "no tokenizer: the golden file has none of the source"
     found = against(small[0], copied[1], rungs=["tokenizer"])
-    assert found.checks[0].reason == "no tokenizer: the folder has none"
+    assert (found.verdict, found.exit_code) == ("different", 1)
+    assert found.checks[0].reason.endswith("has none, and its source had")
+
+
+@pytest.mark.parametrize("field", ["padding_side", "model_max_length", "chat_template"])
+def test_a_setting_of_the_tokenizer_is_recorded_and_compared(field, small, tmp_path):
+    grown = shutil.copytree(small[1], tmp_path / "grown")
+    new = {"padding_side": "left", "model_max_length": 7, "chat_template": "{{ messages }}"}[field]
+    tiny.edit_json(grown / "tokenizer_config.json", lambda c: c.update({field: new}))
+    found = against(small[0], grown, rungs=["tokenizer"])
+    assert (found.verdict, found.exit_code) == ("different", 1)
+    assert field in found.checks[0].reason
+
+
+def test_a_setting_of_generate_is_recorded_and_compared(small, tmp_path):
+    grown = shutil.copytree(small[1], tmp_path / "grown")
+    tiny.edit_json(grown / "generation_config.json", lambda c: c.update(repetition_penalty=1.4))
+    found = against(small[0], grown, rungs=["generation_config"])
+    assert (found.verdict, found.exit_code) == ("different", 1)
+    assert found.checks[0].reason == "repetition_penalty is 1.4, wanted at its default"
+
+
+def test_a_file_without_settings_is_read_and_compares_the_rest(small, tmp_path):
+    """Files of earlier versions have none."""
+    read = golden.read(small[0])
+    read.source.pop("generation")
+    for name in ("settings", "positions"):
+        read.tokenizer.pop(name)
+    older = replace(read, path=tmp_path / "older.safetensors")
+    write(older)
+    found = against(older.path, small[1])
+    assert judged(found) == ("lossless", 0)
+    assert statuses(found)["generation_config"] == "skip"
 
 
 # The file

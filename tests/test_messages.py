@@ -143,9 +143,9 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], type[GrowErr
     "more layers than any model has": (
         "llama", {}, "layers=20000", {}, BadInput,
         """
-        --layers 20000: out of range
-          why        1 to 10000
-          fix        another depth
+        --to num_hidden_layers: 20,000 is out of range
+          why        layers is from 1 to 10,000: the largest of a known model is 1,000, and a plan is made in memory
+          fix        num_hidden_layers from 1 to 10000
         """,
     ),
     "a post-norm without gains": (
@@ -231,19 +231,19 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], type[GrowErr
         """,
     ),
     "an unknown config field": (
-        "llama", {"banana_factor": 3}, "2x", {}, Refused,
+        "llama", {"sliding_window": 3}, "2x", {}, Refused,
         """
-        config.json: banana_factor: fields that the family llama does not know
+        config.json: sliding_window: fields that the family llama does not know
           why        a field that nobody has read may change the function
-          fix        if they are harmless: --assume-harmless banana_factor
+          fix        if they are harmless: --assume-harmless sliding_window
         """,
     ),
     "config fields misspelt": (
-        "llama", {"atention_bias": False, "x": 1}, "2x", {}, Refused,
+        "llama", {"atention_bias": False, "is_causal": True, "x": 1}, "2x", {}, Refused,
         """
-        config.json: atention_bias, x: fields that the family llama does not know
+        config.json: atention_bias, is_causal: fields that the family llama does not know
           why        a field that nobody has read may change the function; did you mean 'attention_bias'?
-          fix        if they are harmless: --assume-harmless atention_bias,x
+          fix        if they are harmless: --assume-harmless atention_bias,is_causal
         """,
     ),
     "an unknown family": (

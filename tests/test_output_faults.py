@@ -75,10 +75,15 @@ def test_overwrite_replaces_a_checkpoint_and_nothing_else(source, tmp_path):
     assert refused(source, out, overwrite=True).what == "is not a checkpoint folder"
     shutil.rmtree(out)
     tiny.checkpoint(out, "gpt2")
-    (out / "stale.txt").write_text("of the old one")
+    (out / "notes.txt").write_text("somebody's own")
+    error = refused(source, out, overwrite=True)
+    assert error.what == "holds what is no part of a checkpoint: notes.txt"
+    assert error.fix == "move it elsewhere, or another --out"
+    (out / "notes.txt").unlink()
+    (out / "generation_config.json").write_text("{}")
     widen(source, out, overwrite=True)
     assert tiny.read_json(out / "config.json")["model_type"] == "llama"
-    assert not (out / "stale.txt").exists()
+    assert not (out / "generation_config.json").exists()
 
 
 def test_an_overwritten_checkpoint_is_there_until_the_new_one_is_whole(source, tmp_path, monkeypatch):
@@ -254,6 +259,7 @@ def test_a_second_run_to_the_same_output_fails_on_the_lock(source, tmp_path):
 def test_what_an_interrupted_run_left_is_removed_with_a_note(source, tmp_path):
     left = tmp_path / ".out.grow-partial"
     left.mkdir()
+    (left / staging.MARK).touch()
     (left / "model.safetensors").write_bytes(b"half")
     growth = widen(source, tmp_path / "out")
     assert growth.notes == ("removed .out.grow-partial, left by an interrupted run",)
@@ -456,7 +462,10 @@ def test_without_verification_the_result_says_so(source, tmp_path):
 def test_a_verified_result_carries_its_verification(source, tmp_path):
     growth = widen(source, tmp_path / "out", verify=True)
     assert growth.verified
-    assert tiny.read_json(tmp_path / "out" / "grow.json")["verification"] == growth.verification.to_dict()
+    stored, found = tiny.read_json(tmp_path / "out" / "grow.json")["verification"], growth.verification.to_dict()
+    assert (stored["source"], stored["grown"]) == (source.name, "out")
+    assert {**stored, "source": found["source"], "grown": found["grown"]} == found
+    assert str(tmp_path) not in (tmp_path / "out" / "grow.json").read_text()  # it is published with the weights
 
 
 def test_a_failed_verification_does_not_cost_the_overwritten_checkpoint(

@@ -348,3 +348,27 @@ def test_the_command_prints_what_the_python_function_finds(pair, tmp_path, monke
     assert f"picture: {out}" in said
     code, said, err = files.command(monkeypatch, capsys, "plot", *pair, "--json")
     assert json.loads(said) == grow.plot(pair).document()
+
+
+def test_a_loss_that_was_there_at_the_start_was_reached(tmp_path, monkeypatch, capsys):
+    """The grown run ends above the loss that the baseline began with, and the other way round."""
+    worse = run(tmp_path / "worse", [5.0, 4.5], first=6.0)
+    better = run(tmp_path / "better", [3.0, 2.0], first=4.5)
+    code, said, _ = files.command(monkeypatch, capsys, "plot", worse, better)
+    assert code == 0
+    at = next(line for line in said.splitlines() if "4.5000 of worse" in line)
+    assert "never reached" not in at
+    assert at.count("better begins there (") == 3
+    assert "better begins there (200 of 0)" not in at  # 20 tokens, 2000 FLOPs, 1 second
+    assert "better begins there (2e+03 of 0)" in at
+    assert "better begins there (20 of 0)" in at
+    assert "never reached by worse" in next(line for line in said.splitlines() if "2.0000 of better" in line)
+    code, said, _ = files.command(monkeypatch, capsys, "plot", better, worse, "--json")
+    saved = {s["loss_of"]: s for s in json.loads(said)["savings"]}["worse"]
+    assert (saved["flops"]["run"], saved["flops"]["baseline"], saved["flops"]["saved"]) == (0.0, 2000.0, 1.0)
+
+
+def test_two_runs_that_begin_at_a_loss_both_begin_there(tmp_path, monkeypatch, capsys):
+    a, b = (run(tmp_path / name, [2.5, 3.0], first=3.0) for name in "ab")
+    code, said, _ = files.command(monkeypatch, capsys, "plot", a, b)
+    assert (code, said.count("both begin there"), "never" in said) == (0, 6, False)

@@ -298,9 +298,11 @@ MORE = {"mistral": {"sliding_window": 70}, "llama with padding": {"pad_token_id"
 @pytest.mark.parametrize("case", PINNED, ids=lambda case: case[0])
 def test_text_inputs_are_the_ones_that_all_numbers_were_measured_with(case, tmp_path):
     name, cls, config = case
-    found = probes(config(**TEXT, **MORE.get(name, {})), cls, tmp_path, seed=3)
+    made = config(**TEXT, **MORE.get(name, {}))
+    found = probes(made, cls, tmp_path, seed=3)
     earlier = [probe for probe in found if probe.name in (*EARLIER, "beyond_window")]
-    assert [p.name for p in found] == [*(p.name for p in earlier), "full_context"]
+    later = ["full_context"] if made.pad_token_id is None else ["full_context", "padding_read"]
+    assert [p.name for p in found] == [*(p.name for p in earlier), *later]
     assert ("beyond_window" in named(found)) == (name == "mistral")
     digest = hashlib.sha256()
     for probe in earlier:
@@ -346,6 +348,10 @@ def test_both_sides_are_padded_where_their_masks_say(saved, name):
     for probe in found.values():
         ids, decoder = probe.inputs["input_ids"], probe.inputs["decoder_input_ids"]
         assert torch.equal(probe.inputs["attention_mask"].bool(), probe.encoder_counted)
+        if probe.name == "padding_read":  # there the padding token counts
+            assert probe.encoder_counted.all()
+            assert (ids == config.pad_token_id).any()
+            continue
         assert torch.equal(ids != config.pad_token_id, probe.encoder_counted)
         if "decoder_attention_mask" in probe.inputs:
             assert torch.equal(probe.inputs["decoder_attention_mask"].bool(), probe.counted)

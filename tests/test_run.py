@@ -390,7 +390,8 @@ def test_the_savings_of_the_report_are_those_of_the_curves(ran):
 
 def test_a_loaded_model_becomes_one_with_experts(place, tmp_path):
     text = NAME + f"[train]\n{TRAIN}" + ONE.replace("init", "load")
-    text += '[[stage]]\nkind = "upcycle"\nexperts = 4\nverify = false\n[[stage]]\nkind = "train"\nsteps = 2\nrewarm = "1.2:2"\n'
+    text += '[[stage]]\nkind = "upcycle"\nexperts = 4\nverify = false\n[[stage]]\nkind = "train"\nsteps = 2\n'
+    text += 'rewarm = "1.2:2"\n'
     done = grow.run(written(place, text, "experts.toml"), out=tmp_path / "out")
     assert done.stages[0]["checkpoint"] == str(place / "llama")
     assert done.stages[2]["parameters"] > 2 * done.stages[0]["parameters"]

@@ -644,12 +644,12 @@ def as_8bit(loaded: dict) -> None:
 @pytest.mark.parametrize(
     ("change", "kind", "words"),
     [
-        (swap, BadInput, "its numbering does not fit the model of config.json"),
-        (one_less, BadInput, "a Trainer makes [15, 5] of LlamaForCausalLM"),
+        (swap, Refused, "its numbering does not fit the model of config.json"),
+        (one_less, Refused, "a Trainer makes [15, 5] of LlamaForCausalLM"),
         (lambda x: x["param_groups"].reverse(), BadInput, "not numbered from 0 on"),
         (lambda x: x["state"][3].pop("exp_avg_sq"), BadInput, "half: "),
         (lambda x: x["state"][3]["exp_avg"].fill_(torch.inf), BadInput, "is not finite"),
-        (lambda x: x["state"].clear(), BadInput, "has not taken a step"),
+        (lambda x: x["state"].clear(), Refused, "has not taken a step"),
         (lambda x: x.pop("param_groups"), BadInput, "is no optimizer's state"),
         (as_lion, Refused, "is of Lion"),
         (as_8bit, Refused, "is of an 8-bit optimizer"),
@@ -682,9 +682,10 @@ def test_a_poisoned_or_cut_optimizer_is_not_opened(adamw, text, tmp_path):
     assert not (tmp_path / "harm").exists()
     (path / "optimizer.pt").write_bytes(whole)
     (path / "scheduler.pt").unlink()
-    said = refused(BadInput, widen, path, tmp_path / "grown")
+    said = refused(Refused, widen, path, tmp_path / "grown", state="carry")
     assert "scheduler.pt is missing, without which a Trainer begins with a fresh optimizer" in said
     assert {p.name for p in tmp_path.iterdir()} == {"checkpoint"}
+    assert "scheduler.pt is missing" in widen(path, tmp_path / "grown").notes[-1]
 
 
 def test_room_is_counted_and_nothing_half_written_stays(run, adamw, tmp_path, monkeypatch):

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from grow.caps import cap_of
 from grow.errors import BadInput, GrowError, Refused
 from grow.families import FAMILIES
 from grow.match import expected_rows, match
 from grow.plan import Plan, make_plan
-from grow.caps import cap_of
 from grow.target import resolve
 
 LLAMA = {

@@ -7,6 +7,7 @@ from typing import Any
 
 from grow.checkpoint.header import show
 from grow.errors import BadInput, Refused, did_you_mean, listing
+from grow.stock import FLOAT
 
 SIZES = re.compile(
     "hidden_size|intermediate_size|vocab_size|head_dim|num_(hidden_)?layers|num_(attention|key_value)_heads|"
@@ -33,7 +34,9 @@ def check_config(raw: Any, where: str, notes: list[str]) -> dict[str, Any]:
     faults: list[tuple[str, str, str]] = []
     kind = config.get("model_type")
     if not isinstance(kind, str) or not kind:
-        faults.append(("model_type", f"{found(kind)}; wanted the name of a family", "model_type=llama, say"))
+        named = f" of {show(config['architectures'], 80)}" if config.get("architectures") else ""
+        fix = f"add the model_type{named} to config.json, as the model that it was made from has it"
+        faults.append(("model_type", f"{found(kind)}; wanted the name of a family", fix))
     for name in filter(SIZES.fullmatch, config):
         value = config[name]
         each = value if isinstance(value, list) and len(value) > 1 else [value]  # Swin has some for every stage
@@ -73,7 +76,7 @@ def _public(value: Any, prefix: str, private: list[str]) -> Any:
     """`value` without keys that begin with an underscore, at any depth: stock loading obeys some of them."""
     if isinstance(value, list):
         return [_public(item, prefix, private) for item in value]
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or value.keys() == {FLOAT}:  # such an object is a number
         return value
     hidden = [name for name in value if name.startswith("_") and name not in READ_THOUGH_PRIVATE]
     private += [prefix + name for name in hidden]

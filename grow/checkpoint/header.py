@@ -10,9 +10,11 @@ that a header claims; sizes are Python ints and are compared with the size of th
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
+import re
 import stat
 from collections import Counter
 from dataclasses import dataclass
@@ -21,13 +23,17 @@ from typing import Any
 
 import numpy as np
 
+from grow.checkpoint.strange import told
 from grow.errors import BadInput, did_you_mean, listing
 
 CHUNK = 1 << 20  # bytes of a read that only passes through
 MAX_HEADER = 100_000_000
+MAX_TENSORS = 1 << 18
 MAX_AXES = 32
 MAX_DEPTH = 32
 MAX_BYTES = 2**63 - 1
+FIELDS = {"dtype", "shape", "data_offsets"}
+SURROGATE = re.compile("[\ud800-\udfff]").search
 
 DTYPES: dict[str, tuple[int, np.dtype | None]] = {
     "BOOL": (1, np.dtype("?")),
@@ -50,7 +56,7 @@ DTYPES: dict[str, tuple[int, np.dtype | None]] = {
 }
 """Bytes per element, and the numpy dtype that reads it: BF16 as its uint16 bits, none for 8-bit floats."""
 
-PICKLE_FIX = """convert it once, where you trust its author:
+PICKLE_FIX = """convert it once (tensors alone are read), and copy the tokenizer's files beside it:
 python -c "import transformers as t; c = t.AutoConfig.from_pretrained('SRC')
 getattr(t, c.architectures[0]).from_pretrained('SRC').save_pretrained('DST')\""""
 AGAIN = "download or copy the file again (hf download ORG/NAME --force-download)"
@@ -176,9 +182,26 @@ def read_header(path: str | os.PathLike) -> tuple[dict[str, TensorInfo], dict[st
 
 
 def parse_header(fd: int, path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """`read_header` of an open file."""
+    """`read_header` of an open file, in a time that is linear in the number of its tensors."""
+    collected = gc.isenabled()
+    gc.disable()  # it would walk all entries made so far, again and again, and none of them is garbage
+    try:
+        return _parsed(fd, path)
+    finally:
+        if collected:
+            gc.enable()
+
+
+def _parsed(fd: int, path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     where, size = show(path), os.fstat(fd).st_size
     raw, data = _raw_header(fd, size, where)
+    if (count := raw.count(b"{")) > MAX_TENSORS:  # each has one: told before a list of millions is made
+        raise BadInput(
+            f"{where}: header",
+            what=f"lists {count:,} tensors; at most {MAX_TENSORS:,} are read",
+            why="no model has as many in one file: those with the most experts have about 100,000",
+            fix=AGAIN,
+        )
     entries = strict_json(raw, f"{where}: header", AGAIN)
     if not isinstance(entries, dict):
         raise _corrupt(f"{where}: header", f"is a {type(entries).__name__}; wanted a JSON object")
@@ -187,15 +210,16 @@ def parse_header(fd: int, path: Path) -> tuple[dict[str, TensorInfo], dict[str, 
         raise _corrupt(f"{where}: __metadata__", "wanted an object of strings")
     tensors = [_tensor(name, entry, path, data) for name, entry in entries.items()]
     tensors.sort(key=lambda info: (info.offset, info.nbytes))
-    end, before = data, "the header"
+    end, last = data, ""
     for info in tensors:
         if info.offset != end:
+            before = show(last) if last else "the header"
             fault = "overlaps" if info.offset < end else f"leaves a gap of {info.offset - end:,} bytes after"
             raise _corrupt(
                 f"{where}: {show(info.name)}",
                 f"{fault} {before}: its data begins at {info.offset - data:,}, wanted {end - data:,}",
             )
-        end, before = info.offset + info.nbytes, show(info.name)
+        end, last = info.offset + info.nbytes, info.name
     if size < end:
         raise _truncated(where, size, f"{end:,}")
     if size > end:
@@ -231,39 +255,45 @@ def _raw_header(fd: int, size: int, where: str) -> tuple[bytes, int]:
 
 
 def _tensor(name: str, entry: Any, path: Path, data: int) -> TensorInfo:
-    """The entry of one tensor, checked by itself."""
-    where = f"{show(path)}: {show(name)}"
-    if not name or any("\ud800" <= char <= "\udfff" for char in name):
-        raise _corrupt(where, "the name of a tensor is empty or not Unicode")
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+    """The entry of one tensor, checked by itself. Of 10^5 of them, only one at fault is named."""
+    if not name or SURROGATE(name):
+        raise _entry_fault(path, name, "the name of a tensor is empty or not Unicode")
+    if not isinstance(entry, dict) or entry.keys() != FIELDS:
         found = listing(map(show, entry)) if isinstance(entry, dict) else type(entry).__name__
-        raise _corrupt(where, f"wanted dtype, shape, data_offsets; found {found or 'nothing'}")
+        raise _entry_fault(path, name, f"wanted dtype, shape, data_offsets; found {found or 'nothing'}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
+        where = f"{show(path)}: {show(name)}"
         hint = did_you_mean(str(dtype)[:40], DTYPES)
+        reason = told((), [str(dtype)], show(path.parent))
         raise BadInput(
             where,
             what=f"dtype {show(dtype, 40)!r} is not supported; {hint}".rstrip("; "),
             why=f"supported: {', '.join(DTYPES)}",
-            fix="save the checkpoint in one of these, unquantised",
+            fix=reason.fix if reason else "save the checkpoint in one of these, unquantised",
         )
-    if not isinstance(shape, list) or not all(_count(n) for n in shape) or len(shape) > MAX_AXES:
-        raise _corrupt(where, f"shape {show(shape, 80)}; wanted up to {MAX_AXES} integers from 0 to 2^63 - 1")
+    if not isinstance(shape, list) or not all(map(_count, shape)) or len(shape) > MAX_AXES:
+        what = f"shape {show(shape, 80)}; wanted up to {MAX_AXES} integers from 0 to 2^63 - 1"
+        raise _entry_fault(path, name, what)
     nbytes = DTYPES[dtype][0] * math.prod(n or 1 for n in shape)
     if nbytes > MAX_BYTES:
-        raise _corrupt(where, f"shape {show(shape, 80)} overflows: more than 2^63 - 1 bytes")
+        raise _entry_fault(path, name, f"shape {show(shape, 80)} overflows: more than 2^63 - 1 bytes")
     nbytes = 0 if 0 in shape else nbytes
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_count(n) for n in offsets):
-        raise _corrupt(where, f"data_offsets {show(offsets, 80)}; wanted [begin, end]")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_count, offsets)):
+        raise _entry_fault(path, name, f"data_offsets {show(offsets, 80)}; wanted [begin, end]")
     begin, end = offsets
     if end - begin != nbytes:
         spans = f"data_offsets span {end - begin:,} bytes"
-        raise _corrupt(where, f"{spans}; {dtype} {show(shape, 80)} takes {nbytes:,}")
+        raise _entry_fault(path, name, f"{spans}; {dtype} {show(shape, 80)} takes {nbytes:,}")
     return TensorInfo(name, dtype, tuple(shape), path, data + begin, nbytes)
 
 
 def _count(value: Any) -> bool:
     return type(value) is int and 0 <= value <= MAX_BYTES
+
+
+def _entry_fault(path: Path, name: str, what: str) -> BadInput:
+    return _corrupt(f"{show(path)}: {show(name)}", what)
 
 
 def _corrupt(where: str, what: str) -> BadInput:

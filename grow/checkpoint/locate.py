@@ -8,14 +8,18 @@ of the hub cache that holds it (`models--org--name/snapshots/COMMIT/FILE -> ../.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
+import json
 import os
 import re
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from grow.checkpoint.header import PICKLE_FIX, show
+from grow.checkpoint.header import PICKLE_FIX, open_regular, read_exactly, show, strict_json
+from grow.checkpoint.strange import MERGE, PLAIN, in_command
 from grow.errors import BadInput, GrowError, Refused, did_you_mean, listing
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -51,6 +55,10 @@ COMPANIONS = (
 """Files that describe how a checkpoint is used: they come along to the grown one unchanged."""
 
 SUBFOLDERS = ("*_Pooling", "additional_chat_templates")
+MODULES = "modules.json"
+MODULE_FILES = ("*.json", "*.txt", "model.safetensors", "pytorch_model.bin")
+"""Files of a module that `modules.json` names; its weights are its own, and nothing reads a pickle here."""
+MODULE_DEPTH = 3  # folders below each other: those of a router lie in its own
 NO_COMPANIONS = (".py", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
 
 HUB_FILES = ("*.json", "*.safetensors", *COMPANIONS)
@@ -67,6 +75,17 @@ OTHER_WEIGHTS = {
     "*.msgpack": ("Flax weights only", "use the safetensors version of the checkpoint"),
     "*.onnx": ("ONNX weights only", "use the safetensors checkpoint that they were exported from"),
 }
+
+
+ADAPTED = {
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+}
+"""task_type of an adapter -> the class of its base model."""
+LARGEST_ADAPTER = 1 << 20  # bytes of its config
 
 
 def locate(src: str | os.PathLike, *, revision: str | None = None) -> Path:
@@ -176,17 +195,65 @@ def inside(folder: Path, name: str, follow_symlinks: bool = False) -> Path:
     )
 
 
+def module_folder(name: object) -> bool:
+    """Whether `name` is a folder beside modules.json that sentence-transformers may have written."""
+    try:
+        return bool(plain_name(name, MODULES))
+    except BadInput:
+        return False
+
+
+def module_folders(folder: Path, follow_symlinks: bool = False) -> list[str]:
+    """The folders that modules.json names and that are there; [] where it cannot be understood."""
+    try:
+        fd = open_regular(inside(folder, MODULES, follow_symlinks))
+        try:
+            size = os.fstat(fd).st_size
+            stored = json.loads(read_exactly(fd, size, 0, MODULES)) if size <= 1 << 20 else None
+        finally:
+            os.close(fd)
+    except (BadInput, ValueError, RecursionError, OSError):
+        return []
+    entries = stored if isinstance(stored, list) else []
+    paths = [entry.get("path") for entry in entries if isinstance(entry, dict)]
+    folders = dict.fromkeys(str(path) for path in paths if module_folder(path))
+    return [path for path in folders if (folder / path).is_dir()]
+
+
+def module_files(folder: Path, follow_symlinks: bool = False) -> list[str]:
+    """The files of the modules that modules.json names, without code."""
+    found: list[str] = []
+    for path in module_folders(folder, follow_symlinks):
+        inside(folder, path, follow_symlinks)
+        for place, below, names in os.walk(folder / path):
+            at = Path(place).relative_to(folder)
+            below[:] = sorted(below) if len(at.parts) < MODULE_DEPTH else []
+            found += [
+                str(at / name)
+                for name in sorted(names)
+                if any(fnmatch.fnmatchcase(name, pattern) for pattern in MODULE_FILES)
+            ]
+    return found
+
+
 def check_kind(folder: Path, names: list[str]) -> None:
     """The folder is a transformers checkpoint and not something else that people keep in folders."""
     where = show(folder)
-    if "adapter_config.json" in names:
+    if any(name in names for name in ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")):
         raise Refused(
             where,
             what="is a PEFT adapter, not a model",
             why="an adapter is a difference to a base model; growth needs the sum",
-            fix="merge it: PeftModel.from_pretrained(base, SRC).merge_and_unload().save_pretrained(DST)",
+            fix=_merged(folder),
         )
     if "config.json" not in names:
+        if MODULES in names:
+            raise Refused(
+                where,
+                what=f"has {MODULES} and no config.json; found {listing(map(show, names))}",
+                why="the transformer of this sentence-transformers folder lies in another one, or there is none",
+                fix="SentenceTransformer(SRC).save(DST) writes the transformer into the folder itself",
+            )
         refuse_other_weights(folder, names)
         raise BadInput(
             where,
@@ -196,6 +263,22 @@ def check_kind(folder: Path, names: list[str]) -> None:
         )
 
 
+def _merged(folder: Path) -> str:
+    """The command that adds an adapter to its base model, as far as adapter_config.json names the two."""
+    said: dict = {}
+    with contextlib.suppress(GrowError, OSError):
+        fd = open_regular(inside(folder, "adapter_config.json"))
+        try:
+            raw = read_exactly(fd, min(os.fstat(fd).st_size, LARGEST_ADAPTER), 0, "adapter_config.json")
+        finally:
+            os.close(fd)
+        found = strict_json(raw, "adapter_config.json", "")
+        said = found if isinstance(found, dict) else {}
+    base, task = said.get("base_model_name_or_path"), said.get("task_type")
+    base = base if isinstance(base, str) and PLAIN.fullmatch(base) else "BASE"
+    return MERGE.format(cls=ADAPTED.get(str(task), "AutoModel"), base=base, adapter=in_command(folder, "ADAPTER"))
+
+
 def refuse_other_weights(folder: Path, names: list[str]) -> None:
     """There are safetensors, or no weights at all; a folder with weights in other formats only is refused."""
     if any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
@@ -203,14 +286,24 @@ def refuse_other_weights(folder: Path, names: list[str]) -> None:
     for pattern, (found, fix) in OTHER_WEIGHTS.items():
         if others := fnmatch.filter(names, pattern):
             what = f"{found}: {listing(map(show, others))}"
-            raise Refused(show(folder), what=what, why="grow reads safetensors, unquantised", fix=fix)
+            raise Refused(
+                show(folder),
+                what=what,
+                why="grow reads safetensors, unquantised",
+                fix=fix.replace("SRC", in_command(folder)),
+            )
 
 
 def companions(folder: Path, names: Iterable[str], follow_symlinks: bool = False) -> list[str]:
     """Paths relative to `folder` that match COMPANIONS, never code or weights; `names`: its listing."""
     found = []
+    names = list(names)
+    modules = module_files(folder, follow_symlinks) if MODULES in names else []
+    own = {module.split(os.sep)[0] for module in modules}
     for name in names:
         path = folder / name
+        if name in own:
+            continue
         if not path.is_dir():
             found.append(name)
         elif name in COMPANIONS:
@@ -218,12 +311,13 @@ def companions(folder: Path, names: Iterable[str], follow_symlinks: bool = False
         elif any(fnmatch.fnmatchcase(name, pattern) for pattern in SUBFOLDERS):
             inside(folder, name, follow_symlinks)
             found += [f"{name}/{child}" for child in sorted(os.listdir(path)) if not (path / child).is_dir()]
-    return [
+    kept = [
         name
         for name in found
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in COMPANIONS)
         and not name.lower().endswith(NO_COMPANIONS)
     ]
+    return kept + modules
 
 
 def _bundled() -> tuple[str, ...]:
@@ -244,7 +338,8 @@ def _download(repo: str, revision: str | None) -> Path:
         except Exception as error:
             if not _is_network(error):
                 raise
-            return Path(fetch(revision=revision, local_files_only=True))
+            cached = Path(fetch(revision=revision, local_files_only=True))
+            return _with_modules(repo, cached, revision=revision, local_files_only=True)
         names = [sibling.rfilename for sibling in info.siblings or ()]
         if not any(name.endswith(".safetensors") and "/" not in name for name in names):
             raise Refused(
@@ -253,11 +348,26 @@ def _download(repo: str, revision: str | None) -> Path:
                 why="grow reads safetensors only; loading a pickle can run code",
                 fix=PICKLE_FIX.replace("SRC", repo),
             )
-        return Path(fetch(revision=info.sha))
+        return _with_modules(repo, Path(fetch(revision=info.sha)), revision=info.sha)
     except GrowError:
         raise
     except Exception as error:
         raise _hub_fault(where, repo, error) from None
+
+
+def _with_modules(repo: str, snapshot: Path, **options: Any) -> Path:
+    """The same snapshot with the weights of the modules that its modules.json names."""
+    import huggingface_hub as hub
+
+    if (snapshot / MODULES).is_file():
+        stored = json.loads((snapshot / MODULES).read_bytes())
+        paths = [entry["path"] for entry in stored if isinstance(entry, dict) and module_folder(entry.get("path"))]
+        if paths:
+            wanted = [
+                f"{path}/*{name}" for path in paths for name in ("model.safetensors", "pytorch_model.bin", ".json")
+            ]
+            hub.snapshot_download(repo, allow_patterns=wanted, **options)
+    return snapshot
 
 
 def _is_network(error: Exception) -> bool:

@@ -14,7 +14,7 @@ import fnmatch
 import hashlib
 import os
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,7 @@ from grow.checkpoint.header import (
     show,
     strict_json,
 )
+from grow.checkpoint.layout import as_in_table
 from grow.checkpoint.locate import (
     check_folder,
     check_kind,
@@ -44,6 +45,13 @@ from grow.errors import BadInput, Refused, listing
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_JSON = 100_000_000
+STOCK = {
+    "twice": "stock loading takes one of two tensors of a name, and nothing says which",
+    "misplaced": "stock loading reads the shards whatever their index says, and other readers do not",
+    "missing": "stock loading begins a tensor that no shard holds anew, most of them with random numbers",
+    "unlisted": "a tensor that the index does not list may be left over from another checkpoint",
+}
+"""Fault of an index -> why it is one."""
 
 
 class Checkpoint:
@@ -51,10 +59,12 @@ class Checkpoint:
 
     path        the folder, absolute and free of symlinks
     config      config.json as a dict, without private fields
-    tensors     name -> TensorInfo over all shards, in the order of files and offsets
+    tensors     name -> TensorInfo over all shards, in the order of files and offsets; the names are those of the
+                family's table, see `grow.checkpoint.layout`
     files       the weight files
     companions  relative paths of the files that come along unchanged
     notes       what was found and does no harm, one sentence each
+    vouched     fields of the config, with their values, that the user says are harmless
 
     >>> with open_checkpoint("gpt2") as source:                   # doctest: +SKIP
     ...     info = source.tensors["wte.weight"]
@@ -67,6 +77,7 @@ class Checkpoint:
         self.files: list[Path] = []
         self.companions: list[str] = []
         self.notes: list[str] = []
+        self.vouched: dict[str, Any] = {}
         self._fds: dict[Path, int] = {}
         self._seen: dict[Path, tuple[int, ...]] = {}
         self._stack = ExitStack()
@@ -181,6 +192,8 @@ def open_checkpoint(
         raw = checkpoint._json(inside(folder, "config.json", follow_symlinks))
         checkpoint.config = check_config(raw, show(folder / "config.json"), checkpoint.notes)
         shards = _open_shards(checkpoint, names, follow_symlinks)
+        found = as_in_table(checkpoint.config, checkpoint.tensors, checkpoint.notes)
+        checkpoint.tensors = {name: info for name, (_, info) in found.items()}
         unread = [name for name in names if name.endswith(".safetensors") and name not in shards]
         if unread:
             checkpoint.notes.append(f"not part of the checkpoint, left unread: {listing(map(show, unread))}")
@@ -214,13 +227,14 @@ def _open_shards(checkpoint: Checkpoint, names: list[str], follow_symlinks: bool
     total = None
     if INDEX in names:
         raw = checkpoint._json(inside(folder, INDEX, follow_symlinks))
-        weight_map, total = _check_index(raw, show(folder / INDEX))
+        weight_map, total = check_index(raw, show(folder / INDEX))
     shards = _shards(folder, names, weight_map)
     for shard in shards:
         file = inside(folder, shard, follow_symlinks)
         checkpoint._fds[file] = checkpoint._open(file)
         checkpoint.files.append(file)
-    _merge(checkpoint, weight_map, total)
+    held = {file: parse_header(fd, file)[0] for file, fd in checkpoint._fds.items()}
+    merge(checkpoint, held, weight_map, total)
     return shards
 
 
@@ -241,7 +255,7 @@ def add_companion(checkpoint: Checkpoint, name: str, file: Path) -> None:
         checkpoint.companions.append(name)
 
 
-def _check_index(index: Any, where: str) -> tuple[dict[str, str], Any]:
+def check_index(index: Any, where: str, ending: str = ".safetensors") -> tuple[dict[str, str], Any]:
     """Its weight_map, and the total_size it claims. Each shard is a plain name, distinct on every system."""
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
@@ -258,8 +272,8 @@ def _check_index(index: Any, where: str) -> tuple[dict[str, str], Any]:
             what = f"{show(other)} and {show(shard)} differ only in case or encoding"
             why = "on many systems these names are one file"
             raise BadInput(where, what=what, why=why, fix="rename one of the shards, here and on disk")
-        if not shard.endswith(".safetensors"):
-            what, why = f"{show(shard)} is not safetensors", "grow reads safetensors only"
+        if not shard.endswith(ending):
+            what, why = f"{show(shard)} is not {ending.lstrip('.')}", "grow reads safetensors only"
             raise Refused(where, what=what, why=why, fix=PICKLE_FIX)
     return weight_map, metadata.get("total_size")
 
@@ -286,10 +300,7 @@ def _shards(folder: Path, names: list[str], weight_map: dict[str, str]) -> list[
             fix=f"download the repository again, or rename a single file to {SINGLE}",
         )
     shards = sorted(set(weight_map.values()))
-    missing = [show(shard) for shard in shards if shard not in names]
-    if missing:
-        what = f"{len(missing)} of {len(shards)} shards are missing: {listing(missing, 100)}"
-        raise BadInput(show(folder), what=what, why=f"{INDEX} lists them", fix=AGAIN)
+    missing_shards(folder, names, shards, INDEX)
     if SINGLE in names and SINGLE not in shards:
         what = f"holds {SINGLE} as well as an index of other shards"
         fix = f"remove {SINGLE} or {INDEX}, whichever is stale"
@@ -297,11 +308,28 @@ def _shards(folder: Path, names: list[str], weight_map: dict[str, str]) -> list[
     return shards
 
 
-def _merge(checkpoint: Checkpoint, weight_map: dict[str, str], claimed: Any) -> None:
-    """The tensors of all shards, when no two shards hold the same one and the index tells the same story."""
+def missing_shards(folder: Path, names: list[str], shards: list[str], index: str) -> None:
+    """BadInput unless all of the shards are there."""
+    missing = [show(shard) for shard in shards if shard not in names]
+    if missing:
+        what = f"{len(missing)} of {len(shards)} shards are missing: {listing(missing, 100)}"
+        raise BadInput(show(folder), what=what, why=f"{index} lists them", fix=AGAIN)
+
+
+def merge(
+    checkpoint: Checkpoint,
+    held: Mapping[Path, Mapping[str, TensorInfo]],
+    weight_map: dict[str, str],
+    claimed: Any,
+    index: str = INDEX,
+) -> None:
+    """The tensors of all shards, when no two shards hold the same one and the index tells the same story.
+
+    held  file -> its tensors
+    """
     twice, extra, misplaced = [], [], []
-    for file, fd in checkpoint._fds.items():
-        for name, info in parse_header(fd, file)[0].items():
+    for file, infos in held.items():
+        for name, info in infos.items():
             if name in checkpoint.tensors:
                 twice.append(f"{show(name)} ({checkpoint.tensors[name].file.name}, {file.name})")
             elif weight_map and name not in weight_map:
@@ -321,10 +349,10 @@ def _merge(checkpoint: Checkpoint, weight_map: dict[str, str], claimed: Any) -> 
     faults = {fault: found for fault, found in faults.items() if found}
     if faults:
         raise BadInput(
-            show(checkpoint.path / INDEX),
+            show(checkpoint.path / index),
             what=f"disagrees with the shards: {', '.join(f'{len(faults[f])} {f}' for f in faults)}",
             details=[(fault, listing(found)) for fault, found in faults.items()],
-            why="stock loading fills missing tensors with random numbers and drops unlisted ones",
+            why="; ".join(STOCK[fault] for fault in faults),
             fix="--ignore-unexpected PATTERN" if set(faults) == {"unlisted"} else AGAIN,
         )
     if not checkpoint.tensors:

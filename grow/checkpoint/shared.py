@@ -12,7 +12,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +34,7 @@ class Guest:
     out: Path
     notes: list[str] = field(default_factory=list)
 
-    def commit(self) -> None:
+    def commit(self, files: Mapping[str, int | None] | None = None) -> None:
         """The first process does."""
 
 

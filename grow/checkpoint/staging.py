@@ -1,7 +1,11 @@
 """The result appears under its final name complete and verified, or not at all.
 
-Everything is written to `.NAME.grow-partial` beside the target and renamed at the end. The folder is locked while
-somebody works in it; one that nobody holds was left by a killed run and is removed, with a note.
+    .NAME.grow-partial/    beside the target: what is being written, renamed at the end
+    .NAME.grow-replaced/   for the moment of that rename: NAME as it was, if it is replaced
+
+Both hold an empty file MARK, by which grow knows its own: another folder of such a name is in the way and never
+removed. The first is locked while somebody works in it; one that nobody holds was left by a killed run and is removed,
+with a note.
 """
 
 from __future__ import annotations
@@ -11,13 +15,21 @@ import errno
 import fcntl
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
-from grow.errors import BadInput
+from grow import kept
+from grow.checkpoint.owned import CHECKPOINT, MARK, Kind, check_replaced, remove
+from grow.errors import BadInput, listing
+
+REPLACES = "--overwrite replaces the whole folder"
 
 
 class Staging:
-    """`with Staging(out, …) as stage: write into stage.path; stage.commit()`; without commit nothing remains."""
+    """`with Staging(out, …) as stage: write into stage.path; stage.commit()`; without commit nothing remains.
+
+    kind  what `out` must be to be replaced, see `grow.checkpoint.owned`
+    """
 
     def __init__(
         self,
@@ -26,58 +38,128 @@ class Staging:
         source: Path | None = None,
         overwrite: bool = False,
         needed: int = 0,
-        kind: str = "config.json",
+        kind: Kind = CHECKPOINT,
     ) -> None:
         self.out = Path(os.path.abspath(out))
         self.notes: list[str] = []
-        self.overwrite = overwrite
+        self.overwrite, self.kind = overwrite, kind
+        self._asked = source, overwrite, needed, kind
         self._fd: int | None = None
-        check_output(self.out, source, overwrite, needed, kind)
+        check_output(self.out, *self._asked)
         self.path = self.out.with_name(f".{self.out.name[:200]}.grow-partial")
+        self.aside = self.out.with_name(f".{self.out.name[:200]}.grow-replaced")
 
     def __enter__(self) -> Staging:
-        if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
-            raise BadInput(str(self.path), what="is in the way", why="the result is prepared there", fix="remove it")
+        self._check_own(self.path, "the result is prepared there")
+        self._check_own(self.aside, "what is replaced is put there for a moment")
         if self.path.exists():
             self._lock()
             self.notes.append(f"removed {self.path.name}, left by an interrupted run")
             shutil.rmtree(self.path)
             self._unlock()
         try:
-            self.path.mkdir()
+            _make(self.path)
         except OSError as error:
             raise BadInput(
                 str(self.out.parent), what="cannot be written", why=str(error), fix="another --out"
             ) from None
-        self._lock()
+        try:
+            self._lock()
+            self._settle()
+        except BaseException:
+            self._abandon()
+            raise
         return self
 
-    def commit(self) -> None:
-        """Give the finished folder its final name; an overwritten one is removed after that."""
+    def commit(self, files: Mapping[str, int | None] | None = None) -> None:
+        """Give the finished folder its final name; an overwritten one is removed after that.
+
+        files  relative path -> bytes of what must be there; None: any size
+        """
+        self._check_whole(files or {})
         _fsync(self.path)
-        aside = self.out.with_name(f".{self.out.name[:200]}.grow-replaced")
-        if self.out.exists():
-            if self.overwrite and any(self.out.iterdir()):
-                if aside.exists():
-                    shutil.rmtree(aside)
-                self.out.rename(aside)
-            else:
-                self.out.rmdir()
+        replaced = False
         try:
+            if self.out.exists():
+                source, overwrite, _, kind = self._asked
+                check_output(self.out, source, overwrite, 0, kind)  # it may have changed meanwhile
+                if any(self.out.iterdir()):
+                    _make(self.aside)
+                    replaced = True
+                    self.out.rename(self.aside / self.out.name)
+                else:
+                    self.out.rmdir()
             self.path.rename(self.out)
-        except OSError:
-            if aside.exists() and not self.out.exists():
-                aside.rename(self.out)
+        except BaseException:
+            if not self.path.exists():
+                kept.keep(self.out)
+            elif replaced:
+                self._bring_back()
             raise
+        kept.keep(self.out)
+        with contextlib.suppress(OSError):  # behind the rename: who is killed before it has a folder that is grow's own
+            (self.out / MARK).unlink()
         _fsync(self.out.parent)
-        if aside.exists():
-            shutil.rmtree(aside)
+        if replaced:
+            self._clear()
 
     def __exit__(self, kind, value, trace) -> None:
+        self._abandon()
+        refuse_full(self.out, value)
+
+    def _abandon(self) -> None:
         if self.path.exists():
             shutil.rmtree(self.path, ignore_errors=True)
         self._unlock()
-        refuse_full(self.out, value)
+
+    def _check_own(self, path: Path, why: str) -> None:
+        """BadInput where a name beside the output is taken by what grow has not made."""
+        if not os.path.lexists(path):
+            return
+        mine = not path.is_symlink() and path.is_dir() and ((path / MARK).is_file() or not any(path.iterdir()))
+        if not mine:
+            raise BadInput(
+                str(path),
+                what="is in the way",
+                why=f"{why}, and it is not one that grow has made",
+                fix="move it elsewhere, or another --out",
+            )
+
+    def _check_whole(self, files: Mapping[str, int | None]) -> None:
+        found = {name: _size(self.path / name) for name in files}
+        lost = [name for name, size in found.items() if size is None]
+        other = [name for name, size in files.items() if size is not None and found[name] not in (None, size)]
+        if lost or other:
+            raise BadInput(
+                f"--out {self.out}",
+                what=f"{listing(lost + other)} {'went away' if lost else 'changed'} while the result was made",
+                why=f"another program works in {self.path.name}; nothing was kept",
+                fix="end it, and the same command again",
+            )
+
+    def _settle(self) -> None:
+        """What a run that was killed in the middle of a rename has left is as before it, or as after it."""
+        if not self.aside.exists():
+            return
+        if (self.aside / self.out.name).exists() and not os.path.lexists(self.out):
+            self._bring_back()
+            self.notes.append(f"brought back {self.out.name}, which an interrupted run had put aside")
+            check_output(self.out, *self._asked)
+        else:
+            self._clear()
+
+    def _bring_back(self) -> None:
+        with contextlib.suppress(OSError):
+            (self.aside / self.out.name).rename(self.out)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Remove what was replaced; what came into it at the last moment, or cannot be removed, stays with a note."""
+        old = self.aside / self.out.name
+        if not old.exists() or remove(old, self.kind):
+            shutil.rmtree(self.aside, ignore_errors=True)
+        if self.aside.exists():
+            self.notes.append(f"what {self.out.name} was before could not be removed: it is in {self.aside}")
 
     def _lock(self) -> None:
         self._fd = os.open(self.path, os.O_RDONLY)
@@ -109,10 +191,10 @@ def refuse_full(out: Path, error: BaseException | None) -> None:
         ) from error
 
 
-def check_output(out: Path, source: Path | None, overwrite: bool, needed: int, kind: str = "config.json") -> None:
+def check_output(out: Path, source: Path | None, overwrite: bool, needed: int, kind: Kind = CHECKPOINT) -> None:
     """Everything about the output that can be refused before the first byte is read.
 
-    kind  the file that a folder must hold to be replaced: what it is known by
+    kind  what a folder must be to be replaced
     """
     where = f"--out {out}"
     parent = out.parent
@@ -151,13 +233,9 @@ def check_output(out: Path, source: Path | None, overwrite: bool, needed: int, k
                     why="nothing is overwritten unasked",
                     fix="--overwrite, or another --out",
                 )
-            if not (out / kind).is_file():
-                raise BadInput(
-                    where,
-                    what="is not a checkpoint folder" if kind == "config.json" else f"holds no {kind}",
-                    why="--overwrite replaces the whole folder",
-                    fix="another --out",
-                )
+            check_replaced(out, kind, where, REPLACES)
+            if not os.access(out, os.W_OK | os.X_OK):
+                raise BadInput(where, what="is read-only", why=REPLACES, fix="chmod u+w, or another --out")
         if out.is_symlink():
             raise BadInput(
                 where,
@@ -190,6 +268,23 @@ def check_apart(out: Path, source: str | os.PathLike | None) -> None:
             why="source files are never touched",
             fix="another --out",
         )
+
+
+def _make(path: Path) -> None:
+    """A folder that is known to be grow's own; one that is there already is used."""
+    made = not path.exists()
+    path.mkdir(exist_ok=True)
+    try:
+        (path / MARK).touch()
+    except OSError:
+        if made:
+            path.rmdir()
+        raise
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a regular file, None where there is none."""
+    return path.stat().st_size if path.is_file() and not path.is_symlink() else None
 
 
 def _fsync(path: Path) -> None:

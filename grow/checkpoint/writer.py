@@ -19,6 +19,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from grow.checkpoint.header import CHUNK
+from grow.errors import BadInput
 from grow.tensors import ITEMSIZE
 
 ALIGN = 8
@@ -68,6 +69,7 @@ class ShardWriter:
         self.total = sum(t.nbytes for t in tensors)
         self.spots: dict[str, Spot] = {}
         self.fds: dict[str, int] = {}
+        self.sizes: dict[str, int] = {}
         many = len(shards) > 1
         try:
             for i, shard in enumerate(shards):
@@ -96,7 +98,7 @@ class ShardWriter:
             row = t.new_matrix[1] * ITEMSIZE[t.dtype]
             self.spots[t.name] = Spot(file, start + low, t.nbytes, row)
         fd = os.open(self.folder / file, os.O_RDWR | (os.O_CREAT | os.O_EXCL if self.create else 0), 0o644)
-        self.fds[file] = fd
+        self.fds[file], self.sizes[file] = fd, start + at
         if not self.create:
             return
         _allocate(fd, start + at)
@@ -123,6 +125,7 @@ class ShardWriter:
         """Make every shard durable; who has created them writes the index when there are several."""
         for fd in self.fds.values():
             os.fsync(fd)
+        self._check_there()
         self.abandon()
         if self.create and len(self.files) > 1:
             index = {
@@ -130,6 +133,19 @@ class ShardWriter:
                 "weight_map": {name: spot.file for name, spot in self.spots.items()},
             }
             write_json(self.folder / "model.safetensors.index.json", index)
+
+    def _check_there(self) -> None:
+        """BadInput where a file's name is not that of what was written any more."""
+        for file, fd in self.fds.items():
+            there = self.folder / file
+            same = there.exists() and os.path.samestat(os.stat(there), os.fstat(fd))
+            if not same or os.fstat(fd).st_size != self.sizes[file]:
+                raise BadInput(
+                    str(there),
+                    what="was changed" if there.exists() else "went away",
+                    why="another program works in this folder while weights are written there",
+                    fix="end it, and the same command again",
+                )
 
     def abandon(self) -> None:
         for fd in self.fds.values():

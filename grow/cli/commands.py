@@ -215,7 +215,7 @@ def verify(
         else:
             show.verification(found)
             if report:
-                click.echo(f"report: {report}")
+                show.say(f"report: {report}")
     return found.exit_code
 
 
@@ -252,7 +252,7 @@ def compare(src, to, methods, as_json, **options) -> int:
             show.comparison(found)
             for name in ("out", "report"):
                 if options[name]:
-                    click.echo(f"{name}: {options[name]}")
+                    show.say(f"{name}: {options[name]}")
     return 0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from grow.errors import one_line
+
 
 class Progress:
     """One line on stderr that is rewritten: bytes and time left while writing, then the running check."""
@@ -42,7 +44,7 @@ class Progress:
 
     def _line(self, text: str) -> None:
         if self.shown:
-            sys.stderr.write("\r\x1b[2K" + text)
+            sys.stderr.write("\r\x1b[2K" + one_line(text))
             sys.stderr.flush()
 
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import click
-
 import grow
 from grow.cli import show
 from grow.cli.progress import Progress, size
@@ -35,15 +33,15 @@ def price(recipe: str, as_json: bool) -> int:
         show.print_json(document)
         return 0
     rows = [*document["stages"], *([document["baseline"]] if document["baseline"] else [])]
-    click.echo(f"{document['recipe']}: {len(document['stages'])} stages, priced on {document['machine']}")
+    show.say(f"{document['recipe']}: {len(document['stages'])} stages, priced on {document['machine']}")
     head = ("stage", "kind", "parameters", "tokens", "steps", "FLOPs", "memory", "disk", "time")
     show.table(head, [*map(_priced, rows), _priced({**document["total"], "name": "total", "kind": ""})])
-    click.echo("memory: weights, gradients and moments, activations not counted; time: of the training steps, measured")
+    show.say("memory: weights, gradients and moments, activations not counted; time: of the training steps, measured")
     for row in rows:
         if row["at_most"]:
-            click.echo(f"note: {row['name']} may end earlier, at a plateau")
+            show.say(f"note: {row['name']} may end earlier, at a plateau")
         if row["note"]:
-            click.echo(f"note: {row['name']}: {row['note']}")
+            show.say(f"note: {row['name']}: {row['note']}")
     return 0
 
 
@@ -54,12 +52,12 @@ def run(recipe: str, as_json: bool, **options: Any) -> int:
             done = grow.run(
                 recipe,
                 quiet=as_json,
-                on_stage=lambda line: None if as_json or not show.first_process() else click.echo(line, err=True),
+                on_stage=lambda line: None if as_json or not show.first_process() else show.say(line, err=True),
                 progress=progress.rung,
                 **options,
             )
         except KeyboardInterrupt:
-            click.echo("interrupted: the stage was not finished; --resume goes on with it", err=True)
+            show.say("interrupted: the stage was not finished; --resume goes on with it", err=True)
             return INTERRUPTED
     if show.first_process():
         if as_json:
@@ -74,9 +72,9 @@ def _finished(done: Any) -> None:
     rows = [*done.stages, *([done.baseline] if done.baseline else [])]
     show.table(head, map(_row, rows))
     if done.stopped:
-        click.echo(f"stopped by {done.stopped}; --resume goes on from there")
+        show.say(f"stopped by {done.stopped}; --resume goes on from there")
         return
-    click.echo(f"{done.final} is the last checkpoint, {done.report} says how it went")
+    show.say(f"{done.final} is the last checkpoint, {done.report} says how it went")
 
 
 def _row(entry: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ from grow.cli.progress import size
 from grow.cost import cost_of
 from grow.data.corpus import Manifest
 from grow.describe import couplings, grouped, notes, plan_document
-from grow.errors import GrowError
+from grow.errors import OBEYED, GrowError, one_line, plain
 from grow.family import WIDTHS, Family
 from grow.methods import DEFAULT
 from grow.plan import Plan
@@ -29,18 +30,24 @@ from grow.train.settings import Training
 from grow.verify.result import Verification, damage_text
 
 
+def say(text: str = "", *, err: bool = False) -> None:
+    """One line for people. Names in it may come from files: nothing in them moves the cursor or begins a line."""
+    click.echo(one_line(text), err=err)
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], indent: str = "  ") -> None:
     """Left-aligned columns under their heads."""
-    lines = [list(map(str, row)) for row in rows]
+    lines = [[one_line(str(cell)) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [head, *lines]) for i in range(len(head))]
     for row in [list(head), *lines]:
-        click.echo((indent + "  ".join(cell.ljust(w) for cell, w in zip(row, widths))).rstrip())
+        say((indent + "  ".join(cell.ljust(w) for cell, w in zip(row, widths))).rstrip())
 
 
 def print_json(document: Any) -> None:
     """One strict JSON document on stdout; escaped where the terminal's encoding is not UTF-8."""
-    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
-    text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=plain)
+    ascii_alone = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=ascii_alone)
+    text = OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # inside texts alone: JSON has none of its own
     # a lone surrogate stands for a byte of a file name that is no UTF-8
     click.echo(text.encode("utf-8", "backslashreplace").decode())
 
@@ -48,7 +55,7 @@ def print_json(document: Any) -> None:
 def emit_error(error: GrowError) -> None:
     """The message on stderr; with --json also a document on stdout."""
     with unheard("stderr"):
-        click.echo(f"error: {error}", err=True)
+        click.echo(plain(f"error: {error}"), err=True)
     if "--json" in sys.argv[1:]:
         parts = {"where": error.where, "what": error.what, "why": error.why, "fix": error.fix}
         with unheard("stdout"):
@@ -59,8 +66,10 @@ def emit_usage(error: click.ClickException) -> None:
     """click's own message, with --json as a document too."""
     if not first_process():
         return
+    shown = io.StringIO()
+    error.show(file=shown)
     with unheard("stderr"):
-        error.show()
+        click.echo(plain(shown.getvalue()), nl=False, err=True)
     if "--json" in sys.argv[1:]:
         command = getattr(getattr(error, "ctx", None), "command_path", "grow")
         parts = {"where": command, "what": error.format_message(), "why": "usage", "fix": f"{command} --help"}
@@ -95,33 +104,38 @@ def reader_may_leave() -> Iterator[None]:
 def plan(p: Plan, world: int | None = None) -> None:
     old, new = cost_of(p)
     how = _method(p)
-    click.echo(f"{p.config['architectures'][0]}: {old.parameters:,} -> {new.parameters:,} parameters, {p.storage}{how}")
+    say(f"{p.config['architectures'][0]}: {old.parameters:,} -> {new.parameters:,} parameters, {p.storage}{how}")
     if p.lossy:
-        click.echo(f"  not exact: {p.lossy}")
+        say(f"  not exact: {p.lossy}")
     for reason in p.rounded:
-        click.echo(f"  rounded: {reason}")
-    click.echo("\naxes")
+        say(f"  rounded: {reason}")
+    say()
+    say("axes")
     shown = [*(a for a in WIDTHS if a in p.sizes), *(a for a in p.sizes if a not in WIDTHS)]
     table(
         ("axis", "old", "new", "how"),
         ((a, p.sizes[a], p.new_sizes[a], p.operators.get(a, "unchanged")) for a in shown),
     )
-    click.echo("\ntensors")
+    say()
+    say("tensors")
     rows = (
         (f"{name} × {k}" if k > 1 else name, t.signature, _shape(t.shape), _shape(t.new_shape), t.dtype)
         for name, k, t in grouped(p)
     )
     table(("tensor", "signature", "old", "new", "dtype"), rows)
-    click.echo("\ncouplings")
+    say()
+    say("couplings")
     for fact in couplings(p):
-        click.echo(f"  {fact}")
+        say(f"  {fact}")
     if p.config_changes:
-        click.echo("\nconfig.json")
+        say()
+        say("config.json")
         table(
             ("field", "old", "new"),
             ((k, json.dumps(a), json.dumps(b)) for k, (a, b) in p.config_changes.items()),
         )
-    click.echo(f"\ncost (FLOPs of a forward pass per token, over {new.context} tokens)")
+    say()
+    say(f"cost (FLOPs of a forward pass per token, over {new.context} tokens)")
     per = [(f"FLOPs, {name}", f"{old.flops[name]:.4g}", f"{new.flops[name]:.4g}") for name in new.flops]
     per.append(("FLOPs, all", f"{old.flops_per_token:.4g}", f"{new.flops_per_token:.4g}"))
     if new.kv_bytes:
@@ -132,12 +146,13 @@ def plan(p: Plan, world: int | None = None) -> None:
     if world:
         _portions(p, world)
     for note in notes(p):
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
 
 
 def _portions(p: Plan, world: int) -> None:
     old, new = portions(p, world)
-    click.echo(f"\nmemory of each of {world} processes that train it (FSDP2, float32, AdamW; activations not counted)")
+    say()
+    say(f"memory of each of {world} processes that train it (FSDP2, float32, AdamW; activations not counted)")
     words = {
         "weights": "weights, its part",
         "gradients": "gradients, its part",
@@ -166,19 +181,19 @@ def growth_document(grown: Growth) -> dict[str, Any]:
 def growth(grown: Growth) -> None:
     p = grown.plan
     before, after = p.parameters
-    click.echo(
+    say(
         f"{grown.path}: {before:,} -> {after:,} parameters, {p.storage}, {size(p.nbytes)} in {grown.seconds:.1f} s"
         + _method(p)
     )
     changed = [a for a in p.sizes if p.sizes[a] != p.new_sizes[a]]
     table(("axis", "old", "new", "how"), ((a, p.sizes[a], p.new_sizes[a], p.operators.get(a, "")) for a in changed))
     for note in grown.notes:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
     if grown.verification is None:
-        click.echo("unverified: --no-verify was given")
+        say("unverified: --no-verify was given")
     elif p.lossy:
         verification(grown.verification, verdict=False)
-        click.echo(f"lossy: {p.method}, measured {damage_text(grown.verification)}")
+        say(f"lossy: {p.method}, measured {damage_text(grown.verification)}")
     else:
         verification(grown.verification)
 
@@ -189,14 +204,18 @@ def prepared(out: Path, made: Manifest) -> None:
         ((name, f"{s.documents:,}", f"{s.tokens:,}", size(s.bytes)) for name, s in made.splits.items()),
     )
     end = "" if made.tokenizer["end"] is None else f", {made.tokenizer['end']} behind each document"
-    click.echo(f"{out}: {made.dtype} ids of {made.tokenizer['name']}'s tokenizer{end}")
+    say(f"{out}: {made.dtype} ids of {made.tokenizer['name']}'s tokenizer{end}")
 
 
 def training(done: Training) -> None:
-    losses = [f"{name} {value:.4f}" for name, value in (("loss", done.loss), ("validation", done.val_loss)) if value]
-    click.echo(f"{done.checkpoint}: {done.tokens:,} tokens, {', '.join(losses)}, {done.seconds:.1f} s")
+    losses = [
+        f"{name} {value:.4f}"
+        for name, value in (("loss", done.loss), ("validation", done.val_loss))
+        if value is not None
+    ]
+    say(f"{done.checkpoint}: {done.tokens:,} tokens, {', '.join(losses)}, {done.seconds:.1f} s")
     if done.stopped:
-        click.echo(f"stopped by {done.stopped} after step {done.step} of {done.settings.steps}; --resume continues it")
+        say(f"stopped by {done.stopped} after step {done.step} of {done.settings.steps}; --resume continues it")
 
 
 def curves(found: Curves) -> None:
@@ -210,15 +229,13 @@ def curves(found: Curves) -> None:
         rows += [(f"  {mark.kind} {mark.name}", "", "", *_cost(mark.at), "", "") for mark in curve.marks]
     table(("run", "steps", "FLOPs before it", "FLOPs", "tokens", "seconds", "loss", "validation"), rows)
     if found.savings:
-        click.echo(
-            f"saved against {found.baseline}, at the same {'validation' if found.validation else 'training'} loss"
-        )
+        say(f"saved against {found.baseline}, at the same {'validation' if found.validation else 'training'} loss")
         shown = [(s.run, f"{s.loss:.4f} of {s.of}", *(_saved(s, cost) for cost in COSTS)) for s in found.savings]
         table(("run", "loss", *("FLOPs", "tokens", "seconds")), shown)
     for note in found.notes:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
     if found.out:
-        click.echo(f"picture: {found.out}")
+        say(f"picture: {found.out}")
 
 
 def _cost(spent: Spent) -> tuple[str, str, str]:
@@ -226,17 +243,19 @@ def _cost(spent: Spent) -> tuple[str, str, str]:
 
 
 def _saved(saving: Saving, cost: str) -> str:
-    """`43.1% (1.2e+12 of 2.1e+12)`, or who never got there."""
-    share = saving.saved(cost)
-    if share is None:
+    """`43.1% (1.2e+12 of 2.1e+12)`, or who never got there, or was there before it cost anything."""
+    if saving.run_cost is None or saving.baseline_cost is None:
         return "never reached by " + (saving.run if saving.run_cost is None else saving.baseline)
     run, baseline = (getattr(spent, cost) for spent in (saving.run_cost, saving.baseline_cost))
+    share = saving.saved(cost)
+    if share is None:
+        return "both begin there" if not run else f"{saving.baseline} begins there ({run:.3g} of 0)"
     return f"{share:.1%} ({run:.3g} of {baseline:.3g})"
 
 
 def first_process() -> bool:
-    """Whether this is the process of a distributed run that speaks."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this is the process that speaks; where there is one, a RANK that was left over counts for nothing."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 def verification(found: Verification, *, verdict: bool = True) -> None:
@@ -256,26 +275,26 @@ def verification(found: Verification, *, verdict: bool = True) -> None:
         faults = check.measured.get("faults") or []
         if len(faults) > 1:
             for fault in faults[:20]:
-                click.echo(f"    {fault}")
+                say(f"    {fault}")
             if check.measured["faulty"] > 20:
-                click.echo(f"    and {check.measured['faulty'] - 20} more tensors")
+                say(f"    and {check.measured['faulty'] - 20} more tensors")
         for row in check.measured.get("tasks") or []:
-            click.echo(f"    {row['task']} {row['metric']}: {_score(row['source'])} and {_score(row['grown'])}")
+            say(f"    {row['task']} {row['metric']}: {_score(row['source'])} and {_score(row['grown'])}")
     if found.first:
-        click.echo(f"first difference: {found.first['text']}")
+        say(f"first difference: {found.first['text']}")
     for note in found.notes:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
     if verdict:
-        click.echo(_verdict(found))
+        say(_verdict(found))
 
 
 def recorded(kept: dict[str, Any]) -> None:
     answers = "whole" if kept["whole"] else "sketched"
-    click.echo(f"{kept['path']}: {size(kept['bytes'])}, what {kept['source']} answers to {len(kept['probes'])} probes")
+    say(f"{kept['path']}: {size(kept['bytes'])}, what {kept['source']} answers to {len(kept['probes'])} probes")
     rows = [(name, " × ".join(map(str, shape)), answers) for name, shape in kept["outputs"].items()]
     table(("output", "positions × width", "kept"), rows)
     for name, why in kept["skipped"].items():
-        click.echo(f"note: probe {name} was left out: {why}")
+        say(f"note: probe {name} was left out: {why}")
 
 
 def _score(value: object) -> str:
@@ -309,7 +328,7 @@ def _verdict(found: Verification) -> str:
 def comparison(found: Comparison) -> None:
     """Step 0 of every method, and the losses of those that were trained, the best first."""
     grew = ", ".join(f"{axis} {a} -> {b}" for axis, (a, b) in found.sizes.items())
-    click.echo(f"{found.source} to {found.target}: {grew}")
+    say(f"{found.source} to {found.target}: {grew}")
     trained = [row for row in (*found.methods, *found.baselines) if row.curve]
     last = f"after {found.training['steps']}" if found.training else ""
     head = ["method", "class", "max |Δ|/std", "KL", "top-1", "loss", "learning", "dead", "twins", "seconds"]
@@ -320,9 +339,9 @@ def comparison(found: Comparison) -> None:
     table([*head, last] if trained else head, rows)
     for row in found.methods:
         if not row.applies:
-            click.echo(f"  {row.name} does not apply: {row.reason}")
+            say(f"  {row.name} does not apply: {row.reason}")
     if found.source_loss is not None:
-        click.echo(f"loss: nats per token of held-out text; the source's is {found.source_loss:.4f}")
+        say(f"loss: nats per token of held-out text; the source's is {found.source_loss:.4f}")
 
 
 def _measured(row: Row) -> list[str]:
@@ -359,11 +378,9 @@ def inspection_document(seen: Inspection) -> dict[str, Any]:
 
 def inspection(seen: Inspection) -> None:
     dtypes = sorted({t.dtype for t in seen.match.tensors})
-    click.echo(
-        f"{seen.path}: {seen.match.config['architectures'][0]}, {_parameters(seen):,} parameters, {', '.join(dtypes)}"
-    )
+    say(f"{seen.path}: {seen.match.config['architectures'][0]}, {_parameters(seen):,} parameters, {', '.join(dtypes)}")
     table(("axis", "size", "field"), ((a, n, seen.family.axes.get(a, "derived")) for a, n in seen.sizes.items()))
-    click.echo("tensors")
+    say("tensors")
     first = [
         t
         for t in seen.match.tensors
@@ -373,9 +390,9 @@ def inspection(seen: Inspection) -> None:
         ("tensor (layer 0)", "signature", "shape"),
         ((t.name, t.row.signature, _shape(t.shape)) for t in first),
     )
-    click.echo("sizes of the family: " + ", ".join(seen.family.sizes))
+    say("sizes of the family: " + ", ".join(seen.family.sizes))
     for note in seen.notes:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
 
 
 def families(chosen: Sequence[Family]) -> None:
@@ -387,11 +404,11 @@ def families(chosen: Sequence[Family]) -> None:
 
 
 def family(f: Family) -> None:
-    click.echo(f"{f.model_type}: {f.summary}")
+    say(f"{f.model_type}: {f.summary}")
     table(("tensor", "signature", "there when"), ((r.name, r.signature, r.when) for r in f.rows))
-    click.echo("sizes")
+    say("sizes")
     for name, fields in f.sizes.items():
-        click.echo(f"  {name}: " + ", ".join(f"{k}={v}" for k, v in fields.items()))
+        say(f"  {name}: " + ", ".join(f"{k}={v}" for k, v in fields.items()))
 
 
 def family_document(f: Family) -> dict[str, Any]:

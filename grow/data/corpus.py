@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 
 from grow.checkpoint.header import strict_json
-from grow.errors import BadInput
+from grow.checkpoint.owned import Kind
+from grow.errors import BadInput, GrowError
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 OFFSETS: np.dtype[Any] = np.dtype("<u8")
 AGAIN = "grow data prepare writes the folder anew"
+FILES = (MANIFEST, *(f"{split}.{kind}" for split in ("train", "val") for kind in ("bin", "docs")))
 
 
 @dataclass(frozen=True)
@@ -220,3 +222,14 @@ def _check_size(path: Path, wanted: int) -> None:
             why=f"{MANIFEST} says how many tokens there are; a file that is cut off or longer is not the one it names",
             fix=AGAIN,
         )
+
+
+def _fault(folder: Path) -> str:
+    try:
+        Corpus.open(folder)
+    except GrowError as error:
+        return f"{error.what}, {error.why}"
+    return ""
+
+
+TOKENS = Kind("a token", FILES, _fault)

@@ -14,7 +14,7 @@ import numpy as np
 from grow.checkpoint.locate import locate
 from grow.checkpoint.staging import Staging, check_apart
 from grow.checkpoint.writer import write_json
-from grow.data.corpus import DTYPES, MANIFEST, OFFSETS, Corpus, Manifest, SplitInfo, sha256_of, tokenizer_sha256
+from grow.data.corpus import DTYPES, MANIFEST, OFFSETS, TOKENS, Manifest, SplitInfo, sha256_of, tokenizer_sha256
 from grow.data.readers import documents
 from grow.errors import BadInput
 from grow.zoo import TEXTS
@@ -65,8 +65,7 @@ def prepare(
     target = Path(out)
     for read in (tokenizer, *(source for source in sources if os.fspath(source) not in TEXTS)):
         check_apart(Path(os.path.abspath(target)), read)
-    _check_replaced(target, overwrite)
-    with Staging(target, overwrite=overwrite, kind=MANIFEST) as stage:
+    with Staging(target, overwrite=overwrite, kind=TOKENS) as stage:
         writers = {name: _Writer(stage.path, name, dtype) for name in ("train", "val")}
         counts: list[dict[str, Any]] = []
         try:
@@ -101,7 +100,7 @@ def prepare(
             __version__,
         )
         write_json(stage.path / MANIFEST, manifest.document())
-        stage.commit()
+        stage.commit({MANIFEST: None, **_sizes(manifest)})
     return manifest
 
 
@@ -207,7 +206,8 @@ def _cut(folder: Path, writers: dict[str, _Writer], share: float) -> None:
         writer.bytes = round(whole * len(some) / len(ids))  # a cut through a document has no byte of its own
 
 
-def _check_replaced(out: Path, overwrite: bool) -> None:
-    """BadInput before anything is read when `--overwrite` would replace what is no folder of token files."""
-    if overwrite and out.is_dir() and any(out.iterdir()):
-        Corpus.open(out)
+def _sizes(manifest: Manifest) -> dict[str, int]:
+    """File -> bytes that it has where nothing was lost."""
+    width = DTYPES[manifest.dtype].itemsize
+    ids = {f"{name}.bin": info.tokens * width for name, info in manifest.splits.items()}
+    return ids | {f"{name}.docs": info.documents * OFFSETS.itemsize for name, info in manifest.splits.items()}

@@ -21,6 +21,7 @@ from grow.families.qwen3 import QWEN3
 from grow.families.qwen3_moe import QWEN3_MOE
 from grow.families.roberta import ROBERTA
 from grow.family import Family
+from grow.stock import known_type
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
@@ -35,7 +36,8 @@ FAMILIES: dict[str, Family] = {
 def family_of(model_type: str) -> Family:
     """The family of a config's `model_type`; `Refused`, listing what there is, when nobody has written it."""
     if model_type not in FAMILIES:
-        hint = did_you_mean(model_type, FAMILIES)
+        # a model of another type does not become one of these by another name
+        hint = "" if known_type(model_type) else did_you_mean(model_type, FAMILIES)
         raise Refused(
             "config.json: model_type",
             what=f"{model_type!r} is not a family that grow knows" + (f"; {hint}" if hint else ""),

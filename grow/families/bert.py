@@ -61,9 +61,10 @@ ENCODER_FACTS: dict[str, Any] = dict(
     eps="layer_norm_eps",
     derived_head_dim=True,
     divides=True,
+    # embedding_size only keeps stock code from asking for hidden % heads == 0, which holds here in any case
     harmless=frozenset(
         """
-        layer_norm_eps attention_probs_dropout_prob hidden_dropout_prob classifier_dropout directionality
+        layer_norm_eps embedding_size directionality
         pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
         """.split()
     ),
@@ -92,7 +93,8 @@ cls.predictions.transform.LayerNorm.weight    hidden *          ? {MASKED}
 cls.predictions.transform.LayerNorm.bias      hidden +          ? {MASKED}
 cls.predictions.bias                          vocab <-          ? {MASKED}
 cls.predictions.decoder.weight                vocab <- hidden   ? {MASKED} not tie_word_embeddings
-cls.predictions.decoder.bias                  vocab <-          ? {MASKED} optional
+cls.predictions.decoder.bias                  vocab <-          ? {MASKED} tie_word_embeddings optional
+cls.predictions.decoder.bias                  vocab <-          ? {MASKED} not tie_word_embeddings
 cls.seq_relationship.weight                   labels <- hidden  ? optional
 cls.seq_relationship.bias                     labels <-         ? optional
 classifier.weight                             labels <- hidden  ? {CLASSIFIED}
@@ -103,6 +105,7 @@ classifier.bias                               labels <-         ? {CLASSIFIED}
         "cls.predictions.decoder.weight",
         ("cls.predictions.transform.LayerNorm.weight", "cls.predictions.transform.LayerNorm.bias"),
         when=f"tie_word_embeddings {MASKED}",
+        biases=("cls.predictions.bias", "cls.predictions.decoder.bias"),
     ),
     defaults={
         "tie_word_embeddings": True,

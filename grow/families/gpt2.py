@@ -46,6 +46,12 @@ qa_outputs.bias                              labels <-         ? ForQuestionAnsw
         ("transformer.ln_f.weight", "transformer.ln_f.bias"),
         when="tie_word_embeddings LMHeadModel",
     ),
+    synonyms={
+        "n_embd": "hidden_size",
+        "n_head": "num_attention_heads",
+        "n_layer": "num_hidden_layers",
+        "n_positions": "max_position_embeddings",
+    },
     defaults={
         "tie_word_embeddings": True,
         "scale_attn_weights": True,
@@ -57,8 +63,8 @@ qa_outputs.bias                              labels <-         ? ForQuestionAnsw
     reads=frozenset({"n_inner"}),
     harmless=frozenset(
         """
-        layer_norm_epsilon attn_pdrop embd_pdrop resid_pdrop reorder_and_upcast_attn
-        summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj n_ctx
+        layer_norm_epsilon reorder_and_upcast_attn
+        summary_activation summary_proj_to_labels summary_type summary_use_proj n_ctx
         """.split()
     ),
     fixed={"add_cross_attention": (False,), "activation_function": ELEMENTWISE},

@@ -1,6 +1,7 @@
 """GPT-NeoX and Pythia: LayerNorm before each branch, fused qkv rows per head, partial RoPE."""
 
 from grow.family import ELEMENTWISE, Attention, Family, Norm, Tie
+from grow.rope import OLDER
 
 GPT_NEOX = Family(
     model_type="gpt_neox",
@@ -51,10 +52,11 @@ qa_outputs.bias                                             labels <-         ? 
         "max_position_embeddings": 2048,
         "partial_rotary_factor": 0.25,
     },
+    rope_spelling=OLDER,
     derived_head_dim=True,
     divides=True,
     reads=frozenset({"rope_parameters", "rope_theta", "rope_scaling", "rotary_pct", "rotary_emb_base"}),
-    harmless=frozenset("layer_norm_eps attention_dropout hidden_dropout use_parallel_residual".split()),
+    harmless=frozenset("layer_norm_eps use_parallel_residual".split()),
     fixed={"hidden_act": ELEMENTWISE},
     spelling=(("lm_head.weight", "embed_out.weight"),),
     stale=(".attention.bias", ".attention.masked_bias", ".attention.rotary_emb.inv_freq", "rotary_emb.inv_freq"),

@@ -29,6 +29,11 @@ GRANITEMOE = rms_decoder(
             MOE + "input_linear.weight": (MLP + "gate_proj.weight", MLP + "up_proj.weight"),
             MOE + "output_linear.weight": (MLP + "down_proj.weight",),
         },
+        fused={
+            MOE + "router.weight": (MOE + "router.layer.weight",),
+            MOE + "experts.gate_up_proj": (MOE + "input_linear.weight",),
+            MOE + "experts.down_proj": (MOE + "output_linear.weight",),
+        },
     ),
     harmless={*MULTIPLIERS, *ROUTER_FIELDS},
     defaults={"num_local_experts": 8, "num_experts_per_tok": 2},

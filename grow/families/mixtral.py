@@ -29,6 +29,11 @@ MIXTRAL = rms_decoder(
             MOE + "experts.{experts}.w3.weight": (MLP + "up_proj.weight",),
             MOE + "experts.{experts}.w2.weight": (MLP + "down_proj.weight",),
         },
+        fused={
+            MLP + "gate.weight": (MOE + "gate.weight",),
+            MLP + "experts.gate_up_proj": tuple(MOE + f"experts.{{experts}}.{name}.weight" for name in ("w1", "w3")),
+            MLP + "experts.down_proj": (MOE + "experts.{experts}.w2.weight",),
+        },
     ),
     harmless={"sliding_window", "output_router_logits", "router_aux_loss_coef", "router_jitter_noise"},
     defaults={

@@ -83,7 +83,7 @@ qa_outputs.bias              labels <-         ? ForQuestionAnswering
     },
     derived_head_dim=True,
     divides=True,
-    harmless=frozenset("attention_dropout dropout layerdrop init_std activation_dropout output_projection".split()),
+    harmless=frozenset("init_std output_projection".split()),
     fixed={"activation_function": ELEMENTWISE},
     summary="OPT",
     sizes={

@@ -36,6 +36,12 @@ def routed(width: str, **facts) -> Experts:
         parts=PARTS,
         normed="norm_topk_prob",
         switch="norm_topk_prob",
+        fused={
+            MLP + "experts.gate_up_proj": tuple(
+                MLP + f"experts.{{experts}}.{n}.weight" for n in ("gate_proj", "up_proj")
+            ),
+            MLP + "experts.down_proj": (MLP + "experts.{experts}.down_proj.weight",),
+        },
         **facts,
     )
 
@@ -51,6 +57,7 @@ QWEN2_MOE = rms_decoder(
         "experts": "num_experts",
     },
     window=Window(even=True),
+    nulls={},  # its class alone puts nothing in the place of null
     experts=routed(
         "expert_ffn",
         shared=SHARES,

@@ -18,7 +18,8 @@ lm_head.layer_norm.weight        hidden *          ? {MASKED}
 lm_head.layer_norm.bias          hidden +          ? {MASKED}
 lm_head.bias                     vocab <-          ? {MASKED}
 lm_head.decoder.weight           vocab <- hidden   ? {MASKED} not tie_word_embeddings
-lm_head.decoder.bias             vocab <-          ? {MASKED} optional
+lm_head.decoder.bias             vocab <-          ? {MASKED} tie_word_embeddings optional
+lm_head.decoder.bias             vocab <-          ? {MASKED} not tie_word_embeddings
 classifier.dense.weight          hidden <- hidden  ? ForSequenceClassification
 classifier.dense.bias            hidden <-         ? ForSequenceClassification
 classifier.out_proj.weight       labels <- hidden  ? ForSequenceClassification
@@ -31,6 +32,7 @@ classifier.bias                  labels <-         ? ForTokenClassification|ForM
         "lm_head.decoder.weight",
         ("lm_head.layer_norm.weight", "lm_head.layer_norm.bias"),
         when=f"tie_word_embeddings {MASKED}",
+        biases=("lm_head.bias", "lm_head.decoder.bias"),
     ),
     defaults={
         "tie_word_embeddings": True,

@@ -15,6 +15,7 @@ from grow.api import Growth, plan
 from grow.checkpoint.writer import write_json
 from grow.errors import BadInput, Refused
 from grow.families import family_of
+from grow.given import bare_object
 from grow.integrations.growing import Growing, growings_of
 from grow.integrations.in_place import check_in_place, grow_in_place
 from grow.integrations.updates import NewEntryUpdates, bare
@@ -98,7 +99,8 @@ class GrowCallback(TrainerCallback, ExportableState):
         for one in self.pending[:1]:
             check_in_place(model, [bare(optimizer)])
             check_optimizers(bare(optimizer), one.state, model)
-            plan(model, one.to, **one.options)
+            with bare_object(model):
+                plan(model, one.to, **one.options)
         if 0 < len(self.done) <= len(self.growths):
             self._treat_apart(self.growths[len(self.done) - 1], model, optimizer, None)
         for one in self.pending[:1]:

@@ -6,8 +6,7 @@ new ones consist of, in one assignment each. Whatever is refused or fails before
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,15 +16,14 @@ from torch import nn
 from grow.api import Growth, widen
 from grow.errors import BadInput, Refused
 from grow.finish import Different
+from grow.given import HOOKS, bare_object, check_runs_alike, hooked, outputs, twin_of
 from grow.integrations.updates import NewEntryUpdates, bare
+from grow.memory import ModelSource, check_model
 
 # RMS of the difference of the outputs, over their std. Measured for `small` and `small-gpt2`: 4e-7 in float32, where
 # summation order is all there is, and 4e-3 in bfloat16, whose 2^-9 per number add up over the layers.
 LIMIT = {torch.float64: 1e-4, torch.float32: 1e-4}
 NARROW = 5e-2
-TORCH = {name for name in vars(nn.Module()) if "hook" in name}  # where torch keeps the hooks of a module
-CAPTURING = "transformers.utils.output_capturing"  # its hooks install themselves again
-CHECKPOINTING = "make_inputs_require_grads"  # comes with gradient checkpointing, which the grown model has too
 
 
 def grow_in_place(
@@ -55,7 +53,10 @@ def grow_in_place(
     wrapped = [] if optimizer is None else list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
     bares = [bare(one) for one in wrapped]
     check_in_place(model, bares)
-    growth = widen(model, to, optimizer=bares or None, state=state, verify=verify, **options)
+    with bare_object(model):
+        growth = widen(model, to, optimizer=bares or None, state=state, verify=verify, **options)
+        if batch is not None:
+            check_runs_alike(model, twin_of(model, ModelSource(model).config), batch)
     if type(growth.model) is not type(model):
         raise Refused(
             type(model).__name__,
@@ -73,15 +74,6 @@ def grow_in_place(
 
 def check_in_place(model: Any, optimizers: Sequence[torch.optim.Optimizer]) -> None:
     """Refused or BadInput where something else holds on to the model's parts; nothing is changed."""
-    from grow.memory import check_model
-
-    if hasattr(model, "peft_config") or getattr(model, "_hf_peft_config_loaded", False):
-        raise Refused(
-            type(model).__name__,
-            what="has PEFT adapters",
-            why="they were made for the old shapes",
-            fix="model.merge_and_unload(), and new adapters on the grown model",
-        )
     check_model(model)
     if (
         torch.distributed.is_available()
@@ -101,7 +93,7 @@ def check_in_place(model: Any, optimizers: Sequence[torch.optim.Optimizer]) -> N
         if hasattr(module, "_hf_hook"):
             why = "accelerate's hooks move the old weights between devices"
             raise Refused(where, what="is dispatched (device_map)", why=why, fix="load the model on one device")
-        if name and (kind := _hooked(module, bool(model.is_gradient_checkpointing))):
+        if name and (kind := hooked(module)):
             raise _kept(f"{where}: {kind}")
     for name, p in model.named_parameters():
         if getattr(p, "_backward_hooks", None) or getattr(p, "_post_accumulate_grad_hooks", None):
@@ -115,18 +107,6 @@ def check_in_place(model: Any, optimizers: Sequence[torch.optim.Optimizer]) -> N
             )
     for one in optimizers:
         _check_optimizer(one)
-
-
-def _hooked(module: nn.Module, checkpointing: bool) -> str:
-    """What holds the first hook that somebody put on a part of the model."""
-    for kind in sorted(TORCH & vars(module).keys()):
-        found = vars(module)[kind]
-        for hook in found.values() if isinstance(found, dict) else ():
-            own = getattr(hook, "__module__", "") == CAPTURING
-            own |= checkpointing and getattr(hook, "__name__", "") == CHECKPOINTING
-            if not own and callable(hook):
-                return kind.strip("_")
-    return ""
 
 
 def _kept(where: str) -> Refused:
@@ -179,7 +159,7 @@ def _different(model: Any, what: str, why: str) -> Different:
 @torch.no_grad()
 def rms_apart(model: Any, grown: Any, batch: Mapping[str, Any]) -> float:
     """RMS of the difference of all outputs, each over its std in `model`; of a longer vocabulary the old tokens."""
-    old, new = (_outputs(one, batch) for one in (model, grown))
+    old, new = (outputs(one, batch) for one in (model, grown))
     worst = 0.0
     for name, x in old.items():
         y = new[name][..., : x.shape[-1]]
@@ -192,30 +172,11 @@ def rms_apart(model: Any, grown: Any, batch: Mapping[str, Any]) -> float:
     return worst
 
 
-def _outputs(model: Any, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """By the class's own forward, in the weights' dtype: what mixed precision has put around it is left out."""
-    given = {k: v for k, v in batch.items() if k != "num_items_in_batch"}
-    with _evaluating(model):
-        found = type(model).forward(model, **{**given, "return_dict": True})
-    return {k: v for k, v in found.items() if torch.is_tensor(v) and v.is_floating_point() and k != "loss"}
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
 def _become(model: nn.Module, grown: nn.Module) -> None:
     """`model` consists of what `grown` consists of. It keeps its own hooks and what others have set on it, such as the
     forward with which Accelerate computes in mixed precision."""
     own, new = vars(model), vars(grown)
-    kept = {k: v for k, v in own.items() if k not in new or k in TORCH or k == "name_or_path"}
+    kept = {k: v for k, v in own.items() if k not in new or k in HOOKS or k == "name_or_path"}
     kept.pop("_output_capturing_hooks_installed", None)
     object.__setattr__(model, "__dict__", {**new, **kept})
 

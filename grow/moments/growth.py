@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from grow.engine import write_items
 from grow.errors import BadInput, Refused, did_you_mean
 from grow.moments.entries import anew, items_of
 from grow.moments.find import SHARDED, kind_of, open_state
+from grow.moments.foreign import foreign, told
 from grow.moments.names import bare_model
-from grow.moments.trainer import OPTIMIZER, open_trainer, write_trainer
+from grow.moments.trainer import COPIED, OPTIMIZER, TRAINER, open_trainer, write_trainer
 from grow.moments.written import document_of, open_written, write_document
 from grow.optimizer import POLICIES
 from grow.parallel import World
@@ -67,6 +69,10 @@ class GrownState:
             with open_written(folder, document_of(folder) or {}) as written:
                 write_trainer(folder, self.trainer, written, self.grown)
 
+    def takes(self, name: str) -> bool:
+        """Whether a file of the folder comes along, or what it says does."""
+        return self.trainer is not None and (name == TRAINER or any(fnmatchcase(name, p) for p in COPIED))
+
     def note(self) -> str:
         c = self.state.carried
         said = f"the training state came along ({self.policy}): {' and '.join(c.optimizers)} behind step {c.step:,}"
@@ -85,12 +91,16 @@ def grown_state(path: Path, plan: Plan, policy: str | None, trust: bool) -> tupl
     Raises BadInput where a policy was named and there is no state, or a state is damaged; Refused where it has no rule.
     """
     check_policy(policy)
-    if policy == "drop" or not (kind := kind_of(path)):
-        if policy in (None, "drop"):
-            return None, ()
+    if policy == "drop":
+        return None, ()
+    others = foreign(path)
+    if not (kind := kind_of(path)):
+        if policy is None:
+            return None, (_behind(others),) if others else ()
+        what = f"{path} has no training state"
         raise BadInput(
             f"--state {policy}",
-            what=f"{path} has no training state",
+            what=f"{what} that can be read: {told(others)}" if others else what,
             why=f"it says what becomes of the optimizer's state, in {STATE}/ or {OPTIMIZER}",
             fix="the checkpoint of a run (RUN/step-…, checkpoint-…), or no --state",
         )
@@ -101,8 +111,15 @@ def grown_state(path: Path, plan: Plan, policy: str | None, trust: bool) -> tupl
     except Refused as refusal:
         if policy is not None:
             raise
-        return None, (f"the training state stays behind: {refusal.where} {refusal.what}",)
-    return found, (found.note(),)
+        why = f"the training state stays behind: {refusal.where} {refusal.what}"
+        return None, (f"{why}, and with it {told(others)}" if others else why,)
+    left = {whose: [n for n in names if not found.takes(n)] for whose, names in others.items()}
+    left = {whose: names for whose, names in left.items() if names}
+    return found, (*((_behind(left),) if left else ()), found.note())
+
+
+def _behind(others: dict[str, list[str]]) -> str:
+    return f"a training state stays behind, which is not read here: {told(others)}"
 
 
 def check_policy(policy: str | None) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from grow.errors import BadInput, Refused, listing
+from grow.errors import Refused, listing
 from grow.moments.names import bare_model, shapes
 from grow.moments.state import CODES, Carried, Info, TrainingState, damaged, shape_of
 from grow.moments.written import WrittenState
@@ -63,7 +63,7 @@ class TrainerState(TrainingState):
             key = ADAFACTOR[key]
             value = value.unsqueeze(LAST[key]) if key in LAST else value
         if tuple(value.shape) != shape_of(key, shape) or value.dtype not in CODES:
-            raise BadInput(
+            raise Refused(
                 f"{self.path}: {OPTIMIZER}",
                 what=f"{key} of parameter {number} is {tuple(value.shape)} of {value.dtype}; a Trainer gives it to "
                 f"{name}, {shape}",
@@ -82,11 +82,17 @@ class TrainerState(TrainingState):
 
 
 def open_trainer(path: Path) -> TrainerState:
-    """BadInput when it is damaged or numbered for another model, Refused for another optimizer."""
+    """BadInput when it is damaged; Refused for another optimizer, or one whose parameters are not those that a Trainer
+    numbers."""
     path = Path(os.path.realpath(path))
     lost = [name for name in (OPTIMIZER, SCHEDULER, TRAINER) if not (path / name).is_file()]
     if lost:
-        raise damaged(path, f"{', '.join(lost)} is missing, without which a Trainer begins with a fresh optimizer")
+        raise Refused(
+            f"{path}: {OPTIMIZER}",
+            what=f"stands alone: {', '.join(lost)} is missing, without which a Trainer begins with a fresh optimizer",
+            why="the files of a Trainer's state are of use together alone",
+            fix="another checkpoint, or --state drop",
+        )
     try:
         document = json.loads((path / TRAINER).read_text(encoding="utf-8"))
         if type(document["global_step"]) is not int:
@@ -176,7 +182,12 @@ def _kind(path: Path, groups: Sequence[Mapping[str, Any]], state: Mapping[int, M
     if "beta2_decay" in settings and keys <= {"variance", ROW, COL, STEP}:
         return "Adafactor"
     if not keys:
-        raise damaged(path, f"{OPTIMIZER} has not taken a step")
+        raise Refused(
+            f"{path}: {OPTIMIZER}",
+            what="has not taken a step",
+            why="there is nothing in it that a run could continue from",
+            fix="--state drop",
+        )
     named = next((name for key, name in OTHERS.items() if key in keys), "another one")
     if {"exp_avg", "exp_avg_sq"} <= keys:
         named = "Adafactor with a first moment" if "scale_parameter" in settings else "Adam without decoupled decay"
@@ -191,7 +202,7 @@ def _kind(path: Path, groups: Sequence[Mapping[str, Any]], state: Mapping[int, M
 def _numbered(path: Path, groups: Sequence[Mapping[str, Any]], names: list[list[str]], model: Any) -> Iterable[str]:
     found, wanted = [len(group["params"]) for group in groups], [len(some) for some in names]
     if found != wanted:
-        raise BadInput(
+        raise Refused(
             f"{path}: {OPTIMIZER}",
             what=f"has groups of {found} parameters; a Trainer makes {wanted} of {type(model).__name__}",
             why="its numbering does not fit the model of config.json: another class, own groups, or frozen or added "

@@ -13,9 +13,10 @@ from typing import Any
 from grow.api import LINE, opened, widen
 from grow.checkpoint.header import show
 from grow.checkpoint.locate import locate
+from grow.checkpoint.staging import Staging
 from grow.checkpoint.writer import write_json
 from grow.cost import cost_of
-from grow.errors import BadInput, GrowError, Refused, did_you_mean
+from grow.errors import BadInput, Refused, did_you_mean
 from grow.methods import METHODS
 from grow.race.result import Comparison, Curve, Damage, Learning, Row
 from grow.target import resolve
@@ -23,6 +24,7 @@ from grow.target import resolve
 __all__ = ["Comparison", "Curve", "Damage", "Learning", "Row", "compare"]
 
 RATE = 3e-4
+COMPARISON = "comparison.json"
 
 
 def compare(
@@ -47,7 +49,7 @@ def compare(
                  "source", the source as it is
     rate         of AdamW at its highest, the same for all
     text         a UTF-8 file, every tenth block of which is held out; none: speeches that come with grow
-    out          a new folder for the checkpoints, comparison.json and loss.svg; none: nothing is kept
+    out          a new folder for the checkpoints, comparison.json and loss.svg, there at the end; none: nothing is kept
     report       an HTML page to write
     deepen       take the number of layers of a size or config too
 
@@ -161,18 +163,14 @@ def _place(out: str | os.PathLike | None) -> Iterator[Path]:
         )
     if not folder.parent.is_dir():
         raise BadInput(f"--out {folder}", what="has no parent folder", why=str(folder.parent), fix="make it first")
-    folder.mkdir(exist_ok=True)
-    try:
-        yield folder
-    except GrowError:
-        if not any(folder.iterdir()):
-            folder.rmdir()
-        raise
+    with Staging(folder) as stage:
+        yield stage.path
+        stage.commit({COMPARISON: None})
 
 
 def _keep(found: Comparison, folder: Path) -> None:
     from grow.race.curves import standalone
 
-    write_json(folder / "comparison.json", found.to_dict())
+    write_json(folder / COMPARISON, found.to_dict())
     if found.training:
         (folder / "loss.svg").write_text(standalone(found), encoding="utf-8")

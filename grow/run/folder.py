@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from grow.checkpoint.staging import check_output
 from grow.checkpoint.writer import write_json, write_whole
 from grow.data.corpus import sha256_of
 from grow.errors import BadInput
+from grow.kept import keep
 from grow.run.keys import shown
 from grow.run.recipe import Recipe, Stage
 from grow.train.folder import LOCK, RUN
@@ -137,6 +137,7 @@ class Book:
             write_whole(self.out / TOML, recipe.content)
         write_json(self.out / RECIPE, self.document)
         _sync(self.out)
+        keep(self.out, "holds the stages that are done: --resume goes on with it")
 
     def path(self, entry: Mapping[str, Any]) -> Path:
         """The checkpoint that a stage left."""
@@ -154,10 +155,6 @@ class Book:
             what = f"{', '.join([*lost, *other][:4])} {'missing' if lost else 'of another sha256'}"
             why = f"the next stage begins with what {entry['name']} left there"
             raise BadInput(str(path), what=what, why=why, fix=f"bring it back, or {FIX}")
-
-    def clear(self, entry: Mapping[str, Any]) -> None:
-        """Remove what an interrupted stage left: it was not done."""
-        shutil.rmtree(self.out / entry["folder"], ignore_errors=True)
 
     def point(self, entry: Mapping[str, Any]) -> None:
         """OUT/final: a relative link, so that the folder can be moved."""

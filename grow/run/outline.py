@@ -19,7 +19,7 @@ from grow.families import FAMILIES, family_of
 from grow.family import Family
 from grow.match import expected_rows, match
 from grow.plan import Plan, plan_for
-from grow.provenance import read_record
+from grow.provenance import assumed, read_record
 from grow.tensors import DTYPE_NAMES, ITEMSIZE
 
 
@@ -54,7 +54,7 @@ def outline_of(src: str, revision: str | None = None) -> Outline:
     with open_checkpoint(locate(src, revision=revision)) as checkpoint:
         tensors = {name: Slot(info.dtype, info.shape) for name, info in checkpoint.tensors.items()}
         record = read_record(checkpoint.path)
-        return Outline(checkpoint.path, dict(checkpoint.config), tensors, record and record.change)
+        return Outline(checkpoint.path, dict(checkpoint.config), tensors, record.change if record else None)
 
 
 def random_outline(
@@ -63,7 +63,7 @@ def random_outline(
     """Of random weights with the config of `src`, in other sizes."""
     given = outline_of(src, revision)
     family = family_of(given.config["model_type"])
-    family.check_config({k: v for k, v in given.config.items() if k not in harmless})
+    family.check_config(given.config, {*harmless, *assumed(given.path, given.config)})
     known = match(family, given.config, given.tensors, str(given.path)).config
     config = sized(family, known, sizes)
     config.pop("torch_dtype", None)
@@ -120,7 +120,7 @@ def grown_outline(
 ) -> tuple[Outline, Plan]:
     """What a growth makes of it, and its plan; Refused and BadInput as of the growth itself."""
     family = family_of(source.config["model_type"])
-    family.check_config({k: v for k, v in source.config.items() if k not in harmless})
+    family.check_config(source.config, {*harmless, *assumed(source.path, source.config)})
     plan = plan_for(family, match(family, source.config, source.tensors, str(source.path)), to, **options)
     tensors = {t.name: Slot(t.dtype, t.new_shape) for t in plan.tensors}
     return Outline(source.path, dict(plan.new_config), tensors, plan.change), plan

@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from grow import recompute
 from grow.run.forecast import Forecast, forecast
 from grow.run.recipe import Recipe, read_recipe
+from grow.verify.room import available_memory
 
 MEASURED = 3  # steps, the first of which is not counted
 PATIENCE = 20.0  # seconds: a step that takes longer is its own measurement
@@ -134,7 +136,7 @@ def _measure(one: Forecast) -> tuple[float, float]:
         model = from_scratch(Path(name), 0)
     model.to(device, torch.float64 if s.dtype == "float64" else torch.float32).requires_grad_(True).train()
     if s.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute.enable(model, {"use_reentrant": False})
     text: Any = _Noise(objective_of(model.config, tokenizer_of(one.outline.path), type(model).__name__), s)
     loop = Loop(model, build_optimizers(model, s, world), text, s, world, 0.0)
     with torch.random.fork_rng(devices=[]):
@@ -183,8 +185,4 @@ def _free_memory() -> int | None:
 
     if torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError, IndexError):
-        return None
+    return available_memory()

@@ -203,7 +203,6 @@ class _Run:
         self, conductor: Conductor, stage: Stage, entry: Mapping[str, Any], last: Mapping[str, Any], flops: float
     ) -> Found:
         if not self.book.begun(entry):
-            shutil.rmtree(self.book.out / BASELINE_INIT, ignore_errors=True)  # of a seed that may have changed
             options: dict[str, Any] = {"from": str(self.book.path(last)), "revision": None, "sizes": {}}
             options |= {"dtype": "float32", "seed": stage.options["seed"], "assume_harmless": self._harmless()}
             conductor.carry_out(Stage("init", BASELINE_INIT, options), {"folder": BASELINE_INIT}, None)

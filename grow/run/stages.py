@@ -12,6 +12,7 @@ from typing import Any
 
 from grow import api
 from grow.checkpoint.locate import locate
+from grow.checkpoint.owned import CHECKPOINT, Kind, discard, written
 from grow.checkpoint.reader import open_checkpoint
 from grow.checkpoint.staging import Staging
 from grow.checkpoint.writer import write_json
@@ -25,7 +26,7 @@ from grow.run.keys import GROWTHS
 from grow.run.outline import random_outline
 from grow.run.recipe import Stage
 from grow.spent import Spent
-from grow.train.folder import BUNDLED, RUN
+from grow.train.folder import BUNDLED, RUN, UNBEGUN
 from grow.train.inputs import parse_sources, tokenized
 from grow.train.log import METRICS, kept_lines
 
@@ -68,8 +69,8 @@ class Conductor:
         """What one process does."""
         if stage.kind == "load":
             return {"checkpoint": str(locate(stage.options["from"], revision=stage.options["revision"]).absolute())}
-        self.book.clear(entry)
         folder = self.out / entry["folder"]
+        _clear(folder)
         if stage.kind == "init":
             random_checkpoint(stage.options, folder)
             return {"checkpoint": entry["folder"]}
@@ -82,7 +83,7 @@ class Conductor:
         folder = self.out / entry["folder"]
         with self.world.together():
             if self.world.first:
-                self.book.clear(entry)
+                _clear(folder)
         to, options = growth_arguments(stage)
         options |= {name: stage.options[name] for name in ("max_shard_size", "verify", "assume_harmless")}
         grown = api.widen(
@@ -105,7 +106,7 @@ class Conductor:
     def verify(self, stage: Stage, folder: Path, before: Mapping[str, Any]) -> Found:
         """A page and a document; Different where an exact growth is not proved."""
         options = {name: stage.options[name] for name in ("rungs", "samples") if stage.options[name] is not None}
-        with Staging(folder, kind=VERIFICATION) as stage_:
+        with Staging(folder, kind=VERIFIED) as stage_:
             source, grown = self.book.path({"checkpoint": before["source"]}), self.book.path(before)
             found = api.verify(
                 source,
@@ -116,7 +117,7 @@ class Conductor:
                 on_rung=self.say,
             )
             write_json(stage_.path / VERIFICATION, found.to_dict())
-            stage_.commit()
+            stage_.commit(dict.fromkeys(VERIFIED.files))
         if not found.lossless and before["verdict"] != "lossy":
             raise Different(
                 str(folder),
@@ -137,7 +138,7 @@ class Conductor:
         resume = (folder / RUN).is_file()
         with self.world.together():
             if self.world.first and not resume:
-                self.book.clear(entry)
+                _clear(folder)
         kind, budget = stage.budget
         options = {
             **train_settings(stage),
@@ -188,6 +189,18 @@ class Conductor:
 VERIFICATION = "verification.json"
 
 
+def _fault(folder: Path) -> str:
+    return "" if (folder / VERIFICATION).is_file() else f"no {VERIFICATION}"
+
+
+VERIFIED = Kind("a verification", (VERIFICATION, "report.html"), _fault)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a stage left that was killed before recipe.json said that it was done."""
+    discard(folder, (CHECKPOINT, VERIFIED, UNBEGUN), "the stage is made there")
+
+
 def random_checkpoint(options: Mapping[str, Any], folder: Path) -> None:
     """A stock checkpoint with the initialisation that transformers gives the config; the tokenizer comes along."""
     from grow import __version__
@@ -204,16 +217,17 @@ def random_checkpoint(options: Mapping[str, Any], folder: Path) -> None:
         for path in stage.path.glob("*.safetensors"):  # written readable by their owner alone
             path.chmod((stage.path / "config.json").stat().st_mode)
         for name in given.companions:
-            (stage.path / name).parent.mkdir(exist_ok=True)
+            (stage.path / name).parent.mkdir(parents=True, exist_ok=True)
             (stage.path / name).write_bytes((given.path / name).read_bytes())
-        with open_checkpoint(stage.path) as written:
-            stored = {name: info.shape for name, info in written.tensors.items()}
+        with open_checkpoint(stage.path) as made_so:
+            stored = {name: info.shape for name, info in made_so.tensors.items()}
         if stored != {name: slot.shape for name, slot in made.tensors.items()}:
             why = "the stock class has other tensors than the family's table"
             raise BadInput(str(folder), what="is not what was planned", why=why, fix='kind = "load" of a checkpoint')
         begun = {"source": "random weights", "seed": options["seed"], "spent": Spent().document()}
-        write_json(stage.path / NAME, trained_record(None, begun, __version__))
-        stage.commit()
+        files = written(stage.path)
+        write_json(stage.path / NAME, {**trained_record(None, begun, __version__), "files": files})
+        stage.commit(files)
 
 
 def summary(run: Path) -> Found:

@@ -7,12 +7,17 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from grow.checkpoint.header import strict_json
+from grow.checkpoint.owned import MARK, Kind, foreign, remove
 from grow.checkpoint.staging import check_apart, check_output
+from grow.data.corpus import FILES
 from grow.errors import BadInput
+from grow.kept import keep
 from grow.train.log import METRICS
 from grow.zoo import TEXTS
 
@@ -20,7 +25,14 @@ RUN, LOCK = "run.json", ".lock"
 BUNDLED = "sotu-heldout"  # without --data
 FOLDERS = {name: "data" if name == BUNDLED else f"data-{name}" for name in TEXTS}
 """Where in a run's folder the tokens of a bundled text are."""
-LEFT = {LOCK, f".{RUN}.partial", *FOLDERS.values(), *(f".{name}.grow-partial" for name in FOLDERS.values())}
+STAYS = "holds what was saved so far: --resume goes on with it"
+BEGINNING = (
+    f".{RUN}.partial",
+    *(f"{folder}/{name}" for folder in FOLDERS.values() for name in FILES),
+    *(f".{folder}.grow-partial/{name}" for folder in FOLDERS.values() for name in (MARK, *FILES)),
+)
+STARTED = (RUN, *BEGINNING, "tensorboard/", "wandb/", f".{METRICS}.partial", ".step-*.partial/")
+"""What is in a run's folder before its first step, folders whole where a slash ends them."""
 
 
 def opened(run: Path, resume: bool, sources: Iterable[Any], stack: ExitStack) -> bool:
@@ -34,7 +46,9 @@ def opened(run: Path, resume: bool, sources: Iterable[Any], stack: ExitStack) ->
     run.mkdir(exist_ok=True)
     stack.enter_context(locked(run))
     going_on = check_run(run, resume)  # somebody else may have begun one before the lock was held
-    if not going_on:
+    if going_on:
+        keep(run, STAYS)
+    else:
         stack.enter_context(removed_unless_begun(run))
     return going_on
 
@@ -52,15 +66,23 @@ def check_run(run: Path, resume: bool) -> bool:
     if not left and run.is_dir() and any(run.iterdir()):
         fix = "--resume continues it" if (run / RUN).is_file() else "another --out"
         raise BadInput(f"--out {run}", what="exists and is not empty", why="a run never writes over another", fix=fix)
-    check_output(run, None, left, 0, LOCK)
+    check_output(run, None, left, 0, UNBEGUN)
     return False
 
 
 def _left_over(run: Path) -> bool:
     """Whether all that is there was left by a run that ended before it was begun: a lock, and bundled texts."""
-    if run.is_symlink() or not (run / LOCK).is_file() or any(path.name not in LEFT for path in run.iterdir()):
-        return False
-    return all(_is_bundled(run / folder, name) for name, folder in FOLDERS.items() if (run / folder).exists())
+    return run.is_dir() and not run.is_symlink() and not _fault(run) and not foreign(run, UNBEGUN)
+
+
+def _fault(run: Path) -> str:
+    if not (run / LOCK).is_file():
+        return f"no {LOCK}"
+    texts = [(name, run / folder) for name, folder in FOLDERS.items() if (run / folder).exists()]
+    return next((f"{folder.name} is not of {name}" for name, folder in texts if not _is_bundled(folder, name)), "")
+
+
+UNBEGUN = Kind("an unbegun run", (LOCK, *BEGINNING), _fault)
 
 
 def _is_bundled(folder: Path, name: str) -> bool:
@@ -75,15 +97,23 @@ def _is_bundled(folder: Path, name: str) -> bool:
 @contextmanager
 def removed_unless_begun(run: Path) -> Iterator[None]:
     """A new run's folder; what fails before the first step leaves nothing."""
-    for path in run.iterdir():
-        if path.name != LOCK:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    remove(run, replace(UNBEGUN, files=BEGINNING))  # the lock is held
     try:
         yield
     except BaseException:
         if not (run / METRICS).exists():
-            shutil.rmtree(run, ignore_errors=True)
+            _remove_started(run)
         raise
+    finally:
+        keep(run, STAYS)
+
+
+def _remove_started(run: Path) -> None:
+    """What grow made before the first step; a file that somebody else has put there meanwhile stays."""
+    for path in list(run.iterdir()):
+        if path.is_dir() and any(fnmatch(f"{path.name}/", name) for name in STARTED):
+            shutil.rmtree(path, ignore_errors=True)
+    remove(run, replace(UNBEGUN, files=(LOCK, *STARTED)))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from grow import recompute
 from grow.checkpoint.header import TensorInfo
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
@@ -57,7 +58,7 @@ def _prepare(model: Any, settings: Settings) -> None:
             raise Refused(
                 type(model).__name__, what="has no gradient checkpointing", why=why, fix="without --checkpointing"
             )
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute.enable(model, {"use_reentrant": False})
     if settings.compile:
         for block in blocks(model):
             block.compile()

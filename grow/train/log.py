@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from grow.checkpoint.writer import write_whole
+from grow.errors import one_line
 from grow.train.settings import Settings
 from grow.train.trackers import Tracker, close_trackers, open_trackers
 
@@ -54,7 +55,7 @@ class Log:
 
     def note(self, text: str) -> None:
         if not self.quiet:
-            sys.stderr.write(("\r\x1b[2K" if self.live else "") + f"note: {text}\n")
+            sys.stderr.write(("\r\x1b[2K" if self.live else "") + f"note: {one_line(text)}\n")
             sys.stderr.flush()
 
     def sync(self) -> None:

@@ -10,7 +10,7 @@ that is constant) is `reason`, with relative = inf: never a pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 from grow.verify.float64 import forward, quiet
+from grow.verify.held import Held, slices
 from grow.verify.probes import Probe
 
-Outputs = dict[str, torch.Tensor]  # "probe/output" -> (rows that count, width) float64
+Outputs = MutableMapping[str, torch.Tensor]  # "probe/output" -> (rows that count, width)
 
 
 class Readback(NamedTuple):
@@ -45,6 +46,11 @@ _NOT_OUTPUTS = ("loss", "aux_loss")
 
 class CannotRun(Exception):
     """The forward pass raised; the message names the probe."""
+
+    def __init__(self, probe: Probe, error: Exception) -> None:
+        self.probe = probe
+        self.why = f"{type(error).__name__}: {error}"
+        super().__init__(f"probe {probe.name!r} {tuple(probe.counted.shape)}: {self.why}")
 
 
 @dataclass(frozen=True)
@@ -78,31 +84,35 @@ class Difference:
         return {prefix + k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
 
 
-def run(model: Any, probes: Iterable[Probe], *, one_by_one: bool = False, hidden: Outputs | None = None) -> Outputs:
-    """Every float output of `model` on every probe, padding left out, in float64 on the CPU.
+def run(model: Any, probes: Iterable[Probe], *, one_by_one: bool = False, hidden: Outputs | None = None) -> Held:
+    """Every float output of `model` on every probe, padding left out, in the dtype of the model; large ones are held
+    on disk.
 
     "random/logits" is (rows that count, vocab), start_logits have width 1, pooled outputs are (rows, width).
     `one_by_one` feeds each row as its own batch. `hidden` is filled with the hidden states, "random/hidden.3"
     (rows that count, hidden), when the class gives any. Float64 models run inside `TrueFloat64`.
     """
-    out: Outputs = {}
+    out = Held()
     more = {} if hidden is None else {"output_hidden_states": True}
     with forward(model), quiet(), torch.random.fork_rng(devices=[]):
         for probe in probes:
             torch.manual_seed(0)  # a class that draws in its forward pass draws the same in both models
             parts = [probe.row(i) for i in range(len(probe.counted))] if one_by_one else [probe]
             try:
-                raw = [model(**part.arguments(model.dtype), **more) for part in parts]
-                found = [_floats(output, part) for output, part in zip(raw, parts)]
+                found = []
+                for part in parts:  # one after the other: what is not kept of a pass is gone before the next
+                    raw = model(**part.arguments(model.dtype), **more)
+                    found.append(_floats(raw, part))
+                    for name, value in _hidden_states(raw) if hidden is not None else ():
+                        if value.ndim == 3:
+                            hidden[f"{probe.name}/{name}"] = flatten(name, value, probe.mask(name))  # type: ignore[index]
+                    del raw
             except RUN_ERRORS as error:
-                shape = tuple(probe.counted.shape)
-                raise CannotRun(f"probe {probe.name!r} {shape}: {type(error).__name__}: {error}") from error
+                raise CannotRun(probe, error) from error
             for name in found[0]:
-                out[f"{probe.name}/{name}"] = torch.cat([rows[name] for rows in found])
-            if hidden is not None:
-                for name, value in _hidden_states(raw[0]):
-                    if value.ndim == 3:
-                        hidden[f"{probe.name}/{name}"] = flatten(name, value, probe.mask(name))
+                rows = [part[name] for part in found]
+                out[f"{probe.name}/{name}"] = rows[0] if len(rows) == 1 else torch.cat(rows)
+            del found
     return out
 
 
@@ -132,8 +142,9 @@ def flatten(name: str, value: torch.Tensor, counted: torch.Tensor) -> torch.Tens
     if value.ndim > 3:
         value = value.movedim(1, -1)
     if value.ndim > 2:
-        value = value[counted].flatten(1) if value.shape[:-1] == counted.shape else value.flatten(0, -2)
-    return value.to(torch.float64)
+        whole = value.shape[:-1] != counted.shape or bool(counted.all())
+        value = value.flatten(0, -2) if whole else value[counted].flatten(1)
+    return value
 
 
 def difference(a: Outputs, b: Outputs, readback: Readback | Mapping[str, Readback] | None = None) -> Difference:
@@ -149,36 +160,40 @@ def difference(a: Outputs, b: Outputs, readback: Readback | Mapping[str, Readbac
     lost = sorted(a.keys() - b.keys())
     if lost:
         return Difference(math.inf, reason=f"the grown model has no output {lost[0]!r}")
-    std = _spread(a)
+    std = spread(a)
     worst = Difference(0.0, 0.0)
     total, count, kls, agree = 0.0, 0, [], []
-    for key, x in a.items():
+    for key in a:
         name = key.split("/")[-1]
-        y = b[key]
-        for side, value in (("source", x), ("grown", y)):
-            if not torch.isfinite(value).all():
-                bad = int((~torch.isfinite(value)).sum())
+        wide_x, wide_y = a[key], b[key]
+        for side, value in (("source", wide_x), ("grown", wide_y)):
+            if bad := _not_finite(value):
                 return Difference(math.inf, where=key, reason=f"{bad} values of {key} in the {side} are NaN or Inf")
         if std[name] == 0:
             return Difference(
                 math.inf, where=key, reason=f"{name} of the source is constant, so nothing can be told apart"
             )
-        x, y, problem = _aligned(name, x, y, readback)
-        if problem:
-            unknown = name in HIDDEN_OUTPUTS and readback is None and y.shape[1] > x.shape[1]
-            return Difference(math.inf, where=key, reason=f"{key}: {problem}", unknown=unknown)
-        delta = (x - y).abs()
-        total, count = total + float(delta.sum()), count + delta.numel()
-        top = float(delta.max())
-        if top / std[name] > worst.relative or worst.std != worst.std:
-            row, column = divmod(int(delta.argmax()), delta.shape[1])
-            worst = Difference(top / std[name], top, std=std[name], where=f"{key}[{row}, {column}]")
-        if name in _DISTRIBUTIONS and x.shape[1] > 1:
-            p, q = torch.log_softmax(x, -1), torch.log_softmax(y, -1)
-            kls.append((p.exp() * (p - q)).sum(-1))
-            # An exact tie has no first place: count it as agreement whichever index argmax returns.
-            pick, best = y.argmax(-1, keepdim=True), x.argmax(-1, keepdim=True)
-            agree.append((x.gather(1, pick) == x.amax(-1, True)) | (y.gather(1, best) == y.amax(-1, True)))
+        if len(wide_x) != len(wide_y):
+            return Difference(math.inf, where=key, reason=f"{key}: {_other_shape(wide_x, wide_y)}")
+        for part in slices(len(wide_x), max(wide_x.shape[1], wide_y.shape[1])):
+            x, y, problem = _aligned(name, wide_x[part].double(), wide_y[part].double(), readback)
+            if problem:
+                problem = problem if x.shape[1] == y.shape[1] else _other_shape(wide_x, wide_y, name, problem)
+                unknown = name in HIDDEN_OUTPUTS and readback is None and y.shape[1] > x.shape[1]
+                return Difference(math.inf, where=key, reason=f"{key}: {problem}", unknown=unknown)
+            delta = (x - y).abs()
+            total, count = total + float(delta.sum()), count + delta.numel()
+            top = float(delta.max())
+            if top / std[name] > worst.relative or worst.std != worst.std:
+                row, column = divmod(int(delta.argmax()), delta.shape[1])
+                where = f"{key}[{part.start + row}, {column}]"
+                worst = Difference(top / std[name], top, std=std[name], where=where)
+            if name in _DISTRIBUTIONS and x.shape[1] > 1:
+                p, q = torch.log_softmax(x, -1), torch.log_softmax(y, -1)
+                kls.append((p.exp() * (p - q)).sum(-1))
+                # An exact tie has no first place: count it as agreement whichever index argmax returns.
+                pick, best = y.argmax(-1, keepdim=True), x.argmax(-1, keepdim=True)
+                agree.append((x.gather(1, pick) == x.amax(-1, True)) | (y.gather(1, best) == y.amax(-1, True)))
     kl = torch.cat(kls) if kls else None
     return Difference(
         worst.relative,
@@ -196,27 +211,50 @@ def scatter(a: Outputs, b: Outputs, readback=None, count: int = 400) -> dict[str
     """Evenly spaced elements of the first output, source and grown, for a plot; empty when they do not align or hold
     NaN or Inf."""
     for key in a.keys() & b.keys() and sorted(a, key=lambda key: not key.endswith("logits"))[:1]:
-        x, y, problem = _aligned(key.split("/")[-1], a[key], b.get(key, a[key]), readback)
+        x, y, problem = _aligned(key.split("/")[-1], a[key], b[key] if key in b else a[key], readback)
         if not problem:
-            pick = torch.linspace(0, x.numel() - 1, min(count, x.numel())).long()
-            found = x.reshape(-1)[pick], y.reshape(-1)[pick]
+            pick = evenly(x.numel(), count)
+            row, column = pick // x.shape[1], pick % x.shape[1]
+            found = x[row, column].double(), y[row, column].double()
             if all(bool(values.isfinite().all()) for values in found):
                 return dict(zip(("source", "grown"), (values.tolist() for values in found)))
     return {"source": [], "grown": []}
 
 
-def _spread(a: Outputs) -> dict[str, float]:
-    """Standard deviation of every output over all its probes; a single value is its own size."""
-    values: dict[str, list[torch.Tensor]] = {}
-    for key, x in a.items():
-        values.setdefault(key.split("/")[-1], []).append(x)
-    std = {}
-    for name, parts in values.items():
-        count = sum(x.numel() for x in parts)
-        mean = sum(float(x.sum()) for x in parts) / count
-        var = sum(float(((x - mean) ** 2).sum()) for x in parts) / count
-        std[name] = math.sqrt(var) if count > 1 else abs(mean)
-    return std
+def evenly(n: int, count: int) -> torch.Tensor:
+    """`count` of n places or fewer, evenly spaced from first to last, in whole numbers: a float32 has no 2^24 + 1."""
+    count = min(n, count)
+    return torch.arange(count) * (n - 1) // max(1, count - 1)
+
+
+def _not_finite(x: torch.Tensor) -> int:
+    """How many numbers of (rows, width) are NaN or Inf."""
+    return sum(int((~torch.isfinite(x[part])).sum()) for part in slices(len(x), x.shape[1]))
+
+
+def _other_shape(x: torch.Tensor, y: torch.Tensor, name: str = "", problem: str = "") -> str:
+    if problem.startswith("readback"):
+        return problem
+    hint = "; a wider hidden output needs a readback map" if name in HIDDEN_OUTPUTS else ""
+    return f"shape {tuple(y.shape)} instead of {tuple(x.shape)}{hint}"
+
+
+def spread(a: Outputs) -> dict[str, float]:
+    """Standard deviation of every output over all its probes; a single value is its own size.
+
+    Slice by slice: means and squared deviations of parts combine (Chan, Golub, LeVeque 1979).
+    """
+    moments: dict[str, tuple[int, float, float]] = {}  # count, mean, sum of squared deviations
+    for key in a:
+        name, value = key.split("/")[-1], a[key]
+        for part in slices(len(value), value.shape[1]):
+            x = value[part].double()
+            n, mean, squares = moments.get(name, (0, 0.0, 0.0))
+            k, own = x.numel(), float(x.mean()) if x.numel() else 0.0
+            apart = own - mean
+            squares += float(((x - own) ** 2).sum()) + apart**2 * n * k / max(1, n + k)
+            moments[name] = n + k, mean + apart * k / max(1, n + k), squares
+    return {name: math.sqrt(squares / n) if n > 1 else abs(mean) for name, (n, mean, squares) in moments.items()}
 
 
 def _aligned(
@@ -230,8 +268,7 @@ def _aligned(
     if name in _DISTRIBUTIONS and y.shape[1] > x.shape[1]:
         y = y[:, : x.shape[1]]
     if x.shape != y.shape:
-        hint = "; a wider hidden output needs a readback map" if name in HIDDEN_OUTPUTS else ""
-        return x, y, f"shape {tuple(y.shape)} instead of {tuple(x.shape)}{hint}"
+        return x, y, _other_shape(x, y, name)
     return x, y, ""
 
 

@@ -3,7 +3,6 @@
 by_running        the first module that differs, with the number or the field that explains it
 unequal_numbers   outputs agree and stored numbers do not: why, or that no probe looked there
 unequal_fields    the same for config.json
-strange_tables    rows of lookup tables that no probe holds
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from grow.verify.localise import first_difference, same_end, strange_rows, unseen
+from grow.verify.localise import first_difference, same_end, unseen
 from grow.verify.pair import Pair, Side
 from grow.verify.replay import Replay, config_differences, significant
 from grow.verify.stored import StoredDifference
@@ -81,17 +80,4 @@ def unequal_numbers(pair: Pair, stored: Sequence[StoredDifference] | None) -> Fo
             notes.append(f"{d}; no output can see it: it {d.invisible}")
         elif d.tensor in missed:
             notes.append(f"{d}; no probe looked there, so equal outputs prove nothing about it")
-    return notes, missed
-
-
-def strange_tables(pair: Pair, stored: Sequence[StoredDifference] | None) -> Found:
-    """Where widths differ and no plan says how: rows of lookup tables that no probe holds."""
-    notes: list[str] = []
-    missed: list[str] = []
-    for table, row, differs in strange_rows(pair) if stored is None else ():
-        if differs:
-            notes.append(f"row {row} of {table} is not the source's; no probe looked there")
-            missed.append(f"{table}[{row}]")
-        else:
-            notes.append(f"rows of {table} that no probe holds were not looked at")
     return notes, missed

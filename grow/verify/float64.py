@@ -11,6 +11,7 @@ dtype of the weights, which hides every error below 1e-6 (`modeling_llama.py`:
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import shutil
@@ -25,6 +26,8 @@ import transformers
 from torch.overrides import TorchFunctionMode
 from transformers.models.auto import modeling_auto
 
+from grow.checkpoint.pickled import is_pickled
+from grow.checkpoint.strange import told
 from grow.errors import BadInput, did_you_mean, listing
 
 DTYPES = {
@@ -76,6 +79,8 @@ class TrueFloat64(TorchFunctionMode):
         torch.set_default_dtype(torch.float64)
         # Constructors bypass function modes; parameters made with this one would keep float32 while they are loaded.
         self._narrow, torch.FloatTensor = torch.FloatTensor, torch.DoubleTensor  # type: ignore[misc, assignment]
+        # A pickle is read as it was stored, like safetensors, and widened when it becomes a parameter.
+        self._read, torch.load = torch.load, _as_stored(torch.load)
         super().__enter__()
         return self
 
@@ -84,6 +89,7 @@ class TrueFloat64(TorchFunctionMode):
             super().__exit__(*exc)
         finally:
             torch.set_default_dtype(self._default)
+            torch.load = self._read
             torch.FloatTensor = self._narrow  # type: ignore[misc]
 
     def __torch_function__(self, func, types, args=(), kwargs: Mapping[str, Any] | None = None):
@@ -96,6 +102,15 @@ class TrueFloat64(TorchFunctionMode):
         if func in _FACTORIES and out.dtype in _WIDE:
             out = out.to(_WIDE[out.dtype])
         return out
+
+
+def _as_stored(read: Any) -> Any:
+    @functools.wraps(read)
+    def outside(*args: Any, **kwargs: Any) -> Any:
+        with torch._C.DisableTorchFunction():
+            return read(*args, **kwargs)
+
+    return outside
 
 
 def _widen(value: Any) -> Any:
@@ -173,7 +188,7 @@ def load(folder: str | Path, dtype: str, *, attention: str | None = None, disk: 
     folder = Path(folder)
     cls = model_class(folder)
     exact = dtype == "float64"
-    kwargs: dict[str, Any] = {"dtype": DTYPES[dtype], "use_safetensors": True, **LOCAL}
+    kwargs: dict[str, Any] = {"dtype": DTYPES[dtype], "use_safetensors": not is_pickled(folder), **LOCAL}
     with quiet(), TrueFloat64() if exact else contextlib.nullcontext():
         try:
             config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
@@ -199,14 +214,20 @@ def load(folder: str | Path, dtype: str, *, attention: str | None = None, disk: 
                 fix="compare config.json with the shapes of the tensors (grow inspect)",
             ) from error
     model.eval().requires_grad_(False)
+    for p in model.parameters() if is_pickled(folder) else ():
+        p.data = p.data.contiguous()  # a pickle keeps strides, which stock saving then trips over
     missing, mismatched = sorted(info["missing_keys"]), [str(k) for k in info["mismatched_keys"]]
     if missing or mismatched or info["error_msgs"]:
+        reason = told(map(str, sorted(info["unexpected_keys"])), where=str(folder))
         raise Unloadable(
             folder,
-            what=f"{cls.__name__}: {len(missing)} weights are missing, {len(mismatched)} have another shape",
+            what=f"{cls.__name__}: {len(missing)} weights are missing, {len(mismatched)} have another shape"
+            + (f"; it {reason.what}" if reason else ""),
             details=[("missing", listing(missing)), ("shape", listing(sorted(mismatched)))],
-            why="transformers would initialise them at random and carry on",
-            fix="write these tensors, or name the class of these files in config.json: architectures",
+            why=reason.why if reason else "transformers would begin them anew, most of them at random, and carry on",
+            fix=reason.fix
+            if reason
+            else "write these tensors, or name the class of these files in config.json: architectures",
         )
     if disk:
         # weights that had to be converted lie there as long as the model lives
@@ -246,6 +267,19 @@ def forward(model: Any) -> Iterator[None]:
 def tensors(model: Any) -> dict[str, torch.Tensor]:
     """Every parameter and buffer, non-persistent buffers included, by module name."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def stored(model: Any, name: str) -> torch.Tensor | None:
+    """A parameter in float64; of one whose weights stay on disk, what accelerate reads for it; None where it cannot."""
+    parameter = model.get_parameter(name)
+    if not parameter.is_meta:
+        return parameter.detach().to(torch.float64)
+    owner, _, key = name.rpartition(".")
+    weights = getattr(getattr(model.get_submodule(owner), "_hf_hook", None), "weights_map", None)
+    try:
+        return None if weights is None else weights[key].detach().to(torch.float64)
+    except (KeyError, OSError, ValueError):
+        return None
 
 
 def _all_wide(folder: Path, model: Any) -> None:

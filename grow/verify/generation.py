@@ -1,10 +1,14 @@
-"""Text that both models write: greedy and sampled with one seed, in true float64.
+"""Text that both models write: how they are told to write it, and what they write with one seed, in true float64.
 
-generation(pair)  ->  the same tokens, or a parting at a tie that the models' difference explains
+generation_config(pair)  ->  the settings that `generate` takes unless it is told otherwise
+generation(pair)         ->  the same tokens, or a parting at a tie that the models' difference explains
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +20,61 @@ from grow.verify.outputs import guard
 from grow.verify.pair import Pair, Side
 from grow.verify.result import EXACT, Check
 
+STAMPS = {"transformers_version", "return_dict_in_generate", "use_cache"}
+"""Say who wrote the file and how the answer is packed, not what is written."""
 PROMPT = 8
 TOKENS = 16  # each reads every weight once per model
+
+
+@guard
+def generation_config(pair: Pair) -> Check:
+    """`generate` takes the same settings from both folders: penalties, lengths, end tokens, what is suppressed."""
+    limit = "the same settings of `generate`, as stock loading reads them"
+    if not pair.can_generate("source"):
+        return Check("generation_config", "skip", limit=limit, reason="the class does not generate")
+    try:
+        wanted = effective(pair.folders["source"])
+    except Exception as error:  # what the source's own file says cannot be known
+        reason = f"the source's does not load: {type(error).__name__}: {error}"
+        return Check("generation_config", "skip", limit=limit, reason=reason)
+    return settled(wanted, pair.folders["grown"], limit)
+
+
+def settled(wanted: Mapping[str, Any], grown: Path, limit: str) -> Check:
+    """Whether the folder's settings are those that are wanted."""
+    try:
+        found = effective(grown)
+    except Exception as error:
+        reason = f"does not load: {type(error).__name__}: {error}"
+        return Check("generation_config", "fail", limit=limit, reason=reason)
+    names = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    measured = {"settings": len(wanted), "unequal": names}
+    if names:
+        said = "; ".join(f"{name} is {_said(found, name)}, wanted {_said(wanted, name)}" for name in names)
+        gone = "" if (grown / "generation_config.json").is_file() else " (there is no generation_config.json)"
+        return Check("generation_config", "fail", measured, limit, said + gone)
+    return Check("generation_config", "pass", measured, limit)
+
+
+def _said(settings: Mapping[str, Any], name: str) -> str:
+    return repr(settings[name])[:80] if name in settings else "at its default"
+
+
+def effective(folder: Path) -> dict[str, Any]:
+    """What `generate` uses of a folder: its generation_config.json, or without one what config.json says. Settings at
+    their defaults are left out, and so are stamps of versions; JSON-ready."""
+    config = transformers.GenerationConfig
+    with quiet():
+        if (folder / "generation_config.json").is_file():
+            found = config.from_pretrained(folder, local_files_only=True)
+        else:
+            found = config.from_pretrained(
+                folder, config_file_name="config.json", _from_model_config=True, local_files_only=True
+            )
+    usual = {**config().to_dict(), **config()._get_default_generation_params()}
+    values = {name: usual.get(name) if value is None else value for name, value in found.to_dict().items()}
+    kept = {k: v for k, v in values.items() if not k.startswith("_") and k not in STAMPS and v != usual.get(k)}
+    return dict(json.loads(json.dumps(kept, default=str, sort_keys=True)))
 
 
 @guard
@@ -49,7 +106,7 @@ def _written(name: str, pair: Pair, limit: float, *, sample: bool) -> Check:
     probe = next((probe for probe in pair.probes if probe.name == "random" and "input_ids" in probe.inputs), None)
     if probe is None:
         return Check(name, "skip", reason="the class writes no text from a text")
-    a, b = (_write(pair, side, probe, sample) for side in ("source", "grown"))
+    a, b = (text_of(pair, side, probe, sample) for side in ("source", "grown"))
     if isinstance(a, str) or isinstance(b, str):
         return Check(name, "skip", reason=str(a if isinstance(a, str) else b))
     same = (a.sequences == b.sequences).all(0)
@@ -79,6 +136,11 @@ class _Text:
     def __init__(self, sequences: torch.Tensor, logits: tuple[torch.Tensor, ...]) -> None:
         self.sequences, self.logits = sequences, logits
         self.prompt = sequences.shape[1] - len(logits)
+
+
+def text_of(pair: Pair, side: Side, probe: Any, sample: bool) -> _Text | str:
+    """What one side writes, or why it does not; asked once."""
+    return pair.once(("text", sample, side), lambda: _write(pair, side, probe, sample))
 
 
 def _write(pair: Pair, side: Side, probe: Any, sample: bool) -> _Text | str:

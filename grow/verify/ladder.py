@@ -4,13 +4,15 @@ certificate    the law and W̃·E_in = E_out·W on the stored weights of every t
 true_float64   outputs agree, with no rounding inside the forward pass; a rounded growth is repeated in float64
                (proof) and agrees to 1e-12, so what remains is storage
 runtime_dtype  in the dtype people run, as close as the source is to itself
-behaviour      tokenizer, hidden states, loss, cached decoding, generation, kernels and batch shapes, save and reload
+behaviour      tokenizer, generation config, hidden states, loss, cached decoding, generation, kernels and batch shapes,
+               save and reload
 trainability   after a few optimizer steps: no dead parameter, no locked twin
 recover        the source's weights computed back from the grown ones (when asked for)
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +21,7 @@ from importlib.metadata import version
 from typing import Any
 
 from grow.checkpoint.reader import Checkpoint
-from grow.errors import BadInput, Refused, did_you_mean
+from grow.errors import BadInput, GrowError, Refused, did_you_mean
 from grow.families import family_of
 from grow.provenance import growth_document, read_record
 from grow.tensors import ITEMSIZE
@@ -64,7 +66,7 @@ def verify_folders(
     )
 
 
-OUTSIDE = {"tokenizer", "kernels", "save_reload"}
+OUTSIDE = {"tokenizer", "generation_config", "embeddings", "kernels", "save_reload"}
 """Checks that fail for other reasons than a module that computes something else."""
 
 
@@ -159,6 +161,8 @@ class _Ladder:
                 except NoRoom:
                     return math.nan  # every check that needs it is skipped for the same reason
 
+            if wanted & {"true_float64", *RUNGS["behaviour"]} and not pair.together:
+                _ask_in_turn(pair, wanted, self.progress)
             limit = storage_limit() if needs_proof else EXACT
             if "true_float64" in wanted:
                 self.progress("true_float64")
@@ -191,17 +195,45 @@ class _Ladder:
                 self.progress("where")
                 limit = 0.0 if math.isnan(limit) else limit
                 self.first = explain.by_running(pair, replay, self.stored or [], self.fields, limit)
-            elif replay is None and any(c.name == "true_float64" and c.status == "pass" for c in self.done):
-                for look in (explain.strange_tables, explain.unequal_numbers, explain.unequal_fields):
+            elif not self.lossy and not self._certified and self._passed("true_float64"):
+                self.progress("what no probe reached")
+                self._reach(pair, limit, readback)
+                for look in (explain.unequal_numbers, explain.unequal_fields) if replay is None else ():
                     notes, missed = look(pair, self.stored)
                     self.notes += notes
                     self._unseen(missed)
+            self.notes += [f"the probe {name} was left out: {why}" for name, why in pair.refused.items()]
+
+    def _passed(self, name: str) -> bool:
+        return any(check.name == name and check.status == "pass" for check in self.done)
+
+    @property
+    def _certified(self) -> bool:
+        """Whether every stored number was looked at: then nothing depends on where the probes went."""
+        return self._passed("certificate")
+
+    def _reach(self, pair: Any, limit: float, readback: Any) -> None:
+        """Equal outputs are no proof of what no probe reached: `true_float64` fails where that differs."""
+        from grow.verify.reach import reach
+
+        found = reach(pair, limit=limit, dtype=_NAMES[self.narrow], readback=readback)
+        self.notes += found.notes
+        self._unseen(found.unseen)
+        for k, check in enumerate(self.done):
+            if check.name == "true_float64":
+                measured = {**check.measured, "reached": found.counts}
+                self.done[k] = replace(check, measured=measured)
+                if found.fault:
+                    self.done[k] = replace(check, status="fail", measured=measured, reason=found.fault["text"])
+                    self.first = found.fault
 
     def _behaviour(self, pair: Any, wanted: set[str], limit: float) -> Iterator[Check]:
-        from grow.verify import behaviour, generation, hidden
+        from grow.verify import behaviour, embeddings, generation, hidden
 
         replay = self.replay
         readback = replay.readback if replay else None
+        if not embeddings.has_modules(self.source, self.grown):
+            wanted = wanted - {embeddings.NAME}
 
         def hidden_states() -> Check:
             stream = (lambda final: replay.stream(final=final)) if replay else (lambda final: None)
@@ -210,7 +242,9 @@ class _Ladder:
             return hidden.hidden_states(pair, stream=stream, place=place, stored=stored, known=replay is not None)
 
         checks = {
-            "tokenizer": lambda: tokenizers(pair.folders["source"], pair.folders["grown"], grew=replay is not None),
+            "tokenizer": lambda: tokenizers(pair.folders["source"], pair.folders["grown"]),
+            "generation_config": lambda: generation.generation_config(pair),
+            "embeddings": lambda: embeddings.embeddings(pair, self.source, self.grown, replay, limit=limit),
             "hidden_states": hidden_states,
             "loss": lambda: behaviour.loss(pair, limit=limit),
             "cached_decoding": lambda: behaviour.cached_decoding(pair, limit=limit, readback=readback),
@@ -230,6 +264,31 @@ class _Ladder:
             if names and check.name == "true_float64":
                 unseen = [*check.measured.get("unseen", []), *names]
                 self.done[k] = replace(check, measured={**check.measured, "unseen": unseen})
+
+
+def _ask_in_turn(pair: Any, wanted: set[str], progress: Callable[[str], None]) -> None:
+    """Ask the source all that needs float64, then the grown model: two that do not fit side by side are loaded once.
+
+    What goes wrong here goes wrong again in the check it belongs to, which says so.
+    """
+    from grow.verify import behaviour, generation
+    from grow.verify.pair import Differs, NoRoom
+
+    probe = next((p for p in pair.probes if p.name == "random" and "input_ids" in p.inputs), None)
+    writes = probe is not None and not pair.streaming and pair.can_generate("source")
+    for side in ("source", "grown"):
+        questions: dict[str, Callable[[], Any]] = {
+            "true_float64": lambda side=side: pair.outputs(side, "float64"),  # type: ignore[misc]
+            "loss": lambda side=side: behaviour.losses_of(pair, side) if behaviour.asks_loss(pair) else None,  # type: ignore[misc]
+            "cached_decoding": lambda side=side: behaviour.steps_of(pair, side) if behaviour.decodes(pair) else None,  # type: ignore[misc]
+            "generation": lambda side=side: generation.text_of(pair, side, probe, False) if writes else None,  # type: ignore[misc]
+            "sampling": lambda side=side: generation.text_of(pair, side, probe, True) if writes else None,  # type: ignore[misc]
+        }
+        for name, question in questions.items():
+            if name in wanted:
+                progress(f"{name}: {side}")
+                with contextlib.suppress(Differs, NoRoom, GrowError, *behaviour.RUN_ERRORS):
+                    question()
 
 
 _NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,30 +78,6 @@ def unseen(pair: Pair, tensors: Iterable[str]) -> list[str]:
 def _shows(pair: Pair, model: Any, probe: Probe, reference: Outputs) -> bool:
     now = pair.run("source", model, [probe])
     return difference({key: reference[key] for key in now}, now).relative > APART
-
-
-def strange_rows(pair: Pair) -> Iterator[tuple[str, int, bool]]:
-    """(table, row, whether it differs) for lookup tables whose rows the probes hold in part; the first row of each.
-
-    Of a table with as many rows in both models all rows are compared, their columns matched by correlation. One that
-    differs in few rows has damaged ones. One that differs in most was not grown by copies, and then nothing is known
-    of the rows that no probe holds: the row is -1.
-    """
-    source, grown = (dict(pair.model(side, "float64").named_modules()) for side in ("source", "grown"))
-    for name, module in source.items():
-        other = grown.get(name)
-        if not isinstance(module, torch.nn.Embedding) or not isinstance(other, torch.nn.Embedding):
-            continue
-        x, y = module.weight.detach(), other.weight.detach()
-        if x.is_meta or y.is_meta or len(y) < len(x) or y.shape[1] < x.shape[1]:
-            yield name, -1, False
-            continue
-        x, y = _matched(x, y[: len(x)])
-        off = (x - y).abs().amax(1) > APART * float(x.std(correction=0))
-        if off.double().mean() > 0.5:
-            yield name, -1, False
-        elif off.any():
-            yield name, int(off.nonzero()[0]), True
 
 
 def walk(pair: Pair, replay: Replay | None, probe: Probe) -> dict[str, float]:

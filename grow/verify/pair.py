@@ -7,21 +7,22 @@ with Pair("small", "grown", seed=0) as pair:
 from __future__ import annotations
 
 import collections
-import gc
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 import transformers
 
-from grow.checkpoint.reader import open_checkpoint
+from grow.checkpoint.pickled import open_readable
 from grow.errors import BadInput, GrowError, listing
 from grow.verify.compare import CannotRun, Outputs, run
 from grow.verify.float64 import DTYPES, LOCAL, Loaded, Unloadable, load, model_class, quiet
+from grow.verify.held import Held
 from grow.verify.probes import LENGTH, Probe, Probes, probes
+from grow.verify.room import available_memory, counts_mapped_files, give_back
 
 Side = Literal["source", "grown"]
 
@@ -31,7 +32,9 @@ _BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}
 # Measured peak of loading 86 M parameters: 1.10 x the model in float64, 1.20 x in float32 (the tensors in
 # flight in transformers' loader threads).
 HEADROOM = 1.25
-ROWS = 16  # about as many rows as all probes together have
+LOGITS = 3  # x the logits of the largest probe: what the head gives, its copy for the caller, and a cast or a cap
+STATES = 12  # x one layer of hidden states in a forward pass: queries, keys, values, both branches and their norms
+SCORES = 3  # x the scores of attention: before and after the softmax, and the mask
 STREAMED = 8  # tokens of every row when weights come from disk: its passes are paid in reading and widening them
 WORKING = 4  # x the largest tensor: stored, widened, and what a module computes from it
 
@@ -47,7 +50,7 @@ class Differs(Exception):
 
 def shapes(folder: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Tensor name -> (dtype as in `DTYPES`, shape), from the headers of the checkpoint's weight files."""
-    with open_checkpoint(folder) as checkpoint:
+    with open_readable(folder) as checkpoint:
         infos = checkpoint.tensors.values()
         return {info.name: (_STORED.get(info.dtype, info.dtype), info.shape) for info in infos}
 
@@ -63,13 +66,12 @@ def stored_dtype(folder: str | Path) -> str:
     return sizes.most_common(1)[0][0]
 
 
-def available_memory() -> int | None:
-    """Bytes the system can give without swapping, or None where /proc/meminfo does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        return None
+def stock_dtype(folder: str | Path) -> str:
+    """The dtype in which a plain `from_pretrained` runs a checkpoint: that of config.json, else the stored one."""
+    with open_readable(folder) as checkpoint:
+        named = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
+    named = named.removeprefix("torch.") if isinstance(named, str) else named
+    return named if isinstance(named, str) and named in DTYPES else stored_dtype(folder)
 
 
 class Pair:
@@ -85,9 +87,13 @@ class Pair:
         self._streaming: bool | None = None
         self.seed, self.length = seed, length
         self._models: dict[tuple, Loaded] = {}
-        self._outputs: dict[tuple, Outputs] = {}
-        self._hidden: dict[tuple, Outputs] = {}
+        self._outputs: dict[tuple, Held] = {}
+        self._hidden: dict[tuple, Held] = {}
+        self._stock: dict[tuple, str | None] = {}  # the attention kernel with which a model was loaded
+        self._drawn: Probes | None = None
         self._probes: Probes | None = None
+        self.refused: dict[str, str] = {}
+        """Probes that the source's class cannot take, and why."""
         self.memo: dict[tuple, Any] = {}
         """What checks measured once for several of them; goes with the outputs."""
 
@@ -115,19 +121,23 @@ class Pair:
     def release(self) -> None:
         """Free the models and keep their outputs."""
         self._models.clear()
-        gc.collect()
+        give_back()
 
     @property
     def probes(self) -> Probes:
         """The source's probes; (re)made from `seed`, so two pairs of one source ask the same questions."""
         if self._probes is None:
-            folder = self.folders["source"]
-            self._probes = probes(
-                self.config("source"), model_class(folder), folder, seed=self.seed, length=self.length
-            )
-            if self.streaming:
-                self._probes = self._probes.merged(STREAMED)
+            drawn = self._all_probes()
+            self._probes = drawn.merged(STREAMED) if self.streaming else drawn
         return self._probes
+
+    def _all_probes(self) -> Probes:
+        if self._probes is not None:
+            return self._probes
+        if self._drawn is None:
+            folder = self.folders["source"]
+            self._drawn = probes(self.config("source"), model_class(folder), folder, seed=self.seed, length=self.length)
+        return self._drawn
 
     @property
     def streaming(self) -> bool:
@@ -136,10 +146,42 @@ class Pair:
         """
         if self._streaming is None:
             free = available_memory()
-            weights = max(self.elements(side) for side in self.folders) * _BYTES["float64"] * HEADROOM
-            logits = 2 * ROWS * self.length * self._vocab("source") * _BYTES["float64"]
-            self._streaming = free is not None and weights + logits > free
+            asked = self._all_probes()
+            self._streaming = free is not None and any(
+                self._needs(side, "float64", asked) > free for side in self.folders
+            )
         return self._streaming
+
+    @property
+    def together(self) -> bool:
+        """Whether both models fit into memory in float64; else asking one, then the other, saves loading them anew."""
+        free = available_memory()
+        return free is None or sum(self._needs(side, "float64", self.probes) for side in self.folders) <= free
+
+    def _needs(self, side: Side, dtype: str, asked: Probes, copies: int = 1) -> int:
+        """Bytes for one more model: `copies` x its weights, the loader, and a forward pass on the largest probe."""
+        weights = int(self.elements(side) * _BYTES[dtype] * (copies - 1 + HEADROOM))
+        if counts_mapped_files():
+            weights += sum(
+                math.prod(shape) * _BYTES.get(kind, 8) for kind, shape in shapes(self.folders[side]).values()
+            )
+        return weights + self._working(side, dtype, asked)
+
+    def _working(self, side: Side, dtype: str, asked: Probes) -> int:
+        """Bytes of a forward pass beside the weights, on the probe that takes most: logits, hidden states of all
+        layers, attention scores. Outputs that were computed before lie on disk."""
+        config = self._text_config(side)
+        hidden, layers, heads = (
+            getattr(config, name, None) or 1 for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")
+        )
+        sizes = (hidden, layers, heads) if all(isinstance(n, int) for n in (hidden, layers, heads)) else (1, 1, 1)
+
+        def of(probe: Probe) -> int:
+            tokens, length = probe.counted.numel(), probe.counted.shape[-1]
+            per_token = LOGITS * self._vocab(side) + (sizes[1] + STATES) * sizes[0] + SCORES * sizes[2] * length
+            return tokens * per_token * max(4, _BYTES[dtype])  # narrow dtypes are widened in norms, softmax and rope
+
+        return max(of(probe) for probe in asked)
 
     def config(self, side: Side) -> Any:
         folder = self.folders[side]
@@ -169,10 +211,13 @@ class Pair:
         return bool(getattr(model_class(self.folders[side]), f"_supports_{attention}", False))
 
     def _vocab(self, side: Side) -> int:
+        return getattr(self._text_config(side), "vocab_size", 0) or 0
+
+    def _text_config(self, side: Side) -> Any:
         try:
-            return getattr(self.config(side).get_text_config(), "vocab_size", 0) or 0
+            return self.config(side).get_text_config()
         except ValueError:  # several text models
-            return 0
+            return None
 
     def elements(self, side: Side) -> int:
         """Numbers stored in the files of this side."""
@@ -187,14 +232,13 @@ class Pair:
         """Make sure that one more model fits: `copies` x its weights, the loader and the logits of every probe.
         Raises `NoRoom`."""
         elements = self.elements(side)
-        logits = self.probes.positions * self._vocab(side) * 8
-        need = int(elements * _BYTES[dtype] * (copies - 1 + HEADROOM)) + 2 * logits
+        need = self._needs(side, dtype, self.probes, copies)
         free = available_memory()
         if free is not None and need > free and self._models:
             self.release()
             free = available_memory()
         if free is not None and need > free:
-            size = f"{elements / 1e6:.0f} M parameters x {_BYTES[dtype]} bytes x {copies - 1 + HEADROOM} + logits"
+            size = f"{elements / 1e6:.0f} M parameters x {_BYTES[dtype]} bytes x {copies - 1 + HEADROOM} + a pass"
             raise NoRoom(
                 f"{self.folders[side]} in {dtype} needs {need / 1e9:.1f} GB ({size}), {free / 1e9:.1f} GB are free"
             )
@@ -207,13 +251,23 @@ class Pair:
         return self._load(side, dtype, attention).model
 
     def model(self, side: Side, dtype: str, attention: str | None = None) -> Any:
-        """The cached model of this side; do not change its weights."""
-        key = (side, dtype, attention)
-        if key not in self._models:
+        """The cached model of this side; do not change its weights. Of two kernels one model is held, and switched."""
+        base, key = (side, dtype, None), (side, dtype, attention)
+        if key in self._models and attention is not None:
+            return self._models[key].model
+        if base not in self._models:
+            loaded = self._load(side, dtype, None)
+            self._models[base] = loaded
+            self._stock[base] = getattr(loaded.model.config, "_attn_implementation", None)
+        model = self._models[base].model
+        if attention is None:
+            _attend(model, self._stock[base])
+        elif not _attend(model, attention):
             self._models[key] = self._load(side, dtype, attention)
-        return self._models[key].model
+            model = self._models[key].model
+        return model
 
-    def outputs(self, side: Side, dtype: str, attention: str | None = None, *, one_by_one: bool = False) -> Outputs:
+    def outputs(self, side: Side, dtype: str, attention: str | None = None, *, one_by_one: bool = False) -> Held:
         """What `compare.run` returns for this side on the probes, cached."""
         key = (side, dtype, attention, one_by_one)
         if key not in self._outputs:
@@ -222,10 +276,10 @@ class Pair:
                 several = [probe for probe in self.probes if len(probe.counted) > 1]
                 self._outputs[key] = self.outputs(side, dtype, attention) | self.run(side, model, several, True)
             else:
-                self._outputs[key] = self.run(side, model, hidden=self._hidden.setdefault(key, {}))
+                self._outputs[key] = self.run(side, model, hidden=self._hidden.setdefault(key, Held()))
         return self._outputs[key]
 
-    def hidden(self, side: Side, dtype: str, attention: str | None = None) -> Outputs:
+    def hidden(self, side: Side, dtype: str, attention: str | None = None) -> Held:
         """The hidden states of the same forward passes, "probe/hidden.k" -> (rows that count, hidden)."""
         self.outputs(side, dtype, attention)
         return self._hidden[side, dtype, attention, False]
@@ -237,12 +291,35 @@ class Pair:
         asked: Iterable[Probe] | None = None,
         one_by_one: bool = False,
         hidden: Outputs | None = None,
-    ) -> Outputs:
-        """What `compare.run` returns for a model of this side; `Differs` or `BadInput` when it raises."""
-        try:
-            return run(model, self.probes if asked is None else asked, one_by_one=one_by_one, hidden=hidden)
-        except CannotRun as error:
-            raise self.blame(side, str(error)) from error
+    ) -> Held:
+        """What `compare.run` returns for a model of this side; `Differs` or `BadInput` when it raises.
+
+        A probe that the source's class cannot take is left out from then on, and named in `refused`.
+        """
+        while True:
+            try:
+                return run(model, self.probes if asked is None else asked, one_by_one=one_by_one, hidden=hidden)
+            except CannotRun as error:
+                if asked is not None or not self._refuses(side, error):
+                    raise self.blame(side, str(error)) from error
+
+    def _refuses(self, side: Side, error: CannotRun) -> bool:
+        """Whether it is the source's class that cannot take this probe, though it takes the first one."""
+        name = error.probe.name
+        if name == next(iter(self.probes)).name:
+            return False
+        if side == "grown":
+            try:
+                run(self.model("source", "float64"), [error.probe])
+                return False
+            except CannotRun:
+                pass
+        self.refused[name] = error.why
+        self._probes = self.probes.without(name, f"the class cannot take it: {error.why}")
+        for held in (*self._outputs.values(), *self._hidden.values()):
+            for key in [key for key in held if key.startswith(f"{name}/")]:
+                del held[key]
+        return True
 
     def blame(self, side: Side, what: str) -> Exception:
         """What to raise when a forward pass did: the grown model differs, or the source is bad input."""
@@ -261,6 +338,12 @@ class Pair:
             self._same_leftovers(loaded.ignored)
         return loaded
 
+    def once(self, key: tuple, compute: Callable[[], Any]) -> Any:
+        """What `compute` gives, computed once for all checks that ask for `key`."""
+        if key not in self.memo:
+            self.memo[key] = compute()
+        return self.memo[key]
+
     def _to_disk(self, side: Side, dtype: str) -> bool:
         """Whether the weights must stay on disk; `NoRoom` when not even a module at a time fits."""
         try:
@@ -268,7 +351,7 @@ class Pair:
         except NoRoom:
             free = available_memory() or 0
             largest = max(math.prod(shape) for _, shape in shapes(self.folders[side]).values()) * _BYTES[dtype]
-            if not self.streaming or largest * WORKING > free:
+            if not self.streaming or largest * WORKING + self._working(side, dtype, self.probes) > free:
                 raise
             return True
         return False
@@ -281,3 +364,19 @@ class Pair:
         new = sorted(set(ignored) - set(known))
         if new:
             raise Differs(f"{self.folders['grown']}: stock transformers ignores {len(new)} tensors: {listing(new)}")
+
+
+def _attend(model: Any, attention: str | None) -> bool:
+    """Let a loaded model use another attention kernel; False where its class does not switch, or its parts differ."""
+    configs = [model.config, *(getattr(model.config, name) for name in getattr(model.config, "sub_configs", {}))]
+    now = {getattr(config, "_attn_implementation", None) for config in configs if config is not None}
+    if now == {attention}:
+        return True
+    if attention is None or len(now) != 1:
+        return False
+    try:
+        with quiet():
+            model.set_attn_implementation(attention)
+    except (AttributeError, ValueError, ImportError):
+        return False
+    return getattr(model.config, "_attn_implementation", None) == attention

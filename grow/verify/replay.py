@@ -22,6 +22,7 @@ from grow.engine import FileSource, write_plan
 from grow.errors import BadInput, listing
 from grow.families import FAMILIES, family_of
 from grow.family import COMMON_FIELDS, GROWABLE, UNITS, Family
+from grow.fields import TRAINS
 from grow.match import match
 from grow.operators import commutes
 from grow.plan import Plan
@@ -200,8 +201,10 @@ class Replay:
         )
         if family.experts:
             facts = family.experts
-            may_change |= set(filter(None, (facts.top_k, facts.only, facts.step))) | set(family.synonyms.values())
-        may_change |= {*family.layer_lists} | ({family.window.field, family.window.first} if family.window else set())
+            may_change |= set(filter(None, (facts.top_k, facts.only, facts.step)))
+        may_change |= {*family.layer_lists, *family.synonyms.values()} | (
+            {family.window.field, family.window.first} if family.window else set()
+        )
         for name in sorted(set(changes) - may_change):
             yield f"grow.json: config_changes: {name}: no growth changes it"
         for field in self.fields():
@@ -220,7 +223,7 @@ class Replay:
         wanted = _one_dtype({**self.matched.config, **self.record.config_changes})
         found = _one_dtype(self.grown.config)
         different = []
-        for name in sorted((set(wanted) | set(found)) - NEUTRAL):
+        for name in sorted(name for name in {*wanted, *found} - NEUTRAL if not TRAINS.fullmatch(name)):
             a, b = self.family.get(wanted, name), self.family.get(found, name)
             if a == b or (_unset(a) and _unset(b)):
                 continue
@@ -314,7 +317,7 @@ def significant(differences: Iterable[dict[str, Any]], widths_of: str | None = N
         if d["field"] not in ignored
         and not (d["field"] in widths and not _less(d["grown"], d["source"]))
         and not (d["field"] in lists and _longer(d["grown"], d["source"]))
-        and "dropout" not in d["field"]
+        and not TRAINS.fullmatch(d["field"])
         and not (_unset(d["source"]) and _unset(d["grown"]))
     ]
 

@@ -25,6 +25,8 @@ RUNGS: Mapping[str, tuple[str, ...]] = {
     "runtime_dtype": ("runtime_dtype",),
     "behaviour": (
         "tokenizer",
+        "generation_config",
+        "embeddings",
         "hidden_states",
         "loss",
         "cached_decoding",
@@ -40,7 +42,7 @@ RUNGS: Mapping[str, tuple[str, ...]] = {
 RUNG_OF = {check: rung for rung, checks in RUNGS.items() for check in checks}
 FUNCTION = ("certificate", "true_float64", "runtime_dtype", "behaviour")
 """The rungs that a growth has to pass before it is kept; trainability judges what a checkpoint can become."""
-LOSSY = ("certificate", "true_float64", "loss", "tokenizer", "save_reload")
+LOSSY = ("certificate", "true_float64", "loss", "tokenizer", "generation_config", "save_reload")
 """What is measured of a growth that is not exact: how much it lost, and that it is whole otherwise."""
 LADDER = (*FUNCTION, "trainability")
 """What `grow verify` runs unless it is told otherwise; downstream tasks run when they are named."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from grow.checkpoint.reader import open_checkpoint
+from grow.checkpoint.pickled import open_readable
 from grow.errors import BadInput
 from grow.provenance import read_record
 from grow.verify.downstream.answers import Answer, Answers
@@ -124,7 +124,7 @@ def unequal_weights(source: Path, grown: Path) -> str:
     record = read_record(grown)
     if record is None:
         return ""
-    with open_checkpoint(source) as a, open_checkpoint(grown) as b:
+    with open_readable(source) as a, open_readable(grown) as b:
         stream = Replay(record, a, b).stream(final=True)
     if stream is None:
         return ""

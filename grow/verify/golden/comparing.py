@@ -19,12 +19,14 @@ import numpy as np
 
 from grow.checkpoint.header import show
 from grow.checkpoint.locate import locate
-from grow.checkpoint.reader import Checkpoint, open_checkpoint
+from grow.checkpoint.pickled import open_readable
+from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, listing
 from grow.families import family_of
 from grow.provenance import Record, growth_document, read_record
 from grow.tensors import ITEMSIZE
 from grow.verify.compare import HIDDEN_OUTPUTS, Difference, Outputs
+from grow.verify.generation import settled
 from grow.verify.golden import sketch
 from grow.verify.golden.asked import OneSided, to_probes
 from grow.verify.golden.content import Golden, whole
@@ -36,7 +38,7 @@ from grow.verify.readback import fold, output_readback, stream_readback
 from grow.verify.replay import config_differences
 from grow.verify.result import EXACT, RUNG_OF, Check, Verification
 
-CHECKS = ("certificate", "true_float64", "tokenizer", "hidden_states")
+CHECKS = ("certificate", "true_float64", "tokenizer", "generation_config", "hidden_states")
 ABSENT = "needs the source's weights; the golden file holds what they answered"
 CODES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 VOCABULARY = ("logits", "prediction_logits")  # a grown vocabulary goes on where the source's ends
@@ -60,7 +62,7 @@ def against(
     golden = read(path)
     now = environment()
     wanted = set(CHECKS) if rungs is None else checks_of(rungs)
-    with open_checkpoint(locate(grown)) as checkpoint:
+    with open_readable(locate(grown)) as checkpoint:
         record = read_record(checkpoint.path)
         growth = Growth(golden, checkpoint, record)
         given = to_probes(golden.asked, golden.seed, golden.skipped)
@@ -161,6 +163,8 @@ def _checks(
             yield stored_bits(growth)
         elif name == "tokenizer":
             yield tokenizer(golden.tokenizer, growth.grown.path)
+        elif name == "generation_config":
+            yield generation_config(golden, growth.grown.path)
         elif name == "hidden_states":
             yield hidden_states(golden, growth, pair, limit > EXACT)
         else:
@@ -170,6 +174,14 @@ def _checks(
                 found = true_float64(golden, growth, pair, limit)
                 found = replace(found, measured={**found.measured, "within_storage": found.status == "pass"})
             yield found
+
+
+def generation_config(golden: Golden, folder: Path) -> Check:
+    """The folder's settings of `generate` are the recorded ones."""
+    wanted, limit = golden.source.get("generation"), "the same settings of `generate`, as stock loading reads them"
+    if not isinstance(wanted, dict):
+        return Check("generation_config", "skip", limit=limit, reason="the golden file has none of the source")
+    return settled(wanted, folder, limit)
 
 
 def stored_bits(growth: Growth) -> Check:

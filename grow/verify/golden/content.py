@@ -45,7 +45,8 @@ class Floor:
 class Golden:
     """What the file says.
 
-    source       {"name", "class", "config", "ignored"}: ignored are stored tensors that the class does not have
+    source       {"name", "class", "config", "ignored", "generation"}: ignored are stored tensors that the class does
+                 not have, generation the settings of `generate`, None or absent where there are none
     seed         of the probes and of the sketches
     asked        probe -> what was asked;  skipped  probe -> why it was not
     floors       by dtype

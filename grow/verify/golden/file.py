@@ -23,12 +23,15 @@ from typing import Any
 import numpy as np
 
 from grow.checkpoint.header import DTYPES, open_regular, parse_header, read_exactly, show, strict_json
+from grow.checkpoint.owned import check_file
 from grow.errors import BadInput
+from grow.kept import keep
 from grow.verify.golden import sketch
 from grow.verify.golden.content import SCHEMA, Asked, Floor, Golden, Sketches, pack, unpack
 from grow.verify.golden.sketch import Sketch
 
 FORMAT = "grow-golden"
+MARKS = (f'{{"__metadata__":{{"format":"{FORMAT}"'.encode(),)  # how the header of each begins
 LARGEST = 1 << 26  # bytes; one of the default budgets has 10^5.5
 RECORD = "record it again where the source is: grow verify SRC --record FILE"
 
@@ -46,6 +49,7 @@ def check_target(path: Path, overwrite: bool) -> None:
         raise BadInput(
             show(path), what="exists", why="nothing is overwritten unasked", fix="--overwrite, or another name"
         )
+    check_file(path, show(path), "a golden file", MARKS, "--overwrite replaces what grow verify --record wrote")
 
 
 def write(golden: Golden, *, overwrite: bool = False) -> None:
@@ -73,6 +77,7 @@ def write(golden: Golden, *, overwrite: bool = False) -> None:
             os.fsync(file.fileno())
         check_target(golden.path, overwrite)
         os.replace(partial, golden.path)
+        keep(golden.path)
     except OSError as error:
         why = error.strerror or "the disk"
         raise BadInput(show(golden.path), what="cannot be written", why=why, fix="make room, or another name") from None

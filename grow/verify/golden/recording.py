@@ -6,16 +6,18 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from grow.checkpoint.header import show
 from grow.checkpoint.locate import locate
-from grow.checkpoint.reader import open_checkpoint
+from grow.checkpoint.pickled import open_readable
 from grow.errors import BadInput, Refused
 from grow.verify import hidden, outputs
 from grow.verify.compare import Outputs
+from grow.verify.generation import effective
 from grow.verify.golden import sketch
 from grow.verify.golden.asked import OneSided, fit, to_asked
 from grow.verify.golden.content import Floor, Golden, Sketches
@@ -56,7 +58,7 @@ def record(
         raise BadInput(f"--seed {seed}", what="is negative", why="a seed is a whole number from 0", fix="--seed 0")
     check_target(path, overwrite)
     folder = locate(src, revision=revision)
-    with open_checkpoint(folder) as checkpoint:
+    with open_readable(folder) as checkpoint:
         config = checkpoint.config
     try:
         with Pair(folder, folder, seed=seed) as drawn:
@@ -77,6 +79,7 @@ def record(
                     "class": pair.class_name("source"),
                     "config": config,
                     "ignored": list(pair.ignored()),
+                    "generation": _generation(pair),
                 },
                 seed,
                 to_asked(given),
@@ -94,6 +97,14 @@ def record(
         ) from None
     write(golden, overwrite=overwrite)
     return golden
+
+
+def _generation(pair: Pair) -> dict[str, Any] | None:
+    """The settings of `generate`, None where the class does not generate or they do not load."""
+    try:
+        return effective(pair.folders["source"]) if pair.can_generate("source") else None
+    except Exception:  # transformers raises a dozen types here
+        return None
 
 
 def _alive(folder: Path, answers: Outputs) -> None:

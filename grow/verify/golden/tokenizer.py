@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from grow.checkpoint.header import show
 from grow.verify.result import Check
-from grow.verify.tokenizer import FILES
+from grow.verify.tokenizer import files_of, positions, settings, unequal_settings
 
+TEMPLATES = ("chat_template", "additional_chat_templates")
 LENGTH = 2000  # characters of held-out text
-LIMIT = "the same files, or the same ids for a text, vocabulary and special tokens"
+LIMIT = "the same files, or the same ids for a text, vocabulary, special tokens and settings"
 
 
 def fingerprint(folder: Path) -> dict[str, Any] | None:
@@ -35,16 +37,20 @@ def fingerprint(folder: Path) -> dict[str, Any] | None:
         "last": last,
         "vocab": _vocabulary(tokenizer, last),
         "special": _special(tokenizer),
+        "settings": settings(tokenizer, folder),
+        "positions": positions(folder),
     }
 
 
 def tokenizer(wanted: Mapping[str, Any] | None, folder: Path) -> Check:
     """The folder's tokenizer reads as the recorded one did; a larger vocabulary may go on where that ended."""
     files = _files(folder)
-    if wanted is None or not files:
-        which = "the golden file has none of the source" if wanted is None else "the folder has none"
-        return Check("tokenizer", "skip", limit=LIMIT, reason=f"no tokenizer: {which}")
-    if files == wanted["files"]:
+    if wanted is None:
+        return Check("tokenizer", "skip", limit=LIMIT, reason="no tokenizer: the golden file has none of the source")
+    if not files:
+        return Check("tokenizer", "fail", limit=LIMIT, reason=f"{show(folder)} has none, and its source had")
+    known = {name: digest for name, digest in files.items() if "settings" in wanted or not name.startswith(TEMPLATES)}
+    if known == wanted["files"]:
         return Check("tokenizer", "pass", {"files": len(files), "identical": True}, LIMIT)
     measured = {"files": len(files), "identical": False}
     try:
@@ -52,6 +58,9 @@ def tokenizer(wanted: Mapping[str, Any] | None, folder: Path) -> Check:
     except Exception as error:
         return Check("tokenizer", "fail", measured, LIMIT, f"does not load: {type(error).__name__}: {error}")
     problem = _difference(wanted, found)
+    if not problem and "settings" in wanted:  # files of earlier versions have none
+        both = wanted.get("positions"), positions(folder)
+        problem = unequal_settings(wanted["settings"], settings(found, folder), both)
     return Check("tokenizer", "fail" if problem else "pass", measured, LIMIT, problem)
 
 
@@ -69,8 +78,7 @@ def _difference(wanted: Mapping[str, Any], found: Any) -> str:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    found = (folder / name for name in FILES)
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found if path.is_file()}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files_of(folder).items()}
 
 
 def _vocabulary(tokenizer: Any, last: int) -> str:

@@ -58,6 +58,10 @@ class Probes:
     def positions(self) -> int:
         return sum(p.counted.numel() for p in self.items)
 
+    def without(self, name: str, why: str) -> Probes:
+        """All but one, which is `skipped` from then on."""
+        return Probes(self.seed, [p for p in self.items if p.name != name], {**self.skipped, name: why})
+
     def merged(self, length: int) -> Probes:
         """All text probes in one batch, `length` tokens of every row; others are skipped.
 

@@ -40,6 +40,7 @@ def with_decoder(subject: Subject, items: list[Probe], skipped: dict[str, str]) 
     left_padded   prompts of different lengths, with a mask; added where the encoder reads images or sound
     right_padded  padded as in training
     text          real text
+    padding_read  the padding token in the middle
     full_context  as long as the decoder's positions allow, up to 512; added like left_padded
     """
     config = side(subject.config, "decoder")
@@ -70,6 +71,8 @@ def with_decoder(subject: Subject, items: list[Probe], skipped: dict[str, str]) 
             mask = {"decoder_attention_mask": torch.from_numpy(real.astype(np.int64))}
         tokens = words.fill(tokens, real)
         tokens[np.arange(rows), real.argmax(1)] = start
+        if probe.name == "padding_read" and words.pad is not None:
+            tokens[:, width // 2] = words.pad
         inputs = {**probe.inputs, "decoder_input_ids": torch.from_numpy(tokens.astype(np.int64)), **mask}
         return Probe(probe.name, inputs, torch.from_numpy(real), probe.counted)
 

@@ -17,6 +17,8 @@ from grow.verify.float64 import LOCAL, quiet
 from grow.verify.probes.probe import LENGTH, Probe, Subject
 
 WINDOW_LIMIT = 1024  # the longest sliding window worth overrunning: attention costs length² on a CPU
+FAR = 16_384  # positions; a model with more has rotary ones, which are relative: 128 tokens turn them as 512 do
+BRIEF = 128
 FULL_LIMIT = 512  # the longest row of all others, for the same reason; the whole context of BERT and its kind
 CHOICES = 2  # of one question; more would repeat what two show
 
@@ -93,9 +95,10 @@ def text_probes(subject: Subject, text: Any, *, end: int | None = None) -> tuple
     token_types     random segment ids, where the model has them
     beyond_window   longer than the sliding window, up to a window of 1024
     text            real text through the folder's tokenizer, if there is one
-    full_context    as long as the positions allow, up to 512
+    full_context    as long as the positions allow, up to 512; 128 where there are more than 16,384
     global_tokens   two tokens that all others see, where attention is local otherwise
     boxes           a place on a page for every token, where the model has a table of places
+    padding_read    the padding token where it is no padding: chat models end with it
 
     A classifier without a padding id refuses batches, so it gets one row and no padding.
     """
@@ -162,6 +165,10 @@ def text_probes(subject: Subject, text: Any, *, end: int | None = None) -> tuple
     if "bbox" in accepts and places:
         corners = np.sort(rng.integers(0, places, size=(rows, t, 2, 2)), axis=2)
         add("boxes", ids(rows, t), bbox=corners.reshape(rows, t, 4))
+    if words.pad is not None and t > 2:
+        tokens = ids(1, t)
+        tokens[:, [1, t // 2]] = words.pad
+        add("padding_read", tokens)
     return items, skipped
 
 
@@ -190,6 +197,8 @@ def full_context(config: Any, first: int, usual: int, most: int | None = None) -
         return 0, "the config names no last position"
     if most - first <= usual:
         return 0, f"the usual rows have all {most - first} positions"
+    if most - first > FAR:
+        return BRIEF, f"{BRIEF} of {most - first} positions: logits of a long row take gigabytes"
     if most - first > FULL_LIMIT:
         return FULL_LIMIT, f"{FULL_LIMIT} of {most - first} positions: attention costs length² on a CPU"
     return most - first, ""

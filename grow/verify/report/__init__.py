@@ -17,7 +17,9 @@ from typing import Any
 
 import jinja2
 
+from grow.checkpoint.owned import check_file
 from grow.errors import BadInput
+from grow.kept import keep
 from grow.verify.report.axes import axis_picture
 from grow.verify.report.charts import sci
 from grow.verify.report.document import DOCUMENT, MEASURED, MOST, as_json, fit
@@ -25,6 +27,7 @@ from grow.verify.report.views import absent, count, headline, hidden, points, ru
 
 __all__ = ["check_place", "environment", "render", "write_page", "write_report"]
 
+MARKS = tuple(f"· grow {command}</title>".encode() for command in ("verify", "compare"))
 FIX = "a file name in a folder that exists and can be written"
 
 
@@ -35,6 +38,7 @@ def check_place(path: Path) -> Path:
         raise BadInput(where, what="is no regular file", why="the report replaces what is there", fix=FIX)
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise BadInput(where, what="cannot be written", why=f"{target.parent} is no folder to write in", fix=FIX)
+    check_file(target, where, "a page of grow", MARKS, "a report replaces an earlier one, and nothing else")
     return target
 
 
@@ -51,6 +55,7 @@ def write_page(page: str, path: Path) -> None:
         try:
             partial.write_bytes(page.encode())
             os.replace(partial, target)
+            keep(path)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:

@@ -1,0 +1,139 @@
+"""The tensors of a checkpoint under the names of its family's table, whichever of the stock layouts it is stored in.
+
+    mlp.experts.gate_up_proj  (experts, 2·ffn, hidden)   is read as   mlp.experts.{e}.gate_proj.weight  (ffn, hidden)
+                                                                      mlp.experts.{e}.up_proj.weight    (ffn, hidden)
+    lm_head.weight, tied, and no embedding               is read as   model.embed_tokens.weight
+
+Stock classes load all of them alike. An expert's matrix is a run of rows of the stack, so it is a tensor like any other
+that begins further on in the file: nothing is copied, and nobody behind this has to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from grow.axes import Row
+from grow.checkpoint.header import TensorInfo, show
+from grow.errors import BadInput, listing
+from grow.families import FAMILIES
+from grow.family import Family
+
+
+def family_known(config: Mapping[str, Any]) -> Family | None:
+    """The family of a config, None for one that grow has no table of."""
+    return FAMILIES.get(str(config.get("model_type")))
+
+
+def as_in_table(
+    config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], notes: list[str]
+) -> dict[str, tuple[str, TensorInfo]]:
+    """Name -> (stored name, tensor), in stored order; a model that no family knows is left as it is.
+
+    Raises BadInput where a stack has no shape that the config allows, or holds what is stored a second time.
+    """
+    family = family_known(config)
+    found: dict[str, tuple[str, TensorInfo]] = {}
+    twins = {} if family is None else _alone(family, config, tensors)
+    stacks: list[str] = []
+    for name, info in tensors.items():
+        parts = list(_parts(family, config, info)) if family is not None else [info]
+        if len(parts) == 1 and family is not None and (bare := _unwrapped(family, parts[0].name)):
+            parts = [replace(parts[0], name=bare)]
+        if name in twins:
+            parts = [replace(info, name=twins[name])]
+            notes.append(f"{show(name)} is read as {twins[name]}, which is tied to it and not stored")
+        if len(parts) > 1:
+            stacks.append(name)
+        for part in parts:
+            if part.name in found:
+                raise _twice(info, part.name, found[part.name][0])
+            found[part.name] = name, part
+    if stacks:
+        notes.append(f"{len(stacks)} tensors hold all experts of a layer and are read expert by expert: {stacks[0]}, …")
+    return found
+
+
+def stored_spellings(family: Family) -> Iterator[str]:
+    """Names with `{layers}` under which the stock class may store what the table has under others."""
+    if family.experts:
+        yield from family.experts.fused
+    if family.tie:
+        yield from (name for name in (family.tie.head, *family.tie.biases) if name)
+
+
+def _parts(family: Family, config: Mapping[str, Any], info: TensorInfo) -> Iterator[TensorInfo]:
+    """What one stored tensor is in the table's layout: itself, itself under another name, or a matrix per expert."""
+    for lead in dict.fromkeys(("", family.prefix, *family.aliases)):
+        if not info.name.startswith(lead):
+            continue
+        for fused, rows in (family.experts.fused if family.experts else {}).items():
+            hit = Row(fused, family.rows[0].signature).pattern.match(family.prefix + info.name.removeprefix(lead))
+            if hit:
+                at = [lead + r.removeprefix(family.prefix).replace("{layers}", hit["layers"]) for r in rows]
+                yield from _matrices(family, config, info, at)
+                return
+    yield info
+
+
+def _matrices(family: Family, config: Mapping[str, Any], info: TensorInfo, rows: list[str]) -> Iterator[TensorInfo]:
+    if "{experts}" not in rows[0]:
+        yield replace(info, name=rows[0])
+        return
+    count = family.get(config, family.axes["experts"])
+    shape = info.shape
+    if len(shape) != 3 or shape[0] != count or shape[1] % len(rows) or 0 in shape:
+        inner = f"{len(rows)}·units" if len(rows) > 1 else "units"
+        raise BadInput(
+            f"{show(info.file)}: {show(info.name)}",
+            what=f"has shape {shape}, wanted ({count}, {inner}, columns)",
+            why=f"it holds the matrices of all experts, and config.json says {family.axes['experts']}={count}",
+            fix="check that config.json and the weights belong together, or download them again",
+        )
+    one = (shape[1] // len(rows), shape[2])
+    size = info.nbytes // (shape[0] * len(rows))
+    for k in range(shape[0] * len(rows)):
+        expert, part = divmod(k, len(rows))
+        name = rows[part].replace("{experts}", str(expert))
+        yield TensorInfo(name, info.dtype, one, info.file, info.offset + k * size, size)
+
+
+def _unwrapped(family: Family, name: str) -> str:
+    """A table's name behind the base model's prefix, which stock loading takes away; "" for other names."""
+    bare = name.removeprefix(family.prefix)
+    known = bare != name and any(row.pattern.match(bare) for row in family.rows)
+    return bare if known else ""
+
+
+def _alone(family: Family, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
+    """Stored name -> the name in the table, of what is tied and stored under its other name alone."""
+    tie = family.tie
+    if tie is None or not _ties(family, config):
+        return {}
+    called = {family.spelled(name): name for name in tensors}
+    whole = any(name.startswith(family.prefix) for name in called)
+    found = {}
+    for table, other in ((tie.table, tie.head), tie.biases):
+        bare = table.removeprefix(family.prefix)
+        if other in called and not {table, bare} & called.keys():
+            found[called[other]] = table if whole else bare
+    return found
+
+
+def _ties(family: Family, config: Mapping[str, Any]) -> bool:
+    """Whether the class ties its head to the table; where config.json names no class, one with such a head."""
+    assert family.tie is not None
+    if config.get("architectures"):
+        return family.holds(config, family.tie.when)
+    heads = [w for part in family.tie.when.split() for w in part.split("|") if w[0].isupper()]
+    return any(family.holds({**config, "architectures": [head]}, family.tie.when) for head in heads)
+
+
+def _twice(info: TensorInfo, name: str, other: str) -> BadInput:
+    return BadInput(
+        f"{show(info.file)}: {show(info.name)}",
+        what=f"holds {show(name)}, as does {show(other)}",
+        why="which of the two counts is unclear",
+        fix=f"remove {listing([show(other)])} or {show(info.name)} from the files, whichever is stale",
+    )

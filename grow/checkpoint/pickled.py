@@ -1,0 +1,164 @@
+"""A checkpoint whose weights are pickles of torch, for verification alone: tensors are read and no code is run.
+
+    pytorch_model.bin       or pytorch_model.bin.index.json and the shards it names
+
+`torch.load(weights_only=True)` makes tensors and the dicts around them and refuses every other thing a pickle may ask
+for. Files of today are mapped, so a tensor is in memory only while it is read; files from before torch 1.6 are whole.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from grow.checkpoint.config import check_config
+from grow.checkpoint.header import TensorInfo, show
+from grow.checkpoint.layout import as_in_table
+from grow.checkpoint.locate import check_folder, check_kind, companions, inside
+from grow.checkpoint.reader import Checkpoint, add_companion, check_index, merge, missing_shards, open_checkpoint
+from grow.errors import BadInput, Refused
+
+SINGLE, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+AGAIN = "download or copy the file again"
+
+
+def open_readable(path: str | os.PathLike) -> Checkpoint:
+    """The checkpoint in a folder, also one that has pickled weights alone: to look at, not to grow from."""
+    folder = Path(path)
+    return PickledCheckpoint(folder) if is_pickled(folder) else open_checkpoint(path)
+
+
+def is_pickled(folder: Path) -> bool:
+    """Whether stock loading would read pickles: there are some, and no safetensors."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return False
+    whole = "config.json" in names and "adapter_config.json" not in names
+    return whole and (SINGLE in names or INDEX in names) and not any(name.endswith(".safetensors") for name in names)
+
+
+class PickledCheckpoint(Checkpoint):
+    """`Checkpoint` whose tensors lie in pickles."""
+
+    def __init__(self, path: Path) -> None:
+        folder = check_folder(path)
+        super().__init__(folder, {}, ())
+        self._values: dict[tuple[Path, str], Any] = {}
+        try:
+            names = sorted(os.listdir(folder))
+            check_kind(folder, names)
+            raw = self._json(inside(folder, "config.json"))
+            self.config = check_config(raw, show(folder / "config.json"), self.notes)
+            self._merge(folder, names)
+            found = as_in_table(self.config, self.tensors, self.notes)
+            self.tensors = {name: info for name, (_, info) in found.items()}
+            self._stored = {name: stored for name, (stored, _) in found.items()}
+            for name in companions(folder, names):
+                add_companion(self, name, inside(folder, name))
+        except BaseException as error:
+            self.close()
+            if not isinstance(error, OSError):
+                raise
+            what, fix = f"cannot be read: {error.strerror}", "check its permissions and the disk"
+            raise BadInput(show(error.filename or folder), what=what, fix=fix) from None
+        self.notes.append("the weights are pickles, which are verified and not grown")
+
+    def _merge(self, folder: Path, names: list[str]) -> None:
+        weight_map: dict[str, str] = {}
+        if INDEX in names:
+            raw = self._json(inside(folder, INDEX))
+            weight_map, _ = check_index(raw, show(folder / INDEX), ".bin")
+        shards = sorted(set(weight_map.values())) or [SINGLE]
+        missing_shards(folder, names, shards, INDEX)
+        held = {}
+        for shard in shards:
+            file = inside(folder, shard)
+            fd = self._open(file)  # a regular file, and the one that is looked at again in the end
+            self.files.append(file)
+            held[file] = self._load(file, os.fstat(fd).st_size)
+        merge(self, held, weight_map, None, INDEX)
+
+    def _load(self, file: Path, size: int) -> dict[str, TensorInfo]:
+        found = {}
+        for name, tensor in _tensors(file).items():
+            code, width = _code(tensor), tensor.element_size()
+            held = tensor.untyped_storage().nbytes()
+            if tensor.numel() * width > held or held > max(size, 1):
+                what = f"{name} claims {tensor.numel():,} numbers, more than the file holds"
+                raise BadInput(show(file), what=show(what), why="a view repeats what is stored once", fix=AGAIN)
+            tensor = tensor.detach().contiguous()
+            found[name] = TensorInfo(name, code, tuple(tensor.shape), file, 0, tensor.numel() * width)
+            self._values[file, name] = tensor
+        return found
+
+    def read(self, info: TensorInfo, start: int, stop: int) -> bytes:
+        import torch
+
+        self._inside(info, start, stop)
+        raw = self._values[info.file, self._stored[info.name]].reshape(-1).view(torch.uint8)
+        return raw[info.offset + start : info.offset + stop].numpy().tobytes()
+
+    def read_into(self, info: TensorInfo, start: int, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        view[:] = self.read(info, start, start + len(view))
+        return len(view)
+
+    def close(self) -> None:
+        self._values = {}
+        super().close()
+
+
+def _tensors(file: Path) -> Mapping[str, Any]:
+    """What a file holds, when that is tensors with names; no code of it runs."""
+    import torch
+
+    zipped = zipfile.is_zipfile(file)
+    try:
+        if zipped:
+            with zipfile.ZipFile(file) as archive:
+                if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+                    raise ValueError("its records are compressed, as torch.save never does it")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True if zipped else None)
+    except MemoryError:
+        raise
+    except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise Refused(
+            show(file),
+            what=f"asks for {show(asked[1])}" if asked else "holds more than tensors",
+            why="a pickle can run any code while it is loaded; grow reads tensors alone and never runs code",
+            fix="a safetensors version, or a plain state dict: torch.save(model.state_dict(), 'pytorch_model.bin')",
+        ) from None
+    except Exception as error:  # torch raises a dozen types for a damaged file
+        first = (str(error).strip().splitlines() or [""])[0]
+        what = f"cannot be read as what torch.save writes: {type(error).__name__}: {show(first)}"
+        raise BadInput(show(file), what=what, why="it is damaged or another kind of file", fix=AGAIN) from None
+    if not isinstance(loaded, Mapping):
+        raise _no_state_dict(file, f"is a {type(loaded).__name__}")
+    for name, tensor in loaded.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise _no_state_dict(file, f"has a {type(tensor).__name__} under {show(repr(name), 80)}")
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise _no_state_dict(file, f"{show(name)} is sparse, quantised or without data")
+    return loaded
+
+
+def _code(tensor: Any) -> str:
+    """A dtype as safetensors spells it; one that it has no name for keeps torch's."""
+    from safetensors.torch import _TYPES
+
+    return next((code for code, dtype in _TYPES.items() if dtype == tensor.dtype), str(tensor.dtype))
+
+
+def _no_state_dict(file: Path, what: str) -> BadInput:
+    why = "weights are a dict of tensors by their names"
+    return BadInput(show(file), what=what, why=why, fix="torch.save(model.state_dict(), 'pytorch_model.bin')")

@@ -1,0 +1,30 @@
+"""What this process has left under a final name so far: what has to be said of a failure that comes after it.
+
+keep(Path("out"))                     the rename is done
+sentence()                            "nothing was kept under the final name", or "out is complete and stays"
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+COMPLETE = "is complete and stays"
+_kept: dict[Path, str] = {}
+
+
+def keep(path: str | os.PathLike, how: str = COMPLETE) -> None:
+    """From here on `path` stays, whatever fails."""
+    _kept[Path(os.path.abspath(path))] = how
+
+
+def sentence() -> str:
+    """Of everything kept that is still there: what was only a part of a result has gone with it."""
+    there = {path: how for path, how in _kept.items() if path.exists()}
+    outer = {path: how for path, how in there.items() if not any(above in there for above in path.parents)}
+    return "; ".join(f"{path} {how}" for path, how in outer.items()) or "nothing was kept under the final name"
+
+
+def forget() -> None:
+    """A new command begins."""
+    _kept.clear()

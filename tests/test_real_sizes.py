@@ -1,0 +1,185 @@
+"""Outputs as large as those of models that people use: a vocabulary of 152k, 40k positions, little memory."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import tiny
+import torch
+import transformers
+
+import grow
+from grow.verify import held, outputs
+from grow.verify import pair as pair_module
+from grow.verify.compare import difference, evenly, scatter, spread
+from grow.verify.held import Held
+from grow.verify.outputs import settled
+from grow.verify.pair import Pair
+from grow.verify.probes.text import BRIEF, full_context
+
+
+def test_places_of_a_plot_are_whole_numbers_beyond_what_float32_counts():
+    n = 128 * 151_936
+    places = evenly(n, 400)
+    assert (places[0], places[-1], len(places)) == (0, n - 1, 400)
+    assert evenly(1, 400).tolist() == [0]
+    value = torch.zeros(n, 1).expand(n, 1)
+    assert len(scatter({"random/logits": value}, {"random/logits": value})["grown"]) == 400
+
+
+def test_large_outputs_lie_on_disk_and_read_back_bit_for_bit(monkeypatch):
+    monkeypatch.setattr(held, "SPILL", 100)
+    out, draw = Held(), torch.Generator().manual_seed(1)
+    wanted = {
+        f"p{k}/logits": torch.randn(7, 5 + k, generator=draw).to(dtype)
+        for k, dtype in enumerate((torch.float64, torch.bfloat16, torch.float32))
+    }
+    out.update(wanted)
+    assert out._file is not None
+    for key, value in wanted.items():
+        assert out.shape(key) == tuple(value.shape)
+        assert out[key].dtype == value.dtype
+        assert torch.equal(out[key], value)
+    both = out.only({"p0/logits"}) | out.only({"p1/logits"})
+    assert sorted(both) == ["p0/logits", "p1/logits"]
+
+
+def test_slices_measure_what_the_whole_measures(monkeypatch):
+    draw = torch.Generator().manual_seed(2)
+    a = {f"p{k}/logits": torch.randn(9 + k, 13, generator=draw, dtype=torch.float64) + k for k in range(3)}
+    b = {key: value + 1e-3 * torch.randn(value.shape, generator=draw) for key, value in a.items()}
+    b["p2/logits"][8, 11] += 1.0
+    whole = difference(a, b)
+    monkeypatch.setattr(held, "ELEMENTS", 30)
+    parts = difference(a, b)
+    assert parts.where == whole.where == "p2/logits[8, 11]"
+    for name in ("relative", "max_abs", "mean_abs", "std", "kl", "kl_max", "top1"):
+        assert getattr(parts, name) == pytest.approx(getattr(whole, name), rel=1e-12)
+    together = torch.cat([value.flatten() for value in a.values()])
+    assert spread(a)["logits"] == pytest.approx(float(together.std(correction=0)), rel=1e-12)
+
+
+def test_positions_of_forty_thousand_make_no_long_probe():
+    assert full_context(transformers.LlamaConfig(max_position_embeddings=40_960), 0, 64)[0] == BRIEF
+    assert full_context(transformers.LlamaConfig(max_position_embeddings=2048), 0, 64)[0] == 512
+
+
+def test_a_config_that_rounds_on_loading_is_different(tmp_path):
+    source = tiny.checkpoint(tmp_path / "source", "llama", dtype="F32")
+    grown = grow.widen(source, "2x", out=tmp_path / "grown", verify=False).path
+    (grown / "grow.json").unlink()
+    assert grow.verify(source, grown, rungs=["true_float64", "runtime_dtype"]).lossless
+    tiny.edit_json(grown / "config.json", lambda config: config.update(dtype="float16"))
+    found = grow.verify(source, grown, rungs=["true_float64", "runtime_dtype"])
+    assert found.verdict == "different"
+    check = found.check("runtime_dtype")
+    assert check.reason.startswith("config.json: dtype: stock loading rounds float32 weights to float16")
+
+
+def test_outputs_of_equal_bits_are_held_to_the_noise(tmp_path, monkeypatch):
+    source = tiny.checkpoint(tmp_path / "source", "llama")
+    real, count = Pair.run, [0]
+
+    def nudged(self, side, model, *args, **named):
+        out = real(self, side, model, *args, **named)
+        if model is not self._models.get((side, "float32", None), (None,))[0] and model.dtype == torch.float32:
+            count[0] += 1
+            for key in list(out):
+                out[key] = out[key] * (1 + count[1])
+        return out
+
+    monkeypatch.setattr(Pair, "run", nudged)
+    for size, verdict in ((1e-7, "lossless"), (1e-2, "different")):
+        count[1:] = [size]
+        found = grow.verify(source, source, rungs=["true_float64", "save_reload"])
+        assert found.verdict == verdict, found.checks
+    assert count[0] == 2
+
+
+def test_a_probe_that_a_class_cannot_take_is_left_out_and_named(tmp_path, monkeypatch):
+    source = tiny.checkpoint(tmp_path / "source", "llama")
+    grown = grow.widen(source, "2x", out=tmp_path / "grown", verify=False).path
+    real = transformers.LlamaForCausalLM.forward
+
+    @functools.wraps(real)
+    def picky(self, *args, position_ids=None, **named):
+        if position_ids is not None and named.get("past_key_values") is None and not named.get("use_cache"):
+            raise ValueError("no positions, please")
+        return real(self, *args, position_ids=position_ids, **named)
+
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "forward", picky)
+    found = grow.verify(source, grown, rungs=["true_float64"])
+    assert found.lossless
+    assert "far_positions" in found.check("true_float64").measured["probes"]["skipped"]
+    assert any("far_positions was left out: ValueError: no positions, please" in note for note in found.notes)
+
+
+def test_the_limit_of_a_chaotic_model_follows_from_its_own_rounding(tmp_path, monkeypatch):
+    source = tiny.checkpoint(tmp_path / "source", "llama")
+    with Pair(source, source) as pair:
+        assert settled(pair, 5e-12, 1e-12) == (1e-12, "")  # this model reproduces itself to 1e-12
+        monkeypatch.setattr(outputs, "storage_floor", lambda pair, dtype: {"float64": 2e-12}[dtype])
+        limit, why = settled(pair, 5e-12, 1e-12)
+        assert limit == outputs.STORAGE_K * 2e-12
+        assert "one rounding of each weight" in why
+        assert settled(pair, 1e-3, 1e-12) == (1e-12, "")  # no rounding of float64 does that
+        assert settled(pair, 5e-5, 1e-4) == (1e-4, "")
+
+
+LIMITED = """
+import json, resource, sys
+limit = int(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+import torch
+torch.set_num_threads(1)
+import grow
+done = grow.widen(sys.argv[1], sys.argv[2], out=sys.argv[4])
+checks = {c.name: [c.status, c.reason] for c in done.verification.checks}
+status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
+peak = int(status["VmHWM"].split()[0]) * 1024  # ru_maxrss is that of the parent where it was larger
+print(json.dumps({"verdict": done.verification.verdict, "checks": checks, "peak": peak}))
+"""
+
+
+@pytest.mark.slow
+def test_qwen3_with_its_vocabulary_grows_in_six_gigabytes_and_what_does_not_fit_is_skipped_with_the_numbers(tmp_path):
+    config = transformers.Qwen3Config(
+        vocab_size=151_936,
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_hidden_layers=2,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=40_960,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    model = transformers.Qwen3ForCausalLM(config).to(torch.bfloat16)
+    for p in model.parameters():
+        p.data.normal_(1.0 if p.ndim == 1 else 0.0, 0.03)
+    model.save_pretrained(tmp_path / "source")
+    del model
+    command = [sys.executable, "-c", LIMITED, tmp_path / "source", "hidden_size=2048,intermediate_size=6144", 6 * 10**9]
+    env = {**os.environ, "MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*map(str, command), str(tmp_path / "grown")], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["verdict"] == "lossless", found
+    status, reason = found["checks"]["true_float64"]  # in float64 the grown model takes 3.3 GB, its table 2.5 of them
+    assert status == "pass" or (status == "skip" and "GB are free" in reason), found
+    assert found["checks"]["runtime_dtype"] == ["pass", ""], found
+    assert found["peak"] < 6e9
+
+
+def test_too_little_memory_counts_the_outputs(tmp_path, monkeypatch):
+    source = tiny.checkpoint(tmp_path / "source", "llama", vocab_size=4001)
+    with Pair(source, source) as pair:
+        weights = pair.elements("source") * 8 * pair_module.HEADROOM
+        monkeypatch.setattr(pair_module, "available_memory", lambda: int(weights * 1.5))
+        assert pair.streaming  # the weights alone would fit
