@@ -254,7 +254,7 @@ def _raw_header(fd: int, size: int, where: str) -> tuple[bytes, int]:
 
 
 def _tensor(name: str, entry: Any, path: Path, data: int) -> TensorInfo:
-    """The entry of one tensor, checked by itself. There may be 10^5 of them: what names a fault is made for one alone."""
+    """The entry of one tensor, checked by itself. There are up to 10^5: a message is made for the one that is at fault."""
     if not name or SURROGATE(name):
         raise _entry_fault(path, name, "the name of a tensor is empty or not Unicode")
     if not isinstance(entry, dict) or entry.keys() != FIELDS:
