@@ -54,6 +54,15 @@ def resolve(family: Family, config: Mapping[str, Any], to: Any, *, deepen: bool 
 def _from_text(family: Family, config: Mapping[str, Any], old: dict[str, int], text: str, deepen: bool) -> Target:
     if text in family.sizes:
         return _from_config(family, old, {**config, **_only(family, text)}, text, deepen)
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts) and not os.path.exists(text):
+        kept = ",".join(filter(None, parts))
+        raise BadInput(
+            f"--to {show(text, 80) or repr(text)}",
+            what="has an empty field" if kept else "is empty",
+            why="a target is a size, a factor, a folder, or fields with a comma between two",
+            fix=f"--to {show(kept, 80) or '2x'}",
+        )
     if "=" in text:
         first, *rest = text.split(",")
         if "=" in first:

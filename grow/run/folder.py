@@ -25,12 +25,11 @@ from grow.data.corpus import sha256_of
 from grow.errors import BadInput
 from grow.kept import keep
 from grow.run.keys import shown
-from grow.run.recipe import Recipe, Stage
+from grow.run.recipe import FINAL, RECIPE, TOML, Recipe, Stage
 from grow.train.folder import LOCK, RUN
 from grow.train.settings import FREE
 
 SCHEMA = 1
-RECIPE, TOML, FINAL = "recipe.json", "recipe.toml", "final"
 WAITING, RUNNING, DONE = "waiting", "running", "done"
 FIX = "begin in another --out"
 

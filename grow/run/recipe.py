@@ -60,6 +60,10 @@ else:
     import tomli as tomllib
 
 LARGEST = 1 << 20  # bytes of a recipe
+RECIPE, TOML, FINAL, REPORT, PICTURE = "recipe.json", "recipe.toml", "final", "report.md", "curves.png"
+BASELINE_INIT = "baseline-init"
+TAKEN = {RECIPE, TOML, FINAL, REPORT, PICTURE, "baseline", BASELINE_INIT, "data"}
+"""What the folder of a run has besides its stages."""
 RECIPES = Path(__file__).parent / "recipes"
 Faults = list[tuple[str, str]]
 
@@ -175,9 +179,13 @@ def _stage(at: int, raw: Any, base: Mapping[str, Any], seed: int, path: Path, fa
         what = f"{' and '.join(given)} are two budgets" if given else "has no budget"
         faults.append((where, f"{what}; exactly one of {', '.join(BUDGETS)} says when it ends at the latest"))
     name = raw.get("name", f"{at:02d}-{kind}")
-    bad = text(name) or any(c in name for c in "/\\:") or name.startswith(".") or len(name.encode()) > 100
-    if bad or name in ("data", "final", "baseline", "baseline-init") or name.startswith("data-"):
-        faults.append((f"{where}: name", f"{shown(name)} is no name for a stage's folder"))
+    bad = (
+        text(name) or any(c in name for c in "/\\:") or name[0] in ". " or name[-1] in ". " or len(name.encode()) > 100
+    )
+    taken = not bad and (name.casefold() in TAKEN or name.casefold().startswith("data-"))
+    if bad or taken:
+        why = ": the run has a file or folder of this name of its own" if taken else ""
+        faults.append((f"{where}: name", f"{shown(name)} is no name for a stage's folder{why}"))
         name = where
     return Stage(kind, name, _placed(options, path))
 
@@ -271,6 +279,11 @@ def _order(stages: list[Stage], baseline: Stage | None) -> Faults:
         trained, grown = trained or stage.kind == "train", grown or stage.kind in GROWTHS
     names = [stage.name for stage in stages]
     faults += [("[[stage]]", f"two are called {n!r}: their folders would be one") for n in _twice(names)]
+    apart = [name for name in dict.fromkeys(names) if name not in _twice(names)]
+    alike = _twice([name.casefold() for name in apart])
+    faults += [
+        ("[[stage]]", f"two names differ only in case: {n!r}; on many systems they are one folder") for n in alike
+    ]
     if baseline is not None and not trained:
         faults.append(("[baseline]", "it gets the FLOPs of the train stages, and there is none"))
     return faults

@@ -14,16 +14,14 @@ from typing import Any
 from grow.checkpoint.staging import check_apart
 from grow.errors import BadInput
 from grow.parallel import World, world_of
-from grow.run.folder import DONE, FINAL, RECIPE, RUNNING, WAITING, Book, check_out
+from grow.run.folder import DONE, RUNNING, WAITING, Book, check_out
 from grow.run.forecast import forecast, named
 from grow.run.pricing import machine
-from grow.run.recipe import Recipe, Stage, read_recipe
-from grow.run.report import REPORT, write_report
+from grow.run.recipe import BASELINE_INIT, FINAL, RECIPE, REPORT, Recipe, Stage, read_recipe
+from grow.run.report import write_report
 from grow.run.stages import Conductor, Found
 from grow.train.folder import locked
 from grow.train.inputs import parse_sources
-
-BASELINE_INIT = "baseline-init"
 
 
 @dataclass(frozen=True)
