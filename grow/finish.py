@@ -68,6 +68,8 @@ def write_result(
         done += count
         progress(done, total)
 
+    with world.together():
+        past = history(checkpoint.path)  # before any weight is written: it may not be there to be read
     digests = write_plan(the_plan, FileSource(checkpoint), folder, shard, advance, world)
     with world.together():
         if world.first:
@@ -75,9 +77,7 @@ def write_result(
 
             write_json(folder / "config.json", the_plan.new_config)
             copy_companions(checkpoint, folder, the_plan)
-            record = record_of(
-                the_plan, source=name, version=__version__, tensors=digests, history=history(checkpoint.path)
-            )
+            record = record_of(the_plan, source=name, version=__version__, tensors=digests, history=past)
             write_json(folder / NAME, record)
 
 

@@ -20,7 +20,8 @@ from typing import Any
 from grow.axes import SIDES
 from grow.caps import CAPS, fault, short
 from grow.change import ROUTES, Change, Redraw, Upcycling
-from grow.checkpoint.header import open_regular, read_exactly, strict_json
+from grow.checkpoint.locate import inside
+from grow.checkpoint.regular import is_there, read_json
 from grow.depth import FILLS, ZEROS, Depth, unchanged
 from grow.errors import BadInput
 from grow.family import UNITS
@@ -119,13 +120,20 @@ def config_sha256(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def raw_record(folder: Path, fix: str = "remove it: what it says of the growth before is then lost") -> Any:
+    """The JSON of a checkpoint's grow.json, None where there is none; BadInput where that name is anything else."""
+    if not is_there(folder / NAME):
+        return None
+    return read_json(inside(Path(os.path.realpath(folder)), NAME), fix)
+
+
 def read_record(folder: Path) -> Record | None:
     """The record of a grown checkpoint, None when it has not grown; BadInput when it cannot be understood."""
     path = folder / NAME
-    if not path.is_file():
-        return None
     fix = "remove it to compare the two checkpoints by their outputs alone, or grow again"
-    raw = strict_json(path.read_bytes(), str(path), fix)
+    raw = raw_record(folder, fix)
+    if raw is None:
+        return None
     if isinstance(raw, dict) and "training" in raw and not {"plan", "tensors"} & raw.keys():
         return None
     return parse_record(raw, str(path), fix)
@@ -133,14 +141,7 @@ def read_record(folder: Path) -> Record | None:
 
 def assumed(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     """Fields that somebody vouched for when this checkpoint grew, as far as they still have the value of then."""
-    try:
-        fd = open_regular(folder / NAME)
-        try:
-            raw = strict_json(read_exactly(fd, os.fstat(fd).st_size, 0, NAME), NAME, "")
-        finally:
-            os.close(fd)
-    except BadInput:  # no record, or none that can be read: then nobody has
-        return ()
+    raw = raw_record(folder)
     found = raw.get(ASSUMED) if isinstance(raw, dict) else None
     return tuple(k for k, v in found.items() if k in config and config[k] == v) if isinstance(found, dict) else ()
 

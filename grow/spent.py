@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from grow.checkpoint.header import strict_json
-from grow.errors import BadInput
+from grow.checkpoint.regular import is_there, read_json
+
+MOST = 1e60  # of anything: sums of several stay finite
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Spent:
             tokens, flops, seconds = int(stored["tokens"]), float(stored["flops"]), float(stored["seconds"])
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
-        return cls(tokens, flops, seconds) if all(math.isfinite(x) and x >= 0 for x in (flops, seconds)) else None
+        return cls(tokens, flops, seconds) if all(0 <= x <= MOST for x in (tokens, flops, seconds)) else None
 
 
 def total(before: Any, own: Mapping[str, Any]) -> Spent | None:
@@ -98,9 +99,6 @@ def _peak(settings: Any) -> tuple[str, float] | None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """{} where it is no document: what it would say is worth having, and nothing stops without it."""
-    try:
-        found = strict_json(file.read_bytes(), str(file), "")
-    except (OSError, BadInput):
-        return {}
+    """{} where there is none, or an empty one; BadInput for what only has its name."""
+    found = read_json(file, f"bring {file.name} back as it was, or remove it") if is_there(file) else {}
     return found if isinstance(found, dict) else {}

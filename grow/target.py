@@ -9,7 +9,6 @@ folder, config.json         the sizes of another config of the same family; its 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.checkpoint.header import show
+from grow.checkpoint.regular import read_json
 from grow.errors import BadInput, Refused, did_you_mean
 from grow.families import FAMILIES
 from grow.families.upcycling import PAIRS
@@ -268,10 +268,7 @@ def _check(family: Family, config: Mapping[str, Any], old: dict[str, int], new: 
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise BadInput(str(path), what="cannot be read as JSON", why=str(error), fix="a config.json") from None
+    config = read_json(path, "a config.json")
     if not isinstance(config, dict):
         raise BadInput(str(path), what="is not a JSON object", why="a config is one", fix="a config.json")
     return config

@@ -79,6 +79,8 @@ def test_a_stage_has_no_name_that_is_no_folders(tmp_path, name):
 def test_names_that_differ_in_case_are_told(tmp_path):
     file = tmp_path / "r.toml"
     stage = '[[stage]]\nkind = "{}"\nname = "{}"\n{}\n'
-    file.write_text('name = "r"\n' + stage.format("init", "One", 'from = "small"') + stage.format("widen", "one", 'to = "2x"'))
-    with pytest.raises(BadInput, match="'one' but for the case"):
+    file.write_text(
+        'name = "r"\n' + stage.format("init", "One", 'from = "small"') + stage.format("widen", "one", 'to = "2x"')
+    )
+    with pytest.raises(BadInput, match="'One' and 'one' differ in case alone"):
         read_recipe(file)

@@ -7,18 +7,26 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from grow.checkpoint.header import show
+from grow.checkpoint.regular import MAX_TEXT, is_there, opened
 from grow.errors import BadInput
 from grow.zoo import TEXTS, bundled_text
 
-OPENERS: dict[str, Callable[..., IO]] = {"": open, ".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+OPENERS: dict[str, Callable[..., IO]] = {
+    "": io.TextIOWrapper,
+    ".gz": partial(gzip.open, mode="rt"),
+    ".xz": partial(lzma.open, mode="rt"),
+    ".bz2": partial(bz2.open, mode="rt"),
+}
 TEXT, LINES, PARQUET = (".txt", ".md", ".text"), (".jsonl", ".ndjson"), (".parquet",)
 PART = 1 << 20
 
@@ -37,7 +45,7 @@ def documents(source: str, *, field: str = "text", separator: str = "", split: s
         return
     path = Path(source)
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and _kind(p)[0] in (*TEXT, *LINES, *PARQUET))
+        files = sorted(p for p in path.rglob("*") if not p.is_dir() and _kind(p)[0] in (*TEXT, *LINES, *PARQUET))
         if not files:
             raise BadInput(
                 source,
@@ -47,7 +55,7 @@ def documents(source: str, *, field: str = "text", separator: str = "", split: s
             )
         for file in files:
             yield from _file(file, field, separator)
-    elif path.is_file():
+    elif is_there(path):
         yield from _file(path, field, separator)
     else:
         yield from _dataset(source, field, split)
@@ -65,13 +73,13 @@ def _file(path: Path, field: str, separator: str) -> Iterator[str]:
         yield from _parquet(path, field)
         return
     try:
-        with OPENERS[packed](path, "rt", encoding="utf-8-sig") as file:
+        with opened(path) as raw, OPENERS[packed](raw, encoding="utf-8-sig") as file:
             if ending in LINES:
                 yield from _lines(file, path, field)
             elif separator:
-                yield from _separated(file, separator)
+                yield from _separated(file, path, separator)
             else:
-                yield file.read()
+                yield _short(file.read(MAX_TEXT + 1), path)
     except UnicodeDecodeError as error:
         raise BadInput(
             str(path), what="is not UTF-8 text", why=str(error), fix="convert it: iconv -t utf-8, or leave it out"
@@ -84,17 +92,38 @@ def _file(path: Path, field: str, separator: str) -> Iterator[str]:
         ) from None
 
 
-def _separated(file: IO[str], separator: str) -> Iterator[str]:
-    rest = ""
+def _short(text: str, path: Path) -> str:
+    """The text of one document, unless it is longer than any."""
+    if len(text) > MAX_TEXT:
+        raise BadInput(
+            str(path),
+            what=f"has a document of more than {MAX_TEXT:,} characters",
+            why="a tokenizer takes one whole, and some forty times as much memory",
+            fix="--separator with what stands between documents, or shorter lines",
+        )
+    return text
+
+
+def _separated(file: IO[str], path: Path, separator: str) -> Iterator[str]:
+    rest: list[str] = []  # parts without a separator, joined once: a long document costs no more than its length
+    length = 0
     while part := file.read(PART):
-        *whole, rest = (rest + part).split(separator)
-        yield from whole
-    yield rest
+        tail = rest[-1][-len(separator) :] if rest else ""
+        if separator in tail + part:
+            *whole, last = "".join([*rest, part]).split(separator)
+            yield from whole
+            rest, length = [last], len(last)
+        else:
+            rest.append(part)
+            length += len(part)
+        if length > MAX_TEXT:
+            _short("".join(rest), path)
+    yield "".join(rest)
 
 
 def _lines(file: IO[str], path: Path, field: str) -> Iterator[str]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
+    for number, line in enumerate(iter(lambda: file.readline(MAX_TEXT + 1), ""), 1):
+        if not _short(line, path).strip():
             continue
         try:
             record = json.loads(line)
@@ -110,7 +139,7 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
     except ImportError:
         raise _needs(str(path), "pyarrow") from None
     try:
-        with parquet.ParquetFile(path) as file:
+        with opened(path) as raw, parquet.ParquetFile(raw) as file:
             if field not in file.schema_arrow.names:
                 raise _no_field(str(path), field, file.schema_arrow.names)
             for batch in file.iter_batches(columns=[field], batch_size=1024):

@@ -15,6 +15,7 @@ import torch
 import transformers
 from transformers.models.auto import modeling_auto
 
+from grow.checkpoint.regular import read_text as read_text_file
 from grow.errors import BadInput
 from grow.verify.float64 import LOCAL, model_class, quiet
 
@@ -79,11 +80,10 @@ def read_text(source: Path, file: Path | None, positions: int, seed: int) -> Tex
 
                 words, name = heldout_text(), "five speeches that come with grow"
             else:
-                words, name = file.read_text(encoding="utf-8"), str(file)
+                words, name = read_text_file(file, where=f"--text {file}"), str(file)
             ids = torch.tensor(tokenizer(words, add_special_tokens=False).input_ids, dtype=torch.int64)
-    except (OSError, UnicodeDecodeError) as error:
-        where = f"--text {file}" if file is not None else str(source)
-        raise BadInput(where, what="cannot be read as text", why=str(error), fix="a UTF-8 text file") from None
+    except BadInput:
+        raise
     except Exception as error:  # transformers raises a dozen types here; to a user all mean the same
         raise BadInput(
             str(source), what="no tokenizer", why=f"{type(error).__name__}: {error}", fix="leave out what needs text"

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grow.checkpoint.header import strict_json
+from grow.checkpoint.regular import read_json
 from grow.checkpoint.staging import check_output
 from grow.checkpoint.writer import write_json, write_whole
 from grow.data.corpus import sha256_of
@@ -78,7 +78,7 @@ class Book:
     @classmethod
     def open(cls, out: Path) -> Book:
         file = out / RECIPE
-        document = strict_json(file.read_bytes(), str(file), FIX)
+        document = read_json(file, FIX)
         try:
             if document["schema"] != SCHEMA:
                 raise ValueError(f"schema {document['schema']!r}, this version reads {SCHEMA}")

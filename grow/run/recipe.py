@@ -37,6 +37,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grow.checkpoint.regular import is_there, read_file
 from grow.errors import BadInput, did_you_mean
 from grow.run.keys import (
     BASELINE,
@@ -138,19 +139,15 @@ _TABLES = ("train", "stage", "baseline")
 def _content(path: Path) -> bytes:
     known = bundled()
     try:
-        if not path.is_file():
+        if path.is_dir() or not is_there(path):
             hint = did_you_mean(str(path), known) or f"bundled: {', '.join(known)}"
             what = "is a folder" if path.is_dir() else "does not exist"
             raise BadInput(str(path)[:200], what=what, why="a recipe is a TOML file", fix=hint)
-        content = path.read_bytes()
+        return read_file(path, most=LARGEST, fix="check the path; grow run --list names recipes to begin from")
     except (OSError, ValueError) as error:  # ValueError: a name with NUL
         raise BadInput(
             repr(str(path))[:200], what="cannot be read", why=str(error), fix="check the path and its permissions"
         ) from None
-    if len(content) > LARGEST:
-        what, why = f"has {len(content):,} bytes; at most {LARGEST:,} are read", "no recipe is that long"
-        raise BadInput(str(path), what=what, why=why, fix="check the path")
-    return content
 
 
 def _parsed(path: Path, content: bytes) -> dict[str, Any]:
@@ -279,10 +276,11 @@ def _order(stages: list[Stage], baseline: Stage | None) -> Faults:
         trained, grown = trained or stage.kind == "train", grown or stage.kind in GROWTHS
     names = [stage.name for stage in stages]
     faults += [("[[stage]]", f"two are called {n!r}: their folders would be one") for n in _twice(names)]
-    apart = [name for name in dict.fromkeys(names) if name not in _twice(names)]
-    alike = _twice([name.casefold() for name in apart])
+    alike = [[n for n in dict.fromkeys(names) if n.casefold() == low] for low in _twice([n.casefold() for n in names])]
     faults += [
-        ("[[stage]]", f"two names differ only in case: {n!r}; on many systems they are one folder") for n in alike
+        ("[[stage]]", f"{' and '.join(map(repr, same))} differ in case alone: on many systems they are one folder")
+        for same in alike
+        if len(same) > 1
     ]
     if baseline is not None and not trained:
         faults.append(("[baseline]", "it gets the FLOPs of the train stages, and there is none"))

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from grow.checkpoint.regular import is_there
 from grow.checkpoint.staging import check_apart
 from grow.errors import BadInput
 from grow.parallel import World, world_of
@@ -118,7 +119,7 @@ def _opened(folder: Path, recipe: Recipe, world: World) -> Book:
     book: Book | None = None
     with world.together():
         if world.first:
-            if (folder / RECIPE).is_file():
+            if is_there(folder / RECIPE):
                 book = Book.open(folder)
                 book.take(recipe)
                 if any(entry["status"] == WAITING for entry in book.stages):

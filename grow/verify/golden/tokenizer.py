@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.checkpoint.header import show
+from grow.checkpoint.regular import read_file
 from grow.verify.result import Check
 from grow.verify.tokenizer import files_of, positions, settings, unequal_settings
 
@@ -78,7 +79,7 @@ def _difference(wanted: Mapping[str, Any], found: Any) -> str:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files_of(folder).items()}
+    return {name: hashlib.sha256(read_file(path)).hexdigest() for name, path in files_of(folder).items()}
 
 
 def _vocabulary(tokenizer: Any, last: int) -> str:
