@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ from grow.caps import cap_of
 from grow.checkpoint.header import show
 from grow.checkpoint.locate import MODULES, inside, module_folders
 from grow.checkpoint.reader import INDEX, Checkpoint
+from grow.checkpoint.regular import opened
 from grow.checkpoint.writer import write_json
 from grow.choose import first_position
 from grow.errors import BadInput, listing
@@ -50,7 +50,7 @@ def copy_companions(checkpoint: Checkpoint, folder: Path, plan: Plan) -> None:
             continue
         source, target = checkpoint.path / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if edited := followed.edits.get(name) or _edited(name, source, plan):
+        if edited := followed.edits.get(name) or _edited(name, checkpoint, plan):
             write_json(target, edited)
         else:
             try:
@@ -65,7 +65,12 @@ def copy_companions(checkpoint: Checkpoint, folder: Path, plan: Plan) -> None:
 
 def companion_notes(checkpoint: Checkpoint, plan: Plan) -> tuple[str, ...]:
     """What there is to say of the files beside the weights, one sentence each; Refused as in `follow_modules`."""
-    found = [*follow_modules(checkpoint, plan).notes, _too_few_rows(checkpoint, plan), *left_behind(checkpoint)]
+    found = [
+        *follow_modules(checkpoint, plan).notes,
+        _too_few_rows(checkpoint, plan),
+        _unread(checkpoint, plan),
+        *left_behind(checkpoint),
+    ]
     return tuple(note for note in found if note)
 
 
@@ -135,27 +140,42 @@ def tokenizer_entries(checkpoint: Checkpoint) -> int:
         except (BadInput, KeyError, TypeError, AttributeError, ValueError):
             continue  # the tokenizer is compared and loaded elsewhere
     if "vocab.txt" in checkpoint.companions:
-        with (checkpoint.path / "vocab.txt").open("rb") as lines:
+        with opened(inside(checkpoint.path, "vocab.txt")) as lines:
             ids.append(sum(1 for _ in lines) - 1)
     return max((i for i in ids if type(i) is int), default=-1) + 1
 
 
-def _edited(name: str, path: Path, plan: Plan) -> dict | None:
+def _edited(name: str, checkpoint: Checkpoint, plan: Plan) -> dict | None:
     """The file's JSON with a size brought up to date, None where it stays as it is."""
     sizes, new = plan.sizes, plan.new_sizes
     if name.endswith("_Pooling/config.json"):
-        return _with(path, "word_embedding_dimension", sizes["hidden"], new["hidden"])
+        return _with(checkpoint, name, "word_embedding_dimension", sizes["hidden"], new["hidden"])
     if name == "tokenizer_config.json" and "positions" in sizes:
         first = first_position(plan.family, plan.config)
-        return _with(path, "model_max_length", sizes["positions"] - first, new["positions"] - first)
+        return _with(checkpoint, name, "model_max_length", sizes["positions"] - first, new["positions"] - first)
     return None
 
 
-def _with(path: Path, field: str, old: int, new: int) -> dict | None:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def _with(checkpoint: Checkpoint, name: str, field: str, old: int, new: int) -> dict | None:
+    if old == new:
         return None
-    if old == new or not isinstance(config, dict) or config.get(field) != old:
+    try:
+        config = checkpoint._json(inside(checkpoint.path, name))
+    except BadInput:  # `_unread` says so
+        return None
+    if not isinstance(config, dict) or config.get(field) != old or isinstance(config[field], bool):
         return None
     return {**config, field: new}
+
+
+def _unread(checkpoint: Checkpoint, plan: Plan) -> str:
+    """A note where the length that a tokenizer cuts texts at would follow the positions, and cannot be looked for."""
+    name = "tokenizer_config.json"
+    sizes = plan.sizes.get("positions"), plan.new_sizes.get("positions")
+    if name not in checkpoint.companions or sizes[0] == sizes[1]:
+        return ""
+    try:
+        checkpoint._json(inside(checkpoint.path, name))
+    except BadInput as error:
+        return f"{name} {error.what}: it comes along as it is, and a length that it cuts texts at stays the old one"
+    return ""

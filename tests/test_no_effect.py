@@ -59,7 +59,7 @@ def test_a_folder_may_have_commas_in_its_name(tmp_path, source):
 
 @pytest.mark.parametrize(
     "name",
-    "recipe.json recipe.toml report.md curves.png final data data-sotu baseline baseline-init Recipe.JSON FINAL".split(),
+    "recipe.json recipe.toml report.md curves.png final data data-a baseline baseline-init Recipe.JSON FINAL".split(),
 )
 def test_a_stage_has_no_name_that_the_run_uses(tmp_path, name):
     file = tmp_path / "r.toml"

@@ -41,7 +41,7 @@ from grow.checkpoint.locate import (
     plain_name,
     refuse_other_weights,
 )
-from grow.checkpoint.regular import MAX_BESIDE, MAX_JSON, check_length
+from grow.checkpoint.regular import MAX_JSON, check_length, longest
 from grow.errors import BadInput, Refused, listing
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -242,8 +242,7 @@ def add_companion(checkpoint: Checkpoint, name: str, file: Path) -> None:
     try:
         status = os.fstat(fd)
         checkpoint._seen[file] = identity(status)
-        most = MAX_BESIDE if name.endswith((".safetensors", ".bin")) else MAX_JSON
-        check_length(status.st_size, most, show(file), f"check {file.name}")
+        check_length(status.st_size, longest(name), show(file), f"check {file.name}")
         sentencepiece = os.pread(fd, 1, 0) == b"\n"
     finally:
         os.close(fd)

@@ -43,6 +43,17 @@ def check_length(size: int, most: int, where: str, fix: str) -> None:
         raise BadInput(where, what=what, why="no file of its kind is that long", fix=fix)
 
 
+def check_file(path: Path) -> None:
+    """BadInput unless it is a regular file, and no longer than one of its name may be."""
+    with opened(path) as file:
+        check_length(os.fstat(file.fileno()).st_size, longest(path.name), show(path), FIX)
+
+
+def longest(name: str) -> int:
+    """Bytes of a file beside the model's weights."""
+    return MAX_BESIDE if name.endswith((".safetensors", ".bin")) else MAX_JSON
+
+
 def read_json(path: str | os.PathLike, fix: str = FIX, *, most: int = MAX_JSON) -> Any:
     """The value of a regular file of strict JSON."""
     return strict_json(read_file(path, most=most, fix=fix), show(path), fix)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,11 @@ from grow.checkpoint.writer import write_json
 from grow.data.corpus import DTYPES, MANIFEST, OFFSETS, TOKENS, Manifest, SplitInfo, sha256_of, tokenizer_sha256
 from grow.data.readers import documents
 from grow.errors import BadInput
+from grow.tokenizer import load_tokenizer
 from grow.zoo import TEXTS
 
 BATCH = 256  # documents tokenized at once
+TICK = 1.0  # seconds between two signs of life
 LARGEST_BATCH = 1 << 22  # characters of them
 
 
@@ -68,6 +73,10 @@ def prepare(
     with Staging(target, overwrite=overwrite, kind=TOKENS) as stage:
         writers = {name: _Writer(stage.path, name, dtype) for name in ("train", "val")}
         counts: list[dict[str, Any]] = []
+
+        def alive() -> None:
+            progress(sum(w.tokens for w in writers.values()))
+
         try:
             number = itertools.count()
             for source in (os.fspath(source) for source in sources):
@@ -75,11 +84,11 @@ def prepare(
                     text for text in documents(source, field=field, separator=separator, split=split) if text.strip()
                 )
                 written = 0
-                for ids, length in _tokens(reader, texts, stop):
+                for ids, length in _tokens(reader, texts, stop, alive):
                     kept = _drawn(seed, next(number)) < validation
                     writers["val" if kept else "train"].add(ids, length)
                     written += 1
-                    progress(sum(w.tokens for w in writers.values()))
+                    alive()
                 if not written:
                     raise BadInput(source, what="holds no text", why="every document is empty", fix="another file")
                 counts.append({"name": Path(source).name if Path(source).exists() else source, "documents": written})
@@ -106,13 +115,10 @@ def prepare(
 
 def _load(folder: Path) -> Any:
     """The tokenizer of a checkpoint folder; BadInput when it has none."""
-    import transformers
-
-    from grow.verify.float64 import LOCAL, quiet
-
     try:
-        with quiet():
-            return transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
+        return load_tokenizer(folder)
+    except BadInput:
+        raise
     except Exception as error:
         raise BadInput(
             str(folder),
@@ -127,16 +133,43 @@ def _end_of(tokenizer: Any) -> int | None:
     return next((i for i in (tokenizer.eos_token_id, tokenizer.sep_token_id) if i is not None), None)
 
 
-def _tokens(tokenizer: Any, texts: Iterable[str], stop: int | None) -> Iterator[tuple[np.ndarray, int]]:
-    """(ids, bytes of the text) of every document, without the special tokens that a model's input has around it."""
+def _tokens(
+    tokenizer: Any, texts: Iterable[str], stop: int | None, alive: Callable[[], None]
+) -> Iterator[tuple[np.ndarray, int]]:
+    """(ids, bytes of the text) of every document, without the special tokens that a model's input has around it.
+
+    alive  called every second while a batch is read
+    """
     from grow.verify.float64 import quiet
 
     for batch in _batches(texts):
         with quiet():
-            found = tokenizer(batch, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+            how = {"add_special_tokens": False, "return_attention_mask": False}
+            found = _beside(lambda batch=batch: tokenizer(batch, **how)["input_ids"], alive)
         for text, ids in zip(batch, found):
             whole = ids if stop is None else [*ids, stop]
             yield np.asarray(whole, dtype=np.int64), len(text.encode())
+
+
+def _beside(work: Callable[[], Any], alive: Callable[[], None]) -> Any:
+    """What `work` returns or raises, done in a thread of its own: of one long line a tokenizer is busy for minutes, and
+    this one can say so and be interrupted. `alive` is called every second."""
+    done: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()  # of a pool, the interpreter's end would wait for it
+    while True:
+        try:
+            return done.result(timeout=TICK)
+        except NotYet:
+            if done.done():  # it was the work's own
+                raise
+            alive()
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -12,7 +12,6 @@ import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,12 +20,7 @@ from grow.checkpoint.regular import MAX_TEXT, is_there, opened
 from grow.errors import BadInput
 from grow.zoo import TEXTS, bundled_text
 
-OPENERS: dict[str, Callable[..., IO]] = {
-    "": io.TextIOWrapper,
-    ".gz": partial(gzip.open, mode="rt"),
-    ".xz": partial(lzma.open, mode="rt"),
-    ".bz2": partial(bz2.open, mode="rt"),
-}
+OPENERS: dict[str, Callable[[Any], Any]] = {"": lambda raw: raw, ".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 TEXT, LINES, PARQUET = (".txt", ".md", ".text"), (".jsonl", ".ndjson"), (".parquet",)
 PART = 1 << 20
 
@@ -73,7 +67,7 @@ def _file(path: Path, field: str, separator: str) -> Iterator[str]:
         yield from _parquet(path, field)
         return
     try:
-        with opened(path) as raw, OPENERS[packed](raw, encoding="utf-8-sig") as file:
+        with opened(path) as raw, io.TextIOWrapper(OPENERS[packed](raw), encoding="utf-8-sig") as file:
             if ending in LINES:
                 yield from _lines(file, path, field)
             elif separator:

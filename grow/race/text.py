@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers.models.auto import modeling_auto
 
 from grow.checkpoint.regular import read_text as read_text_file
 from grow.errors import BadInput
-from grow.verify.float64 import LOCAL, model_class, quiet
+from grow.tokenizer import load_tokenizer
+from grow.verify.float64 import model_class, quiet
 
 BATCH, LENGTH = 8, 128
 HELD_OUT = 10  # every tenth block of the text
@@ -74,7 +74,7 @@ def read_text(source: Path, file: Path | None, positions: int, seed: int) -> Tex
     masked = _masked(source)
     try:
         with quiet():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **LOCAL)
+            tokenizer = load_tokenizer(source)
             if file is None:
                 from grow.zoo import heldout_text
 
