@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +143,10 @@ def _tokens(
     """
     from grow.verify.float64 import quiet
 
+    read = partial(tokenizer, add_special_tokens=False, return_attention_mask=False)
     for batch in _batches(texts):
         with quiet():
-            how = {"add_special_tokens": False, "return_attention_mask": False}
-            found = _beside(lambda batch=batch: tokenizer(batch, **how)["input_ids"], alive)
+            found = _beside(partial(read, batch), alive)["input_ids"]
         for text, ids in zip(batch, found):
             whole = ids if stop is None else [*ids, stop]
             yield np.asarray(whole, dtype=np.int64), len(text.encode())
