@@ -26,8 +26,7 @@ def read_file(path: str | os.PathLike, *, most: int = MAX_JSON, fix: str = FIX, 
     try:
         fd = open_regular(Path(path))
     except BadInput as error:
-        why = error.why or "what it says is needed"
-        raise BadInput(place, what=error.what, why=why, fix=fix) from None
+        raise BadInput(place, what=error.what, why=error.why, fix=fix) from None
     try:
         size = os.fstat(fd).st_size
         check_length(size, most, place, fix)
