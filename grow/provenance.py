@@ -20,6 +20,7 @@ from typing import Any
 from grow.axes import SIDES
 from grow.caps import CAPS, fault, short
 from grow.change import ROUTES, Change, Redraw, Upcycling
+from grow.checkpoint.header import show
 from grow.checkpoint.locate import inside
 from grow.checkpoint.regular import is_there, read_json
 from grow.depth import FILLS, ZEROS, Depth, unchanged
@@ -120,11 +121,17 @@ def config_sha256(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def raw_record(folder: Path, fix: str = "remove it: what it says of the growth before is then lost") -> Any:
+def raw_record(
+    folder: Path, fix: str = "remove it: what it says of the growth before is then lost"
+) -> dict[str, Any] | None:
     """The JSON of a checkpoint's grow.json, None where there is none; BadInput where that name is anything else."""
     if not is_there(folder / NAME):
         return None
-    return read_json(inside(Path(os.path.realpath(folder)), NAME), fix)
+    found = read_json(inside(Path(os.path.realpath(folder)), NAME), fix)
+    if not isinstance(found, dict):
+        what = f"is a {type(found).__name__}; wanted a JSON object"
+        raise BadInput(show(folder / NAME), what=what, why="it says how the checkpoint has grown", fix=fix)
+    return found
 
 
 def read_record(folder: Path) -> Record | None:
@@ -134,7 +141,7 @@ def read_record(folder: Path) -> Record | None:
     raw = raw_record(folder, fix)
     if raw is None:
         return None
-    if isinstance(raw, dict) and "training" in raw and not {"plan", "tensors"} & raw.keys():
+    if "training" in raw and not {"plan", "tensors"} & raw.keys():
         return None
     return parse_record(raw, str(path), fix)
 

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from grow.checkpoint.regular import is_there, read_json
+from grow.checkpoint.regular import read_json
+from grow.errors import BadInput
 
 MOST = 1e60  # of anything: sums of several stay finite
 
@@ -99,6 +100,9 @@ def _peak(settings: Any) -> tuple[str, float] | None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """{} where there is none, or an empty one; BadInput for what only has its name."""
-    found = read_json(file, f"bring {file.name} back as it was, or remove it") if is_there(file) else {}
+    """{} where there is no document: what it would say is worth having, and nothing stops without it."""
+    try:
+        found = read_json(file)
+    except BadInput:
+        return {}
     return found if isinstance(found, dict) else {}

@@ -59,7 +59,10 @@ class TrainerState(TrainingState):
                 self._add(name, key, value, number, sizes[name])
 
     def _add(self, name: str, key: str, value: Any, number: int, shape: tuple[int, ...]) -> None:
-        value = torch.as_tensor(value, dtype=None if torch.is_tensor(value) else torch.float32)
+        try:
+            value = torch.as_tensor(value, dtype=None if torch.is_tensor(value) else torch.float32)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise damaged(self.path, f"{OPTIMIZER}: {key} of parameter {number} is no number: {error}") from None
         if self.kind.startswith("transformers"):
             key = ADAFACTOR[key]
             value = value.unsqueeze(LAST[key]) if key in LAST else value

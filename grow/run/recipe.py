@@ -226,7 +226,7 @@ def _filled(
 def _placed(options: dict[str, Any], path: Path) -> dict[str, Any]:
     """Paths beside the recipe where they are there; lists for texts that may be one."""
     beside = path.absolute().parent
-    if options.get("from") and (beside / options["from"]).is_dir():
+    if isinstance(options.get("from"), str) and options["from"] and (beside / options["from"]).is_dir():
         options["from"] = str(beside / options["from"])
     if "data" in options:
         options["data"] = [_beside(item, beside) for item in _texts(options["data"])]
