@@ -10,18 +10,21 @@ import contextlib
 import os
 import pickle
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from grow.errors import BadInput, GrowError
+from grow.errors import BadInput, GrowError, one_line
+from grow.waiting import beside
 
 PATIENCE = timedelta(days=30)  # one may verify a large model while the others wait; a lost one is noticed at once
 CONNECTION = ("Connection closed by peer", "Connection reset by peer")
 """What gloo and nccl say of a process that is no longer there."""
 LARGEST = 1 << 16  # processes of a run
+SILENT_FOR = 10  # seconds of waiting for the others, without a word
 PAUSE = 0.02  # seconds between two looks at what the others do: a signal is handled in between
 
 
@@ -185,12 +188,20 @@ def world_of(wanted: int | None, *, train: bool = True) -> Iterator[World]:
         yield World(0, 1, device)
         return
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
     cuda = device is not None and device.type == "cuda"
     begun = not dist.is_initialized()
     if begun:
         try:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", device_id=device if cuda else None)
+            store = beside(lambda: next(rendezvous("env://"))[0], _Waiting(size, rank).told)
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if cuda else "gloo",
+                store=dist.PrefixStore("grow", store),
+                rank=rank,
+                world_size=size,
+                device_id=device if cuda else None,
+            )
         except (RuntimeError, ValueError, OSError) as error:  # an address that is none, a port that is taken
             place = ":".join(os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT"))
             why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
@@ -204,6 +215,21 @@ def world_of(wanted: int | None, *, train: bool = True) -> Iterator[World]:
     finally:
         if begun:
             dist.destroy_process_group()
+
+
+class _Waiting:
+    """Says once that the others are not there: variables that torchrun left behind look like that, too."""
+
+    def __init__(self, size: int, rank: int) -> None:
+        self.size, self.rank, self.ticks = size, rank, 0
+
+    def told(self) -> None:
+        self.ticks += 1
+        if self.ticks == SILENT_FOR:
+            place = ":".join(os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT"))
+            text = f"note: process {self.rank} of {self.size} (WORLD_SIZE) waits for the others at {place}"
+            with contextlib.suppress(OSError):
+                print(one_line(text), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotYet
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +19,10 @@ from grow.data.corpus import DTYPES, MANIFEST, OFFSETS, TOKENS, Manifest, SplitI
 from grow.data.readers import documents
 from grow.errors import BadInput
 from grow.tokenizer import load_tokenizer
+from grow.waiting import beside
 from grow.zoo import TEXTS
 
 BATCH = 256  # documents tokenized at once
-TICK = 1.0  # seconds between two signs of life
 LARGEST_BATCH = 1 << 22  # characters of them
 
 
@@ -146,31 +143,10 @@ def _tokens(
     read = partial(tokenizer, add_special_tokens=False, return_attention_mask=False)
     for batch in _batches(texts):
         with quiet():
-            found = _beside(partial(read, batch), alive)["input_ids"]
+            found = beside(partial(read, batch), alive)["input_ids"]
         for text, ids in zip(batch, found):
             whole = ids if stop is None else [*ids, stop]
             yield np.asarray(whole, dtype=np.int64), len(text.encode())
-
-
-def _beside(work: Callable[[], Any], alive: Callable[[], None]) -> Any:
-    """What `work` returns or raises, done in a thread of its own: of one long line a tokenizer is busy for minutes, and
-    this one can say so and be interrupted. `alive` is called every second."""
-    done: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()  # of a pool, the interpreter's end would wait for it
-    while True:
-        try:
-            return done.result(timeout=TICK)
-        except NotYet:
-            if done.done():  # it was the work's own
-                raise
-            alive()
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
