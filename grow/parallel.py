@@ -154,7 +154,7 @@ def processes() -> int:
 
 def several() -> bool:
     """Whether other processes may be there. Unlike `processes` this never fails."""
-    return os.environ.get("WORLD_SIZE", "1") != "1"
+    return os.environ.get("WORLD_SIZE") not in (None, "", "1")
 
 
 def _place() -> tuple[int, int]:

@@ -188,7 +188,7 @@ def parse_record(raw: Any, where: str, fix: str) -> Record:
             str(plan.get("method", DEFAULT)),
             "" if plan.get("exact", True) is True else str(plan.get("lossy_because") or "nothing says what"),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise BadInput(
             where,
             what="is no record of a growth",

@@ -21,6 +21,7 @@ from grow.describe import couplings, grouped, notes, plan_document
 from grow.errors import OBEYED, GrowError, one_line, plain
 from grow.family import WIDTHS, Family
 from grow.methods import DEFAULT
+from grow.parallel import several
 from grow.plan import Plan
 from grow.portion import portions
 from grow.race.result import Comparison, Row
@@ -255,7 +256,7 @@ def _saved(saving: Saving, cost: str) -> str:
 
 def first_process() -> bool:
     """Whether this is the process that speaks; where there is one, a RANK that was left over counts for nothing."""
-    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+    return not several() or os.environ.get("RANK", "0") == "0"
 
 
 def verification(found: Verification, *, verdict: bool = True) -> None:
