@@ -77,6 +77,10 @@ class Plan:
         return sum(t.nbytes for t in self.tensors)
 
 
+OF_NEW = {"place": ("layers", "spread"), "fill": ("layers", "copy"), "new_tokens": ("vocab", "blend")}
+"""Option -> the axis without whose growth it has no effect, and what it is where nobody says it."""
+
+
 def make_plan(
     family: Family,
     matched: Match,
@@ -103,6 +107,7 @@ def make_plan(
     config, old, new = matched.config, family.sizes_of(matched.config), target.sizes
     chosen = _check_options(operators or {}, split, dtype, seed)
     _check_method(method, chosen, split, place, fill)
+    idle = _check_effect(old, new, {"place": place, "fill": fill, "new_tokens": new_tokens}, chosen)
     request = Request(family, config, old, new, seed, chosen, place, fill, upcycling is not None)
     made = design(method, request, allow_lossy=allow_lossy)
     maps, words, depth = made.maps, made.words, made.depth
@@ -115,7 +120,7 @@ def make_plan(
     low = low_logit(family, config, new_tokens) if new["vocab"] > old["vocab"] else None
     change = Change(maps, depth, low, upcycling, made.above, made.redraw)
     new_config = _new_config(family, config, old, new, made.config, top_k) | layer_config(family, config, depth)
-    notes = list(target.notes)
+    notes = [*target.notes, *idle]
     rounded = (*rounding(maps, old, new, split), *depth_rounds(family, config, depth), *_rounding_factors(matched))
     out_dtype = _dtypes(matched, dtype, rounded, notes)
     tensors, untied = assemble(family, matched, change, out_dtype)
@@ -231,6 +236,28 @@ def _check_method(name: str, operators: Mapping[str, str], split: str | None, pl
             why=f"{name} is: {METHODS[name].law}",
             fix=f"leave {given[0].split()[0]} out, or --method {DEFAULT} {given[0]}",
         )
+
+
+def _check_effect(
+    old: Mapping[str, int], new: Mapping[str, int], said: Mapping[str, Any], operators: Mapping[str, str]
+) -> list[str]:
+    """Notes of operators without effect; BadInput for what was said of new layers or tokens where there are none."""
+    for name, (axis, usual) in OF_NEW.items():
+        if new[axis] == old[axis] and said[name] != usual:
+            value = said[name] if isinstance(said[name], str) else ",".join(map(str, said[name]))
+            raise BadInput(
+                f"--{name.replace('_', '-')} {value}",
+                what=f"has no effect: {axis} stays {old[axis]:,}",
+                why="it is of new layers" if axis == "layers" else "it is of new tokens",
+                fix=f"leave it out, or --to {axis}=… above {old[axis]:,}"
+                + (" (--deepen takes the layers of a size or a config)" if axis == "layers" else ""),
+            )
+    follow = {"heads": ("heads", "kv_heads", "head_dim")}
+    return [
+        f"--operator {axis}={name} has no effect: {axis} does not grow"
+        for axis, name in operators.items()
+        if all(new.get(a) == old.get(a) for a in follow.get(axis, (axis,)))
+    ]
 
 
 def _check_options(operators: Mapping[str, str], split: str | None, dtype: str, seed: int) -> dict[str, str]:

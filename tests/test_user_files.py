@@ -91,7 +91,7 @@ PLACES: dict[str, str] = {
     "texts/a.txt": "data prepare texts --tokenizer words --out out",
     "heard.txt": "compare --from small --to 2x --text heard.txt --train-steps 1 --methods default --out out",
     "recipe.toml": "run recipe.toml --dry-run",
-    "golden.safetensors": "verify --against golden.safetensors source --rung storage",
+    "golden.safetensors": "verify --against golden.safetensors source --rung true_float64",
     "tokens/manifest.json": "train --from trained --data tokens --out out --steps 1",
     "tokens/train.bin": "train --from trained --data tokens --out out --steps 1",
     "tokens/val.docs": "train --from trained --data tokens --out out --steps 1",
@@ -209,6 +209,7 @@ def test_a_file_of_any_kind_is_read_or_refused(place, kind, run):
         return
     assert code == 2, err
     assert err.startswith("error: "), err
+    assert Path(place).name in err or f"/{place.split('/')[0]}: " in err, err
     assert "\n  why " in err, err
     assert "\n  fix " in err, err
     assert not err.startswith(("error: memory", "error: grow itself")), err

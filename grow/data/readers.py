@@ -10,8 +10,9 @@ import gzip
 import io
 import json
 import lzma
+import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -53,6 +54,37 @@ def documents(source: str, *, field: str = "text", separator: str = "", split: s
         yield from _file(path, field, separator)
     else:
         yield from _dataset(source, field, split)
+
+
+def check_used(sources: Sequence[str | os.PathLike[str]], *, field: str, separator: str, split: str) -> None:
+    """BadInput for what is said of a kind of input that is not there: it would have no effect."""
+    kinds = {kind for source in sources for kind in _kinds(os.fspath(source))}
+    for option, said, of in (
+        (f"--field {field}", field != "text", {"records", "dataset"}),
+        (f"--separator {separator}", separator != "", {"text"}),
+        (f"--split {split}", split != "train", {"dataset"}),
+    ):
+        if said and not of & kinds:
+            what = {"records": "JSON lines and parquet", "dataset": "datasets of the hub", "text": "text files"}
+            raise BadInput(
+                show(option, 80),
+                what="has no effect: no input is of its kind",
+                why=f"it is of {', '.join(what[kind] for kind in sorted(of, reverse=True))}",
+                fix="leave it out, or check the names of the inputs",
+            )
+
+
+def _kinds(source: str) -> set[str]:
+    """Which readers an input needs: "text", "records", "dataset"; of a bundled text none that can be told anything."""
+    if source in TEXTS:
+        return set()
+    path = Path(source)
+    if not is_there(path):
+        return {"dataset"}
+    files = path.rglob("*") if path.is_dir() else [path]
+    endings = {_kind(file)[0] for file in files}
+    records = {"records"} if endings & {*LINES, *PARQUET} else set()
+    return records | ({"text"} if endings - {*LINES, *PARQUET} else set())
 
 
 def _kind(path: Path) -> tuple[str, str]:
