@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from grow.caps import cap_of
 from grow.checkpoint.header import show
@@ -20,6 +20,7 @@ from grow.moments.foreign import READ, foreign
 from grow.plan import Plan
 from grow.provenance import NAME
 from grow.sentence import Followed, follow, read_modules, vectors, write_modules
+from grow.tokenizer import IDS, largest_id
 
 CARD = "README.md"
 REPLACED = ("config.json", INDEX, NAME, CARD)
@@ -123,26 +124,14 @@ def _too_few_rows(checkpoint: Checkpoint, plan: Plan) -> str:
 
 def tokenizer_entries(checkpoint: Checkpoint) -> int:
     """The largest id that the files of the tokenizer name, and one; 0 where none of them can be read."""
-    ids: list[Any] = []
-    for name in ("tokenizer.json", "added_tokens.json", "vocab.json", "tokenizer_config.json"):
-        if name not in checkpoint.companions:
-            continue
-        try:
-            stored = checkpoint._json(inside(checkpoint.path, name))
-            if name == "tokenizer.json":
-                vocab = stored["model"]["vocab"]
-                ids += vocab.values() if isinstance(vocab, dict) else [len(vocab) - 1]
-                ids += [token.get("id") for token in stored.get("added_tokens") or ()]
-            elif name == "tokenizer_config.json":
-                ids += [int(i) for i in stored.get("added_tokens_decoder") or ()]
-            else:
-                ids += stored.values()
-        except (BadInput, KeyError, TypeError, AttributeError, ValueError):
-            continue  # the tokenizer is compared and loaded elsewhere
+    found = -1
+    for name in (name for name in IDS if name in checkpoint.companions):
+        with contextlib.suppress(BadInput):  # the tokenizer is compared and loaded elsewhere
+            found = max(found, largest_id(name, checkpoint._json(inside(checkpoint.path, name))))
     if "vocab.txt" in checkpoint.companions:
         with opened(inside(checkpoint.path, "vocab.txt")) as lines:
-            ids.append(sum(1 for _ in lines) - 1)
-    return max((i for i in ids if type(i) is int), default=-1) + 1
+            found = max(found, sum(1 for _ in lines) - 1)
+    return found + 1
 
 
 def _edited(name: str, checkpoint: Checkpoint, plan: Plan) -> dict | None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import tiny
 import grow
 from grow.errors import BadInput
 from grow.parallel import world_of
+from grow.zoo import bundled_path
 
 PLAIN = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(grow.__file__).parents[1]), "HF_HUB_OFFLINE": "1"}
 
@@ -189,3 +191,23 @@ def test_a_tokenizer_config_that_cannot_be_read_comes_along_and_is_told(text, tm
     grown = grow.widen(source, {"max_position_embeddings": 80}, out=tmp_path / "out", verify=False)
     assert (grown.path / "tokenizer_config.json").read_text() == text
     assert [note for note in grown.notes if note.startswith("tokenizer_config.json") and "stays the old one" in note]
+
+
+@pytest.mark.parametrize("where", ["added_tokens", "vocab"])
+@pytest.mark.parametrize("number", [2**31, 2**32 - 1, 2**40])
+def test_an_id_without_end_is_told_before_the_library_makes_a_table_of_it(where, number, tmp_path, monkeypatch, capsys):
+    words = tmp_path / "words"
+    shutil.copytree(bundled_path("small"), words)
+
+    def change(stored: dict) -> None:
+        if where == "vocab":
+            stored["model"]["vocab"][next(reversed(stored["model"]["vocab"]))] = number
+        else:
+            stored["added_tokens"].append({**stored["added_tokens"][0], "id": number, "content": "<odd>"})
+
+    tiny.edit_json(words / "tokenizer.json", change)
+    line = ("data", "prepare", "sotu-heldout", "--tokenizer", words, "--out", tmp_path / "out")
+    code, _, err = tiny.command(monkeypatch, capsys, *line)
+    assert code == 2
+    assert f"names the id {number:,}" in err
+    grow.plan(words, {"ffn": 512})  # weights grow: whoever loads the tokenizer is told
