@@ -77,8 +77,8 @@ class Plan:
         return sum(t.nbytes for t in self.tensors)
 
 
-OF_NEW = {"place": ("layers", "spread"), "fill": ("layers", "copy"), "new_tokens": ("vocab", "blend")}
-"""Option -> the axis without whose growth it has no effect, and what it is where nobody says it."""
+OF_LAYERS = {"place": "spread", "fill": "copy"}
+"""What is said of new layers, and what it is where nobody says it."""
 
 
 def make_plan(
@@ -107,7 +107,7 @@ def make_plan(
     config, old, new = matched.config, family.sizes_of(matched.config), target.sizes
     chosen = _check_options(operators or {}, split, dtype, seed)
     _check_method(method, chosen, split, place, fill)
-    idle = _check_effect(old, new, {"place": place, "fill": fill, "new_tokens": new_tokens}, chosen)
+    idle = _check_effect(old, new, {"place": place, "fill": fill}, new_tokens, chosen)
     request = Request(family, config, old, new, seed, chosen, place, fill, upcycling is not None)
     made = design(method, request, allow_lossy=allow_lossy)
     maps, words, depth = made.maps, made.words, made.depth
@@ -239,25 +239,27 @@ def _check_method(name: str, operators: Mapping[str, str], split: str | None, pl
 
 
 def _check_effect(
-    old: Mapping[str, int], new: Mapping[str, int], said: Mapping[str, Any], operators: Mapping[str, str]
+    old: Mapping[str, int], new: Mapping[str, int], said: Mapping[str, Any], tokens: str, operators: Mapping[str, str]
 ) -> list[str]:
-    """Notes of operators without effect; BadInput for what was said of new layers or tokens where there are none."""
-    for name, (axis, usual) in OF_NEW.items():
-        if new[axis] == old[axis] and said[name] != usual:
+    """Notes of what has no effect; BadInput for what was said of new layers where there are none: a slip."""
+    for name, usual in OF_LAYERS.items():
+        if new["layers"] == old["layers"] and said[name] != usual:
             value = said[name] if isinstance(said[name], str) else ",".join(map(str, said[name]))
             raise BadInput(
-                f"--{name.replace('_', '-')} {value}",
-                what=f"has no effect: {axis} stays {old[axis]:,}",
-                why="it is of new layers" if axis == "layers" else "it is of new tokens",
-                fix=f"leave it out, or --to {axis}=… above {old[axis]:,}"
-                + (" (--deepen takes the layers of a size or a config)" if axis == "layers" else ""),
+                f"--{name} {value}",
+                what=f"has no effect: there are {old['layers']:,} layers before and after",
+                why="it is of new layers",
+                fix=f"leave it out, or --to layers={old['layers'] + 1}; --deepen takes those of a size or a config",
             )
     follow = {"heads": ("heads", "kv_heads", "head_dim")}
-    return [
+    idle = [
         f"--operator {axis}={name} has no effect: {axis} does not grow"
         for axis, name in operators.items()
         if all(new.get(a) == old.get(a) for a in follow.get(axis, (axis,)))
     ]
+    if tokens != "blend" and new["vocab"] == old["vocab"]:
+        idle.append(f"--new-tokens {tokens} has no effect: the vocabulary does not grow")
+    return idle
 
 
 def _check_options(operators: Mapping[str, str], split: str | None, dtype: str, seed: int) -> dict[str, str]:

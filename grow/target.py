@@ -49,24 +49,9 @@ def resolve(family: Family, config: Mapping[str, Any], to: Any, *, deepen: bool 
         target = _from_text(family, config, old, os.fspath(to), deepen)
     _check(family, config, old, target.sizes)
     if deepen and target.sizes["layers"] == old["layers"]:
-        return replace(target, notes=(*target.notes, _undeepened(family, to, old["layers"])))
+        told = f"--deepen has no effect: the target has {old['layers']} layers, as many as the source, or names none"
+        return replace(target, notes=(*target.notes, told))
     return target
-
-
-def _undeepened(family: Family, to: Any, layers: int) -> str:
-    """The note that --deepen had no effect; BadInput where the target says nothing of layers."""
-    if isinstance(to, Mapping):
-        whole = "model_type" in to
-    else:
-        whole = not isinstance(to, str) or to in family.sizes or os.path.exists(to)
-    if not whole:
-        raise BadInput(
-            "--deepen",
-            what="has no effect: the target says nothing of layers",
-            why="it takes the number of layers of a size or a config",
-            fix=f"name them: --to layers=… above {layers}; or leave --deepen out",
-        )
-    return f"--deepen has no effect: the target has {layers} layers, as many as the source"
 
 
 def _from_text(family: Family, config: Mapping[str, Any], old: dict[str, int], text: str, deepen: bool) -> Target:

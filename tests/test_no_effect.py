@@ -95,8 +95,6 @@ def test_names_that_differ_in_case_are_told(tmp_path):
         ({"place": "top"}, "--place top"),
         ({"place": [0]}, "--place 0"),
         ({"fill": "fresh"}, "--fill fresh"),
-        ({"new_tokens": "zero"}, "--new-tokens zero"),
-        ({"deepen": True}, "--deepen"),
         ({"assume_harmless": ["hidden_sise"]}, "--assume-harmless hidden_sise"),
     ],
 )
@@ -129,6 +127,14 @@ def test_an_operator_of_an_axis_that_stays_is_a_note(source):
         "--operator ffn=copies has no effect: ffn does not grow",
         "--operator heads=copies has no effect: heads does not grow",
     ]
+
+
+@pytest.mark.parametrize("to", ["2x", {"hidden": 48}, "hidden_size=48"])
+def test_settings_of_what_may_come_are_a_note(source, to):
+    said = grow.plan(source, to, new_tokens="zero", deepen=True).notes
+    assert sum("no effect" in note for note in said) == 2
+    assert any(note.startswith("--new-tokens zero has no effect") for note in said)
+    assert any(note.startswith("--deepen has no effect") for note in said)
 
 
 def test_a_config_of_as_many_layers_makes_deepening_a_note(source, tmp_path):
