@@ -44,6 +44,9 @@ def data() -> None:
 def prepare_data(inputs, separator, no_end, as_json, **options) -> int:
     """Turn text, JSON lines, parquet and datasets of the hub into token files with a manifest."""
     from grow.data import prepare
+    from grow.data.readers import check_used
+
+    check_used(inputs, field=options["field"], separator=separator, split=options["split"])
 
     separator = separator.replace("\\n", "\n").replace("\\t", "\t")
     with Progress(quiet=as_json) as progress:

@@ -16,7 +16,7 @@ from grow.checkpoint.locate import locate
 from grow.checkpoint.staging import Staging, check_apart
 from grow.checkpoint.writer import write_json
 from grow.data.corpus import DTYPES, MANIFEST, OFFSETS, TOKENS, Manifest, SplitInfo, sha256_of, tokenizer_sha256
-from grow.data.readers import check_used, documents
+from grow.data.readers import documents
 from grow.errors import BadInput
 from grow.tokenizer import load_tokenizer
 from grow.waiting import beside
@@ -60,7 +60,6 @@ def prepare(
         )
     if not sources:
         raise BadInput("INPUT", what="no text is named", why="tokens come from text", fix="grow data prepare TEXT …")
-    check_used(sources, field=field, separator=separator, split=split)
     folder = locate(tokenizer, revision=revision)
     reader = _load(folder)
     size = max(reader.get_vocab().values()) + 1
