@@ -24,7 +24,7 @@ from grow.checkpoint.pickled import open_readable
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.checkpoint.shared import staged
 from grow.companions import companion_notes
-from grow.errors import BadInput
+from grow.errors import BadInput, did_you_mean, listing
 from grow.families import family_of
 from grow.family import Family
 from grow.finish import add_to_record, check_same, check_written, training_state, verified, write_result
@@ -102,6 +102,7 @@ def opened(
     with PiecedCheckpoint(folder, trust) if is_pieced(folder) else open_checkpoint(folder) as checkpoint:
         family = family_of(checkpoint.config["model_type"])
         vouched = {*assume_harmless, *assumed(checkpoint.path, checkpoint.config)}
+        checkpoint.notes += check_vouched(family, checkpoint.config, assume_harmless)
         checkpoint.notes += family.check_config(checkpoint.config, vouched)
         checkpoint.vouched = {k: v for k, v in checkpoint.config.items() if k in vouched and not family.knows(k)}
         if isinstance(checkpoint, PiecedCheckpoint):
@@ -115,6 +116,21 @@ def opened(
             if _same_bytes(checkpoint, a, b)
         ]
         yield checkpoint, family, matched
+
+
+def check_vouched(family: Family, config: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Notes of fields that need nobody to vouch for them; BadInput for one that is not there."""
+    for name in names:
+        if name not in config:
+            hint = did_you_mean(name, [field for field in config if not family.knows(field)] or config)
+            raise BadInput(
+                f"--assume-harmless {show(name, 80)}",
+                what=f"config.json has no such field; {hint}".rstrip("; "),
+                why="it is of a field that is there and that the family does not know",
+                fix="leave it out, or spell it as config.json does",
+            )
+    known = [name for name in names if family.knows(name)]
+    return [f"--assume-harmless has no effect on {listing(known)}: the family knows what it is"] if known else []
 
 
 def inspect(src: str | os.PathLike, *, revision: str | None = None, assume_harmless: Sequence[str] = ()) -> Inspection:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
-import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
+from grow.caps import cap_of
 from grow.checkpoint.header import show
 from grow.checkpoint.locate import MODULES, inside, module_folders
 from grow.checkpoint.reader import INDEX, Checkpoint
+from grow.checkpoint.regular import opened
 from grow.checkpoint.writer import write_json
 from grow.choose import first_position
 from grow.errors import BadInput, listing
 from grow.moments.foreign import READ, foreign
 from grow.plan import Plan
-from grow.provenance import LONGEST, NAME
+from grow.provenance import NAME
 from grow.sentence import Followed, follow, read_modules, vectors, write_modules
+from grow.tokenizer import IDS, largest_id
 
 CARD = "README.md"
 REPLACED = ("config.json", INDEX, NAME, CARD)
@@ -49,7 +51,7 @@ def copy_companions(checkpoint: Checkpoint, folder: Path, plan: Plan) -> None:
             continue
         source, target = checkpoint.path / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if edited := followed.edits.get(name) or _edited(name, source, plan):
+        if edited := followed.edits.get(name) or _edited(name, checkpoint, plan):
             write_json(target, edited)
         else:
             try:
@@ -64,7 +66,12 @@ def copy_companions(checkpoint: Checkpoint, folder: Path, plan: Plan) -> None:
 
 def companion_notes(checkpoint: Checkpoint, plan: Plan) -> tuple[str, ...]:
     """What there is to say of the files beside the weights, one sentence each; Refused as in `follow_modules`."""
-    found = [*follow_modules(checkpoint, plan).notes, _too_few_rows(checkpoint, plan), *left_behind(checkpoint)]
+    found = [
+        *follow_modules(checkpoint, plan).notes,
+        _too_few_rows(checkpoint, plan),
+        _unread(checkpoint, plan),
+        *left_behind(checkpoint),
+    ]
     return tuple(note for note in found if note)
 
 
@@ -107,7 +114,7 @@ def _files_in(root: Path, name: str) -> list[str]:
 def _too_few_rows(checkpoint: Checkpoint, plan: Plan) -> str:
     """A note where the tokenizer knows more ids than the model has rows."""
     rows, entries = plan.new_sizes["vocab"], tokenizer_entries(checkpoint)
-    if not rows < entries <= LONGEST:
+    if not rows < entries <= cap_of("vocab"):
         return ""
     return (
         f"the tokenizer has ids up to {entries - 1:,} and the model {rows:,} rows: the others cannot be read; "
@@ -117,44 +124,47 @@ def _too_few_rows(checkpoint: Checkpoint, plan: Plan) -> str:
 
 def tokenizer_entries(checkpoint: Checkpoint) -> int:
     """The largest id that the files of the tokenizer name, and one; 0 where none of them can be read."""
-    ids: list[Any] = []
-    for name in ("tokenizer.json", "added_tokens.json", "vocab.json", "tokenizer_config.json"):
-        if name not in checkpoint.companions:
-            continue
-        try:
-            stored = checkpoint._json(inside(checkpoint.path, name))
-            if name == "tokenizer.json":
-                vocab = stored["model"]["vocab"]
-                ids += vocab.values() if isinstance(vocab, dict) else [len(vocab) - 1]
-                ids += [token.get("id") for token in stored.get("added_tokens") or ()]
-            elif name == "tokenizer_config.json":
-                ids += [int(i) for i in stored.get("added_tokens_decoder") or ()]
-            else:
-                ids += stored.values()
-        except (BadInput, KeyError, TypeError, AttributeError, ValueError):
-            continue  # the tokenizer is compared and loaded elsewhere
+    found = -1
+    for name in (name for name in IDS if name in checkpoint.companions):
+        with contextlib.suppress(BadInput):  # the tokenizer is compared and loaded elsewhere
+            found = max(found, largest_id(name, checkpoint._json(inside(checkpoint.path, name))))
     if "vocab.txt" in checkpoint.companions:
-        with (checkpoint.path / "vocab.txt").open("rb") as lines:
-            ids.append(sum(1 for _ in lines) - 1)
-    return max((i for i in ids if type(i) is int), default=-1) + 1
+        with opened(inside(checkpoint.path, "vocab.txt")) as lines:
+            found = max(found, sum(1 for _ in lines) - 1)
+    return found + 1
 
 
-def _edited(name: str, path: Path, plan: Plan) -> dict | None:
+def _edited(name: str, checkpoint: Checkpoint, plan: Plan) -> dict | None:
     """The file's JSON with a size brought up to date, None where it stays as it is."""
     sizes, new = plan.sizes, plan.new_sizes
     if name.endswith("_Pooling/config.json"):
-        return _with(path, "word_embedding_dimension", sizes["hidden"], new["hidden"])
+        return _with(checkpoint, name, "word_embedding_dimension", sizes["hidden"], new["hidden"])
     if name == "tokenizer_config.json" and "positions" in sizes:
         first = first_position(plan.family, plan.config)
-        return _with(path, "model_max_length", sizes["positions"] - first, new["positions"] - first)
+        return _with(checkpoint, name, "model_max_length", sizes["positions"] - first, new["positions"] - first)
     return None
 
 
-def _with(path: Path, field: str, old: int, new: int) -> dict | None:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def _with(checkpoint: Checkpoint, name: str, field: str, old: int, new: int) -> dict | None:
+    if old == new:
         return None
-    if old == new or not isinstance(config, dict) or config.get(field) != old:
+    try:
+        config = checkpoint._json(inside(checkpoint.path, name))
+    except BadInput:  # `_unread` says so
+        return None
+    if not isinstance(config, dict) or config.get(field) != old or isinstance(config[field], bool):
         return None
     return {**config, field: new}
+
+
+def _unread(checkpoint: Checkpoint, plan: Plan) -> str:
+    """A note where the length that a tokenizer cuts texts at would follow the positions, and cannot be looked for."""
+    name = "tokenizer_config.json"
+    sizes = plan.sizes.get("positions"), plan.new_sizes.get("positions")
+    if name not in checkpoint.companions or sizes[0] == sizes[1]:
+        return ""
+    try:
+        checkpoint._json(inside(checkpoint.path, name))
+    except BadInput as error:
+        return f"{name} {error.what}: it comes along as it is, and a length that it cuts texts at stays the old one"
+    return ""

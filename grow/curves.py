@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from grow.checkpoint.header import strict_json
+from grow.checkpoint.regular import is_there, read_json
 from grow.errors import BadInput
 from grow.spent import Spent
 from grow.train.folder import RUN
@@ -106,9 +107,9 @@ def read_curve(folder: Path, name: str | None = None) -> Curve:
     BadInput when the folder is neither, or nothing was trained in it.
     """
     name = name or folder.absolute().name
-    if (folder / RECIPE).is_file():
+    if is_there(folder / RECIPE):
         return _recipe(folder, name)
-    if not (folder / METRICS).is_file():
+    if not is_there(folder / METRICS):
         what = f"has no {METRICS} and no {RECIPE}" if folder.is_dir() else "is no folder"
         raise BadInput(f"RUN {folder}", what=what, why="they say how a run went", fix=FIX)
     begun = _document(folder / RUN)
@@ -127,7 +128,7 @@ def _recipe(folder: Path, name: str) -> Curve:
         kind, here = str(stage.get("kind")), folder / str(stage.get("folder") or "nowhere")
         if kind in GROWTHS:
             grown.append((str(stage.get("name")), kind))
-        elif kind == "train" and (here / METRICS).is_file():
+        elif kind == "train" and is_there(here / METRICS):
             if curve is None:
                 curve = replace(read_curve(here, name), path=folder)
             else:
@@ -141,7 +142,10 @@ def _recipe(folder: Path, name: str) -> Curve:
 def _inside(recipe: Path, stage: dict[str, Any]) -> bool:
     """Whether its folder, where it names one, is in the recipe's own."""
     folder = stage.get("folder")
-    return folder is None or (isinstance(folder, str) and recipe.resolve() in (recipe / folder).resolve().parents)
+    if folder is None:
+        return True
+    real = Path(os.path.realpath(recipe))  # a link to itself is where it is
+    return isinstance(folder, str) and "\0" not in folder and real in Path(os.path.realpath(real / folder)).parents
 
 
 def _continued(curve: Curve, here: Path, grown: list[tuple[str, str]]) -> Curve:
@@ -195,7 +199,7 @@ def _texts(begun: dict[str, Any]) -> tuple[str | None, str | None]:
 
 
 def _document(file: Path) -> dict[str, Any]:
-    if not file.is_file():
+    if not is_there(file):
         return {}
-    found = strict_json(file.read_bytes(), str(file), FIX)
+    found = read_json(file, FIX)
     return found if isinstance(found, dict) else {}

@@ -68,6 +68,10 @@ def write_result(
         done += count
         progress(done, total)
 
+    with world.together():
+        # before any weight is written: they may not be there to be read
+        past = history(checkpoint.path)
+        before = earlier_of(checkpoint.path, {t.name: t.dtype for t in checkpoint.tensors.values()})
     digests = write_plan(the_plan, FileSource(checkpoint), folder, shard, advance, world)
     with world.together():
         if world.first:
@@ -75,14 +79,8 @@ def write_result(
 
             write_json(folder / "config.json", the_plan.new_config)
             copy_companions(checkpoint, folder, the_plan)
-            before = earlier_of(checkpoint.path, {t.name: t.dtype for t in checkpoint.tensors.values()})
             record = record_of(
-                the_plan,
-                source=name,
-                version=__version__,
-                tensors=digests,
-                history=history(checkpoint.path),
-                earlier=before,
+                the_plan, source=name, version=__version__, tensors=digests, history=past, earlier=before
             )
             write_json(folder / NAME, record)
 

@@ -10,17 +10,21 @@ import contextlib
 import os
 import pickle
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from grow.errors import BadInput, GrowError
+from grow.errors import BadInput, GrowError, one_line
+from grow.waiting import beside
 
 PATIENCE = timedelta(days=30)  # one may verify a large model while the others wait; a lost one is noticed at once
 CONNECTION = ("Connection closed by peer", "Connection reset by peer")
 """What gloo and nccl say of a process that is no longer there."""
+LARGEST = 1 << 16  # processes of a run
+SILENT_FOR = 10  # seconds of waiting for the others, without a word
 PAUSE = 0.02  # seconds between two looks at what the others do: a signal is handled in between
 
 
@@ -145,7 +149,24 @@ def is_shared(error: BaseException | None) -> bool:
 
 def processes() -> int:
     """How many torchrun says there are; 1 without it."""
-    return _environment("WORLD_SIZE", 1)
+    return _environment("WORLD_SIZE", 1, LARGEST, 1)
+
+
+def several() -> bool:
+    """Whether other processes may be there. Unlike `processes` this never fails."""
+    return os.environ.get("WORLD_SIZE") not in (None, "", "1")
+
+
+def _place() -> tuple[int, int]:
+    """(processes, which of them this is), once all that the others need to find it is there."""
+    size = processes()
+    if size == 1:  # a RANK may be left over
+        return 1, 0
+    rank = _environment("RANK", None, size - 1)
+    _environment("MASTER_PORT", None, 65535, 1)
+    if not os.environ.get("MASTER_ADDR", "").strip():
+        raise _misset("MASTER_ADDR", "is not set", f"{size} processes find each other there")
+    return size, rank
 
 
 @contextlib.contextmanager
@@ -154,7 +175,7 @@ def world_of(wanted: int | None, *, train: bool = True) -> Iterator[World]:
 
     train  on CUDA devices where there are some, with a mesh to shard a model over; else processes of the CPU
     """
-    size, rank = processes(), _environment("RANK", 0)
+    size, rank = _place()
     if wanted is not None and wanted != size:
         raise BadInput(
             f"--world {wanted}",
@@ -167,11 +188,24 @@ def world_of(wanted: int | None, *, train: bool = True) -> Iterator[World]:
         yield World(0, 1, device)
         return
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
     cuda = device is not None and device.type == "cuda"
     begun = not dist.is_initialized()
     if begun:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", device_id=device if cuda else None)
+        try:
+            store = beside(lambda: next(rendezvous("env://"))[0], _Waiting(size, rank).told)
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if cuda else "gloo",
+                store=dist.PrefixStore("grow", store),
+                rank=rank,
+                world_size=size,
+                device_id=device if cuda else None,
+            )
+        except (RuntimeError, ValueError, OSError) as error:  # an address that is none, a port that is taken
+            place = ":".join(os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT"))
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise _misset(f"MASTER_ADDR:MASTER_PORT {place}"[:120], "the processes do not meet there", why) from None
     try:
         mesh = dist.device_mesh.init_device_mesh(device.type, (size,)) if device is not None else None
         world = World(rank, size, device, mesh, group=dist.new_group(backend="gloo", timeout=PATIENCE))
@@ -181,6 +215,21 @@ def world_of(wanted: int | None, *, train: bool = True) -> Iterator[World]:
     finally:
         if begun:
             dist.destroy_process_group()
+
+
+class _Waiting:
+    """Says once that the others are not there: variables that torchrun left behind look like that, too."""
+
+    def __init__(self, size: int, rank: int) -> None:
+        self.size, self.rank, self.ticks = size, rank, 0
+
+    def told(self) -> None:
+        self.ticks += 1
+        if self.ticks == SILENT_FOR:
+            place = ":".join(os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT"))
+            text = f"note: process {self.rank} of {self.size} (WORLD_SIZE) waits for the others at {place}"
+            with contextlib.suppress(OSError):
+                print(one_line(text), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -210,7 +259,8 @@ def _device() -> Any:
 
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", _environment("LOCAL_RANK", 0) if processes() > 1 else 0)
+    last = torch.cuda.device_count() - 1
+    device = torch.device("cuda", _environment("LOCAL_RANK", 0, last) if processes() > 1 else 0)
     torch.cuda.set_device(device)
     return device
 
@@ -238,8 +288,20 @@ def _alive(pid: int) -> bool:
         return True
 
 
-def _environment(name: str, default: int) -> int:
-    text = os.environ.get(name, str(default))
-    if not text.isdigit():
-        raise BadInput(f"{name}={text}", what="is no number", why="torchrun sets it", fix=f"unset {name}")
+def _environment(name: str, default: int | None, most: int, least: int = 0) -> int:
+    text = os.environ.get(name, "")
+    if not text:
+        if default is None:
+            raise _misset(name, "is not set", "torchrun sets it")
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and least <= int(text) <= most):
+        what = f"is no number from {least} to {most}"
+        raise _misset(f"{name}={text}"[:60], what, "torchrun sets it", name)
     return int(text)
+
+
+def _misset(where: str, what: str, why: str, name: str = "") -> BadInput:
+    fix = "torchrun --nproc-per-node N -m grow …, or for one process: unset WORLD_SIZE RANK LOCAL_RANK"
+    error = BadInput(where, what=what, why=why, fix=f"unset {name}, or {fix}" if name else fix)
+    error.alone = True  # type: ignore[attr-defined]  # which of the processes this is cannot be said
+    return error

@@ -23,6 +23,7 @@ from grow.checkpoint.header import TensorInfo, show
 from grow.checkpoint.layout import as_in_table, stored_spellings
 from grow.checkpoint.locate import companions, inside
 from grow.checkpoint.reader import Checkpoint, add_companion, identity
+from grow.checkpoint.regular import MAX_BESIDE, read_file
 from grow.checkpoint.writer import write_json
 from grow.engine import write_items
 from grow.errors import BadInput
@@ -146,7 +147,7 @@ def write_stock(source: PiecedCheckpoint, folder: Path, world: World) -> None:
             folder.mkdir()
             for name in source.companions:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes((source.path / name).read_bytes())
+                (folder / name).write_bytes(read_file(source.path / name, most=MAX_BESIDE))
             write_json(folder / "config.json", _as_stored(source.config, source.tensors))
     items = [_Copy(name, info.dtype, info.shape, info.nbytes) for name, info in source.tensors.items()]
     write_items(items, compute, folder, 5 * 10**9, world=world)

@@ -78,6 +78,10 @@ class Plan:
         return sum(t.nbytes for t in self.tensors)
 
 
+OF_LAYERS = {"place": "spread", "fill": "copy"}
+"""What is said of new layers, and what it is where nobody says it."""
+
+
 def make_plan(
     family: Family,
     matched: Match,
@@ -104,6 +108,7 @@ def make_plan(
     config, old, new = matched.config, family.sizes_of(matched.config), target.sizes
     chosen = _check_options(operators or {}, split, dtype, seed)
     _check_method(method, chosen, split, place, fill)
+    idle = _check_effect(old, new, {"place": place, "fill": fill}, new_tokens, chosen)
     request = Request(family, config, old, new, seed, chosen, place, fill, upcycling is not None)
     made = design(method, request, allow_lossy=allow_lossy)
     maps, words, depth = made.maps, made.words, made.depth
@@ -115,7 +120,7 @@ def make_plan(
     words["layers"] = depth.describe()
     low = low_logit(family, config, new_tokens) if new["vocab"] > old["vocab"] else None
     change = Change(maps, depth, low, upcycling, made.above, made.redraw)
-    notes = list(target.notes)
+    notes = [*target.notes, *idle]
     rounded = why_rounded(family, matched, change, old, new, split)
     out_dtype = _dtypes(matched, dtype, rounded, notes)
     tensors, untied = assemble(family, matched, change, out_dtype)
@@ -157,6 +162,7 @@ def plan_for(
     family, matched, how, top_k = read_so(family, matched, **upcycling)
     target = resolve(family, matched.config, {} if to is None else to, deepen=deepen)
     target = replace(target, sizes={**target.sizes, "experts": upcycling["experts"]})
+    family.check_caps(target.sizes, "--experts: ")
     return make_plan(family, matched, target, upcycling=how, top_k=top_k, **options)
 
 
@@ -259,6 +265,30 @@ def _check_method(name: str, operators: Mapping[str, str], split: str | None, pl
             why=f"{name} is: {METHODS[name].law}",
             fix=f"leave {given[0].split()[0]} out, or --method {DEFAULT} {given[0]}",
         )
+
+
+def _check_effect(
+    old: Mapping[str, int], new: Mapping[str, int], said: Mapping[str, Any], tokens: str, operators: Mapping[str, str]
+) -> list[str]:
+    """Notes of what has no effect; BadInput for what was said of new layers where there are none: a slip."""
+    for name, usual in OF_LAYERS.items():
+        if new["layers"] == old["layers"] and said[name] != usual:
+            value = said[name] if isinstance(said[name], str) else ",".join(map(str, said[name]))
+            raise BadInput(
+                f"--{name} {value}",
+                what=f"has no effect: there are {old['layers']:,} layers before and after",
+                why="it is of new layers",
+                fix=f"leave it out, or --to layers={old['layers'] + 1}; --deepen takes those of a size or a config",
+            )
+    follow = {"heads": ("heads", "kv_heads", "head_dim")}
+    idle = [
+        f"--operator {axis}={name} has no effect: {axis} does not grow"
+        for axis, name in operators.items()
+        if all(new.get(a) == old.get(a) for a in follow.get(axis, (axis,)))
+    ]
+    if tokens != "blend" and new["vocab"] == old["vocab"]:
+        idle.append(f"--new-tokens {tokens} has no effect: the vocabulary does not grow")
+    return idle
 
 
 def _check_options(operators: Mapping[str, str], split: str | None, dtype: str, seed: int) -> dict[str, str]:

@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from grow.axes import SIDES
+from grow.caps import CAPS, fault, short
 from grow.change import ROUTES, Change, Redraw, Upcycling
-from grow.checkpoint.header import open_regular, read_exactly, strict_json
+from grow.checkpoint.header import show
+from grow.checkpoint.locate import inside
+from grow.checkpoint.regular import is_there, read_json
 from grow.depth import FILLS, ZEROS, Depth, unchanged
 from grow.errors import BadInput
 from grow.family import UNITS
@@ -33,7 +36,6 @@ SCHEMA = 1
 NAME = "grow.json"
 MOST = 64  # growths one after the other
 ASSUMED = "assumed_harmless"  # field -> value, of --assume-harmless
-LONGEST = 1 << 26  # coordinates of an axis; the longest known have 10^5
 SPACES = {
     **{axis: axis for axis in ("hidden", *UNITS, "heads", "kv_heads")},
     **{f"head_dim.{side}": "head_dim" for side in SIDES},
@@ -131,28 +133,34 @@ def config_sha256(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def raw_record(
+    folder: Path, fix: str = "remove it: what it says of the growth before is then lost"
+) -> dict[str, Any] | None:
+    """The JSON of a checkpoint's grow.json, None where there is none; BadInput where that name is anything else."""
+    if not is_there(folder / NAME):
+        return None
+    found = read_json(inside(Path(os.path.realpath(folder)), NAME), fix)
+    if not isinstance(found, dict):
+        what = f"is a {type(found).__name__}; wanted a JSON object"
+        raise BadInput(show(folder / NAME), what=what, why="it says how the checkpoint has grown", fix=fix)
+    return found
+
+
 def read_record(folder: Path) -> Record | None:
     """The record of a grown checkpoint, None when it has not grown; BadInput when it cannot be understood."""
     path = folder / NAME
-    if not path.is_file():
-        return None
     fix = "remove it to compare the two checkpoints by their outputs alone, or grow again"
-    raw = strict_json(path.read_bytes(), str(path), fix)
-    if isinstance(raw, dict) and "training" in raw and not {"plan", "tensors"} & raw.keys():
+    raw = raw_record(folder, fix)
+    if raw is None:
+        return None
+    if "training" in raw and not {"plan", "tensors"} & raw.keys():
         return None
     return parse_record(raw, str(path), fix)
 
 
 def assumed(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     """Fields that somebody vouched for when this checkpoint grew, as far as they still have the value of then."""
-    try:
-        fd = open_regular(folder / NAME)
-        try:
-            raw = strict_json(read_exactly(fd, os.fstat(fd).st_size, 0, NAME), NAME, "")
-        finally:
-            os.close(fd)
-    except BadInput:  # no record, or none that can be read: then nobody has
-        return ()
+    raw = raw_record(folder)
     found = raw.get(ASSUMED) if isinstance(raw, dict) else None
     return tuple(k for k, v in found.items() if k in config and config[k] == v) if isinstance(found, dict) else ()
 
@@ -188,6 +196,9 @@ def parse_record(raw: Any, where: str, fix: str) -> Record:
         sizes, new_sizes = ({str(k): int(v) for k, v in plan[key].items()} for key in ("sizes", "new_sizes"))
         if sizes.keys() != new_sizes.keys() or not {*FIRST} <= sizes.keys():
             raise ValueError("sizes and new_sizes do not name the axes")
+        for axis, size in (*sizes.items(), *new_sizes.items()):
+            if axis in CAPS and (why := fault(axis, size)):
+                raise ValueError(f"{axis} {short(size)}: {why}")
         if plan["split"] not in SPLITS or int(plan["seed"]) < 0:
             raise ValueError(f"split {plan['split']!r}, seed {plan['seed']!r}")
         return Record(
@@ -206,7 +217,7 @@ def parse_record(raw: Any, where: str, fix: str) -> Record:
             "" if plan.get("exact", True) is True else str(plan.get("lossy_because") or "nothing says what"),
             _earlier(raw.get("earlier", []), where, fix),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise BadInput(
             where,
             what="is no record of a growth",
@@ -280,7 +291,7 @@ def _map(space: str, stored: Mapping[str, Any], sizes: Mapping[str, int], new_si
         raise ValueError(f"maps: {space!r} is no space")
     n, m, runs = sizes[SPACES[space]], new_sizes[SPACES[space]], stored["runs"]
     lengths = [run[0] for run in runs]
-    if stored["n"] != n or not all(type(k) is int and k > 0 for k in lengths) or sum(lengths) != m or m > LONGEST:
+    if stored["n"] != n or not all(type(k) is int and k > 0 for k in lengths) or sum(lengths) != m:
         raise ValueError(f"maps: {space} is not a map {n} -> {m}")
     for _, first, *scales in runs:
         if type(first) is not int or len(scales) != 3 or not all(math.isfinite(x) for x in scales):

@@ -177,6 +177,8 @@ def _module(checkpoint: Checkpoint, where: str, kind: Any, path: Any, *, top: bo
     if name == "Router" and not foreign:
         return _router(checkpoint, path)
     config = f"{path}/config.json"
+    if (checkpoint.path / config).is_dir():
+        raise _malformed(show(checkpoint.path / config), "is a folder")
     return Module(name, path, _config(checkpoint, config) if config in checkpoint.companions else {}, foreign=foreign)
 
 

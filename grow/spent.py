@@ -15,8 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from grow.checkpoint.header import strict_json
+from grow.checkpoint.regular import read_json
 from grow.errors import BadInput
+
+MOST = 1e60  # of anything: sums of several stay finite
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Spent:
             tokens, flops, seconds = int(stored["tokens"]), float(stored["flops"]), float(stored["seconds"])
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
-        return cls(tokens, flops, seconds) if all(math.isfinite(x) and x >= 0 for x in (flops, seconds)) else None
+        return cls(tokens, flops, seconds) if all(0 <= x <= MOST for x in (tokens, flops, seconds)) else None
 
 
 def total(before: Any, own: Mapping[str, Any]) -> Spent | None:
@@ -98,9 +100,9 @@ def _peak(settings: Any) -> tuple[str, float] | None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """{} where it is no document: what it would say is worth having, and nothing stops without it."""
+    """{} where there is no document: what it would say is worth having, and nothing stops without it."""
     try:
-        found = strict_json(file.read_bytes(), str(file), "")
-    except (OSError, BadInput):
+        found = read_json(file)
+    except BadInput:
         return {}
     return found if isinstance(found, dict) else {}

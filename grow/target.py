@@ -9,16 +9,16 @@ folder, config.json         the sizes of another config of the same family; its 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import gcd
 from pathlib import Path
 from typing import Any
 
 from grow.checkpoint.header import show
+from grow.checkpoint.regular import read_json
 from grow.errors import BadInput, Refused, did_you_mean
 from grow.families import FAMILIES
 from grow.families.upcycling import PAIRS
@@ -48,12 +48,24 @@ def resolve(family: Family, config: Mapping[str, Any], to: Any, *, deepen: bool 
     else:
         target = _from_text(family, config, old, os.fspath(to), deepen)
     _check(family, config, old, target.sizes)
+    if deepen and target.sizes["layers"] == old["layers"]:
+        told = f"--deepen has no effect: the target has {old['layers']} layers, as many as the source, or names none"
+        return replace(target, notes=(*target.notes, told))
     return target
 
 
 def _from_text(family: Family, config: Mapping[str, Any], old: dict[str, int], text: str, deepen: bool) -> Target:
     if text in family.sizes:
         return _from_config(family, old, {**config, **_only(family, text)}, text, deepen)
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts) and not os.path.exists(text):
+        kept = ",".join(filter(None, parts))
+        raise BadInput(
+            f"--to {show(text, 80) or repr(text)}",
+            what="has an empty field" if kept else "is empty",
+            why="a target is a size, a factor, a folder, or fields with a comma between two",
+            fix=f"--to {show(kept, 80) or '2x'}",
+        )
     if "=" in text:
         first, *rest = text.split(",")
         if "=" in first:
@@ -259,10 +271,7 @@ def _check(family: Family, config: Mapping[str, Any], old: dict[str, int], new: 
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise BadInput(str(path), what="cannot be read as JSON", why=str(error), fix="a config.json") from None
+    config = read_json(path, "a config.json")
     if not isinstance(config, dict):
         raise BadInput(str(path), what="is not a JSON object", why="a config is one", fix="a config.json")
     return config

@@ -127,6 +127,9 @@ def _check(family: Family, target: Family, experts: Experts, sizes: Mapping[str,
             why="layers every, 2·every, … get them",
             fix=f"--every {layers}" if how.every > layers else "--every 1",
         )
+    target.check_caps(
+        {**{axis: sizes[axis] for axis in ("heads", "head_dim", "layers")}, "experts": max(g, 1)}, "--granularity: "
+    )
     if g < 1 or ffn % g:
         near = sorted((k for k in range(1, min(ffn, 4096) + 1) if ffn % k == 0), key=lambda k: (abs(k - g), k))[:3]
         raise Refused(

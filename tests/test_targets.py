@@ -190,7 +190,7 @@ DYNAMIC = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "fac
 REFUSED = {
     "not-a-size": (LLAMA, "gigantic", BadInput, "no size of the family"),
     "misspelt-size": (LLAMA, "SmolLM2-360m", BadInput, "did you mean 'SmolLM2-360M'"),
-    "empty": (LLAMA, "", BadInput, "no size of the family"),
+    "empty": (LLAMA, "", BadInput, "is empty"),
     "missing-folder": (LLAMA, "./nowhere", BadInput, "no size of the family"),
     "nan-x": (LLAMA, "nanx", BadInput, "no size of the family"),
     "0x": (LLAMA, "0x", BadInput, "not a factor"),
@@ -208,7 +208,7 @@ REFUSED = {
     "nan": (LLAMA, "hidden_size=nan", BadInput, "'nan' is not a whole number"),
     "float": (LLAMA, "hidden_size=36.5", BadInput, "'36.5' is not a whole number"),
     "no-value": (LLAMA, "hidden_size=", BadInput, "is not a whole number"),
-    "trailing-comma": (LLAMA, "hidden_size=36,", BadInput, "is not a whole number"),
+    "trailing-comma": (LLAMA, "hidden_size=36,", BadInput, "has an empty field"),
     "float-in-dict": (LLAMA, {"hidden_size": 36.0}, BadInput, "not a whole number"),
     "text-in-dict": (LLAMA, {"hidden_size": "36"}, BadInput, "not a whole number"),
     "bool-in-dict": (LLAMA, {"hidden_size": True}, BadInput, "not a whole number"),
@@ -369,7 +369,7 @@ def test_a_refusal_of_a_huge_size_is_as_quick_as_any(to):
 
 
 @pytest.mark.parametrize(
-    ("text", "what"), [("{", "cannot be read as JSON"), ("[]", "is not a JSON object"), ("{}", "model_type None")]
+    ("text", "what"), [("{", "is not JSON"), ("[]", "is not a JSON object"), ("{}", "model_type None")]
 )
 def test_a_config_that_is_none(tmp_path: Path, text, what):
     (tmp_path / "config.json").write_text(text)

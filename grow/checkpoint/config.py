@@ -37,6 +37,10 @@ def check_config(raw: Any, where: str, notes: list[str]) -> dict[str, Any]:
         named = f" of {show(config['architectures'], 80)}" if config.get("architectures") else ""
         fix = f"add the model_type{named} to config.json, as the model that it was made from has it"
         faults.append(("model_type", f"{found(kind)}; wanted the name of a family", fix))
+    classes = config.get("architectures")
+    if classes is not None and not (isinstance(classes, list) and all(type(n) is str and n for n in classes)):
+        fix = "correct architectures in config.json to the class that wrote it, in a list"
+        faults.append(("architectures", f"{found(classes)}; wanted a list with the name of the class", fix))
     for name in filter(SIZES.fullmatch, config):
         value = config[name]
         each = value if isinstance(value, list) and len(value) > 1 else [value]  # Swin has some for every stage

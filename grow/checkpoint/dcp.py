@@ -24,6 +24,7 @@ import numpy as np
 
 from grow.checkpoint.header import open_regular, read_exactly, show
 from grow.checkpoint.locate import inside, plain_name
+from grow.checkpoint.regular import opened
 from grow.errors import BadInput, Refused
 
 INDEX = ".metadata"
@@ -159,7 +160,7 @@ class PiecedFolder:
 
     def _fd(self, file: Path) -> int:
         if file not in self._fds:
-            self._fds[file] = fd = open_regular(inside(self.folder.resolve(), file.name))
+            self._fds[file] = fd = open_regular(inside(Path(os.path.realpath(self.folder)), file.name))
             self._stack.callback(os.close, fd)
         return self._fds[file]
 
@@ -192,7 +193,7 @@ def read_index(folder: Path) -> Any:
 
     faults = (OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError, ValueError, TypeError, IndexError)
     try:
-        with open(folder / INDEX, "rb") as file:
+        with opened(folder / INDEX) as file:
             index = IndexUnpickler(file).load()
         if not isinstance(index, Metadata) or not isinstance(index.storage_data, dict):
             raise ValueError(f"a {type(index).__name__}")

@@ -101,8 +101,12 @@ def open_regular(path: Path) -> int:
             os.close(fd)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
+        link = os.path.islink(path)
         raise BadInput(
-            show(path), what=f"cannot be opened: {reason}", fix="check that the file exists and is readable"
+            show(path),
+            what=f"cannot be opened: {reason}",
+            why="it is a link, and no file is where it leads" if link else "what it says is needed",
+            fix="put the file itself in this place" if link else "check that the file exists and is readable",
         ) from None
     raise BadInput(
         show(path),

@@ -41,10 +41,10 @@ from grow.checkpoint.locate import (
     plain_name,
     refuse_other_weights,
 )
+from grow.checkpoint.regular import MAX_JSON, check_length, longest
 from grow.errors import BadInput, Refused, listing
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-MAX_JSON = 100_000_000
 STOCK = {
     "twice": "stock loading takes one of two tensors of a name, and nothing says which",
     "misplaced": "stock loading reads the shards whatever their index says, and other readers do not",
@@ -147,12 +147,7 @@ class Checkpoint:
         try:
             status = os.fstat(fd)
             self._seen[path] = identity(status)
-            if status.st_size > MAX_JSON:
-                what, why = (
-                    f"{status.st_size:,} bytes; at most {MAX_JSON:,} are read",
-                    "no config is that large",
-                )
-                raise BadInput(show(path), what=what, why=why, fix=f"check {path.name}")
+            check_length(status.st_size, MAX_JSON, show(path), f"check {path.name}")
             fix = f"correct {path.name}, or download it again"
             return strict_json(read_exactly(fd, status.st_size, 0, show(path)), show(path), fix)
         finally:
@@ -245,7 +240,9 @@ def identity(status: os.stat_result) -> tuple[int, ...]:
 def add_companion(checkpoint: Checkpoint, name: str, file: Path) -> None:
     fd = open_regular(file)
     try:
-        checkpoint._seen[file] = identity(os.fstat(fd))
+        status = os.fstat(fd)
+        checkpoint._seen[file] = identity(status)
+        check_length(status.st_size, longest(name), show(file), f"check {file.name}")
         sentencepiece = os.pread(fd, 1, 0) == b"\n"
     finally:
         os.close(fd)

@@ -213,15 +213,15 @@ def check_output(out: Path, source: Path | None, overwrite: bool, needed: int, k
             why="the result is created inside it",
             fix=f"mkdir -p {parent}",
         )
-    if source is not None:
-        check_apart(out, source)
-    if out.is_symlink() and not out.exists():
+    if out.is_symlink() and not out.exists():  # to itself, too
         raise BadInput(
             where,
             what="is a dangling link",
             why="the result replaces nothing it cannot see",
             fix="another --out",
         )
+    if source is not None:
+        check_apart(out, source)
     if out.exists():
         if not out.is_dir():
             raise BadInput(where, what="is a file", why="a checkpoint is a folder", fix="another --out")
@@ -241,7 +241,7 @@ def check_output(out: Path, source: Path | None, overwrite: bool, needed: int, k
                 where,
                 what="is a link",
                 why="the rename at the end would replace the link",
-                fix=f"--out {out.resolve()}",
+                fix=f"--out {os.path.realpath(out)}",
             )
     if not os.access(parent, os.W_OK):
         raise BadInput(where, what=f"{parent} is read-only", why="the result is created inside it", fix="another --out")
@@ -259,7 +259,7 @@ def check_apart(out: Path, source: str | os.PathLike | None) -> None:
     """BadInput where writing `out` would touch `source`; one that is not here cannot be touched."""
     if source is None or not os.path.exists(source):
         return
-    real, origin = out.resolve(), Path(source).resolve()
+    real, origin = (Path(os.path.realpath(path)) for path in (out, source))  # a link to itself is none of its own
     if real == origin or origin in real.parents or real in origin.parents:
         raise BadInput(
             f"--out {out}",

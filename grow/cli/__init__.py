@@ -15,9 +15,9 @@ import click
 
 from grow import kept
 from grow.cli.commands import cli
-from grow.cli.show import emit_error, emit_usage, first_process, reader_may_leave
+from grow.cli.show import dropped, emit_error, emit_usage, first_process, unheard
 from grow.errors import GrowError, plain
-from grow.parallel import processes
+from grow.parallel import several
 
 INTERRUPTED = 130
 INTERNAL = 70  # EX_SOFTWARE of sysexits.h
@@ -45,7 +45,8 @@ def main() -> NoReturn:
         code = _ended(None, error, 2)
     except (KeyboardInterrupt, click.Abort):
         if first_process():
-            click.echo(f"interrupted: {plain(kept.sentence())}", err=True)
+            with unheard("stderr"):
+                click.echo(f"interrupted: {plain(kept.sentence())}", err=True)
         code = INTERRUPTED
     except (BrokenPipeError, SystemExit):  # the reader of stdout has left before the work was done
         code = 0
@@ -62,7 +63,7 @@ def _ended(told: GrowError | None, error: Exception, code: int) -> int:
     """Say what was wrong. Of several processes one speaks, and torchrun ends all with the first that ends: it waits for
     nobody, the others for it."""
     speaks = first_process() or getattr(error, "alone", False)
-    if processes() > 1 and speaks:
+    if several() and speaks:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if told is not None and speaks:
         emit_error(told)
@@ -102,7 +103,7 @@ def _no_memory(error: Exception) -> GrowError:
 
 def _os_error(error: OSError) -> GrowError:
     return GrowError(
-        str(error.filename or "a file"),
+        str(error.filename or "stdout, or a file that is written"),
         what=error.strerror or str(error),
         why=f"the system refused; {kept.sentence()}",
         fix="make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the path and its permissions",
@@ -110,7 +111,13 @@ def _os_error(error: OSError) -> GrowError:
 
 
 def _quit(code: int) -> NoReturn:
-    """Exit without a traceback when stdout was closed by `| head`."""
-    with reader_may_leave():
-        sys.stdout.flush()
+    """Exit without a traceback when stdout was closed by `| head`, or takes no more."""
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except BrokenPipeError:
+            dropped(name)
+        except OSError:  # a full disk: what was to be read is lost
+            dropped(name)
+            code = code or 2
     sys.exit(code)

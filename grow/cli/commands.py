@@ -145,13 +145,16 @@ class _Verify(click.Command):
             raise click.UsageError(f"{'--record takes SRC' if record else '--against takes GROWN'} alone.", ctx)
         alone = {
             "--record": ("rungs", "recover", "tasks", "samples", "report"),
-            "--against": ("recover", "tasks", "samples", "revision"),
+            "--against": ("recover", "tasks", "samples", "revision", "seed"),
         }
         chosen = "--record" if record else "--against" if against else ""
         ignored = [name for name in alone.get(chosen, ()) if ctx.params[name] not in (None, (), False)]
         if ignored:
             option = "--" + ignored[0].removesuffix("s" if ignored[0] == "rungs" else "")
             raise click.UsageError(f"{option} has no meaning with {chosen}.", ctx)
+        asked = ctx.params["tasks"] is not None or {"downstream", "tasks"} & set(ctx.params["rungs"])
+        if ctx.params["samples"] is not None and not asked:
+            raise click.UsageError("--samples is of the tasks that --tasks asks for.", ctx)
         if ctx.params["overwrite"] and not record:
             raise click.UsageError("--overwrite is for the golden file of --record.", ctx)
         return rest

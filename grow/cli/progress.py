@@ -15,6 +15,7 @@ class Progress:
         self.shown = not quiet and sys.stderr.isatty()
         self.started = time.monotonic()
         self.last = 0.0
+        self.counted, self.since = 0, self.started
 
     def __enter__(self) -> Progress:
         return self
@@ -35,9 +36,12 @@ class Progress:
 
     def tokens(self, count: int) -> None:
         now = time.monotonic()
+        if count != self.counted:
+            self.counted, self.since = count, now
         if self.shown and now - self.last >= 0.1:
             self.last = now
-            self._line(f"{count:,} tokens, {count / max(now - self.started, 1e-9):,.0f} per second")
+            still = f"; a long text, since {now - self.since:.0f} s" if now - self.since >= 1 else ""
+            self._line(f"{count:,} tokens, {count / max(now - self.started, 1e-9):,.0f} per second{still}")
 
     def rung(self, name: str) -> None:
         self._line(f"checking {name} …")

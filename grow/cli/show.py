@@ -21,6 +21,7 @@ from grow.describe import couplings, grouped, notes, plan_document
 from grow.errors import OBEYED, GrowError, one_line, plain
 from grow.family import WIDTHS, Family
 from grow.methods import DEFAULT
+from grow.parallel import several
 from grow.plan import Plan
 from grow.portion import portions
 from grow.race.result import Comparison, Row
@@ -54,10 +55,12 @@ def print_json(document: Any) -> None:
 
 def emit_error(error: GrowError) -> None:
     """The message on stderr; with --json also a document on stdout."""
-    click.echo(plain(f"error: {error}"), err=True)
+    with unheard("stderr"):
+        click.echo(plain(f"error: {error}"), err=True)
     if "--json" in sys.argv[1:]:
         parts = {"where": error.where, "what": error.what, "why": error.why, "fix": error.fix}
-        print_json({"schema": 1, "error": parts, "exit_code": error.exit_code})
+        with unheard("stdout"):
+            print_json({"schema": 1, "error": parts, "exit_code": error.exit_code})
 
 
 def emit_usage(error: click.ClickException) -> None:
@@ -66,11 +69,28 @@ def emit_usage(error: click.ClickException) -> None:
         return
     shown = io.StringIO()
     error.show(file=shown)
-    click.echo(plain(shown.getvalue()), nl=False, err=True)
+    with unheard("stderr"):
+        click.echo(plain(shown.getvalue()), nl=False, err=True)
     if "--json" in sys.argv[1:]:
         command = getattr(getattr(error, "ctx", None), "command_path", "grow")
         parts = {"where": command, "what": error.format_message(), "why": "usage", "fix": f"{command} --help"}
-        print_json({"schema": 1, "error": parts, "exit_code": 2})
+        with unheard("stdout"):
+            print_json({"schema": 1, "error": parts, "exit_code": 2})
+
+
+@contextlib.contextmanager
+def unheard(name: str) -> Iterator[None]:
+    """What is said here of an error may find a full disk or a closed pipe: the exit code then says it alone."""
+    try:
+        yield
+    except OSError:
+        dropped(name)
+
+
+def dropped(name: str) -> None:
+    """Nothing goes to this stream any more, what waits in it neither."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), getattr(sys, name).fileno())
 
 
 @contextlib.contextmanager
@@ -79,7 +99,7 @@ def reader_may_leave() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        dropped("stdout")
 
 
 def plan(p: Plan, world: int | None = None) -> None:
@@ -236,7 +256,7 @@ def _saved(saving: Saving, cost: str) -> str:
 
 def first_process() -> bool:
     """Whether this is the process that speaks; where there is one, a RANK that was left over counts for nothing."""
-    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+    return not several() or os.environ.get("RANK", "0") == "0"
 
 
 def verification(found: Verification, *, verdict: bool = True) -> None:

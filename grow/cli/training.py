@@ -44,6 +44,9 @@ def data() -> None:
 def prepare_data(inputs, separator, no_end, as_json, **options) -> int:
     """Turn text, JSON lines, parquet and datasets of the hub into token files with a manifest."""
     from grow.data import prepare
+    from grow.data.readers import check_used
+
+    check_used(inputs, field=options["field"], separator=separator, split=options["split"])
 
     separator = separator.replace("\\n", "\n").replace("\\t", "\t")
     with Progress(quiet=as_json) as progress:
@@ -164,6 +167,9 @@ def train(src, data, as_json, **options) -> int:
     Exit code 130: SIGTERM or SIGINT came; the step was finished and saved.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    if options["schedule"] not in (None, "wsd") and (named := [n for n in ("decay", "decay_shape") if n in given]):
+        what = f"--{named[0].replace('_', '-')} is of --schedule wsd, not of {options['schedule']}."
+        raise click.UsageError(what, click.get_current_context())
     if given.get("rewarm") == ():
         given["rewarm"] = None
     done = api.train(src, data, quiet=as_json, **given)
@@ -184,6 +190,8 @@ def train(src, data, as_json, **options) -> int:
 @as_json
 def plot(runs, as_json, **options) -> int:
     """Show what runs cost and saved: loss against FLOPs, tokens and time. RUN: a folder of train, or NAME=FOLDER."""
+    if options["overwrite"] and not options["out"]:
+        raise click.UsageError("--overwrite is for the picture of --out.", click.get_current_context())
     found = api.plot(runs, **options)
     if as_json:
         show.print_json(found.document())
@@ -209,6 +217,11 @@ def run(ctx, recipe, listed, dry_run, as_json, **options) -> int:
     """
     from grow.cli import recipes
 
+    chosen = "--list" if listed else "--dry-run" if dry_run else ""
+    given = {"RECIPE": recipe, "--dry-run": dry_run} if listed else {}
+    given |= {f"--{name.replace('_', '-')}": value for name, value in options.items()}
+    if chosen and (ignored := [name for name, value in given.items() if value]):
+        raise click.UsageError(f"{ignored[0]} has no meaning with {chosen}.", ctx)
     if listed:
         return recipes.listed(as_json)
     if recipe is None:

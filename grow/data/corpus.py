@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from grow.checkpoint.header import strict_json
 from grow.checkpoint.owned import Kind
+from grow.checkpoint.regular import is_there, opened, read_json
 from grow.errors import BadInput, GrowError
 
 SCHEMA = 1
@@ -97,14 +97,14 @@ class Corpus:
         """Read the manifest and compare sizes; BadInput when something is missing, cut off or of another schema."""
         path = Path(folder)
         file = path / MANIFEST
-        if not file.is_file():
+        if not is_there(file):
             raise BadInput(
                 str(folder),
                 what="is no folder of token files" if path.is_dir() else "does not exist",
                 why=f"there is no {MANIFEST}",
                 fix=f"grow data prepare TEXT --tokenizer SRC --out {path.name or 'tokens'}",
             )
-        manifest = _manifest(strict_json(file.read_bytes(), str(file), AGAIN), file)
+        manifest = _manifest(read_json(file, AGAIN), file)
         corpus = cls(path, manifest)
         for name, info in manifest.splits.items():
             _check_size(corpus.file(name), info.tokens * DTYPES[manifest.dtype].itemsize)
@@ -170,7 +170,7 @@ def tokenizer_sha256(tokenizer: Any) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
+    with opened(path) as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
             digest.update(chunk)

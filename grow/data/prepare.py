@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from grow.checkpoint.writer import write_json
 from grow.data.corpus import DTYPES, MANIFEST, OFFSETS, TOKENS, Manifest, SplitInfo, sha256_of, tokenizer_sha256
 from grow.data.readers import documents
 from grow.errors import BadInput
+from grow.tokenizer import load_tokenizer
+from grow.waiting import beside
 from grow.zoo import TEXTS
 
 BATCH = 256  # documents tokenized at once
@@ -68,6 +71,10 @@ def prepare(
     with Staging(target, overwrite=overwrite, kind=TOKENS) as stage:
         writers = {name: _Writer(stage.path, name, dtype) for name in ("train", "val")}
         counts: list[dict[str, Any]] = []
+
+        def alive() -> None:
+            progress(sum(w.tokens for w in writers.values()))
+
         try:
             number = itertools.count()
             for source in (os.fspath(source) for source in sources):
@@ -75,11 +82,11 @@ def prepare(
                     text for text in documents(source, field=field, separator=separator, split=split) if text.strip()
                 )
                 written = 0
-                for ids, length in _tokens(reader, texts, stop):
+                for ids, length in _tokens(reader, texts, stop, alive):
                     kept = _drawn(seed, next(number)) < validation
                     writers["val" if kept else "train"].add(ids, length)
                     written += 1
-                    progress(sum(w.tokens for w in writers.values()))
+                    alive()
                 if not written:
                     raise BadInput(source, what="holds no text", why="every document is empty", fix="another file")
                 counts.append({"name": Path(source).name if Path(source).exists() else source, "documents": written})
@@ -106,13 +113,10 @@ def prepare(
 
 def _load(folder: Path) -> Any:
     """The tokenizer of a checkpoint folder; BadInput when it has none."""
-    import transformers
-
-    from grow.verify.float64 import LOCAL, quiet
-
     try:
-        with quiet():
-            return transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
+        return load_tokenizer(folder)
+    except BadInput:
+        raise
     except Exception as error:
         raise BadInput(
             str(folder),
@@ -127,13 +131,19 @@ def _end_of(tokenizer: Any) -> int | None:
     return next((i for i in (tokenizer.eos_token_id, tokenizer.sep_token_id) if i is not None), None)
 
 
-def _tokens(tokenizer: Any, texts: Iterable[str], stop: int | None) -> Iterator[tuple[np.ndarray, int]]:
-    """(ids, bytes of the text) of every document, without the special tokens that a model's input has around it."""
+def _tokens(
+    tokenizer: Any, texts: Iterable[str], stop: int | None, alive: Callable[[], None]
+) -> Iterator[tuple[np.ndarray, int]]:
+    """(ids, bytes of the text) of every document, without the special tokens that a model's input has around it.
+
+    alive  called every second while a batch is read
+    """
     from grow.verify.float64 import quiet
 
+    read = partial(tokenizer, add_special_tokens=False, return_attention_mask=False)
     for batch in _batches(texts):
         with quiet():
-            found = tokenizer(batch, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+            found = beside(partial(read, batch), alive)["input_ids"]
         for text, ids in zip(batch, found):
             whole = ids if stop is None else [*ids, stop]
             yield np.asarray(whole, dtype=np.int64), len(text.encode())

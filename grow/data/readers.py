@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
+import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from grow.checkpoint.header import show
+from grow.checkpoint.regular import MAX_TEXT, is_there, opened
 from grow.errors import BadInput
 from grow.zoo import TEXTS, bundled_text
 
-OPENERS: dict[str, Callable[..., IO]] = {"": open, ".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+OPENERS: dict[str, Callable[[Any], Any]] = {"": lambda raw: raw, ".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 TEXT, LINES, PARQUET = (".txt", ".md", ".text"), (".jsonl", ".ndjson"), (".parquet",)
 PART = 1 << 20
 
@@ -37,7 +40,7 @@ def documents(source: str, *, field: str = "text", separator: str = "", split: s
         return
     path = Path(source)
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and _kind(p)[0] in (*TEXT, *LINES, *PARQUET))
+        files = sorted(p for p in path.rglob("*") if not p.is_dir() and _kind(p)[0] in (*TEXT, *LINES, *PARQUET))
         if not files:
             raise BadInput(
                 source,
@@ -47,10 +50,41 @@ def documents(source: str, *, field: str = "text", separator: str = "", split: s
             )
         for file in files:
             yield from _file(file, field, separator)
-    elif path.is_file():
+    elif is_there(path):
         yield from _file(path, field, separator)
     else:
         yield from _dataset(source, field, split)
+
+
+def check_used(sources: Sequence[str | os.PathLike[str]], *, field: str, separator: str, split: str) -> None:
+    """BadInput for what is said of a kind of input that is not there: it would have no effect."""
+    kinds = {kind for source in sources for kind in _kinds(os.fspath(source))}
+    for option, said, of in (
+        (f"--field {field}", field != "text", {"records", "dataset"}),
+        (f"--separator {separator}", separator != "", {"text"}),
+        (f"--split {split}", split != "train", {"dataset"}),
+    ):
+        if said and not of & kinds:
+            what = {"records": "JSON lines and parquet", "dataset": "datasets of the hub", "text": "text files"}
+            raise BadInput(
+                show(option, 80),
+                what="has no effect: no input is of its kind",
+                why=f"it is of {', '.join(what[kind] for kind in sorted(of, reverse=True))}",
+                fix="leave it out, or check the names of the inputs",
+            )
+
+
+def _kinds(source: str) -> set[str]:
+    """Which readers an input needs: "text", "records", "dataset"; of a bundled text none that can be told anything."""
+    if source in TEXTS:
+        return set()
+    path = Path(source)
+    if not is_there(path):
+        return {"dataset"}
+    files = path.rglob("*") if path.is_dir() else [path]
+    endings = {_kind(file)[0] for file in files}
+    records = {"records"} if endings & {*LINES, *PARQUET} else set()
+    return records | ({"text"} if endings - {*LINES, *PARQUET} else set())
 
 
 def _kind(path: Path) -> tuple[str, str]:
@@ -65,13 +99,13 @@ def _file(path: Path, field: str, separator: str) -> Iterator[str]:
         yield from _parquet(path, field)
         return
     try:
-        with OPENERS[packed](path, "rt", encoding="utf-8-sig") as file:
+        with opened(path) as raw, io.TextIOWrapper(OPENERS[packed](raw), encoding="utf-8-sig") as file:
             if ending in LINES:
                 yield from _lines(file, path, field)
             elif separator:
-                yield from _separated(file, separator)
+                yield from _separated(file, path, separator)
             else:
-                yield file.read()
+                yield _short(file.read(MAX_TEXT + 1), path)
     except UnicodeDecodeError as error:
         raise BadInput(
             str(path), what="is not UTF-8 text", why=str(error), fix="convert it: iconv -t utf-8, or leave it out"
@@ -84,17 +118,38 @@ def _file(path: Path, field: str, separator: str) -> Iterator[str]:
         ) from None
 
 
-def _separated(file: IO[str], separator: str) -> Iterator[str]:
-    rest = ""
+def _short(text: str, path: Path) -> str:
+    """The text of one document, unless it is longer than any."""
+    if len(text) > MAX_TEXT:
+        raise BadInput(
+            str(path),
+            what=f"has a document of more than {MAX_TEXT:,} characters",
+            why="a tokenizer takes one whole, and some forty times as much memory",
+            fix="--separator with what stands between documents, or shorter lines",
+        )
+    return text
+
+
+def _separated(file: IO[str], path: Path, separator: str) -> Iterator[str]:
+    rest: list[str] = []  # parts without a separator, joined once: a long document costs no more than its length
+    length = 0
     while part := file.read(PART):
-        *whole, rest = (rest + part).split(separator)
-        yield from whole
-    yield rest
+        tail = rest[-1][-len(separator) :] if rest else ""
+        if separator in tail + part:
+            *whole, last = "".join([*rest, part]).split(separator)
+            yield from whole
+            rest, length = [last], len(last)
+        else:
+            rest.append(part)
+            length += len(part)
+        if length > MAX_TEXT:
+            _short("".join(rest), path)
+    yield "".join(rest)
 
 
 def _lines(file: IO[str], path: Path, field: str) -> Iterator[str]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
+    for number, line in enumerate(iter(lambda: file.readline(MAX_TEXT + 1), ""), 1):
+        if not _short(line, path).strip():
             continue
         try:
             record = json.loads(line)
@@ -110,7 +165,7 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
     except ImportError:
         raise _needs(str(path), "pyarrow") from None
     try:
-        with parquet.ParquetFile(path) as file:
+        with opened(path) as raw, parquet.ParquetFile(raw) as file:
             if field not in file.schema_arrow.names:
                 raise _no_field(str(path), field, file.schema_arrow.names)
             for batch in file.iter_batches(columns=[field], batch_size=1024):

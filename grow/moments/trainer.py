@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from grow.checkpoint.regular import read_file
 from grow.errors import Refused, listing
 from grow.moments.names import bare_model, shapes
 from grow.moments.state import CODES, Carried, Info, TrainingState, damaged, shape_of
@@ -58,7 +59,10 @@ class TrainerState(TrainingState):
                 self._add(name, key, value, number, sizes[name])
 
     def _add(self, name: str, key: str, value: Any, number: int, shape: tuple[int, ...]) -> None:
-        value = torch.as_tensor(value, dtype=None if torch.is_tensor(value) else torch.float32)
+        try:
+            value = torch.as_tensor(value, dtype=None if torch.is_tensor(value) else torch.float32)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise damaged(self.path, f"{OPTIMIZER}: {key} of parameter {number} is no number: {error}") from None
         if self.kind.startswith("transformers"):
             key = ADAFACTOR[key]
             value = value.unsqueeze(LAST[key]) if key in LAST else value
@@ -94,10 +98,10 @@ def open_trainer(path: Path) -> TrainerState:
             fix="another checkpoint, or --state drop",
         )
     try:
-        document = json.loads((path / TRAINER).read_text(encoding="utf-8"))
+        document = json.loads(read_file(path / TRAINER))  # a loss in it may be NaN
         if type(document["global_step"]) is not int:
             raise TypeError("global_step is no number")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(path, f"{TRAINER}: {type(error).__name__}: {error}") from None
     try:
         loaded = torch.load(path / OPTIMIZER, map_location="cpu", weights_only=True, mmap=True)
@@ -140,7 +144,7 @@ def write_trainer(folder: Path, source: TrainerState, grown: WrittenState, model
     for pattern in COPIED:
         for beside in sorted(source.path.glob(pattern)):
             shutil.copyfile(beside, folder / beside.name)
-    document = json.loads((source.path / TRAINER).read_text(encoding="utf-8"))
+    document = json.loads(read_file(source.path / TRAINER))
     if document.get("best_model_checkpoint"):
         document["best_model_checkpoint"] = None  # its weights have the old sizes
     (folder / TRAINER).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")

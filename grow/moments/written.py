@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from grow.checkpoint.header import strict_json
 from grow.checkpoint.reader import Checkpoint, open_tensors
+from grow.checkpoint.regular import is_there, read_json
 from grow.checkpoint.writer import write_json
 from grow.errors import GrowError
 from grow.moments.state import CODES, TORCH, Carried, Info, TrainingState, as_tensor, bytes_of, damaged
@@ -94,9 +94,9 @@ class WrittenState(TrainingState):
 def document_of(path: Path) -> dict[str, Any] | None:
     """state/train.json of a folder where a growth has written it, None where there is none or `grow train` has."""
     file = path / STATE / TRAIN
-    if not file.is_file():
+    if not is_there(file):
         return None
-    document = strict_json(file.read_bytes(), str(file), "grow again, or --state drop goes on without it")
+    document = read_json(file, "grow again, or --state drop goes on without it")
     written = isinstance(document, dict) and document.get("writer") == WRITER
     return document if written else None
 

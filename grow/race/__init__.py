@@ -61,6 +61,13 @@ def compare(
 
     if report is not None:
         check_place(Path(report))
+    if not train_steps and rate != RATE:
+        raise BadInput(
+            f"--rate {rate:g}",
+            what="has no effect: nothing is trained",
+            why="it is the rate of --train-steps",
+            fix="--train-steps 60, or leave it out",
+        )
     if train_steps < 0 or not 0 < rate < 1:
         raise BadInput(
             f"--train-steps {train_steps} --rate {rate:g}",

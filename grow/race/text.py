@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers.models.auto import modeling_auto
 
+from grow.checkpoint.regular import read_text as read_text_file
 from grow.errors import BadInput
-from grow.verify.float64 import LOCAL, model_class, quiet
+from grow.tokenizer import load_tokenizer
+from grow.verify.float64 import model_class, quiet
 
 BATCH, LENGTH = 8, 128
 HELD_OUT = 10  # every tenth block of the text
@@ -73,17 +74,16 @@ def read_text(source: Path, file: Path | None, positions: int, seed: int) -> Tex
     masked = _masked(source)
     try:
         with quiet():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **LOCAL)
+            tokenizer = load_tokenizer(source)
             if file is None:
                 from grow.zoo import heldout_text
 
                 words, name = heldout_text(), "five speeches that come with grow"
             else:
-                words, name = file.read_text(encoding="utf-8"), str(file)
+                words, name = read_text_file(file, where=f"--text {file}"), str(file)
             ids = torch.tensor(tokenizer(words, add_special_tokens=False).input_ids, dtype=torch.int64)
-    except (OSError, UnicodeDecodeError) as error:
-        where = f"--text {file}" if file is not None else str(source)
-        raise BadInput(where, what="cannot be read as text", why=str(error), fix="a UTF-8 text file") from None
+    except BadInput:
+        raise
     except Exception as error:  # transformers raises a dozen types here; to a user all mean the same
         raise BadInput(
             str(source), what="no tokenizer", why=f"{type(error).__name__}: {error}", fix="leave out what needs text"

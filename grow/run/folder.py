@@ -18,19 +18,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grow.checkpoint.header import strict_json
+from grow.checkpoint.regular import read_json
 from grow.checkpoint.staging import check_output
 from grow.checkpoint.writer import write_json, write_whole
 from grow.data.corpus import sha256_of
 from grow.errors import BadInput
 from grow.kept import keep
 from grow.run.keys import shown
-from grow.run.recipe import Recipe, Stage
+from grow.run.recipe import FINAL, RECIPE, TOML, Recipe, Stage
 from grow.train.folder import LOCK, RUN
 from grow.train.settings import FREE
 
 SCHEMA = 1
-RECIPE, TOML, FINAL = "recipe.json", "recipe.toml", "final"
 WAITING, RUNNING, DONE = "waiting", "running", "done"
 FIX = "begin in another --out"
 
@@ -79,7 +78,7 @@ class Book:
     @classmethod
     def open(cls, out: Path) -> Book:
         file = out / RECIPE
-        document = strict_json(file.read_bytes(), str(file), FIX)
+        document = read_json(file, FIX)
         try:
             if document["schema"] != SCHEMA:
                 raise ValueError(f"schema {document['schema']!r}, this version reads {SCHEMA}")

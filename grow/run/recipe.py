@@ -37,6 +37,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grow.checkpoint.regular import is_there, read_file
 from grow.errors import BadInput, did_you_mean
 from grow.run.keys import (
     BASELINE,
@@ -60,6 +61,10 @@ else:
     import tomli as tomllib
 
 LARGEST = 1 << 20  # bytes of a recipe
+RECIPE, TOML, FINAL, REPORT, PICTURE = "recipe.json", "recipe.toml", "final", "report.md", "curves.png"
+BASELINE_INIT = "baseline-init"
+TAKEN = {RECIPE, TOML, FINAL, REPORT, PICTURE, "baseline", BASELINE_INIT, "data"}
+"""What the folder of a run has besides its stages."""
 RECIPES = Path(__file__).parent / "recipes"
 Faults = list[tuple[str, str]]
 
@@ -134,19 +139,15 @@ _TABLES = ("train", "stage", "baseline")
 def _content(path: Path) -> bytes:
     known = bundled()
     try:
-        if not path.is_file():
+        if path.is_dir() or not is_there(path):
             hint = did_you_mean(str(path), known) or f"bundled: {', '.join(known)}"
             what = "is a folder" if path.is_dir() else "does not exist"
             raise BadInput(str(path)[:200], what=what, why="a recipe is a TOML file", fix=hint)
-        content = path.read_bytes()
+        return read_file(path, most=LARGEST, fix="check the path; grow run --list names recipes to begin from")
     except (OSError, ValueError) as error:  # ValueError: a name with NUL
         raise BadInput(
             repr(str(path))[:200], what="cannot be read", why=str(error), fix="check the path and its permissions"
         ) from None
-    if len(content) > LARGEST:
-        what, why = f"has {len(content):,} bytes; at most {LARGEST:,} are read", "no recipe is that long"
-        raise BadInput(str(path), what=what, why=why, fix="check the path")
-    return content
 
 
 def _parsed(path: Path, content: bytes) -> dict[str, Any]:
@@ -175,9 +176,13 @@ def _stage(at: int, raw: Any, base: Mapping[str, Any], seed: int, path: Path, fa
         what = f"{' and '.join(given)} are two budgets" if given else "has no budget"
         faults.append((where, f"{what}; exactly one of {', '.join(BUDGETS)} says when it ends at the latest"))
     name = raw.get("name", f"{at:02d}-{kind}")
-    bad = text(name) or any(c in name for c in "/\\:") or name.startswith(".") or len(name.encode()) > 100
-    if bad or name in ("data", "final", "baseline", "baseline-init") or name.startswith("data-"):
-        faults.append((f"{where}: name", f"{shown(name)} is no name for a stage's folder"))
+    bad = (
+        text(name) or any(c in name for c in "/\\:") or name[0] in ". " or name[-1] in ". " or len(name.encode()) > 100
+    )
+    taken = not bad and (name.casefold() in TAKEN or name.casefold().startswith("data-"))
+    if bad or taken:
+        why = ": the run has a file or folder of this name of its own" if taken else ""
+        faults.append((f"{where}: name", f"{shown(name)} is no name for a stage's folder{why}"))
         name = where
     return Stage(kind, name, _placed(options, path))
 
@@ -221,7 +226,7 @@ def _filled(
 def _placed(options: dict[str, Any], path: Path) -> dict[str, Any]:
     """Paths beside the recipe where they are there; lists for texts that may be one."""
     beside = path.absolute().parent
-    if options.get("from") and (beside / options["from"]).is_dir():
+    if isinstance(options.get("from"), str) and options["from"] and (beside / options["from"]).is_dir():
         options["from"] = str(beside / options["from"])
     if "data" in options:
         options["data"] = [_beside(item, beside) for item in _texts(options["data"])]
@@ -271,6 +276,12 @@ def _order(stages: list[Stage], baseline: Stage | None) -> Faults:
         trained, grown = trained or stage.kind == "train", grown or stage.kind in GROWTHS
     names = [stage.name for stage in stages]
     faults += [("[[stage]]", f"two are called {n!r}: their folders would be one") for n in _twice(names)]
+    alike = [[n for n in dict.fromkeys(names) if n.casefold() == low] for low in _twice([n.casefold() for n in names])]
+    faults += [
+        ("[[stage]]", f"{' and '.join(map(repr, same))} differ in case alone: on many systems they are one folder")
+        for same in alike
+        if len(same) > 1
+    ]
     if baseline is not None and not trained:
         faults.append(("[baseline]", "it gets the FLOPs of the train stages, and there is none"))
     return faults

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from grow.curves import read_curve
-from grow.errors import BadInput
-from grow.run.folder import FINAL, Book
+from grow.errors import BadInput, plain
+from grow.run.folder import Book
+from grow.run.recipe import FINAL, PICTURE, REPORT
 from grow.savings import Curves, Saving, compare
 
-REPORT, PICTURE = "report.md", "curves.png"
 HEAD = ("stage", "kind", "parameters", "steps", "tokens", "FLOPs", "seconds", "loss before", "loss after", "verdict")
 
 
@@ -20,7 +20,7 @@ def write_report(book: Book) -> None:
     """report.md, with curves.png where it can be drawn."""
     found = curves(book)
     drawn = found is not None and _draw(found, book)
-    (book.out / REPORT).write_text(report(book, found, drawn), encoding="utf-8")
+    (book.out / REPORT).write_text(plain(report(book, found, drawn)), encoding="utf-8")
 
 
 def curves(book: Book) -> Curves | None:

@@ -11,19 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from grow.checkpoint.regular import is_there
 from grow.checkpoint.staging import check_apart
 from grow.errors import BadInput
 from grow.parallel import World, world_of
-from grow.run.folder import DONE, FINAL, RECIPE, RUNNING, WAITING, Book, check_out
+from grow.run.folder import DONE, RUNNING, WAITING, Book, check_out
 from grow.run.forecast import forecast, named
 from grow.run.pricing import machine
-from grow.run.recipe import Recipe, Stage, read_recipe
-from grow.run.report import REPORT, write_report
+from grow.run.recipe import BASELINE_INIT, FINAL, RECIPE, REPORT, Recipe, Stage, read_recipe
+from grow.run.report import write_report
 from grow.run.stages import Conductor, Found
 from grow.train.folder import locked
 from grow.train.inputs import parse_sources
-
-BASELINE_INIT = "baseline-init"
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def _opened(folder: Path, recipe: Recipe, world: World) -> Book:
     book: Book | None = None
     with world.together():
         if world.first:
-            if (folder / RECIPE).is_file():
+            if is_there(folder / RECIPE):
                 book = Book.open(folder)
                 book.take(recipe)
                 if any(entry["status"] == WAITING for entry in book.stages):

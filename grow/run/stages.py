@@ -14,6 +14,7 @@ from grow import api
 from grow.checkpoint.locate import locate
 from grow.checkpoint.owned import CHECKPOINT, Kind, discard, written
 from grow.checkpoint.reader import open_checkpoint
+from grow.checkpoint.regular import MAX_BESIDE, read_file
 from grow.checkpoint.staging import Staging
 from grow.checkpoint.writer import write_json
 from grow.errors import BadInput
@@ -216,7 +217,7 @@ def random_checkpoint(options: Mapping[str, Any], folder: Path) -> None:
             path.chmod((stage.path / "config.json").stat().st_mode)
         for name in given.companions:
             (stage.path / name).parent.mkdir(parents=True, exist_ok=True)
-            (stage.path / name).write_bytes((given.path / name).read_bytes())
+            (stage.path / name).write_bytes(read_file(given.path / name, most=MAX_BESIDE))
         with open_checkpoint(stage.path) as made_so:
             stored = {name: info.shape for name, info in made_so.tensors.items()}
         if stored != {name: slot.shape for name, slot in made.tensors.items()}:

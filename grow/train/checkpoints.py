@@ -16,7 +16,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from grow.checkpoint.header import show, strict_json
+from grow.checkpoint.header import show
+from grow.checkpoint.regular import is_there, read_json
 from grow.checkpoint.writer import write_json
 from grow.errors import BadInput
 from grow.parallel import World
@@ -169,11 +170,11 @@ def read_train(path: Path) -> dict[str, Any]:
     """state/train.json of a checkpoint all of whose files are there; BadInput otherwise."""
     file = path / STATE / TRAIN
     fix = "an earlier checkpoint, or a new run from its weights alone: --from RUN/step-… --state drop"
-    if not file.is_file():
+    if not is_there(file):
         raise BadInput(
             show(path), what=f"no {STATE}/{TRAIN}", why="it is not whole, or no checkpoint of a run", fix=fix
         )
-    document = strict_json(file.read_bytes(), str(file), fix)
+    document = read_json(file, fix)
     if not isinstance(document, dict) or document.get("schema") != SCHEMA or document.get("writer") != WRITER:
         raise BadInput(show(file), what=f"not written by {WRITER}", why="what it says is not known", fix=fix)
     sizes = document.get("files")

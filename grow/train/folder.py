@@ -12,8 +12,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from grow.checkpoint.header import strict_json
 from grow.checkpoint.owned import MARK, Kind, foreign, remove
+from grow.checkpoint.regular import read_json
 from grow.checkpoint.staging import check_apart, check_output
 from grow.data.corpus import FILES
 from grow.errors import BadInput
@@ -89,7 +89,7 @@ def _is_bundled(folder: Path, name: str) -> bool:
     """Whether the token files are of that text: made again they are the same."""
     file = folder / "manifest.json"
     try:
-        return [s["name"] for s in strict_json(file.read_bytes(), str(file), "")["sources"]] == [name]
+        return [s["name"] for s in read_json(file)["sources"]] == [name]
     except (OSError, BadInput, KeyError, TypeError):
         return False
 

@@ -18,6 +18,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any, TextIO
 
+from grow.checkpoint.regular import MAX_LOG, is_there, read_file
 from grow.checkpoint.writer import write_whole
 from grow.errors import one_line
 from grow.train.settings import Settings
@@ -145,10 +146,11 @@ def clock(seconds: float) -> str:
 
 def kept_lines(path: Path, done: int) -> list[str]:
     """The lines of steps up to `done`; what follows is done again, and a line that a killed run cut off is no line."""
-    if not path.is_file():
+    if not is_there(path):
         return []
     found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+    fix = "bring it back, or begin another run"
+    for line in read_file(path, most=MAX_LOG, fix=fix).decode("utf-8", "replace").splitlines(keepends=True):
         try:
             step = json.loads(line)["step"]
         except (ValueError, KeyError, TypeError, RecursionError):

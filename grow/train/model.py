@@ -13,9 +13,10 @@ import torch.nn.functional as F
 
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
+from grow.tokenizer import load_tokenizer
 from grow.train.objectives import IGNORED
 from grow.train.settings import Settings
-from grow.verify.float64 import LOCAL, TrueFloat64, quiet
+from grow.verify.float64 import TrueFloat64
 
 CAPACITY = ("max_position_embeddings", "n_positions", "max_sequence_length")
 ATTENTION = ("full_attention", "sliding_attention")
@@ -24,13 +25,12 @@ LONGEST = 512  # tokens of a sequence when nobody says it
 
 def tokenizer_of(folder: Path) -> Any | None:
     """The checkpoint's tokenizer, None when it has none."""
-    import transformers
-
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json")):
         return None
     try:
-        with quiet():
-            return transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
+        return load_tokenizer(folder)
+    except BadInput:
+        raise
     except Exception as error:  # the library raises what its many classes raise
         why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         fix = "a folder whose tokenizer loads, or none"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grow.checkpoint.header import strict_json
+from grow.checkpoint.regular import read_json
 from grow.errors import BadInput
 from grow.provenance import config_sha256
 from grow.train import checkpoints
@@ -44,7 +44,7 @@ def last_checkpoint(run: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
 def read_begun(run: Path, stored: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a run was begun with, as its last checkpoint or else run.json has it; BadInput when it says nothing."""
     file = run / RUN
-    begun: Any = stored or strict_json(file.read_bytes(), str(file), AGAIN)
+    begun: Any = stored or read_json(file, AGAIN)
     try:
         found = {
             "source": str(begun["source"]),

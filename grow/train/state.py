@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
 from grow.checkpoint.dcp import INDEX, IndexUnpickler, PiecedFolder
+from grow.checkpoint.regular import opened
 from grow.errors import BadInput, listing
 from grow.parallel import World
 from grow.train.optim import prepare_states, states
@@ -28,7 +29,7 @@ class _Reader(dcp.FileSystemReader):
     """`read_metadata` without a free pickle; tensors are read with weights_only=True by the library itself."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        with open(Path(self.path) / INDEX, "rb") as file:
+        with opened(Path(self.path) / INDEX) as file:
             metadata: Metadata = IndexUnpickler(file).load()
         meta = getattr(metadata, "storage_meta", None) or StorageMeta()
         meta.load_id, metadata.storage_meta = self.load_id, meta

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from grow.checkpoint.header import strict_json
 from grow.checkpoint.reader import Checkpoint
+from grow.checkpoint.regular import MAX_BESIDE, read_file
 from grow.checkpoint.writer import ShardWriter
 from grow.errors import BadInput
 from grow.fused import Slab, layout, spellings
 from grow.numerics import narrow
 from grow.parallel import World
-from grow.provenance import NAME
+from grow.provenance import raw_record
 from grow.tensors import ITEMSIZE
 from grow.train.parallel import whole
 
@@ -35,9 +35,8 @@ class Origin:
 
     @classmethod
     def of(cls, source: Checkpoint) -> Origin:
-        file = source.path / NAME
-        record = strict_json(file.read_bytes(), str(file), "remove it") if file.is_file() else None
-        files = {name: (source.path / name).read_bytes() for name in source.companions}
+        record = raw_record(source.path)
+        files = {name: read_file(source.path / name, most=MAX_BESIDE) for name in source.companions}
         return cls(source.config, {name: info.dtype for name, info in source.tensors.items()}, files, record)
 
 

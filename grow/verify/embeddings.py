@@ -18,6 +18,7 @@ import torch
 from grow.checkpoint.header import show
 from grow.checkpoint.locate import inside
 from grow.checkpoint.reader import Checkpoint
+from grow.checkpoint.regular import MAX_BESIDE, read_file
 from grow.errors import GrowError
 from grow.sentence import (
     SENTENCE,
@@ -162,7 +163,7 @@ def _transformer(checkpoint: Checkpoint) -> Mapping[str, Any]:
 def _same_files(source: Checkpoint, grown: Checkpoint) -> bool:
     def files(side: Checkpoint) -> dict[str, bytes]:
         inner = [name for name in side.companions if "/" in name]
-        return {name: (side.path / name).read_bytes() for name in inner}
+        return {name: read_file(side.path / name, most=MAX_BESIDE) for name in inner}
 
     return files(source) == files(grown)
 

@@ -27,6 +27,7 @@ from torch.overrides import TorchFunctionMode
 from transformers.models.auto import modeling_auto
 
 from grow.checkpoint.pickled import is_pickled
+from grow.checkpoint.regular import read_file
 from grow.checkpoint.strange import told
 from grow.errors import BadInput, did_you_mean, listing
 
@@ -148,10 +149,10 @@ def model_class(folder: str | Path) -> type:
     folder = Path(folder)
     file = folder / "config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(read_file(file))
         names = config.get("architectures") or []
         kind = config.get("model_type", "")
-    except (OSError, ValueError, AttributeError) as error:
+    except (BadInput, ValueError, RecursionError, AttributeError) as error:
         raise Unloadable(folder, what=f"config.json cannot be read: {error}", fix="pass a checkpoint folder") from error
     if not names:
         tables = (

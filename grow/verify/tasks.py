@@ -14,14 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import transformers
 from transformers.models.auto import modeling_auto
 
 from grow.errors import BadInput, listing
+from grow.tokenizer import load_tokenizer
 from grow.verify.downstream import encoders
 from grow.verify.downstream.answers import compare
 from grow.verify.downstream.harness import OWN, Harness
-from grow.verify.float64 import DTYPES, LOCAL, model_class, quiet
+from grow.verify.float64 import DTYPES, model_class
 from grow.verify.pair import Differs, NoRoom, Pair, Side
 from grow.verify.result import EXACT, Check
 
@@ -125,8 +125,7 @@ def tasks(
 def _tokenizer(folder: Path, side: Side) -> Any:
     """Of a folder without its files some classes make an empty tokenizer, which reads every text as nothing."""
     try:
-        with quiet():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
+        tokenizer = load_tokenizer(folder)
         problem = "" if len(tokenizer) > len(tokenizer.all_special_ids) else "it has no vocabulary"
     except Exception as error:  # transformers raises a dozen types here; to a user all mean the same
         problem = f"{type(error).__name__}: {error}"

@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from grow.checkpoint.regular import read_file
+from grow.errors import BadInput
+from grow.tokenizer import load_tokenizer
 from grow.verify.result import Check
 
 FILES = (
@@ -54,20 +57,18 @@ def tokenizers(source: Path, grown: Path) -> Check:
     if not a:
         which = "neither folder has" if not b else f"only {grown} has"
         return Check("tokenizer", "skip", limit=LIMIT, reason=f"{which} a tokenizer")
-    if a.keys() == b.keys() and all(a[name].read_bytes() == b[name].read_bytes() for name in a):
+    if a.keys() == b.keys() and all(read_file(a[name]) == read_file(b[name]) for name in a):
         return Check("tokenizer", "pass", {"files": len(a), "identical": True}, LIMIT)
     measured: dict[str, Any] = {"files": len(b), "identical": False}
     try:
-        first = _load(source)
+        first = load_tokenizer(source)
     except Exception as error:  # the source's own tokenizer does not load: its files are all there is
         problem = unequal_files(a, b, (source, grown))
         why = f"the source's does not load: {type(error).__name__}"
         return Check("tokenizer", "fail" if problem else "skip", measured, LIMIT, problem or why)
     try:
-        second = _load(grown)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # a panic of the tokenizers library is no Exception
+        second = load_tokenizer(grown)
+    except Exception as error:
         reason = f"does not load: {type(error).__name__}: {error}"
         return Check("tokenizer", "fail", measured, LIMIT, reason)
     problem = _difference(first, second) or unequal_settings(
@@ -137,7 +138,7 @@ def unequal_files(a: Mapping[str, Path], b: Mapping[str, Path], folders: tuple[P
     for name in sorted(a.keys() | b.keys()):
         if name not in a or name not in b:
             return f"{name}: only {folders[0] if name in a else folders[1]} has it"
-        if a[name].read_bytes() == b[name].read_bytes():
+        if read_file(a[name]) == read_file(b[name]):
             continue
         one, two = _json(a[name]), _json(b[name])
         if not (isinstance(one, dict) and isinstance(two, dict)):
@@ -149,22 +150,13 @@ def unequal_files(a: Mapping[str, Path], b: Mapping[str, Path], folders: tuple[P
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return json.loads(read_file(path))
+    except (BadInput, ValueError, RecursionError):
         return None
 
 
 def _short(value: Any) -> str:
     return "absent" if value is None else f"{value!r}"[:80]
-
-
-def _load(folder: Path) -> Any:
-    import transformers
-
-    from grow.verify.float64 import LOCAL, quiet
-
-    with quiet():
-        return transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
 
 
 def _difference(a: Any, b: Any) -> str:

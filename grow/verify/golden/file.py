@@ -43,7 +43,7 @@ def check_target(path: Path, overwrite: bool) -> None:
             show(path), what=f"{show(path.parent)} is no folder", why="the file is created in it",
             fix=f"mkdir -p {show(path.parent)}",
         )  # fmt: skip
-    if path.is_dir() or (path.exists() and not path.is_file()):
+    if path.is_dir() or (os.path.lexists(path) and not path.is_file()):
         raise BadInput(show(path), what="is not a file", why="a golden file is one", fix="another name")
     if path.exists() and not overwrite:
         raise BadInput(

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from grow.checkpoint.header import show
+from grow.checkpoint.regular import read_file
+from grow.tokenizer import load_tokenizer
 from grow.verify.result import Check
 from grow.verify.tokenizer import files_of, positions, settings, unequal_settings
 
@@ -23,7 +25,7 @@ def fingerprint(folder: Path) -> dict[str, Any] | None:
     if not files:
         return None
     try:
-        tokenizer = _load(folder)
+        tokenizer = load_tokenizer(folder)
     except Exception:  # transformers raises a dozen types here; a source without a working tokenizer has none
         return None
     from grow.zoo import heldout_text
@@ -54,7 +56,7 @@ def tokenizer(wanted: Mapping[str, Any] | None, folder: Path) -> Check:
         return Check("tokenizer", "pass", {"files": len(files), "identical": True}, LIMIT)
     measured = {"files": len(files), "identical": False}
     try:
-        found = _load(folder)
+        found = load_tokenizer(folder)
     except Exception as error:
         return Check("tokenizer", "fail", measured, LIMIT, f"does not load: {type(error).__name__}: {error}")
     problem = _difference(wanted, found)
@@ -78,7 +80,7 @@ def _difference(wanted: Mapping[str, Any], found: Any) -> str:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files_of(folder).items()}
+    return {name: hashlib.sha256(read_file(path)).hexdigest() for name, path in files_of(folder).items()}
 
 
 def _vocabulary(tokenizer: Any, last: int) -> str:
@@ -96,12 +98,3 @@ def _read(tokenizer: Any, text: str) -> list[int]:
 
     with quiet():  # it would warn that the text is longer than the model's context
         return list(tokenizer(text).input_ids)
-
-
-def _load(folder: Path) -> Any:
-    import transformers
-
-    from grow.verify.float64 import LOCAL, quiet
-
-    with quiet():
-        return transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 
 from grow.errors import Refused
-from grow.verify.float64 import LOCAL, quiet
+from grow.tokenizer import load_tokenizer
+from grow.verify.float64 import quiet
 from grow.verify.probes.probe import LENGTH, Probe, Subject
 
 WINDOW_LIMIT = 1024  # the longest sliding window worth overrunning: attention costs length² on a CPU
@@ -226,7 +226,7 @@ def _tokenizer(folder: str | Path) -> Any:
     names = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model")
     if not any((Path(folder) / name).is_file() for name in names):
         return None
-    return transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
+    return load_tokenizer(folder)
 
 
 def _mask_token(folder: str | Path, words: Vocabulary) -> int:
