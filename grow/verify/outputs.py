@@ -135,8 +135,9 @@ def moved(pair: Pair, dtype: str) -> tuple[Outputs, Outputs]:
 
 def _move(weight: torch.Tensor, unit: float, draw: torch.Generator) -> None:
     if isinstance(weight, Widened):
-        # A move of 2^-8 or 2^-11 is rounded by 2^-24 of itself: float32 is as good a draw, and half as large.
-        dtype = torch.float32 if weight.stored.element_size() == 2 else torch.float64
+        # Rounded to 2^-24, a move of 2^-8 or 2^-11 is as good a draw, and takes half as much.
+        short = unit >= UNIT_ROUNDOFF["float16"] and weight.stored.element_size() == 2
+        dtype = torch.float32 if short else torch.float64
         changed = on_disk(weight.stored.shape, dtype).copy_(weight.stored)
         _move(changed, unit, draw)
         weight.data = Widened(changed)
