@@ -55,7 +55,7 @@ RUNGS = (
     "true_float64", "proof", "runtime_dtype", "hidden_states", "loss", "cached_decoding", "generation", "kernels",
     "save_reload", "trainability",
 )  # fmt: skip
-GENEROUS = 3  # what is asked for may be so many times what the largest step takes
+GENEROUS = 3  # x what the largest step in a dtype takes: one estimate serves all checks
 
 
 def source(folder, **fields):
@@ -67,7 +67,7 @@ def source(folder, **fields):
         num_attention_heads=6,
         num_key_value_heads=2,
         head_dim=64,
-        max_position_embeddings=2048,
+        max_position_embeddings=256,
         **fields,
     )
     torch.manual_seed(0)
@@ -87,9 +87,8 @@ def test_no_check_takes_more_than_it_asks_for_and_it_asks_for_little_more(to, ti
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     asked = json.loads(done.stdout.splitlines()[-1])
-    told = [f"{rung} {side} {dtype}: {need / 1e6:.0f} MB asked, {took / 1e6:.0f} taken" for rung, side, dtype, need, _, took in asked]
-    print("\n".join(told))
+    told = [f"{r} {side} {dtype}: {n / 1e6:.0f} MB asked, {took / 1e6:.0f} taken" for r, side, dtype, n, _, took in asked]
     assert all(took <= need for *_, need, _, took in asked), told
-    for rung in {rung for rung, *_ in asked}:
-        need, took = (max(row[k] for row in asked if row[0] == rung) for k in (3, 5))
-        assert need <= GENEROUS * took, (rung, told)
+    for dtype in {dtype for _, _, dtype, *_ in asked}:
+        need, took = (max(row[k] for row in asked if row[2] == dtype) for k in (3, 5))
+        assert need <= GENEROUS * took, told

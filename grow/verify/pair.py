@@ -20,7 +20,7 @@ from grow.checkpoint.pickled import open_readable
 from grow.errors import BadInput, GrowError, listing
 from grow.verify.compare import CannotRun, Outputs, run
 from grow.verify.float64 import DTYPES, LOCAL, Loaded, Unloadable, load, model_class, quiet
-from grow.verify.held import Held
+from grow.verify.held import ELEMENTS, Held
 from grow.verify.probes import LENGTH, Probe, Probes, probes
 from grow.verify.room import available_memory, counts_mapped_files, give_back
 from grow.verify.widened import worth_it
@@ -33,7 +33,8 @@ _BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}
 # Measured peak of loading 86 M parameters: 1.10 x the model in float64, 1.20 x in float32 (the tensors in
 # flight in transformers' loader threads).
 HEADROOM = 1.25
-LOGITS = 3  # x the logits of the largest probe: what the head gives, its copy for the caller, and a cast or a cap
+LOGITS = 4  # x the logits of the largest probe: what the head gives, two copies or two models' that are compared, a cast
+COMPARED = 16  # x a slice of two outputs in float64: what a comparison computes from it, and what the allocator keeps
 STATES = 12  # x one layer of hidden states in a forward pass: queries, keys, values, both branches and their norms
 SCORES = 3  # x the scores of attention: before and after the softmax, and the mask
 STREAMED = 8  # tokens of every row when weights come from disk: its passes are paid in reading and widening them
@@ -180,6 +181,7 @@ class Pair:
 
         whole  every weight in `dtype`; else those that float64 leaves as they are stored count as that
         """
+        whole = whole or copies > 1  # weights that are changed are there as a whole
         memory, files = 0, 0
         for kind, shape in self._shapes(side).values():
             stored = math.prod(shape) * _BYTES.get(kind, 8)
@@ -189,8 +191,8 @@ class Pair:
         return _Need(int(memory * (copies - 1 + HEADROOM)), files, self._working(side, dtype, asked))
 
     def _working(self, side: Side, dtype: str, asked: Probes) -> int:
-        """Bytes of a forward pass beside the weights, on the probe that takes most: logits, hidden states of all
-        layers, attention scores. Outputs that were computed before lie on disk."""
+        """Bytes of a forward pass beside the weights, on the probe that takes most, and of comparing what it gives:
+        logits, hidden states of all layers, attention scores. Outputs that were computed before lie on disk."""
         config = self._text_config(side)
         hidden, layers, heads = (
             getattr(config, name, None) or 1 for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")
@@ -200,7 +202,9 @@ class Pair:
         def of(probe: Probe) -> int:
             tokens, length = probe.counted.numel(), probe.counted.shape[-1]
             per_token = LOGITS * self._vocab(side) + (sizes[1] + STATES) * sizes[0] + SCORES * sizes[2] * length
-            return tokens * per_token * max(4, _BYTES[dtype])  # narrow dtypes are widened in norms, softmax and rope
+            slices = COMPARED * min(ELEMENTS, tokens * max(self._vocab(side), sizes[0])) * _BYTES["float64"]
+            # narrow dtypes are widened in norms, softmax and rope
+            return tokens * per_token * max(4, _BYTES[dtype]) + slices
 
         return max(of(probe) for probe in asked)
 
