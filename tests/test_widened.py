@@ -84,6 +84,8 @@ def test_it_cannot_be_written_to_but_given_other_numbers(always):
     for write in (lambda: lazy.mul_(2), lambda: lazy[0].zero_(), lambda: lazy.__setitem__(0, 1.0)):
         with pytest.raises(RuntimeError, match="cannot be written to"):
             write()
+    total = torch.ones(3, 4, dtype=torch.float64)
+    assert torch.equal(total.add_(lazy), 1 + lazy)  # it is read, something else is written to
     other = drawn(3, 4, seed=5)
     lazy.data = other
     assert torch.equal(lazy + 0, other)

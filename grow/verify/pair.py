@@ -33,7 +33,9 @@ _BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}
 # Measured peak of loading 86 M parameters: 1.10 x the model in float64, 1.20 x in float32 (the tensors in
 # flight in transformers' loader threads).
 HEADROOM = 1.25
-LOGITS = 4  # x the logits of the largest probe: what the head gives, two copies or two models' that are compared, a cast
+LOGITS = (
+    4  # x the logits of the largest probe: what the head gives, two copies or two models' that are compared, a cast
+)
 COMPARED = 16  # x a slice of two outputs in float64: what a comparison computes from it, and what the allocator keeps
 STATES = 12  # x one layer of hidden states in a forward pass: queries, keys, values, both branches and their norms
 SCORES = 3  # x the scores of attention: before and after the softmax, and the mask

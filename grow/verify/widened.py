@@ -51,11 +51,11 @@ class Widened(torch.Tensor):
     other numbers as a whole: `w.data = ...`."""
 
     stored: torch.Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, stored: torch.Tensor) -> Widened:
-        return torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        return torch.Tensor._make_wrapper_subclass(
             cls, stored.shape, strides=stored.stride(), dtype=torch.float64, device=stored.device
         )
 
@@ -66,7 +66,7 @@ class Widened(torch.Tensor):
         return f"Widened({tuple(self.shape)}, {self.stored.dtype})"
 
     @property
-    def data(self) -> torch.Tensor:  # type: ignore[override]
+    def data(self) -> torch.Tensor:
         return self.detach()
 
     @data.setter
@@ -80,9 +80,12 @@ class Widened(torch.Tensor):
         return self.stored.to(torch.float64)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         kwargs = kwargs or {}
-        if func._schema.is_mutable:
+        named = {argument.name: value for argument, value in zip(func._schema.arguments, args)} | kwargs
+        if any(isinstance(named.get(a.name), Widened) and _written(a) for a in func._schema.arguments):
             raise RuntimeError(f"{func}: a weight that is widened where it is used cannot be written to")
         if func in _MOVES and _alike(args):
             return tree_map(_lazily, func(*tree_map(_stored, args), **kwargs))
@@ -113,6 +116,10 @@ def _products(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     if not w.stride(0):
         return _product(x.reshape(-1, x.shape[2]), w[0]).view(*x.shape[:2], -1)
     return torch.stack([_product(a, b) for a, b in zip(x, w)])
+
+
+def _written(argument: Any) -> bool:
+    return argument.alias_info is not None and argument.alias_info.is_write
 
 
 def _alike(args: Any) -> bool:

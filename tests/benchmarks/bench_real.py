@@ -4,7 +4,7 @@
     python tests/benchmarks/bench_real.py --layers 2 --vocab 8000
 
 does     writes a Qwen3 checkpoint of random bfloat16 weights, then runs, each in a process of its own: `grow plan`,
-         `grow widen --no-verify`, `grow widen` with its default check, and as a baseline what a person would do by hand:
+         `grow widen --no-verify`, `grow widen` with its default check, and as a baseline what one does by hand:
          both checkpoints loaded by stock transformers in float32, one pass each on 2 rows of 64 tokens
 gives    seconds, CPU seconds, the largest anonymous memory (RssAnon, seen 50 times a second) and the largest resident
          set with the pages of files (wait4), and how many baselines each command costs; a table on stderr, a JSON
@@ -66,7 +66,7 @@ def tensors_of(config: dict) -> dict[str, tuple[int, ...]]:
     shapes = bench_widen.tensors_of(config)
     del shapes["lm_head.weight"]
     norms = (f"model.layers.{i}.self_attn.{x}_norm.weight" for i in range(config["num_hidden_layers"]) for x in "qk")
-    return shapes | {name: (config["head_dim"],) for name in norms}
+    return shapes | dict.fromkeys(norms, (config["head_dim"],))
 
 
 def watched(command: list[str], env: dict[str, str]) -> dict[str, float]:
