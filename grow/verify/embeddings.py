@@ -207,7 +207,7 @@ def _by_library(pair: Pair, side: Side, checkpoint: Checkpoint, modules: Sequenc
     from grow.verify.downstream.encoders import DATA
 
     sentences = (DATA / "sentences.txt").read_text(encoding="utf-8").splitlines()[:SENTENCES]
-    pair.room(side, "float64")
+    pair.room(side, "float64", whole=True)
     log = logging.getLogger(LIBRARY)
     level = log.level
     try:

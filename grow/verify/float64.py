@@ -14,6 +14,7 @@ import contextlib
 import functools
 import json
 import logging
+import os
 import shutil
 import tempfile
 import weakref
@@ -30,6 +31,7 @@ from grow.checkpoint.pickled import is_pickled
 from grow.checkpoint.regular import read_file
 from grow.checkpoint.strange import told
 from grow.errors import BadInput, did_you_mean, listing
+from grow.verify.widened import Widened, worth_it
 
 DTYPES = {
     "float64": torch.float64,
@@ -73,7 +75,13 @@ class TrueFloat64(TorchFunctionMode):
 
     Not touched: `Tensor.view(dtype)`, which reinterprets bits (safetensors reads files with it), and results
     of `torch.from_numpy`, which bypasses function modes. No supported forward pass uses it.
+
+    lazy  a large tensor that is cast to float64 stays as it is and is widened where it is used (`Widened`)
     """
+
+    def __init__(self, *, lazy: bool = False) -> None:
+        super().__init__()
+        self.lazy = lazy
 
     def __enter__(self) -> TrueFloat64:
         self._default = torch.get_default_dtype()
@@ -99,7 +107,12 @@ class TrueFloat64(TorchFunctionMode):
             return func(*args, **kwargs)
         if func in _CASTS:
             return args[0].to(_CASTS[func], *args[1:], **kwargs)
-        out = func(*map(_widen, args), **{k: _widen(v) for k, v in kwargs.items()})
+        args, kwargs = tuple(map(_widen, args)), {k: _widen(v) for k, v in kwargs.items()}
+        if self.lazy and func is torch.Tensor.to and torch.float64 in (*args[1:], kwargs.get("dtype")):
+            given = args[0]
+            if given.device.type == "cpu" and worth_it(given.shape, given.dtype):
+                return Widened(given)
+        out = func(*args, **kwargs)
         if func in _FACTORIES and out.dtype in _WIDE:
             out = out.to(_WIDE[out.dtype])
         return out
@@ -173,7 +186,9 @@ def model_class(folder: str | Path) -> type:
     )
 
 
-def load(folder: str | Path, dtype: str, *, attention: str | None = None, disk: bool = False) -> Loaded:
+def load(
+    folder: str | Path, dtype: str, *, attention: str | None = None, disk: bool = False, lazy: bool = False
+) -> Loaded:
     """The stock model, every weight read from the files of `folder`, in eval mode.
 
     dtype      "float64" loads inside `TrueFloat64` and checks that nothing narrower is left; the forward pass
@@ -181,6 +196,8 @@ def load(folder: str | Path, dtype: str, *, attention: str | None = None, disk: 
     attention  "eager" or "sdpa"; None takes eager in float64 (plain matmuls) and the stock default otherwise.
     disk       weights stay in their files and come into memory one module at a time, in every forward pass
                (accelerate's disk offload): a model larger than memory runs, slowly
+    lazy       in float64, large weights stay as they are stored, in their files, and are widened where they are used;
+               nothing can be written into them
 
     Raises `Unloadable` when a weight is missing or has another shape: transformers would initialise it at
     random and carry on. Tensors the class does not have (BERT's `cls.seq_relationship` under a masked LM) are
@@ -190,7 +207,12 @@ def load(folder: str | Path, dtype: str, *, attention: str | None = None, disk: 
     cls = model_class(folder)
     exact = dtype == "float64"
     kwargs: dict[str, Any] = {"dtype": DTYPES[dtype], "use_safetensors": not is_pickled(folder), **LOCAL}
-    with quiet(), TrueFloat64() if exact else contextlib.nullcontext():
+    lazy = lazy and exact and not disk
+    with (
+        quiet(),
+        TrueFloat64(lazy=lazy) if exact else contextlib.nullcontext(),
+        _in_this_thread() if lazy else contextlib.nullcontext(),
+    ):
         try:
             config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
             # GPT-2's eager path with this flag raises unless its scratch tensor is float32; the flag changes
@@ -216,7 +238,8 @@ def load(folder: str | Path, dtype: str, *, attention: str | None = None, disk: 
             ) from error
     model.eval().requires_grad_(False)
     for p in model.parameters() if is_pickled(folder) else ():
-        p.data = p.data.contiguous()  # a pickle keeps strides, which stock saving then trips over
+        if not p.is_contiguous():
+            p.data = p.data.contiguous()  # a pickle keeps strides, which stock saving then trips over
     missing, mismatched = sorted(info["missing_keys"]), [str(k) for k in info["mismatched_keys"]]
     if missing or mismatched or info["error_msgs"]:
         reason = told(map(str, sorted(info["unexpected_keys"])), where=str(folder))
@@ -238,6 +261,21 @@ def load(folder: str | Path, dtype: str, *, attention: str | None = None, disk: 
     elif not disk:
         _realign(model)
     return Loaded(model, tuple(sorted(info["unexpected_keys"])))
+
+
+@contextlib.contextmanager
+def _in_this_thread() -> Iterator[None]:
+    """Stock code casts what it loads where `TrueFloat64` sees it, not in threads of its own."""
+    name = "HF_DEACTIVATE_ASYNC_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _needs_eager(model: Any) -> bool:

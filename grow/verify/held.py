@@ -5,9 +5,10 @@ out = Held();  out["random/logits"] = logits;  out["random/logits"]        # the
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
-from collections.abc import Container, Iterator, MutableMapping
+from collections.abc import Container, Iterator, MutableMapping, Sequence
 
 import torch
 
@@ -98,6 +99,18 @@ class _Spilled:
                 raise OSError("the temporary file of the outputs was truncated")
             done += count
         return value
+
+
+def on_disk(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """An empty tensor in an unnamed temporary file, whose pages the system can write out; in memory where the disk has
+    no room."""
+    size = math.prod(shape)
+    try:
+        with tempfile.NamedTemporaryFile(prefix="grow-weights-") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, size * dtype.itemsize))
+            return torch.from_file(file.name, shared=True, size=size, dtype=dtype).view(*shape)
+    except (OSError, RuntimeError):
+        return torch.empty(*shape, dtype=dtype)
 
 
 def slices(rows: int, width: int) -> Iterator[slice]:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import transformers
 
@@ -20,9 +20,10 @@ from grow.checkpoint.pickled import open_readable
 from grow.errors import BadInput, GrowError, listing
 from grow.verify.compare import CannotRun, Outputs, run
 from grow.verify.float64 import DTYPES, LOCAL, Loaded, Unloadable, load, model_class, quiet
-from grow.verify.held import Held
+from grow.verify.held import ELEMENTS, Held
 from grow.verify.probes import LENGTH, Probe, Probes, probes
 from grow.verify.room import available_memory, counts_mapped_files, give_back
+from grow.verify.widened import worth_it
 
 Side = Literal["source", "grown"]
 
@@ -32,7 +33,10 @@ _BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}
 # Measured peak of loading 86 M parameters: 1.10 x the model in float64, 1.20 x in float32 (the tensors in
 # flight in transformers' loader threads).
 HEADROOM = 1.25
-LOGITS = 3  # x the logits of the largest probe: what the head gives, its copy for the caller, and a cast or a cap
+LOGITS = (
+    4  # x the logits of the largest probe: what the head gives, two copies or two models' that are compared, a cast
+)
+COMPARED = 16  # x a slice of two outputs in float64: what a comparison computes from it, and what the allocator keeps
 STATES = 12  # x one layer of hidden states in a forward pass: queries, keys, values, both branches and their norms
 SCORES = 3  # x the scores of attention: before and after the softmax, and the mask
 STREAMED = 8  # tokens of every row when weights come from disk: its passes are paid in reading and widening them
@@ -42,6 +46,22 @@ WORKING = 4  # x the largest tensor: stored, widened, and what a module computes
 class NoRoom(Exception):
     """The models would not fit into the memory that is free; the message says what is needed and what there
     is."""
+
+
+class _Need(NamedTuple):
+    """Bytes: of weights in memory, of files that weights stay in, and of what a forward pass computes."""
+
+    weights: int
+    files: int
+    work: int
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{n / 1e9:.1f} of {name}" for name, n in zip(("weights", "files", "a pass"), self) if n)
+        return f"{self.total / 1e9:.1f} GB ({parts.replace('of a', 'for a')})"
 
 
 class Differs(Exception):
@@ -148,7 +168,7 @@ class Pair:
             free = available_memory()
             asked = self._all_probes()
             self._streaming = free is not None and any(
-                self._needs(side, "float64", asked) > free for side in self.folders
+                self._needs(side, "float64", asked).total > free for side in self.folders
             )
         return self._streaming
 
@@ -156,20 +176,25 @@ class Pair:
     def together(self) -> bool:
         """Whether both models fit into memory in float64; else asking one, then the other, saves loading them anew."""
         free = available_memory()
-        return free is None or sum(self._needs(side, "float64", self.probes) for side in self.folders) <= free
+        return free is None or sum(self._needs(side, "float64", self.probes).total for side in self.folders) <= free
 
-    def _needs(self, side: Side, dtype: str, asked: Probes, copies: int = 1) -> int:
-        """Bytes for one more model: `copies` x its weights, the loader, and a forward pass on the largest probe."""
-        weights = int(self.elements(side) * _BYTES[dtype] * (copies - 1 + HEADROOM))
-        if counts_mapped_files():
-            weights += sum(
-                math.prod(shape) * _BYTES.get(kind, 8) for kind, shape in shapes(self.folders[side]).values()
-            )
-        return weights + self._working(side, dtype, asked)
+    def _needs(self, side: Side, dtype: str, asked: Probes, copies: int = 1, whole: bool = False) -> _Need:
+        """What one more model takes: `copies` x its weights, the loader, and a forward pass on the largest probe.
+
+        whole  every weight in `dtype`; else those that float64 leaves as they are stored count as that
+        """
+        whole = whole or copies > 1  # weights that are changed are there as a whole
+        memory, files = 0, 0
+        for kind, shape in self._shapes(side).values():
+            stored = math.prod(shape) * _BYTES.get(kind, 8)
+            lazy = dtype == "float64" and not whole and kind in DTYPES and worth_it(shape, DTYPES[kind])
+            memory += 0 if lazy else math.prod(shape) * _BYTES[dtype]
+            files += stored if lazy or counts_mapped_files() else 0
+        return _Need(int(memory * (copies - 1 + HEADROOM)), files, self._working(side, dtype, asked))
 
     def _working(self, side: Side, dtype: str, asked: Probes) -> int:
-        """Bytes of a forward pass beside the weights, on the probe that takes most: logits, hidden states of all
-        layers, attention scores. Outputs that were computed before lie on disk."""
+        """Bytes of a forward pass beside the weights, on the probe that takes most, and of comparing what it gives:
+        logits, hidden states of all layers, attention scores. Outputs that were computed before lie on disk."""
         config = self._text_config(side)
         hidden, layers, heads = (
             getattr(config, name, None) or 1 for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")
@@ -179,7 +204,9 @@ class Pair:
         def of(probe: Probe) -> int:
             tokens, length = probe.counted.numel(), probe.counted.shape[-1]
             per_token = LOGITS * self._vocab(side) + (sizes[1] + STATES) * sizes[0] + SCORES * sizes[2] * length
-            return tokens * per_token * max(4, _BYTES[dtype])  # narrow dtypes are widened in norms, softmax and rope
+            slices = COMPARED * min(ELEMENTS, tokens * max(self._vocab(side), sizes[0])) * _BYTES["float64"]
+            # narrow dtypes are widened in norms, softmax and rope
+            return tokens * per_token * max(4, _BYTES[dtype]) + slices
 
         return max(of(probe) for probe in asked)
 
@@ -219,36 +246,37 @@ class Pair:
         except ValueError:  # several text models
             return None
 
-    def elements(self, side: Side) -> int:
-        """Numbers stored in the files of this side."""
+    def _shapes(self, side: Side) -> dict[str, tuple[str, tuple[int, ...]]]:
         try:
-            return sum(math.prod(shape) for _, shape in shapes(self.folders[side]).values())
+            return shapes(self.folders[side])
         except GrowError as error:
             if side == "grown":
                 raise Differs(str(error)) from error
             raise
 
-    def room(self, side: Side, dtype: str, copies: int = 1) -> None:
-        """Make sure that one more model fits: `copies` x its weights, the loader and the logits of every probe.
-        Raises `NoRoom`."""
-        elements = self.elements(side)
-        need = self._needs(side, dtype, self.probes, copies)
+    def elements(self, side: Side) -> int:
+        """Numbers stored in the files of this side."""
+        return sum(math.prod(shape) for _, shape in self._shapes(side).values())
+
+    def room(self, side: Side, dtype: str, copies: int = 1, *, whole: bool = False) -> None:
+        """Make sure that one more model fits: `copies` x its weights, the loader and a forward pass. Raises `NoRoom`.
+
+        whole  nothing stays as it is stored
+        """
+        need = self._needs(side, dtype, self.probes, copies, whole)
         free = available_memory()
-        if free is not None and need > free and self._models:
+        if free is not None and need.total > free and self._models:
             self.release()
             free = available_memory()
-        if free is not None and need > free:
-            size = f"{elements / 1e6:.0f} M parameters x {_BYTES[dtype]} bytes x {copies - 1 + HEADROOM} + a pass"
-            raise NoRoom(
-                f"{self.folders[side]} in {dtype} needs {need / 1e9:.1f} GB ({size}), {free / 1e9:.1f} GB are free"
-            )
+        if free is not None and need.total > free:
+            raise NoRoom(f"{self.folders[side]} in {dtype} needs {need}, {free / 1e9:.1f} GB are free")
 
     def load(self, side: Side, dtype: str, attention: str | None = None, *, stream: bool = False) -> Any:
         """A model of this side that is the caller's own: not cached, free to be changed; in memory, unless `stream`
-        allows its weights to stay on disk."""
+        allows its weights to stay on disk, or as they are stored."""
         if not stream:
-            self.room(side, dtype)
-        return self._load(side, dtype, attention).model
+            self.room(side, dtype, whole=True)
+        return self._load(side, dtype, attention, lazy=stream).model
 
     def model(self, side: Side, dtype: str, attention: str | None = None) -> Any:
         """The cached model of this side; do not change its weights. Of two kernels one model is held, and switched."""
@@ -327,9 +355,10 @@ class Pair:
             return Differs(f"the source runs and the grown model does not: {what}")
         return BadInput(str(self.folders["source"]), what=f"the source cannot run {what}", fix="check its config.json")
 
-    def _load(self, side: Side, dtype: str, attention: str | None) -> Loaded:
+    def _load(self, side: Side, dtype: str, attention: str | None, *, lazy: bool = True) -> Loaded:
+        disk = lazy and self._to_disk(side, dtype)
         try:
-            loaded = load(self.folders[side], dtype, attention=attention, disk=self._to_disk(side, dtype))
+            loaded = load(self.folders[side], dtype, attention=attention, disk=disk, lazy=lazy)
         except GrowError as error:
             if side == "grown":
                 raise Differs(str(error)) from error

@@ -84,12 +84,13 @@ def nbytes(config: dict) -> int:
     return total
 
 
-def write_source(folder: Path, config: dict) -> None:
+def write_source(folder: Path, config: dict, tensors: dict[str, tuple[int, ...]] | None = None) -> None:
     """Random weights of std 0.02, gains around 1; bfloat16 is the upper half of a float32."""
     import numpy as np
 
+    tensors = tensors or tensors_of(config)
     header, at = {}, 0
-    for name, shape in tensors_of(config).items():
+    for name, shape in tensors.items():
         size = 2 * int(np.prod(shape))
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, at + size]}
         at += size
@@ -99,7 +100,7 @@ def write_source(folder: Path, config: dict) -> None:
     folder.mkdir()
     with open(folder / "model.safetensors", "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for shape in tensors_of(config).values():
+        for shape in tensors.values():
             left = int(np.prod(shape))
             while left:
                 values = rng.standard_normal(min(left, CHUNK), dtype=np.float32) * np.float32(0.02)
