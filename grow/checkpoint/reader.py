@@ -142,7 +142,7 @@ class Checkpoint:
         self._seen[path] = identity(os.fstat(fd))
         return fd
 
-    def _json(self, path: Path) -> Any:
+    def _json(self, path: Path, *, constants: bool = False) -> Any:
         fd = open_regular(path)
         try:
             status = os.fstat(fd)
@@ -154,7 +154,8 @@ class Checkpoint:
                 )
                 raise BadInput(show(path), what=what, why=why, fix=f"check {path.name}")
             fix = f"correct {path.name}, or download it again"
-            return strict_json(read_exactly(fd, status.st_size, 0, show(path)), show(path), fix)
+            raw = read_exactly(fd, status.st_size, 0, show(path))
+            return strict_json(raw, show(path), fix, constants=constants)
         finally:
             os.close(fd)
 
@@ -189,7 +190,7 @@ def open_checkpoint(
     try:
         names = sorted(os.listdir(folder))
         check_kind(folder, names)
-        raw = checkpoint._json(inside(folder, "config.json", follow_symlinks))
+        raw = checkpoint._json(inside(folder, "config.json", follow_symlinks), constants=True)
         checkpoint.config = check_config(raw, show(folder / "config.json"), checkpoint.notes)
         shards = _open_shards(checkpoint, names, follow_symlinks)
         found = as_in_table(checkpoint.config, checkpoint.tensors, checkpoint.notes)
