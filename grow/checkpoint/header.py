@@ -155,7 +155,9 @@ def strict_json(raw: bytes, where: str, fix: str, *, constants: bool = False) ->
 
     try:
         text = raw.decode("utf-8-sig")
-        value = json.loads(text, object_pairs_hook=once, parse_float=finite, parse_constant=special if constants else finite)
+        value = json.loads(
+            text, object_pairs_hook=once, parse_float=finite, parse_constant=special if constants else finite
+        )
     except UnicodeDecodeError as error:
         raise bad(f"is not UTF-8 at byte {error.start}", "JSON is UTF-8") from None
     except json.JSONDecodeError as error:

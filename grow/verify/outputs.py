@@ -204,7 +204,8 @@ def runtime_dtype(pair: Pair, dtype: str | None = None, *, readback: ReadbackArg
     dtype  "float32", "bfloat16" …; None takes what stock loading gives the grown checkpoint. Both models run in
            it, unless its config.json rounds weights on loading that the source's leaves as they are: then each runs
            as stock loading gives it.
-    limit  `RUNTIME_K` x the source's noise floor, which is drawn again where one draw of it does not do; KL and top-1 agreement are reported, not judged.
+    limit  `RUNTIME_K` x the source's noise floor, which is drawn again where one draw of it does not do; KL and top-1
+           agreement are reported, not judged.
     """
     ran = dtype or grown_dtype(pair)
     dtype = dtype or _unrounded(pair, ran)
