@@ -27,7 +27,7 @@ from grow.companions import companion_notes
 from grow.errors import BadInput, did_you_mean, listing
 from grow.families import family_of
 from grow.family import Family
-from grow.finish import add_to_record, check_same, check_written, training_state, verified, write_result
+from grow.finish import add_to_record, check_same, check_written, training_state, verified, write_result, write_state
 from grow.match import Match, check_duplicates, match, twins
 from grow.methods import DEFAULT
 from grow.parallel import World, world_of
@@ -276,7 +276,7 @@ def widen(
                 names = show(src, LINE), show(folder, LINE)
                 found = verified(the_plan, checkpoint, stage.path, names, on_rung, here)
             if moments:
-                moments.write(stage.path, shard, here)
+                moments, told = write_state(moments, stage.path, shard, here, asked=state is not None, told=told)
             with here.together():
                 if here.first:
                     if moments:

@@ -16,7 +16,7 @@ from typing import Any
 
 from grow.axes import INDICES, Row, parse_table
 from grow.caps import check_caps
-from grow.checkpoint.config import SIZES
+from grow.checkpoint.config import NOT_PLAIN, SIZES
 from grow.errors import BadInput, Refused, did_you_mean, listing, near_miss
 from grow.fields import TRAINS, check_values
 from grow.rope import SPELLED, check_rope
@@ -377,11 +377,12 @@ class Family:
             return ()
         stock = stock_of(self.model_type)
         readings = stock.readings(unknown)
-        misspelt = {name: near_miss(name, known) for name in unknown}
+        # a field is no misspelling of one that is there as well
+        misspelt = {name: near_miss(name, known - config.keys()) for name in unknown}
         generates = {name for name in unknown if name in stock.generates and name not in stock.fields}
         null = {name for name in unknown if config[name] is None and name not in stock.fields}
         idle = {name for name in unknown if not readings[name].at_all and not misspelt[name]}
-        idle |= generates | {name for name in null if not readings[name].of_null}
+        idle |= generates | {name for name in null if name in NOT_PLAIN or not readings[name].of_null}
         faults = [name for name in unknown if name not in idle]
         if not faults:
             told = [name for name in unknown if config[name] is not None and name not in generates]
@@ -410,8 +411,9 @@ COMMON_FIELDS = frozenset(
     task_specific_params bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id mask_token_id
     decoder_start_token_id bad_words_ids max_length min_length do_sample num_beams temperature top_k top_p
     repetition_penalty chunk_size_feed_forward gradient_checkpointing tokenizer_class prefix torchscript
-    _name_or_path _commit_hash _num_labels is_encoder_decoder output_past pruned_heads tie_weights_
-    use_bfloat16 unk_token_id license language tags transformers.js_config is_decoder
+    _name_or_path _commit_hash _attn_implementation_autoset _num_labels is_encoder_decoder output_past pruned_heads
+    tie_weights_ use_bfloat16 unk_token_id license language languages tags transformers.js_config is_decoder
+    tie_encoder_decoder
     """.split()
 )
 

@@ -183,6 +183,25 @@ def training_state(
     return found, notes
 
 
+def write_state(
+    moments: Any, stage: Path, shard: int, world: World, *, asked: bool, told: tuple[str, ...]
+) -> tuple[Any, tuple[str, ...]]:
+    """(the state, notes) once it is written; None and why it stays behind where its numbers are found to be damaged
+    and nobody asked for it."""
+    from grow.moments.growth import left_behind
+
+    try:
+        moments.write(stage, shard, world)
+        return moments, told
+    except BadInput as fault:
+        if asked:
+            raise
+        with world.together():
+            if world.first:
+                shutil.rmtree(stage / "state", ignore_errors=True)
+        return None, (*told[:-1], left_behind(fault))
+
+
 def add_to_record(folder: Path, key: str, value: Any) -> None:
     """Say more in grow.json."""
     path = folder / NAME

@@ -65,6 +65,8 @@ class ModelSource:
         self.config["architectures"] = [type(model).__name__]
         self.config = {k: v for k, v in self.config.items() if not k.startswith("_") or k == "_remove_final_layer_norm"}
         self.path = type(model).__name__
+        self.notes: tuple[str, ...] = ()
+        """What `checked` found that is no fault."""
 
     @property
     def tensors(self) -> dict[str, Info]:
@@ -74,7 +76,7 @@ class ModelSource:
     def checked(self) -> tuple[Family, Any]:
         """Its family, and what stock code builds from its config with its weights. Refused where it differs."""
         family = family_of(str(self.config.get("model_type")))
-        family.check_config(self.config)
+        self.notes = family.check_config(self.config)
         meta = [name for name, tensor in self.state.items() if tensor.is_meta]
         if meta:
             raise BadInput(
@@ -134,21 +136,24 @@ def widen_model(
     verification = _verify(model, grown, plan, options["seed"]) if verify else None
     if verify:
         check_answers(plan, model, grown)
-    return Growth(plan, None, grown, verification, time.monotonic() - started, plan.notes, new)
+    notes = (*source.notes, *plan.notes)
+    return Growth(plan, None, grown, verification, time.monotonic() - started, notes, new)
 
 
 def plan_model(model: Any, to: Any, options: Mapping[str, Any]) -> Plan:
     """`grow.plan` for a model in memory."""
     source = ModelSource(model)
     if not fused(model):
-        return plan_for(*source.matched(), to, **options)
+        found = plan_for(*source.matched(), to, **options)
+        return replace(found, notes=(*source.notes, *found.notes))
     from grow.api import plan
 
     source.checked()
 
     with tempfile.TemporaryDirectory(prefix="grow-memory-") as folder:
         _save(model, Path(folder))
-        return plan(folder, to, **options)
+        found = plan(folder, to, **options)
+        return replace(found, notes=(*source.notes, *found.notes))
 
 
 def _through_files(model: Any, to: Any, options: Mapping[str, Any], *, verify: bool):

@@ -65,10 +65,13 @@ REQUIRED = {
     "yarn": ("factor",),
     "longrope": ("short_factor", "long_factor"),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "proportional": (),
 }
 OPTIONAL = ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "factor")  # null is none
 SPELLED = ("rope_theta", "partial_rotary_factor")
 OLDER = ("rotary_emb_base", "rotary_pct")
+FRACTION_OF_PAIRS = ("proportional",)
+"""Types that turn all of the head and let the pairs behind the fraction stand still; null is none of their factors."""
 OWN_LENGTH = ("yarn", "longrope", "llama3")
 
 
@@ -155,7 +158,12 @@ def check_rope(config: Mapping[str, Any], d: int, *, partial: bool) -> None:
     """BadInput or Refused unless the rope parameters are understood and fit heads of size `d`."""
     rope = rope_of(config)
     factor = rope.get("partial_rotary_factor", 1.0)
-    if not partial and factor != 1.0:
+    if rope["rope_type"] in FRACTION_OF_PAIRS:
+        if "factor" in rope and rope["factor"] is None:
+            raise _unread("factor", "is null; stock code divides by it")
+        if partial and factor != 1.0:
+            raise _unread("partial_rotary_factor", f"{factor!r}; this family turns a part of the head by itself")
+    elif not partial and factor != 1.0:
         raise _unread("partial_rotary_factor", f"{factor!r}; this family's heads turn as a whole")
     if factor > 1:
         raise _unread("partial_rotary_factor", f"{factor!r}; wanted a fraction of the head, from 0 to 1")
@@ -259,7 +267,7 @@ def check_positions(config: Mapping[str, Any], p: int, p2: int) -> None:
     rope = rope_of(config)
     kind = rope["rope_type"]
     stated = any("original_max_position_embeddings" in (config.get(home) or {}) for home in HOMES)
-    if kind in ("default", "linear") or (stated and kind in ("llama3", "yarn")):
+    if kind in ("default", "linear", *FRACTION_OF_PAIRS) or (stated and kind in ("llama3", "yarn")):
         return
     raise Refused(
         "max_position_embeddings",

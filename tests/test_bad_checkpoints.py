@@ -4,6 +4,7 @@ A fault is one edit of a sound checkpoint, so that nothing but that edit can be 
 """
 
 import json
+import math
 import os
 import random
 import signal
@@ -350,8 +351,8 @@ FOLDER_FAULTS: dict[str, tuple[Callable[[Path], object], type[GrowError], str, s
         "config.json",
         "'a' occurs twice",
     ),
-    "config-nan": (write("config.json", '{"a": NaN}'), BadInput, "config.json", "the number NaN"),
-    "config-infinity": (write("config.json", '{"a": -Infinity}'), BadInput, "config.json", "-Infinity"),
+    "config-nan": (edit_config(hidden_size=math.nan), BadInput, "hidden_size", "NaN"),
+    "config-infinity": (edit_config(num_hidden_layers=-math.inf), BadInput, "num_hidden_layers", "-Infinity"),
     "config-overflow": (write("config.json", '{"a": 1e400}'), BadInput, "config.json", "1e400"),
     "config-deep": (write("config.json", "[" * 10**6), BadInput, "config.json", "nested"),
     "model-type-missing": (write("config.json", "{}"), BadInput, "model_type", "missing"),

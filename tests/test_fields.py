@@ -157,13 +157,13 @@ def test_null_is_what_stock_code_makes_of_it(kind):
 
 def drawn_rope(draw: random.Random, own: tuple[str, str]) -> dict:
     """Rope fields of all generations, some of them in contradiction."""
-    kinds = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
+    kinds = ("default", "linear", "dynamic", "yarn", "llama3", "longrope", "proportional")
     theta = draw.choice((500.0, 10000.0, 10000))
 
     def parameters() -> dict:
         kind = draw.choice(kinds)
         made: dict = {draw.choice(("type", "rope_type")): kind}
-        if kind in ("linear", "dynamic", "yarn", "llama3"):
+        if kind in ("linear", "dynamic", "yarn", "llama3") or (kind == "proportional" and draw.random() < 0.5):
             made["factor"] = draw.choice((2.0, 4))
         if kind == "llama3":
             made |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}

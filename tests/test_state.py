@@ -566,14 +566,29 @@ def test_a_damaged_state_is_never_used_and_never_passed_over(grown, text, tmp_pa
     path = shutil.copytree(grown, tmp_path / "grown")
     damaged(path, change)
     for call in (
-        lambda: widen(path, tmp_path / "more", to={"hidden": 72}),
+        lambda: widen(path, tmp_path / "more", to={"hidden": 72}, state="carry"),
+        lambda: widen(path, tmp_path / "more", to={"hidden": 72}, state="fresh-new"),
         lambda: grow.train(path, text, out=tmp_path / "run", **QUICK),
     ):
         said = refused(BadInput, call)
         assert words in said
         assert "--state drop" in said
     assert {p.name for p in tmp_path.iterdir()} == {"grown"}
-    assert widen(path, tmp_path / "more", to={"hidden": 72}, state="drop").path.is_dir()
+    plain = widen(path, tmp_path / "plain", to={"hidden": 72})
+    told_that_it_stays(plain, words)
+    dropped = widen(path, tmp_path / "more", to={"hidden": 72}, state="drop")
+    assert not any("training state" in note for note in dropped.notes)
+    assert same(load_file(plain.path / "model.safetensors"), load_file(dropped.path / "model.safetensors"))
+
+
+def told_that_it_stays(growth: grow.Growth, words: str) -> None:
+    """Nobody asked for the state: one note says why it is not there, and nothing of it is."""
+    said = [note for note in growth.notes if "training state" in note]
+    assert len(said) == 1, said
+    assert "stays behind: " in said[0]
+    assert words in said[0]
+    assert not {p.name for p in growth.path.iterdir()} & {"state", "optimizer.pt", "scheduler.pt", "trainer_state.json"}
+    assert "state" not in files.read_json(growth.path / "grow.json")
 
 
 def test_a_damaged_state_of_a_run(run, text, tmp_path):
@@ -582,11 +597,12 @@ def test_a_damaged_state_of_a_run(run, text, tmp_path):
     raw = bytearray(part.read_bytes())
     raw[: len(raw) // 2] = bytes(len(raw) // 2)
     part.write_bytes(raw)
-    assert "is no tensor" in refused(BadInput, widen, path, tmp_path / "grown")
+    assert "is no tensor" in refused(BadInput, widen, path, tmp_path / "grown", state="carry")
     assert "is no tensor" in refused(BadInput, grow.train, path, text, out=tmp_path / "run", **QUICK)
     part.unlink()
-    assert "missing" in refused(BadInput, widen, path, tmp_path / "grown")
+    assert "missing" in refused(BadInput, widen, path, tmp_path / "grown", state="carry")
     assert {p.name for p in tmp_path.iterdir()} == {"step"}
+    told_that_it_stays(widen(path, tmp_path / "grown"), "missing")
 
 
 def test_a_strangers_state_stays_behind_unless_trusted(run, text, tmp_path, monkeypatch):
@@ -660,10 +676,7 @@ def test_a_trainers_state_that_does_not_fit(adamw, tmp_path, change, kind, words
     said = refused(kind, widen, path, tmp_path / "grown", state="carry")
     assert words in said
     assert not (tmp_path / "grown").exists()
-    if kind is Refused:
-        assert "stays behind" in widen(path, tmp_path / "grown").notes[-1]
-    else:
-        refused(BadInput, widen, path, tmp_path / "grown")
+    told_that_it_stays(widen(path, tmp_path / "grown"), words)
 
 
 def test_a_poisoned_or_cut_optimizer_is_not_opened(adamw, text, tmp_path):
@@ -675,10 +688,13 @@ def test_a_poisoned_or_cut_optimizer_is_not_opened(adamw, text, tmp_path):
     whole = (path / "optimizer.pt").read_bytes()
     torch.save({"state": {0: Harm()}, "param_groups": []}, path / "optimizer.pt")
     zipped = (path / "optimizer.pt").read_bytes()
-    for raw in (zipped, pickle.dumps(Harm()), whole[: len(whole) // 2], b""):
+    for k, raw in enumerate((zipped, pickle.dumps(Harm()), whole[: len(whole) // 2], b"")):
         (path / "optimizer.pt").write_bytes(raw)
-        assert "tensors and numbers alone are read" in refused(BadInput, widen, path, tmp_path / "grown")
+        words = "tensors and numbers alone are read"
+        assert words in refused(BadInput, widen, path, tmp_path / "grown", state="carry")
         refused(BadInput, grow.train, path, text, out=tmp_path / "run", **QUICK)
+        told_that_it_stays(widen(path, tmp_path / f"without-{k}"), words)
+        shutil.rmtree(tmp_path / f"without-{k}")
     assert not (tmp_path / "harm").exists()
     (path / "optimizer.pt").write_bytes(whole)
     (path / "scheduler.pt").unlink()

@@ -17,6 +17,16 @@ SIZES = re.compile(
 FLOATS = ("bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
 
 
+# Fields with which a checkpoint is no plain one, unless they are null -> what that means, and what to do.
+NOT_PLAIN = {
+    "quantization_config": ("weights are quantised", "use the unquantised checkpoint, or dequantise first"),
+    "auto_map": (
+        "needs Python code from the folder, which grow never runs",
+        "when transformers has the class built in, remove auto_map from a copy of config.json",
+    ),
+    "transformers_weights": ("names another weight file", "rename it to model.safetensors, remove the field"),
+}
+
 # Stock OPT reads it: the checkpoint has no norm in front of its head.
 READ_THOUGH_PRIVATE = ("_remove_final_layer_norm",)
 
@@ -58,18 +68,7 @@ def check_config(raw: Any, where: str, notes: list[str]) -> dict[str, Any]:
         details = [("also", f"{field}: {found}") for field, found, _ in more]
         why = "every model of every family is built from these"
         raise BadInput(f"{where}: {name}", what=what, why=why, fix=fix, details=details)
-    refusals = {
-        "quantization_config": (
-            "weights are quantised",
-            "use the unquantised checkpoint, or dequantise first",
-        ),
-        "auto_map": (
-            "needs Python code from the folder, which grow never runs",
-            "when transformers has the class built in, remove auto_map from a copy of config.json",
-        ),
-        "transformers_weights": ("names another weight file", "rename it to model.safetensors, remove the field"),
-    }
-    for name, (what, fix) in refusals.items():
+    for name, (what, fix) in NOT_PLAIN.items():
         if config.get(name) not in (None, {}):
             why = "growth is exact only for plain weights of a stock class"
             raise Refused(f"{where}: {name}", what=what, why=why, fix=fix)

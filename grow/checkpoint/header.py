@@ -25,6 +25,7 @@ import numpy as np
 
 from grow.checkpoint.strange import told
 from grow.errors import BadInput, did_you_mean, listing
+from grow.stock import FLOAT
 
 CHUNK = 1 << 20  # bytes of a read that only passes through
 MAX_HEADER = 100_000_000
@@ -132,8 +133,11 @@ def read_exactly(fd: int, count: int, offset: int, where: str) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def strict_json(raw: bytes, where: str, fix: str) -> Any:
-    """The value of UTF-8 JSON in which each key occurs once and each number is finite. A BOM is accepted."""
+def strict_json(raw: bytes, where: str, fix: str, *, constants: bool = False) -> Any:
+    """The value of UTF-8 JSON in which each key occurs once and each number is finite. A BOM is accepted.
+
+    constants  take Infinity, -Infinity and NaN, which are no JSON, for the objects as which transformers writes them
+    """
 
     def bad(what: str, why: str) -> BadInput:
         return BadInput(where, what=what, why=why, fix=fix)
@@ -150,9 +154,14 @@ def strict_json(raw: bytes, where: str, fix: str) -> Any:
             return number
         raise bad(f"holds the number {show(text, 40)}", "JSON numbers are finite")
 
+    def special(text: str) -> dict[str, str]:
+        return {FLOAT: text}
+
     try:
         text = raw.decode("utf-8-sig")
-        value = json.loads(text, object_pairs_hook=once, parse_float=finite, parse_constant=finite)
+        value = json.loads(
+            text, object_pairs_hook=once, parse_float=finite, parse_constant=special if constants else finite
+        )
     except UnicodeDecodeError as error:
         raise bad(f"is not UTF-8 at byte {error.start}", "JSON is UTF-8") from None
     except json.JSONDecodeError as error:

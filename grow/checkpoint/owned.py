@@ -161,7 +161,7 @@ def read_json(path: Path) -> Any:
         size = os.fstat(fd).st_size
         if size > LARGEST:
             raise BadInput(show(path), what=f"has {size:,} bytes", why=f"at most {LARGEST:,} are read", fix="check it")
-        return strict_json(read_exactly(fd, size, 0, show(path)), show(path), "check it")
+        return strict_json(read_exactly(fd, size, 0, show(path)), show(path), "check it", constants=True)
     finally:
         os.close(fd)
 

@@ -54,7 +54,7 @@ class PickledCheckpoint(Checkpoint):
         try:
             names = sorted(os.listdir(folder))
             check_kind(folder, names)
-            raw = self._json(inside(folder, "config.json"))
+            raw = self._json(inside(folder, "config.json"), constants=True)
             self.config = check_config(raw, show(folder / "config.json"), self.notes)
             self._merge(folder, names)
             found = as_in_table(self.config, self.tensors, self.notes)

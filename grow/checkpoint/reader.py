@@ -142,14 +142,15 @@ class Checkpoint:
         self._seen[path] = identity(os.fstat(fd))
         return fd
 
-    def _json(self, path: Path) -> Any:
+    def _json(self, path: Path, *, constants: bool = False) -> Any:
         fd = open_regular(path)
         try:
             status = os.fstat(fd)
             self._seen[path] = identity(status)
             check_length(status.st_size, MAX_JSON, show(path), f"check {path.name}")
             fix = f"correct {path.name}, or download it again"
-            return strict_json(read_exactly(fd, status.st_size, 0, show(path)), show(path), fix)
+            raw = read_exactly(fd, status.st_size, 0, show(path))
+            return strict_json(raw, show(path), fix, constants=constants)
         finally:
             os.close(fd)
 
@@ -184,7 +185,7 @@ def open_checkpoint(
     try:
         names = sorted(os.listdir(folder))
         check_kind(folder, names)
-        raw = checkpoint._json(inside(folder, "config.json", follow_symlinks))
+        raw = checkpoint._json(inside(folder, "config.json", follow_symlinks), constants=True)
         checkpoint.config = check_config(raw, show(folder / "config.json"), checkpoint.notes)
         shards = _open_shards(checkpoint, names, follow_symlinks)
         found = as_in_table(checkpoint.config, checkpoint.tensors, checkpoint.notes)

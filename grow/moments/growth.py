@@ -9,7 +9,7 @@ from typing import Any
 
 from grow.checkpoint.dcp import check_owner
 from grow.engine import write_items
-from grow.errors import BadInput, Refused, did_you_mean
+from grow.errors import BadInput, GrowError, Refused, did_you_mean
 from grow.moments.entries import anew, items_of
 from grow.moments.find import SHARDED, kind_of, open_state
 from grow.moments.foreign import foreign, told
@@ -87,14 +87,20 @@ class GrownState:
 def grown_state(path: Path, plan: Plan, policy: str | None, trust: bool) -> tuple[GrownState | None, tuple[str, ...]]:
     """(what to write beside the weights, notes). None where there is no state or it is to be dropped.
 
-    policy  None: "fresh-new", and what cannot grow stays behind with a note
-    Raises BadInput where a policy was named and there is no state, or a state is damaged; Refused where it has no rule.
+    policy  None: "fresh-new", and what cannot grow, or is damaged, stays behind with a note
+    Raises, where a policy was named, BadInput when there is no state or it is damaged; Refused when it has no rule.
     """
     check_policy(policy)
     if policy == "drop":
         return None, ()
     others = foreign(path)
-    if not (kind := kind_of(path)):
+    try:
+        kind = kind_of(path)
+    except BadInput as fault:
+        if policy is not None:
+            raise
+        return None, (left_behind(fault, others),)
+    if not kind:
         if policy is None:
             return None, (_behind(others),) if others else ()
         what = f"{path} has no training state"
@@ -108,11 +114,10 @@ def grown_state(path: Path, plan: Plan, policy: str | None, trust: bool) -> tupl
         if kind == SHARDED and policy is None and not trust:
             _check_own(path)
         found = GrownState(path, plan, policy or POLICIES[0], trust)
-    except Refused as refusal:
+    except (Refused, BadInput) as fault:
         if policy is not None:
             raise
-        why = f"the training state stays behind: {refusal.where} {refusal.what}"
-        return None, (f"{why}, and with it {told(others)}" if others else why,)
+        return None, (left_behind(fault, others),)
     left = {whose: [n for n in names if not found.takes(n)] for whose, names in others.items()}
     left = {whose: names for whose, names in left.items() if names}
     return found, (*((_behind(left),) if left else ()), found.note())
@@ -120,6 +125,12 @@ def grown_state(path: Path, plan: Plan, policy: str | None, trust: bool) -> tupl
 
 def _behind(others: dict[str, list[str]]) -> str:
     return f"a training state stays behind, which is not read here: {told(others)}"
+
+
+def left_behind(fault: GrowError, others: dict[str, list[str]] | None = None) -> str:
+    """The note where nobody asked for the state."""
+    why = "; ".join([f"{fault.where} {fault.what}", *filter(None, (*(text for _, text in fault.details), fault.why))])
+    return f"the training state stays behind: {why}" + (f"; with it {told(others)}" if others else "")
 
 
 def check_policy(policy: str | None) -> None:

@@ -104,6 +104,10 @@ class Stacks(contextlib.AbstractContextManager):
         """Whether the choice is an argument of the module: one number per place, or a mask over the experts."""
         return name in self.per_token
 
+    def left_out(self, name: str) -> list[int]:
+        """The experts to which no token was sent."""
+        return [int(e) for e in (~self.chosen[name]).nonzero().flatten()]
+
     def passes(self, name: str, probe: Any) -> int:
         """How often a probe has to run until every expert had a token."""
         return -(-self.counts[name] // probe.counted.numel())

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from grow.errors import listing
+from grow.families import FAMILIES
+from grow.stock import stock_of
 from grow.tensors import TensorPlan
+from grow.verify.float64 import model_class
 from grow.verify.localise import first_difference, same_end, unseen
 from grow.verify.pair import Pair, Side
 from grow.verify.replay import Replay, config_differences, significant
@@ -94,9 +97,25 @@ Found = tuple[list[str], list[str]]  # notes, and what equal outputs prove nothi
 
 def unequal_fields(pair: Pair, stored: Sequence[StoredDifference] | None) -> Found:
     """Fields of config.json that differ although no output does: the probes may not reach what they change."""
-    names = [field["field"] for field in whole_fields(pair)]
+    read = _read_by_every_pass(pair)
+    names = [field["field"] for field in whole_fields(pair) if field["field"] not in read]
+    readings = stock_of(pair.config("source").model_type).readings(names)
+    names = [name for name in names if readings[name].at_all]
     notes = [f"config.json differs in {name} and no output does; no probe looked there" for name in names]
     return notes, [f"config.json: {name}" for name in names]
+
+
+def _read_by_every_pass(pair: Pair) -> set[str]:
+    """Fields that equal outputs do judge: the class where both folders have the same one though a config names none,
+    and how many experts a token gets, which grows with the experts. Fields that no stock code reads need no judge."""
+    read = {"architectures"} if model_class(pair.folders["source"]) is model_class(pair.folders["grown"]) else set()
+    read.add("tie_word_embeddings")  # the table and the head are both looked at
+    family = FAMILIES.get(pair.config("source").model_type)
+    if family and family.experts:
+        read.add(family.experts.top_k)
+    if family and family.window:  # stock configs list the kinds, which are then what counts
+        read.add(family.window.first)
+    return read
 
 
 def unequal_numbers(pair: Pair, stored: Sequence[StoredDifference] | None) -> Found:

@@ -8,6 +8,7 @@ against the table, then config.json.
 from __future__ import annotations
 
 import collections
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from grow.axes import GAIN, READ
 from grow.tensors import TensorPlan
 from grow.verify.compare import RUN_ERRORS, Outputs, Readback, difference, read_back
-from grow.verify.experts import Stacks, file_names
+from grow.verify.experts import Stacks, file_names, fused, in_files
 from grow.verify.float64 import forward
 from grow.verify.pair import Differs, NoRoom, Pair, Side
 from grow.verify.probes import Probe
@@ -60,19 +61,41 @@ def unseen(pair: Pair, tensors: Iterable[str]) -> list[str]:
     source, grown = (dict(pair.model(side, "float64").named_parameters()) for side in ("source", "grown"))
     reference = pair.outputs("source", "float64")
     model, missed = pair.model("source", "float64"), []
+    within = _within(model)
     for tensor in tensors:
         name = next((name for name in source if same_end(name, tensor) and name in grown), None)
-        if name is None or source[name].is_meta:
+        whole, where = (name, None) if name else within(tensor)
+        if whole is None or whole not in grown or source[whole].is_meta:
             missed.append(tensor)
             continue
-        kept = source[name].data
-        source[name].data = grown[name].data
+        name, kept, new = whole, source[whole].data, grown[whole].data
+        if where is not None:
+            new = kept.clone().flatten().index_copy_(0, where, new.flatten()[where]).view(kept.shape)
+        source[name].data = new
         try:
             if not any(_shows(pair, model, probe, reference) for probe in pair.probes):
                 missed.append(tensor)
         finally:
             source[name].data = kept
     return missed
+
+
+def _within(model: Any) -> Callable[[str], tuple[str | None, torch.Tensor | None]]:
+    """Stored tensor -> the parameter that holds it among others, as those of experts, and its numbers' places there."""
+
+    @functools.cache
+    def places(parameter: str) -> dict[str, torch.Tensor]:
+        shape = model.get_parameter(parameter).shape
+        return in_files(model, {parameter: torch.arange(shape.numel()).view(shape)})
+
+    def find(tensor: str) -> tuple[str | None, torch.Tensor | None]:
+        for parameter in fused(model):
+            for stored in file_names(model, parameter):
+                if same_end(stored, tensor):
+                    return parameter, places(parameter)[stored].flatten()
+        return None, None
+
+    return find
 
 
 def _shows(pair: Pair, model: Any, probe: Probe, reference: Outputs) -> bool:

@@ -161,6 +161,13 @@ class _Look:
         if not grown.counts and not source.counts:
             return
         self.found.counts["experts not chosen"] = sum(int((~seen).sum()) for seen in grown.chosen.values())
+        if source.counts and len(grown.counts) > len(source.counts):
+            # a layer of the same number may be another one
+            idle = [f"{name}[{e}]" for side in (source, grown) for name in side.counts for e in side.left_out(name)]
+            if idle:
+                why = "nobody says which layers stand for which"
+                self.unseen(f"no probe chose {listing(dict.fromkeys(idle))}, and {why}", *dict.fromkeys(idle))
+            return
         for name in grown.counts:
             problem = self._router(name) if name in source.counts else ""
             if self.found.fault:

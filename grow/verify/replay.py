@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -358,8 +359,13 @@ def config_differences(source: Mapping[str, Any], grown: Mapping[str, Any]) -> I
     """The fields that differ between two configs, bookkeeping apart."""
     a, b = one_dtype(source), one_dtype(grown)
     for name in sorted((a.keys() | b.keys()) - {"transformers_version", "_name_or_path"}):
-        if a.get(name) != b.get(name):
+        if a.get(name) != b.get(name) and not _same_text(a.get(name), b.get(name)):
             yield {"field": name, "source": a.get(name), "grown": b.get(name)}
+
+
+def _same_text(a: Any, b: Any) -> bool:
+    """Whether two values are written alike: NaN is not equal to itself, and it may stand deep inside."""
+    return json.dumps(a, default=str, sort_keys=True) == json.dumps(b, default=str, sort_keys=True)
 
 
 def unlike(source: Mapping[str, Any], grown: Mapping[str, Any], widths_of: str | None = None) -> list[dict[str, Any]]:
@@ -375,6 +381,7 @@ def significant(
     """Without those that change no output, and without sizes of a family that became larger, as in a growth."""
     family = FAMILIES.get(widths_of or "")
     widths = {family.axes[axis] for axis in (*GROWABLE, "embed") if axis in family.axes} if family else set()
+    widths |= {family.synonyms[name] for name in widths & family.synonyms.keys()} if family else set()
     lists = {*family.layer_lists} if family else set()
     ignored = {*neutral, "dtype", "torch_dtype"}
     return [

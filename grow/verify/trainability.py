@@ -135,7 +135,8 @@ def _train(pair: Pair, side: Side) -> Trained | None:
 
 
 def _objective(pair: Pair, side: Side, model: Any, probe: Probe) -> torch.Tensor | None:
-    """Cross-entropy of every distribution with drawn classes, and the distance of other outputs from drawn numbers.
+    """Cross-entropy of every distribution with drawn classes, and the distance of what a drawn head makes of other
+    outputs from drawn numbers.
 
     It needs no labels, so it is the same for every class, and drawn targets reach every output.
     """
@@ -149,13 +150,14 @@ def _objective(pair: Pair, side: Side, model: Any, probe: Probe) -> torch.Tensor
         if not isinstance(value, torch.Tensor) or not value.requires_grad or name == "loss":
             continue
         rows = value.reshape(-1, value.shape[-1])
-        if "logits" in name:
+        if "logits" in name and rows.shape[1] > 1:  # a single logit is no distribution but a number
             classes = torch.randint(rows.shape[1], (len(rows),), generator=draw)
             losses.append(torch.nn.functional.cross_entropy(rows, classes))
         else:
-            # one number per row, so that copies of a unit share their target and only their weights can part them
-            target = torch.randn(len(rows), 1, generator=draw, dtype=rows.dtype)
-            losses.append(((rows - target) ** 2).mean())
+            # A head that is yet to come reads it, with weights of its own for each unit: copies part as they do there.
+            head = torch.randn(rows.shape[1], generator=draw, dtype=rows.dtype) / math.sqrt(rows.shape[1])
+            target = torch.randn(len(rows), generator=draw, dtype=rows.dtype)
+            losses.append(((rows @ head - target) ** 2).mean())
     return torch.stack(losses).sum() if losses else None
 
 
