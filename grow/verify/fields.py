@@ -6,6 +6,7 @@ such field are two things to code that asks `getattr(config, name, True)`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -21,7 +22,6 @@ BOOKKEEPING = frozenset(
     num_beams temperature top_k top_p repetition_penalty bad_words_ids
     """.split()
 )
-ABSENT = object()
 
 
 def differing(
@@ -47,9 +47,14 @@ def read_by_stock(model_type: str, names: list[str]) -> list[str]:
     return [name for name in names if name in stock.fields or readings[name].at_all]
 
 
+def alike(a: Any, b: Any) -> bool:
+    """Whether two values are the same or written alike: NaN is not equal to itself, and it may stand deep inside."""
+    return bool(a == b) or json.dumps(a, default=str, sort_keys=True) == json.dumps(b, default=str, sort_keys=True)
+
+
 def _apart(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     names = (n for n in {*a, *b} - BOOKKEEPING if not TRAINS.fullmatch(n))
-    return sorted(n for n in names if a.get(n, ABSENT) != b.get(n, ABSENT))
+    return sorted(n for n in names if (n in a) != (n in b) or not alike(a.get(n), b.get(n)))
 
 
 def _as_loaded(config: Mapping[str, Any]) -> dict[str, Any] | None:

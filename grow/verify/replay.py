@@ -33,7 +33,7 @@ from grow.tensors import BITS, TensorPlan
 from grow.upcycle import as_experts, check_choice
 from grow.verify.certificate import Fault, TensorCheck, check_tensor
 from grow.verify.cover import uncovered
-from grow.verify.fields import differing, one_dtype, read_by_stock
+from grow.verify.fields import alike, differing, one_dtype, read_by_stock
 from grow.verify.readback import output_readback, stream_readback
 from grow.verify.recorded import known_source, map_faults
 from grow.verify.result import Check
@@ -359,13 +359,8 @@ def config_differences(source: Mapping[str, Any], grown: Mapping[str, Any]) -> I
     """The fields that differ between two configs, bookkeeping apart."""
     a, b = one_dtype(source), one_dtype(grown)
     for name in sorted((a.keys() | b.keys()) - {"transformers_version", "_name_or_path"}):
-        if a.get(name) != b.get(name) and not _same_text(a.get(name), b.get(name)):
+        if not alike(a.get(name), b.get(name)):
             yield {"field": name, "source": a.get(name), "grown": b.get(name)}
-
-
-def _same_text(a: Any, b: Any) -> bool:
-    """Whether two values are written alike: NaN is not equal to itself, and it may stand deep inside."""
-    return json.dumps(a, default=str, sort_keys=True) == json.dumps(b, default=str, sort_keys=True)
 
 
 def unlike(source: Mapping[str, Any], grown: Mapping[str, Any], widths_of: str | None = None) -> list[dict[str, Any]]:
