@@ -411,7 +411,8 @@ COMMON_FIELDS = frozenset(
     decoder_start_token_id bad_words_ids max_length min_length do_sample num_beams temperature top_k top_p
     repetition_penalty chunk_size_feed_forward gradient_checkpointing tokenizer_class prefix torchscript
     _name_or_path _commit_hash _attn_implementation_autoset _num_labels is_encoder_decoder output_past pruned_heads
-    tie_weights_ use_bfloat16 unk_token_id license language languages tags transformers.js_config is_decoder tie_encoder_decoder
+    tie_weights_ use_bfloat16 unk_token_id license language languages tags transformers.js_config is_decoder
+    tie_encoder_decoder
     """.split()
 )
 
