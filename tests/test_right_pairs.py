@@ -150,6 +150,25 @@ def test_a_single_logit_trains(variant, tmp_path):
     assert (check.status, check.measured["share"]) == ("pass", 1.0), check.reason
 
 
+@pytest.mark.parametrize(
+    ("problem", "labels"),
+    [
+        *(("multi_label_classification", n) for n in (1, 4)),
+        *(("regression", n) for n in (1, 4)),
+        ("single_label_classification", 4),
+    ],
+)
+def test_labels_are_those_of_the_problem(problem, labels, tmp_path):
+    names = {i: str(i) for i in range(labels)}
+    model = models.make(
+        "bert-sequence", id2label=names, label2id={v: k for k, v in names.items()}, problem_type=problem
+    )
+    model.save_pretrained(tmp_path / "source")
+    growth = grow.widen(tmp_path / "source", "2x", out=tmp_path / "grown", verify=False)
+    check = grow.verify(tmp_path / "source", growth.path, rungs=["loss"]).check("loss")
+    assert check.status == "pass", check.reason
+
+
 @pytest.mark.parametrize(("variant", "to"), [("granitemoe", "hidden=36,layers=3"), ("mixtral", "layers=3")])
 def test_an_inserted_layer_of_experts_is_no_other_router(variant, to, tmp_path):
     source = models.save(variant, tmp_path / "source")

@@ -88,6 +88,10 @@ def _labels(pair: Pair, probe: Probe) -> torch.Tensor | None:
         return torch.where(probe.counted, ids, IGNORED)
     draw = torch.Generator().manual_seed(pair.seed)
     classes = getattr(pair.config("source"), "num_labels", 0)
+    problem = getattr(pair.config("source"), "problem_type", None)
+    if name.endswith("ForSequenceClassification") and problem in ("multi_label_classification", "regression"):
+        shape = (len(probe.counted), classes) if classes > 1 or problem != "regression" else (len(probe.counted),)
+        return torch.randint(2, shape, generator=draw).to(torch.float64)
     if name.endswith(("ForSequenceClassification", "ForImageClassification", "ForAudioClassification")) and classes > 1:
         return torch.randint(classes, (len(probe.counted),), generator=draw)
     if name.endswith("ForTokenClassification") and classes > 1:
