@@ -8,13 +8,15 @@ module or function did it; the rest is held against the source through the linea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
+from grow.verify.compare import spread
+from grow.verify.held import slices
 from grow.verify.probes import Probe
 
 EQUAL = 1e-9  # of a table's std: above what solving for a map rounds, below what a damaged number does
@@ -82,16 +84,40 @@ def strange(name: str, x: torch.Tensor, y: torch.Tensor, seen: torch.Tensor, uni
         yield from (Row(name, int(row)) for row in rest.nonzero().flatten()[:1])
         return
     y = y[: len(x)]
-    scale = float(x.std(correction=0)) or 1.0
-    wanted, known = mapped(x, y, seen, max(EQUAL, 4 * unit))
+    scale = spread({name: x})[name] or 1.0
+    near = max(EQUAL, 4 * unit)
+    best, ratio, known = _single(_candidates(x[seen]), y[seen], near)
+    if known.all():  # then no more than some rows have to be there at once
+        yield from _compared(name, x, y, rest, lambda rows: _candidates(rows)[:, best] * ratio, scale, near)
+        return
+    x, y = x + 0, y + 0  # as plain tensors
+    wanted, known = mapped(x, y, seen, near)
     if not known.all():
         yield from (Row(name, int(row)) for row in rest.nonzero().flatten()[:1])
         return
-    size = torch.maximum(wanted.abs().amax(0), torch.full((y.shape[1],), scale, dtype=y.dtype))
-    off = ~((y - wanted).abs() <= max(EQUAL, 4 * unit) * size) & rest[:, None]
-    for row in off.any(1).nonzero().flatten().tolist():
-        column = int(off[row].nonzero()[0])
-        yield Row(name, row, column, float(y[row, column]), float(wanted[row, column]))
+    yield from _compared(name, wanted, y, rest, lambda rows: rows, scale, near)
+
+
+def _compared(
+    name: str,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    rest: torch.Tensor,
+    wanted: Callable[[torch.Tensor], torch.Tensor],
+    scale: float,
+    near: float,
+) -> Iterator[Row]:
+    """The rows among `rest` of y that are not what `wanted` makes of those of x."""
+    parts = list(slices(len(x), max(x.shape[1], y.shape[1])))
+    size = torch.full((y.shape[1],), scale, dtype=y.dtype)
+    for part in parts:
+        size = torch.maximum(size, wanted(x[part] + 0).abs().amax(0))
+    for part in parts:
+        should = wanted(x[part] + 0)
+        off = ~((y[part] - should).abs() <= near * size) & rest[part][:, None]
+        for row in off.any(1).nonzero().flatten().tolist():
+            column, at = int(off[row].nonzero()[0]), part.start + row
+            yield Row(name, at, column, float(y[at, column]), float(should[row, column]))
 
 
 def mapped(
@@ -104,19 +130,30 @@ def mapped(
     """
     if isinstance(seen, int):  # the first rows
         seen = torch.arange(len(x)) < seen
-    candidates = torch.cat([x, x.mean(1, keepdim=True), torch.ones(len(x), 1, dtype=x.dtype)], 1)
-    a, b = candidates[seen], y[seen]
-    wanted, known = torch.zeros_like(y), torch.zeros(y.shape[1], dtype=torch.bool)
-    if len(a) >= min(KNOWN, 2 * x.shape[1] + 2):
-        best = (_unit(a).T @ _unit(b)).abs().argmax(0)
-        chosen = a[:, best]
-        # the median, so that single numbers do not move the scale by which all are judged
-        ratio = torch.where(chosen == 0, torch.nan, b / chosen).nanmedian(0).values.nan_to_num(0.0)
-        wanted = candidates[:, best] * ratio
-        known = (b - wanted[seen]).abs().amax(0) <= near * b.abs().amax(0)
+    candidates = _candidates(x)
+    best, ratio, known = _single(candidates[seen], y[seen], near)
+    wanted = candidates[:, best] * ratio
     if not known.all() and len(x) >= 2 * candidates.shape[1]:
         wanted, known = _solved(candidates, y, seen, wanted, known, near)
     return wanted, known
+
+
+def _candidates(x: torch.Tensor) -> torch.Tensor:
+    """What a new column may be a multiple of: every old one, their mean, 1."""
+    return torch.cat([x, x.mean(1, keepdim=True), torch.ones(len(x), 1, dtype=x.dtype)], 1)
+
+
+def _single(a: torch.Tensor, b: torch.Tensor, near: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For every column of b (rows, new): which one of a (rows, candidates) it is a multiple of, by how much, and
+    whether the rows say so."""
+    if len(a) < min(KNOWN, 2 * (a.shape[1] - 2) + 2):
+        width = b.shape[1]
+        return torch.zeros(width, dtype=torch.long), torch.zeros(width, dtype=b.dtype), torch.zeros(width).bool()
+    best = (_unit(a).T @ _unit(b)).abs().argmax(0)
+    chosen = a[:, best]
+    # the median, so that single numbers do not move the scale by which all are judged
+    ratio = torch.where(chosen == 0, torch.nan, b / chosen).nanmedian(0).values.nan_to_num(0.0)
+    return best, ratio, (b - chosen * ratio).abs().amax(0) <= near * b.abs().amax(0)
 
 
 def _solved(
