@@ -19,7 +19,8 @@ from grow.verify.widened import Widened, worth_it
 
 @pytest.fixture
 def always(monkeypatch):
-    """Every matrix is large, and products take several slices."""
+    """No model fits as a whole, every matrix is large, and products take several slices."""
+    monkeypatch.setattr(Pair, "whole", False)
     monkeypatch.setattr(widened, "LARGE", 2)
     monkeypatch.setattr(widened, "SLICE", 50)
 
@@ -111,6 +112,7 @@ def test_a_model_gives_the_outputs_of_the_plain_way(family, dtype, tmp_path, mon
     for large in (2, 10**9):
         monkeypatch.setattr(widened, "LARGE", large)
         monkeypatch.setattr(widened, "SLICE", 50)
+        monkeypatch.setattr(Pair, "whole", False)
         with Pair(source, source) as pair:
             model = pair.model("source", "float64")
             lazy = {name for name, p in model.named_parameters() if isinstance(p, Widened)}
@@ -158,6 +160,7 @@ def test_damage_is_found_and_named(always, tmp_path):
 def test_one_rounding_of_each_weight_moves_it_as_the_plain_way_does(tmp_path, monkeypatch):
     source = tiny.checkpoint(tmp_path / "source", "llama", dtype="BF16")
     floors = []
+    monkeypatch.setattr(Pair, "whole", False)
     for large in (2, 10**9):
         monkeypatch.setattr(widened, "LARGE", large)
         with Pair(source, source) as pair:
@@ -182,6 +185,7 @@ def test_numbers_in_a_temporary_file_fall_back_to_memory(monkeypatch):
 def test_the_estimate_counts_a_large_weight_as_it_is_stored(tmp_path, monkeypatch):
     source = tiny.checkpoint(tmp_path / "source", "llama", dtype="BF16", vocab_size=4001)
     sizes = {}
+    monkeypatch.setattr(Pair, "whole", False)
     for large in (4000, 10**9):
         monkeypatch.setattr(widened, "LARGE", large)
         with Pair(source, source) as pair:
@@ -191,3 +195,18 @@ def test_the_estimate_counts_a_large_weight_as_it_is_stored(tmp_path, monkeypatc
     table = 4001 * 24
     assert sizes[4000].files == 2 * table
     assert sizes[4000].weights == pytest.approx(sizes[10**9].weights - table * 8 * pair_module.HEADROOM, abs=1)
+
+
+@pytest.mark.parametrize("free", ["all", "less than the whole"])
+def test_weights_stay_as_they_are_stored_only_where_a_model_does_not_fit_as_a_whole(free, tmp_path, monkeypatch):
+    """Widening them in every pass takes time."""
+    source = tiny.checkpoint(tmp_path / "source", "llama", dtype="BF16", vocab_size=4001)
+    monkeypatch.setattr(widened, "LARGE", 4000)
+    with Pair(source, source) as pair:
+        whole = pair._needs("source", "float64", pair.probes, whole=True).total
+    monkeypatch.setattr(pair_module, "available_memory", lambda: 100 * whole if free == "all" else whole - 1)
+    with Pair(source, source) as pair:
+        assert pair.whole is (free == "all")
+        model = pair.model("source", "float64")
+        assert any(isinstance(p, Widened) for p in model.parameters()) is not pair.whole
+        assert not pair.streaming

@@ -105,6 +105,7 @@ class Pair:
     def __init__(self, source: str | Path, grown: str | Path, *, seed: int = 0, length: int = LENGTH) -> None:
         self.folders: dict[Side, Path] = {"source": Path(source), "grown": Path(grown)}
         self._streaming: bool | None = None
+        self._whole: bool | None = None
         self.seed, self.length = seed, length
         self._models: dict[tuple, Loaded] = {}
         self._outputs: dict[tuple, Held] = {}
@@ -173,6 +174,18 @@ class Pair:
         return self._streaming
 
     @property
+    def whole(self) -> bool:
+        """Whether each model alone fits with every weight in float64; else large weights stay as they are stored, and
+        every forward pass widens them anew."""
+        if self._whole is None:
+            free = available_memory()
+            asked = self._all_probes()
+            self._whole = free is None or all(
+                self._needs(side, "float64", asked, whole=True).total <= free for side in self.folders
+            )
+        return self._whole
+
+    @property
     def together(self) -> bool:
         """Whether both models fit into memory in float64; else asking one, then the other, saves loading them anew."""
         free = available_memory()
@@ -183,11 +196,12 @@ class Pair:
 
         whole  every weight in `dtype`; else those that float64 leaves as they are stored count as that
         """
-        whole = whole or copies > 1  # weights that are changed are there as a whole
+        # weights that are changed are there as a whole
+        whole = whole or copies > 1 or dtype != "float64" or self.whole
         memory, files = 0, 0
         for kind, shape in self._shapes(side).values():
             stored = math.prod(shape) * _BYTES.get(kind, 8)
-            lazy = dtype == "float64" and not whole and kind in DTYPES and worth_it(shape, DTYPES[kind])
+            lazy = not whole and kind in DTYPES and worth_it(shape, DTYPES[kind])
             memory += 0 if lazy else math.prod(shape) * _BYTES[dtype]
             files += stored if lazy or counts_mapped_files() else 0
         return _Need(int(memory * (copies - 1 + HEADROOM)), files, self._working(side, dtype, asked))
@@ -358,7 +372,7 @@ class Pair:
     def _load(self, side: Side, dtype: str, attention: str | None, *, lazy: bool = True) -> Loaded:
         disk = lazy and self._to_disk(side, dtype)
         try:
-            loaded = load(self.folders[side], dtype, attention=attention, disk=disk, lazy=lazy)
+            loaded = load(self.folders[side], dtype, attention=attention, disk=disk, lazy=lazy and not self.whole)
         except GrowError as error:
             if side == "grown":
                 raise Differs(str(error)) from error
