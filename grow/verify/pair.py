@@ -33,10 +33,8 @@ _BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}
 # Measured peak of loading 86 M parameters: 1.10 x the model in float64, 1.20 x in float32 (the tensors in
 # flight in transformers' loader threads).
 HEADROOM = 1.25
-LOGITS = (
-    4  # x the logits of the largest probe: what the head gives, two copies or two models' that are compared, a cast
-)
-COMPARED = 16  # x a slice of two outputs in float64: what a comparison computes from it, and what the allocator keeps
+LOGITS = 5  # x the logits of the largest probe: what the head gives, copies of it, those of two models side by side
+COMPARED = 24  # x a slice of two outputs in float64: what a comparison computes from it, and what the allocator keeps
 STATES = 12  # x one layer of hidden states in a forward pass: queries, keys, values, both branches and their norms
 SCORES = 3  # x the scores of attention: before and after the softmax, and the mask
 STREAMED = 8  # tokens of every row when weights come from disk: its passes are paid in reading and widening them
@@ -285,12 +283,15 @@ class Pair:
         if free is not None and need.total > free:
             raise NoRoom(f"{self.folders[side]} in {dtype} needs {need}, {free / 1e9:.1f} GB are free")
 
-    def load(self, side: Side, dtype: str, attention: str | None = None, *, stream: bool = False) -> Any:
+    def load(self, side: Side, dtype: str, *, copies: int = 1, stream: bool = False) -> Any:
         """A model of this side that is the caller's own: not cached, free to be changed; in memory, unless `stream`
-        allows its weights to stay on disk, or as they are stored."""
+        allows its weights to stay on disk, or as they are stored.
+
+        copies  how many times the caller needs room for its weights
+        """
         if not stream:
-            self.room(side, dtype, whole=True)
-        return self._load(side, dtype, attention, lazy=stream).model
+            self.room(side, dtype, copies, whole=True)
+        return self._load(side, dtype, None, lazy=stream).model
 
     def model(self, side: Side, dtype: str, attention: str | None = None) -> Any:
         """The cached model of this side; do not change its weights. Of two kernels one model is held, and switched."""

@@ -100,8 +100,8 @@ def _train(pair: Pair, side: Side) -> Trained | None:
     small = pair.elements(side) < SMALL
     dtype = "float64" if small else "float32"
     pair.release()
-    pair.room(side, dtype, copies=4)  # weights, gradients and the two moments of AdamW
-    model = pair.load(side, dtype).requires_grad_(True)
+    # weights, gradients, the two moments of AdamW, and what moved
+    model = pair.load(side, dtype, copies=5).requires_grad_(True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
     moved = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
     first = in_files(model, {name: p.detach() for name, p in model.named_parameters()})
