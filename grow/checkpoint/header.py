@@ -106,7 +106,7 @@ def open_regular(path: Path) -> int:
         raise BadInput(
             show(path),
             what=f"cannot be opened: {reason}",
-            why="it is a link, and no file is where it leads" if link else "what it says is needed",
+            why="it is a link, and no file is where it leads" if link else "what it holds is needed",
             fix="put the file itself in this place" if link else "check that the file exists and is readable",
         ) from None
     raise BadInput(

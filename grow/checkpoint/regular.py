@@ -20,16 +20,19 @@ MAX_LOG = 1 << 30  # bytes of metrics: millions of steps
 FIX = "put the file itself in this place"
 
 
-def read_file(path: str | os.PathLike, *, most: int = MAX_JSON, fix: str = FIX, where: str = "") -> bytes:
-    """All bytes of a regular file of at most `most`; BadInput, as of `where`, for anything else."""
+def read_file(path: str | os.PathLike, *, most: int = MAX_JSON, fix: str = "", where: str = "") -> bytes:
+    """All bytes of a regular file of at most `most`; BadInput, as of `where`, for anything else.
+
+    fix  what to do instead, whatever is wrong with the file
+    """
     place = where or show(path)
     try:
         fd = open_regular(Path(path))
     except BadInput as error:
-        raise BadInput(place, what=error.what, why=error.why, fix=fix) from None
+        raise BadInput(place, what=error.what, why=error.why, fix=fix or error.fix) from None
     try:
         size = os.fstat(fd).st_size
-        check_length(size, most, place, fix)
+        check_length(size, most, place, fix or FIX)
         return read_exactly(fd, size, 0, place)
     finally:
         os.close(fd)
@@ -58,14 +61,14 @@ def read_json(path: str | os.PathLike, fix: str = FIX, *, most: int = MAX_JSON) 
     return strict_json(read_file(path, most=most, fix=fix), show(path), fix)
 
 
-def read_text(path: str | os.PathLike, *, most: int = MAX_TEXT, fix: str = FIX, where: str = "") -> str:
+def read_text(path: str | os.PathLike, *, most: int = MAX_TEXT, fix: str = "", where: str = "") -> str:
     """A regular file of UTF-8 as text; line ends are \\n."""
     raw = read_file(path, most=most, fix=fix, where=where)
     try:
         return raw.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         what = f"is not UTF-8 at byte {error.start}"
-        raise BadInput(where or show(path), what=what, why="text is UTF-8", fix=f"iconv -t utf-8; or: {fix}") from None
+        raise BadInput(where or show(path), what=what, why="text is UTF-8", fix=f"iconv -t utf-8; or: {fix or FIX}") from None
 
 
 def opened(path: str | os.PathLike) -> IO[bytes]:
