@@ -276,9 +276,8 @@ def _window_config(family: Family, window: Window, config: Mapping[str, Any], de
     full = [not kinds or kinds[i] == window.kinds[0] for i in depth.source]
     if full == sorted(full, reverse=True) and not window.even:
         changes[window.first] = max(first, depth.m) if all(full) and first >= depth.n else sum(full)
-    elif (
-        window.first in config
-    ):  # no number says it where they take turns: it stays between the layers between which it stood
+    elif window.first in config:
+        # no number says it where they take turns: as many as came from below the boundary
         changes[window.first] = sum(i < first for i in depth.source) + max(0, first - depth.n)
     return changes
 

@@ -377,8 +377,7 @@ class Family:
             return ()
         stock = stock_of(self.model_type)
         readings = stock.readings(unknown)
-        # a field is no misspelling of one that is there as well
-        misspelt = {name: near_miss(name, known - config.keys()) for name in unknown}
+        misspelt = {name: near_miss(name, known) for name in unknown}
         generates = {name for name in unknown if name in stock.generates and name not in stock.fields}
         null = {name for name in unknown if config[name] is None and name not in stock.fields}
         idle = {name for name in unknown if not readings[name].at_all and not misspelt[name]}

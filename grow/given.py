@@ -266,7 +266,11 @@ def reads(cls: Any) -> frozenset[str]:
             found |= _names(vars(base).get("loss_function"))
         elif base.__module__.startswith("transformers.") and issubclass(base, nn.Module):
             around = vars(sys.modules[base.__module__]).values()
-            ours = [f for f in around if isinstance(f, types.FunctionType) and f.__module__.startswith("transformers")]
+            ours = [
+                f
+                for f in around
+                if isinstance(f, types.FunctionType) and (f.__module__ or "").startswith("transformers")
+            ]
             for function in (*ours, *(f for name, f in vars(base).items() if name not in UNREAD)):
                 found |= _names(function)
             found |= _kernels()

@@ -462,7 +462,7 @@ def test_a_growth_that_changes_the_function_stops_and_leaves_everything(ladder, 
         growth = widen(*args, **more)
         if ladder:
             failed = SimpleNamespace(name="loss", status="fail", reason="0.1 nats")
-            return replace(growth, verification=SimpleNamespace(lossless=False, verdict="different", checks=[failed]))
+            return replace(growth, verification=SimpleNamespace(sound=False, verdict="different", checks=[failed]))
         with torch.no_grad():
             growth.model.model.norm.weight *= 1.01
         return growth

@@ -87,7 +87,6 @@ def test_a_field_that_is_read_must_be_a_number_all_the_same(value, words, tmp_pa
         {"transformers_weights": None},
         {"tie_encoder_decoder": False},
         {"is_encoder_decoder": False, "tie_encoder_decoder": False, "languages": ["en"]},
-        {"max_position_embedding": 64, "max_position_embeddings": 64},
         {"_attn_implementation_autoset": True},
     ],
 )

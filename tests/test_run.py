@@ -341,7 +341,7 @@ def test_every_stage_leaves_a_stock_checkpoint_and_a_record(ran):
     assert [e["kind"] for e in ran.stages] == ["init", "train", "widen", "verify", "train", "deepen", "train"]
     assert os.readlink(ran.final) == ran.stages[-1]["checkpoint"]
     assert grow.inspect(ran.final).sizes["layers"] == 3
-    assert ran.stages[3]["verdict"] == "lossless"
+    assert ran.stages[3]["verdict"] == "certified"
     told = ran.stages[4]["notes"]
     assert any(note.startswith("the validation loss before the first step is the source's") for note in told)
     assert "reading goes on behind 20 sequences" in told

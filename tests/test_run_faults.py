@@ -263,8 +263,11 @@ def test_a_flipped_bit_in_the_state_is_no_state_to_go_on_from(copy, kind, tmp_pa
     file.write_bytes(raw)
     assert f"{tensor.name}: is damaged" in refused(out=copy, resume=True, steps=5)
     with pytest.raises(BadInput, match="is damaged"):
-        grow.widen(copy / "step-00000004", "2x", out=tmp_path / "wide", verify=False)
+        grow.widen(copy / "step-00000004", "2x", out=tmp_path / "wide", verify=False, state="carry")
     assert not (tmp_path / "wide").exists()
+    plain = grow.widen(copy / "step-00000004", "2x", out=tmp_path / "wide", verify=False)  # the weights are whole
+    assert any("stays behind" in note and "is damaged" in note for note in plain.notes)
+    assert not (plain.path / "state").exists()
 
 
 # Text

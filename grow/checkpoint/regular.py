@@ -68,7 +68,9 @@ def read_text(path: str | os.PathLike, *, most: int = MAX_TEXT, fix: str = "", w
         return raw.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         what = f"is not UTF-8 at byte {error.start}"
-        raise BadInput(where or show(path), what=what, why="text is UTF-8", fix=f"iconv -t utf-8; or: {fix or FIX}") from None
+        raise BadInput(
+            where or show(path), what=what, why="text is UTF-8", fix=f"iconv -t utf-8; or: {fix or FIX}"
+        ) from None
 
 
 def opened(path: str | os.PathLike) -> IO[bytes]:

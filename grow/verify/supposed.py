@@ -23,7 +23,7 @@ from grow.methods import DEFAULT, METHODS
 from grow.operators import OPERATORS
 from grow.plan import Plan, plan_for
 from grow.provenance import parse_record, record_of
-from grow.tensors import STORES, TensorPlan
+from grow.tensors import BITS, STORES, TensorPlan
 from grow.upcycle import read_so
 from grow.verify.replay import Replay
 
@@ -76,9 +76,11 @@ def misfit(replay: Replay) -> dict[str, Any] | None:
 def _laid_over(plan: Plan, source: Checkpoint, grown: Checkpoint) -> Replay | None:
     try:
         document = record_of(plan, source="", version="", tensors={})
-        return Replay(parse_record(document, str(grown.path), ""), source, grown)
+        found = Replay(parse_record(document, str(grown.path), ""), source, grown)
     except GrowError:
         return None
+    stored = (grown.tensors.get(t.name) for t in found.tensors)
+    return found if all(info is None or info.dtype in BITS for info in stored) else None  # quantised: nothing to hold
 
 
 def _followed(replay: Replay) -> float:
