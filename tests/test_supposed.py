@@ -210,10 +210,14 @@ def test_a_tensor_with_which_no_class_loads_is_named(variant, way, tmp_path):
     assert found.first["rule"] == "missing" if way == "gone" else "wanted" in found.first["rule"]
 
 
+@pytest.mark.parametrize("way", ["grow.json", "no grow.json"])
 @pytest.mark.parametrize(("field", "value"), [("return_dict", False), ("chunk_size_feed_forward", 7)])
-def test_a_field_with_which_no_model_runs_is_named(field, value, tmp_path):
+def test_a_field_with_which_no_model_runs_is_named(field, value, way, tmp_path):
     source = models.save("bert-mlm", tmp_path / "source")
-    grown = grown_from(source, "2x", tmp_path / "grown")
+    if way == "grow.json":
+        grown = grow.widen(source, "2x", out=tmp_path / "grown", verify=False).path
+    else:
+        grown = grown_from(source, "2x", tmp_path / "grown")
     tiny.edit_json(grown / "config.json", lambda c: c.update({field: value}))
     found = grow.verify(source, grown, rungs=BOTH)
     assert (found.verdict, found.first["field"], found.first["found"]) == ("different", field, value)
@@ -239,3 +243,24 @@ def test_a_model_that_looks_ahead_is_named_by_the_field_that_lets_it(to, tmp_pat
     found = grow.verify(source, other, rungs=BOTH)
     assert found.verdict == "different"
     assert "is_causal" in found.first["text"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("variant", "to", "end"),
+    [
+        ("granitemoe", {"hidden": 48, "ffn": 40}, ".input_linear.weight"),
+        ("qwen2_moe", {"hidden": 48, "expert_ffn": 20}, ".experts.1.gate_proj.weight"),
+        ("llama", {"hidden": 48, "ffn": 40}, "layers.1.mlp.gate_proj.weight"),
+    ],
+)
+def test_a_number_that_is_none_is_named(variant, to, end, value, tmp_path):
+    """In a new unit that nobody reads yet, which no equation holds."""
+    source = models.save(variant, tmp_path / "source", "float64")
+    grown = grown_from(source, to, tmp_path / "grown")
+    name = next(n for n in tiny.read_tensors(grown) if n.endswith(end))
+    shape = tiny.read_tensors(grown)[name].raw.shape
+    place = (*(1,) * (len(shape) - 2), (40 if "ffn" in to else 20) - 1, shape[-1] - 1)
+    tiny.edit_tensor(grown, name, lambda raw: raw.__setitem__(place, value))
+    found = grow.verify(source, grown, rungs=BOTH)
+    assert (found.verdict, found.first["tensor"], tuple(found.first["index"])) == ("different", name, place)

@@ -31,7 +31,15 @@ from grow.verify.chain import links, read_through
 from grow.verify.fields import read_by_stock
 from grow.verify.replay import NoSpace, Replay, config_differences, significant, unlike
 from grow.verify.result import EXACT, LADDER, RUNG_OF, RUNGS, Check, Verification
-from grow.verify.stored import StoredDifference, from_files, narrowed, narrowest, same_shapes, stored_differences
+from grow.verify.stored import (
+    StoredDifference,
+    from_files,
+    narrowed,
+    narrowest,
+    not_finite,
+    same_shapes,
+    stored_differences,
+)
 from grow.verify.supposed import misfit, stores_all, supposed
 from grow.verify.tokenizer import tokenizers
 
@@ -156,10 +164,20 @@ class _Ladder:
     def _unlike(self) -> list[dict[str, Any]]:
         """The fields that may explain a failure: of a model that does not run any that no growth changes."""
         fields = self._likely.fields() if self._likely else self.fields
-        if fields or self.replay is not None:
+        if fields:
             return fields
         kind = str(self.source.config.get("model_type"))
-        return significant(config_differences(self.source.config, self.grown.config), kind, neutral=frozenset())
+        changed = self.replay.record.config_changes.keys() if self.replay else ()
+        every = significant(config_differences(self.source.config, self.grown.config), kind, neutral=frozenset())
+        return [field for field in every if field["field"] not in changed]
+
+    def _not_finite(self, text: str) -> dict[str, Any]:
+        """Where nothing else says which number differs: the first that is none or infinite, of a sound source."""
+        bad = not_finite(self.grown)
+        if bad is None or not_finite(self.source) is not None:
+            return {}
+        place = ", ".join(map(str, bad["index"]))
+        return bad | {"text": f"{text.split(';')[0]}; {bad['tensor']}[{place}] is {bad['found']}"}
 
     def _recover(self) -> Check:
         from grow.verify.recover import recover
@@ -245,6 +263,8 @@ class _Ladder:
                 self.progress("where")
                 limit = 0.0 if math.isnan(limit) else limit
                 self.first = explain.by_running(pair, replay, self.stored or [], self.fields, limit, self._likely)
+                if self.first and not (self.first["tensor"] or self.first["field"]):
+                    self.first |= self._not_finite(self.first["text"])
             elif not self.lossy and not self._certified and self._passed("true_float64"):
                 self.progress("what no probe reached")
                 self._reach(pair, limit, readback)

@@ -99,6 +99,30 @@ def stored_differences(source: Checkpoint, grown: Checkpoint) -> Iterator[Stored
             yield StoredDifference(name, first[: len(info.shape)], found, wanted, count, reason)
 
 
+def not_finite(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """The first stored number that is none or infinite, as in `Verification.first`; None where all are finite."""
+    for name, info in checkpoint.tensors.items():
+        if info.dtype not in BITS:
+            continue
+        width = math.prod(info.shape[1:])
+        step, rows = max(1, BLOCK // max(1, width)), info.shape[0] if info.shape else 1
+        for start in range(0, rows, step):
+            values = widen(stored_rows(checkpoint, name, start, min(start + step, rows)), info.dtype, F64)
+            bad = np.argwhere(~np.isfinite(values))
+            if len(bad):
+                i, j = (int(k) for k in bad[0])
+                index = (start + i, *(int(k) for k in np.unravel_index(j, info.shape[1:])))[: len(info.shape)]
+                rule = "a finite number"
+                return {
+                    "tensor": name,
+                    "index": list(index),
+                    "found": float(values[i, j]),
+                    "wanted": None,
+                    "rule": rule,
+                }
+    return None
+
+
 def narrowest(checkpoint: Checkpoint) -> str:
     """The coarsest dtype that holds every stored weight as it is, whatever they are stored in; "" without weights."""
     left = ["BF16", "F16", "F32", "F64"]
