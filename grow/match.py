@@ -214,7 +214,7 @@ _CLASS_NAMES = {
 TWICE = "stock loading takes one of the two, and nothing says which"
 SHAPE = "stock loading raises where shapes differ"
 DTYPE = "stock loading casts such numbers, and a growth of whole or narrow numbers is not exact"
-UNEXPECTED = "stock loading leaves a tensor out that the class does not have"
+UNEXPECTED = "nothing says how such a tensor grows, and stock loading leaves it out where the class does not have it"
 MISSING = "stock loading begins a tensor that is missing anew, most of them with random numbers"
 
 
