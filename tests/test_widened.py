@@ -44,11 +44,11 @@ def test_products_are_those_of_the_plain_float64_weight(always, dtype, shape):
             (torch.einsum("...i,oi->...o", given, lazy), torch.einsum("...i,oi->...o", given, plain)),
         ):
             assert (found.dtype, found.shape) == (torch.float64, wanted.shape)
-            assert torch.allclose(found, wanted, rtol=1e-14, atol=1e-14)
+            assert torch.allclose(found, wanted, rtol=1e-14, atol=1e-14)  # the order of the sums may differ
     rows = drawn(4, 13, seed=3)
     for options in ({}, {"beta": 0.5, "alpha": -2.0}):  # Conv1D multiplies by a weight that is not transposed
         found, wanted = (torch.addmm(drawn(7, seed=4), rows, m, **options) for m in (lazy, plain))
-        assert torch.allclose(found, wanted, rtol=1e-14, atol=1e-14)
+        assert torch.allclose(found, wanted, rtol=1e-14, atol=1e-14)  # the order of the sums may differ
 
 
 def test_everything_else_gets_the_same_bits(always):

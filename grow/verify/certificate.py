@@ -66,18 +66,15 @@ class Fault:
 class TensorCheck:
     """Collects the faults of one tensor and its largest residual relative to the tolerance's scale.
 
-    unit   what rounding may change of each term, relative to it
-    slack  that, where numbers were read back from a later growth that rounds, see `grow.verify.chain`
+    unit  what rounding may change of each term, relative to it
     """
 
     t: TensorPlan
     unit: float
-    slack: float = 0.0
     faults: list[Fault] = field(default_factory=list)
     worst: float = 0.0
 
     def __post_init__(self) -> None:
-        self.unit = max(self.unit, self.slack)
         self.floor = subnormal_floor(self.t) if self.unit > 0 else 0.0
 
     def equal(
@@ -101,7 +98,7 @@ class TensorCheck:
 
     def same(self, found: np.ndarray, wanted: np.ndarray, rows, rule: str) -> None:
         """One number throughout, as it is stored."""
-        self._note(~(np.abs(found - wanted) <= self.slack * np.abs(wanted)), found, wanted, rows, rule)
+        self._note(found != wanted, found, wanted, rows, rule)
 
     def _note(self, bad, found, wanted, rows, rule: str, columns=None) -> None:
         if not bad.any():
@@ -141,9 +138,9 @@ def subnormal_floor(t: TensorPlan) -> float:
     return 0.5 * QUANTUM[t.dtype] * shares
 
 
-def check_tensor(t: TensorPlan, source: Checkpoint, grown: Checkpoint, split: str, slack: float = 0.0) -> TensorCheck:
+def check_tensor(t: TensorPlan, source: Checkpoint, grown: Checkpoint, split: str) -> TensorCheck:
     """The intertwining equation on one stored tensor; both sides are read in blocks."""
-    checks = [_check_part(part, t.name, begin, source, grown, split, slack) for begin, part in t.parts]
+    checks = [_check_part(part, t.name, begin, source, grown, split) for begin, part in t.parts]
     if not t.pieces:
         return checks[0]
     whole = TensorCheck(t, max(check.unit for check in checks))
@@ -156,11 +153,9 @@ def check_tensor(t: TensorPlan, source: Checkpoint, grown: Checkpoint, split: st
     return whole
 
 
-def _check_part(
-    t: TensorPlan, name: str, begin: int, source: Checkpoint, grown: Checkpoint, split: str, slack: float
-) -> TensorCheck:
+def _check_part(t: TensorPlan, name: str, begin: int, source: Checkpoint, grown: Checkpoint, split: str) -> TensorCheck:
     """One matrix (or vector), which stands in the tensor `name` from row `begin` on."""
-    check = TensorCheck(t, unit_of(t, split), slack)
+    check = TensorCheck(t, unit_of(t, split))
     # experts that share one's output are proved together: their sum is as many times the old one
     among = t.share.among if t.share else ((name, begin),)
     times = t.factor * len(among)

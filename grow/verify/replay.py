@@ -154,11 +154,8 @@ class Replay:
         sizes = record.sizes, record.new_sizes
         return grown_config(self.family, self.matched.config, *sizes, self.change.depth, stored, untied, top_k=top_k)
 
-    def certificate(self, slack: float = 0.0) -> Check:
-        """The proof on the stored weights.
-
-        slack  relative error of numbers that were read back from a later growth, see `grow.verify.chain`
-        """
+    def certificate(self) -> Check:
+        """The proof on the stored weights."""
         record = self.record
         if record.lossy:
             return self._as_recorded()
@@ -168,12 +165,12 @@ class Replay:
         if not faults:
             # numpy lets go of the interpreter in its loops, so two tensors are proved in the time of one
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                checked = pool.map(lambda t: self._checked(t, slack), self.tensors)
+                checked = pool.map(self._checked, self.tensors)
                 for t, (check, digest) in zip(self.tensors, checked):
                     worst = max(worst, check.worst)
                     faults.extend(map(str, check.faults[:1]))
                     first = first or (check.faults[0] if check.faults else None)
-                    if not check.faults and not slack and digest != record.tensors.get(t.name):
+                    if not check.faults and digest != record.tensors.get(t.name):
                         less = " or by less than the rounding of what is stored" if check.unit else ""
                         cast = " in its dtype," if t.dtype != t.source_dtype else ""
                         rule = f"sha256 is not grow.json's: differs{cast} in entries that no output reads{less}"
@@ -188,7 +185,7 @@ class Replay:
             "first": first and first.document(),
         }
         limit = "W̃·E_in = E_out·W on every tensor, " + (
-            "within the rounding of what is stored" if self.rounded or slack else "exactly"
+            "within the rounding of what is stored" if self.rounded else "exactly"
         )
         return Check("certificate", "fail" if faults else "pass", measured, limit, "; ".join(faults[:3]))
 
@@ -206,13 +203,13 @@ class Replay:
         reason = "; ".join(faults[:3]) or f"declared lossy, by {self.record.method}: {self.record.lossy}"
         return Check("certificate", "fail" if faults else "skip", measured, limit, reason)
 
-    def _checked(self, t: TensorPlan, slack: float = 0.0) -> tuple[TensorCheck, str]:
-        check = check_tensor(t, self.source, self.grown, self.record.split, slack)
+    def _checked(self, t: TensorPlan) -> tuple[TensorCheck, str]:
+        check = check_tensor(t, self.source, self.grown, self.record.split)
         if check.faults and t.share and self._recorded(t.name):
             # the experts that share with it are at fault: those that are not what was written
             others = [name for name, _ in t.share.among if not self._recorded(name)]
             check.faults = [] if others else check.faults
-        return check, "" if check.faults or slack else self.grown.sha256(self.grown.tensors[t.name])
+        return check, "" if check.faults else self.grown.sha256(self.grown.tensors[t.name])
 
     def _recorded(self, name: str) -> bool:
         """Whether a tensor still has the bytes that were written."""

@@ -78,14 +78,9 @@ def stored_differences(source: Checkpoint, grown: Checkpoint) -> Iterator[Stored
             if source.sha256(info) != grown.sha256(grown.tensors[name]):
                 yield StoredDifference(name, (0,) * len(info.shape), math.nan, math.nan, math.prod(info.shape))
             continue
-        width = math.prod(info.shape[1:])
-        step = max(1, BLOCK // max(1, width))
         reason, rows = unseen.get(name, ("", slice(0, 0)))
         first, found, wanted, count = None, 0.0, 0.0, 0
-        for start in range(0, info.shape[0] if info.shape else 1, step):
-            stop = min(start + step, info.shape[0] if info.shape else 1)
-            a = widen(stored_rows(source, name, start, stop), info.dtype, F64)
-            b = widen(stored_rows(grown, name, start, stop), grown.tensors[name].dtype, F64)
+        for (start, a), (_, b) in zip(_blocks(source, name), _blocks(grown, name)):
             off = ~((a == b) & np.isfinite(b))  # what is no number equals nothing
             if off.any():
                 if first is None:
@@ -99,15 +94,21 @@ def stored_differences(source: Checkpoint, grown: Checkpoint) -> Iterator[Stored
             yield StoredDifference(name, first[: len(info.shape)], found, wanted, count, reason)
 
 
+def _blocks(checkpoint: Checkpoint, name: str) -> Iterator[tuple[int, np.ndarray]]:
+    """(first row, (rows, columns) in float64) of a stored tensor, a few rows at a time."""
+    info = checkpoint.tensors[name]
+    step = max(1, BLOCK // max(1, math.prod(info.shape[1:])))
+    rows = info.shape[0] if info.shape else 1
+    for start in range(0, rows, step):
+        yield start, widen(stored_rows(checkpoint, name, start, min(start + step, rows)), info.dtype, F64)
+
+
 def not_finite(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """The first stored number that is none or infinite, as in `Verification.first`; None where all are finite."""
     for name, info in checkpoint.tensors.items():
         if info.dtype not in BITS:
             continue
-        width = math.prod(info.shape[1:])
-        step, rows = max(1, BLOCK // max(1, width)), info.shape[0] if info.shape else 1
-        for start in range(0, rows, step):
-            values = widen(stored_rows(checkpoint, name, start, min(start + step, rows)), info.dtype, F64)
+        for start, values in _blocks(checkpoint, name):
             bad = np.argwhere(~np.isfinite(values))
             if len(bad):
                 i, j = (int(k) for k in bad[0])
@@ -131,10 +132,7 @@ def narrowest(checkpoint: Checkpoint) -> str:
         if info.dtype not in BITS:
             continue
         found = True
-        width = math.prod(info.shape[1:])
-        step, rows = max(1, BLOCK // max(1, width)), info.shape[0] if info.shape else 1
-        for start in range(0, rows, step):
-            values = widen(stored_rows(checkpoint, name, start, min(start + step, rows)), info.dtype, F64)
+        for _, values in _blocks(checkpoint, name):
             for dtype in [dtype for dtype in left if info.dtype not in STORES[dtype]]:
                 if not np.array_equal(widen(narrow(values, dtype), dtype, F64), values, equal_nan=True):
                     left.remove(dtype)
