@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import shutil
 from pathlib import Path
 
+import models
 import numpy as np
 import pytest
 import tiny
@@ -13,6 +16,8 @@ import torch
 import grow
 from grow.verify import pair as pair_module
 from grow.verify.result import Check
+
+MODULE = importlib.import_module("grow.verify.trainability")
 
 CASES = [
     ("llama", "2x"),
@@ -99,6 +104,44 @@ def test_equal_rows_of_the_source_are_no_locked_twins(tmp_path):
         tiny.edit_tensor(source, f"model.layers.0.mlp.{name}.weight", lambda raw, i=index: raw.__setitem__(i, raw[4]))
     other = shutil.copytree(source, tmp_path / "other")
     assert audit(source, other).status == "pass"
+
+
+def test_a_bias_that_no_softmax_sees_has_no_gradient_but_for_rounding(tmp_path):
+    source = tiny.checkpoint(tmp_path / "source", "bert")
+    grown = grown_from(source, "2x")
+    with pair_module.Pair(source, grown) as pair:
+        before, after = MODULE._train(pair, "source"), MODULE._train(pair, "grown")
+    keys = {name for name in after.moved if name.endswith("key.bias")}
+    assert after.still == before.still == keys
+    name = min(keys)
+    after.moved[name][5] = False  # by chance the sum came out as zero
+    part = MODULE.Part(name, None, after.moved[name], after.weights[name], None)
+    assert MODULE._audit(part, before, after)["dead"] == 0
+    told = dataclasses.replace(after, still=set())
+    assert MODULE._audit(part, before, told)["dead"] == 1
+
+
+@pytest.mark.parametrize("record", [True, False], ids=["grow.json", "no record"])
+def test_an_expert_that_had_a_token_in_one_step_is_not_dead(record, tmp_path):
+    # 40 experts of which each token takes two: some get their first token in the last step, where zeros stand before
+    # what they read
+    source = models.save("granitemoe", tmp_path / "source", num_local_experts=40, num_experts_per_tok=2)
+    grown = grown_from(source, "2x")
+    if not record:
+        (grown / "grow.json").unlink()
+    check = audit(source, grown)
+    assert (check.status, check.measured["dead"]) == ("pass", 0), check.reason
+    assert check.measured["learning"] < check.measured["new"]
+
+    dead = {  # one unit of every expert: its gate, its value and its reader; no token can make them learn
+        "input_linear": lambda raw: raw.__setitem__((slice(None), [-1, raw.shape[1] // 2 - 1]), 0),
+        "output_linear": lambda raw: raw.__setitem__((slice(None), slice(None), -1), 0),
+    }
+    for name, zero in dead.items():
+        tiny.edit_tensor(grown, f"model.layers.1.block_sparse_moe.{name}.weight", zero)
+    check = audit(source, grown)
+    assert check.status == "fail"
+    assert "layers.1.block_sparse_moe" in check.reason
 
 
 def test_a_loss_that_is_no_number_fails(tmp_path):

@@ -39,18 +39,19 @@ def file_names(model: Any, parameter: str) -> list[str]:
 
 @contextlib.contextmanager
 def asked(model: Any) -> Iterator[dict[str, torch.Tensor]]:
-    """While it is open: fused parameter -> (experts, 1, 1) bool, whether a token was sent to the expert."""
+    """While it is open: fused parameter -> (experts, 1, 1), in how many forward passes an expert had a token."""
     owners: dict[str, list[str]] = {}
     for name in fused(model):
         owners.setdefault(name.rpartition(".")[0], []).append(name)
-    seen = {name: torch.zeros(model.get_parameter(name).shape[0], 1, 1, dtype=torch.bool) for name in fused(model)}
+    seen = {name: torch.zeros(model.get_parameter(name).shape[0], 1, 1, dtype=torch.int64) for name in fused(model)}
 
     def watch(names: list[str]) -> Any:
         def hook(module: Any, given: tuple, named: Mapping[str, Any]) -> None:
             for value in (*given, *named.values()):
                 if isinstance(value, torch.Tensor) and not value.is_floating_point():
                     for name in names:
-                        seen[name][value.unique()] = True
+                        seen[name][value.unique()] += 1
+                    return  # what the experts are, comes first; masks and positions may follow
 
         return hook
 

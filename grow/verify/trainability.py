@@ -28,12 +28,14 @@ from grow.verify.probes import Probe
 from grow.verify.result import Check
 
 STEPS = 4  # a zero factor needs one step to move, what lies behind it a second one; the rest is margin
+OFTEN = 3  # of these steps, in which an expert has had a token: one less, for not every step reaches every expert
 RATE = 1e-3
 DULL = ("single", "repeated", "constant")  # their tokens do not tell units apart
 LONGEST = 64  # tokens of a probe that is trained on
 LIMIT = f"after {STEPS} steps of AdamW every new parameter has had a gradient, and copies have parted"
 APART = {torch.float64: 1e-7, torch.float32: 1e-4}  # of a step: above what rounding does to equal gradients
 PARTED = 0.1  # of a unit's entries: a few may have been reached once, or by rounding alone
+ROUNDING = 64  # ulps of the model's largest gradient: what a sum that cancels leaves of a gradient that is zero
 FEWEST = 8  # entries with a gradient that it takes to tell twins apart
 UNKNOWN = -9  # in place of an axis map's source: the dim grew and nobody says how
 
@@ -44,7 +46,8 @@ class Trained:
     weights  after the last step
     equal    parameter -> for every row, the first row that was equal to it before the first step
     tables   parameters that are looked up row by row
-    asked    parameter of an expert -> bool, whether a token was sent to it
+    asked    parameter of an expert -> bool, whether tokens were sent to it in `OFTEN` steps
+    still    parameters without a gradient but for rounding, such as a bias of keys, which no softmax sees
 
     Names are those of the files where the model fuses experts, see `grow.verify.experts`.
     """
@@ -54,6 +57,7 @@ class Trained:
     equal: dict[str, torch.Tensor]
     tables: set[str]
     asked: dict[str, torch.Tensor]
+    still: set[str]
     losses: list[float]
     dtype: str
 
@@ -65,9 +69,10 @@ def trainability(pair: Pair, tensors: Mapping[str, TensorPlan] | None = None) ->
     tensors  how the growth made each tensor, by any name that ends like the module's; without it an entry is new when
              a dim of its tensor grew, and twins are rows that are equal in the grown model only
 
-    An expert to which no probe's token was sent is left out: it learns when it is used.
-    An entry is excused when the source's own gradient never reached it, or reached nothing in its old row or column
-    (the row of a token that was not in the batch), and so is a new row of a table that no probe looks up.
+    An expert to which tokens were sent in fewer than `OFTEN` steps is left out: it learns when it is used.
+    An entry is excused where its tensor has no gradient but for rounding, and when the source's own gradient never
+    reached it, or reached nothing in its old row or column (the row of a token that was not in the batch). So is a new
+    row of a table that no probe looks up.
     """
     before, after = _train(pair, "source"), _train(pair, "grown")
     if before is None or after is None:
@@ -104,6 +109,7 @@ def _train(pair: Pair, side: Side) -> Trained | None:
     model = pair.load(side, dtype, copies=5).requires_grad_(True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
     moved = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
+    largest = dict.fromkeys(moved, 0.0)
     first = in_files(model, {name: p.detach() for name, p in model.named_parameters()})
     equal = {name: _first_equal(p) for name, p in first.items() if p.ndim == 2}
     del first
@@ -125,13 +131,16 @@ def _train(pair: Pair, side: Side) -> Trained | None:
                 for name, p in model.named_parameters():
                     if p.grad is not None:
                         moved[name] |= p.grad != 0
+                        largest[name] = max(largest[name], float(torch.linalg.vector_norm(p.grad, math.inf)))
                 optimizer.step()
     finally:
         torch.set_num_threads(threads)
-    whole = {name: flags.expand(moved[name].shape) for name, flags in seen.items()}
+    whole = {name: (passes >= OFTEN).expand(moved[name].shape) for name, passes in seen.items()}
     weights = in_files(model, {name: p.detach() for name, p in model.named_parameters()})
     sent = in_files(model, whole) if whole else {}
-    return Trained(in_files(model, moved), weights, equal, tables, sent, losses, dtype)
+    nothing = ROUNDING * torch.finfo(model.dtype).eps * max(largest.values(), default=0.0)
+    still = {name for name, gradient in largest.items() if 0 < gradient <= nothing}
+    return Trained(in_files(model, moved), weights, equal, tables, sent, still, losses, dtype)
 
 
 def _objective(pair: Pair, side: Side, model: Any, probe: Probe) -> torch.Tensor | None:
@@ -243,6 +252,8 @@ def _audit(part: Part, source: Trained, after: Trained) -> dict[str, Any]:
     dead = new & ~alive & ~unsent
     if before is not None and dead.any():
         dead &= ~_excused(dead, before, sources)
+    if name in after.still:
+        dead[:] = False
     if name in after.tables:
         dead &= alive.any(dim=1, keepdim=True)  # a row that no probe looks up learns when it is used
     count = {"new": int(new.sum()), "dead": int(dead.sum())}
