@@ -12,8 +12,6 @@ for the stock Trainer and for Accelerate. Importing grow imports no torch.
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
-
 from grow import integrations
 from grow.api import (
     Growth,
@@ -35,6 +33,7 @@ from grow.finish import Different
 from grow.optimizer import new_entries, rates
 from grow.race import Comparison, compare
 from grow.run import price, run
+from grow.version import __version__ as __version__
 
 __all__ = [
     "BadInput",

@@ -24,6 +24,7 @@ from grow.provenance import NAME, earlier_of, record_of
 from grow.spent import history
 from grow.verify.ladder import verify_folders
 from grow.verify.result import FUNCTION, LOSSY, Verification
+from grow.version import __version__
 
 
 class Different(GrowError):
@@ -75,8 +76,6 @@ def write_result(
     digests = write_plan(the_plan, FileSource(checkpoint), folder, shard, advance, world)
     with world.together():
         if world.first:
-            from grow import __version__
-
             write_json(folder / "config.json", the_plan.new_config)
             copy_companions(checkpoint, folder, the_plan)
             record = record_of(

@@ -44,6 +44,7 @@ from grow.tensors import TensorPlan
 from grow.verify.compare import HIDDEN_OUTPUTS
 from grow.verify.experts import fused
 from grow.verify.float64 import quiet
+from grow.version import __version__
 
 CODES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -302,8 +303,6 @@ def _verify(model: Any, grown: Any, plan: Plan, seed: int):
         _save(model, a)
         _save(grown, b)
         with open_checkpoint(b) as saved:
-            from grow import __version__
-
             digests = {name: saved.sha256(info) for name, info in saved.tensors.items()}
         write_json(b / NAME, record_of(plan, source=type(model).__name__, version=__version__, tensors=digests))
         with open_checkpoint(a) as source, open_checkpoint(b) as result:

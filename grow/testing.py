@@ -39,6 +39,7 @@ from grow.errors import GrowError, did_you_mean
 from grow.plan import Plan
 from grow.verify.ladder import checks_of
 from grow.verify.result import EXACT, FUNCTION, Verification
+from grow.version import __version__
 
 MARK = "grow_pair(source, to, **options): grow `source` to `to` once per session, as grow.widen does; for the fixture"
 EXAMPLE = '@pytest.mark.grow_pair(source="small", to="2x")'
@@ -158,7 +159,6 @@ def _name(thing: Any) -> str:
 
 def _write_record(folder: Path, plan: Plan) -> None:
     """grow.json beside a grown model that was saved by hand."""
-    from grow import __version__
     from grow.checkpoint.reader import open_checkpoint
     from grow.checkpoint.writer import write_json
     from grow.provenance import NAME, record_of

@@ -19,6 +19,7 @@ from grow.data.corpus import DTYPES, MANIFEST, OFFSETS, TOKENS, Manifest, SplitI
 from grow.data.readers import documents
 from grow.errors import BadInput
 from grow.tokenizer import load_tokenizer
+from grow.version import __version__
 from grow.waiting import beside
 from grow.zoo import TEXTS
 
@@ -95,8 +96,6 @@ def prepare(
                 writer.close()
         if validation and not writers["val"].documents:
             _cut(stage.path, writers, validation)
-        from grow import __version__
-
         manifest = Manifest(
             dtype,
             {"name": os.fspath(tokenizer), "sha256": tokenizer_sha256(reader), "vocab_size": size, "end": stop},

@@ -23,6 +23,7 @@ from grow.memory import ModelSource
 from grow.optimizers import check_optimizers
 from grow.provenance import NAME, parse_record, record_of
 from grow.train.grown import tensors_of
+from grow.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -165,8 +166,6 @@ class GrowCallback(TrainerCallback, ExportableState):
         return bool(self.done) and best is not None and best < self.done[-1]["step"]
 
     def _grow(self, one: Growing, state, model: Any, optimizer: Any) -> None:
-        from grow import __version__
-
         self._treat_alike()
         batch = self._batch or {k: v.to(model.device) for k, v in model.dummy_inputs.items()}
         options = {"state": one.state, "verify": one.verify, **one.options}

@@ -28,6 +28,7 @@ from grow.run.keys import shown
 from grow.run.recipe import FINAL, RECIPE, TOML, Recipe, Stage
 from grow.train.folder import LOCK, RUN
 from grow.train.settings import FREE
+from grow.version import __version__
 
 SCHEMA = 1
 WAITING, RUNNING, DONE = "waiting", "running", "done"
@@ -58,8 +59,6 @@ class Book:
 
     @classmethod
     def begin(cls, out: Path, recipe: Recipe, machine: str) -> Book:
-        from grow import __version__
-
         return cls(
             out,
             {

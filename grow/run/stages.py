@@ -30,6 +30,7 @@ from grow.spent import Spent
 from grow.train.folder import BUNDLED, RUN, UNBEGUN
 from grow.train.inputs import parse_sources, tokenized
 from grow.train.log import METRICS, kept_lines
+from grow.version import __version__
 
 Found = dict[str, Any]  # what a stage adds to its entry in recipe.json
 
@@ -202,7 +203,6 @@ def _clear(folder: Path) -> None:
 
 def random_checkpoint(options: Mapping[str, Any], folder: Path) -> None:
     """A stock checkpoint with the initialisation that transformers gives the config; the tokenizer comes along."""
-    from grow import __version__
     from grow.race.training import from_scratch
     from grow.verify.float64 import DTYPES, quiet
 

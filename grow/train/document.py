@@ -12,6 +12,7 @@ import torch
 from grow.parallel import World
 from grow.provenance import config_sha256
 from grow.train.inputs import Data, Source
+from grow.version import __version__
 
 
 def run_document(
@@ -22,8 +23,6 @@ def run_document(
     begun  {"source": SRC, "before": what its weights have cost, "carried": of the state that the run began from}
     """
     import transformers
-
-    from grow import __version__
 
     return {
         "schema": 1,

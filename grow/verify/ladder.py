@@ -42,6 +42,7 @@ from grow.verify.stored import (
 )
 from grow.verify.supposed import misfit, stores_all, supposed
 from grow.verify.tokenizer import tokenizers
+from grow.version import __version__
 
 
 def verify_folders(
@@ -417,8 +418,6 @@ def checks_of(rungs: Sequence[str]) -> set[str]:
 def environment() -> dict[str, Any]:
     """What the numbers were measured with."""
     packages = {name: version(name) for name in ("torch", "transformers", "numpy", "safetensors")}
-    from grow import __version__
-
     return {"grow": __version__, "python": platform.python_version(), **packages, "machine": platform.machine()}
 
 
