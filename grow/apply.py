@@ -17,20 +17,10 @@ import numpy as np
 
 from grow.axes import GAIN, READ, SHIFT, WRITE
 from grow.change import DRAWN
+from grow.dtypes import RAW
 from grow.errors import BadInput, Refused
 from grow.maps import BLEND, MEAN, SILENT, UNREAD, AxisMap, is_power_of_two
-from grow.numerics import (
-    RAW,
-    Noise,
-    mean_share,
-    narrow,
-    representable,
-    split_even,
-    split_exact,
-    split_one,
-    stored,
-    widen,
-)
+from grow.numerics import Noise, mean_share, narrow, representable, split_even, split_exact, split_one, stored, widen
 from grow.tensors import HALVED, TensorPlan
 
 BLOCK = 1 << 18  # elements of a source block: about a megabyte in float32

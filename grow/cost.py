@@ -11,11 +11,12 @@ from grow.assemble import assemble
 from grow.axes import LOOKUPS, READ, SIDES, WRITE
 from grow.change import Change
 from grow.depth import unchanged
+from grow.dtypes import ITEMSIZE
 from grow.family import UNITS, Family
 from grow.maps import identity
 from grow.match import Match
 from grow.plan import Plan
-from grow.tensors import ITEMSIZE, TensorPlan
+from grow.tensors import TensorPlan
 
 # Per parameter with AdamW: weight, gradient and two moments in float32, or bfloat16 weight and gradient with a float32
 # master weight and moments; both come to 16 bytes.

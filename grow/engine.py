@@ -18,7 +18,7 @@ import numpy as np
 from grow.apply import grow_tensor
 from grow.checkpoint.reader import Checkpoint
 from grow.checkpoint.writer import Planned, ShardWriter
-from grow.numerics import RAW
+from grow.dtypes import RAW
 from grow.parallel import World
 from grow.plan import Plan
 from grow.tensors import TensorPlan

@@ -9,10 +9,9 @@ from typing import Any, Protocol
 
 from grow.axes import INDICES, Row
 from grow.checkpoint.strange import CAST, told
+from grow.dtypes import BITS
 from grow.errors import BadInput, Refused, listing
 from grow.family import Family
-
-FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class Stored(Protocol):
@@ -146,8 +145,8 @@ def expected_rows(family: Family, config: Mapping[str, Any]) -> dict[str, Row]:
 
 
 def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]):
-    if info.dtype not in FLOATS:
-        yield f"has dtype {info.dtype}, wanted one of {', '.join(FLOATS)}", DTYPE
+    if info.dtype not in BITS:
+        yield f"has dtype {info.dtype}, wanted one of {', '.join(BITS)}", DTYPE
     dims = row.signature.dims
     shape = tuple(info.shape)
     wanted = tuple(

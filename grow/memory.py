@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from grow import recompute
 from grow.apply import grow_tensor
+from grow.dtypes import RAW, code_of
 from grow.errors import BadInput, Refused
 from grow.families import family_of
 from grow.family import Family
@@ -35,7 +36,6 @@ from grow.given import (
     twin_of,
 )
 from grow.match import Match, check_duplicates, match
-from grow.numerics import RAW
 from grow.optimizer import POLICIES
 from grow.optimizers import check_optimizers, grow_optimizers, refuse_sharded
 from grow.plan import Plan, plan_for
@@ -45,8 +45,6 @@ from grow.verify.compare import HIDDEN_OUTPUTS
 from grow.verify.experts import fused
 from grow.verify.float64 import quiet
 from grow.version import __version__
-
-CODES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class ModelSource:
     @property
     def tensors(self) -> dict[str, Info]:
         """Name -> dtype and shape, as a checkpoint has them."""
-        return {name: Info(CODES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in self.state.items()}
+        return {name: Info(code_of(t.dtype) or str(t.dtype), tuple(t.shape)) for name, t in self.state.items()}
 
     def checked(self) -> tuple[Family, Any]:
         """Its family, and what stock code builds from its config with its weights. Refused where it differs."""

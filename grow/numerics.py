@@ -7,16 +7,11 @@ result is float64.
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import numpy as np
 
-RAW: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
-}
+from grow.dtypes import RAW
+
 _TOP = np.uint32(0xFFFF0000)
 
 

@@ -25,13 +25,13 @@ from grow.checkpoint.locate import companions, inside
 from grow.checkpoint.reader import Checkpoint, add_companion, identity
 from grow.checkpoint.regular import MAX_BESIDE, read_file
 from grow.checkpoint.writer import write_json
+from grow.dtypes import NAMES, RAW
 from grow.engine import write_items
 from grow.errors import BadInput
 from grow.family import Family
 from grow.match import expected_rows
-from grow.numerics import RAW
 from grow.parallel import World
-from grow.tensors import DTYPE_NAMES, flat
+from grow.tensors import flat
 
 WRAPPERS = ("", "model.", "app.model.", "module.", "model.module.", "state_dict.")
 """What training scripts put in front of a model's names."""
@@ -156,5 +156,4 @@ def write_stock(source: PiecedCheckpoint, folder: Path, world: World) -> None:
 def _as_stored(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
     """The config with the dtype that the weights have here: a run keeps them wider than its checkpoint."""
     codes = {info.dtype for info in tensors.values()}
-    names = {code: name for name, code in DTYPE_NAMES.items()}
-    return {**config, "dtype": names[codes.pop()]} if len(codes) == 1 else dict(config)
+    return {**config, "dtype": NAMES[codes.pop()]} if len(codes) == 1 else dict(config)

@@ -11,6 +11,7 @@ from grow.assemble import assemble
 from grow.change import Change, Upcycling, check_depth, depth_rounds, layer_config
 from grow.choose import grow_counts, grow_experts, head_dim_maps, low_logit, rounding
 from grow.depth import Depth
+from grow.dtypes import BITS, CODES, STORES
 from grow.errors import BadInput, did_you_mean
 from grow.family import GROWABLE, UNITS, Family
 from grow.maps import AxisMap, is_power_of_two
@@ -18,7 +19,7 @@ from grow.match import Match
 from grow.methods import DEFAULT, METHODS, Request, design, method_named
 from grow.operators import OPERATORS
 from grow.target import Target, resolve
-from grow.tensors import BITS, DTYPE_NAMES, HALVED, SPLITS, STORES, TensorPlan
+from grow.tensors import HALVED, SPLITS, TensorPlan
 from grow.upcycle import read_so
 
 
@@ -169,7 +170,7 @@ def plan_for(
 def _dtypes(matched: Match, dtype: str, rounded: tuple[str, ...], notes: list[str]) -> dict[str, str]:
     """Stored dtype of each result tensor; a rounded plan is written in float32 at least unless told otherwise."""
     if dtype != "auto":
-        return {t.name: DTYPE_NAMES[dtype] for t in matched.tensors}
+        return {t.name: CODES[dtype] for t in matched.tensors}
     if not rounded:
         return {t.name: t.dtype for t in matched.tensors}
     wide = {t.name: t.dtype if BITS[t.dtype] >= BITS["F32"] else "F32" for t in matched.tensors}
@@ -200,7 +201,7 @@ def grown_config(
     if untied:
         result["tie_word_embeddings"] = False
     if len(stored) == 1:
-        name = next(name for name, code in DTYPE_NAMES.items() if code in stored)
+        name = next(name for name, code in CODES.items() if code in stored)
         result["torch_dtype" if "torch_dtype" in result and "dtype" not in result else "dtype"] = name
     return result
 
@@ -313,11 +314,11 @@ def _check_options(operators: Mapping[str, str], split: str | None, dtype: str, 
         raise BadInput(
             f"--split {split}", what="no such split", why="splits: " + ", ".join(SPLITS), fix="--split exact"
         )
-    if dtype != "auto" and dtype not in DTYPE_NAMES:
+    if dtype != "auto" and dtype not in CODES:
         raise BadInput(
             f"--dtype {dtype}",
             what="no such dtype",
-            why="dtypes: auto, " + ", ".join(DTYPE_NAMES),
+            why="dtypes: auto, " + ", ".join(CODES),
             fix="--dtype auto",
         )
     if not isinstance(seed, int) or not 0 <= seed < 2**63:

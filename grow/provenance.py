@@ -25,12 +25,13 @@ from grow.checkpoint.header import show
 from grow.checkpoint.locate import inside
 from grow.checkpoint.regular import is_there, read_json
 from grow.depth import FILLS, ZEROS, Depth, unchanged
+from grow.dtypes import BITS
 from grow.errors import BadInput
 from grow.family import UNITS
 from grow.maps import KINDS, SILENT, AxisMap, axis_map, identity
 from grow.methods import DEFAULT
 from grow.plan import Plan
-from grow.tensors import BITS, SPLITS
+from grow.tensors import SPLITS
 
 SCHEMA = 1
 NAME = "grow.json"

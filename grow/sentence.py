@@ -23,12 +23,13 @@ from grow.axes import parse_signature
 from grow.checkpoint.header import show
 from grow.checkpoint.locate import inside, module_folder
 from grow.checkpoint.reader import SINGLE, Checkpoint, open_tensors
+from grow.dtypes import BITS, ITEMSIZE
 from grow.engine import FileSource, Put, write_items
 from grow.errors import BadInput, Refused
 from grow.family import Family
 from grow.maps import AxisMap, axis_map, concatenate, is_power_of_two
 from grow.numerics import narrow
-from grow.tensors import BITS, ITEMSIZE, TensorPlan
+from grow.tensors import TensorPlan
 from grow.verify.readback import stream_readback
 
 MODULES, SETTINGS, ROUTER = "modules.json", "config_sentence_transformers.json", "router_config.json"

@@ -6,13 +6,9 @@ import math
 from dataclasses import dataclass
 
 from grow.axes import LOOKUPS, READ, WRITE, Signature
+from grow.dtypes import ITEMSIZE
 from grow.maps import AxisMap
 
-BITS = {"F64": 53, "F32": 24, "F16": 11, "BF16": 8}
-DTYPE_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-# dtype -> the dtypes of which it can store every number; bfloat16 reaches further than float16 and is coarser
-STORES = {"F64": {"F64", "F32", "F16", "BF16"}, "F32": {"F32", "F16", "BF16"}, "F16": {"F16"}, "BF16": {"BF16"}}
-ITEMSIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 SPLITS = ("exact", "even", "noisy", "diagonal")
 """How copies share a consumer's weight.
 

@@ -11,8 +11,9 @@ from models import save
 import grow
 from grow.checkpoint.reader import open_checkpoint
 from grow.checkpoint.writer import ShardWriter
+from grow.dtypes import RAW
 from grow.engine import FileSource, write_plan
-from grow.numerics import RAW, Noise, narrow, representable, split_even, split_exact, split_in_two, widen
+from grow.numerics import Noise, narrow, representable, split_even, split_exact, split_in_two, widen
 
 DTYPES = ("F32", "BF16", "F16", "F64")
 WORK = {"F64": np.dtype(np.float64)}

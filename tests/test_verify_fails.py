@@ -16,9 +16,9 @@ import pytest
 import tiny
 
 import grow
+from grow.dtypes import RAW
 from grow.errors import BadInput, GrowError
 from grow.maps import MEAN, SILENT, UNREAD, AxisMap, axis_map
-from grow.numerics import RAW
 from grow.verify.result import LADDER, Verification
 
 ONLY = ("certificate",)

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from grow.axes import GAIN, READ
+from grow.dtypes import RAW
 from grow.families import FAMILIES
 from grow.match import expected_rows
-from grow.numerics import RAW, narrow
+from grow.numerics import narrow
 
 WEIGHTS = "model.safetensors"
 

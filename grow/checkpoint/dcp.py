@@ -25,11 +25,10 @@ import numpy as np
 from grow.checkpoint.header import open_regular, read_exactly, show
 from grow.checkpoint.locate import inside, plain_name
 from grow.checkpoint.regular import opened
+from grow.dtypes import ITEMSIZE, RAW, code_of
 from grow.errors import BadInput, Refused
 
 INDEX = ".metadata"
-CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 KNOWN = {
     "torch.distributed.checkpoint.metadata": None,  # None: every class of the module
     "torch.distributed.checkpoint.filesystem": {"_StorageInfo", "_StoragePrefix"},
@@ -89,7 +88,7 @@ class PiecedTensor:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * SIZES[self.dtype]
+        return math.prod(self.shape) * ITEMSIZE[self.dtype]
 
 
 class PiecedFolder:
@@ -122,7 +121,7 @@ class PiecedFolder:
 
     def rows(self, t: PiecedTensor, start: int, stop: int) -> np.ndarray:
         """Entries [start, stop) along dim 0 of a tensor, whatever dims it is split along; bfloat16 as its bits."""
-        dtype = np.dtype({"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}[t.dtype])
+        dtype = RAW[t.dtype]
         out = np.empty((stop - start, *t.shape[1:]), dtype)
         for p in t.pieces:
             low, high = max(start, p.begin[0]), min(stop, p.begin[0] + p.sizes[0])
@@ -152,7 +151,7 @@ class PiecedFolder:
 
     def _part(self, t: PiecedTensor, p: Piece, start: int, stop: int) -> bytes:
         """Those of the bytes [start, stop) that are in a piece, counted from its first."""
-        start, stop = max(0, start), min(stop, math.prod(p.sizes) * SIZES[t.dtype])
+        start, stop = max(0, start), min(stop, math.prod(p.sizes) * ITEMSIZE[t.dtype])
         if start >= stop:
             return b""
         where = f"{show(p.file)}: {show(t.name)}"
@@ -211,7 +210,7 @@ def _tensors(folder: Path, index: Any) -> dict[str, PiecedTensor]:
         stored[at.fqn, tuple(at.offset or ())] = info
     found = {}
     for name, meta in index.state_dict_metadata.items():
-        code = CODES.get(str(getattr(getattr(meta, "properties", None), "dtype", "")).removeprefix("torch."))
+        code = code_of(getattr(getattr(meta, "properties", None), "dtype", ""))
         if isinstance(meta, TensorStorageMetadata) and code:
             pieces = [_piece(folder, name, chunk, stored) for chunk in meta.chunks]
             found[name] = _tiled(folder, PiecedTensor(name, code, tuple(meta.size), tuple(pieces)))
@@ -265,7 +264,7 @@ def _numbers(fd: int, t: PiecedTensor, p: Piece) -> int:
         raise BadInput(where, what="is no tensor", why=found[0][:200], fix=AGAIN) from None
     if damaged:
         raise BadInput(where, what="is damaged", why=f"{show(damaged)} has another CRC-32 than it had", fix=AGAIN)
-    code = CODES.get(str(getattr(made, "dtype", "")).removeprefix("torch."))
+    code = code_of(getattr(made, "dtype", ""))
     count = math.prod(p.sizes)
     fits = code == t.dtype and tuple(made.shape) == p.sizes and made.is_contiguous()
     if not fits or record.compress_type != zipfile.ZIP_STORED or any(order != b"little" for order in orders):
@@ -273,8 +272,8 @@ def _numbers(fd: int, t: PiecedTensor, p: Piece) -> int:
         raise BadInput(where, what=what, why="the index says so", fix=AGAIN)
     header = read_exactly(fd, 30, p.offset + record.header_offset, where)
     begin = record.header_offset + 30 + sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
-    begin += made.storage_offset() * SIZES[t.dtype]
-    if begin + count * SIZES[t.dtype] > p.length:
+    begin += made.storage_offset() * ITEMSIZE[t.dtype]
+    if begin + count * ITEMSIZE[t.dtype] > p.length:
         raise BadInput(where, what="ends before its last number", why="the file is damaged", fix=AGAIN)
     return begin
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from grow.checkpoint.strange import told
+from grow.dtypes import RAW
 from grow.errors import BadInput, did_you_mean, listing
 from grow.stock import FLOAT
 
@@ -37,6 +38,7 @@ FIELDS = {"dtype", "shape", "data_offsets"}
 SURROGATE = re.compile("[\ud800-\udfff]").search
 
 DTYPES: dict[str, tuple[int, np.dtype | None]] = {
+    **{code: (raw.itemsize, raw) for code, raw in RAW.items()},
     "BOOL": (1, np.dtype("?")),
     "U8": (1, np.dtype("u1")),
     "I8": (1, np.dtype("i1")),
@@ -45,14 +47,10 @@ DTYPES: dict[str, tuple[int, np.dtype | None]] = {
     "F8_E8M0": (1, None),
     "U16": (2, np.dtype("<u2")),
     "I16": (2, np.dtype("<i2")),
-    "F16": (2, np.dtype("<f2")),
-    "BF16": (2, np.dtype("<u2")),
     "U32": (4, np.dtype("<u4")),
     "I32": (4, np.dtype("<i4")),
-    "F32": (4, np.dtype("<f4")),
     "U64": (8, np.dtype("<u8")),
     "I64": (8, np.dtype("<i8")),
-    "F64": (8, np.dtype("<f8")),
     "C64": (8, np.dtype("<c8")),
 }
 """Bytes per element, and the numpy dtype that reads it: BF16 as its uint16 bits, none for 8-bit floats."""

@@ -19,8 +19,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from grow.checkpoint.header import CHUNK
+from grow.dtypes import ITEMSIZE
 from grow.errors import BadInput
-from grow.tensors import ITEMSIZE
 
 ALIGN = 8
 

@@ -10,9 +10,10 @@ import click
 from grow import api
 from grow.choose import NEW_TOKENS
 from grow.depth import FILLS
+from grow.dtypes import CODES
 from grow.methods import DEFAULT, METHODS
 from grow.optimizer import POLICIES
-from grow.tensors import DTYPE_NAMES, SPLITS
+from grow.tensors import SPLITS
 
 SOURCE = "SRC: a checkpoint folder, a hub id or a bundled name (small, small-gpt2, small-bert)."
 TARGET = (
@@ -57,7 +58,7 @@ exactness = options(
     click.option("--allow-lossy", is_flag=True, help="Let a method that is not exact have its way, and measure it."),
     click.option(
         "--dtype",
-        type=click.Choice(["auto", *DTYPE_NAMES]),
+        type=click.Choice(["auto", *CODES]),
         default="auto",
         show_default=True,
         help="Stored dtype.",

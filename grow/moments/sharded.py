@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from grow.checkpoint.dcp import PiecedFolder
+from grow.dtypes import RAW
 from grow.errors import GrowError
 from grow.moments.state import Carried, Info, TrainingState, as_tensor, damaged
-from grow.numerics import RAW
 from grow.train.checkpoints import STATE, read_train
 
 CLASSES = {"adamw": ("AdamW",), "adafactor": ("Adafactor",), "muon": ("Muon", "AdamW")}

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from grow.dtypes import ITEMSIZE, NAMES
 from grow.errors import BadInput, listing
 from grow.optimizers import COL, ROW, STATES, STEP
 from grow.tensors import flat
@@ -26,8 +27,7 @@ NEEDED = {
     "Adafactor": ({"variance", STEP}, {ROW, COL, STEP}),
 }
 """Class -> the sets of entries that a parameter of it may have."""
-CODES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-TORCH = {code: dtype for dtype, code in CODES.items()}
+TORCH: dict[str, torch.dtype] = {code: getattr(torch, name) for code, name in NAMES.items()}
 DROP = "--state drop goes on without it"
 
 
@@ -135,7 +135,7 @@ class TrainingState:
 
 
 def bytes_of(dtype: str, shape: Iterable[int]) -> int:
-    return TORCH[dtype].itemsize * int(torch.Size(shape).numel())
+    return ITEMSIZE[dtype] * math.prod(shape)
 
 
 def as_tensor(raw: np.ndarray, dtype: str, shape: Sequence[int]) -> torch.Tensor:

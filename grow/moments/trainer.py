@@ -21,9 +21,10 @@ from typing import Any
 import torch
 
 from grow.checkpoint.regular import read_file
+from grow.dtypes import code_of
 from grow.errors import Refused, listing
 from grow.moments.names import bare_model, shapes
-from grow.moments.state import CODES, Carried, Info, TrainingState, damaged, shape_of
+from grow.moments.state import Carried, Info, TrainingState, damaged, shape_of
 from grow.moments.written import WrittenState
 from grow.optimizers import COL, ROW, STEP
 
@@ -66,7 +67,7 @@ class TrainerState(TrainingState):
         if self.kind.startswith("transformers"):
             key = ADAFACTOR[key]
             value = value.unsqueeze(LAST[key]) if key in LAST else value
-        if tuple(value.shape) != shape_of(key, shape) or value.dtype not in CODES:
+        if tuple(value.shape) != shape_of(key, shape) or code_of(value.dtype) is None:
             raise Refused(
                 f"{self.path}: {OPTIMIZER}",
                 what=f"{key} of parameter {number} is {tuple(value.shape)} of {value.dtype}; a Trainer gives it to "
@@ -75,7 +76,7 @@ class TrainerState(TrainingState):
                 fix="--state drop",
             )
         self._values[f"optim.{name}.{key}"] = value
-        self.tensors[f"optim.{name}.{key}"] = Info(CODES[value.dtype], tuple(value.shape))
+        self.tensors[f"optim.{name}.{key}"] = Info(str(code_of(value.dtype)), tuple(value.shape))
 
     def read(self, name: str, first: int, end: int) -> torch.Tensor:
         value = self._values[name]

@@ -20,9 +20,9 @@ import torch
 from grow.checkpoint.reader import Checkpoint, open_tensors
 from grow.checkpoint.regular import is_there, read_json
 from grow.checkpoint.writer import write_json
+from grow.dtypes import BITS, ITEMSIZE, RAW
 from grow.errors import GrowError
-from grow.moments.state import CODES, TORCH, Carried, Info, TrainingState, as_tensor, bytes_of, damaged
-from grow.numerics import RAW
+from grow.moments.state import Carried, Info, TrainingState, as_tensor, bytes_of, damaged
 from grow.tensors import flat
 from grow.train.checkpoints import STATE, TRAIN
 
@@ -77,7 +77,7 @@ class WrittenState(TrainingState):
     def read(self, name: str, first: int, end: int) -> torch.Tensor:
         info = self.files.tensors[name]
         columns = math.prod(info.shape[1:])
-        width = columns * TORCH[info.dtype].itemsize
+        width = columns * ITEMSIZE[info.dtype]
         raw = np.frombuffer(self.files.read(info, first * width, end * width), dtype=RAW[info.dtype]).copy()
         return as_tensor(raw, info.dtype, (end - first, *info.shape[1:]) if info.shape else ())
 
@@ -118,7 +118,7 @@ def open_written(path: Path, document: dict[str, Any]) -> WrittenState:
         files = open_tensors(folder)
     except GrowError as error:
         raise damaged(path, f"{error.where}: {error.what}") from None
-    odd = [name for name, info in files.tensors.items() if info.dtype not in CODES.values()]
+    odd = [name for name, info in files.tensors.items() if info.dtype not in BITS]
     if odd:
         files.close()
         raise damaged(path, f"{odd[0]} is of {files.tensors[odd[0]].dtype}")

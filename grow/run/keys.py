@@ -14,10 +14,11 @@ from grow import api
 from grow.change import ROUTES
 from grow.choose import NEW_TOKENS
 from grow.depth import FILLS
+from grow.dtypes import CODES
 from grow.errors import BadInput, GrowError, did_you_mean
 from grow.methods import METHODS
 from grow.optimizer import POLICIES
-from grow.tensors import DTYPE_NAMES, SPLITS
+from grow.tensors import SPLITS
 from grow.train.limits import check
 from grow.train.settings import Settings, plateau_of, rewarm_of
 from grow.verify.result import RUNG_OF, RUNGS
@@ -157,7 +158,7 @@ OPTIONS: dict[str, Check] = {
     "operators": table,
     "split": one_of(*SPLITS),
     "seed": SEED,
-    "dtype": one_of("auto", *DTYPE_NAMES),
+    "dtype": one_of("auto", *CODES),
     "deepen": flag,
     "place": place,
     "fill": one_of(*FILLS),
@@ -188,7 +189,7 @@ KINDS: dict[str, dict[str, Key]] = {
     "init": {
         **FROM,
         "sizes": Key(sizes, {}),
-        "dtype": Key(one_of(*DTYPE_NAMES), "float32"),
+        "dtype": Key(one_of(*CODES), "float32"),
         "seed": Key(SEED),
         "assume_harmless": Key(texts, ()),
     },

@@ -14,13 +14,13 @@ from typing import Any
 from grow.change import Change
 from grow.checkpoint.locate import locate
 from grow.checkpoint.reader import open_checkpoint
+from grow.dtypes import CODES, ITEMSIZE
 from grow.errors import BadInput, Refused, did_you_mean
 from grow.families import FAMILIES, family_of
 from grow.family import Family
 from grow.match import expected_rows, match
 from grow.plan import Plan, plan_for
 from grow.provenance import assumed, read_record
-from grow.tensors import DTYPE_NAMES, ITEMSIZE
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def random_outline(
     config.pop("torch_dtype", None)
     config["dtype"] = dtype
     shapes = family.sizes_of(config)
-    code = DTYPE_NAMES[dtype]
+    code = CODES[dtype]
     rows = {name: row for name, row in expected_rows(family, config).items() if not row.optional}
     tensors = {name: Slot(code, tuple(dim.size(shapes) for dim in row.signature.dims)) for name, row in rows.items()}
     return Outline(given.path, config, tensors)

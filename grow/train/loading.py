@@ -17,9 +17,10 @@ import torch
 from grow import recompute
 from grow.checkpoint.header import TensorInfo
 from grow.checkpoint.reader import Checkpoint
+from grow.dtypes import RAW
 from grow.errors import BadInput, Refused
 from grow.families import FAMILIES
-from grow.numerics import RAW, widen
+from grow.numerics import widen
 from grow.parallel import World
 from grow.portion import READ_AT_ONCE
 from grow.train.parallel import blocks, local, rows_of, shard

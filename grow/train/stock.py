@@ -13,12 +13,12 @@ import torch
 from grow.checkpoint.reader import Checkpoint
 from grow.checkpoint.regular import MAX_BESIDE, read_file
 from grow.checkpoint.writer import ShardWriter
+from grow.dtypes import ITEMSIZE
 from grow.errors import BadInput
 from grow.fused import Slab, layout, spellings
 from grow.numerics import narrow
 from grow.parallel import World
 from grow.provenance import raw_record
-from grow.tensors import ITEMSIZE
 from grow.train.parallel import whole
 
 SHARD = 5 * 10**9

@@ -25,15 +25,15 @@ from grow.apply import BLOCK, paired
 from grow.axes import GAIN, READ, SHIFT
 from grow.change import DRAWN
 from grow.checkpoint.reader import Checkpoint
+from grow.dtypes import BITS, SMALLEST, STORES
 from grow.engine import part_rows, stored_matrix
 from grow.maps import BLEND, MEAN, SILENT, UNREAD, AxisMap, is_power_of_two
 from grow.numerics import narrow, widen
-from grow.tensors import BITS, HALVED, STORES, TensorPlan
+from grow.tensors import HALVED, TensorPlan
 
 F64 = np.dtype(np.float64)
 # The proof itself runs in float64: a few roundings of products and sums. Only float64 checkpoints notice.
 OWN_ROUNDING = 16 * 2.0**-53
-QUANTUM = {"F64": 2.0**-1074, "F32": 2.0**-149, "F16": 2.0**-24, "BF16": 2.0**-133}  # the smallest subnormal
 
 
 @dataclass
@@ -135,7 +135,7 @@ def subnormal_floor(t: TensorPlan) -> float:
         if m is not None:
             scale = np.maximum(1, np.maximum(np.abs(m.gain * m.write), m.write**2))
             shares *= max(1.0, float(np.bincount(m.source[m.source >= 0], scale[m.source >= 0]).max(initial=0)))
-    return 0.5 * QUANTUM[t.dtype] * shares
+    return 0.5 * SMALLEST[t.dtype] * shares
 
 
 def check_tensor(t: TensorPlan, source: Checkpoint, grown: Checkpoint, split: str) -> TensorCheck:

@@ -30,15 +30,11 @@ from transformers.models.auto import modeling_auto
 from grow.checkpoint.pickled import is_pickled
 from grow.checkpoint.regular import read_file
 from grow.checkpoint.strange import told
+from grow.dtypes import CODES
 from grow.errors import BadInput, did_you_mean, listing
 from grow.verify.widened import Widened, worth_it
 
-DTYPES = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in CODES}
 
 SMALL = 20_000_000  # parameters; below it threads wait for each other longer than they compute
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}

@@ -22,10 +22,10 @@ from importlib.metadata import version
 from typing import Any
 
 from grow.checkpoint.reader import Checkpoint
+from grow.dtypes import BITS, ITEMSIZE, NAMES
 from grow.errors import BadInput, GrowError, Refused, did_you_mean
 from grow.families import family_of
 from grow.provenance import growth_document, read_record
-from grow.tensors import BITS, ITEMSIZE
 from grow.verify import chain as chains
 from grow.verify.chain import links, read_through
 from grow.verify.fields import read_by_stock
@@ -217,7 +217,7 @@ class _Ladder:
             def storage_limit() -> float:
                 self.progress("what storage explains")
                 try:
-                    return max(1, rounds) * outputs.STORAGE_K * outputs.storage_floor(pair, _NAMES[self.narrow])
+                    return max(1, rounds) * outputs.STORAGE_K * outputs.storage_floor(pair, NAMES[self.narrow])
                 except NoRoom:
                     return math.nan  # every check that needs it is skipped for the same reason
 
@@ -295,7 +295,7 @@ class _Ladder:
         """Equal outputs are no proof of what no probe reached: `true_float64` fails where that differs."""
         from grow.verify.reach import reach
 
-        found = reach(pair, limit=limit, dtype=_NAMES[self.narrow], readback=readback)
+        found = reach(pair, limit=limit, dtype=NAMES[self.narrow], readback=readback)
         self.notes += found.notes
         self._unseen(found.unseen)
         for k, check in enumerate(self.done):
@@ -325,7 +325,7 @@ class _Ladder:
                     k = link.change.depth.hidden_index(k)
                 return k
 
-            stored = None if limit == EXACT else _NAMES[self.narrow]
+            stored = None if limit == EXACT else NAMES[self.narrow]
             known = bool(chain) and not self._broken
             return hidden.hidden_states(pair, stream=stream, place=place, stored=stored, known=known)
 
@@ -378,9 +378,6 @@ def _ask_in_turn(pair: Any, wanted: set[str], progress: Callable[[str], None]) -
                 progress(f"{name}: {side}")
                 with contextlib.suppress(Differs, NoRoom, GrowError, *behaviour.RUN_ERRORS):
                     question()
-
-
-_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def _proof(replay: Replay, pair: Any) -> Check:

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import transformers
 
 from grow.checkpoint.pickled import open_readable
+from grow.dtypes import NAMES
 from grow.errors import BadInput, GrowError, listing
 from grow.verify.compare import CannotRun, Outputs, run
 from grow.verify.float64 import DTYPES, LOCAL, Loaded, Unloadable, load, model_class, quiet
@@ -27,7 +28,6 @@ from grow.verify.widened import worth_it
 
 Side = Literal["source", "grown"]
 
-_STORED = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}
 
 # Measured peak of loading 86 M parameters: 1.10 x the model in float64, 1.20 x in float32 (the tensors in
@@ -70,7 +70,7 @@ def shapes(folder: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Tensor name -> (dtype as in `DTYPES`, shape), from the headers of the checkpoint's weight files."""
     with open_readable(folder) as checkpoint:
         infos = checkpoint.tensors.values()
-        return {info.name: (_STORED.get(info.dtype, info.dtype), info.shape) for info in infos}
+        return {info.name: (NAMES.get(info.dtype, info.dtype), info.shape) for info in infos}
 
 
 def stored_dtype(folder: str | Path) -> str:

@@ -20,6 +20,7 @@ from grow.assemble import assemble
 from grow.checkpoint.header import show
 from grow.checkpoint.reader import Checkpoint
 from grow.checkpoint.writer import write_json
+from grow.dtypes import BITS
 from grow.engine import FileSource, write_plan
 from grow.errors import BadInput, GrowError, listing
 from grow.families import FAMILIES, family_of
@@ -28,7 +29,7 @@ from grow.fields import TRAINS
 from grow.match import match
 from grow.plan import Plan, grown_config, why_narrowed, why_rounded
 from grow.provenance import Record
-from grow.tensors import BITS, TensorPlan
+from grow.tensors import TensorPlan
 from grow.upcycle import as_experts, check_choice
 from grow.verify.certificate import Fault, TensorCheck, check_tensor
 from grow.verify.cover import uncovered

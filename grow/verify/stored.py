@@ -16,12 +16,12 @@ import numpy as np
 from grow.apply import BLOCK
 from grow.axes import WRITE
 from grow.checkpoint.reader import Checkpoint
+from grow.dtypes import BITS, STORES
 from grow.engine import stored_rows
 from grow.errors import GrowError, listing
 from grow.families import FAMILIES
 from grow.match import match
 from grow.numerics import narrow, widen
-from grow.tensors import BITS, STORES
 from grow.verify.result import Check
 
 F64 = np.dtype(np.float64)

@@ -15,6 +15,7 @@ from typing import Any
 
 from grow.change import DRAWN, ROUTES
 from grow.checkpoint.reader import Checkpoint
+from grow.dtypes import BITS, STORES
 from grow.errors import GrowError
 from grow.families import FAMILIES
 from grow.family import UNITS, Family
@@ -23,7 +24,7 @@ from grow.methods import DEFAULT, METHODS
 from grow.operators import OPERATORS
 from grow.plan import Plan, plan_for
 from grow.provenance import parse_record, record_of
-from grow.tensors import BITS, STORES, TensorPlan
+from grow.tensors import TensorPlan
 from grow.upcycle import read_so
 from grow.verify.replay import Replay
 

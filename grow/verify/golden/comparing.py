@@ -21,10 +21,10 @@ from grow.checkpoint.header import show
 from grow.checkpoint.locate import locate
 from grow.checkpoint.pickled import open_readable
 from grow.checkpoint.reader import Checkpoint
+from grow.dtypes import NAMES
 from grow.errors import BadInput, listing
 from grow.families import family_of
 from grow.provenance import Record, growth_document, read_record
-from grow.tensors import ITEMSIZE
 from grow.verify.compare import HIDDEN_OUTPUTS, Difference, Outputs
 from grow.verify.generation import settled
 from grow.verify.golden import sketch
@@ -40,7 +40,6 @@ from grow.verify.result import EXACT, RUNG_OF, Check, Verification
 
 CHECKS = ("certificate", "true_float64", "tokenizer", "generation_config", "hidden_states")
 ABSENT = "needs the source's weights; the golden file holds what they answered"
-CODES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 VOCABULARY = ("logits", "prediction_logits")  # a grown vocabulary goes on where the source's ends
 
 Fold = Callable[[np.ndarray, int], tuple[np.ndarray, float, str]]
@@ -109,7 +108,7 @@ class Growth:
     @functools.cached_property
     def dtype(self) -> str:
         """The coarsest dtype that something is stored in."""
-        stored = {CODES[info.dtype] for info in self.grown.tensors.values() if info.dtype in ITEMSIZE}
+        stored = {NAMES[info.dtype] for info in self.grown.tensors.values() if info.dtype in NAMES}
         return max(stored or {"float64"}, key=lambda name: UNIT_ROUNDOFF[name])
 
     def floor(self, layer: str = "") -> float:

@@ -1,0 +1,47 @@
+"""The dtypes that a weight can be stored in: one table, from which every other module takes its names and numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Dtype:
+    """One float format.
+
+    code      as safetensors spells it
+    name      as torch and config.json spell it
+    bits      of the significand, the hidden one counted
+    smallest  positive number it can store, a subnormal one
+    raw       numpy dtype that reads it: bfloat16, which numpy lacks, as its bits
+    """
+
+    code: str
+    name: str
+    bits: int
+    smallest: float
+    raw: np.dtype[Any]
+
+
+TABLE = (
+    Dtype("F64", "float64", 53, 2.0**-1074, np.dtype("<f8")),
+    Dtype("F32", "float32", 24, 2.0**-149, np.dtype("<f4")),
+    Dtype("F16", "float16", 11, 2.0**-24, np.dtype("<f2")),
+    Dtype("BF16", "bfloat16", 8, 2.0**-133, np.dtype("<u2")),
+)
+BITS = {d.code: d.bits for d in TABLE}
+RAW = {d.code: d.raw for d in TABLE}
+ITEMSIZE = {d.code: d.raw.itemsize for d in TABLE}
+SMALLEST = {d.code: d.smallest for d in TABLE}
+NAMES = {d.code: d.name for d in TABLE}
+CODES = {d.name: d.code for d in TABLE}
+STORES = {"F64": {"F64", "F32", "F16", "BF16"}, "F32": {"F32", "F16", "BF16"}, "F16": {"F16"}, "BF16": {"BF16"}}
+"""Code -> those of which it can store every number; bfloat16 reaches further than float16 and is coarser."""
+
+
+def code_of(dtype: object) -> str | None:
+    """The code of a torch or numpy dtype, None where weights are not stored in it: torch.bfloat16 -> "BF16"."""
+    return CODES.get(str(dtype).removeprefix("torch."))
