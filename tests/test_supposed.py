@@ -183,6 +183,16 @@ def test_the_tokens_that_end_a_text_are_compared_in_config_json_too(field, to, t
     assert f"config.json: {field} is 7" in found.first["text"]
 
 
+def test_the_tokens_that_end_a_text_are_compared_for_a_class_that_writes_none(tmp_path):
+    source = models.save("gpt_neox-sequence", tmp_path / "source")
+    other = shutil.copytree(source, tmp_path / "other")
+    assert grow.verify(source, other, rungs=("generation_config",)).checks[0].status == "skip"
+    tiny.edit_json(other / "config.json", lambda c: c.update(bos_token_id=7))
+    found = grow.verify(source, other)
+    assert (found.verdict, found.exit_code) == ("different", 1)
+    assert "config.json: bos_token_id is 7" in found.first["text"]
+
+
 def test_a_field_that_a_growth_changes_is_not_what_another_failure_comes_from(tmp_path):
     """OPT whose norms stand behind its layers is untied by a growth; the end of its texts is what was changed."""
     source = models.save("opt-post", tmp_path / "source")

@@ -31,7 +31,10 @@ TOKENS = 16  # each reads every weight once per model
 def generation_config(pair: Pair) -> Check:
     """`generate` takes the same settings from both folders: penalties, lengths, end tokens, what is suppressed."""
     limit = "the same settings of `generate`, as stock loading reads them"
+    unequal = _unequal_tokens(pair)
     if not pair.can_generate("source"):
+        if unequal:  # a classifier's too are read where texts are made for it
+            return _of_other_tokens({}, unequal, limit)
         return Check("generation_config", "skip", limit=limit, reason="the class does not generate")
     try:
         wanted = effective(pair.folders["source"])
@@ -39,12 +42,12 @@ def generation_config(pair: Pair) -> Check:
         reason = f"the source's does not load: {type(error).__name__}: {error}"
         return Check("generation_config", "skip", limit=limit, reason=reason)
     found = settled(wanted, pair.folders["grown"], limit)
-    unequal = _unequal_tokens(pair)
-    if found.status == "fail" or not unequal:
-        return found
-    measured = {**found.measured, "unequal": list(unequal)}
+    return found if found.status == "fail" or not unequal else _of_other_tokens(found.measured, unequal, limit)
+
+
+def _of_other_tokens(measured: Mapping[str, Any], unequal: Mapping[str, tuple[Any, Any]], limit: str) -> Check:
     said = "; ".join(f"config.json: {name} is {b!r}, wanted {a!r}" for name, (a, b) in unequal.items())
-    return Check("generation_config", "fail", measured, limit, said)
+    return Check("generation_config", "fail", {**measured, "unequal": list(unequal)}, limit, said)
 
 
 def _unequal_tokens(pair: Pair) -> dict[str, tuple[Any, Any]]:
