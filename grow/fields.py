@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from grow.checkpoint.config import found
+from grow.checkpoint.json_floats import is_special
 from grow.errors import BadInput, did_you_mean, listing
 from grow.rope import HOMES, OLDER, SPELLED
-from grow.stock import Stock, is_special, stock_of
+from grow.stock import Stock, stock_of
 
 if TYPE_CHECKING:
     from grow.family import Family

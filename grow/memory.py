@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from grow import recompute
 from grow.apply import grow_tensor
+from grow.checkpoint.json_floats import plain
 from grow.dtypes import RAW, code_of
 from grow.errors import BadInput, Refused
 from grow.families import family_of
@@ -39,7 +40,6 @@ from grow.match import Match, check_duplicates, match
 from grow.optimizer import POLICIES
 from grow.optimizers import check_optimizers, grow_optimizers, refuse_sharded
 from grow.plan import Plan, plan_for
-from grow.stock import plain
 from grow.tensors import TensorPlan
 from grow.verify.compare import HIDDEN_OUTPUTS
 from grow.verify.experts import fused

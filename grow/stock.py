@@ -20,8 +20,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-FLOAT = "__float__"
-"""The one key of the object as which transformers writes a float that JSON has no number for."""
+from grow.checkpoint.json_floats import is_special
 
 # Never given the config of a text model: they read tokenizers, images, arguments of a training, other file formats.
 BLIND = re.compile(
@@ -148,20 +147,6 @@ def known_type(model_type: str) -> bool:
     """Whether the installed transformers has models of this type."""
     root = root_of_transformers()
     return bool(root and model_type.isidentifier() and (root / "models" / model_type).is_dir())
-
-
-def is_special(value: Any) -> bool:
-    """Whether a value of config.json stands for a float that JSON has no number for."""
-    return isinstance(value, dict) and value.keys() == {FLOAT} and value[FLOAT] in ("Infinity", "-Infinity", "NaN")
-
-
-def plain(value: Any) -> Any:
-    """`value` with infinities and NaN as floats, at any depth: what stock code makes of config.json."""
-    if is_special(value):
-        return float(value[FLOAT].replace("Infinity", "inf"))
-    if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _parsed(path: Path) -> ast.Module | None:

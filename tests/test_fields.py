@@ -22,12 +22,13 @@ from models import ONE_EACH, VARIANTS, difference, inputs, make, outputs, save
 
 import grow
 from grow.checkpoint.config import check_config
+from grow.checkpoint.json_floats import plain
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, GrowError, Refused
 from grow.families import FAMILIES
 from grow.fields import TRAINS
 from grow.rope import rope_of
-from grow.stock import plain, stock_of
+from grow.stock import stock_of
 
 INF, NAN = {"__float__": "Infinity"}, {"__float__": "NaN"}
 HOSTILE = (None, True, -1, 0, 3, -1.0, 1.5, "1e-5", "false", "banana", [], ["a"], {}, INF, NAN)

@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 from grow.checkpoint.header import show
+from grow.checkpoint.json_floats import FLOAT
 from grow.errors import BadInput, Refused, did_you_mean, listing
-from grow.stock import FLOAT
 
 SIZES = re.compile(
     "hidden_size|intermediate_size|vocab_size|head_dim|num_(hidden_)?layers|num_(attention|key_value)_heads|"

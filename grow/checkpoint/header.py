@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
+from grow.checkpoint.json_floats import FLOAT
 from grow.checkpoint.strange import told
 from grow.dtypes import RAW
 from grow.errors import BadInput, did_you_mean, listing
-from grow.stock import FLOAT
 
 CHUNK = 1 << 20  # bytes of a read that only passes through
 MAX_HEADER = 100_000_000

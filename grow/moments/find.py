@@ -7,9 +7,9 @@ from pathlib import Path
 from grow.moments.names import bare_model, shapes
 from grow.moments.sharded import open_sharded
 from grow.moments.state import TrainingState, check_state, damaged
+from grow.moments.train_json import STATE, TRAIN
 from grow.moments.trainer import OPTIMIZER, open_trainer
 from grow.moments.written import document_of, open_written
-from grow.train.checkpoints import STATE, TRAIN
 
 SHARDED, WRITTEN, TRAINER = "state/ of grow train", "state/ of a growth", "optimizer.pt of a Trainer"
 

@@ -14,12 +14,12 @@ from grow.moments.entries import anew, items_of
 from grow.moments.find import SHARDED, kind_of, open_state
 from grow.moments.foreign import foreign, told
 from grow.moments.names import bare_model
+from grow.moments.train_json import STATE
 from grow.moments.trainer import COPIED, OPTIMIZER, TRAINER, open_trainer, write_trainer
 from grow.moments.written import document_of, open_written, write_document
 from grow.optimizer import POLICIES
 from grow.parallel import World
 from grow.plan import Plan
-from grow.train.checkpoints import STATE
 
 
 class GrownState:

@@ -13,7 +13,7 @@ from grow.checkpoint.dcp import PiecedFolder
 from grow.dtypes import RAW
 from grow.errors import GrowError
 from grow.moments.state import Carried, Info, TrainingState, as_tensor, damaged
-from grow.train.checkpoints import STATE, read_train
+from grow.moments.train_json import STATE, read_train
 
 CLASSES = {"adamw": ("AdamW",), "adafactor": ("Adafactor",), "muon": ("Muon", "AdamW")}
 """Optimizer of a run -> its classes in torch.optim."""

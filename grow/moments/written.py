@@ -23,8 +23,8 @@ from grow.checkpoint.writer import write_json
 from grow.dtypes import BITS, ITEMSIZE, RAW
 from grow.errors import GrowError
 from grow.moments.state import Carried, Info, TrainingState, as_tensor, bytes_of, damaged
+from grow.moments.train_json import STATE, TRAIN
 from grow.tensors import flat
-from grow.train.checkpoints import STATE, TRAIN
 
 SCHEMA, WRITER = 1, "grow"
 

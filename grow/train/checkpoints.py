@@ -17,23 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from grow.checkpoint.header import show
-from grow.checkpoint.regular import is_there, read_json
 from grow.checkpoint.writer import write_json
 from grow.errors import BadInput
+from grow.moments.train_json import SCHEMA, STATE, TRAIN, WRITER, read_train
 from grow.parallel import World
 from grow.provenance import NAME, trained_record
 from grow.spent import total
-from grow.train.state import INDEX, save_state
+from grow.train.state import save_state
 from grow.train.stock import Origin, write_stock
 
-SCHEMA = 1
-STATE, TRAIN, KEEP = "state", "train.json", "KEEP"
+KEEP = "KEEP"
 FOLDER = re.compile(r"step-(\d{8,})")
 REST = re.compile(r"\.step-\d{8,}\.(partial|removed)")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-KINDS = {"step": int, "tokens": int, "flops": float, "seconds": float, "source": str, "data": list, "settings": dict}
 LITTLE = 1 << 20  # bytes left on a disk that is full
-WRITER = "grow train"
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -164,32 +161,6 @@ def latest(run: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
             fix="bring the missing files back, or begin a new run from the weights: --from RUN/step-… --state drop",
         )
     return None, {}, notes
-
-
-def read_train(path: Path) -> dict[str, Any]:
-    """state/train.json of a checkpoint all of whose files are there; BadInput otherwise."""
-    file = path / STATE / TRAIN
-    fix = "an earlier checkpoint, or a new run from its weights alone: --from RUN/step-… --state drop"
-    if not is_there(file):
-        raise BadInput(
-            show(path), what=f"no {STATE}/{TRAIN}", why="it is not whole, or no checkpoint of a run", fix=fix
-        )
-    document = read_json(file, fix)
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA or document.get("writer") != WRITER:
-        raise BadInput(show(file), what=f"not written by {WRITER}", why="what it says is not known", fix=fix)
-    sizes = document.get("files")
-    if not isinstance(sizes, dict) or f"{STATE}/{INDEX}" not in sizes:
-        raise BadInput(show(file), what="names no optimizer state", why="a run continues from it", fix=fix)
-    if odd := [name for name, kind in KINDS.items() if not isinstance(document.get(name), kind)]:
-        what = f"{odd[0]} is {show(document.get(odd[0]), 40)}"
-        raise BadInput(show(file), what=what, why="it is not what was saved", fix=fix)
-    missing = [name for name in sizes if not (path / name).is_file()]
-    short = [name for name in sizes if name not in missing and (path / name).stat().st_size != sizes[name]]
-    if missing or short:
-        lost = ", ".join([*missing, *short][:4])
-        what = f"{lost} {'missing' if missing else 'of another size'}"
-        raise BadInput(show(path), what=what, why="it is not what was saved", fix=fix)
-    return document
 
 
 def _disk_full(error: BaseException, folder: Path) -> str:
