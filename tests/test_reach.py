@@ -15,9 +15,9 @@ import tiny
 import torch
 
 import grow
-from grow.verify.experts import Stacks
 from grow.verify.lookups import strange
 from grow.verify.pair import Pair
+from grow.verify.stacks import Stacks
 
 RUNGS = ("true_float64",)
 MOE = ("mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe")

@@ -19,11 +19,12 @@ import torch
 from grow.axes import GAIN, READ
 from grow.tensors import TensorPlan
 from grow.verify.compare import RUN_ERRORS, Outputs, Readback, difference, read_back
-from grow.verify.experts import Stacks, file_names, fused, in_files
+from grow.verify.experts import file_names, fused, in_files
 from grow.verify.float64 import forward
 from grow.verify.pair import Differs, NoRoom, Pair, Side
 from grow.verify.probes import Probe
 from grow.verify.replay import Replay
+from grow.verify.stacks import Stacks
 
 APART = 1e-9  # of a module's std: above what order of summation gives, below what a damaged weight does
 MATCHED = 32  # rows that tell coordinates apart by correlation

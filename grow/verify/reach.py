@@ -20,13 +20,13 @@ import torch
 
 from grow.errors import listing
 from grow.verify.compare import RUN_ERRORS, difference
-from grow.verify.experts import Stacks, forced, in_order
 from grow.verify.float64 import forward, quiet, stored
 from grow.verify.lookups import EQUAL, Lookups, Row, strange
 from grow.verify.outputs import UNIT_ROUNDOFF, ReadbackArg
 from grow.verify.pair import Differs, NoRoom, Pair, Side
 from grow.verify.probes import Probe
 from grow.verify.result import EXACT
+from grow.verify.stacks import Stacks, forced, in_order
 
 SIDES: tuple[Side, ...] = ("source", "grown")
 LEAK = 0.5  # of what an activation cuts off: any scale above 0 that both models share would do
