@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from grow import integrations
 from grow.api import (
-    Growth,
     Inspection,
     deepen,
     inspect,
@@ -32,6 +31,7 @@ from grow.families import FAMILIES as families
 from grow.finish import Different
 from grow.optimizer import new_entries, rates
 from grow.race import Comparison, compare
+from grow.results import Growth
 from grow.run import price, run
 from grow.version import __version__ as __version__
 

@@ -9,73 +9,26 @@ bigger = grow.widen(model, {"hidden_size": 512}).model # in memory: a stock PreT
 from __future__ import annotations
 
 import os
-import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from grow.card import model_card, public_name, source_card
-from grow.checkpoint.header import CHUNK, show
+from grow.checkpoint.header import show
 from grow.checkpoint.locate import locate
 from grow.checkpoint.pickled import open_readable
-from grow.checkpoint.reader import Checkpoint, open_checkpoint
-from grow.checkpoint.shared import staged
-from grow.companions import companion_notes
-from grow.errors import BadInput, did_you_mean, listing
-from grow.families import family_of
+from grow.errors import BadInput
 from grow.family import Family
-from grow.finish import add_to_record, check_same, check_written, training_state, verified, write_result, write_state
-from grow.match import Match, check_duplicates, match, twins
+from grow.from_files import LINE, SHARD_SIZE, plan_files, widen_files
+from grow.match import Match
 from grow.methods import DEFAULT
-from grow.parallel import World, world_of
-from grow.pieced import PiecedCheckpoint, is_pieced
-from grow.plan import Plan, plan_for
-from grow.provenance import ASSUMED, assumed
+from grow.opened import opened
+from grow.plan import Plan
+from grow.results import Growth
 from grow.savings import Curves
 from grow.train.settings import Training
 from grow.verify.ladder import verify_folders
-from grow.verify.result import LADDER, Verification, damage_of
-
-SHARD_SIZE = "5GB"
-LINE = 4096  # characters of a path in records and results: all of it
-
-
-@dataclass(frozen=True)
-class Growth:
-    """A finished growth.
-
-    path          the new checkpoint's folder, None for one in memory
-    model         the grown model when the source was a model
-    verification  None when it was not asked for: the result is unverified
-    optimizer     of the grown model, when one was given; a list when a list was
-    """
-
-    plan: Plan
-    path: Path | None = None
-    model: Any = None
-    verification: Verification | None = None
-    seconds: float = 0.0
-    notes: tuple[str, ...] = field(default=())
-    optimizer: Any = None
-
-    @property
-    def verified(self) -> bool:
-        return self.verification is not None and self.verification.lossless
-
-    @property
-    def status(self) -> str:
-        """The verdict; "lossy" of a plan that says so, and "unverified" where nobody asked."""
-        if self.verification is None:
-            return "unverified"
-        return "lossy" if self.plan.lossy else self.verification.verdict
-
-    @property
-    def damage(self) -> dict[str, float]:
-        """What a lossy growth was measured to lose; see `damage_of`."""
-        return damage_of(self.verification) if self.plan.lossy and self.verification else {}
+from grow.verify.result import LADDER, Verification
 
 
 @dataclass(frozen=True)
@@ -88,49 +41,6 @@ class Inspection:
     sizes: dict[str, int]
     match: Match
     notes: tuple[str, ...]
-
-
-@contextmanager
-def opened(
-    src: str | os.PathLike, *, revision: str | None = None, assume_harmless: Sequence[str] = (), trust: bool = False
-) -> Iterator[tuple[Checkpoint, Family, Match]]:
-    """A checkpoint whose every tensor and config field is accounted for.
-
-    trust  open a sharded training checkpoint, whose index is a pickle, even where it is somebody else's
-    """
-    folder = locate(src, revision=revision)
-    with PiecedCheckpoint(folder, trust) if is_pieced(folder) else open_checkpoint(folder) as checkpoint:
-        family = family_of(checkpoint.config["model_type"])
-        vouched = {*assume_harmless, *assumed(checkpoint.path, checkpoint.config)}
-        checkpoint.notes += check_vouched(family, checkpoint.config, assume_harmless)
-        checkpoint.notes += family.check_config(checkpoint.config, vouched)
-        checkpoint.vouched = {k: v for k, v in checkpoint.config.items() if k in vouched and not family.knows(k)}
-        if isinstance(checkpoint, PiecedCheckpoint):
-            checkpoint.name_as(family)
-        matched = match(family, checkpoint.config, checkpoint.tensors, str(checkpoint.path))
-        check_duplicates(matched, lambda a, b: _same_bytes(checkpoint, a, b))
-        checkpoint.notes += [
-            f"{a} and {b} hold the same numbers and config.json does not tie them: they grow apart; where they were "
-            'one, "tie_word_embeddings": true keeps them one'
-            for a, b in twins(family, matched)
-            if _same_bytes(checkpoint, a, b)
-        ]
-        yield checkpoint, family, matched
-
-
-def check_vouched(family: Family, config: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """Notes of fields that need nobody to vouch for them; BadInput for one that is not there."""
-    for name in names:
-        if name not in config:
-            hint = did_you_mean(name, [field for field in config if not family.knows(field)] or config)
-            raise BadInput(
-                f"--assume-harmless {show(name, 80)}",
-                what=f"config.json has no such field; {hint}".rstrip("; "),
-                why="it is of a field that is there and that the family does not know",
-                fix="leave it out, or spell it as config.json does",
-            )
-    known = [name for name in names if family.knows(name)]
-    return [f"--assume-harmless has no effect on {listing(known)}: the family knows what it is"] if known else []
 
 
 def inspect(src: str | os.PathLike, *, revision: str | None = None, assume_harmless: Sequence[str] = ()) -> Inspection:
@@ -172,9 +82,7 @@ def plan(
         from grow.memory import plan_model
 
         return plan_model(src, to, options)
-    with opened(src, revision=revision, assume_harmless=assume_harmless) as (checkpoint, family, matched):
-        found = plan_for(family, matched, to, **options)
-        return replace(found, notes=(*found.notes, *companion_notes(checkpoint, found)))
+    return plan_files(src, to, options, revision=revision, assume_harmless=assume_harmless)
 
 
 def widen(
@@ -231,7 +139,6 @@ def widen(
 
     Raises BadInput, Refused: nothing was written. Different: verification failed, nothing was kept.
     """
-    started = time.monotonic()
     options: dict[str, Any] = dict(operators=operators, split=split, seed=seed, dtype=dtype)
     options |= dict(deepen=deepen, place=place, fill=fill, new_tokens=new_tokens, upcycling=upcycling)
     options |= dict(method=method, allow_lossy=allow_lossy)
@@ -253,45 +160,22 @@ def widen(
             why="its parameters are those of a model in memory",
             fix="model = AutoModel….from_pretrained(src), then grow.widen(model, to, optimizer=optimizer)",
         )
-    shard = parse_size(max_shard_size)
-    folder = Path(out) if out is not None else Path(default_name(src, to, upcycling))
-    with ExitStack() as stack:
-        here = stack.enter_context(world_of(world, train=False)) if world else World(0, 1, None)
-        stack.enter_context(here.together())
-        source = opened(src, revision=revision, assume_harmless=assume_harmless, trust=trust_checkpoint)
-        checkpoint, family, matched = stack.enter_context(source)
-        the_plan = plan_for(family, matched, to, **options)
-        check_same(the_plan, checkpoint, here)
-        beside = companion_notes(checkpoint, the_plan)
-        moments, told = training_state(stack, checkpoint, the_plan, state, trust_checkpoint)
-        needed = the_plan.nbytes + (moments.nbytes if moments else 0)
-        if verify and isinstance(checkpoint, PiecedCheckpoint):
-            needed += checkpoint.nbytes
-        # room for the result, and for the float64 proof beside it only if somebody asks for it
-        with staged(folder, here, source=checkpoint.path, overwrite=overwrite, needed=needed) as stage:
-            name = public_name(src, checkpoint.path)
-            write_result(the_plan, checkpoint, stage.path, shard, name.shown, progress, here)
-            found, files = None, {}
-            if verify:
-                names = show(src, LINE), show(folder, LINE)
-                found = verified(the_plan, checkpoint, stage.path, names, on_rung, here)
-            if moments:
-                moments, told = write_state(moments, stage.path, shard, here, asked=state is not None, told=told)
-            with here.together():
-                if here.first:
-                    if moments:
-                        add_to_record(stage.path, "state", moments.document())
-                    if checkpoint.vouched:
-                        add_to_record(stage.path, ASSUMED, checkpoint.vouched)
-                    card = model_card(the_plan, name, found, source_card(checkpoint))
-                    (stage.path / "README.md").write_text(card, encoding="utf-8")
-                    files = check_written(the_plan, checkpoint, stage.path, folder, moments is not None)
-                    add_to_record(stage.path, "files", files)
-                checkpoint.check_unchanged()
-            with here.together():
-                stage.commit(files)
-        notes = (*checkpoint.notes, *the_plan.notes, *beside, *stage.notes, *told)
-        return Growth(the_plan, folder, None, found, time.monotonic() - started, notes)
+    return widen_files(
+        src,
+        to,
+        options,
+        out=out,
+        state=state,
+        trust_checkpoint=trust_checkpoint,
+        max_shard_size=max_shard_size,
+        overwrite=overwrite,
+        verify=verify,
+        world=world,
+        revision=revision,
+        assume_harmless=assume_harmless,
+        progress=progress,
+        on_rung=on_rung,
+    )
 
 
 def deepen(src: Any, layers: int, **options: Any) -> Growth:
@@ -481,55 +365,6 @@ def plot(
         return found
     write_picture(found, Path(out), overwrite=overwrite)
     return replace(found, out=Path(out))
-
-
-def parse_size(size: str | int) -> int:
-    """Bytes of "5GB", "500MB", "1.5GiB" or a number."""
-    units = {
-        "": 1,
-        "KB": 10**3,
-        "MB": 10**6,
-        "GB": 10**9,
-        "TB": 10**12,
-        "KIB": 2**10,
-        "MIB": 2**20,
-        "GIB": 2**30,
-        "TIB": 2**40,
-    }
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(size))
-    if not found or found[2].upper() not in units or not 1 <= float(found[1]) * units[found[2].upper()] < 1 << 63:
-        raise BadInput(
-            f"--max-shard-size {size}",
-            what="is no size",
-            why="a number with KB, MB, GB, KiB, MiB or GiB",
-            fix="--max-shard-size 5GB",
-        )
-    return int(float(found[1]) * units[found[2].upper()])
-
-
-def default_name(src: Any, to: Any, upcycling: Mapping[str, Any] | None = None) -> str:
-    """`small-2x`, `small-8-experts`: the folder of a result when nobody names one."""
-    text = ",".join(f"{k}={v}" for k, v in to.items()) if isinstance(to, Mapping) else os.fspath(to or "")
-    if upcycling:
-        text = f"{upcycling['experts']}-experts-{text}"
-    base, target = (Path(os.fspath(x)).name or "checkpoint" for x in (src, text.removesuffix("/config.json")))
-    return re.sub(r"[^\w.,=+-]+", "_", f"{base}-{target}".strip("-"))[:120]
-
-
-def check_state(
-    src: str | os.PathLike, the_plan: Plan, state: str | None, trust_checkpoint: bool, *, revision: str | None = None
-) -> None:
-    """BadInput or Refused where `widen` by this plan could not do with the training state what `state` names."""
-    if state is not None:
-        with ExitStack() as stack, open_checkpoint(locate(src, revision=revision)) as checkpoint:
-            training_state(stack, checkpoint, the_plan, state, trust_checkpoint)
-
-
-def _same_bytes(checkpoint: Checkpoint, a: str, b: str) -> bool:
-    first, second = checkpoint.tensors[a], checkpoint.tensors[b]
-    alike = (first.dtype, first.shape) == (second.dtype, second.shape)
-    ranges = ((at, min(at + CHUNK, first.nbytes)) for at in range(0, first.nbytes, CHUNK))
-    return alike and all(checkpoint.read(first, *span) == checkpoint.read(second, *span) for span in ranges)
 
 
 def _is_model(src: Any) -> bool:

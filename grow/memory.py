@@ -22,10 +22,14 @@ from transformers import PreTrainedModel
 from grow import recompute
 from grow.apply import grow_tensor
 from grow.checkpoint.json_floats import plain
+from grow.checkpoint.reader import open_checkpoint
+from grow.checkpoint.writer import write_json
 from grow.dtypes import RAW, code_of
 from grow.errors import BadInput, Refused
 from grow.families import family_of
 from grow.family import Family
+from grow.finish import Different
+from grow.from_files import plan_files, widen_files
 from grow.given import (
     carry_padding,
     check_adapters,
@@ -40,10 +44,14 @@ from grow.match import Match, check_duplicates, match
 from grow.optimizer import POLICIES
 from grow.optimizers import check_optimizers, grow_optimizers, refuse_sharded
 from grow.plan import Plan, plan_for
+from grow.provenance import NAME, record_of
+from grow.results import Growth
 from grow.tensors import TensorPlan
 from grow.verify.compare import HIDDEN_OUTPUTS
 from grow.verify.experts import fused
-from grow.verify.float64 import quiet
+from grow.verify.float64 import LOCAL, model_class, quiet
+from grow.verify.ladder import verify_folders
+from grow.verify.result import FUNCTION, LOSSY
 from grow.version import __version__
 
 
@@ -101,8 +109,6 @@ def widen_model(
     model: Any, to: Any, options: Mapping[str, Any], *, verify: bool, optimizer: Any = None, state: str | None = None
 ):
     """`grow.widen` for a model in memory: a `Growth` whose `.model` is new, on the source's device and in its mode."""
-    from grow.api import Growth
-
     started, state = time.monotonic(), state or POLICIES[0]
     source = ModelSource(model)
     if fused(model) or options.get("upcycling"):
@@ -145,25 +151,19 @@ def plan_model(model: Any, to: Any, options: Mapping[str, Any]) -> Plan:
     if not fused(model):
         found = plan_for(*source.matched(), to, **options)
         return replace(found, notes=(*source.notes, *found.notes))
-    from grow.api import plan
-
     source.checked()
-
     with tempfile.TemporaryDirectory(prefix="grow-memory-") as folder:
         _save(model, Path(folder))
-        found = plan(folder, to, **options)
+        found = plan_files(folder, to, options)
         return replace(found, notes=(*source.notes, *found.notes))
 
 
 def _through_files(model: Any, to: Any, options: Mapping[str, Any], *, verify: bool):
     """Stock classes fuse experts in memory and the files hold them one by one, so the growth goes through files."""
-    from grow.api import widen
-    from grow.verify.float64 import LOCAL, model_class
-
     with tempfile.TemporaryDirectory(prefix="grow-memory-") as folder:
         source, out = Path(folder, "source"), Path(folder, "grown")
         _save(model, source)
-        growth = widen(source, to, out=out, verify=verify, **options)
+        growth = widen_files(source, to, options, out=out, verify=verify)
         with quiet():
             kernel = model.config._attn_implementation
             grown = model_class(out).from_pretrained(  # type: ignore[attr-defined]
@@ -245,8 +245,6 @@ def check_answers(plan: Plan, model: Any, grown: Any) -> None:
     Their bits differ by the order of sums, which layers amplify: what is proved is proved in float64, of what both are
     saved as. This is for what only the object has, and off by more than any rounding.
     """
-    from grow.finish import Different
-
     if plan.lossy:
         return
     batch = {k: v.to(next(model.parameters()).device) for k, v in tokens_for(model).items()}
@@ -289,12 +287,6 @@ def check_model(model: Any) -> None:
 
 def _verify(model: Any, grown: Any, plan: Plan, seed: int):
     """Both models through stock save_pretrained into a temporary folder, then the ladder on the folders."""
-    from grow.checkpoint.reader import open_checkpoint
-    from grow.checkpoint.writer import write_json
-    from grow.provenance import NAME, record_of
-    from grow.verify.ladder import verify_folders
-    from grow.verify.result import FUNCTION, LOSSY
-
     rungs = LOSSY if plan.lossy else FUNCTION
     with tempfile.TemporaryDirectory(prefix="grow-verify-") as folder:
         a, b = Path(folder, "source"), Path(folder, "grown")

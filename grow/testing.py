@@ -32,11 +32,12 @@ from typing import Any
 
 import pytest
 
-from grow.api import Growth, verify, widen
+from grow.api import verify, widen
 from grow.checkpoint.header import show
 from grow.checkpoint.locate import locate
 from grow.errors import GrowError, did_you_mean
 from grow.plan import Plan
+from grow.results import Growth
 from grow.verify.ladder import checks_of
 from grow.verify.result import EXACT, FUNCTION, Verification
 from grow.version import __version__

@@ -23,6 +23,7 @@ import grow
 from grow.families import FAMILIES
 from grow.families.upcycling import PAIRS
 from grow.numerics import Noise, mean_share
+from grow.opened import opened
 from grow.plan import plan_for
 from grow.provenance import read_record
 from grow.verify.cover import uncovered
@@ -276,7 +277,7 @@ def test_router_rows_of_one_group_that_differ_are_a_fault(tiny, tmp_path):
 
 
 def test_slices_that_leave_units_out_or_take_them_twice_are_a_fault(tiny):
-    with grow.api.opened(tiny("llama")) as (checkpoint, family, matched):
+    with opened(tiny("llama")) as (checkpoint, family, matched):
         plan = plan_for(family, matched, None, upcycling={"experts": 4, "granularity": 2})
         shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
     assert not list(uncovered(plan.tensors, shapes))
@@ -462,7 +463,7 @@ def test_the_command_upcycles_and_verifies(tiny, tmp_path, monkeypatch, capsys):
 def test_the_cost_counts_the_experts_that_a_token_uses(tiny):
     from grow.cost import cost_of
 
-    with grow.api.opened(tiny("llama")) as (_, family, matched):
+    with opened(tiny("llama")) as (_, family, matched):
         plan = plan_for(family, matched, None, upcycling={"experts": 8, "top_k": 2})
     old, new = cost_of(plan)
     assert old.parameters == sum(t.numel() for t in load_file(tiny("llama") / "model.safetensors").values())

@@ -12,6 +12,7 @@ import pytest
 import tiny
 
 import grow
+from grow import from_files
 from grow.checkpoint.owned import CHECKPOINT, MARK, foreign
 from grow.data import prepare
 from grow.errors import BadInput
@@ -126,13 +127,13 @@ def test_what_is_somebodys_own_is_named_and_stays(source, tmp_path, name):
 
 
 def test_what_came_while_the_result_was_made_stays(source, tmp_path, monkeypatch):
-    out, write = tiny.checkpoint(tmp_path / "out", "gpt2"), grow.api.write_result
+    out, write = tiny.checkpoint(tmp_path / "out", "gpt2"), from_files.write_result
 
     def meanwhile(*arguments):
         (out / "notes.txt").write_text("my own")
         write(*arguments)
 
-    monkeypatch.setattr(grow.api, "write_result", meanwhile)
+    monkeypatch.setattr(from_files, "write_result", meanwhile)
     with pytest.raises(BadInput, match=r"no part of a checkpoint: notes\.txt"):
         widen(source, out)
     assert (out / "notes.txt").read_text() == "my own"
@@ -313,13 +314,13 @@ LOST = {
 @pytest.mark.parametrize("name", LOST)
 def test_a_file_that_goes_away_meanwhile_is_an_error_and_nothing_is_kept(source, tmp_path, monkeypatch, name):
     file, said = LOST[name]
-    check = grow.api.check_written
+    check = from_files.check_written
 
     def meanwhile(plan, checkpoint, folder, *rest):
         (folder / file).unlink()
         return check(plan, checkpoint, folder, *rest)
 
-    monkeypatch.setattr(grow.api, "check_written", meanwhile)
+    monkeypatch.setattr(from_files, "check_written", meanwhile)
     with pytest.raises(BadInput, match="while the result was made") as error:
         grow.widen(source, "2x", out=tmp_path / "out", verify=False)
     assert error.value.what.startswith(said)
@@ -327,7 +328,7 @@ def test_a_file_that_goes_away_meanwhile_is_an_error_and_nothing_is_kept(source,
 
 
 def test_weights_of_other_sizes_are_an_error(source, tmp_path, monkeypatch):
-    check = grow.api.check_written
+    check = from_files.check_written
 
     def meanwhile(plan, checkpoint, folder, *rest):
         tensors = tiny.read_tensors(folder)
@@ -335,7 +336,7 @@ def test_weights_of_other_sizes_are_an_error(source, tmp_path, monkeypatch):
         tiny.write_tensors(folder, tensors)
         return check(plan, checkpoint, folder, *rest)
 
-    monkeypatch.setattr(grow.api, "check_written", meanwhile)
+    monkeypatch.setattr(from_files, "check_written", meanwhile)
     with pytest.raises(BadInput, match=r"model\.norm\.weight changed while"):
         grow.widen(source, "2x", out=tmp_path / "out", verify=False)
 

@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 import grow
-from grow import kept
+from grow import from_files, kept
 from grow.cli import show
 from grow.errors import BadInput, one_line, plain
 
@@ -183,7 +183,7 @@ def test_a_failure_before_it_says_that_nothing_is(source, tmp_path, run, monkeyp
     def fails(*_):
         raise error
 
-    monkeypatch.setattr(grow.api, "check_written", fails)
+    monkeypatch.setattr(from_files, "check_written", fails)
     out = tmp_path / "out"
     found, _, err = run("widen", "--from", source, "--to", "2x", "--out", out, "--no-verify")
     assert (found, out.exists()) == (code, False)

@@ -27,6 +27,7 @@ from grow.cli.options import (
 from grow.cli.progress import Progress
 from grow.errors import BadInput
 from grow.families import FAMILIES
+from grow.from_files import check_state
 from grow.methods import METHODS
 from grow.parallel import processes
 from grow.race import RATE
@@ -103,7 +104,7 @@ def _grow(src: str, to: Any, options: dict[str, Any]) -> int:
     options = _growth_options(options)
     if dry_run:
         the_plan = api.plan(src, to, **options)
-        api.check_state(src, the_plan, written["state"], written["trust_checkpoint"], revision=options["revision"])
+        check_state(src, the_plan, written["state"], written["trust_checkpoint"], revision=options["revision"])
         return _show_plan(the_plan, as_json, world if world > 1 else None)
     with Progress(quiet=as_json or not show.first_process()) as progress:
         told: dict[str, Any] = {"progress": progress.bytes, "on_rung": progress.rung}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from grow import api
 from grow.choose import NEW_TOKENS
 from grow.depth import FILLS
 from grow.dtypes import CODES
+from grow.from_files import SHARD_SIZE
 from grow.methods import DEFAULT, METHODS
 from grow.optimizer import POLICIES
 from grow.tensors import SPLITS
@@ -116,7 +116,7 @@ training_state = options(
 )
 writing = options(
     click.option("--out", type=click.Path(path_type=Path), help="The new folder [default: SRC-TARGET]."),
-    click.option("--max-shard-size", default=api.SHARD_SIZE, show_default=True, help="Of one safetensors file."),
+    click.option("--max-shard-size", default=SHARD_SIZE, show_default=True, help="Of one safetensors file."),
     click.option("--overwrite", is_flag=True, help="Replace an existing checkpoint folder."),
     click.option("--no-verify", is_flag=True, help="Skip the check; the result then says that it is unverified."),
     click.option("--dry-run", is_flag=True, help="Show the plan and write nothing."),

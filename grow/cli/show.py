@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from grow.api import Growth, Inspection
+from grow.api import Inspection
 from grow.cli.progress import size
 from grow.cost import cost_of
 from grow.data.corpus import Manifest
@@ -25,6 +25,7 @@ from grow.parallel import several
 from grow.plan import Plan
 from grow.portion import portions
 from grow.race.result import Comparison, Row
+from grow.results import Growth
 from grow.savings import COSTS, Curves, Saving
 from grow.spent import Spent
 from grow.train.settings import Training

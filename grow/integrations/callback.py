@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from grow.api import Growth, plan
+from grow.api import plan
 from grow.checkpoint.writer import write_json
 from grow.errors import BadInput, Refused
 from grow.families import family_of
@@ -22,6 +22,7 @@ from grow.integrations.updates import NewEntryUpdates, bare
 from grow.memory import ModelSource
 from grow.optimizers import check_optimizers
 from grow.provenance import NAME, parse_record, record_of
+from grow.results import Growth
 from grow.train.grown import tensors_of
 from grow.version import __version__
 

@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from grow.api import Growth
 from grow.checkpoint.locate import locate
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput
 from grow.optimizer import new_entries_of
 from grow.plan import Plan
 from grow.provenance import NAME, read_record
+from grow.results import Growth
 from grow.tensors import TensorPlan
 from grow.train.grown import parts_of, tensors_of
 

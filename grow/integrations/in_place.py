@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from grow.api import Growth, widen
+from grow.api import widen
 from grow.errors import BadInput, Refused
 from grow.finish import Different
 from grow.given import HOOKS, bare_object, check_runs_alike, hooked, outputs, twin_of
 from grow.integrations.updates import NewEntryUpdates, bare
 from grow.memory import ModelSource, check_model
+from grow.results import Growth
 
 # RMS of the difference of the outputs, over their std. Measured for `small` and `small-gpt2`: 4e-7 in float32, where
 # summation order is all there is, and 4e-3 in bfloat16, whose 2^-9 per number add up over the layers.

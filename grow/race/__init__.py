@@ -10,14 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grow.api import LINE, opened, widen
+from grow.api import widen
 from grow.checkpoint.header import show
 from grow.checkpoint.locate import locate
 from grow.checkpoint.staging import Staging
 from grow.checkpoint.writer import write_json
 from grow.cost import cost_of
 from grow.errors import BadInput, Refused, did_you_mean
+from grow.from_files import LINE
 from grow.methods import METHODS
+from grow.opened import opened
 from grow.race.result import Comparison, Curve, Damage, Learning, Row
 from grow.target import resolve
 

@@ -16,6 +16,7 @@ from grow.choose import NEW_TOKENS
 from grow.depth import FILLS
 from grow.dtypes import CODES
 from grow.errors import BadInput, GrowError, did_you_mean
+from grow.from_files import parse_size
 from grow.methods import METHODS
 from grow.optimizer import POLICIES
 from grow.tensors import SPLITS
@@ -121,7 +122,7 @@ def shard_size(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         return "wanted a size"
     try:
-        api.parse_size(value)
+        parse_size(value)
         return ""
     except (BadInput, ValueError):
         return 'wanted a number of bytes, or one with a unit as in "5GB"'
