@@ -26,13 +26,13 @@ from grow.api import (
     verify_against,
     widen,
 )
+from grow.comparison import Comparison, compare
 from grow.errors import BadInput, GrowError, Refused
 from grow.families import FAMILIES as families
-from grow.finish import Different
-from grow.optimizer import new_entries, rates
-from grow.race import Comparison, compare
-from grow.results import Growth
-from grow.run import price, run
+from grow.growth.results import Growth
+from grow.growth.written_and_verified import Different
+from grow.optimizer.dual_rule import new_entries, rates
+from grow.staged import price, run
 from grow.version import __version__ as __version__
 
 __all__ = [

@@ -14,21 +14,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from grow.checkpoint.header import show
-from grow.checkpoint.locate import locate
 from grow.checkpoint.pickled import open_readable
 from grow.errors import BadInput
-from grow.family import Family
-from grow.from_files import LINE, SHARD_SIZE, plan_files, widen_files
-from grow.match import Match
-from grow.methods import DEFAULT
-from grow.opened import opened
-from grow.plan import Plan
-from grow.results import Growth
-from grow.savings import Curves
-from grow.train.settings import Training
-from grow.verify.ladder import verify_folders
-from grow.verify.result import LADDER, Verification
+from grow.families.family import Family
+from grow.families.match import Match
+from grow.files.header import show
+from grow.files.locate import locate
+from grow.growth.from_files import LINE, SHARD_SIZE, plan_files, widen_files
+from grow.growth.opened import opened
+from grow.growth.results import Growth
+from grow.planning.methods import DEFAULT
+from grow.planning.plan import Plan
+from grow.plotting.savings import Curves
+from grow.training.settings.run_settings import Training
+from grow.verification.ladder import verify_folders
+from grow.verification.result import LADDER, Verification
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def plan(
     options |= dict(deepen=deepen, place=place, fill=fill, new_tokens=new_tokens, upcycling=upcycling)
     options |= dict(method=method, allow_lossy=allow_lossy)
     if _is_model(src):
-        from grow.memory import plan_model
+        from grow.growth.in_memory import plan_model
 
         return plan_model(src, to, options)
     return plan_files(src, to, options, revision=revision, assume_harmless=assume_harmless)
@@ -119,7 +119,7 @@ def widen(
                torch.distributed.checkpoint with a config.json in or around it
     to         size name, factor ("2x"), fields ("hidden_size=960,heads=15" or a dict), folder or config
     out        the new folder; default: NAME-TARGET here. For a model in memory: nothing is written
-    operators  axis -> operator, for hidden, ffn and heads; see `grow.operators`
+    operators  axis -> operator, for hidden, ffn and heads; see `grow.notation.operators`
     split      "exact" (unless the method has another): shares drawn per weight that sum bit for bit; "even": equal
                ones; "noisy": equal up to noise that cancels; "diagonal": each copy reads one copy
     dtype      "auto" keeps the stored dtype of a bit-exact plan and writes a rounded one as float32
@@ -127,7 +127,7 @@ def widen(
     place      where new layers go: "spread", "top", "after:K", or the old layers behind which they stand
     fill       what they are filled with: "copy" of their neighbours, or "fresh"; they compute the identity
     new_tokens logits of new tokens: "blend" (between the old ones), "zero", "low" (by the head's bias)
-    method     of `grow.methods`: "default", or one of the literature, such as "lemon"
+    method     of `grow.planning.methods`: "default", or one of the literature, such as "lemon"
     allow_lossy  let a method that is not exact have its way: the result is kept and the loss measured
     optimizer  of a model in memory, or a list of them: `.optimizer` of the result continues it
     state      what it remembers, in memory or in a run's checkpoint: "fresh-new" (new entries start at 0; where nothing
@@ -143,7 +143,7 @@ def widen(
     options |= dict(deepen=deepen, place=place, fill=fill, new_tokens=new_tokens, upcycling=upcycling)
     options |= dict(method=method, allow_lossy=allow_lossy)
     if _is_model(src):
-        from grow.memory import widen_model
+        from grow.growth.in_memory import widen_model
 
         if out is not None:
             raise BadInput(
@@ -198,7 +198,7 @@ def upcycle(
     to: Any = None,
     **options: Any,
 ) -> Growth:
-    """Turn a dense model into one with experts that computes the same; see `grow.upcycle`.
+    """Turn a dense model into one with experts that computes the same; see `grow.planning.upcycle`.
 
     experts      of a layer in the result, slices counted
     top_k        how many of them a token gets; 2 · granularity unless given
@@ -233,7 +233,7 @@ def verify(
     report   an HTML page to write
     """
     if report is not None:
-        from grow.verify.report import check_place, write_report
+        from grow.verification.report import check_place, write_report
 
         check_place(Path(report))
     with open_readable(locate(src, revision=revision)) as a, open_readable(locate(grown)) as b:
@@ -257,7 +257,7 @@ def record(
     on_step: Callable[[str], None] = lambda step: None,
 ) -> dict[str, Any]:
     """Write what `src` answers into a golden file, for `verify_against`; returns what was recorded, JSON-ready."""
-    from grow.verify.golden import record as write
+    from grow.verification.golden import record as write
 
     return write(src, path, seed=seed, revision=revision, overwrite=overwrite, progress=on_step).summary()
 
@@ -271,10 +271,10 @@ def verify_against(
     on_rung: Callable[[str], None] = lambda rung: None,
 ) -> Verification:
     """Check `grown` against a golden file instead of its source. Does not raise when they differ: see `.verdict`."""
-    from grow.verify.golden import against
+    from grow.verification.golden import against
 
     if report is not None:
-        from grow.verify.report import check_place, write_report
+        from grow.verification.report import check_place, write_report
 
         check_place(Path(report))
     found = against(golden, grown, rungs=rungs, names=(show(golden, LINE), show(grown, LINE)), progress=on_rung)
@@ -313,11 +313,11 @@ def train(
     source_tokens  that the source was trained on, where no run has recorded it: some growths are not expected to pay
     state     beside the weights: "carry" (an error where there is none) or "drop"; None: as it is there
     continue_schedule  count steps, rates, masks and dropout on from the state's step
-    settings  the fields of `grow.train.settings.Settings`: steps, batch, length, lr, schedule, rewarm, …
+    settings  fields of `grow.training.settings.run_settings.Settings`: steps, batch, length, lr, schedule, rewarm, …
 
     SIGTERM ends it behind the step it is in, with a checkpoint: `.stopped` of the result. Raises GrowError.
     """
-    from grow.train.run import train as run
+    from grow.training.run import train as run
 
     return run(
         src,
@@ -353,9 +353,9 @@ def plot(
 
     Raises BadInput where losses cannot be compared; `.savings` and `.document()` have the numbers.
     """
-    from grow.curves import named, read_curve
-    from grow.draw import check_picture, write_picture
-    from grow.savings import compare
+    from grow.plotting.curves import named, read_curve
+    from grow.plotting.picture import check_picture, write_picture
+    from grow.plotting.savings import compare
 
     if out is not None:
         check_picture(Path(out), overwrite)

@@ -33,13 +33,13 @@ from typing import Any
 import pytest
 
 from grow.api import verify, widen
-from grow.checkpoint.header import show
-from grow.checkpoint.locate import locate
 from grow.errors import GrowError, did_you_mean
-from grow.plan import Plan
-from grow.results import Growth
-from grow.verify.ladder import checks_of
-from grow.verify.result import EXACT, FUNCTION, Verification
+from grow.files.header import show
+from grow.files.locate import locate
+from grow.growth.results import Growth
+from grow.planning.plan import Plan
+from grow.verification.ladder import checks_of
+from grow.verification.result import EXACT, FUNCTION, Verification
 from grow.version import __version__
 
 MARK = "grow_pair(source, to, **options): grow `source` to `to` once per session, as grow.widen does; for the fixture"
@@ -91,7 +91,7 @@ def assert_same_logits(a: Any, b: Any, inputs: Mapping[str, Any] | None = None, 
     4.1e-15
     """
     __tracebackhide__ = True
-    from grow.verify.compare import HIDDEN_OUTPUTS, difference
+    from grow.verification.outputs.compare import HIDDEN_OUTPUTS, difference
 
     with folder_of(a) as first, folder_of(b) as second:
         both = _answers(first, second, inputs)
@@ -140,7 +140,7 @@ def folder_of(thing: Any) -> Iterator[Path]:
     if not hasattr(thing, "save_pretrained"):
         yield locate(thing)
         return
-    from grow.verify.float64 import quiet
+    from grow.models.true_float64 import quiet
 
     with tempfile.TemporaryDirectory(prefix="grow-testing-") as name:
         folder = Path(name) / type(thing).__name__
@@ -161,8 +161,8 @@ def _name(thing: Any) -> str:
 def _write_record(folder: Path, plan: Plan) -> None:
     """grow.json beside a grown model that was saved by hand."""
     from grow.checkpoint.reader import open_checkpoint
-    from grow.checkpoint.writer import write_json
-    from grow.provenance import NAME, record_of
+    from grow.files.writer import write_json
+    from grow.planning.record import NAME, record_of
 
     with open_checkpoint(folder) as saved:
         digests = {name: saved.sha256(info) for name, info in saved.tensors.items()}
@@ -171,15 +171,15 @@ def _write_record(folder: Path, plan: Plan) -> None:
 
 def _answers(a: Path, b: Path, inputs: Mapping[str, Any] | None) -> tuple[Any, Any]:
     """The outputs of both in true float64, "probe/output" -> (rows, width)."""
-    from grow.verify.pair import Differs, Pair
+    from grow.verification.outputs.pair import Differs, Pair
 
     if inputs is None:
         pair = Pair(a, b)
     else:
         import torch
 
-        from grow.verify.golden.asked import Given
-        from grow.verify.probes import Probe, Probes
+        from grow.verification.golden.questions import Given
+        from grow.verification.probes import Probe, Probes
 
         given = {name: torch.as_tensor(value) for name, value in inputs.items()}
         counted = given.get("attention_mask")
@@ -285,7 +285,7 @@ def grow_golden(
                 f"  fix        pytest --grow-update {request.node.nodeid!r}, then commit the file",
                 pytrace=False,
             )
-        from grow.verify.golden import against, record
+        from grow.verification.golden import against, record
 
         try:
             if update and path not in _grow_recorded:

@@ -12,11 +12,11 @@ import torch.distributed as dist
 from torch.distributed.tensor import distribute_tensor
 
 import grow
-from grow.parallel import World, world_of
-from grow.train.optim import build_optimizers, set_rate, states
-from grow.train.parallel import local, shard, whole
-from grow.train.settings import Settings
-from grow.train.state import load_state, save_state
+from grow.processes import World, world_of
+from grow.training.saved.exact_state import load_state, save_state
+from grow.training.settings.run_settings import Settings
+from grow.training.sharding import local, shard, whole
+from grow.training.step.optimizer import build_optimizers, set_rate, states
 
 RANK, SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 FOLDER = "dealt"

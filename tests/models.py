@@ -209,7 +209,7 @@ def save(variant: str, folder: Path, dtype: str = "float32", **other: Any) -> Pa
 
 class Float64(TorchFunctionMode):
     """Inside, a request for float32, float16 or bfloat16 is one for float64: transformers casts to float32 in norms,
-    softmax and RoPE. Written apart from `grow.verify.float64`, so that neither hides a mistake of the other."""
+    softmax and RoPE. Written apart from `grow.models.true_float64`, so that neither hides a mistake of the other."""
 
     def __enter__(self):
         torch.set_default_dtype(torch.float64)  # an integer tensor times a Python float takes it

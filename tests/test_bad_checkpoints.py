@@ -20,10 +20,10 @@ import numpy as np
 import pytest
 from huggingface_hub import errors
 
-from grow.checkpoint.header import DTYPES, parse_header, read_header, strict_json
-from grow.checkpoint.locate import HUB_FILES, HUB_SKIP, check_folder, locate
 from grow.checkpoint.reader import INDEX, SINGLE, Checkpoint, open_checkpoint
 from grow.errors import BadInput, GrowError, Refused
+from grow.files.header import DTYPES, parse_header, read_header, strict_json
+from grow.files.locate import HUB_FILES, HUB_SKIP, check_folder, locate
 
 CONFIG = {
     "model_type": "llama",

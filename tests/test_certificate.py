@@ -14,9 +14,9 @@ import tiny as files
 
 import grow
 from grow.errors import BadInput
-from grow.fields import TRAINS
-from grow.stock import stock_of
-from grow.verify.fields import BOOKKEEPING
+from grow.families.config_values import TRAINS
+from grow.families.stock_source import stock_of
+from grow.verification.weights.config_fields import BOOKKEEPING
 
 CERTIFICATE = ("certificate",)
 FAMILIES = tuple(files.CONFIGS)

@@ -13,9 +13,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 import grow
-from grow.race import page
-from grow.race.text import read_text
-from grow.race.training import schedule, train
+from grow.comparison import page
+from grow.comparison.text_batches import read_text
+from grow.comparison.training_loop import schedule, train
 from grow.zoo import bundled_path
 
 METHODS = ["default", "hypercloning-symmetric", "bert2bert-aki", "llama-pro", "lemn"]

@@ -23,9 +23,9 @@ from models import ONE_EACH, VARIANTS, difference, load, make, outputs, seeded
 from safetensors.torch import load_file, save_file
 
 import grow
-from grow.depth import Depth, chain_scales, insert, place, spread
 from grow.errors import BadInput, GrowError, Refused
-from grow.maps import is_power_of_two
+from grow.notation.maps import is_power_of_two
+from grow.planning.layers import Depth, chain_scales, insert, place, spread
 
 # measured 0 to 2e-14; a chain of LayerNorms makes the stream small and large again, which cancels no digits
 EXACT = 1e-12

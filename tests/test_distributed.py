@@ -32,14 +32,14 @@ from test_train import apart, tokens
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import grow
-from grow.checkpoint.dcp import PiecedFolder
-from grow.describe import plan_document
-from grow.engine import share
+from grow.applying.engine import share
+from grow.costs.process_memory import portions
 from grow.errors import BadInput
-from grow.moments.find import open_state
-from grow.parallel import Lost, World, _ending_together, is_shared
-from grow.portion import portions
-from grow.provenance import read_record
+from grow.files.distributed_checkpoint import PiecedFolder
+from grow.growth.plan_document import plan_document
+from grow.optimizer.state.find import open_state
+from grow.planning.record import read_record
+from grow.processes import Lost, World, _ending_together, is_shared
 
 ROOT = Path(grow.__file__).parents[1]
 LOADED = {"tied": ("gpt2", "bfloat16"), "words": ("bert-mlm", "float32"), "fused": ("mixtral", "float32")}
@@ -302,8 +302,8 @@ def test_the_command_speaks_once(folder, tmp_path):
 
 KILLED = """
     import os, signal, sys, time
-    import grow.engine
-    before, victim = grow.engine.grow_tensor, sys.argv.pop()
+    import grow.applying.engine
+    before, victim = grow.applying.engine.grow_tensor, sys.argv.pop()
 
     def killed(*args, **kwargs):
         if os.environ["RANK"] == victim:
@@ -311,7 +311,7 @@ KILLED = """
         time.sleep(0.2)
         return before(*args, **kwargs)
 
-    grow.engine.grow_tensor = killed
+    grow.applying.engine.grow_tensor = killed
     from grow.cli import main
     main()
 """
@@ -429,7 +429,7 @@ def test_steps_of_dealt_tensors_are_torchs_of_whole_ones(two, three, name, dtype
                 )
         own, ours = process["classes"]
         assert own[0].startswith("torch.optim.")
-        assert ours[0].startswith("grow.train.dealt.")
+        assert ours[0].startswith("grow.training.step.sharded_optimizers.")
     assert min(process["rows"]["1"] for process in found) == min(process["rows"]["1x4"] for process in found) == 0
     assert [process["rows"]["7x5"] for process in found] == {2: [4, 3], 3: [3, 3, 1]}[count]
 
@@ -515,7 +515,7 @@ def counted_by_torch(model: Any, processes: int) -> float:
     from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    from grow.train.parallel import shard
+    from grow.training.sharding import shard
 
     dist.init_process_group("fake", rank=0, world_size=processes, store=FakeStore())
     try:

@@ -9,11 +9,11 @@ import pytest
 from models import save
 
 import grow
+from grow.applying.engine import FileSource, write_plan
 from grow.checkpoint.reader import open_checkpoint
-from grow.checkpoint.writer import ShardWriter
-from grow.dtypes import RAW
-from grow.engine import FileSource, write_plan
-from grow.numerics import Noise, narrow, representable, split_even, split_exact, split_in_two, widen
+from grow.files.writer import ShardWriter
+from grow.notation.dtypes import RAW
+from grow.notation.numbers import Noise, narrow, representable, split_even, split_exact, split_in_two, widen
 
 DTYPES = ("F32", "BF16", "F16", "F64")
 WORK = {"F64": np.dtype(np.float64)}
@@ -215,6 +215,6 @@ def test_an_engine_run_writes_every_row_once(source, tmp_path, monkeypatch):
             return ""
 
     with open_checkpoint(source) as checkpoint:
-        monkeypatch.setattr("grow.engine.ShardWriter", Counter)
+        monkeypatch.setattr("grow.applying.engine.ShardWriter", Counter)
         write_plan(plan, FileSource(checkpoint), tmp_path, 10**9)
     assert {name for name, rows in seen.items() if not (rows == 1).all()} == set()

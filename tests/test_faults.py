@@ -21,14 +21,15 @@ import tiny
 import torch
 
 import grow
-from grow.axes import GAIN, READ, SHIFT, WRITE
 from grow.errors import GrowError
 from grow.families import FAMILIES
-from grow.maps import MEAN
-from grow.match import expected_rows
-from grow.numerics import narrow, widen
-from grow.tensors import TensorPlan
-from grow.verify.result import Verification
+from grow.families.match import expected_rows
+from grow.notation.axes import GAIN, READ, SHIFT, WRITE
+from grow.notation.maps import MEAN
+from grow.notation.numbers import narrow, widen
+from grow.planning.plan import Plan
+from grow.planning.tensor import TensorPlan
+from grow.verification.result import Verification
 from grow.zoo import bundled_path
 
 CERTIFICATE = ("certificate",)
@@ -41,7 +42,7 @@ Change = Callable[[Raw], object]
 class Pair(NamedTuple):
     source: Path
     grown: Path
-    plan: grow.plan.Plan | None = None
+    plan: Plan | None = None
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +131,7 @@ def tables(family: str) -> Iterator[tuple[str, Table]]:
 def any_class():
     """Here a table has a class for each of its conditions, whether or not stock code has one of that name."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("grow.fields._architectures", lambda *_: iter(()))
+        patch.setattr("grow.families.config_values._architectures", lambda *_: iter(()))
         yield
 
 

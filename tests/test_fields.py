@@ -21,14 +21,14 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 from models import ONE_EACH, VARIANTS, difference, inputs, make, outputs, save
 
 import grow
-from grow.checkpoint.config import check_config
-from grow.checkpoint.json_floats import plain
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, GrowError, Refused
 from grow.families import FAMILIES
-from grow.fields import TRAINS
-from grow.rope import rope_of
-from grow.stock import stock_of
+from grow.families.config_values import TRAINS
+from grow.families.stock_source import stock_of
+from grow.files.config_json import check_config
+from grow.files.json_floats import plain
+from grow.notation.rope import rope_of
 
 INF, NAN = {"__float__": "Infinity"}, {"__float__": "NaN"}
 HOSTILE = (None, True, -1, 0, 3, -1.0, 1.5, "1e-5", "false", "banana", [], ["a"], {}, INF, NAN)

@@ -10,7 +10,7 @@ import tiny
 import yaml
 
 import grow
-from grow.card import LARGEST_HEAD
+from grow.growth.model_card import LARGEST_HEAD
 
 CARD = """---
 license: other

@@ -10,7 +10,7 @@ from tiny import checkpoint, command
 
 import grow
 from grow.errors import BadInput, Refused
-from grow.moments.names import bare_model
+from grow.optimizer.state.parameter_names import bare_model
 
 STATES = {
     "DeepSpeed": ("latest", "zero_to_fp32.py", "global_step5/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"),
@@ -92,7 +92,7 @@ def test_an_optimizer_with_groups_of_its_own_is_a_note(tmp_path):
 def test_what_lies_beside_a_state_that_comes_along_is_told(tmp_path):
     source = checkpoint(tmp_path / "first")
     model = bare_model(source)
-    from grow.moments.trainer import trainer_order
+    from grow.optimizer.state.of_trainer import trainer_order
 
     shapes = {name: p.shape for name, p in model.named_parameters()}
     order = trainer_order(model)

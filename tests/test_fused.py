@@ -1,6 +1,7 @@
 """Experts that stock classes fuse in memory: runs of models that have some, and how their states grow.
 
-What a fused parameter is in the files is taken from `save_pretrained`, tensor by tensor, and never from `grow.fused`.
+What a fused parameter is in the files is taken from `save_pretrained`, tensor by tensor, and never from
+`grow.applying.fused`.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 from transformers.core_model_loading import revert_weight_conversion
 
 import grow
+from grow.applying.fused import layout
 from grow.errors import Refused
-from grow.fused import layout
-from grow.integrations.checkpoint import load_trainer_state
-from grow.moments.names import bare_model
-from grow.moments.state import POWERS
-from grow.optimizer import rates_of
-from grow.optimizers import COL, ROW
-from grow.train import rates as rates_module
-from grow.train.grown import parts_of
-from grow.train.rates import mup_scales, rated
+from grow.integrations.trainer_state import load_trainer_state
+from grow.optimizer.dual_rule import rates_of
+from grow.optimizer.state.in_files import POWERS
+from grow.optimizer.state.parameter_names import bare_model
+from grow.optimizer.torch_classes import COL, ROW
+from grow.training.after_growth import rates as rates_module
+from grow.training.after_growth.new_entries import parts_of
+from grow.training.after_growth.rates import mup_scales, rated
 
 SPARSE = ("mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe")
 LARGER = {v: {"hidden": 72 if v == "qwen2_moe" else 54, "layers": 4} for v in SPARSE}
@@ -78,9 +79,9 @@ def test_rows_are_those_that_stock_saving_writes(variant, tmp_path):
 
 @pytest.mark.parametrize("change", ["turned", "interleaved", "lost"])
 def test_another_way_of_fusing_is_refused(monkeypatch, change):
-    import grow.fused
+    import grow.applying.fused
 
-    stock = grow.fused.in_files
+    stock = grow.applying.fused.in_files
 
     def other(model: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         found = stock(model, tensors)
@@ -94,7 +95,7 @@ def test_another_way_of_fusing_is_refused(monkeypatch, change):
                 del found[name]
         return found
 
-    monkeypatch.setattr(grow.fused, "in_files", other)
+    monkeypatch.setattr(grow.applying.fused, "in_files", other)
     with pytest.raises(Refused, match="fused of tensors of the files in a way that is not known"):
         layout(models.make("mixtral"))
 
@@ -179,7 +180,7 @@ def alike(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor], growth: gr
 
 
 def test_the_comparison_notices_halves_that_change_places(still, text, stepped, tmp_path, monkeypatch):
-    import grow.moments.entries as entries
+    import grow.optimizer.state.grown_entries as entries
 
     stock = entries.places
 

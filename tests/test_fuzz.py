@@ -19,7 +19,7 @@ import pytest
 import tiny
 
 import grow
-from grow.checkpoint.header import read_header
+from grow.files.header import read_header
 
 CASES = 24  # of each file
 

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import grow
-from grow.given import check_runs_alike, outputs, reads, twin_of
+from grow.growth.in_memory import ModelSource
 from grow.integrations import grow_in_place
-from grow.memory import ModelSource
+from grow.models.as_configured import check_runs_alike, outputs, reads, twin_of
 
 TO = {"hidden": 36}
 
@@ -173,7 +173,7 @@ def test_in_place_and_with_experts_it_is_refused_too(change):
         grow_in_place(model, TO, verify=False)
     assert model.config.hidden_size == 18
     with pytest.raises(grow.GrowError, match=CHANGES[change][1]):
-        grow.upcycle(model, 4, verify=False)
+        grow.planning.upcycle(model, 4, verify=False)
 
 
 def test_a_hook_on_the_object_itself_stays_with_an_object_that_grows():
@@ -202,16 +202,16 @@ def test_what_no_setting_shows_is_found_by_running(monkeypatch):
 
 
 def test_a_grown_model_that_answers_otherwise_is_not_kept(monkeypatch):
-    from grow import memory
+    from grow.growth import in_memory
 
-    build = memory.build
+    build = in_memory.build
 
     def wrong(*arguments):
         grown = build(*arguments)
         grown.model.norm.register_forward_hook(lambda module, given, result: 1.1 * result)
         return grown
 
-    monkeypatch.setattr(memory, "build", wrong)
+    monkeypatch.setattr(in_memory, "build", wrong)
     with pytest.raises(grow.Different, match="of its std off after the growth"):
         grow.widen(make("llama-tied"), TO)
 

@@ -20,20 +20,21 @@ import grow
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, Refused
 from grow.families import family_of
-from grow.maps import identity
-from grow.provenance import read_record
-from grow.verify import golden, readback
-from grow.verify import pair as pair_module
-from grow.verify.compare import difference
-from grow.verify.golden import against, record, sketch
-from grow.verify.golden.asked import fit
-from grow.verify.golden.content import Golden, pack, unpack
-from grow.verify.golden.file import write
-from grow.verify.outputs import STORAGE_K, storage_floor
-from grow.verify.pair import Pair
-from grow.verify.probes import Probe, Probes
-from grow.verify.replay import Replay
-from grow.verify.result import EXACT, Verification
+from grow.notation.maps import identity
+from grow.planning import readback
+from grow.planning.record import read_record
+from grow.verification import golden
+from grow.verification.golden import against, record, sketch
+from grow.verification.golden.content import Golden, pack, unpack
+from grow.verification.golden.golden_file import write
+from grow.verification.golden.questions import fit
+from grow.verification.outputs import pair as pair_module
+from grow.verification.outputs.compare import difference
+from grow.verification.outputs.forward_passes import STORAGE_K, storage_floor
+from grow.verification.outputs.pair import Pair
+from grow.verification.probes import Probe, Probes
+from grow.verification.result import EXACT, Verification
+from grow.verification.weights.recorded_growth import Replay
 
 LIMIT = 400_000  # bytes of a golden file of a small language model
 

@@ -19,10 +19,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoModelForCausalLM, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 import grow
-from grow import recompute
 from grow.integrations import GrowCallback, NewEntryUpdates, grow_in_place, parameter_groups
 from grow.integrations.callback import check_arguments
 from grow.integrations.in_place import rms_apart
+from grow.models import gradient_checkpointing
 
 STEPS, AT = 5, 2
 THRICE = {"hidden": 54, "ffn": 84}  # from 18 and 28: × 3
@@ -250,7 +250,7 @@ def test_what_a_trainer_has_set_stays(tmp_path):
     held = optimizer.param_groups
     trainer.train()
     assert model.note == "mine"
-    assert recompute.enabled(model)
+    assert gradient_checkpointing.enabled(model)
     assert model.training
     assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["model.embed_tokens.weight"]
     assert trainer.optimizer.optimizer is optimizer

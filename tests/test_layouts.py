@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file, save_model
 
 import grow
+from grow.applying.engine import FileSource
 from grow.checkpoint.reader import open_checkpoint
-from grow.engine import FileSource
 from grow.errors import BadInput, GrowError
 
 SPARSE = ("mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "mixtral-base", "qwen2_moe-base")

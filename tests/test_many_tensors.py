@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from grow.checkpoint import header
-from grow.checkpoint.header import MAX_TENSORS, read_header
 from grow.errors import BadInput
+from grow.files import header
+from grow.files.header import MAX_TENSORS, read_header
 
 
 def write(path: Path, count: int, entry=lambda k: {"dtype": "BF16", "shape": [1], "data_offsets": [2 * k, 2 * k + 2]}):

@@ -18,8 +18,8 @@ import json, sys
 import torch
 torch.set_num_threads(1)
 import grow
-from grow.verify import pair
-from grow.verify.room import give_back
+from grow.verification.outputs import pair
+from grow.verification.outputs.free_memory import give_back
 
 def status():
     return dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())

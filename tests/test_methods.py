@@ -15,9 +15,9 @@ from models import VARIANTS, difference, outputs
 from safetensors.torch import load_file
 
 import grow
-from grow.maps import MEAN, SILENT
-from grow.methods import METHODS
-from grow.operators import commutes
+from grow.notation.maps import MEAN, SILENT
+from grow.notation.operators import commutes
+from grow.planning.methods import METHODS
 
 EXACT = 1e-12  # as in test_lossless
 FAMILIES = ("llama", "llama-tied", "gpt2", "bert-mlm", "qwen3", "opt")

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, Trainer
 
 import grow
 from grow.integrations import NewEntryUpdates, parameter_groups
-from grow.train.grown import NewEntries
-from grow.train.schedule import rewarm
+from grow.training.after_growth.new_entries import NewEntries
+from grow.training.settings.schedule import rewarm
 
 TO = {"hidden": 24, "heads": 8, "ffn": 33, "layers": 3}  # silent coordinates, unread units, a layer; × 3 below
 TREATMENTS: dict[str, dict[str, Any]] = {
@@ -43,7 +43,7 @@ def loss_of(model, step: int) -> torch.Tensor:
 @pytest.mark.parametrize("name", TREATMENTS)
 @pytest.mark.parametrize(("variant", "to"), [("llama-tied", TO), ("llama", {"hidden": 54}), ("gpt2", {"hidden": 36})])
 def test_hooks_do_what_grow_train_does_bit_for_bit(name, variant, to):
-    """With two micro-batches and clipping, against the lines of `grow.train.loop`."""
+    """With two micro-batches and clipping, against the lines of `grow.training.step.loop`."""
     growth, how = grown_of(variant, to), TREATMENTS[name]
     other = grown_of(variant, to).model
     model, optimizer, theirs = growth.model, optimizer_of(growth.model), optimizer_of(other)

@@ -15,14 +15,14 @@ from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 
 import grow
+from grow.applying.fused import layout
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import Refused
-from grow.fused import layout
 from grow.integrations import NewEntryUpdates, parameter_groups
-from grow.moments.names import bare_model
-from grow.optimizer import new_entries_of, rates_of
-from grow.provenance import read_record
-from grow.train.grown import tensors_of
+from grow.optimizer.dual_rule import new_entries_of, rates_of
+from grow.optimizer.state.parameter_names import bare_model
+from grow.planning.record import read_record
+from grow.training.after_growth.new_entries import tensors_of
 
 EXACT = 1e-12  # a gradient summed in another order in float64, relative to the tensor's largest
 
@@ -48,7 +48,7 @@ def made(name: str, source: Path, out: Path, **options: Any) -> grow.Growth:
     how = dict(MADE[name][1])
     if "more" in name:
         return grow.widen(source, how, out=out, verify=False, **options)
-    return grow.upcycle(source, how.pop("experts"), out=out, verify=False, **how, **options)
+    return grow.planning.upcycle(source, how.pop("experts"), out=out, verify=False, **how, **options)
 
 
 def without_rule(name: str, how: str) -> bool:
@@ -163,7 +163,7 @@ def test_what_has_no_rule_is_refused(stepped, tiny, text, tmp_path):
     for rates in ("mup", "implied"):
         said = refused(Refused, grow.train, growth.path, text, out=tmp_path / "no", rates=rates, **QUICK)
         assert f"--rates {rates}: does not know experts that were made or added" in said
-    drop = grow.upcycle(
+    drop = grow.planning.upcycle(
         tiny("llama"), 4, out=tmp_path / "drop", method="drop-upcycling", allow_lossy=True, verify=False
     )
     said = refused(Refused, grow.train, drop.path, text, out=tmp_path / "no", freeze_old=True, **QUICK)

@@ -9,7 +9,7 @@ import tiny
 
 import grow
 from grow.errors import BadInput
-from grow.run.recipe import read_recipe
+from grow.staged.recipe import read_recipe
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from models import ONE_EACH, VARIANTS
 
 import grow
 from grow.families import FAMILIES
-from grow.verify.float64 import quiet
-from grow.verify.result import Verification
+from grow.models.true_float64 import quiet
+from grow.verification.result import Verification
 from grow.zoo import bundled_path
 
 RUNGS = ("certificate", "true_float64", "hidden_states")

@@ -17,9 +17,9 @@ import torch
 from models import difference
 
 import grow
-from grow.change import Change
 from grow.errors import BadInput
-from grow.provenance import read_record
+from grow.planning.change import Change
+from grow.planning.record import read_record
 
 EXACT = 1e-12  # measured up to 3e-14
 FLOAT32 = 1e-5

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from grow.maps import (
+from grow.notation.maps import (
     MEAN,
     SILENT,
     UNREAD,
@@ -21,7 +21,7 @@ from grow.maps import (
     is_power_of_two,
     product,
 )
-from grow.operators import DEFAULTS, OPERATORS, default_operator, grow_head_dim, grow_heads
+from grow.notation.operators import DEFAULTS, OPERATORS, default_operator, grow_head_dim, grow_heads
 
 # Sums of at most a few dozen shares near 1, each rounded once or twice to 2^-53.
 LAW = 1e-13

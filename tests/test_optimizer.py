@@ -17,9 +17,9 @@ from models import LLAMA, Float64
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, StepLR
 
 import grow
-import grow.optimizer
-from grow.axes import READ
-from grow.optimizer import factors, grow_factored, grow_moment, new_entries_of, rates_of
+import grow.optimizer.dual_rule
+from grow.notation.axes import READ
+from grow.optimizer.dual_rule import factors, grow_factored, grow_moment, new_entries_of, rates_of
 
 # Some tens of roundings of 2^-53 per step, of gradients about 1, over some steps: measured up to 2e-14.
 EXACT = 1e-12
@@ -98,7 +98,7 @@ def parameters(model) -> dict[str, torch.nn.Parameter]:
     return dict(model.named_parameters())
 
 
-def carried(growth) -> list[tuple[str, grow.optimizer.TensorPlan, torch.Tensor]]:
+def carried(growth) -> list[tuple[str, grow.optimizer.dual_rule.TensorPlan, torch.Tensor]]:
     """(parameter, its plan, where it carries an old entry) without what carries none."""
     known = parameters(growth.model)
     found = [(t.name, t, rates_of(t).value != 0) for t in growth.plan.tensors if t.name in known]
@@ -284,18 +284,18 @@ def test_steps_then_growth_is_growth_then_steps(name, make):
 @pytest.mark.parametrize("name", ["llama-hidden-2x", "llama-tied-silent", "gpt2-2x", "bert-2x"])
 def test_a_state_grown_like_the_weights_does_not_commute(name, make, monkeypatch):
     """Read and write not exchanged."""
-    right = grow.optimizer._factors
+    right = grow.optimizer.dual_rule._factors
 
     def wrong(*arguments):
         f = right(*arguments)
-        return grow.optimizer.Factors(f.source, f.value, f.value, f.first)
+        return grow.optimizer.dual_rule.Factors(f.source, f.value, f.value, f.first)
 
     variant, to, options = GROWTHS[name]
     model = source(variant)
     optimizer = MAKERS[make](model.parameters())
     train(model, optimizer, range(4))
     correct = widen(model, to, options, optimizer=optimizer, state="carry")
-    monkeypatch.setattr(grow.optimizer, "_factors", wrong)
+    monkeypatch.setattr(grow.optimizer.dual_rule, "_factors", wrong)
     mistaken = widen(model, to, options, optimizer=optimizer, state="carry")
     monkeypatch.undo()
     for growth in (correct, mistaken):
@@ -348,7 +348,7 @@ def test_stock_optimizers_with_one_group_per_parameter_commute(variant, kind):
 
 
 def test_muons_update_of_copies_is_smaller_by_the_root_of_their_number():
-    """As the docstring of `grow.optimizer` has it, to the last bit but two of the bfloat16 that Muon computes in."""
+    """As the docstring of `grow.optimizer.dual_rule` has it, to the last bit but two of Muon's bfloat16."""
     draw = torch.Generator().manual_seed(0)
     small = torch.nn.Parameter(torch.randn(12, 20, generator=draw))
     large = torch.nn.Parameter(small.detach().repeat(2, 2))

@@ -21,9 +21,9 @@ import pytest
 import tiny
 
 import grow
-from grow.checkpoint import staging
-from grow.checkpoint.staging import Staging
 from grow.errors import BadInput, GrowError, Refused
+from grow.files import staging
+from grow.files.staging import Staging
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_overwrite_replaces_a_checkpoint_and_nothing_else(source, tmp_path):
 
 def test_an_overwritten_checkpoint_is_there_until_the_new_one_is_whole(source, tmp_path, monkeypatch):
     tiny.checkpoint(tmp_path / "out", "gpt2")
-    monkeypatch.setattr(grow.engine, "grow_tensor", full_disk(5))
+    monkeypatch.setattr(grow.applying.engine, "grow_tensor", full_disk(5))
     assert "nothing was kept" in refused(source, tmp_path / "out", overwrite=True).what
 
 
@@ -176,7 +176,7 @@ def test_too_little_disk_is_refused_before_writing(source, tmp_path, monkeypatch
 
 def full_disk(after: int) -> Callable:
     """`grow_tensor` whose write number `after` meets a full disk."""
-    from grow.apply import grow_tensor
+    from grow.applying.tensor_rows import grow_tensor
 
     left = [after]
 
@@ -241,7 +241,7 @@ def test_files_stay_open_neither_after_success_nor_after_failure(source, tmp_pat
     before = count()
     widen(source, tmp_path / "out")
     refused(source, source)
-    monkeypatch.setattr(grow.engine, "grow_tensor", full_disk(3))
+    monkeypatch.setattr(grow.applying.engine, "grow_tensor", full_disk(3))
     refused(source, tmp_path / "full")
     assert count() == before
 
@@ -411,7 +411,7 @@ def test_a_path_of_four_kilobytes_is_a_clean_error(source, tmp_path):
 
 def corrupt(t, read_rows, write_rows, **options) -> None:
     """`grow_tensor` with one wrong element in one tensor."""
-    from grow.apply import grow_tensor
+    from grow.applying.tensor_rows import grow_tensor
 
     def put(first: int, rows: np.ndarray) -> None:
         if t.name == "model.layers.1.self_attn.v_proj.weight" and first == 0:
@@ -425,14 +425,14 @@ def corrupt(t, read_rows, write_rows, **options) -> None:
 @pytest.fixture
 def only_certificate(monkeypatch):
     """The growth's own check without models: torch stays out."""
-    from grow.verify.ladder import verify_folders
+    from grow.verification.ladder import verify_folders
 
     monkeypatch.setattr(grow.api, "verify_folders", functools.partial(verify_folders, rungs=("certificate",)))
 
 
 @pytest.mark.usefixtures("only_certificate")
 def test_a_result_that_fails_its_verification_is_not_kept(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(grow.engine, "grow_tensor", corrupt)
+    monkeypatch.setattr(grow.applying.engine, "grow_tensor", corrupt)
     error = refused(source, tmp_path / "out", verify=True)
     assert isinstance(error, grow.Different)
     assert error.exit_code == 1
@@ -442,7 +442,7 @@ def test_a_result_that_fails_its_verification_is_not_kept(source, tmp_path, monk
 
 @pytest.mark.usefixtures("only_certificate")
 def test_the_command_exits_1_when_the_verification_fails(source, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(grow.engine, "grow_tensor", corrupt)
+    monkeypatch.setattr(grow.applying.engine, "grow_tensor", corrupt)
     out = tmp_path / "out"
     code, text, err = tiny.command(monkeypatch, capsys, "widen", "--from", source, "--to", "2x", "--out", out, "--json")
     assert code == 1
@@ -472,7 +472,7 @@ def test_a_failed_verification_does_not_cost_the_overwritten_checkpoint(
     source, tmp_path, monkeypatch, only_certificate
 ):
     tiny.checkpoint(tmp_path / "out", "gpt2")
-    monkeypatch.setattr(grow.engine, "grow_tensor", corrupt)
+    monkeypatch.setattr(grow.applying.engine, "grow_tensor", corrupt)
     assert refused(source, tmp_path / "out", verify=True, overwrite=True).exit_code == 1
 
 

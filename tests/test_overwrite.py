@@ -12,10 +12,10 @@ import pytest
 import tiny
 
 import grow
-from grow import from_files
-from grow.checkpoint.owned import CHECKPOINT, MARK, foreign
 from grow.data import prepare
 from grow.errors import BadInput
+from grow.files.owned import CHECKPOINT, MARK, foreign
+from grow.growth import from_files
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_what_came_while_the_result_was_made_stays(source, tmp_path, monkeypatch
 
 
 def test_what_came_at_the_last_moment_stays_with_a_note(source, tmp_path, monkeypatch):
-    from grow.checkpoint import staging
+    from grow.files import staging
 
     out, remove = tiny.checkpoint(tmp_path / "out", "gpt2"), staging.remove
 
@@ -343,7 +343,7 @@ def test_weights_of_other_sizes_are_an_error(source, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("how", ["removed", "replaced", "cut"])
 def test_weights_that_go_away_while_they_are_written_are_an_error(source, tmp_path, monkeypatch, how):
-    close = grow.checkpoint.writer.ShardWriter.close
+    close = grow.files.writer.ShardWriter.close
 
     def meanwhile(self):
         file = self.folder / "model.safetensors"
@@ -356,7 +356,7 @@ def test_weights_that_go_away_while_they_are_written_are_an_error(source, tmp_pa
                 (self.folder / "x").rename(file)
         close(self)
 
-    monkeypatch.setattr(grow.checkpoint.writer.ShardWriter, "close", meanwhile)
+    monkeypatch.setattr(grow.files.writer.ShardWriter, "close", meanwhile)
     with pytest.raises(BadInput, match="went away" if how == "removed" else "was changed"):
         grow.widen(source, "2x", out=tmp_path / "out", verify=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["source"]
@@ -440,7 +440,7 @@ def test_a_file_beside_tokens_that_an_unbegun_run_left_stays(source, tmp_path):
 
 
 def test_a_golden_file_replaces_golden_files_alone(source, tmp_path):
-    from grow.verify.golden.file import check_target
+    from grow.verification.golden.golden_file import check_target
 
     mine = tmp_path / "golden.safetensors"
     for content in (b"my thesis", (source / "model.safetensors").read_bytes()):

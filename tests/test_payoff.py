@@ -12,11 +12,11 @@ import tiny as files
 from test_train import QUICK, refused, tokens
 
 import grow
-from grow.payoff import doubts
-from grow.provenance import read_record
-from grow.spent import peak_of
-from grow.train.defaults import inherited
-from grow.train.settings import Settings, Training
+from grow.costs.literature import doubts
+from grow.costs.spent_so_far import peak_of
+from grow.planning.record import read_record
+from grow.training.begin.defaults import inherited
+from grow.training.settings.run_settings import Settings, Training
 
 PAPERS = {"factor": "2409.12903", "source": "2510.06548", "tokens": "2605.13405", "experts": "2406.06563"}
 
@@ -115,7 +115,7 @@ def test_the_peak_of_the_rate_stays_unless_another_is_given(run, text, tmp_path)
 
 def test_what_is_new_is_re_warmed_unless_somebody_says_otherwise(tiny, run, text, tmp_path, monkeypatch, capsys):
     grown = grow.widen(run.checkpoint, {"layers": 3}, out=tmp_path / "grown", verify=False)
-    experts = grow.upcycle(tiny("mistral"), 4, out=tmp_path / "experts", verify=False)
+    experts = grow.planning.upcycle(tiny("mistral"), 4, out=tmp_path / "experts", verify=False)
 
     def rewarm(src: Path, **options: Any) -> tuple[float, int] | None:
         out = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"

@@ -14,11 +14,11 @@ import pytest
 import tiny as files
 
 import grow
-from grow.curves import named, read_curve
-from grow.draw import picture
+from grow.costs.spent_so_far import Spent, spent_on
 from grow.errors import BadInput
-from grow.savings import compare
-from grow.spent import Spent, spent_on
+from grow.plotting.curves import named, read_curve
+from grow.plotting.picture import picture
+from grow.plotting.savings import compare
 
 TEXT = {"path": "x", "weight": None, "tokens": "a" * 64, "validation": "b" * 64}
 SETTINGS = {"length": 16, "documents": False}

@@ -14,10 +14,10 @@ import tiny
 import torch
 
 import grow
-import grow.verify.golden  # before pytester, which forgets modules that a run inside it was the first to import
+import grow.verification.golden  # before pytester, which forgets modules that a run inside it was the first to import
 from grow.errors import BadInput
 from grow.testing import assert_lossless, assert_same_logits
-from grow.verify.golden import read
+from grow.verification.golden import read
 
 pytest_plugins = ["pytester"]
 

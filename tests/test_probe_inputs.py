@@ -14,12 +14,12 @@ import transformers as hf
 from safetensors.torch import load_file, save_file
 
 from grow.errors import Refused
-from grow.verify.compare import CannotRun, difference, flatten, run
-from grow.verify.float64 import TrueFloat64, load, model_class, quiet, tensors
-from grow.verify.outputs import true_float64
-from grow.verify.pair import Pair
-from grow.verify.probes import FULL_LIMIT, Probe, Probes, probes
-from grow.verify.probes.audio import frames
+from grow.models.true_float64 import TrueFloat64, load, model_class, quiet, tensors
+from grow.verification.outputs.compare import CannotRun, difference, flatten, run
+from grow.verification.outputs.forward_passes import true_float64
+from grow.verification.outputs.pair import Pair
+from grow.verification.probes import FULL_LIMIT, Probe, Probes, probes
+from grow.verification.probes.audio import frames
 
 # Pairwise distinct sizes where the class allows it.
 ENCODER = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 3}

@@ -17,13 +17,13 @@ from test_train import QUICK, ROOT, apart, curve, refused, same, tokens, weights
 
 import grow
 from grow.checkpoint.reader import open_checkpoint
-from grow.provenance import read_record
-from grow.train.grown import tensors_of
-from grow.train.loading import load_model
-from grow.train.optim import build_optimizers
-from grow.train.parallel import World
-from grow.train.rates import Dimwise, fan_in, mup_scales, said
-from grow.train.settings import Settings
+from grow.planning.record import read_record
+from grow.training.after_growth.new_entries import tensors_of
+from grow.training.after_growth.rates import Dimwise, fan_in, mup_scales, said
+from grow.training.begin.loading import load_model
+from grow.training.settings.run_settings import Settings
+from grow.training.sharding import World
+from grow.training.step.optimizer import build_optimizers
 
 ONE = World(0, 1, torch.device("cpu"))
 COPIES: dict[str, Any] = {"split": "even", "operators": {"ffn": "copies", "heads": "copies"}, "verify": False}
@@ -126,7 +126,9 @@ def test_vectors_per_dim_are_the_rates_of_every_entry(grown, monkeypatch):
         for found, want in zip(Dimwise(made[name], p)(p.data), wanted):
             torch.testing.assert_close(found, want, rtol=1e-15, atol=0)
         with monkeypatch.context() as patch:
-            patch.setattr(sys.modules["grow.train.rates"], "part_of", lambda full, like: full.chunk(2)[0])
+            patch.setattr(
+                sys.modules["grow.training.after_growth.rates"], "part_of", lambda full, like: full.chunk(2)[0]
+            )
             half = p.data.chunk(2)[0]
             for found, want in zip(Dimwise(made[name], p)(half), wanted):
                 torch.testing.assert_close(found, want.chunk(2)[0], rtol=1e-15, atol=0)

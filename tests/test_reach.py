@@ -15,9 +15,9 @@ import tiny
 import torch
 
 import grow
-from grow.verify.lookups import strange
-from grow.verify.pair import Pair
-from grow.verify.stacks import Stacks
+from grow.verification.checks.expert_stacks import Stacks
+from grow.verification.checks.table_rows import strange
+from grow.verification.outputs.pair import Pair
 
 RUNGS = ("true_float64",)
 MOE = ("mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe")
@@ -147,7 +147,7 @@ def test_an_ffn_that_became_experts_is_what_each_of_them_computes(variant, granu
     source = models.save(variant, tmp_path / "source", "float64")
     tiny.edit_tensor(source, "model.embed_tokens.weight", lambda raw: raw[:, 0].fill(12.0))
     how = {"experts": 12, "top_k": 2 * granularity, "granularity": granularity}
-    grown = grow.upcycle(source, **how, out=tmp_path / "grown", verify=False).path
+    grown = grow.planning.upcycle(source, **how, out=tmp_path / "grown", verify=False).path
     (grown / "grow.json").unlink()
     router = next(n for n in tiny.read_tensors(grown) if ".1." in n and is_router(n))
     for e in range(6, 6 + granularity):  # a whole group, the fourth or the seventh

@@ -14,13 +14,13 @@ import torch
 import transformers
 
 import grow
-from grow.verify import held, outputs
-from grow.verify import pair as pair_module
-from grow.verify.compare import difference, evenly, scatter, spread
-from grow.verify.held import Held
-from grow.verify.outputs import settled
-from grow.verify.pair import Pair
-from grow.verify.probes.text import BRIEF, full_context
+from grow.verification.outputs import forward_passes, stored_outputs
+from grow.verification.outputs import pair as pair_module
+from grow.verification.outputs.compare import difference, evenly, scatter, spread
+from grow.verification.outputs.forward_passes import settled
+from grow.verification.outputs.pair import Pair
+from grow.verification.outputs.stored_outputs import Held
+from grow.verification.probes.text import BRIEF, full_context
 
 
 def test_places_of_a_plot_are_whole_numbers_beyond_what_float32_counts():
@@ -33,7 +33,7 @@ def test_places_of_a_plot_are_whole_numbers_beyond_what_float32_counts():
 
 
 def test_large_outputs_lie_on_disk_and_read_back_bit_for_bit(monkeypatch):
-    monkeypatch.setattr(held, "SPILL", 100)
+    monkeypatch.setattr(stored_outputs, "SPILL", 100)
     out, draw = Held(), torch.Generator().manual_seed(1)
     wanted = {
         f"p{k}/logits": torch.randn(7, 5 + k, generator=draw).to(dtype)
@@ -55,7 +55,7 @@ def test_slices_measure_what_the_whole_measures(monkeypatch):
     b = {key: value + 1e-3 * torch.randn(value.shape, generator=draw) for key, value in a.items()}
     b["p2/logits"][8, 11] += 1.0
     whole = difference(a, b)
-    monkeypatch.setattr(held, "ELEMENTS", 30)
+    monkeypatch.setattr(stored_outputs, "ELEMENTS", 30)
     parts = difference(a, b)
     assert parts.where == whole.where == "p2/logits[8, 11]"
     for name in ("relative", "max_abs", "mean_abs", "std", "kl", "kl_max", "top1"):
@@ -123,9 +123,9 @@ def test_the_limit_of_a_chaotic_model_follows_from_its_own_rounding(tmp_path, mo
     source = tiny.checkpoint(tmp_path / "source", "llama")
     with Pair(source, source) as pair:
         assert settled(pair, 5e-12, 1e-12) == (1e-12, "")  # this model reproduces itself to 1e-12
-        monkeypatch.setattr(outputs, "storage_floor", lambda pair, dtype: {"float64": 2e-12}[dtype])
+        monkeypatch.setattr(forward_passes, "storage_floor", lambda pair, dtype: {"float64": 2e-12}[dtype])
         limit, why = settled(pair, 5e-12, 1e-12)
-        assert limit == outputs.STORAGE_K * 2e-12
+        assert limit == forward_passes.STORAGE_K * 2e-12
         assert "one rounding of each weight" in why
         assert settled(pair, 1e-3, 1e-12) == (1e-12, "")  # no rounding of float64 does that
         assert settled(pair, 5e-5, 1e-4) == (1e-4, "")

@@ -9,9 +9,9 @@ import torch
 import transformers
 
 import grow
-from grow import recompute
 from grow.integrations import grow_in_place
 from grow.integrations.in_place import check_in_place
+from grow.models import gradient_checkpointing
 
 ARGUMENTS = {"use_reentrant": False, "preserve_rng_state": False}
 
@@ -29,11 +29,11 @@ def model(tiny):
 
 
 def test_it_is_seen_where_it_is_on_and_nowhere_else(model):
-    assert not recompute.enabled(model)
-    assert recompute.arguments(model) is None
-    recompute.enable(model, ARGUMENTS)
-    assert recompute.enabled(model)
-    assert recompute.arguments(model) == ARGUMENTS
+    assert not gradient_checkpointing.enabled(model)
+    assert gradient_checkpointing.arguments(model) is None
+    gradient_checkpointing.enable(model, ARGUMENTS)
+    assert gradient_checkpointing.enabled(model)
+    assert gradient_checkpointing.arguments(model) == ARGUMENTS
 
 
 def test_an_older_release_has_another_name_for_it():
@@ -44,21 +44,21 @@ def test_an_older_release_has_another_name_for_it():
             self.called = arguments
 
     older = Older()
-    recompute.enable(older, ARGUMENTS)
+    gradient_checkpointing.enable(older, ARGUMENTS)
     assert older.called == ARGUMENTS
 
 
 def test_a_growth_in_place_warns_of_nothing(model):
-    recompute.enable(model, ARGUMENTS)
+    gradient_checkpointing.enable(model, ARGUMENTS)
     optimizer = torch.optim.AdamW(model.parameters())
     check_in_place(model, [optimizer])
     grow_in_place(model, "2x", optimizer=optimizer)
-    assert recompute.enabled(model)
-    assert recompute.arguments(model) == ARGUMENTS
+    assert gradient_checkpointing.enabled(model)
+    assert gradient_checkpointing.arguments(model) == ARGUMENTS
 
 
 def test_a_hook_beside_it_is_still_found(model):
-    recompute.enable(model, ARGUMENTS)
+    gradient_checkpointing.enable(model, ARGUMENTS)
     model.model.layers[0].register_forward_hook(lambda *_: None)
     with pytest.raises(grow.GrowError, match="hook"):
         check_in_place(model, [])

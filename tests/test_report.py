@@ -16,10 +16,10 @@ from itertools import chain
 import pytest
 
 from grow.errors import BadInput
-from grow.verify.report import axes, charts, render, write_report
-from grow.verify.report.document import fit, plain
-from grow.verify.report.views import share
-from grow.verify.result import RUNGS, Check, Verification
+from grow.verification.report import axis_pictures, charts, render, write_report
+from grow.verification.report.document import fit, plain
+from grow.verification.report.views import share
+from grow.verification.result import RUNGS, Check, Verification
 
 SECTIONS = ("verdict", "checks", "first", "axes", "layers", "logits", "training", "config", "provenance", "notes")
 PROBES = {
@@ -592,7 +592,9 @@ def test_only_all_of_it_is_100_percent(value, shown):
 
 
 def test_a_ribbon_leads_from_the_old_coordinates_to_their_copies():
-    svg, legend = axes.axis_picture(axis("heads", 2, [[2, 0, 1, 1, 1], [1, 1, 2, 0.5, 1], [1, -2, 1, 0, 1]], "x"), "a")
+    svg, legend = axis_pictures.axis_picture(
+        axis("heads", 2, [[2, 0, 1, 1, 1], [1, 1, 2, 0.5, 1], [1, -2, 1, 0, 1]], "x"), "a"
+    )
     assert '<path class="ribbon copy-0" d="M0 0H500C500 500 500 500 500 1000H0C0 500 0 500 0 0"/>' in svg
     assert '<path class="ribbon copy-1" d="M250 0H500C500 500 750 500 750 1000H500C500 500 250 500 250 0"/>' in svg
     assert '<rect class="unread" x="75%" y="104" width="25%" height="22"><title>3–3: unread</title></rect>' in svg
@@ -602,12 +604,14 @@ def test_a_ribbon_leads_from_the_old_coordinates_to_their_copies():
 @pytest.mark.parametrize("which", ["interleaved", "dealt"])
 def test_crowded_maps_are_drawn_in_few_bands_that_leave_no_gap(which):
     found = next(a for a in large_document()["growth"]["axes"] if a["space"] == which)
-    bands = axes.merged((band for band, _ in axes.looks(found["old"], found["new"], found["runs"])), found["new"])
-    assert len(bands) <= 2 * axes.BANDS
+    bands = axis_pictures.merged(
+        (band for band, _ in axis_pictures.looks(found["old"], found["new"], found["runs"])), found["new"]
+    )
+    assert len(bands) <= 2 * axis_pictures.BANDS
     assert [band.start for band in bands[1:]] == [band.start + band.length for band in bands[:-1]]
     assert sum(band.length for band in bands) == found["new"]
     assert sum(band.runs for band in bands) == len(found["runs"])
-    svg, legend = axes.axis_picture(found, "a")
+    svg, legend = axis_pictures.axis_picture(found, "a")
     assert len(svg) < 40_000
     assert any("576 runs of several kinds" in row["text"] for row in legend)
 
@@ -620,7 +624,7 @@ def test_runs_that_are_no_map_are_not_drawn(runs):
     document["growth"]["axes"] = [
         {"axis": "hidden", "space": "hidden", "old": 2, "new": 2, "operator": "", "runs": runs}
     ]
-    assert axes.looks(2, 2, runs) == []
+    assert axis_pictures.looks(2, 2, runs) == []
     assert "Its runs are no map between these sizes" in Page(render(document)).shown
 
 
@@ -710,7 +714,7 @@ def test_a_path_that_cannot_be_written_is_refused(tmp_path, name, what):
 
 
 def test_a_report_needs_no_torch():
-    code = "import sys; from grow.verify.report import render; render({}); sys.exit('torch' in sys.modules)"
+    code = "import sys; from grow.verification.report import render; render({}); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 

@@ -20,14 +20,14 @@ from safetensors.torch import load_file
 from test_train import curve, forked, refused, same, tokens
 
 import grow
-from grow.curves import read_curve
+from grow.costs.spent_so_far import Spent
 from grow.errors import BadInput, GrowError
-from grow.provenance import read_record
-from grow.run import keys, pricing, report
-from grow.run.folder import RECIPE, Book
-from grow.run.forecast import forecast
-from grow.run.recipe import LARGEST, bundled, read_recipe
-from grow.spent import Spent
+from grow.planning.record import read_record
+from grow.plotting.curves import read_curve
+from grow.staged import keys, pricing, recipe_report
+from grow.staged.forecast import forecast
+from grow.staged.recipe import LARGEST, bundled, read_recipe
+from grow.staged.recipe_folder import RECIPE, Book
 
 ROOT = Path(grow.__file__).parents[1]
 SMALL = "sizes = {hidden = 24, heads = 3, kv_heads = 3, head_dim = 8, ffn = 20, layers = 2}"
@@ -78,10 +78,10 @@ lr = 2e-2
 @pytest.fixture(scope="module")
 def place(tiny, tmp_path_factory) -> Path:
     """A folder with a checkpoint, token files and recipes beside them."""
-    folder = tmp_path_factory.mktemp("recipes")
-    shutil.copytree(tiny("llama-tied"), folder / "llama")
-    tokens(folder / "tokens")
-    return folder
+    recipe_folder = tmp_path_factory.mktemp("recipes")
+    shutil.copytree(tiny("llama-tied"), recipe_folder / "llama")
+    tokens(recipe_folder / "tokens")
+    return recipe_folder
 
 
 def written(place: Path, text: str, name: str = "recipe.toml") -> Path:
@@ -260,9 +260,9 @@ UNFIT: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize("name", UNFIT)
 def test_a_plan_that_would_be_refused_is_refused_before_anything_runs(place, name):
     text, said = UNFIT[name]
-    for folder, options in (("little", {"count": 5}), ("words", {"vocab": 42})):
-        if not (place / folder).exists():
-            tokens(place / folder, **options)
+    for recipe_folder, options in (("little", {"count": 5}), ("words", {"vocab": 42})):
+        if not (place / recipe_folder).exists():
+            tokens(place / recipe_folder, **options)
     path = written(place, NAME + text, "unfit.toml")
     found = faulty(path, GrowError)
     assert said in found
@@ -274,7 +274,7 @@ def test_train_keys_are_the_settings_and_growth_keys_the_commands():
     from dataclasses import fields
     from inspect import signature
 
-    from grow.train.settings import Settings
+    from grow.training.settings.run_settings import Settings
 
     settings = {f.name for f in fields(Settings)} - set(keys.ELSEWHERE)
     assert set(keys.KINDS["train"]) == settings | {"seed", "data", "tokens", "flops", "steps", "continues", "state"}
@@ -289,7 +289,7 @@ def test_train_keys_are_the_settings_and_growth_keys_the_commands():
 
 
 def test_choices_are_those_of_grow_train():
-    from grow.train.start import CHOICES
+    from grow.training.begin.from_state import CHOICES
 
     assert keys.CARRIED == CHOICES
 
@@ -350,7 +350,7 @@ def test_every_stage_leaves_a_stock_checkpoint_and_a_record(ran):
 
 
 def test_the_report_s_numbers_are_the_metrics(ran):
-    text = (ran.path / report.REPORT).read_text()
+    text = (ran.path / recipe_report.REPORT).read_text()
     rows = [
         line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| 0") or "| baseline" in line
     ]
@@ -365,7 +365,7 @@ def test_the_report_s_numbers_are_the_metrics(ran):
         assert wanted in row
         assert f"| {held_out[0]:.4f} | {held_out[-1]:.4f} |" in row
     assert "## Against the same model from random weights" in text
-    assert (ran.path / report.PICTURE).is_file() == (report.PICTURE in text)
+    assert (ran.path / recipe_report.PICTURE).is_file() == (recipe_report.PICTURE in text)
 
 
 def test_the_baseline_is_the_last_model_and_costs_as_much(ran):
@@ -381,7 +381,7 @@ def test_the_baseline_is_the_last_model_and_costs_as_much(ran):
 
 
 def test_the_savings_of_the_report_are_those_of_the_curves(ran):
-    found = report.curves(Book.open(ran.path))
+    found = recipe_report.curves(Book.open(ran.path))
     recipe, scratch = found.curves
     assert recipe.last.spent.flops == pytest.approx(sum(entry.get("flops", 0.0) for entry in ran.stages), rel=1e-12)
     assert scratch.last.spent.flops == ran.baseline["flops"]
@@ -398,7 +398,7 @@ def test_a_loaded_model_becomes_one_with_experts(place, tmp_path):
     priced = grow.price(place / "experts.toml", measured=False)
     assert priced.rows[2].forecast.flops == done.stages[2]["flops"]
     assert done.baseline is None
-    assert "Against" not in (done.path / report.REPORT).read_text()
+    assert "Against" not in (done.path / recipe_report.REPORT).read_text()
 
 
 # Interrupted
@@ -455,17 +455,19 @@ def killed_at(event: int, recipe: Path, out: Path) -> int:
         return counted
 
     def work() -> None:
-        from grow.run import folder, stages
-        from grow.train import checkpoints, log, loop
+        from grow.staged import recipe_folder, stages
+        from grow.training.log import metrics
+        from grow.training.saved import checkpoints
+        from grow.training.step import loop
 
         for owner, names in (
             (checkpoints, ("save_state", "write_stock", "_write_documents", "_sync", "prune")),
-            (folder, ("write_json", "_sync")),
+            (recipe_folder, ("write_json", "_sync")),
             (stages, ("write_json", "random_checkpoint", "hashes")),
             (Path, ("rename", "replace", "mkdir", "write_text", "write_bytes", "symlink_to")),
             (shutil, ("rmtree",)),
             (os, ("pwrite", "fsync")),
-            (log.Log, ("record", "sync")),
+            (metrics.Log, ("record", "sync")),
             (loop, ("set_rate", "gradient_norm")),
         ):
             for name in names:
@@ -485,13 +487,13 @@ def test_killed_at_any_moment_a_recipe_goes_on_as_if_it_had_not_been(short, done
         assert kills < 60
     assert kills > 5
     assert_same_runs(out, done.path)
-    assert (out / report.REPORT).is_file()
+    assert (out / recipe_report.REPORT).is_file()
     assert os.readlink(out / "final") == os.readlink(done.final)
     assert not [p for p in out.glob("**/.*") if p.name != ".lock" and p.name != ".metadata"]
 
 
 def test_sigterm_finishes_the_step_and_the_command_goes_on_from_there(short, done, tmp_path, monkeypatch, capsys):
-    from grow.train.log import Log
+    from grow.training.log.metrics import Log
 
     record = Log.record
 
@@ -514,14 +516,14 @@ def test_sigterm_finishes_the_step_and_the_command_goes_on_from_there(short, don
 
 
 def test_a_growth_that_is_interrupted_is_no_stage(short, done, tmp_path, monkeypatch, capsys):
-    from grow import finish
+    from grow.growth import written_and_verified
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
     line = ["run", short, "--out", tmp_path / "out"]
     with monkeypatch.context() as patch:
-        patch.setattr(finish, "copy_companions", killed)
+        patch.setattr(written_and_verified, "copy_companions", killed)
         code, _, err = files.command(monkeypatch, capsys, *line)
     assert code == 130
     assert "interrupted: the stage was not finished; --resume goes on with it" in err
@@ -569,7 +571,7 @@ def test_a_changed_recipe_is_refused_naming_the_key(place, done, name):
 
 
 def test_stages_that_were_not_begun_may_change_and_so_may_what_changes_nothing(place, short, tmp_path, monkeypatch):
-    from grow.train.log import Log
+    from grow.training.log.metrics import Log
 
     record = Log.record
 
@@ -625,7 +627,7 @@ flops = 1e6
 
 def test_a_schedule_goes_on_through_the_growth_and_so_does_the_text(place, tmp_path, monkeypatch):
     """Steps 4 to 7 of one schedule of 7, whose last two decay; interrupted in there and continued, the same bits."""
-    from grow.train.log import Log
+    from grow.training.log.metrics import Log
 
     lasting = GOES_ON[: GOES_ON.rindex("[[stage]]")]
     path = written(place, lasting, "goes-on.toml")
@@ -725,7 +727,7 @@ def test_a_disk_that_is_too_small_is_said_before_anything_runs(short, tmp_path, 
 def test_a_disk_that_fills_leaves_what_was_done_and_the_run_goes_on(short, done, tmp_path, monkeypatch):
     import errno
 
-    from grow.train import checkpoints
+    from grow.training.saved import checkpoints
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -740,18 +742,18 @@ def test_a_disk_that_fills_leaves_what_was_done_and_the_run_goes_on(short, done,
 
 
 def test_a_growth_that_is_not_what_it_was_stops_the_recipe(short, tmp_path, monkeypatch):
-    from grow.run import stages
+    from grow.staged import stages
 
     growth = stages.Conductor.growth
 
     def broken(self, stage, entry, before):
         found = growth(self, stage, entry, before)
-        folder = self.out / entry["folder"]
-        weights = load_file(folder / "model.safetensors")
+        recipe_folder = self.out / entry["folder"]
+        weights = load_file(recipe_folder / "model.safetensors")
         weights["model.norm.weight"] *= 1.5
         from safetensors.torch import save_file
 
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(weights, recipe_folder / "model.safetensors", metadata={"format": "pt"})
         return found
 
     monkeypatch.setattr(stages.Conductor, "growth", broken)
@@ -798,8 +800,8 @@ def test_flops_are_a_budget_of_grow_train(place, tmp_path):
     ],
 )
 def test_a_plateau_is_a_function_of_the_losses(losses, end):
-    from grow.train.plateau import Plateau
-    from grow.train.settings import Settings
+    from grow.training.log.plateau import Plateau
+    from grow.training.settings.run_settings import Settings
 
     found = Plateau(Settings(steps=30, warmup=2, decay=4, plateau=(10, 0.1)))
     for k, loss in enumerate(losses):

@@ -22,11 +22,12 @@ import torch
 from test_train import QUICK, curve, forked, refused, same, tokens, weights
 
 import grow
-from grow.checkpoint.dcp import PiecedFolder
 from grow.errors import BadInput
-from grow.train import checkpoints, folder
-from grow.train.loop import NotFinite
-from grow.train.settings import Training
+from grow.files.distributed_checkpoint import PiecedFolder
+from grow.training import run_folder
+from grow.training.saved import checkpoints
+from grow.training.settings.run_settings import Training
+from grow.training.step.loop import NotFinite
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_a_run_that_was_killed_before_it_was_begun_is_begun_by_the_same_command(
         begin = {"src": "small", "data": [], **QUICK, "steps": 1}
 
     def killed() -> None:
-        from grow.train import run
+        from grow.training import run
 
         run.write_json = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         grow.train(**begin, out=path)
@@ -86,7 +87,7 @@ def test_what_somebody_else_put_beside_a_lock_is_not_written_over(tiny, text, tm
 
 
 def test_the_second_of_two_that_begin_at_once_leaves_the_first_alone(tiny, text, tmp_path, monkeypatch):
-    path, check, held = tmp_path / "run", folder.check_run, []
+    path, check, held = tmp_path / "run", run_folder.check_run, []
 
     def late(*args: Any) -> bool:
         found = check(*args)
@@ -97,14 +98,16 @@ def test_the_second_of_two_that_begin_at_once_leaves_the_first_alone(tiny, text,
             (path / "mine").touch()
         return found
 
-    monkeypatch.setattr(folder, "check_run", late)
+    monkeypatch.setattr(run_folder, "check_run", late)
     assert "another run is writing it" in refused(src=tiny("llama"), data=text, out=path)
     assert (path / "mine").exists()
     held[0].close()
     (path / "mine").unlink()
     (path / "run.json").touch()  # and was done before the lock was asked for
     held[:] = []
-    monkeypatch.setattr(folder, "check_run", lambda *args: held.append(1) or (check(*args) if len(held) > 1 else False))
+    monkeypatch.setattr(
+        run_folder, "check_run", lambda *args: held.append(1) or (check(*args) if len(held) > 1 else False)
+    )
     assert "exists and is not empty" in refused(src=tiny("llama"), data=text, out=path)
     assert (path / "run.json").exists()
 
@@ -209,7 +212,7 @@ def test_a_changed_config_is_not_gone_on_with(copy):
 
 
 def test_a_finished_stage_without_metrics_is_said(run, copy):
-    from grow.run.stages import summary
+    from grow.staged.stages import summary
 
     (copy / "metrics.jsonl").write_text("")
     with pytest.raises(BadInput, match="has no line of the last step"):
@@ -239,12 +242,12 @@ def test_a_disk_that_fills_in_the_middle_of_the_state_is_said(run, copy, capfd):
 def test_a_file_of_the_state_that_cannot_be_written_is_no_fault_of_grow(run, copy, monkeypatch):
     from torch.distributed.checkpoint.api import CheckpointException
 
-    from grow.train import state
+    from grow.training.saved import exact_state
 
     def torn(*_: object, **__: object) -> None:  # of another process there is the text alone
         raise CheckpointException("", {1: (RuntimeError("unexpected pos 704 vs 598\nmore"), None)})
 
-    monkeypatch.setattr(state.dcp, "save", torn)
+    monkeypatch.setattr(exact_state.dcp, "save", torn)
     with pytest.raises(OSError, match="unexpected pos 704 vs 598"):
         grow.train(out=copy, resume=True, steps=5)
     assert not list(copy.glob(".step-*"))
@@ -292,7 +295,7 @@ def test_a_changed_byte_of_the_text_is_found_whenever_a_run_begins_or_goes_on(ru
 def test_a_corpus_of_terabytes_is_not_read_beforehand_which_is_said(tiny, text, tmp_path, monkeypatch):
     copied = Path(shutil.copytree(text, tmp_path / "text"))
     flipped(copied / "val.bin", -2)
-    monkeypatch.setattr(sys.modules["grow.train.inputs"], "READ_WHOLE", 1000)
+    monkeypatch.setattr(sys.modules["grow.training.text.inputs"], "READ_WHOLE", 1000)
     done = grow.train(tiny("llama-tied"), copied, out=tmp_path / "run", **QUICK)
     assert f"{copied}: 1,800 bytes are too many to be read and hashed beforehand" in done.notes
 
@@ -345,7 +348,7 @@ def test_no_checkpoint_holds_what_is_no_number(kind, tiny, text, tmp_path, monke
 
 
 def test_a_validation_loss_that_is_none_is_of_the_step_behind_which_it_was_measured(tiny, text, tmp_path, monkeypatch):
-    from grow.train import loop
+    from grow.training.step import loop
 
     loss_sum = loop.loss_sum
     monkeypatch.setattr(
@@ -387,7 +390,7 @@ def test_what_cannot_be_computed_with_is_refused_by_name(name, tiny, text, tmp_p
     ],
 )
 def test_memory_that_is_used_up_is_no_fault_of_grow(error, tiny, text, tmp_path, monkeypatch, capsys):
-    from grow.train import run as module
+    from grow.training import run as module
 
     def none_left(*_: object, **__: object) -> None:
         raise error
@@ -406,7 +409,7 @@ def test_memory_that_is_used_up_is_no_fault_of_grow(error, tiny, text, tmp_path,
 
 def scaled(folder: Path, tensor: str, factor: float) -> Path:
     """A copy whose tensor has its first row scaled; every file keeps its size."""
-    path = Path(shutil.copytree(folder, folder.parent / f"{folder.name}-{factor}"))
+    path = Path(shutil.copytree(run_folder, run_folder.parent / f"{run_folder.name}-{factor}"))
     header, begin = files.read_header(path)
     at, _ = header[tensor]["data_offsets"]
     values = np.memmap(path / "model.safetensors", "<f4", "r+", begin + at, tuple(header[tensor]["shape"]))
@@ -520,7 +523,7 @@ def test_an_optimizer_of_its_own_is_no_fault_where_the_state_stays_behind(place)
 
 def test_a_stage_that_was_refused_may_change_and_what_was_done_stays(place, monkeypatch):
     """The first stages may have taken days."""
-    from grow.run import stages
+    from grow.staged import stages
 
     out, train = place / "out", stages.api.train
 
@@ -528,7 +531,7 @@ def test_a_stage_that_was_refused_may_change_and_what_was_done_stays(place, monk
         raise BadInput("here", what="is refused", why="it must be", fix="another way")
 
     def only(folder: str) -> Callable:
-        return lambda *a, **k: (refuse if Path(k["out"]).name == folder else train)(*a, **k)
+        return lambda *a, **k: (refuse if Path(k["out"]).name == run_folder else train)(*a, **k)
 
     first, then, last = WIDE, FEW, "[baseline]\n"
     for name, refusing in (("widen", refuse), ("train", only("04-train")), ("train", only("baseline"))):
@@ -575,9 +578,9 @@ def test_lines_that_are_none_are_not_drawn(copy, line):
 @pytest.mark.parametrize("work", ["save", "load"])
 def test_a_signal_inside_the_library_that_keeps_the_state_is_no_damaged_state(work, copy, monkeypatch):
     """It collects whatever ends its work, signals too, and raises its own."""
-    from grow.train import state
+    from grow.training.saved import exact_state
 
-    planner = state.dcp.DefaultSavePlanner if work == "save" else state.dcp.DefaultLoadPlanner
+    planner = exact_state.dcp.DefaultSavePlanner if work == "save" else exact_state.dcp.DefaultLoadPlanner
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -14,9 +14,11 @@ import pytest
 import tiny
 
 import grow
-from grow import from_files, kept
+from grow import comparison
 from grow.cli import show
 from grow.errors import BadInput, one_line, plain
+from grow.files import finished
+from grow.growth import from_files
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x1b[31m\r\x9b2J\u202e\u2028\x7f"
 RAW = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e]")
@@ -140,17 +142,17 @@ def test_a_recipe_is_quoted_escaped(tmp_path, run, text):
 
 
 def test_what_is_kept_is_said_while_it_is_there(tmp_path):
-    kept.forget()
-    assert kept.sentence() == "nothing was kept under the final name"
+    finished.forget()
+    assert finished.sentence() == "nothing was kept under the final name"
     inner = tmp_path / "out" / "inner"
     inner.mkdir(parents=True)
-    kept.keep(inner)
-    assert kept.sentence() == f"{inner} is complete and stays"
-    kept.keep(tmp_path / "out", "stays")
-    assert kept.sentence() == f"{tmp_path / 'out'} stays"
+    finished.keep(inner)
+    assert finished.sentence() == f"{inner} is complete and stays"
+    finished.keep(tmp_path / "out", "stays")
+    assert finished.sentence() == f"{tmp_path / 'out'} stays"
     inner.rmdir()
     (tmp_path / "out").rmdir()
-    assert kept.sentence() == "nothing was kept under the final name"
+    assert finished.sentence() == "nothing was kept under the final name"
 
 
 AFTER = {
@@ -191,7 +193,7 @@ def test_a_failure_before_it_says_that_nothing_is(source, tmp_path, run, monkeyp
 
 
 def test_a_replaced_folder_that_cannot_be_removed_is_a_note_and_no_failure(source, tmp_path, run, monkeypatch):
-    from grow.checkpoint import owned
+    from grow.files import owned
 
     out, unlink = tiny.checkpoint(tmp_path / "out", "gpt2"), Path.unlink
 
@@ -225,11 +227,10 @@ def test_a_report_that_was_written_is_said_to_be_there(source, tmp_path, run, mo
 
 
 def test_an_interrupted_comparison_leaves_nothing_and_the_same_command_goes(tmp_path, run, monkeypatch):
-    import grow.race
 
     source, out = tiny.checkpoint(tmp_path / "llama", "llama", tokenizer=True), tmp_path / "out"
     line = ["compare", "--from", source, "--to", "2x", "--methods", "default,net2net", "--out", out]
-    row = grow.race._row
+    row = comparison._row
 
     def interrupted(name, *arguments, **options):
         if name == "net2net":
@@ -238,7 +239,7 @@ def test_an_interrupted_comparison_leaves_nothing_and_the_same_command_goes(tmp_
         return row(name, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(grow.race, "_row", interrupted)
+        patch.setattr(comparison, "_row", interrupted)
         code, _, err = run(*line)
     assert (code, err.strip()) == (130, "interrupted: nothing was kept under the final name")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["llama"]

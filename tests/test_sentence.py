@@ -15,7 +15,7 @@ from transformers import AutoModel
 
 import grow
 from grow.errors import BadInput, GrowError, Refused
-from grow.numerics import narrow
+from grow.notation.numbers import narrow
 
 W, MODULE = 24, "sentence_transformers.models."
 TWICE, THRICE = {"hidden_size": 48, "num_attention_heads": 6}, {"hidden_size": 72, "num_attention_heads": 9}

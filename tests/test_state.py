@@ -25,14 +25,14 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 import grow
 from grow.data import Corpus, Loader
 from grow.errors import BadInput, GrowError, Refused
-from grow.integrations.checkpoint import load_trainer_state
-from grow.moments.find import open_state
-from grow.moments.names import bare_model, pairs
-from grow.moments.state import POWERS
-from grow.moments.trainer import trainer_order
-from grow.optimizer import new_entries_of, rates_of
-from grow.optimizers import STEP
-from grow.train.settings import Settings
+from grow.integrations.trainer_state import load_trainer_state
+from grow.optimizer.dual_rule import new_entries_of, rates_of
+from grow.optimizer.state.find import open_state
+from grow.optimizer.state.in_files import POWERS
+from grow.optimizer.state.of_trainer import trainer_order
+from grow.optimizer.state.parameter_names import bare_model, pairs
+from grow.optimizer.torch_classes import STEP
+from grow.training.settings.run_settings import Settings
 
 # A gradient summed in another order in float64, relative to the tensor's largest: measured up to 3e-14.
 EXACT = 1e-12
@@ -156,7 +156,7 @@ def test_a_step_and_then_growth_is_growth_and_then_the_step(still, text, stepped
 
 
 def test_the_comparison_notices_a_state_that_grew_like_the_weights(still, text, stepped, tmp_path, monkeypatch):
-    monkeypatch.setattr(grow.optimizer, "_scale", lambda f, power, copies: f.value**power)
+    monkeypatch.setattr(grow.optimizer.dual_rule, "_scale", lambda f, power, copies: f.value**power)
     with pytest.raises(AssertionError, match="exp_avg"):
         test_a_step_and_then_growth_is_growth_and_then_the_step(still, text, stepped, tmp_path, "2x")
 
@@ -705,7 +705,7 @@ def test_a_poisoned_or_cut_optimizer_is_not_opened(adamw, text, tmp_path):
 
 
 def test_room_is_counted_and_nothing_half_written_stays(run, adamw, tmp_path, monkeypatch):
-    from grow.moments import growth
+    from grow.optimizer.state import growth
 
     source = run / "step-00000004"
     planned = grow.plan(source, {"hidden": 36, "layers": 3}, **EVEN)

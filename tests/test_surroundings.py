@@ -17,7 +17,7 @@ import tiny
 
 import grow
 from grow.errors import BadInput
-from grow.parallel import world_of
+from grow.processes import world_of
 from grow.zoo import bundled_path
 
 PLAIN = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(grow.__file__).parents[1]), "HF_HUB_OFFLINE": "1"}
@@ -95,7 +95,7 @@ def test_processes_that_do_not_come_can_be_waited_for_no_longer(monkeypatch):
     def told(self) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("grow.parallel._Waiting.told", told)
+    monkeypatch.setattr("grow.processes._Waiting.told", told)
     with pytest.raises(KeyboardInterrupt), world_of(None, train=False):
         pass
 

@@ -156,7 +156,7 @@ def test_a_vocabulary_of_one_block_and_of_many_blends_alike(tmp_path, monkeypatc
     """Rows are read in blocks; what they are blended to may not depend on where a block ends."""
     source = tiny.checkpoint(tmp_path / "source", "llama", vocab_size=101)
     widen(source, {"vocab": 130}, tmp_path / "one")
-    monkeypatch.setattr("grow.apply.BLOCK", 24 * 7)
+    monkeypatch.setattr("grow.applying.tensor_rows.BLOCK", 24 * 7)
     widen(source, {"vocab": 130}, tmp_path / "many")
     name = "model.embed_tokens.weight"
     one, many = (load_file(tmp_path / folder / tiny.WEIGHTS)[name] for folder in ("one", "many"))

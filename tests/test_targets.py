@@ -11,12 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from grow.caps import cap_of
 from grow.errors import BadInput, GrowError, Refused
 from grow.families import FAMILIES
-from grow.match import expected_rows, match
-from grow.plan import Plan, make_plan
-from grow.target import resolve
+from grow.families.match import expected_rows, match
+from grow.notation.size_limits import cap_of
+from grow.planning.plan import Plan, make_plan
+from grow.planning.target import resolve
 
 LLAMA = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 18, "num_attention_heads": 6,

@@ -17,10 +17,10 @@ import tiny
 
 import grow
 from grow.errors import BadInput
-from grow.verify.downstream import answers, encoders, harness
-from grow.verify.downstream.answers import Answer, Answers
-from grow.verify.result import EXACT
-from grow.verify.tasks import builtin, tasks
+from grow.verification.downstream import answers, encoders, harness
+from grow.verification.downstream.answers import Answer, Answers
+from grow.verification.downstream.tasks import builtin, tasks
+from grow.verification.result import EXACT
 from grow.zoo import bundled_path, heldout_text
 
 SMALL, BERT = bundled_path("small"), bundled_path("small-bert")
@@ -119,7 +119,7 @@ def test_texts_are_compared_too(lm_eval, grown, tmp_path, monkeypatch):
     shutil.copy(harness.DATA / "grow_heldout.jsonl", data / "texts.jsonl")
     (data / "texts.yaml").write_text(
         "task: texts\n"
-        "custom_dataset: !function grow.verify.downstream.harness.documents\n"
+        "custom_dataset: !function grow.verification.downstream.harness.documents\n"
         "dataset_kwargs: {file: texts.jsonl}\n"
         "test_split: test\n"
         "output_type: generate_until\n"

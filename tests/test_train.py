@@ -37,14 +37,16 @@ import grow.data
 from grow.data.corpus import MANIFEST, OFFSETS
 from grow.data.loader import Batch
 from grow.errors import BadInput, GrowError, Refused
-from grow.provenance import read_record
-from grow.train import checkpoints, objectives, parallel
-from grow.train.grown import NewEntries, tensors_of
-from grow.train.loop import NotFinite
-from grow.train.model import check_documents, inputs, loss_sum
-from grow.train.objectives import IGNORED, Objective, causal, draws, infill, masked, spans
-from grow.train.schedule import rate, rewarm
-from grow.train.settings import Settings, Training
+from grow.planning.record import read_record
+from grow.training import sharding
+from grow.training.after_growth.new_entries import NewEntries, tensors_of
+from grow.training.saved import checkpoints
+from grow.training.settings.run_settings import Settings, Training
+from grow.training.settings.schedule import rate, rewarm
+from grow.training.step.loop import NotFinite
+from grow.training.step.model_and_loss import check_documents, inputs, loss_sum
+from grow.training.text import objectives
+from grow.training.text.objectives import IGNORED, Objective, causal, draws, infill, masked, spans
 from grow.zoo import heldout_text
 
 ROOT = Path(grow.__file__).parents[1]
@@ -244,14 +246,16 @@ def killed_at(event: int, path: Path, begin: dict[str, Any]) -> int:
         return counted
 
     def work() -> None:
-        from grow.train import checkpoints, log, loop
+        from grow.training.log import metrics
+        from grow.training.saved import checkpoints
+        from grow.training.step import loop
 
         for owner, names in (
             (checkpoints, ("save_state", "write_stock", "_write_documents", "_sync", "prune")),
             (Path, ("rename", "mkdir", "write_text", "write_bytes")),
             (shutil, ("rmtree",)),
             (os, ("pwrite", "fsync")),
-            (log.Log, ("record", "sync")),
+            (metrics.Log, ("record", "sync")),
             (loop, ("set_rate", "gradient_norm", "clip_gradients")),
         ):
             for name in names:
@@ -285,7 +289,7 @@ def test_killed_at_any_moment_a_run_goes_on_as_if_it_had_not_been(tiny, text, tm
 
 
 def test_sigterm_finishes_the_step_and_saves_it(tiny, text, tmp_path, monkeypatch, capsys):
-    from grow.train.log import Log
+    from grow.training.log.metrics import Log
 
     record = Log.record
 
@@ -329,10 +333,10 @@ def test_a_missing_state_is_an_error_and_never_a_new_beginning(run, tmp_path):
 
 
 def test_a_state_without_a_moment_is_an_error(run, tmp_path, monkeypatch):
-    from grow.train import state
+    from grow.training.saved import exact_state
 
     path = shutil.copytree(run.path, tmp_path / "run")
-    monkeypatch.setattr(state, "states", lambda optimizers: [("optim.model.norm.weight.third", torch.zeros(2))])
+    monkeypatch.setattr(exact_state, "states", lambda optimizers: [("optim.model.norm.weight.third", torch.zeros(2))])
     assert "missing: optim.model.norm.weight.third; of no parameter: optim." in refused(out=path, resume=True)
 
 
@@ -625,11 +629,11 @@ def test_a_tracker_that_is_not_there_or_does_not_start_is_said_before_anything_i
 
 
 def test_the_pace_is_what_the_clock_says(monkeypatch):
-    from grow.train import log
+    from grow.training.log import metrics
 
     now = 100.0
-    monkeypatch.setattr(log, "time", SimpleNamespace(monotonic=lambda: now))
-    pace = log.Pace(steps=40)
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(monotonic=lambda: now))
+    pace = metrics.Pace(steps=40)
     for step in range(31):  # 9 s for the first step, then 2 s of which half a second is evaluation
         now = 100.0 + 9 * min(1, step) + 2 * max(0, step - 1)
         seconds = 8.0 * min(1, step) + 1.5 * max(0, step - 1)
@@ -639,12 +643,12 @@ def test_the_pace_is_what_the_clock_says(monkeypatch):
             assert pace.left() is None
     assert pace.left() == 20.0
     assert pace.words() == ["200 tokens/s", "180 GFLOPs at 4 GFLOP/s", "0:20 left"]
-    assert [log.clock(s) for s in (0, 59.6, 3723, 273900)] == ["0:00", "1:00", "1:02:03", "3 d 04:05"]
-    assert [log.flops(x) for x in (12.0, 4.56e13, 1e21)] == ["12 ", "45.6 T", "1e+03 E"]
+    assert [metrics.clock(s) for s in (0, 59.6, 3723, 273900)] == ["0:00", "1:00", "1:02:03", "3 d 04:05"]
+    assert [metrics.flops(x) for x in (12.0, 4.56e13, 1e21)] == ["12 ", "45.6 T", "1e+03 E"]
 
 
 def test_one_live_line_on_a_terminal_and_sparse_lines_in_a_pipe(tmp_path, monkeypatch, capsys):
-    from grow.train.log import Log
+    from grow.training.log.metrics import Log
 
     settings = Settings(steps=40, log_every=10)
     entry = {
@@ -656,12 +660,14 @@ def test_one_live_line_on_a_terminal_and_sparse_lines_in_a_pipe(tmp_path, monkey
     for live in (False, True):
         monkeypatch.setattr(sys.stderr, "isatty", lambda live=live: live)
         monkeypatch.setenv("COLUMNS", "30")
-        log = Log(tmp_path, settings, done=0, steps=40, quiet=False)
+        metrics = Log(tmp_path, settings, done=0, steps=40, quiet=False)
         for step in range(1, 31):
             more = {"val_loss": 2.0} if step == 15 else {}
-            log.record({"step": step, "seconds": 1.0 * step, "tokens": 2 * step, "flops": 2e9 * step, **entry, **more})
-        log.note("something")
-        log.close()
+            metrics.record(
+                {"step": step, "seconds": 1.0 * step, "tokens": 2 * step, "flops": 2e9 * step, **entry, **more}
+            )
+        metrics.note("something")
+        metrics.close()
         said = capsys.readouterr().err
         *shown, note = said.strip("\r\x1b[2K").rstrip("\n").split("\n")
         assert note.endswith("note: something")
@@ -701,7 +707,7 @@ def test_the_record_and_the_grown_checkpoint_say_what_is_new(tiny, tmp_path, nam
     wanted = grow.new_entries(grown.plan)
     with checkpoints_open(grown.path) as checkpoint:
         made = tensors_of(read_record(grown.path), checkpoint)
-    from grow.optimizer import new_entries_of
+    from grow.optimizer.dual_rule import new_entries_of
 
     assert {t.name for t in made} == set(wanted)
     assert all(torch.equal(new_entries_of(t), wanted[t.name]) for t in made)
@@ -768,7 +774,7 @@ def test_masks_are_cut_like_the_parameters(grown, monkeypatch):
     with checkpoints_open(grown.path) as checkpoint:
         made = tensors_of(read_record(grown.path), checkpoint)
     halves = {t.name: t for t in made}
-    module = sys.modules["grow.train.grown"]
+    module = sys.modules["grow.training.after_growth.new_entries"]
     monkeypatch.setattr(module, "part_of", lambda full, like: full.chunk(2)[0])
     monkeypatch.setattr(module, "local", lambda p: p.data.chunk(2)[0])
     masks = NewEntries(model, tuple(halves.values()), freeze_old=True)
@@ -1038,5 +1044,5 @@ def test_a_caller_s_random_numbers_are_its_own(run, tmp_path):
 
 def test_blocks_are_what_repeats():
     for variant, count in (("llama", 2), ("gpt2", 2), ("bert-mlm", 2), ("opt", 2)):
-        assert len(parallel.blocks(models.make(variant))) == count
+        assert len(sharding.blocks(models.make(variant))) == count
     assert objectives.objective_of(models.make("gpt2").config, None, "GPT2LMHeadModel").kind == "causal"

@@ -14,10 +14,10 @@ import tiny
 import torch
 
 import grow
-from grow.verify import pair as pair_module
-from grow.verify.result import Check
+from grow.verification.outputs import pair as pair_module
+from grow.verification.result import Check
 
-MODULE = importlib.import_module("grow.verify.trainability")
+MODULE = importlib.import_module("grow.verification.checks.trainability")
 
 CASES = [
     ("llama", "2x"),

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import grow
-from grow.axes import READ
-from grow.depth import chain_scales
+from grow.notation.axes import READ
+from grow.planning.layers import chain_scales
 from grow.zoo import bundled_path
 
 CASES = [

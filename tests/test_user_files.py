@@ -20,10 +20,10 @@ import tiny as files
 from test_train import QUICK, tokens
 
 import grow
-from grow.checkpoint.header import read_header
 from grow.data import prepare
 from grow.data.readers import documents
 from grow.errors import BadInput
+from grow.files.header import read_header
 from grow.zoo import bundled_path
 
 SECONDS = 60  # a hang is for ever
@@ -220,7 +220,7 @@ def test_a_record_that_cannot_be_read_is_told_before_a_weight_is_written(kind, w
     source = shutil.copytree(whole / "source", tmp_path / "source")
     (source / "grow.json").unlink()
     KINDS[kind](source / "grow.json")
-    monkeypatch.setattr("grow.finish.write_plan", lambda *_: pytest.fail("a weight was written"))
+    monkeypatch.setattr("grow.growth.written_and_verified.write_plan", lambda *_: pytest.fail("a weight was written"))
     with pytest.raises(BadInput, match=r"grow\.json"):
         grow.widen(source, {"hidden": 48}, out=tmp_path / "out", verify=False)
 

@@ -16,10 +16,11 @@ import pytest
 import tiny
 
 import grow
-from grow.dtypes import RAW
 from grow.errors import BadInput, GrowError
-from grow.maps import MEAN, SILENT, UNREAD, AxisMap, axis_map
-from grow.verify.result import LADDER, Verification
+from grow.notation.dtypes import RAW
+from grow.notation.maps import MEAN, SILENT, UNREAD, AxisMap, axis_map
+from grow.planning.plan import Plan
+from grow.verification.result import LADDER, Verification
 
 ONLY = ("certificate",)
 
@@ -66,7 +67,7 @@ ROUNDED = {
 class Pair(NamedTuple):
     source: Path
     grown: Path
-    plan: grow.plan.Plan
+    plan: Plan
 
 
 @pytest.fixture(scope="module", params=list(CASES))

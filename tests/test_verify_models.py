@@ -17,14 +17,14 @@ from safetensors.torch import load_file, save_file
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
 from grow.errors import BadInput
-from grow.verify import pair as pair_module
-from grow.verify.behaviour import cached_decoding, save_reload
-from grow.verify.compare import difference, run
-from grow.verify.float64 import TrueFloat64, Unloadable, load, model_class, quiet, tensors
-from grow.verify.outputs import EXACT, STORAGE_K, runtime_dtype, storage_floor, true_float64
-from grow.verify.pair import Pair, stored_dtype
-from grow.verify.probes import probes
-from grow.verify.result import Check
+from grow.models.true_float64 import TrueFloat64, Unloadable, load, model_class, quiet, tensors
+from grow.verification.checks.behaviour import cached_decoding, save_reload
+from grow.verification.outputs import pair as pair_module
+from grow.verification.outputs.compare import difference, run
+from grow.verification.outputs.forward_passes import EXACT, STORAGE_K, runtime_dtype, storage_floor, true_float64
+from grow.verification.outputs.pair import Pair, stored_dtype
+from grow.verification.probes import probes
+from grow.verification.result import Check
 
 # Pairwise distinct sizes; eps large enough to matter; the padding id inside the vocabulary.
 LLAMA = {

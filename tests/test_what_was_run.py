@@ -17,8 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 import grow
 from grow.families import FAMILIES
-from grow.verify.pair import NoRoom
-from grow.verify.result import Check, Verification
+from grow.verification.outputs.pair import NoRoom
+from grow.verification.result import Check, Verification
 
 CERTIFICATE = ("certificate",)
 BOTH = ("certificate", "true_float64", "hidden_states")
@@ -73,15 +73,15 @@ def test_a_wrong_fact_in_a_family_is_never_called_lossless_by_weights_alone(tmp_
 
 
 def test_what_does_not_fit_into_memory_is_kept_and_told(pair, tmp_path, monkeypatch):
-    from grow.verify import outputs
-    from grow.verify.pair import Pair
+    from grow.verification.outputs import forward_passes
+    from grow.verification.outputs.pair import Pair
 
     def full(*_, **__):
         raise NoRoom("139 GB, and 24 GB are free")
 
     for name in ("outputs", "model", "load", "hidden"):
         monkeypatch.setattr(Pair, name, full)
-    assert outputs.true_float64.__name__ == "true_float64"
+    assert forward_passes.true_float64.__name__ == "true_float64"
     grown = grow.widen(pair[0], "2x", out=tmp_path / "out")
     assert (grown.status, grown.verification.exit_code, grown.verified) == ("certified", 0, False)
     assert "not enough memory" in grown.verification.check("true_float64").reason
@@ -93,7 +93,7 @@ def test_what_does_not_fit_into_memory_is_kept_and_told(pair, tmp_path, monkeypa
 
 def test_verdicts_exit_codes_and_claims():
     passed, failed = Check("certificate", "pass"), Check("certificate", "fail", reason="x")
-    outputs = Check("true_float64", "pass", {"reached": {}})
+    forward_passes = Check("true_float64", "pass", {"reached": {}})
     loose = Check("true_float64", "pass", {"reached": {}, "within_storage": True})
     unseen = Check("true_float64", "pass", {"reached": {}, "unseen": ["row 3"]})
 
@@ -101,17 +101,17 @@ def test_verdicts_exit_codes_and_claims():
         found = Verification("a", "b", checks, growth={"exact": True})
         return found.verdict, found.exit_code, "computes what a computes" in found.claim
 
-    assert judged(passed, outputs) == ("lossless", 0, True)
+    assert judged(passed, forward_passes) == ("lossless", 0, True)
     assert judged(passed) == ("certified", 0, False)
     assert judged(passed, Check("true_float64", "skip")) == ("certified", 0, False)
     assert judged(Check("certificate", "pass", {"same_numbers": True})) == ("lossless", 0, True)
-    assert judged(failed, outputs) == ("unrecorded", 1, True)
+    assert judged(failed, forward_passes) == ("unrecorded", 1, True)
     assert judged(failed, loose) == ("different", 1, False)
     assert judged(failed, unseen) == ("different", 1, False)
     assert judged(failed, Check("true_float64", "pass")) == ("different", 1, False)  # nobody looked for the unseen
     assert judged(failed) == ("different", 1, False)
-    assert judged(failed, outputs, Check("loss", "fail")) == ("different", 1, False)
-    assert judged(outputs) == ("lossless", 0, True)
+    assert judged(failed, forward_passes, Check("loss", "fail")) == ("different", 1, False)
+    assert judged(forward_passes) == ("lossless", 0, True)
     assert judged(loose) == ("unproved", 1, False)
 
 

@@ -7,14 +7,15 @@ import tiny
 import torch
 
 import grow
-from grow.verify import held, widened
-from grow.verify import pair as pair_module
-from grow.verify.compare import difference
-from grow.verify.float64 import load, stored, tensors
-from grow.verify.held import on_disk
-from grow.verify.outputs import moved, storage_floor
-from grow.verify.pair import Pair
-from grow.verify.widened import Widened, worth_it
+from grow.models import widened
+from grow.models.true_float64 import load, stored, tensors
+from grow.models.widened import Widened, worth_it
+from grow.verification.outputs import pair as pair_module
+from grow.verification.outputs import stored_outputs
+from grow.verification.outputs.compare import difference
+from grow.verification.outputs.forward_passes import moved, storage_floor
+from grow.verification.outputs.pair import Pair
+from grow.verification.outputs.stored_outputs import on_disk
 
 
 @pytest.fixture
@@ -178,7 +179,7 @@ def test_numbers_in_a_temporary_file_fall_back_to_memory(monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(held.os, "posix_fallocate", full)
+    monkeypatch.setattr(stored_outputs.os, "posix_fallocate", full)
     assert on_disk((2, 3), torch.float64).shape == (2, 3)
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from grow.axes import GAIN, READ
-from grow.dtypes import RAW
 from grow.families import FAMILIES
-from grow.match import expected_rows
-from grow.numerics import narrow
+from grow.families.match import expected_rows
+from grow.notation.axes import GAIN, READ
+from grow.notation.dtypes import RAW
+from grow.notation.numbers import narrow
 
 WEIGHTS = "model.safetensors"
 

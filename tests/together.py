@@ -18,9 +18,9 @@ from typing import Any
 import dealing
 
 import grow
-import grow.checkpoint.shared
-import grow.engine
-from grow.parallel import World, world_of
+import grow.applying.engine
+import grow.files.shared_staging
+from grow.processes import World, world_of
 
 RANK, SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
@@ -31,15 +31,15 @@ def growths(folder: Path) -> dict[str, Any]:
     counts = {}
     for name, run in growths_of(source, grown, world=SIZE).items():
         written: list[int] = []
-        before = grow.engine.ShardWriter.write_rows
+        before = grow.applying.engine.ShardWriter.write_rows
 
         def count(self, name, first, rows, before=before, written=written):
             written.append(rows.nbytes)
             before(self, name, first, rows)
 
-        grow.engine.ShardWriter.write_rows = count
+        grow.applying.engine.ShardWriter.write_rows = count
         made = run()
-        grow.engine.ShardWriter.write_rows = before
+        grow.applying.engine.ShardWriter.write_rows = before
         counts[name] = sum(written)
         assert made.verification is None or made.verification.lossless
     return counts
@@ -52,7 +52,7 @@ def growths_of(source: Path, out: Path, **options: Any) -> dict[str, Callable[[]
     return {
         "widen": lambda: grow.widen(source, "hidden_size=48,layers=3", out=out / "widen", verify=False, **options),
         "deepen": lambda: grow.deepen(source, 5, out=out / "deepen", verify=False, **options),
-        "upcycle": lambda: grow.upcycle(source, 4, out=out / "upcycle", verify=False, **options),
+        "upcycle": lambda: grow.planning.upcycle(source, 4, out=out / "upcycle", verify=False, **options),
     }
 
 
@@ -63,7 +63,7 @@ def sharded(folder: Path) -> Any:
     import torch.distributed.checkpoint as dcp
     from transformers import AutoModelForCausalLM
 
-    from grow.train.parallel import shard
+    from grow.training.sharding import shard
 
     model = AutoModelForCausalLM.from_pretrained(folder / "wide")
     mesh = dist.device_mesh.init_device_mesh("cpu", (SIZE,))
@@ -81,10 +81,10 @@ def loading(folder: Path) -> Any:
     import torch
 
     from grow.checkpoint.reader import Checkpoint, open_checkpoint
-    from grow.train.loading import load_model
-    from grow.train.parallel import local, part_of
-    from grow.train.settings import Settings
-    from grow.verify.float64 import load
+    from grow.models.true_float64 import load
+    from grow.training.begin.loading import load_model
+    from grow.training.settings.run_settings import Settings
+    from grow.training.sharding import local, part_of
 
     found = {}
     with world_of(SIZE) as world:
@@ -126,28 +126,28 @@ def staged(folder: Path) -> Any:
 
 def full(folder: Path) -> Any:
     """The last process's disk is full."""
-    before = grow.engine.grow_tensor
+    before = grow.applying.engine.grow_tensor
 
     def fault(*args, **kwargs):
         if RANK == SIZE - 1:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return before(*args, **kwargs)
 
-    grow.engine.grow_tensor = fault
+    grow.applying.engine.grow_tensor = fault
     try:
         return grow.widen(folder / "source", "2x", out=folder / "full", verify=False, world=SIZE)
     finally:
-        grow.engine.grow_tensor = before
+        grow.applying.engine.grow_tensor = before
 
 
 def apart(folder: Path) -> Any:
     """The last process has another file system at this place: it sees a folder without the token."""
     if RANK == SIZE - 1:
-        grow.checkpoint.shared.TOKEN, grow.checkpoint.shared.SEEN_AFTER = "elsewhere", 0.3
+        grow.files.shared_staging.TOKEN, grow.files.shared_staging.SEEN_AFTER = "elsewhere", 0.3
     try:
         return grow.widen(folder / "source", "2x", out=folder / "apart", verify=False, world=SIZE)
     finally:
-        grow.checkpoint.shared.TOKEN = ".shared"
+        grow.files.shared_staging.TOKEN = ".shared"
 
 
 def other(folder: Path) -> Any:
@@ -164,7 +164,7 @@ def missing(folder: Path) -> Any:
 
 def different(folder: Path) -> Any:
     """The first process finds that the result is not lossless."""
-    before = grow.engine.grow_tensor
+    before = grow.applying.engine.grow_tensor
 
     def fault(t, read_rows, write_rows, **options):
         def wrong(first, rows):
@@ -172,11 +172,11 @@ def different(folder: Path) -> Any:
 
         before(t, read_rows, wrong, **options)
 
-    grow.engine.grow_tensor = fault
+    grow.applying.engine.grow_tensor = fault
     try:
         return grow.widen(folder / "source", "2x", out=folder / "different", world=SIZE)
     finally:
-        grow.engine.grow_tensor = before
+        grow.applying.engine.grow_tensor = before
 
 
 def main() -> None:

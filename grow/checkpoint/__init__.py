@@ -1,1 +1,1 @@
-"""Checkpoints on disk: `header` (a safetensors file), `locate` (where it lies), `reader` (a whole folder)."""
+"""A whole checkpoint: its folder opened, its tensors under the names of its family, pickled weights for verification."""

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from grow.axes import Row
-from grow.checkpoint.header import TensorInfo, show
 from grow.errors import BadInput, listing
 from grow.families import FAMILIES
-from grow.family import Family
+from grow.families.family import Family
+from grow.files.header import TensorInfo, show
+from grow.notation.axes import Row
 
 
 def family_known(config: Mapping[str, Any]) -> Family | None:

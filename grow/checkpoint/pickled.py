@@ -17,12 +17,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grow.checkpoint.config import check_config
-from grow.checkpoint.header import TensorInfo, show
 from grow.checkpoint.layout import as_in_table
-from grow.checkpoint.locate import check_folder, check_kind, companions, inside
 from grow.checkpoint.reader import Checkpoint, add_companion, check_index, merge, missing_shards, open_checkpoint
 from grow.errors import BadInput, Refused
+from grow.files.config_json import check_config
+from grow.files.header import TensorInfo, show
+from grow.files.locate import check_folder, check_kind, companions, inside
 
 SINGLE, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 AGAIN = "download or copy the file again"

@@ -20,8 +20,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from grow.checkpoint.config import check_config, found
-from grow.checkpoint.header import (
+from grow.checkpoint.layout import as_in_table
+from grow.errors import BadInput, Refused, listing
+from grow.files.config_json import check_config, found
+from grow.files.header import (
     AGAIN,
     CHUNK,
     PICKLE_FIX,
@@ -32,8 +34,7 @@ from grow.checkpoint.header import (
     show,
     strict_json,
 )
-from grow.checkpoint.layout import as_in_table
-from grow.checkpoint.locate import (
+from grow.files.locate import (
     check_folder,
     check_kind,
     companions,
@@ -41,8 +42,7 @@ from grow.checkpoint.locate import (
     plain_name,
     refuse_other_weights,
 )
-from grow.checkpoint.regular import MAX_JSON, check_length, longest
-from grow.errors import BadInput, Refused, listing
+from grow.files.regular import MAX_JSON, check_length, longest
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 STOCK = {

@@ -13,11 +13,11 @@ from typing import Any, NoReturn
 
 import click
 
-from grow import kept
 from grow.cli.commands import cli
 from grow.cli.show import dropped, emit_error, emit_usage, first_process, unheard
 from grow.errors import GrowError, plain
-from grow.parallel import several
+from grow.files import finished
+from grow.processes import several
 
 INTERRUPTED = 130
 INTERNAL = 70  # EX_SOFTWARE of sysexits.h
@@ -27,7 +27,7 @@ WAIT = 5.0  # seconds for which a process that says nothing lets another one spe
 def main() -> NoReturn:
     """Entry point. Exit codes: 0 verified, 1 different, 2 bad input or refused, 70 a fault of grow, 130 interrupted."""
     signal.signal(signal.SIGTERM, _interrupt)
-    kept.forget()
+    finished.forget()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller (>&-)
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
@@ -46,7 +46,7 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         if first_process():
             with unheard("stderr"):
-                click.echo(f"interrupted: {plain(kept.sentence())}", err=True)
+                click.echo(f"interrupted: {plain(finished.sentence())}", err=True)
         code = INTERRUPTED
     except (BrokenPipeError, SystemExit):  # the reader of stdout has left before the work was done
         code = 0
@@ -81,7 +81,7 @@ def _internal(error: Exception) -> GrowError:
     return GrowError(
         "grow itself",
         what=f"{type(error).__name__}: {error}",
-        why=f"this is a fault of grow, not of the input; {kept.sentence()}",
+        why=f"this is a fault of grow, not of the input; {finished.sentence()}",
         fix="report it, with what GROW_DEBUG=1 shows",
     )
 
@@ -96,7 +96,7 @@ def _no_memory(error: Exception) -> GrowError:
     return GrowError(
         "memory",
         what=(str(error).strip().splitlines() or ["is used up"])[0][:200],
-        why=f"this machine has not as much; {kept.sentence()}",
+        why=f"this machine has not as much; {finished.sentence()}",
         fix="smaller sizes; of training: fewer --batch, more --accumulate, --checkpointing",
     )
 
@@ -105,7 +105,7 @@ def _os_error(error: OSError) -> GrowError:
     return GrowError(
         str(error.filename or "stdout, or a file that is written"),
         what=error.strerror or str(error),
-        why=f"the system refused; {kept.sentence()}",
+        why=f"the system refused; {finished.sentence()}",
         fix="make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the path and its permissions",
     )
 

@@ -9,8 +9,7 @@ import click
 
 import grow
 from grow import api
-from grow.change import ROUTES
-from grow.cli import show, training
+from grow.cli import show, train_commands
 from grow.cli.options import (
     TARGET,
     as_json,
@@ -25,13 +24,14 @@ from grow.cli.options import (
     writing,
 )
 from grow.cli.progress import Progress
+from grow.comparison import RATE
 from grow.errors import BadInput
 from grow.families import FAMILIES
-from grow.from_files import check_state
-from grow.methods import METHODS
-from grow.parallel import processes
-from grow.race import RATE
-from grow.verify.result import LADDER
+from grow.growth.from_files import check_state
+from grow.planning.change import ROUTES
+from grow.planning.methods import METHODS
+from grow.processes import processes
+from grow.verification.result import LADDER
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -40,7 +40,7 @@ def cli() -> None:
     """Enlarge a pretrained Transformer without changing a single output."""
 
 
-for _command in (training.data, training.train, training.plot, training.run):
+for _command in (train_commands.data, train_commands.train, train_commands.plot, train_commands.run):
     cli.add_command(_command)
 
 
@@ -338,7 +338,7 @@ def _fields(text: str) -> tuple[str, ...]:
 
 def _show_plan(the_plan, as_json: bool, world: int | None) -> int:
     if as_json:
-        from grow.describe import plan_document
+        from grow.growth.plan_document import plan_document
 
         show.print_json(plan_document(the_plan, world))
     else:

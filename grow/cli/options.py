@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from grow.choose import NEW_TOKENS
-from grow.depth import FILLS
-from grow.dtypes import CODES
-from grow.from_files import SHARD_SIZE
-from grow.methods import DEFAULT, METHODS
-from grow.optimizer import POLICIES
-from grow.tensors import SPLITS
+from grow.growth.from_files import SHARD_SIZE
+from grow.notation.dtypes import CODES
+from grow.optimizer.dual_rule import POLICIES
+from grow.planning.choose_maps import NEW_TOKENS
+from grow.planning.layers import FILLS
+from grow.planning.methods import DEFAULT, METHODS
+from grow.planning.tensor import SPLITS
 
 SOURCE = "SRC: a checkpoint folder, a hub id or a bundled name (small, small-gpt2, small-bert)."
 TARGET = (

@@ -15,7 +15,7 @@ INTERRUPTED = 130
 
 def listed(as_json: bool) -> int:
     """The bundled recipes, with the first line of each."""
-    from grow.run.recipe import bundled
+    from grow.staged.recipe import bundled
 
     found = {name: _headline(path) for name, path in bundled().items()}
     if as_json:

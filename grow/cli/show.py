@@ -15,21 +15,21 @@ import click
 
 from grow.api import Inspection
 from grow.cli.progress import size
-from grow.cost import cost_of
+from grow.comparison.summary import Comparison, Row
+from grow.costs.of_a_model import cost_of
+from grow.costs.process_memory import portions
+from grow.costs.spent_so_far import Spent
 from grow.data.corpus import Manifest
-from grow.describe import couplings, grouped, notes, plan_document
 from grow.errors import OBEYED, GrowError, one_line, plain
-from grow.family import WIDTHS, Family
-from grow.methods import DEFAULT
-from grow.parallel import several
-from grow.plan import Plan
-from grow.portion import portions
-from grow.race.result import Comparison, Row
-from grow.results import Growth
-from grow.savings import COSTS, Curves, Saving
-from grow.spent import Spent
-from grow.train.settings import Training
-from grow.verify.result import Verification, damage_text
+from grow.families.family import WIDTHS, Family
+from grow.growth.plan_document import couplings, grouped, notes, plan_document
+from grow.growth.results import Growth
+from grow.planning.methods import DEFAULT
+from grow.planning.plan import Plan
+from grow.plotting.savings import COSTS, Curves, Saving
+from grow.processes import several
+from grow.training.settings.run_settings import Training
+from grow.verification.result import Verification, damage_text
 
 
 def say(text: str = "", *, err: bool = False) -> None:

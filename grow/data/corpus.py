@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from grow.checkpoint.owned import Kind
-from grow.checkpoint.regular import is_there, opened, read_json
 from grow.errors import BadInput, GrowError
+from grow.files.owned import Kind
+from grow.files.regular import is_there, opened, read_json
 
 SCHEMA = 1
 MANIFEST = "manifest.json"

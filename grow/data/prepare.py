@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from grow.checkpoint.locate import locate
-from grow.checkpoint.staging import Staging, check_apart
-from grow.checkpoint.writer import write_json
 from grow.data.corpus import DTYPES, MANIFEST, OFFSETS, TOKENS, Manifest, SplitInfo, sha256_of, tokenizer_sha256
 from grow.data.readers import documents
 from grow.errors import BadInput
-from grow.tokenizer import load_tokenizer
+from grow.files.locate import locate
+from grow.files.staging import Staging, check_apart
+from grow.files.writer import write_json
+from grow.models.tokenizers import load_tokenizer
 from grow.version import __version__
 from grow.waiting import beside
 from grow.zoo import TEXTS
@@ -137,7 +137,7 @@ def _tokens(
 
     alive  called every second while a batch is read
     """
-    from grow.verify.float64 import quiet
+    from grow.models.true_float64 import quiet
 
     read = partial(tokenizer, add_special_tokens=False, return_attention_mask=False)
     for batch in _batches(texts):

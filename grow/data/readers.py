@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from grow.checkpoint.header import show
-from grow.checkpoint.regular import MAX_TEXT, is_there, opened
 from grow.errors import BadInput
+from grow.files.header import show
+from grow.files.regular import MAX_TEXT, is_there, opened
 from grow.zoo import TEXTS, bundled_text
 
 OPENERS: dict[str, Callable[[Any], Any]] = {"": lambda raw: raw, ".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}

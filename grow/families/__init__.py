@@ -5,6 +5,7 @@ from __future__ import annotations
 from grow.errors import Refused, did_you_mean
 from grow.families.bert import BERT
 from grow.families.distilbert import DISTILBERT
+from grow.families.family import Family
 from grow.families.flex_olmo import FLEX_OLMO
 from grow.families.gpt2 import GPT2
 from grow.families.gpt_neox import GPT_NEOX
@@ -20,8 +21,7 @@ from grow.families.qwen2_moe import QWEN2_MOE
 from grow.families.qwen3 import QWEN3
 from grow.families.qwen3_moe import QWEN3_MOE
 from grow.families.roberta import ROBERTA
-from grow.family import Family
-from grow.stock import known_type
+from grow.families.stock_source import known_type
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from grow.family import ELEMENTWISE, Attention, Chain, Family, Norm, Tie
+from grow.families.family import ELEMENTWISE, Attention, Chain, Family, Norm, Tie
 
 AXES = {
     "hidden": "hidden_size",

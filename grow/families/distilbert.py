@@ -1,7 +1,7 @@
 """DistilBERT: BERT's encoder with half the layers, no token types and a hard-coded eps of 1e-12."""
 
 from grow.families.bert import CLASSIFIED
-from grow.family import ELEMENTWISE, Attention, Chain, Family, Norm, Tie
+from grow.families.family import ELEMENTWISE, Attention, Chain, Family, Norm, Tie
 
 POOLED = "ForSequenceClassification|ForMultipleChoice"
 

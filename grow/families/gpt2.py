@@ -1,6 +1,6 @@
 """GPT-2: LayerNorm before each branch, learned positions; Conv1D weights are stored (in, out)."""
 
-from grow.family import ELEMENTWISE, Attention, Family, Norm, Tie
+from grow.families.family import ELEMENTWISE, Attention, Family, Norm, Tie
 
 GPT2 = Family(
     model_type="gpt2",

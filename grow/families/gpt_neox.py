@@ -1,7 +1,7 @@
 """GPT-NeoX and Pythia: LayerNorm before each branch, fused qkv rows per head, partial RoPE."""
 
-from grow.family import ELEMENTWISE, Attention, Family, Norm, Tie
-from grow.rope import OLDER
+from grow.families.family import ELEMENTWISE, Attention, Family, Norm, Tie
+from grow.notation.rope import OLDER
 
 GPT_NEOX = Family(
     model_type="gpt_neox",

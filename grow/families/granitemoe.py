@@ -1,9 +1,9 @@
 """Granite MoE: Granite with experts that lie stacked in one tensor; the softmax is over the chosen ones."""
 
+from grow.families.family import Experts
 from grow.families.granite import BIASES, MULTIPLIERS, UNSCALED
 from grow.families.llama import block, rms_decoder, size
 from grow.families.qwen2_moe import ROUTER_FIELDS
-from grow.family import Experts
 
 STACKS = """
 model.layers.{layers}.block_sparse_moe.router.layer.weight     experts <- hidden

@@ -1,7 +1,7 @@
 """Mixtral: Mistral with experts instead of the FFN, and a router whose chosen weights always sum to 1."""
 
+from grow.families.family import Experts
 from grow.families.llama import block, rms_decoder, size
-from grow.family import Experts
 
 EXPERTS = """
 model.layers.{layers}.block_sparse_moe.gate.weight                    experts <- hidden

@@ -3,8 +3,8 @@
 The projections read the residual stream itself, so hidden grows by whole copies.
 """
 
+from grow.families.family import Attention, Norm
 from grow.families.llama import ATTENTION, ATTENTION_NORM, EMBEDDING, FFN, HEADS, O_BIAS, QKV_BIAS, rms_decoder, size
-from grow.family import Attention, Norm
 
 QK_NORMS = """
 model.layers.{layers}.self_attn.q_norm.weight               (kv_heads q_per_kv head_dim.q) *

@@ -4,7 +4,7 @@ The embedding lives in `word_embed_proj_dim`; where that differs from hidden, `p
 translate and the head never sees the hidden axis.
 """
 
-from grow.family import ELEMENTWISE, Attention, Chain, Family, Norm, Tie
+from grow.families.family import ELEMENTWISE, Attention, Chain, Family, Norm, Tie
 
 PROJECTED = "word_embed_proj_dim!=hidden_size"
 DIRECT = "word_embed_proj_dim==hidden_size"

@@ -1,7 +1,7 @@
 """Qwen1.5-MoE and Qwen2-MoE: Qwen2 with experts in some layers, beside them a shared expert behind a sigmoid."""
 
+from grow.families.family import Experts, Window
 from grow.families.llama import FFN, QKV_BIAS, block, rms_decoder, size
-from grow.family import Experts, Window
 
 MLP = "model.layers.{layers}.mlp."
 DENSE = FFN.replace("hidden\n", "hidden  ? dense\n").replace("<- ffn\n", "<- ffn  ? dense\n")

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from grow.integrations.callback import GrowCallback as GrowCallback
-    from grow.integrations.checkpoint import load_trainer_state as load_trainer_state
     from grow.integrations.groups import parameter_groups as parameter_groups
     from grow.integrations.in_place import grow_in_place as grow_in_place
+    from grow.integrations.trainer_state import load_trainer_state as load_trainer_state
     from grow.integrations.updates import NewEntryUpdates as NewEntryUpdates
 
 _MODULES = {

@@ -12,18 +12,18 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from grow.api import plan
-from grow.checkpoint.writer import write_json
 from grow.errors import BadInput, Refused
 from grow.families import family_of
-from grow.given import bare_object
-from grow.integrations.growing import Growing, growings_of
+from grow.files.writer import write_json
+from grow.growth.in_memory import ModelSource
+from grow.growth.results import Growth
 from grow.integrations.in_place import check_in_place, grow_in_place
+from grow.integrations.requests import Growing, growings_of
 from grow.integrations.updates import NewEntryUpdates, bare
-from grow.memory import ModelSource
-from grow.optimizers import check_optimizers
-from grow.provenance import NAME, parse_record, record_of
-from grow.results import Growth
-from grow.train.grown import tensors_of
+from grow.models.as_configured import bare_object
+from grow.optimizer.torch_classes import check_optimizers
+from grow.planning.record import NAME, parse_record, record_of
+from grow.training.after_growth.new_entries import tensors_of
 from grow.version import __version__
 
 log = logging.getLogger(__name__)

@@ -6,15 +6,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from grow.checkpoint.locate import locate
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput
-from grow.optimizer import new_entries_of
-from grow.plan import Plan
-from grow.provenance import NAME, read_record
-from grow.results import Growth
-from grow.tensors import TensorPlan
-from grow.train.grown import parts_of, tensors_of
+from grow.files.locate import locate
+from grow.growth.results import Growth
+from grow.optimizer.dual_rule import new_entries_of
+from grow.planning.plan import Plan
+from grow.planning.record import NAME, read_record
+from grow.planning.tensor import TensorPlan
+from grow.training.after_growth.new_entries import parts_of, tensors_of
 
 NEW, PARTLY, OLD = "new", "partly new", "old"
 

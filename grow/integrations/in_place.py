@@ -15,11 +15,11 @@ from torch import nn
 
 from grow.api import widen
 from grow.errors import BadInput, Refused
-from grow.finish import Different
-from grow.given import HOOKS, bare_object, check_runs_alike, hooked, outputs, twin_of
+from grow.growth.in_memory import ModelSource, check_model
+from grow.growth.results import Growth
+from grow.growth.written_and_verified import Different
 from grow.integrations.updates import NewEntryUpdates, bare
-from grow.memory import ModelSource, check_model
-from grow.results import Growth
+from grow.models.as_configured import HOOKS, bare_object, check_runs_alike, hooked, outputs, twin_of
 
 # RMS of the difference of the outputs, over their std. Measured for `small` and `small-gpt2`: 4e-7 in float32, where
 # summation order is all there is, and 4e-3 in bfloat16, whose 2^-9 per number add up over the layers.
@@ -63,7 +63,7 @@ def grow_in_place(
             type(model).__name__,
             what=f"would become a {type(growth.model).__name__}",
             why="an object keeps its class",
-            fix="grow.upcycle, and a new loop with the result",
+            fix="grow.planning.upcycle, and a new loop with the result",
         )
     if not growth.plan.lossy:
         _check_same(growth, model, batch)

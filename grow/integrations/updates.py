@@ -13,7 +13,7 @@ import torch
 
 from grow.errors import BadInput
 from grow.integrations.groups import tensors_from
-from grow.train.grown import NewEntries
+from grow.training.after_growth.new_entries import NewEntries
 
 STEPS = "new_entry_steps"  # in the optimizer's first group, so that its state_dict carries it
 

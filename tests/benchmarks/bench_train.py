@@ -27,9 +27,9 @@ import torch
 import transformers
 
 import grow
-from grow.checkpoint.locate import locate
 from grow.data import Corpus, Loader, prepare
-from grow.train.optim import BETAS, decayed
+from grow.files.locate import locate
+from grow.training.step.optimizer import BETAS, decayed
 
 FIRST = 3  # steps in which memory is found and caches fill
 

@@ -32,7 +32,7 @@ from bench_widen import nbytes, tensors_of, timed, write_source
 VERIFY = """
 import json, sys, time
 import grow
-from grow.verify import pair
+from grow.verification.outputs import pair
 source, grown, memory, rungs = sys.argv[1:5]
 if float(memory):
     pair.available_memory = lambda: int(float(memory) * 1e9)

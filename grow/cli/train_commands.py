@@ -1,0 +1,231 @@
+"""The commands around training: data, train, plot, run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from grow import api
+from grow.cli import show
+from grow.cli.options import SOURCE, as_json, revision, seed
+from grow.cli.progress import Progress
+from grow.errors import BadInput
+from grow.training.settings.limits import COMPUTE, OPTIMIZERS, RULES, TRACKERS
+from grow.training.settings.run_settings import plateau_of, rewarm_of
+from grow.training.settings.schedule import SCHEDULES, SHAPES
+
+
+@click.group()
+def data() -> None:
+    """Text for training."""
+
+
+@data.command("prepare")
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option("--tokenizer", required=True, metavar="SRC", help="A checkpoint whose tokenizer reads the text.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The new folder.")
+@click.option(
+    "--field", default="text", show_default=True, help="Of JSON lines, parquet and datasets: which one is the text."
+)
+@click.option(
+    "--separator", default="", metavar="TEXT", help=r"Between documents of a text file (\n\n) [default: one document]."
+)
+@click.option("--split", default="train", show_default=True, help="Of a dataset of the hub.")
+@click.option(
+    "--validation", default=0.01, show_default=True, metavar="SHARE", help="Of the documents, kept for validation."
+)
+@click.option("--no-end", is_flag=True, help="Put no end-of-text token behind documents.")
+@click.option("--overwrite", is_flag=True, help="Replace a folder of token files.")
+@seed
+@revision
+@as_json
+def prepare_data(inputs, separator, no_end, as_json, **options) -> int:
+    """Turn text, JSON lines, parquet and datasets of the hub into token files with a manifest."""
+    from grow.data import prepare
+    from grow.data.readers import check_used
+
+    check_used(inputs, field=options["field"], separator=separator, split=options["split"])
+
+    separator = separator.replace("\\n", "\n").replace("\\t", "\t")
+    with Progress(quiet=as_json) as progress:
+        made = prepare(list(inputs), separator=separator, end=not no_end, progress=progress.tokens, **options)
+    if as_json:
+        show.print_json({"path": str(options["out"]), **made.document()})
+    else:
+        show.prepared(options["out"], made)
+    return 0
+
+
+def _rewarm(_: Any, __: Any, text: str | None) -> tuple[float, int] | tuple[()] | None:
+    """RATIO:STEPS as numbers, () for off."""
+    try:
+        return None if text is None else rewarm_of(text) or ()
+    except ValueError:
+        raise BadInput(
+            f"--rewarm {text}", what="is no RATIO:STEPS", why="a factor and for how long", fix="--rewarm 1.25:250"
+        ) from None
+
+
+def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
+    """STEPS:NATS as numbers."""
+    try:
+        return None if text is None else plateau_of(text)
+    except ValueError:
+        why = "it ends where the validation loss fell by less than NATS over STEPS steps"
+        raise BadInput(f"--plateau {text}", what="is no STEPS:NATS", why=why, fix="--plateau 200:0.01") from None
+
+
+@click.command()
+@click.option("--from", "src", metavar="SRC", help=SOURCE + " A resumed run knows its own.")
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="TOKENS[:WEIGHT]",
+    help="Folder of grow data prepare, or sotu; several with their shares [default: sotu-heldout].",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="RUN", help="The run's folder.")
+@click.option("--steps", type=int, metavar="N", help="Optimizer steps [default: 100].")
+@click.option("--tokens", type=int, metavar="N", help="How many to train on, instead of --steps.")
+@click.option("--flops", type=float, metavar="F", help="How many to spend, instead of --steps.")
+@click.option(
+    "--plateau",
+    metavar="STEPS:NATS",
+    callback=_plateau,
+    help="End early (wsd: begin the decay) where the validation loss fell by less than NATS over STEPS steps.",
+)
+@click.option("--batch", type=int, metavar="B", help="Sequences of a step, over all processes [default: 8].")
+@click.option("--length", type=int, metavar="L", help="Tokens of one [default: the model's positions, at most 512].")
+@click.option("--accumulate", type=int, metavar="A", help="Parts that a step is computed in [default: 1].")
+@click.option(
+    "--lr",
+    type=float,
+    help="Peak of the rate [default: that of the run the weights are from, else 1e-4; arXiv 2602.02472].",
+)
+@click.option(
+    "--schedule", type=click.Choice(SCHEDULES), help="[default: wsd] Warm-up, stable, decay: grow while it is stable."
+)
+@click.option("--warmup", type=int, metavar="N", help="Steps [default: a tenth].")
+@click.option("--decay", type=int, metavar="N", help="Steps of wsd's decay at the end [default: a fifth].")
+@click.option("--decay-shape", type=click.Choice(SHAPES), help="Of wsd [default: sqrt].")
+@click.option("--weight-decay", type=float, help="On matrices, not on norms, biases, embeddings [default: 0.1].")
+@click.option("--clip", type=float, help="Largest global norm of a gradient; 0: none [default: 1].")
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="[default: adamw]")
+@click.option("--dtype", type=click.Choice(COMPUTE), help="Of the computation; weights stay wide [default: float32].")
+@click.option("--checkpointing", is_flag=True, default=None, help="Compute activations again: less memory, more time.")
+@click.option("--compile", is_flag=True, default=None, help="torch.compile of every block.")
+@click.option("--documents", is_flag=True, default=None, help="Tokens see their own document only.")
+@click.option(
+    "--rewarm",
+    metavar="RATIO:STEPS",
+    callback=_rewarm,
+    help="Scale the updates of new entries alone, or off [default: after a growth 1.25 for a tenth of the steps, at "
+    "most 250; arXiv 2602.02472].",
+)
+@click.option(
+    "--rates",
+    type=click.Choice(RULES),
+    help="[default: uniform] mup: by how much fan-ins grew; implied: copies learn like the entry they hold.",
+)
+@click.option(
+    "--freeze-old",
+    is_flag=True,
+    default=None,
+    help="Old entries keep their bits: new ones learn a new domain beside them (LLaMA-Pro, arXiv 2401.02415).",
+)
+@click.option("--source", metavar="SRC", help="What SRC grew from: stop unless both start with the same loss.")
+@click.option("--source-tokens", type=click.IntRange(0), metavar="N", help="That SRC's source has seen, for a warning.")
+@click.option(
+    "--state",
+    type=click.Choice(("carry", "drop")),
+    help="The optimizer's state beside SRC: continue from it, or begin with a fresh one [default: carry, if there].",
+)
+@click.option("--continue-schedule", is_flag=True, help="Count steps, rates, masks and dropout on from that state.")
+@click.option(
+    "--skip", type=int, metavar="N", help="Sequences of the text that were read before [default: the state's, or 0]."
+)
+@click.option("--save-every", type=int, metavar="N", help="Steps between checkpoints [default: 100].")
+@click.option("--eval-every", type=int, metavar="N", help="Steps between evaluations [default: 50].")
+@click.option("--log-every", type=int, metavar="N", help="Steps between lines in a pipe [default: 10].")
+@click.option("--keep", type=int, metavar="K", help="Last checkpoints that stay; a file KEEP keeps more [default: 2].")
+@click.option("--seed", type=int, metavar="N", help="Of order, masks and dropout [default: 0].")
+@click.option("--resume", is_flag=True, help="Continue the run in RUN; what was set must be the same.")
+@click.option("--trust-checkpoint", is_flag=True, help="Read the state of a run whose files are somebody else's.")
+@click.option("--world", type=click.IntRange(1), metavar="N", help="Fail unless there are N processes (torchrun).")
+@click.option("--tensorboard", is_flag=True, default=None, help="Event files in RUN/tensorboard too.")
+@click.option(
+    "--tracker",
+    type=click.Choice(TRACKERS),
+    help="Metrics go there too. wandb: RUN/wandb, uploaded only where WANDB_MODE=online; trackio: its local store.",
+)
+@revision
+@as_json
+def train(src, data, as_json, **options) -> int:
+    """Continue pretraining; RUN gets stock checkpoints that a run continues from. Under torchrun it is sharded.
+
+    Exit code 130: SIGTERM or SIGINT came; the step was finished and saved.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if options["schedule"] not in (None, "wsd") and (named := [n for n in ("decay", "decay_shape") if n in given]):
+        what = f"--{named[0].replace('_', '-')} is of --schedule wsd, not of {options['schedule']}."
+        raise click.UsageError(what, click.get_current_context())
+    if given.get("rewarm") == ():
+        given["rewarm"] = None
+    done = api.train(src, data, quiet=as_json, **given)
+    if not show.first_process():
+        return 130 if done.stopped else 0
+    if as_json:
+        show.print_json(done.document())
+    else:
+        show.training(done)
+    return 130 if done.stopped else 0
+
+
+@click.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@click.option("--out", "-o", type=click.Path(path_type=Path), metavar="FILE", help="A picture: .png, .svg or .pdf.")
+@click.option("--baseline", metavar="NAME", help="The run that savings are against [default: the last].")
+@click.option("--overwrite", is_flag=True, help="Replace the picture.")
+@as_json
+def plot(runs, as_json, **options) -> int:
+    """Show what runs cost and saved: loss against FLOPs, tokens and time. RUN: a folder of train, or NAME=FOLDER."""
+    if options["overwrite"] and not options["out"]:
+        raise click.UsageError("--overwrite is for the picture of --out.", click.get_current_context())
+    found = api.plot(runs, **options)
+    if as_json:
+        show.print_json(found.document())
+    else:
+        show.curves(found)
+    return 0
+
+
+@click.command()
+@click.argument("recipe", required=False)
+@click.option("--out", type=click.Path(path_type=Path), metavar="OUT", help="The run's folder [default: its name].")
+@click.option("--resume", is_flag=True, help="Go on in OUT where it stopped; stages not yet begun may have changed.")
+@click.option("--dry-run", is_flag=True, help="Price every stage, measure its time on a random model, write nothing.")
+@click.option("--list", "listed", is_flag=True, help="Name the recipes that come with grow.")
+@click.option("--world", type=click.IntRange(1), metavar="N", help="Fail unless there are N processes (torchrun).")
+@click.option("--trust-checkpoint", is_flag=True, help="Resume a run whose files belong to somebody else.")
+@as_json
+@click.pass_context
+def run(ctx, recipe, listed, dry_run, as_json, **options) -> int:
+    """Carry out a staged recipe: train, grow, train. RECIPE is a TOML file or a bundled one's name.
+
+    Exit code 130: SIGTERM or SIGINT came; --resume goes on from there, to the same bits.
+    """
+    from grow.cli import recipes
+
+    chosen = "--list" if listed else "--dry-run" if dry_run else ""
+    given = {"RECIPE": recipe, "--dry-run": dry_run} if listed else {}
+    given |= {f"--{name.replace('_', '-')}": value for name, value in options.items()}
+    if chosen and (ignored := [name for name, value in given.items() if value]):
+        raise click.UsageError(f"{ignored[0]} has no meaning with {chosen}.", ctx)
+    if listed:
+        return recipes.listed(as_json)
+    if recipe is None:
+        raise click.MissingParameter(ctx=ctx, param_hint="'RECIPE'", param_type="argument")
+    if dry_run:
+        return recipes.price(recipe, as_json)
+    return recipes.run(recipe, as_json, **options)

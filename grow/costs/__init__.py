@@ -1,0 +1,1 @@
+"""What a model, a process and a run cost, counted."""

@@ -1,0 +1,116 @@
+"""What a model of given sizes costs: parameters, FLOPs per token, KV cache, training memory. Counted, not measured."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from grow.families.family import UNITS, Family
+from grow.families.match import Match
+from grow.notation.axes import LOOKUPS, READ, SIDES, WRITE
+from grow.notation.dtypes import ITEMSIZE
+from grow.notation.maps import identity
+from grow.planning.assemble import assemble
+from grow.planning.change import Change
+from grow.planning.layers import unchanged
+from grow.planning.plan import Plan
+from grow.planning.tensor import TensorPlan
+
+# Per parameter with AdamW: weight, gradient and two moments in float32, or bfloat16 weight and gradient with a float32
+# master weight and moments; both come to 16 bytes.
+TRAIN_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one model.
+
+    flops     component -> FLOPs per token of a forward pass over `context` tokens (2 per multiply-add)
+    kv_bytes  per token of context; 0 for encoders
+    """
+
+    parameters: int
+    context: int
+    flops: dict[str, float]
+    kv_bytes: int
+    disk_bytes: int
+
+    @property
+    def flops_per_token(self) -> float:
+        return sum(self.flops.values())
+
+    @property
+    def train_bytes(self) -> int:
+        """Memory of weights, gradients and AdamW state, activations not counted."""
+        return TRAIN_BYTES * self.parameters
+
+
+def cost_of(plan: Plan) -> tuple[Cost, Cost]:
+    """The source's cost and the result's."""
+    old = _cost(plan, plan.sizes, [(t, t.shape) for t in plan.read], False)
+    new = _cost(plan, plan.new_sizes, [(t, t.new_shape) for t in plan.tensors], True)
+    return old, new
+
+
+def _cost(plan: Plan, sizes: Mapping[str, int], tensors: list[tuple[TensorPlan, tuple[int, ...]]], grown: bool) -> Cost:
+    causal = plan.config["architectures"][0].endswith(("ForCausalLM", "LMHeadModel")) and not _encoder(plan)
+    context = min(sizes.get("positions", 2048), 2048)
+    flops = {"attention projections": 0.0, "attention scores": 0.0, "ffn": 0.0, "head": 0.0}
+    tables = set()
+    for t, shape in tensors:
+        if len(shape) < 2:
+            continue
+        dims = t.signature.dims
+        reads = {label.axis for dim in dims if dim.role == READ for label in dim.labels}
+        writes = {label.axis for dim in dims if dim.role == WRITE for label in dim.labels}
+        if reads & LOOKUPS:
+            tables.add((t.name, shape))
+            continue
+        ffn = (reads | writes) & {*UNITS, "experts"}
+        part = "head" if writes & {"vocab", "labels"} else "ffn" if ffn else "attention projections"
+        flops[part] += 2.0 * math.prod(shape) * _used(plan, t, grown)
+    tie = plan.family.tie
+    if tie and plan.family.holds(plan.new_config if grown else plan.config, tie.when):
+        flops["head"] += 2.0 * sizes["vocab"] * sizes.get("embed", sizes["hidden"])
+    seen = context / 2 if causal else context  # a causal mask halves the pairs
+    flops["attention scores"] = 4.0 * sizes["layers"] * sizes["heads"] * sizes["head_dim"] * seen
+    item = max((ITEMSIZE[t.dtype if grown else t.source_dtype] for t, _ in tensors), default=2)
+    kv = 2 * sizes["layers"] * sizes["kv_heads"] * sizes["head_dim"] * item if causal else 0
+    disk = sum(math.prod(shape) * ITEMSIZE[t.dtype if grown else t.source_dtype] for t, shape in tensors)
+    return Cost(sum(math.prod(shape) for _, shape in tensors), context, flops, kv, disk)
+
+
+def _used(plan: Plan, t: TensorPlan, grown: bool) -> float:
+    """The share of a tensor that one token uses: of the experts as many as it chooses."""
+    experts, sizes = plan.family.experts, plan.new_sizes if grown else plan.sizes
+    if experts is None or not (t.signature.stacked or EXPERT.search(t.name)):
+        return 1.0
+    return plan.family.get(plan.new_config if grown else plan.config, experts.top_k) / sizes["experts"]
+
+
+EXPERT = re.compile(r"\.experts\.\d+\.|\[\d+\.\d+\]$")  # its own tensor, or its matrix in a stack
+
+
+def _encoder(plan: Plan) -> bool:
+    return plan.family.holds(plan.config, plan.family.norm.writes_stream) and "types" in plan.sizes
+
+
+def forward_flops(family: Family, matched: Match, context: int) -> float:
+    """FLOPs per token of a forward pass over `context` tokens."""
+    sizes = family.sizes_of(matched.config)
+    change = Change({axis: identity(n) for axis, n in _spaces(sizes)}, unchanged(sizes["layers"]))
+    tensors, _ = assemble(family, matched, change, {t.name: t.dtype for t in matched.tensors})
+    config = dict(matched.config)
+    plan = Plan(family, config, config, sizes, sizes, change, {}, tensors, "even", 0, ())
+    cost = cost_of(plan)[0]
+    scores = cost.flops["attention scores"]
+    return cost.flops_per_token - scores + scores * context / cost.context
+
+
+def _spaces(sizes: Mapping[str, int]) -> list[tuple[str, int]]:
+    axes = ("hidden", *UNITS, "heads", "kv_heads", "vocab", "positions", "experts")
+    return [(axis, sizes[axis]) for axis in axes if axis in sizes] + [
+        (f"head_dim.{s}", sizes["head_dim"]) for s in SIDES
+    ]

@@ -1,0 +1,120 @@
+"""Memory of one process when several train a model together under FSDP2: counted, and held against torch's own count.
+
+    weights, gradients, moments   its rows of every tensor: ⌈rows / N⌉ of dim 0, in float32; AdamW has two moments
+    in flight                     what is whole for a moment: gathered weights, and gradients before they are parted
+
+FSDP2 gathers a block while the one before computes, from a buffer of the same size, and keeps the root's own tensors
+(tables T, head H, final norm: R numbers together) whole from the forward to the end of the backward pass. With B in the
+largest block, what is in flight is the largest of
+
+    2(R + B)              a forward pass begins
+    R + H + 4B            backward: the head's gradient stays, two blocks are gathered, two blocks' gradients are parted
+    R + H + T + B, + T    its end: a table's gradient is dense; where it is tied, both are there beside their sum
+
+torch's FSDPMemTracker counts as much (tests/test_distributed.py) for a step of several parts; with one, some of the
+gradient is not there yet at the peak. Activations, and what a compiler or nccl keeps, are not counted.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from grow.families.match import numberless
+from grow.notation.axes import LOOKUPS, READ, WRITE
+from grow.planning.plan import Plan
+from grow.planning.tensor import TensorPlan
+
+WIDE = 4  # bytes of a float32
+READ_AT_ONCE = 1 << 24  # numbers of a tensor, while a model is loaded
+LAYER = re.compile(r"\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Bytes of one process, of those that hold the most.
+
+    loading  beside the weights, while they are read: a block of a tensor, or the whole model where experts are stored
+             one by one and fused in memory
+    """
+
+    weights: int
+    gradients: int
+    moments: int
+    in_flight: int
+    loading: int
+
+    @property
+    def total(self) -> int:
+        """While it trains, activations not counted."""
+        return self.weights + self.gradients + self.moments + self.in_flight
+
+    def document(self) -> dict[str, int]:
+        return {**asdict(self), "total": self.total}
+
+
+@dataclass
+class _Parameter:
+    """`rows` of dim 0 of a parameter as it is in memory, `numbers` in all; block: its layer, None for the root."""
+
+    rows: int
+    numbers: int
+    block: str | None
+    fused: bool
+    kind: str
+
+
+def portions(plan: Plan, processes: int) -> tuple[Portion, Portion]:
+    """Of the source and of the result."""
+    tie = plan.family.tie
+    tied = [bool(tie and plan.family.holds(config, tie.when)) for config in (plan.config, plan.new_config)]
+    old = _portion(_parameters((t, t.shape, t.source) for t in plan.read), processes, tied[0])
+    new = _portion(_parameters((t, t.new_shape, t.name) for t in plan.tensors), processes, tied[1])
+    return old, new
+
+
+def portions_document(plan: Plan, processes: int) -> dict[str, Any]:
+    old, new = portions(plan, processes)
+    return {"processes": processes, "old": old.document(), "new": new.document()}
+
+
+def _parameters(stored: Iterable[tuple[TensorPlan, tuple[int, ...], str]]) -> list[_Parameter]:
+    """As stock classes hold them: experts that are stored one by one are one parameter with a row each."""
+    found: dict[tuple, _Parameter] = {}
+    for t, shape, name in stored:
+        hit = LAYER.search(name)
+        block = hit[1] if hit else None
+        several = "{experts}" in (alike := numberless(name))
+        key = (block, alike) if several else (name,)
+        one = found.setdefault(key, _Parameter(0, 0, block, several, _kind(t)))
+        one.rows += 1 if several else shape[0] if shape else 1
+        one.numbers += math.prod(shape)
+    return list(found.values())
+
+
+def _kind(t: TensorPlan) -> str:
+    """ "table" that is looked up, "head" that writes logits, or ""."""
+    dims = [(dim.role, label.axis) for dim in t.signature.dims for label in dim.labels]
+    if len(t.signature.dims) > 1 and any(role == READ and axis in LOOKUPS for role, axis in dims):
+        return "table"
+    return "head" if any(role == WRITE and axis in ("vocab", "labels") for role, axis in dims) else ""
+
+
+def _portion(parameters: list[_Parameter], n: int, tied: bool) -> Portion:
+    parts = [-(-p.rows // n) * (p.numbers // max(1, p.rows)) for p in parameters]
+    root = [p for p in parameters if p.block is None]
+    tables, head = ([p.numbers for p in root if p.kind == kind] for kind in ("table", "head"))
+    table, written = sum(tables), max(tables, default=0) if tied else sum(head)
+    blocks: dict[str, int] = {}
+    for p in parameters:
+        if p.block is not None:
+            blocks[p.block] = blocks.get(p.block, 0) + p.numbers
+    r, b = sum(p.numbers for p in root), max(blocks.values(), default=0)
+    flight = max(2 * (r + b), r + written + 4 * b, r + written + table + (written if tied else 0) + b) if n > 1 else 0
+    whole = sum(p.numbers for p in parameters)
+    loading = whole if any(p.fused for p in parameters) else min(READ_AT_ONCE, max(parts, default=0))
+    own = sum(parts)
+    return Portion(*(WIDE * count for count in (own, own, 2 * own, flight, loading)))

@@ -1,0 +1,147 @@
+"""Every value in a config is one that stock code takes, and that means what the family's table assumes.
+
+The stock config class says the type of each of its fields (see `grow.families.stock_source`); what a number may be
+follows from what the field is for. All faults are told at once, before a byte is written.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from grow.errors import BadInput, did_you_mean, listing
+from grow.families.stock_source import Stock, stock_of
+from grow.files.config_json import found
+from grow.files.json_floats import is_special
+from grow.notation.rope import HOMES, OLDER, SPELLED
+
+if TYPE_CHECKING:
+    from grow.families.family import Family
+
+TRAINS = re.compile(r".*(dropout|pdrop|layerdrop).*")
+"""Fields that act while a model trains and change no output: one rule for all of them."""
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# name -> what its value must be; for fields that the family knows.
+RULES: tuple[tuple[re.Pattern[str], Callable[[Any], bool], str], ...] = (
+    (re.compile(r"\w+_eps(ilon)?"), lambda v: _number(v) and v >= 0, "a number from 0 on"),
+    (TRAINS, lambda v: v is None or (_number(v) and 0 <= v <= 1), "a number from 0 to 1"),
+    (re.compile(r"logits_scaling"), lambda v: _number(v) and v != 0, "a finite number that is not 0"),
+    (re.compile(r"\w+_multiplier"), _number, "a finite number"),
+    (re.compile(r"initializer_range|init_std"), lambda v: _number(v) and v >= 0, "a number from 0 on"),
+    (re.compile(r"router_\w+_(coef|noise)"), _number, "a finite number"),
+    (
+        re.compile(r"sliding_window|max_window_layers|chunk_size_feed_forward"),
+        lambda v: v is None or (type(v) is int and v >= 0),
+        "a whole number from 0 on",
+    ),
+)
+
+# Judged by rules of their own, here or in `grow.notation.rope`; the version is nobody's business.
+ELSEWHERE = {"architectures", "id2label", "label2id", "dtype", "transformers_version", *HOMES, *SPELLED, *OLDER}
+
+
+def check_values(family: Family, config: Mapping[str, Any]) -> None:
+    """BadInput, with all of them, when some fields have values that no model of this family can have."""
+    faults = [*_contradictions(family, config), *_faults(family, stock_of(family.model_type), config)]
+    if faults:
+        (name, what, fix), *more = faults
+        raise BadInput(
+            f"config.json: {name}",
+            what=what,
+            details=[("also", f"{field}: {found}") for field, found, _ in more[:8]],
+            why=f"stock {family.model_type} cannot be built from it, or would compute something else",
+            fix=fix,
+        )
+
+
+def _contradictions(family: Family, config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Two names of one field with two values: stock code takes the one that it sets last."""
+    for name, other in family.synonyms.items():
+        if name in config and other in config and config[name] != config[other]:
+            found = f"{_show(config[name])}, and {other}: {_show(config[other])}"
+            yield name, f"{found}: both are names of one field", f"remove one of {name} and {other} from config.json"
+
+
+def _faults(family: Family, stock: Stock, config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    names = {other: name for name, other in family.synonyms.items()}
+    layers = _size(family, config, "layers")
+    for field, value in config.items():
+        name = names.get(field, field)
+        wanted = _wanted(family, stock, name, value, layers)
+        if wanted:
+            yield field, f"{_show(value)}; wanted {wanted}", f"correct {field} in config.json"
+    yield from _architectures(family, stock, config.get("architectures"))
+    if family.experts:
+        chosen, experts = family.get(config, family.experts.top_k), _size(family, config, "experts")
+        if type(chosen) is int and experts and chosen > experts:
+            what = f"{chosen} of {experts} experts"
+            yield family.experts.top_k, what, f"{family.experts.top_k}={experts} or less"
+
+
+def _wanted(family: Family, stock: Stock, name: str, value: Any, layers: int | None) -> str:
+    """What a field's value should have been, "" where it is fine."""
+    declared = stock.fields.get(name)
+    if name in ELSEWHERE:
+        return "an object with whole numbers as keys" if name == "id2label" and not _labels(value) else ""
+    if declared is not None and not declared.admits(value):
+        low, high = declared.bounds.get("min"), declared.bounds.get("max")
+        return declared.words + (f" from {low:g} to {high:g}" if low is not None and high is not None else "")
+    default = family.defaults.get(name)
+    if value is None:
+        # what the stock class sets to something when it is left out is something else when it is null
+        said = default not in (None, False, []) and not str(default).startswith("=") and name not in family.nulls
+        return f"a value, or no such field ({_show(default)} is what stock code takes then)" if said else ""
+    if declared is None and isinstance(default, bool) and not isinstance(value, bool):
+        return "true or false"
+    if name in family.layer_lists or (family.window and name == family.window.field):
+        kinds = family.window.kinds if family.window else ("full_attention", "sliding_attention")
+        if not isinstance(value, list) or len(value) != layers or any(kind not in kinds for kind in value):
+            return f"a list of {layers} of {', '.join(kinds)}"
+    if (
+        family.experts
+        and name in (family.experts.step, family.experts.top_k)
+        and not (type(value) is int and value > 0)
+    ):
+        return "a whole number from 1 on"
+    if family.knows(name):
+        for pattern, holds, words in RULES:
+            if pattern.fullmatch(name) and not holds(value):
+                return words
+    return ""
+
+
+def _labels(value: Any) -> bool:
+    keys = isinstance(value, dict) and all(re.fullmatch(r"-?\d+", str(key)) for key in value)
+    return value is None or keys
+
+
+def _size(family: Family, config: Mapping[str, Any], axis: str) -> int | None:
+    value = family.get(config, family.axes[axis]) if axis in family.axes else None
+    return value if type(value) is int else None
+
+
+def _architectures(family: Family, stock: Stock, named: Any) -> Iterator[tuple[str, str, str]]:
+    """One class of this family, or none where the tensors are to say which."""
+    if named is None:
+        return
+    where, fix = "architectures", "correct architectures in config.json, or remove it: the tensors then say the class"
+    if not isinstance(named, list) or len(named) != 1 or not isinstance(named[0], str):
+        yield where, f"{_show(named)}; wanted a list with the name of the class", fix
+    elif stock.classes and named[0] not in stock.classes:
+        hint = did_you_mean(named[0], stock.classes)
+        some = listing([name for name in stock.classes if not name.endswith("PreTrainedModel")], 4)
+        what = f"{_show(named[0])} is no class of stock {family.model_type}, which has {some}"
+        yield where, f"{what}; {hint}" if hint else what, fix
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "null"
+    return f"{value['__float__']} (float)" if is_special(value) else found(value)

@@ -1,0 +1,294 @@
+"""Every stored tensor matches exactly one row of the family's table, or all faults are told at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from grow.errors import BadInput, Refused, listing
+from grow.families.family import Family
+from grow.files.foreign_names import CAST, told
+from grow.notation.axes import INDICES, Row
+from grow.notation.dtypes import BITS
+
+
+class Stored(Protocol):
+    """What is known of a tensor without reading it."""
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True)
+class Matched:
+    """A stored tensor and its row; `canonical` is its name in the table with the layer filled in.
+
+    What a dense model is when it is read as one with experts (`grow.planning.upcycle`) is not stored as such:
+    source  the stored tensor that the numbers come from, "" for the one of this name
+    corner  (row, column) where this part of it begins
+    parts   for a stack of matrices: where each comes from
+    fill, rms, repeat, factor   as in `tensors.TensorPlan`
+    """
+
+    name: str
+    canonical: str
+    row: Row
+    dtype: str
+    shape: tuple[int, ...]
+    source: str = ""
+    corner: tuple[int, int] = (0, 0)
+    parts: tuple[Matched, ...] = ()
+    fill: float | str | None = None
+    rms: float | None = None
+    repeat: int = 1
+    factor: float = 1.0
+
+    def index(self, axis: str) -> int | None:
+        """Of its layer or expert; None for a tensor that is there once."""
+        hit = self.row.pattern.match(self.canonical)
+        return int(hit[axis]) if hit and axis in hit.re.groupindex else None
+
+    def at(self, name: str, **indices: int) -> str:
+        """`name`, its stored or its canonical name, with other indices."""
+        for axis, to in indices.items():
+            old = self.index(axis)
+            if old is None:
+                continue
+            # indices of one value: the layer comes first, whatever the prefix
+            head, tail = ("", name) if axis == "layers" else _after_layer(name)
+            name = head + tail.replace(f".{old}.", f".{to}.", 1)
+        return name
+
+
+def numberless(name: str) -> str:
+    """A tensor's name with `{layers}` and `{experts}` for its indices."""
+    for index in INDICES:
+        name = re.sub(r"\.\d+\.", f".{{{index}}}.", name, count=1)
+    return name
+
+
+def _after_layer(name: str) -> tuple[str, str]:
+    """A name in two, behind its first index."""
+    hit = re.search(r"\.\d+(?=\.)", name)
+    return (name[: hit.end()], name[hit.end() :]) if hit else ("", name)
+
+
+@dataclass(frozen=True)
+class Match:
+    """config with `architectures` known; tensors in stored order; duplicates of a tied table to compare and drop."""
+
+    config: dict[str, Any]
+    tensors: tuple[Matched, ...]
+    duplicates: tuple[tuple[str, str], ...]
+    stale: tuple[str, ...]
+
+
+def match(family: Family, config: Mapping[str, Any], stored: Mapping[str, Stored], where: str) -> Match:
+    """Pair tensors with rows. BadInput lists what is missing, unexpected, misshapen and not floating point."""
+    config = dict(config)
+    sizes = family.sizes_of(config)
+    patterns = {row.name: row.pattern for row in family.rows}
+
+    def canonical(name: str) -> str | None:
+        name = family.spelled(name)
+        names = [name, family.prefix + name]
+        names += [family.prefix + name.removeprefix(alias) for alias in family.aliases if name.startswith(alias)]
+        return next((n for n in names if any(p.match(n) for p in patterns.values())), None)
+
+    stale = tuple(name for name in stored if name.endswith(family.stale))
+    names = {name: canonical(name) for name in stored if name not in stale}
+    _check_strange(names, stored, where)
+    for axis in (axis for axis in INDICES if axis in sizes):
+        _check_count(family, axis, sizes, patterns, {c for c in names.values() if c}, where)
+    if not config.get("architectures"):
+        base = not any(name.startswith((family.prefix, *family.aliases)) for name in names)
+        config["architectures"] = [_infer(family, config, {c for c in names.values() if c}, base)]
+    expected = expected_rows(family, config)
+    tied = family.tie if family.tie and family.holds(config, family.tie.when) else None
+
+    found: dict[str, str] = {}
+    tensors, duplicates, problems, unexpected = [], [], [], []
+    for name, canon in names.items():
+        if canon in found:
+            problems.append((name, f"stands for {canon}, as does {found[canon]}", TWICE))
+        elif tied and canon == tied.head:
+            duplicates.append((name, tied.table))
+        elif canon is None or canon not in expected:
+            unexpected.append(name)
+        else:
+            found[canon] = name
+            info, row = stored[name], expected[canon]
+            problems.extend((name, *fault) for fault in _faults(family, row, info, sizes))
+            tensors.append(Matched(name, canon, row, info.dtype, tuple(info.shape)))
+    missing = [c for c, row in expected.items() if c not in found and not row.optional]
+    _report(family, config, where, names, problems, unexpected, missing)
+    return Match(config, tuple(tensors), tuple((n, found[t]) for n, t in duplicates), stale)
+
+
+def expected_rows(family: Family, config: Mapping[str, Any]) -> dict[str, Row]:
+    """Tensor name -> row for every tensor that a checkpoint with this config may hold."""
+    sizes = family.sizes_of(config)
+    expected: dict[str, Row] = {}
+    for row in family.rows:
+        layers = range(sizes["layers"]) if "{layers}" in row.name else (None,)
+        experts = range(sizes["experts"]) if "{experts}" in row.name else (None,)
+        for layer in layers:
+            if family.holds(config, row.when, layer):
+                name = row.name.replace("{layers}", str(layer))
+                expected.update((name.replace("{experts}", str(e)), row) for e in experts)
+    return expected
+
+
+def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]):
+    if info.dtype not in BITS:
+        yield f"has dtype {info.dtype}, wanted one of {', '.join(BITS)}", DTYPE
+    dims = row.signature.dims
+    shape = tuple(info.shape)
+    wanted = tuple(
+        got if any(label.axis == "labels" for label in dim.labels) else dim.size(sizes)
+        for dim, got in zip(dims, shape + (0,) * len(dims))
+    )
+    if shape != wanted:
+        fields = sorted({f"{family.axes[a]}={sizes[a]}" for a in row.signature.axes if a in family.axes})
+        yield f"has shape {shape}, the config says {wanted}: {row.signature}, {', '.join(fields)}", SHAPE
+
+
+def _check_count(family, axis: str, sizes, patterns, canonicals: set[str], where: str) -> None:
+    """Compare depths before anything of size `layers` is built: config.json may say 10^6. Experts likewise."""
+    indices = set()
+    for name in canonicals:
+        for pattern in patterns.values():
+            if (hit := pattern.match(name)) and axis in pattern.groupindex:
+                indices.add(int(hit[axis]))
+    stored = max(indices, default=-1) + 1
+    if indices and stored != sizes[axis]:
+        raise BadInput(
+            f"{where}: {family.axes[axis]}",
+            what=f"config.json says {sizes[axis]} {axis}, the weights hold {stored}",
+            why="stock loading would drop the surplus"
+            if stored > sizes[axis]
+            else "stock loading would begin the rest with random numbers",
+            fix=f'"{family.axes[axis]}": {stored} in config.json, or the right weights',
+        )
+
+
+def _infer(family: Family, config: dict[str, Any], names: set[str], base: bool) -> str:
+    """The model class whose rows are exactly the stored names; the base model's names are stored without prefix."""
+    words = {w for row in family.rows for part in row.when.split() for w in part.split("|") if w[0].isupper()}
+    fits = []
+    for suffix in ["Model", *sorted(words)] if base else [*sorted(words), "Model"]:
+        as_class = {**config, "architectures": [suffix]}
+        expected = expected_rows(family, as_class)
+        required = {n for n, row in expected.items() if not row.optional}
+        twice = {family.tie.head} if family.tie and family.holds(as_class, family.tie.when) else set()
+        if required <= names <= set(expected) | twice:
+            fits.append(suffix)
+    if not fits:
+        raise BadInput(
+            "config.json: architectures",
+            what="not given, and the tensors fit no model class of the family",
+            why="the class says which head belongs to the checkpoint",
+            fix='add "architectures": ["…ForCausalLM"] to config.json',
+        )
+    return _CLASS_NAMES.get(family.model_type, family.model_type.capitalize()) + fits[0]
+
+
+_CLASS_NAMES = {
+    "gpt2": "GPT2",
+    "gpt_neox": "GPTNeoX",
+    "opt": "OPT",
+    "distilbert": "DistilBert",
+    "qwen2_moe": "Qwen2Moe",
+    "qwen3_moe": "Qwen3Moe",
+    "flex_olmo": "FlexOlmo",
+    "granitemoe": "GraniteMoe",
+}
+
+
+TWICE = "stock loading takes one of the two, and nothing says which"
+SHAPE = "stock loading raises where shapes differ"
+DTYPE = "stock loading casts such numbers, and a growth of whole or narrow numbers is not exact"
+UNEXPECTED = "nothing says how such a tensor grows, and stock loading leaves it out where the class does not have it"
+MISSING = "stock loading begins a tensor that is missing anew, most of them with random numbers"
+
+
+def _check_strange(names: Mapping[str, str | None], stored: Mapping[str, Stored], where: str) -> None:
+    """Refused where tensors are those of a model that is quantised, adapted or wrapped; `names` as in `match`."""
+    unknown = [name for name, canonical in names.items() if canonical is None]
+    reason = told(unknown, {stored[name].dtype for name in names}, where)
+    if reason is not None:
+        details = [("unexpected", listing(unknown))] if unknown else []
+        raise Refused(where, what=reason.what, details=details, why=reason.why, fix=reason.fix)
+
+
+def _report(family, config, where, names, problems, unexpected, missing) -> None:
+    """Raises one error for all faults; each kind is told with what stock loading does there."""
+    if not (problems or unexpected or missing):
+        return
+    if unexpected and len(unexpected) == len(names):
+        prefixes = {name.split(".")[0] for name in unexpected}
+        guess = f"; looks like the prefix {prefixes.pop()!r}" if len(prefixes) == 1 else ""
+        raise BadInput(
+            where,
+            what=f"{len(unexpected)} of {len(names)} tensors are unknown{guess}",
+            why=f"a {family.model_type} checkpoint has names such as {family.rows[0].name}",
+            fix="save it again with save_pretrained of the stock class",
+        )
+    details = [(f"{name}:", fault) for name, fault, _ in problems[:8]]
+    if unexpected:
+        details.append(("unexpected", listing(unexpected)))
+    if missing:
+        details.append(("missing", listing(missing)))
+    several = len(problems) + len(unexpected) + len(missing) > 1
+    first = problems[0][0] if problems else (missing or unexpected)[0]
+    whys = [why for _, _, why in problems] + [MISSING] * bool(missing) + [UNEXPECTED] * bool(unexpected)
+    raise BadInput(
+        f"{where}: {first}",
+        what=problems[0][1] if problems else ("is missing" if missing else "is not in the family's table"),
+        details=details if several else (),
+        why="; ".join(dict.fromkeys(whys)) + "; grow passes over none",
+        fix=_own_fix(family, config, names, problems, unexpected, missing, where)
+        or "check that config.json and the weights belong together, or download them again",
+    )
+
+
+def _own_fix(family: Family, config: Mapping[str, Any], names, problems, unexpected, missing, where: str) -> str:
+    """What to do where all faults are of one kind that is no damage, "" for others."""
+    if problems and {why for _, _, why in problems} == {DTYPE} and not (unexpected or missing):
+        return CAST.format(dtype="float32").replace("SRC", where)
+    tie = family.tie
+    if tie is None or len(missing) != 1 or unexpected or problems or family.holds(config, tie.when):
+        return ""
+    for pair in ((tie.table, tie.head), tie.biases):
+        if missing[0] not in pair:
+            continue
+        there = pair[missing[0] == pair[0]]
+        if there in names.values():
+            again = f"the weights with {missing[0]}"
+            if pair == tie.biases:
+                return f"{again}, or {there} a second time under this name where the two were one"
+            return f'"tie_word_embeddings": true in config.json where {missing[0]} and {there} were one; else {again}'
+    return ""
+
+
+def check_duplicates(match: Match, equal) -> None:
+    """A tied table stored twice must be the same twice; `equal(a, b)` compares two stored tensors."""
+    for name, table in match.duplicates:
+        if not equal(name, table):
+            raise Refused(
+                name,
+                what=f"differs from {table}, and config.json ties the two",
+                why="stock loading leaves them apart although the config ties them: two functions for one checkpoint",
+                fix='"tie_word_embeddings": false in config.json to keep both, or remove the head from the file',
+            )
+
+
+def twins(family: Family, match: Match) -> list[tuple[str, str]]:
+    """Stored names of a table and a head that a config could tie and this one does not."""
+    tie, at = family.tie, {t.canonical: t.name for t in match.tensors}
+    return [(at[tie.table], at[tie.head])] if tie and tie.table in at and tie.head in at else []

@@ -1,0 +1,91 @@
+"""What config.json must be in any family: an object of public fields, with possible sizes and a known dtype."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from grow.errors import BadInput, Refused, did_you_mean, listing
+from grow.files.header import show
+from grow.files.json_floats import FLOAT
+
+SIZES = re.compile(
+    "hidden_size|intermediate_size|vocab_size|head_dim|num_(hidden_)?layers|num_(attention|key_value)_heads|"
+    "num_heads|max_position_embeddings|n_(embd|inner|layers?|heads?|positions|ctx)|d_(model|ff|kv)|ffn_dim|"
+    "word_embed_proj_dim|moe_intermediate_size|num_experts_per_tok"
+)
+FLOATS = ("bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
+
+
+# Fields with which a checkpoint is no plain one, unless they are null -> what that means, and what to do.
+NOT_PLAIN = {
+    "quantization_config": ("weights are quantised", "use the unquantised checkpoint, or dequantise first"),
+    "auto_map": (
+        "needs Python code from the folder, which grow never runs",
+        "when transformers has the class built in, remove auto_map from a copy of config.json",
+    ),
+    "transformers_weights": ("names another weight file", "rename it to model.safetensors, remove the field"),
+}
+
+# Stock OPT reads it: the checkpoint has no norm in front of its head.
+READ_THOUGH_PRIVATE = ("_remove_final_layer_norm",)
+
+
+def check_config(raw: Any, where: str, notes: list[str]) -> dict[str, Any]:
+    """A copy without private fields, in which model_type, sizes and dtype are possible in any family."""
+    if not isinstance(raw, dict):
+        what = f"is a {type(raw).__name__}; wanted an object"
+        fix = "use the config.json of a transformers checkpoint"
+        raise BadInput(where, what=what, why="a config is fields with names", fix=fix)
+    private: list[str] = []
+    config = _public(raw, "", private)
+    if private:
+        notes.append(f"config.json: private fields do not come along: {listing(map(show, private))}")
+    faults: list[tuple[str, str, str]] = []
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or not kind:
+        named = f" of {show(config['architectures'], 80)}" if config.get("architectures") else ""
+        fix = f"add the model_type{named} to config.json, as the model that it was made from has it"
+        faults.append(("model_type", f"{found(kind)}; wanted the name of a family", fix))
+    classes = config.get("architectures")
+    if classes is not None and not (isinstance(classes, list) and all(type(n) is str and n for n in classes)):
+        fix = "correct architectures in config.json to the class that wrote it, in a list"
+        faults.append(("architectures", f"{found(classes)}; wanted a list with the name of the class", fix))
+    for name in filter(SIZES.fullmatch, config):
+        value = config[name]
+        each = value if isinstance(value, list) and len(value) > 1 else [value]  # Swin has some for every stage
+        if value is not None and not all(type(n) is int and 1 <= n < 2**31 for n in each):
+            fix = f"correct {name} in config.json to the size that the weights have"
+            faults.append((name, f"{found(value)}; wanted an integer from 1 to {2**31 - 1}", fix))
+    for name in ("dtype", "torch_dtype"):
+        value = config.get(name)
+        if value is not None and value not in (*FLOATS, "auto"):
+            what = f"{found(value)}; wanted one of {', '.join(FLOATS)}"
+            hint = did_you_mean(str(value)[:40], FLOATS)
+            faults.append((name, f"{what}; {hint}" if hint else what, f"{name}=float32, say"))
+    if faults:
+        (name, what, fix), *more = faults
+        details = [("also", f"{field}: {found}") for field, found, _ in more]
+        why = "every model of every family is built from these"
+        raise BadInput(f"{where}: {name}", what=what, why=why, fix=fix, details=details)
+    for name, (what, fix) in NOT_PLAIN.items():
+        if config.get(name) not in (None, {}):
+            why = "growth is exact only for plain weights of a stock class"
+            raise Refused(f"{where}: {name}", what=what, why=why, fix=fix)
+    return config
+
+
+def _public(value: Any, prefix: str, private: list[str]) -> Any:
+    """`value` without keys that begin with an underscore, at any depth: stock loading obeys some of them."""
+    if isinstance(value, list):
+        return [_public(item, prefix, private) for item in value]
+    if not isinstance(value, dict) or value.keys() == {FLOAT}:  # such an object is a number
+        return value
+    hidden = [name for name in value if name.startswith("_") and name not in READ_THOUGH_PRIVATE]
+    private += [prefix + name for name in hidden]
+    public = [(name, item) for name, item in value.items() if name not in hidden]
+    return {name: _public(item, f"{prefix}{name}.", private) for name, item in public}
+
+
+def found(value: Any) -> str:
+    return "missing" if value is None else f"{show(repr(value), 60)} ({type(value).__name__})"

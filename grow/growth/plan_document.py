@@ -1,0 +1,112 @@
+"""A plan as the document that people review and pipelines read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from grow.costs.literature import doubts
+from grow.costs.of_a_model import cost_of
+from grow.costs.process_memory import portions_document
+from grow.families.family import WIDTHS
+from grow.families.match import numberless
+from grow.planning.plan import Plan
+from grow.planning.tensor import TensorPlan
+
+
+def plan_document(plan: Plan, world: int | None = None) -> dict[str, Any]:
+    """Everything `grow plan` shows, JSON-ready; with `world` the memory of each of so many processes, too."""
+    old, new = cost_of(plan)
+    return {
+        "schema": 1,
+        "family": plan.family.model_type,
+        "architecture": plan.config["architectures"][0],
+        "storage": plan.storage,
+        "rounded_because": list(plan.rounded),
+        "method": plan.method,
+        "exact": not plan.lossy,
+        "lossy_because": plan.lossy,
+        "split": plan.split,
+        "seed": plan.seed,
+        "axes": {
+            axis: {
+                "old": plan.sizes[axis],
+                "new": plan.new_sizes[axis],
+                "how": plan.operators.get(axis, "unchanged"),
+            }
+            for axis in [*(a for a in WIDTHS if a in plan.sizes), *(a for a in plan.sizes if a not in WIDTHS)]
+        },
+        "tensors": [
+            {
+                "rows": name,
+                "count": count,
+                "signature": str(t.signature),
+                "old": list(t.shape),
+                "new": list(t.new_shape),
+                "dtype": t.dtype,
+            }
+            for name, count, t in grouped(plan)
+        ],
+        "couplings": couplings(plan),
+        "config": {name: {"old": a, "new": b} for name, (a, b) in plan.config_changes.items()},
+        "cost": {
+            side: {
+                **asdict(cost),
+                "flops_per_token": cost.flops_per_token,
+                "train_bytes": cost.train_bytes,
+            }
+            for side, cost in (("old", old), ("new", new))
+        },
+        **({"world": portions_document(plan, world)} if world else {}),
+        "notes": notes(plan),
+    }
+
+
+def notes(plan: Plan) -> list[str]:
+    """Those of the plan, and what speaks against a growth of this size."""
+    old, new = plan.parameters
+    return [*plan.notes, *doubts(new, old, upcycled=plan.change.upcycling is not None)]
+
+
+def grouped(plan: Plan) -> Iterator[tuple[str, int, TensorPlan]]:
+    """(name with `{layers}` and `{experts}`, how many, one of them) for tensors that are alike in every layer."""
+    groups: dict[tuple, list[TensorPlan]] = {}
+    for t in plan.tensors:
+        name = numberless(t.name)
+        groups.setdefault((name, t.shape, t.new_shape, t.dtype), []).append(t)
+    for (name, *_), members in groups.items():
+        yield name, len(members), members[0]
+
+
+def normed(plan: Plan) -> bool:
+    """Whether the weights of the chosen experts sum to 1 in the result."""
+    return plan.family.experts is not None and plan.family.holds(plan.new_config, plan.family.experts.normed)
+
+
+def couplings(plan: Plan) -> list[str]:
+    """The facts that shapes do not show, for this config."""
+    family, config = plan.family, plan.config
+    norm, attention, tie = family.norm, family.attention, family.tie
+    kind = {"rms": "RMSNorm", "layernorm": "LayerNorm"}[norm.kind]
+    place = "behind each branch" if family.branch_norms else "in front of each branch"
+    if family.holds(config, norm.writes_stream):
+        place = "whose output is the residual stream"
+    facts = [f"{kind} {place}; its eps stays as it is"]
+    if attention.rope:
+        facts.append("RoPE on " + ("whole heads" if attention.rope == "half" else "part of each head"))
+    if attention.qk_norm:
+        facts.append("RMSNorm on " + ("all heads" if attention.whole_norm else "each head") + " of q and k")
+    if family.experts:
+        top_k = family.experts.top_k
+        facts.append(f"a token gets {family.get(config, top_k)} -> {plan.new_config[top_k]} experts")
+        facts.append("their weights sum to 1" if normed(plan) else "their weights are not normalised")
+    facts.append("scores ÷ √head_dim" if family.holds(config, attention.scaled) else "scores unscaled")
+    if family.derived_head_dim:
+        facts.append("head_dim = hidden / heads, not a field")
+    if tie and family.holds(config, tie.when):
+        stays = plan.new_config.get("tie_word_embeddings", True)
+        facts.append("embedding and head are one table and stay so" if stays else "embedding and head part")
+    if family.divides:
+        facts.append("stock config asks for hidden % heads == 0")
+    return facts

@@ -1,0 +1,1 @@
+"""Stock classes of transformers, loaded and run without surprises."""

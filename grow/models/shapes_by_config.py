@@ -1,0 +1,120 @@
+"""Which config field moves which dimension of which tensor, asked of the stock model itself.
+
+    probe("llama")["model.layers.{layers}.self_attn.k_proj.weight"]
+    (frozenset({"kv_heads", "head_dim"}), frozenset({"hidden"}))
+
+The model is built on the meta device, where tensors have shapes and no data, once as it is and once per axis with
+that axis doubled. A dimension whose size changed depends on the axis. A test compares the answer with every family's
+table, so that a wrong or missing row cannot survive; `draft` prints it as the first draft of a new family's table.
+
+Shapes cannot show the direction of an arrow, the order inside a product, or a permutation: where head_dim is
+hidden / heads, a square projection looks the same both ways. Random weights show those (see `tests/test_lossless.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from grow.families import FAMILIES
+from grow.families.match import numberless
+
+# Distinct, even, and divisible where stock configs ask for it, before and after doubling.
+SIZES = {
+    "hidden": 96,
+    "heads": 6,
+    "kv_heads": 3,
+    "head_dim": 10,
+    "ffn": 56,
+    "layers": 1,
+    "vocab": 136,
+    "positions": 72,
+    "types": 4,
+    "embed": 44,
+    "expert_ffn": 26,
+    "shared_ffn": 34,
+    "experts": 5,
+}
+
+EXPERT = re.compile(r"\.\d+\..*\.(\d+)\.")  # a second index
+
+Moves = dict[str, tuple[frozenset[str], ...]]
+
+
+def probe(
+    model_type: str,
+    *,
+    axes: Mapping[str, str] | None = None,
+    auto: str = "AutoModelForCausalLM",
+    **fields: Any,
+) -> Moves:
+    """Stored name, `{layers}` and `{experts}` for indices -> for every dim the axes that move it.
+
+    axes    axis -> config field; default: the family's, or the names other families use, where the config has them
+    auto    the auto class to build; a model type without it raises transformers' own error
+    fields  config fields that differ from the stock defaults; `tie_word_embeddings` is off unless given
+    """
+    axes = dict(axes or axes_of(model_type))
+    sizes = {field: SIZES[axis] for axis, field in axes.items()}
+    base = {"tie_word_embeddings": False, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, **sizes, **fields}
+    before = shapes(model_type, auto, base)
+    moved: dict[str, list[set[str]]] = {name: [set() for _ in shape] for name, shape in before.items()}
+    for axis, field in axes.items():
+        after = shapes(model_type, auto, {**base, field: 2 * base[field]})
+        for name, shape in before.items():
+            for dim, (old, new) in enumerate(zip(shape, after[name])):
+                if old != new:
+                    moved[name][dim].add(axis)
+        if axis == "layers":
+            copies = {name.replace(".0.", ".1.", 1): shape for name, shape in before.items() if ".0." in name}
+            if missing := set(after) - set(before) - set(copies):
+                raise ValueError(f"{field} adds tensors that are no copies of layer 0's: {sorted(missing)}")
+    # of the experts all are alike; the first one's names stand for them
+    first = {name: dims for name, dims in moved.items() if not (hit := EXPERT.search(name)) or hit[1] == "0"}
+    return {numberless(name): tuple(map(frozenset, dims)) for name, dims in first.items()}
+
+
+def shapes(model_type: str, auto: str, fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the stock model with these fields; a tied head is left out and experts stand one by one, as in
+    its files."""
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.for_model(model_type, **fields)
+    with torch.device("meta"):
+        model = getattr(transformers, auto).from_config(config)
+    tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
+    from grow.models.experts import in_files
+
+    stored = in_files(model, {name: t for name, t in model.state_dict().items() if name not in tied})
+    return {name: tuple(t.shape) for name, t in stored.items()}
+
+
+def axes_of(model_type: str) -> dict[str, str]:
+    """Axis -> config field: the family's own, or for an unknown type the first known name that its config has."""
+    if model_type in FAMILIES:
+        return dict(FAMILIES[model_type].axes)
+    import transformers
+
+    config = transformers.AutoConfig.for_model(model_type).to_dict()
+    found: dict[str, str] = {}
+    for family in FAMILIES.values():
+        for axis, field in family.axes.items():
+            if field in config:
+                found.setdefault(axis, field)
+    return found
+
+
+def draft(moves: Moves) -> str:
+    """The table to start from: per tensor its dims in storage order, with `?` for the arrow that shapes cannot show."""
+    width = max(map(len, moves), default=0)
+    return "\n".join(
+        f"{name:<{width}}  {' ? '.join(_group(dim) for dim in dims)}{' ?' if len(dims) == 1 else ''}"
+        for name, dims in moves.items()
+    )
+
+
+def _group(axes: frozenset[str]) -> str:
+    ordered = sorted(axes, key=list(SIZES).index)
+    return ordered[0] if len(ordered) == 1 else "(" + " ".join(ordered) + ")"

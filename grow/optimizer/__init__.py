@@ -1,0 +1,1 @@
+"""What an optimizer knows about a weight, grown with it."""

@@ -1,0 +1,117 @@
+"""Every tensor of a grown training state, and how it is computed from the old one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from grow.applying.tensor_rows import BLOCK, grow_tensor
+from grow.optimizer.dual_rule import carries, grow_factored, grow_moment
+from grow.optimizer.state.in_files import POWERS, TORCH, TrainingState, as_rows, check_finite, shape_of
+from grow.optimizer.state.of_growth import Item, Put
+from grow.optimizer.state.parameter_names import pairs, places
+from grow.optimizer.torch_classes import COL, ROW, STEP
+from grow.planning.plan import Plan
+from grow.planning.tensor import TensorPlan
+
+Places = Mapping[str, tuple[str, int]]
+
+
+def anew(plan: Plan) -> list[str]:
+    """Names of the tensors whose gradient is no multiple of an old one: experts that are made or added, and routers.
+
+    A shared expert has the FFN's gradient where it carries all of it, or where it was there before.
+    """
+    if not plan.change.makes_experts:
+        return []
+    experts, how = plan.family.experts, plan.change.upcycling
+    assert experts is not None
+    rows = {experts.router, *experts.parts}
+    if how is not None:
+        rows |= {experts.shared_gate, *(experts.shared if how.route == "routed" else ())}
+    patterns = [row.pattern for row in plan.family.rows if row.name in rows]
+    return [t.name for t in plan.tensors if any(pattern.match(t.canonical) for pattern in patterns)]
+
+
+def items_of(plan: Plan, state: TrainingState, model: Any, grown: Any, policy: str) -> Iterator[Item]:
+    """Every tensor of the grown state; `model` and `grown` give names and shapes alone."""
+    weights, moments, copies = state.weights, state.moments, policy == "carry"
+    there, fresh = places(model), set(anew(plan))
+    for name, t, new in pairs(plan, model, grown):
+        if name in weights:
+            wide = _stored_as(t, state.tensors[weights[name]].dtype)
+            yield Item(f"model.{new}", wide.dtype, t.new_shape, partial(_weight, wide, plan, state, there))
+        if any(part.name in fresh for _, part in (*t.parts, (0, t))):
+            continue  # without a state its first step is its first, for the correction of its bias too
+        for key, tensor in sorted(moments.get(name, {}).items()):
+            compute = partial(_entry, t, state, moments[name], key, copies, there)
+            yield Item(f"optim.{new}.{key}", state.tensors[tensor].dtype, shape_of(key, t.new_shape), compute)
+
+
+def _stored_as(t: TensorPlan, dtype: str) -> TensorPlan:
+    """The same tensor, read and written in the dtype that a run keeps."""
+    pieces = tuple((begin, _stored_as(piece, dtype)) for begin, piece in t.pieces)
+    return replace(t, source_dtype=dtype, dtype=dtype, pieces=pieces)
+
+
+def _weight(t: TensorPlan, plan: Plan, state: TrainingState, there: Places, put: Put) -> None:
+    for begin, part in t.parts:
+        name, top = there[part.source]
+
+        def rows(start: int, stop: int, part: TensorPlan = part, name: str = name, top: int = top) -> np.ndarray:
+            return as_rows(_cut(part, state, f"model.{name}", top, start, stop))
+
+        def write(first: int, some: np.ndarray, begin: int = begin) -> None:
+            put(begin + first, some)
+
+        grow_tensor(part, rows, write, split=plan.split, seed=plan.seed)
+
+
+def _cut(part: TensorPlan, state: TrainingState, tensor: str, top: int, start: int, stop: int) -> torch.Tensor:
+    """Rows [start, stop) of what a part of a parameter is read from; `top` is where its tensor of the files begins."""
+    at, left = top + part.corner[0], part.corner[1]
+    some = state.rows(tensor, at + start, at + stop)
+    return some[:, left : left + part.matrix[1]] if some.ndim > 1 else some
+
+
+def _entry(
+    t: TensorPlan, state: TrainingState, keys: Mapping[str, str], key: str, copies: bool, there: Places, put: Put
+) -> None:
+    """One entry of a parameter's state. Of the old one a matrix is in memory, of the new one blocks of rows."""
+    tensor = keys[key]
+    if key == STEP:
+        put(0, as_rows(_finite(state, tensor, state.whole(tensor))))
+    elif key in (ROW, COL):
+        row, col = (_finite(state, keys[k], state.whole(keys[k])) for k in (ROW, COL))
+        made = dict(zip((ROW, COL), grow_factored(t, row, col, copies=copies)))
+        put(0, as_rows(made[key]))
+    else:
+        for begin, part in t.parts:
+            _moment(part, begin, state, tensor, key, copies, there, put)
+
+
+def _moment(
+    part: TensorPlan, begin: int, state: TrainingState, tensor: str, key: str, copies: bool, there: Places, put: Put
+) -> None:
+    count, columns = part.new_matrix
+    height = max(1, BLOCK // max(1, columns))
+    old = None
+    if carries(part, copies):
+        old = _finite(state, tensor, _cut(part, state, tensor, there[part.source][1], 0, part.matrix[0]))
+    for first in range(0, count, height):
+        end = min(first + height, count)
+        if old is None:
+            some = torch.zeros(end - first, columns, dtype=TORCH[state.tensors[tensor].dtype])
+        else:
+            some = grow_moment(part, old, POWERS[key], copies=copies, rows=(first, end))
+        put(begin + first, as_rows(some))
+
+
+def _finite(state: TrainingState, tensor: str, old: torch.Tensor) -> torch.Tensor:
+    check_finite(state, tensor, old, why="a run that continues from it is lost")
+    return old

@@ -1,0 +1,72 @@
+"""state/ of `grow train`: the folder of torch.distributed.checkpoint that all its processes wrote, and train.json."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from grow.errors import GrowError
+from grow.files.distributed_checkpoint import PiecedFolder
+from grow.notation.dtypes import RAW
+from grow.optimizer.state.in_files import Carried, Info, TrainingState, as_tensor, damaged
+from grow.optimizer.state.train_json import STATE, read_train
+
+CLASSES = {"adamw": ("AdamW",), "adafactor": ("Adafactor",), "muon": ("Muon", "AdamW")}
+"""Optimizer of a run -> its classes in torch.optim."""
+
+
+class ShardedState(TrainingState):
+    """Of RUN/step-…; rows are read where they lie."""
+
+    def __init__(self, path: Path, document: dict[str, Any], folder: PiecedFolder) -> None:
+        tensors = {name: Info(t.dtype, t.shape) for name, t in folder.tensors.items()}
+        super().__init__(path, tensors, _carried(path, document))
+        self.folder = folder
+
+    def read(self, name: str, first: int, end: int) -> torch.Tensor:
+        t = self.folder.tensors[name]
+        width = t.nbytes // max(1, t.shape[0] if t.shape else 1)
+        try:
+            raw = self.folder.read(t, first * width, end * width)
+        except GrowError as error:
+            raise damaged(self.path, f"{error.where} {error.what}") from None
+        values = np.frombuffer(raw, dtype=RAW[t.dtype]).copy()
+        return as_tensor(values, t.dtype, (end - first, *t.shape[1:]) if t.shape else ())
+
+    def close(self) -> None:
+        self.folder.close()
+
+
+def open_sharded(path: Path, trust: bool) -> ShardedState:
+    """BadInput when it is damaged, or somebody else's and not trusted."""
+    path = Path(os.path.realpath(path))
+    document = read_train(path)
+    folder = PiecedFolder(path / STATE, trust=trust)
+    try:
+        return ShardedState(path, document, folder)
+    except BaseException:
+        folder.close()
+        raise
+
+
+def _carried(path: Path, document: dict[str, Any]) -> Carried:
+    """Of train.json."""
+    try:
+        settings, before = document["settings"], document.get("carried") or {}
+        own = (document["step"] - settings["begin"]) * settings["batch"]
+        return Carried(
+            "grow train",
+            CLASSES[settings["optimizer"]],
+            int(document["step"]),
+            int(document["tokens"]) + int(before.get("tokens") or 0),
+            {**settings, "steps": document.get("end", settings["steps"])},  # a plateau may have ended it early
+            tuple({"tokens": d["tokens"], "weight": d["weight"]} for d in document["data"]),
+            settings["skip"] + own,
+            str(document["objective"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(path, f"train.json: {type(error).__name__}: {error}") from None

@@ -1,0 +1,42 @@
+"""state/train.json: what `grow train` says of the optimizer state beside it, which no other program writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from grow.errors import BadInput
+from grow.files.distributed_checkpoint import INDEX
+from grow.files.header import show
+from grow.files.regular import is_there, read_json
+
+SCHEMA = 1
+STATE, TRAIN = "state", "train.json"
+KINDS = {"step": int, "tokens": int, "flops": float, "seconds": float, "source": str, "data": list, "settings": dict}
+WRITER = "grow train"
+
+
+def read_train(path: Path) -> dict[str, Any]:
+    """state/train.json of a checkpoint all of whose files are there; BadInput otherwise."""
+    file = path / STATE / TRAIN
+    fix = "an earlier checkpoint, or a new run from its weights alone: --from RUN/step-… --state drop"
+    if not is_there(file):
+        raise BadInput(
+            show(path), what=f"no {STATE}/{TRAIN}", why="it is not whole, or no checkpoint of a run", fix=fix
+        )
+    document = read_json(file, fix)
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA or document.get("writer") != WRITER:
+        raise BadInput(show(file), what=f"not written by {WRITER}", why="what it says is not known", fix=fix)
+    sizes = document.get("files")
+    if not isinstance(sizes, dict) or f"{STATE}/{INDEX}" not in sizes:
+        raise BadInput(show(file), what="names no optimizer state", why="a run continues from it", fix=fix)
+    if odd := [name for name, kind in KINDS.items() if not isinstance(document.get(name), kind)]:
+        what = f"{odd[0]} is {show(document.get(odd[0]), 40)}"
+        raise BadInput(show(file), what=what, why="it is not what was saved", fix=fix)
+    missing = [name for name in sizes if not (path / name).is_file()]
+    short = [name for name in sizes if name not in missing and (path / name).stat().st_size != sizes[name]]
+    if missing or short:
+        lost = ", ".join([*missing, *short][:4])
+        what = f"{lost} {'missing' if missing else 'of another size'}"
+        raise BadInput(show(path), what=what, why="it is not what was saved", fix=fix)
+    return document

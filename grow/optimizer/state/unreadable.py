@@ -1,0 +1,63 @@
+"""Training states that no reader is for: DeepSpeed's, FSDP's, Accelerate's, Megatron's. They are named, never opened.
+
+No torch in here: a growth asks before it knows whether there is a state at all.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from pathlib import Path
+
+from grow.errors import listing
+from grow.files.header import show
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "DeepSpeed": ("global_step*/", "latest", "zero_to_fp32.py", "*_optim_states.pt", "zero_pp_rank_*"),
+    "FSDP": ("optimizer_[0-9]*/", "pytorch_model_fsdp*", "optimizer_fsdp*", "fsdp_model*", "sharded_state_dict/"),
+    "torch.distributed.checkpoint": ("*.distcp", ".metadata"),
+    "Megatron": ("iter_[0-9]*/", "latest_checkpointed_iteration.txt", "mp_rank_[0-9]*", "distrib_optim*"),
+    "Lightning": ("*.ckpt",),
+    "an optimizer's": ("optimizer*.bin", "optimizer*.safetensors", "optimizer*.pt", "optimizer*.pth", "optim*.pt"),
+    "a run's": (
+        *("scheduler*.pt", "scheduler*.bin", "lr_scheduler*", "scaler*.pt", "scaler*.bin"),
+        *("rng_state*.pth", "random_states_*.pkl", "custom_checkpoint_*.pkl", "sampler*.bin", "dl_state_dict*.bin"),
+        "trainer_state.json",
+    ),
+}
+"""Whose -> names of files, and of folders with a slash behind them."""
+READ = ("optimizer.pt",)  # what `grow.optimizer.state.of_trainer` opens: with these a Trainer's state is there
+
+
+def foreign(path: Path) -> dict[str, list[str]]:
+    """Whose -> names in the folder, for everything in it that belongs to a training state that is not read here."""
+    found: dict[str, list[str]] = {}
+    for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
+        folder = entry.is_dir()
+        if entry.name in READ or (folder and entry.name == "state"):
+            continue
+        name = f"{entry.name}/" if folder else entry.name
+        whose = next((kind for kind, patterns in KINDS.items() if any(_fits(name, p) for p in patterns)), "")
+        if folder and not whose and _sharded(path / entry.name):
+            whose = "torch.distributed.checkpoint"
+        if whose:
+            found.setdefault(whose, []).append(name)
+    return found
+
+
+def told(found: dict[str, list[str]]) -> str:
+    """`DeepSpeed (global_step5/, latest), a run's (scheduler.pt)`: for a note or an error."""
+    return ", ".join(f"{whose} ({listing(map(show, names), 4)})" for whose, names in found.items())
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """A pattern without a slash takes files and folders alike."""
+    wanted = name if pattern.endswith("/") else name.removesuffix("/")
+    return fnmatch.fnmatchcase(wanted, pattern)
+
+
+def _sharded(folder: Path) -> bool:
+    try:
+        return any(name.endswith((".distcp", "_optim_states.pt")) for name in os.listdir(folder))
+    except OSError:
+        return False

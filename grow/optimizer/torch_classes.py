@@ -1,0 +1,210 @@
+"""Optimizers of torch, class by class: what their state consists of, and a new optimizer for a grown model.
+
+The new one has the class, the hyper-parameters and the groups of the old one. A parameter is in the group that the
+parameter it came from is in; inserted layers are with the layer whose weights they took. Neither the old optimizer nor
+its state is changed or shared.
+
+    state         entries that carry an old one first     further copies     new coordinates and layers
+    "fresh-new"   the dual rule (grow.optimizer.dual_rule)          0                  0
+    "carry"       the dual rule                           the dual rule      0
+    "drop"        an optimizer that has not taken a step
+
+"fresh-new" is the default. In SPARKLING (arXiv 2602.02472; the inner width of experts × 2, 200B tokens) copies whose
+state is reset on one side, with that part re-warmed, ended at the lowest loss of all its growths; scaling all states
+as "carry" does is not reported to gain anything over it. It also parts copies that get equal gradients, as even
+shares give them, wherever an update depends on the state.
+
+`step` stays what it was for all, also for inserted layers. Adam's bias correction then takes moments that start at 0
+for settled ones: at a constant gradient the t-th update of a new entry is (1 - β1^t) / √(1 - β2^t) times the usual one,
+3.2 times at first and at most 6.6 times (t = 12) for β = (0.9, 0.999). Whoever wants them slower re-warms what
+`grow.new_entries` marks; a step of 0 would help whole new parameters and not the new rows of an old one.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from grow.errors import BadInput, Refused, did_you_mean
+from grow.optimizer.dual_rule import POLICIES, grow_factored, grow_moment
+from grow.planning.plan import Plan
+from grow.planning.tensor import TensorPlan
+
+ROW, COL = "row_var", "col_var"
+
+# Class -> entry of a parameter's state -> the power of the gradient that it averages. `step` is kept.
+STATES: dict[str, dict[str, int]] = {
+    "Adam": {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2},
+    "AdamW": {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2},
+    "SGD": {"momentum_buffer": 1},
+    "Muon": {"momentum_buffer": 1},
+    "Adafactor": {"variance": 2, ROW: 2, COL: 2},
+}
+STEP = "step"
+
+
+def grow_optimizers(optimizer: Any, state: str, plan: Plan, model: Any, grown: Any) -> Any:
+    """The optimizer, or the list of optimizers, of `grown`. `check_optimizers` came before."""
+    if isinstance(optimizer, torch.optim.Optimizer):
+        return _Pairing(plan, model, grown).optimizer(optimizer, state)
+    pairing = _Pairing(plan, model, grown)
+    return [pairing.optimizer(one, state) for one in optimizer]
+
+
+def check_optimizers(optimizer: Any, state: str, model: Any) -> None:
+    """BadInput or Refused unless every optimizer can be grown; reads, computes nothing."""
+    if state not in POLICIES:
+        raise BadInput(
+            f"state={state!r}",
+            what=f"no such policy {did_you_mean(str(state), POLICIES)}".rstrip(),
+            why="policies: " + ", ".join(POLICIES),
+            fix='state="fresh-new"',
+        )
+    if optimizer is None:
+        if state != POLICIES[0]:
+            raise BadInput(
+                f"state={state!r}",
+                what="given without an optimizer",
+                why="it says what becomes of an optimizer's state",
+                fix="optimizer=…, or no state",
+            )
+        return
+    names = {id(p): name for name, p in model.named_parameters()}
+    for one in optimizer if isinstance(optimizer, Sequence) else [optimizer]:
+        if not isinstance(one, torch.optim.Optimizer):
+            raise BadInput(
+                "optimizer",
+                what=f"is a {type(one).__name__}, wanted a torch.optim.Optimizer or a list of them",
+                why="its groups and state are what grows",
+                fix="optimizer=torch.optim.AdamW(model.parameters())",
+            )
+        _check_class(one, state)
+        for g, group in enumerate(one.param_groups):
+            for i, p in enumerate(group["params"]):
+                if id(p) not in names:
+                    raise BadInput(
+                        f"optimizer: param_groups[{g}], parameter {i} of shape {tuple(p.shape)}",
+                        what="is none of the model's parameters",
+                        why="a state can only grow with the weight it belongs to",
+                        fix="pass the optimizer that was built from this model's parameters, or one without this group",
+                    )
+                if state != "drop":
+                    _check_state(one, names[id(p)], p)
+
+
+def refuse_sharded(model: Any) -> None:
+    """Refused where a parameter is a part of a weight: its rows and columns are not those of the table."""
+    kinds = {"placements": "DTensor (FSDP2, tensor parallel)", "_is_flat_param": "FSDP's flat parameter"}
+    kinds |= {"ds_id": "DeepSpeed ZeRO-3 parameter"}
+    for name, p in model.named_parameters():
+        kind = next((kind for mark, kind in kinds.items() if hasattr(p, mark)), None)
+        if kind:
+            raise Refused(
+                name,
+                what=f"is sharded: a {kind}",
+                why="a growth gathers rows and columns of whole weights; a shard holds some of them",
+                fix="grow the whole model on one process before it is wrapped, and shard the result",
+            )
+
+
+def _check_class(one: torch.optim.Optimizer, state: str) -> None:
+    name = type(one).__name__
+    if state == "drop" or (name in STATES and getattr(torch.optim, name, None) is type(one)):
+        return
+    raise Refused(
+        f"optimizer {type(one).__module__}.{type(one).__qualname__}",
+        what=f"has a state that grow has not been told about; known: torch.optim's {', '.join(STATES)}",
+        why="first moments grow by γ and second moments by γ²; which of its tensors is which cannot be seen",
+        fix='state="drop" starts it anew, with the same class and groups (of a wrapper, pass the optimizer inside)',
+    )
+
+
+def _check_state(one: torch.optim.Optimizer, name: str, p: torch.Tensor) -> None:
+    known = {*STATES[type(one).__name__], STEP}
+    for key, value in one.state.get(p, {}).items():
+        wanted: tuple[int, ...] = tuple(p.shape)
+        if key in (ROW, COL):
+            wanted = (p.shape[0], 1) if key == ROW else (1, p.shape[1])
+        if key not in known:
+            what, why = f"is no state of torch.optim.{type(one).__name__}", "whether it is a moment cannot be seen"
+        elif key != STEP and value is not None and (tuple(value.shape) != wanted or not value.is_floating_point()):
+            what = f"is {value.dtype} of shape {tuple(value.shape)}, wanted floating point of {wanted}"
+            why = "it is sharded, quantised or of another model; its entries are not those of the weight"
+        else:
+            continue
+        raise Refused(f"optimizer: state of {name}: {key}", what=what, why=why, fix='state="drop" starts anew')
+
+
+class _Pairing:
+    """Which parameters of the grown model every parameter of the old one became."""
+
+    def __init__(self, plan: Plan, model: Any, grown: Any) -> None:
+        names: dict[int, list[str]] = {}
+        for name, p in model.named_parameters(remove_duplicate=False):
+            names.setdefault(id(p), []).append(name)
+        made: dict[str, list[TensorPlan]] = {}
+        for t in plan.tensors:
+            made.setdefault(t.source, []).append(t)
+        self._made = {key: [t for name in found for t in made.get(name, ())] for key, found in names.items()}
+        self._old_order = {id(p): i for i, p in enumerate(model.parameters())}
+        self._new = dict(grown.named_parameters(remove_duplicate=False))
+        self._new_order = {id(p): i for i, p in enumerate(grown.parameters())}
+
+    def of(self, p: torch.Tensor) -> Iterator[tuple[TensorPlan, torch.nn.Parameter]]:
+        seen = set()
+        for t in self._made[id(p)]:
+            new = self._new[t.name]
+            if id(new) not in seen:  # a tied table may be stored under two names
+                seen.add(id(new))
+                yield t, new
+
+    def optimizer(self, old: torch.optim.Optimizer, state: str) -> torch.optim.Optimizer:
+        groups = [self._group(group) for group in old.param_groups]
+        accepted = inspect.signature(type(old).__init__).parameters
+        try:
+            new = type(old)(groups, **{k: v for k, v in old.defaults.items() if k in accepted})
+        except Exception as error:  # somebody's own class, state="drop"
+            raise Refused(
+                f"optimizer {type(old).__module__}.{type(old).__qualname__}",
+                what=f"could not be built anew: {error}",
+                why="its constructor does not take groups and its own defaults",
+                fix="grow without optimizer=, and build it from grown.model.parameters()",
+            ) from error
+        if state != "drop":
+            for p in (p for group in old.param_groups for p in group["params"] if p in old.state):
+                for t, grown in self.of(p):
+                    new.state[grown] = _grow_state(old, t, p, grown, copies=state == "carry")
+        return new
+
+    def _group(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """In the model's order where the old group was: a saved state then loads into `Class(model.parameters())`."""
+        order = [self._old_order[id(p)] for p in group["params"]]
+        pairs = [pair for p in group["params"] for pair in self.of(p)]
+        if order == sorted(order):
+            pairs.sort(key=lambda pair: self._new_order[id(pair[1])])
+        named = "param_names" in group
+        rest = {k: copy.deepcopy(v) for k, v in group.items() if k not in ("params", "param_names")}
+        return rest | {"params": [(t.name, p) if named else p for t, p in pairs]}
+
+
+def _grow_state(
+    old: torch.optim.Optimizer, t: TensorPlan, p: torch.Tensor, grown: torch.Tensor, *, copies: bool
+) -> dict[str, Any]:
+    """The state of one grown parameter. A moment that had the dtype of its weight keeps having it."""
+    powers, before = STATES[type(old).__name__], old.state[p]
+    after: dict[str, Any] = {}
+    for key, value in before.items():
+        if key == ROW:
+            after[ROW], after[COL] = grow_factored(t, value, before[COL], copies=copies)
+        elif key in powers and key != COL and value is not None:
+            after[key] = grow_moment(t, value, powers[key], copies=copies)
+        elif key != COL:
+            after[key] = copy.deepcopy(value)
+    for key in powers:
+        if torch.is_tensor(after.get(key)) and before[key].dtype == p.dtype:
+            after[key] = after[key].to(grown.dtype)
+    return after

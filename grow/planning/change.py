@@ -1,0 +1,287 @@
+"""What a growth does, apart from any file: one map per space, and which layer every new layer comes from.
+
+A plan is made from a `Change`, `grow.json` stores it, and verification lays it over the two checkpoints again.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from grow.errors import BadInput, Refused
+from grow.families.family import Chain, Family, Window
+from grow.notation.axes import GAIN, SHIFT, WRITE, Row
+from grow.notation.maps import AxisMap, is_power_of_two
+from grow.planning.layers import Depth, chain_scales
+
+DRAWN = "drawn"
+
+
+@dataclass(frozen=True)
+class Change:
+    """maps: space -> AxisMap, unchanged ones included. depth: where the layers come from.
+
+    low        logit that new tokens get through the head's bias, None where they are blends
+    upcycling  how a dense model is read as one with experts, None where the source has them (or nobody has)
+    above      further copies of a unit write what the next layer's unit writes (lossy, see
+               `grow.planning.methods.bert2bert`)
+    redraw     units of upcycled experts that are drawn anew (lossy)
+    """
+
+    maps: Mapping[str, AxisMap]
+    depth: Depth
+    low: float | None = None
+    upcycling: Upcycling | None = None
+    above: bool = False
+    redraw: Redraw | None = None
+
+    @property
+    def makes_experts(self) -> bool:
+        """Whether experts are made of an FFN, or added."""
+        experts = self.maps.get("experts")
+        return self.upcycling is not None or (experts is not None and not experts.is_identity)
+
+    def copies(self, expert: int) -> np.ndarray:
+        """The new experts that come from the same old one, in order."""
+        source = self.maps["experts"].source
+        return np.flatnonzero(source == source[expert])
+
+    def shared(self, row: Row) -> bool:
+        """Whether copies of an expert share this row: together they write what the old one wrote.
+
+        After upcycling the router picks among copies, so each is the old one; grown experts are always picked together.
+        """
+        return self.upcycling is None and not self.maps["experts"].is_identity and writes_stream(row)
+
+    def read_again(self, row: str, shared: Mapping[str, str]) -> bool:
+        """Whether a row is read from an FFN that the routed experts carry already; `shared` as of `family.Experts`."""
+        return self.upcycling is not None and self.upcycling.route == "routed" and row in shared
+
+
+@dataclass(frozen=True)
+class Redraw:
+    """Units of upcycled experts that are drawn anew (lossy, see `grow.planning.methods.dense_to_experts`).
+
+    share  of each expert's units, drawn for each expert apart; the same in all of its matrices
+    first  whether the first expert of a group loses some, too
+    """
+
+    share: float
+    first: bool
+
+
+ROUTES = ("routed", "shared")
+
+
+@dataclass(frozen=True)
+class Upcycling:
+    """A dense model read as one with experts, before anything grows; see `grow.planning.upcycle`.
+
+    source, target  model types
+    granularity     how many slices an FFN is cut into
+    every           every how many layers there are experts
+    route           which experts carry the old FFN: "routed" or "shared"
+    """
+
+    source: str
+    target: str
+    granularity: int = 1
+    every: int = 1
+    route: str = "routed"
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What happens to one tensor beside the maps of its axes.
+
+    layer   the old layer it is read from
+    fill    None: it is read; a number: all of it is that number; `DRAWN`: drawn at the old one's scale
+    factor  on every element
+    moved   the old tensor itself, although the layer is an inserted one: a chain ends with the norm it began with
+    """
+
+    layer: int
+    fill: float | str | None = None
+    factor: float = 1.0
+    moved: bool = False
+
+
+def treat(
+    family: Family, config: Mapping[str, Any], change: Change, row: Row, layer: int, expert: int | None = None
+) -> Treatment:
+    """How a row of the new layer `layer` comes about; see `grow.planning.layers`."""
+    depth = change.depth
+    source = depth.source[layer]
+    chained = family.chain if family.holds(config, family.norm.writes_stream) else None
+    if chained is not None and depth.lawful:
+        found = _chained(family, config, chained, depth, row, layer)
+        if found is not None:
+            return found
+    if not depth.inserted[layer]:
+        return Treatment(source)
+    if depth.zero == "norm":
+        first, *others = row.signature.dims
+        still = not others and (first.role == WRITE or first.labels[0].axis == "hidden")
+        return Treatment(source, fill=0.0 if still else None)
+    if row.name in family.branch_norms:
+        return Treatment(source, fill=family.silent_gain)
+    if not family.branch_norms and writes_stream(row):
+        return Treatment(source, fill=0.0)
+    if expert is not None and change.upcycling is None and not writes_stream(row) and change.copies(expert)[0] < expert:
+        return Treatment(source, fill=DRAWN)  # nothing else would tell it from its twin: what they write is 0
+    if depth.fill == "fresh" and row.signature.dims[0].role not in (GAIN, SHIFT):
+        return Treatment(source, fill=DRAWN if len(row.signature.dims) > 1 else 0.0)
+    return Treatment(source)
+
+
+def _chained(
+    family: Family, config: Mapping[str, Any], chain: Chain, depth: Depth, row: Row, layer: int
+) -> Treatment | None:
+    """The rows of a post-norm layer that is, or stands in front of, a run of inserted ones; None: nothing special."""
+    length, place = depth.chain(layer)
+    if not length:
+        return None
+    module, _, kind = row.name.rpartition(".")
+    scales = chain_scales(length, eps_of(family, config))
+    gain = kind == "weight"
+    last = module == chain.last
+    if place == 0:
+        if last:
+            return Treatment(depth.source[layer], fill=scales.gain if gain else 0.0)
+        if module in (chain.first, chain.writes):
+            return Treatment(depth.source[layer], factor=scales.scale)
+        if module == chain.reads and gain:
+            return Treatment(depth.source[layer], factor=1 / scales.scale)
+        return None
+    if module == chain.reads and not gain:
+        # the stream there is `gain` times a normal vector: an old bias would drown it, and with none half of all
+        # ReLUs are off and may stay so
+        return Treatment(depth.source[layer], fill=10 * scales.gain)
+    if last and place == length:  # what the LayerNorm in front of the run was
+        return Treatment(depth.source[layer - place], factor=scales.last if gain else 1.0, moved=True)
+    if last or module == chain.first:
+        return Treatment(depth.source[layer], fill=scales.gain if gain else 0.0)
+    return None
+
+
+def eps_of(family: Family, config: Mapping[str, Any]) -> float:
+    """The eps of the family's LayerNorms: a config field or hard-coded."""
+    return float(family.get(config, family.eps) if isinstance(family.eps, str) else family.eps)
+
+
+def check_depth(family: Family, config: Mapping[str, Any], depth: Depth) -> None:
+    """Refused where no inserted layer of this kind computes the identity."""
+    if depth.is_identity or not family.holds(config, family.norm.writes_stream):
+        return
+    field = family.axes["layers"]
+    if family.chain is None or not family.holds(config, family.norm.affine):
+        raise Refused(
+            f"--to {field}={depth.m}",
+            what=f"layers {depth.n} -> {depth.m}",
+            why="here a LayerNorm writes the residual stream and has no gain: LN(x) is x for no x that is not normal",
+            fix=f"leave {field} at {depth.n}",
+        )
+    try:
+        eps = eps_of(family, config)
+    except (TypeError, ValueError):
+        eps = math.nan
+    if not 0 < eps < math.inf:
+        raise BadInput(
+            f"config.json: {family.eps}",
+            what=f"{config.get(str(family.eps))!r}, wanted a positive number",
+            why="the gains of the LayerNorms between which layers are inserted follow from it",
+            fix=f"set {family.eps} to the eps that the model was trained with",
+        )
+
+
+LIVE = ("sigmoid", "laplace")  # activations that are not 0 at 0
+
+
+def norms_silence(family: Family, config: Mapping[str, Any]) -> str:
+    """Why layers whose norms are 0 would not be silent; "" where they are."""
+    if family.hidden_context(config) == "plain" or family.branch_norms:
+        return "it needs norms in front of each branch that have a gain"
+    named = {k: v for k, v in config.items() if re.fullmatch(r"(hidden_act|activation)(_function)?", k)}
+    if set(map(str, named.values())) & set(LIVE):
+        field, value = next(iter(named.items()))
+        return f"{field}={value} is not 0 at 0, so the FFN is not silent"
+    return ""
+
+
+def depth_rounds(family: Family, config: Mapping[str, Any], depth: Depth) -> tuple[str, ...]:
+    """Why inserting these layers rounds weights; empty where it does not."""
+    if depth.is_identity:
+        return ()
+    reasons = []
+    if family.holds(config, family.norm.writes_stream) and any(depth.inserted):
+        reasons.append(f"layers {depth.n} -> {depth.m}: chains of LayerNorms that make up for each other")
+    if any(not is_power_of_two(index_scale(family, config, depth, j)) for j in range(depth.m)):
+        reasons.append(f"layers {depth.n} -> {depth.m}: scores divided by the layer's number move")
+    return tuple(reasons)
+
+
+def index_scale(family: Family, config: Mapping[str, Any], depth: Depth, layer: int) -> float:
+    """What q is multiplied with where scores are divided by layer + 1 and the layer has moved."""
+    if not family.holds(config, family.attention.index_scaled):
+        return 1.0
+    return (layer + 1) / (depth.source[layer] + 1)
+
+
+def layer_maps(
+    family: Family, config: Mapping[str, Any], maps: Mapping[str, AxisMap], depth: Depth, layer: int | None
+) -> Mapping[str, AxisMap]:
+    """The maps as this layer needs them."""
+    scale = 1.0 if layer is None else index_scale(family, config, depth, layer)
+    if scale == 1.0:
+        return maps
+    q = maps["head_dim.q"]
+    return {**maps, "head_dim.q": AxisMap(q.n, q.source, q.write * scale, q.read / scale, q.gain, q.operator)}
+
+
+def layer_config(family: Family, config: Mapping[str, Any], depth: Depth) -> dict[str, Any]:
+    """Per-layer fields, rewritten for the new layers."""
+    if depth.is_identity:
+        return {}
+    changes: dict[str, Any] = {}
+    window = family.window
+    if window:
+        changes |= _window_config(family, window, config, depth)
+    for name in family.layer_lists:
+        if isinstance(config.get(name), list):
+            changes[name] = [config[name][i] for i in depth.source]
+    if family.experts and family.experts.step:
+        dense = [j for j, i in enumerate(depth.source) if not family.sparse(config, i)]
+        if dense or family.get(config, family.experts.step) != 1:
+            changes |= {family.experts.only: dense, family.experts.step: 1}
+    return changes
+
+
+def _window_config(family: Family, window: Window, config: Mapping[str, Any], depth: Depth) -> dict[str, Any]:
+    """The kinds of attention of the new layers, listed where they do not follow by themselves.
+
+    What they would follow from is carried along, too: older readers know no list.
+    """
+    first = int(family.get(config, window.first))
+    kinds = config.get(window.field)
+    changes: dict[str, Any] = {}
+    if not kinds and config.get(window.switch) and config.get("sliding_window", 0) is not None:
+        kinds = [window.kind(i, first) for i in range(depth.n)]
+        changes[window.field] = [kinds[i] for i in depth.source]
+    elif window.first not in config:
+        return {}
+    full = [not kinds or kinds[i] == window.kinds[0] for i in depth.source]
+    if full == sorted(full, reverse=True) and not window.even:
+        changes[window.first] = max(first, depth.m) if all(full) and first >= depth.n else sum(full)
+    elif window.first in config:
+        # no number says it where they take turns: as many as came from below the boundary
+        changes[window.first] = sum(i < first for i in depth.source) + max(0, first - depth.n)
+    return changes
+
+
+def writes_stream(row: Row) -> bool:
+    return any(dim.role == WRITE and any(label.axis == "hidden" for label in dim.labels) for dim in row.signature.dims)

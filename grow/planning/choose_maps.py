@@ -1,0 +1,275 @@
+"""Choosing a map for every space: the table "what commutes with what" meets a family's couplings.
+
+Here, and only here, an axis is refused because nothing exact is known for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from grow.errors import BadInput, Refused
+from grow.families.family import UNITS, WIDTHS, Family
+from grow.notation import rope
+from grow.notation.maps import BLEND, SILENT, AxisMap, appended, axis_map, identity
+from grow.notation.operators import OPERATORS, default_operator, grow_head_dim, grow_heads
+from grow.planning.nearest_sizes import nearest
+
+
+def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, AxisMap], dict[str, str]]:
+    """(space -> map, axis -> how it grows in words).
+
+    chosen  axis -> the name of an operator, or for hidden and ffn an operator itself, whose caller knows that it fits
+    """
+    words = dict.fromkeys((a for a in WIDTHS if a in old), "unchanged")
+    maps: dict[str, AxisMap] = {}
+    units = [(axis, "elementwise") for axis in UNITS if axis in old]
+    for axis, context in (("hidden", family.hidden_context(config)), *units):
+        maps[axis] = identity(old[axis])
+        if new[axis] != old[axis]:
+            operator = chosen.get(axis) or default_operator(old[axis], new[axis], context)
+            if operator is None:
+                raise _no_multiple(family, config, old, new)
+            if isinstance(operator, str):
+                _check_operator(family, axis, old[axis], new[axis], context, operator)
+                operator = OPERATORS[operator]
+            maps[axis] = operator(old[axis], new[axis], context)
+            words[axis] = _describe(maps[axis])
+    maps["heads"], maps["kv_heads"] = _head_maps(family, config, old, new, chosen, words)
+    d, d2 = old["head_dim"], new["head_dim"]
+    sides, _, how = head_dim_maps(family, config, d, d2)
+    maps |= sides
+    if d2 != d:
+        words["head_dim"] = how
+    for space, grown_map in maps.items():
+        law = grown_map.law()
+        if not np.allclose(law, 1, rtol=0, atol=1e-12):  # a few roundings of √ and of shares that sum to 1
+            raise AssertionError(f"{space}: the law gives {law}")
+    return maps, words
+
+
+def head_dim_maps(
+    family: Family, config: Mapping[str, Any], d: int, d2: int
+) -> tuple[dict[str, AxisMap], dict[str, Any], str]:
+    """(space -> map, config fields that change, how in words): what q, k and v become follows from the sizes alone."""
+    scaled = family.holds(config, family.attention.scaled)
+    place, changes, how = np.arange(d), {}, "appended"
+    if d2 != d and family.attention.rope:
+        turn = rope.grow_half if family.attention.rope == "half" else rope.grow_partial
+        grown = turn(family.rope_config(config), d, d2)
+        place, changes, how = grown.place, grown.config, grown.how
+    scale = math.sqrt(d2 / d) if scaled else 1.0
+    sides = grow_head_dim(d, d2, place, scale=scale, qk_norm=family.attention.qk_norm)
+    norm = "; q and k copied, k's new gains 0" if family.attention.qk_norm else "; k's new rows 0"
+    how += norm + (f", q × √({d2}/{d})" if scaled else "")
+    return dict(zip(("head_dim.q", "head_dim.k", "head_dim.v"), sides)), changes, how
+
+
+LOW = -1e4  # far below any logit, and float16 can hold it
+NEW_TOKENS = ("blend", "zero", "low")
+
+
+def grow_counts(
+    family: Family, config: Mapping[str, Any], old: Mapping[str, int], new: Mapping[str, int], tokens: str, words: dict
+) -> dict[str, AxisMap]:
+    """Maps of the tables that are looked up: rows are appended, the old ones stay as they are.
+
+    vocab      a new token's row is a drawn convex combination of the old ones, so its logit lies between the smallest
+               and the largest old one and is never the first choice; or 0
+    positions  new rows repeat the old ones, as far as they are positions
+    """
+    if tokens not in NEW_TOKENS:
+        raise BadInput(
+            f"--new-tokens {tokens}",
+            what="no such choice",
+            why="choices: " + ", ".join(NEW_TOKENS),
+            fix="--new-tokens blend",
+        )
+    v, v2 = old["vocab"], new["vocab"]
+    kind = SILENT if tokens == "zero" else BLEND
+    maps = {"vocab": appended(v, v2, kind, tokens)}
+    if v2 > v:
+        words["vocab"] = (
+            f"{v2 - v} appended, "
+            + {
+                "blend": "logits between the old ones",
+                "zero": "logit 0",
+                "low": f"logits about {LOW:g} by the head's bias",
+            }[tokens]
+        )
+    if "positions" in old:
+        p, p2 = old["positions"], new["positions"]
+        maps["positions"] = position_map(family, config, p, p2)
+        if p2 > p:
+            tabled = f"{p2 - p} appended, repeating the old ones"
+            words["positions"] = "no weight has them" if family.attention.rope else tabled
+    return maps
+
+
+def position_map(family: Family, config: Mapping[str, Any], p: int, p2: int) -> AxisMap:
+    """The old positions, then the old ones again; Refused where stock code scales the rotation by their number."""
+    if p2 == p:
+        return identity(p)
+    if family.attention.rope:  # millions of them cost nothing
+        rope.check_positions(family.rope_config(config), p, p2)
+        return appended(p, p2, SILENT, "no weight")
+    first = first_position(family, config)
+    extra = np.arange(p2 - p) % max(1, p - first) + min(first, p - 1)
+    return axis_map(p, np.concatenate([np.arange(p), extra]), operator="repeated")
+
+
+def first_position(family: Family, config: Mapping[str, Any]) -> int:
+    """The first row of the position table that is a position; RoBERTa counts from behind its padding id."""
+    return int(family.get(config, family.positions_from)) + 1 if family.positions_from else 0
+
+
+def grow_experts(
+    family: Family,
+    config: Mapping[str, Any],
+    old: Mapping[str, int],
+    new: Mapping[str, int],
+    words: dict,
+    *,
+    upcycled: bool = False,
+) -> dict[str, AxisMap]:
+    """The map of the experts: c copies of each, copy k of expert i at k·n + i.
+
+    The copies have one router row, so a token that chose an expert chooses all of its copies once top_k is c times as
+    large: each then has 1/c of the weight, and their down projections have the old one as their mean.
+    """
+    if "experts" not in old:
+        return {}
+    n, m = old["experts"], new["experts"]
+    top_k = family.get(config, family.experts.top_k) if family.experts else 0
+    if m % n:
+        fields = f"{family.axes['experts']}=" + " or ".join(str(k * n) for k in (m // n, m // n + 1) if k)
+        raise Refused(
+            f"--to {family.axes['experts']}={m}",
+            what=f"experts {n} -> {m}, which is not a whole multiple",
+            details=(("equation", "c copies each get the weight p/c, so with top_k × c: Σ p/c · W_copy = p · W"),),
+            why="an expert with a row of its own in the router takes tokens away from the old ones",
+            fix=f"nearest exact targets: {fields}",
+        )
+    if m > n:
+        words["experts"] = f"copies × {m // n}" + ("" if upcycled else f", top_k {top_k} -> {m // n * top_k}")
+    return {"experts": axis_map(n, np.arange(m) % n, operator="copies")}
+
+
+def low_logit(family: Family, config: Mapping[str, Any], tokens: str) -> float | None:
+    """What the head's bias gives new tokens, None unless `low` was asked for; Refused without such a bias."""
+    if tokens != "low":
+        return None
+    rows = [row for row in family.rows if family.holds(config, row.when) and not row.optional]
+    if not any(str(row.signature) == "vocab <-" for row in rows):
+        raise Refused(
+            "--new-tokens low",
+            what=f"the head of this {family.model_type} has no bias",
+            why="w·x <= every w_i·x for states x of all directions has no solution w, so no row alone gives a logit "
+            "below all others",
+            fix="--new-tokens blend: new logits stay below the largest old one",
+        )
+    return LOW
+
+
+def _check_operator(family: Family, axis: str, n: int, m: int, context: str, name: str) -> None:
+    """Refused when the operator that somebody chose is not exact here."""
+    fits = [op.name for op in OPERATORS.values() if context in op.contexts and op.allows(n, m, context)]
+    if name not in fits:
+        multiples = {m // n * n, -(-m // n) * n} - {n}
+        exact = [f"{family.axes.get(axis, axis)}={k}" for k in sorted(multiples)]
+        raise Refused(
+            f"--operator {axis}={name}",
+            what=f"{name} cannot grow {axis} {n} -> {m}",
+            why=_WHY[context],
+            fix=" or ".join(f"--operator {axis}={fit}" for fit in fits) or " or ".join(exact),
+        )
+
+
+def _no_multiple(family: Family, config, old, new) -> Refused:
+    return Refused(
+        "hidden",
+        what=f"would grow {old['hidden']} -> {new['hidden']}, which is not a whole multiple",
+        details=(
+            (
+                "equation",
+                "LN(u) = γ·(u - mean)/σ + β; [u; u; …] has the mean and σ of u, other extensions of u do not",
+            ),
+        ),
+        why=_WHY["plain"],
+        fix="nearest exact targets: " + nearest(family, config, old, new),
+    )
+
+
+_WHY = {
+    "rms": "before RMSNorm an axis grows by copies or by silent coordinates",
+    "layernorm": "before LayerNorm an axis grows by whole copies or by coordinates that carry the mean",
+    "plain": "here a norm's output is the residual stream itself (or a reader has no norm with a gain before it), "
+    "so only whole copies keep every mean and variance",
+    "whole_norm": "one RMSNorm runs over all heads of q, one over those of k: only whole copies keep their mean square",
+    "elementwise": "units between two matrices grow by copies or by units that nothing reads yet",
+}
+
+
+def _head_maps(family: Family, config, old, new, chosen, words) -> tuple[AxisMap, AxisMap]:
+    sizes = (old["heads"], old["kv_heads"], new["heads"], new["kv_heads"])
+    if sizes[:2] == sizes[2:]:
+        return identity(sizes[0]), identity(sizes[1])
+    fits = ("copies",) if family.attention.whole_norm else ("unread", "copies")
+    name = chosen.get("heads", fits[0])
+    if name not in fits:
+        raise Refused(
+            f"--operator heads={name}",
+            what="heads grow by " + " or ".join(fits),
+            why=_WHY["whole_norm" if family.attention.whole_norm else "elementwise"],
+            fix=f"--operator heads={fits[0]}",
+        )
+    grown = grow_heads(*sizes, name)
+    if grown is None:
+        h, k, h2, k2 = sizes
+        g, g2 = h // k, h2 // k2
+        raise Refused(
+            f"--to {family.axes['heads']}={h2}"
+            + (f",{family.axes['kv_heads']}={k2}" if "kv_heads" in family.axes else ""),
+            what=f"{h} query heads in {k} groups of {g} do not fit into {k2} groups of {g2}",
+            why="stock attention reads kv head ⌊q / q_per_kv⌋: every old query head needs a group with its kv head",
+            fix=nearest(family, config, old, new),
+        )
+    if family.attention.whole_norm and not grown.even:
+        raise Refused(
+            f"--to {family.axes['heads']}={sizes[2]},{family.axes['kv_heads']}={sizes[3]}",
+            what=f"{sizes[0]} query heads and {sizes[1]} kv heads have no whole number of copies in it",
+            details=(("equation", "RMS([u; u; …]) = RMS(u); with copies of a part of u it is another number"),),
+            why=_WHY["whole_norm"],
+            fix="nearest exact targets: " + nearest(family, config, old, new),
+        )
+    words["heads"] = _describe(grown.heads)
+    words["kv_heads"] = _describe(grown.kv_heads) if sizes[1] != sizes[3] else "unchanged"
+    return grown.heads, grown.kv_heads
+
+
+def _describe(m: AxisMap) -> str:
+    fresh = int((m.source < 0).sum())
+    if fresh:
+        scale = "" if m.exact_factors and m.write[0] == 1 else f", stream × √({m.m}/{m.n})"
+        return f"{fresh} {m.operator}{scale}"
+    counts = sorted(set(m.counts.tolist()))
+    return "copies × " + " and ".join(map(str, counts))
+
+
+def rounding(maps: Mapping[str, AxisMap], old, new, split: str) -> tuple[str, ...]:
+    """Why weights must be rounded: factors that are no powers of two, means, or shares that do not divide."""
+    reasons = []
+    for space, m in maps.items():
+        if not m.exact_factors:
+            what = "coordinates that carry a mean" if "mean" in m.operator else "a factor that is no power of two"
+            reasons.append(f"{space} {m.n} -> {m.m}: {what}")
+        elif (
+            split in ("even", "diagonal")
+            and any(c & (c - 1) for c in m.counts.tolist())
+            and space in ("hidden", "heads", *UNITS)
+        ):
+            reasons.append(f"{space} {m.n} -> {m.m}: even shares that are no powers of two")
+    return tuple(reasons)

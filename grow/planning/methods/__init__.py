@@ -1,0 +1,66 @@
+"""The growth operators of the literature by name, and ours.
+
+A method is one class and one entry of its module's `METHODS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from grow.errors import BadInput, GrowError, Refused, did_you_mean
+from grow.planning.methods import bert2bert, copies, dense_to_experts, layers_only, padding
+from grow.planning.methods.method import Design, Method, Request
+
+__all__ = ["DEFAULT", "METHODS", "Design", "Method", "Request", "design", "exact_instead", "method_named"]
+
+DEFAULT = "default"
+METHODS: Mapping[str, Method] = {
+    **padding.METHODS,
+    **copies.METHODS,
+    **layers_only.METHODS,
+    **bert2bert.METHODS,
+    **dense_to_experts.METHODS,
+}
+
+
+def method_named(name: str) -> Method:
+    if name not in METHODS:
+        raise BadInput(
+            f"--method {name}",
+            what=f"no such method {did_you_mean(name, METHODS)}".rstrip(),
+            why="methods: " + ", ".join(METHODS),
+            fix=f"--method {DEFAULT}",
+        )
+    return METHODS[name]
+
+
+def design(name: str, request: Request, *, allow_lossy: bool = False) -> Design:
+    """What the method makes of the request; Refused where that is lossy and nobody allowed it."""
+    method = method_named(name)
+    try:
+        made = method.design(request)
+    except Refused as error:
+        exact = "" if name == DEFAULT else exact_instead(request)
+        if not exact:
+            raise
+        fix = " or ".join(filter(None, (error.fix, f"--method {exact}")))
+        raise Refused(error.where, what=error.what, why=error.why, fix=fix, details=error.details) from None
+    if made.lossy and not allow_lossy:
+        exact = exact_instead(request)
+        instead = f"--method {exact}, which is exact here; or " if exact else ""
+        paper = f"arXiv {method.arxiv}"
+        raise method.refuse(
+            f"is not exact here ({paper})", made.lossy, f"{instead}--allow-lossy: the loss is then measured"
+        )
+    return made
+
+
+def exact_instead(request: Request) -> str:
+    """The first method that grows this exactly; "" when none does."""
+    for name, method in METHODS.items():
+        try:
+            if not method.design(request).lossy:
+                return name
+        except GrowError:
+            continue
+    return ""

@@ -1,0 +1,160 @@
+"""What a growth method is: from a request to the maps, the layers and the split that make its `Change`.
+
+A method produces data and touches no weight. What comes after it (tensors, files, certificate, grow.json) is the same
+for all of them. A method of the literature is a subclass that says its name, paper, law and class, which operator each
+axis gets, and where layers go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from grow.errors import Refused
+from grow.families.family import UNITS, WIDTHS, Family
+from grow.notation.maps import AxisMap
+from grow.planning.change import Redraw
+from grow.planning.choose_maps import choose_maps
+from grow.planning.layers import Depth, unchanged
+from grow.planning.layers import place as place_layers
+
+
+class Operator(Protocol):
+    """See `grow.notation.operators`."""
+
+    name: str
+
+    def allows(self, n: int, m: int, context: str) -> bool: ...
+
+    def __call__(self, n: int, m: int, context: str) -> AxisMap: ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to grow.
+
+    old, new     axis -> size
+    operators    axis -> name, as people chose them; only `default` takes them
+    place, fill  of inserted layers, as people chose them; only methods that are `free` take them
+    upcycled     a dense model is read as one with experts
+    """
+
+    family: Family
+    config: Mapping[str, Any]
+    old: Mapping[str, int]
+    new: Mapping[str, int]
+    seed: int = 0
+    operators: Mapping[str, str] | None = None
+    place: str | Sequence[int] = "spread"
+    fill: str = "copy"
+    upcycled: bool = False
+
+    @property
+    def context(self) -> str:
+        """What sits on the hidden axis."""
+        return self.family.hidden_context(self.config)
+
+    def grows(self, axis: str) -> bool:
+        return self.new.get(axis) != self.old.get(axis)
+
+    def field(self, axis: str) -> str:
+        return self.family.axes.get(axis, axis)
+
+
+@dataclass(frozen=True)
+class Design:
+    """What a method makes of a request.
+
+    maps    hidden, ffn, heads, kv_heads, head_dim.q, .k, .v
+    words   axis -> how it grows
+    lossy   what is lost and why; empty for an exact growth
+    above, redraw  see `Change`
+    """
+
+    maps: dict[str, AxisMap]
+    words: dict[str, str]
+    depth: Depth
+    split: str
+    lossy: str = ""
+    above: bool = False
+    redraw: Redraw | None = None
+
+
+class Method:
+    """A way to grow that somebody published, or ours.
+
+    kind   "exact": every output stays, or the request is refused; "lossy": some do not; "exact or lossy": by the sizes
+    axes   what it grows: "width", "depth", "experts"; the other axes have to stay
+    free   whether `place` and `fill` may be chosen
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    arxiv: ClassVar[str]
+    law: ClassVar[str]
+    kind: ClassVar[str] = "exact"
+    axes: ClassVar[tuple[str, ...]] = ("width", "depth")
+    split: ClassVar[str] = "exact"
+    free: ClassVar[bool] = False
+
+    def design(self, r: Request) -> Design:
+        """Refused where the method does not do this, or not exactly although it is an exact one."""
+        self._check_axes(r)
+        operators = self.operators(r)
+        operators |= dict.fromkeys(UNITS, operators["ffn"])
+        for axis in ("hidden", *UNITS):
+            if r.grows(axis) and not operators[axis].allows(r.old[axis], r.new[axis], self._context(r, axis)):
+                raise self._no_map(r, axis, operators[axis])
+        self._check_heads(r)
+        maps, words = choose_maps(r.family, r.config, r.old, r.new, operators)
+        depth = self.depth(r) if r.grows("layers") else unchanged(r.old["layers"])
+        return Design(maps, words, depth, self.split, lossy=self.loss(r, maps, depth))
+
+    def operators(self, r: Request) -> dict[str, Any]:
+        """hidden and ffn (which all kinds of FFN share) -> an operator; heads -> "copies" or "unread"."""
+        raise NotImplementedError
+
+    def depth(self, r: Request) -> Depth:
+        """Where the layers go; the default inserts ones that compute the identity."""
+        return place_layers(r.old["layers"], r.new["layers"], r.place, r.fill)
+
+    def loss(self, r: Request, maps: Mapping[str, AxisMap], depth: Depth) -> str:
+        """What this growth loses, in words; "" when nothing."""
+        return ""
+
+    def refuse(self, what: str, why: str, fix: str) -> Refused:
+        return Refused(f"--method {self.name}", what=what, why=why, fix=fix)
+
+    def _check_axes(self, r: Request) -> None:
+        known = {"width": WIDTHS, "depth": ("layers",), "experts": ("experts",)}
+        grown = {kind: [axis for axis in axes if r.grows(axis)] for kind, axes in known.items()}
+        for kind, axes in grown.items():
+            if axes and kind not in self.axes:
+                stay = "a target with " + ",".join(f"{r.field(a)}={r.old[a]}" for a in axes)
+                raise self.refuse(
+                    ", ".join(f"{a} {r.old[a]} -> {r.new[a]}" for a in axes),
+                    f"it grows {' and '.join(self.axes)} only ({self.law})",
+                    stay,
+                )
+
+    def _check_heads(self, r: Request) -> None:
+        """A subclass may want whole multiples."""
+
+    def _context(self, r: Request, axis: str) -> str:
+        return r.context if axis == "hidden" else "elementwise"
+
+    def _no_map(self, r: Request, axis: str, operator: Operator | None = None) -> Refused:
+        n, m, context = r.old[axis], r.new[axis], self._context(r, axis)
+        multiples = sorted({max(2, m // n) * n, -(-m // n) * n} - {n})
+        near = [f"{r.field(axis)}={k}" for k in multiples if operator is None or operator.allows(n, k, context)]
+        return self.refuse(f"cannot grow {axis} {n} -> {m}", self.law, " or ".join(near))
+
+
+class WholeMultiples(Method):
+    """A method that multiplies every axis it grows."""
+
+    def _check_heads(self, r: Request) -> None:
+        for axis in ("heads", "kv_heads"):
+            if r.new[axis] % r.old[axis]:
+                raise self._no_map(r, axis)

@@ -1,0 +1,104 @@
+"""Sizes that go together, and the nearest ones to a wish that cannot be met.
+
+A refusal names targets that would be accepted, and nothing else: each candidate is judged by the same rules.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from grow.families.family import WIDTHS, Family
+from grow.notation.operators import grow_heads
+from grow.notation.size_limits import HEADS_WIDTH, cap_of
+
+REACH = 64  # how far from the wish single steps are tried
+
+
+def complete(family: Family, old: Mapping[str, int], given: Mapping[str, int]) -> dict[str, int]:
+    """All sizes when some were given: what is not named stays, kv_heads follow heads where they were equal."""
+    new = {**old, **given}
+    if "kv_heads" not in given and old["kv_heads"] == old["heads"]:
+        new["kv_heads"] = new["heads"]
+    if family.derived_head_dim and "head_dim" not in given and new["hidden"] % new["heads"] == 0:
+        new["head_dim"] = new["hidden"] // new["heads"]
+    if "embed" in old and old["embed"] == old["hidden"]:
+        new["embed"] = new["hidden"]
+    return new
+
+
+def reachable(family: Family, config: Mapping[str, Any], old: Mapping[str, int], new: Mapping[str, int]) -> bool:
+    """Whether an exact growth leads from `old` to `new` (RoPE's conditions on head_dim apart)."""
+    widths = [axis for axis in (*WIDTHS, "experts") if axis in old]
+    if any(not old[axis] <= new[axis] <= cap_of(axis) for axis in widths) or new["heads"] % new["kv_heads"]:
+        return False
+    if new["heads"] * new["head_dim"] > HEADS_WIDTH:
+        return False
+    if "experts" in old and new["experts"] % old["experts"]:
+        return False
+    if family.attention.whole_norm:
+        grown = grow_heads(old["heads"], old["kv_heads"], new["heads"], new["kv_heads"], "copies")
+        if grown is None or not grown.even:
+            return False
+    if (family.divides or family.derived_head_dim) and new["hidden"] % new["heads"]:
+        return False
+    if family.derived_head_dim and new["head_dim"] * new["heads"] != new["hidden"]:
+        return False
+    if family.hidden_context(config) == "plain" and new["hidden"] % old["hidden"]:
+        return False
+    group, new_group = old["heads"] // old["kv_heads"], new["heads"] // new["kv_heads"]
+    return -(-group // new_group) * old["kv_heads"] <= new["kv_heads"]
+
+
+def nearest(
+    family: Family, config: Mapping[str, Any], old: Mapping[str, int], new: Mapping[str, int], limit: int = 3
+) -> str:
+    """`hidden_size=24 or num_attention_heads=6`: the changes of fewest fields that reach, and the least one."""
+    given = {a: n for a, n in new.items() if n != old[a] and a not in ("embed", *_derived(family))}
+    if old["kv_heads"] == old["heads"] and new["kv_heads"] == new["heads"]:
+        given.pop("kv_heads", None)
+    found: dict[str, tuple[int, float]] = {}
+    for change in _changes(family, old, new):
+        trial = complete(family, old, {**given, **change})
+        if not reachable(family, config, old, trial) or all(trial[a] == old[a] for a in WIDTHS if a in old):
+            continue
+        named = [a for a in ("hidden", "heads", "kv_heads") if a in family.axes and trial[a] != new[a]]
+        text = ",".join(f"{family.axes[a]}={trial[a]}" for a in named)
+        far = sum(abs(math.log(trial[a] / max(new[a], 1))) for a in named)
+        if text:
+            found[text] = (len(named), far)
+    by_fields = sorted(found, key=found.__getitem__)
+    best = [t for t in by_fields if found[t][0] == found[by_fields[0]][0]][:limit]
+    closest = min(found, key=lambda text: found[text][1], default="")
+    if closest and closest not in best and found[closest][1] < found[best[0]][1]:
+        best.append(closest)  # one field more, and nearer to the wish
+    return " or ".join(best) or f"no {family.axes['heads']} or {family.axes['hidden']} nearby fits: name both"
+
+
+def _derived(family: Family) -> tuple[str, ...]:
+    return ("head_dim",) if family.derived_head_dim else ()
+
+
+def _changes(family: Family, old: Mapping[str, int], new: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """Single fields first, then hidden and heads together."""
+    kv_heads = [*_around(new["kv_heads"]), old["heads"], new["heads"]] if "kv_heads" in family.axes else []
+    heads = {*_around(new["heads"]), *(new["kv_heads"] * k for k in range(1, REACH))}
+    hidden = _multiples(new["hidden"], new["heads"], old["hidden"], math.lcm(new["heads"], old["hidden"]))
+    yield from ({"kv_heads": k} for k in kv_heads)
+    yield from ({"heads": h} for h in heads)
+    yield from ({"hidden": n} for n in hidden)
+    if family.attention.whole_norm:
+        more = [_multiples(new[axis], old[axis]) for axis in ("hidden", "heads", "kv_heads")]
+        yield from ({"hidden": n, "heads": h, "kv_heads": k} for n in more[0] for h in more[1] for k in more[2])
+    for h in heads:
+        yield from ({"heads": h, "hidden": n} for n in _multiples(new["hidden"], h, math.lcm(h, old["hidden"])))
+        yield from ({"heads": h, "kv_heads": k} for k in (old["kv_heads"], h) if "kv_heads" in family.axes)
+
+
+def _around(near: int) -> range:
+    return range(max(1, near - REACH), near + REACH)
+
+
+def _multiples(near: int, *steps: int) -> set[int]:
+    return {max(1, near // step + up) * step for step in steps for up in (0, 1)}

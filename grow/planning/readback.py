@@ -1,0 +1,71 @@
+"""Where the old coordinates are in a grown stream: from the axis maps and the source's config alone, no weights.
+
+maps = read_record(grown).change.maps
+source, factor, shared = stream_readback(family, source_config, maps, final=False)    # compare.Readback's fields
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from grow.families.family import Family
+from grow.notation.maps import AxisMap
+
+
+def output_readback(maps: Mapping[str, AxisMap]) -> tuple[np.ndarray, np.ndarray] | None:
+    """How to read an output of hidden size: behind the last norm every copy is the old coordinate."""
+    hidden = maps["hidden"]
+    return None if hidden.is_identity else (np.maximum(hidden.source, -1), hidden.gain * hidden.write)
+
+
+def stream_readback(
+    family: Family, config: Mapping[str, Any], maps: Mapping[str, AxisMap], *, final: bool
+) -> tuple[np.ndarray, np.ndarray, bool] | None:
+    """How to read a hidden state: (source, factor, shared) as in `compare.Readback`, None when unchanged.
+
+    final  the last one; behind a final norm every copy is the old coordinate, or its share in front of a tied head
+    """
+    hidden = maps["hidden"]
+    if hidden.is_identity:
+        return None
+    bare = family.holds(config, family.norm.writes_stream) or family.holds(config, family.norm.bare)
+    normed = final and not bare
+    tied = normed and shares_final_norm(family, config)
+    factor = hidden.gain * hidden.write if normed and not tied else hidden.write
+    return np.maximum(hidden.source, -1), factor, tied
+
+
+def shares_final_norm(family: Family, config: Mapping[str, Any]) -> bool:
+    """Whether the norm in front of a tied head shares its gain among copies, as `grow.planning.assemble` decides it."""
+    tie = family.tie
+    if tie is None or not (family.holds(config, tie.when) and family.holds(config, tie.norms_when)):
+        return False
+    rows = {row.name: row for row in family.rows if family.holds(config, row.when)}
+    return tie.table in rows and "hidden" in rows[tie.table].signature.axes and any(name in rows for name in tie.norms)
+
+
+def fold(
+    y: np.ndarray, n: int, source: np.ndarray, factor: np.ndarray, shared: bool = False
+) -> tuple[np.ndarray, float, str]:
+    """(rows, m) grown -> (rows, n) in the source's coordinates, how far copies of one are apart, and what is wrong.
+
+    The first copy of each coordinate is taken, so with the second number 0 all of them are what was taken.
+    """
+    old = np.flatnonzero(source >= 0)
+    if source.shape != factor.shape or source.shape != (y.shape[1],):
+        return y, 0.0, f"grow.json maps to a width of {len(source)}, the model has {y.shape[1]}"
+    if not np.array_equal(np.unique(source[old]), np.arange(n)):
+        return y, 0.0, f"grow.json covers {len(np.unique(source[old]))} of the {n} old coordinates"
+    if not (np.isfinite(factor[old]).all() and factor[old].all()):
+        return y, 0.0, "grow.json has a factor that is 0 or not finite"
+    where = source[old]
+    if shared:
+        folded = np.zeros((n, len(y)))
+        np.add.at(folded, where, (y[:, old] * factor[old]).T)
+        return np.ascontiguousarray(folded.T), 0.0, ""
+    copies = y[:, old] / factor[old]
+    folded = copies[:, np.unique(where, return_index=True)[1]]
+    return folded, float(np.abs(copies - folded[:, where]).max(initial=0.0)), ""

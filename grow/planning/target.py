@@ -1,0 +1,277 @@
+"""What a person may write after `--to`, and the sizes it means.
+
+base, SmolLM2-360M          a size of the source's family
+2x, 1.5x                    hidden, heads, kv_heads and ffn times a factor; head_dim stays
+hidden_size=960,heads=15    config fields or axes; the rest stays
+base,layers=8               one of the others, and fields that differ from it
+folder, config.json         the sizes of another config of the same family; its depth with `deepen` only
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+from grow.errors import BadInput, Refused, did_you_mean
+from grow.families import FAMILIES
+from grow.families.family import GROWABLE, UNITS, WIDTHS, Family
+from grow.families.upcycling import PAIRS
+from grow.files.header import show
+from grow.files.regular import read_json
+from grow.planning.nearest_sizes import complete, nearest, reachable
+
+
+@dataclass(frozen=True)
+class Target:
+    """Axis -> new size for every axis of the source, and what of the target was left aside."""
+
+    sizes: dict[str, int]
+    notes: tuple[str, ...] = ()
+
+
+def resolve(family: Family, config: Mapping[str, Any], to: Any, *, deepen: bool = False) -> Target:
+    """The sizes that `to` asks for; `BadInput` or `Refused` when they cannot be a model of this family.
+
+    deepen  take a size's or a config's number of layers too; layers that a field names are always taken
+    """
+    old = family.sizes_of(config)
+    if hasattr(to, "to_dict"):
+        to = to.to_dict()
+    if isinstance(to, Mapping):
+        fields = "model_type" not in to
+        target = _from_fields(family, old, dict(to)) if fields else _from_config(family, old, to, "target", deepen)
+    else:
+        target = _from_text(family, config, old, os.fspath(to), deepen)
+    _check(family, config, old, target.sizes)
+    if deepen and target.sizes["layers"] == old["layers"]:
+        told = f"--deepen has no effect: the target has {old['layers']} layers, as many as the source, or names none"
+        return replace(target, notes=(*target.notes, told))
+    return target
+
+
+def _from_text(family: Family, config: Mapping[str, Any], old: dict[str, int], text: str, deepen: bool) -> Target:
+    if text in family.sizes:
+        return _from_config(family, old, {**config, **_only(family, text)}, text, deepen)
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts) and not os.path.exists(text):
+        kept = ",".join(filter(None, parts))
+        raise BadInput(
+            f"--to {show(text, 80) or repr(text)}",
+            what="has an empty field" if kept else "is empty",
+            why="a target is a size, a factor, a folder, or fields with a comma between two",
+            fix=f"--to {show(kept, 80) or '2x'}",
+        )
+    if "=" in text:
+        first, *rest = text.split(",")
+        if "=" in first:
+            return _from_fields(family, old, _once([_parse_field(part) for part in (first, *rest)]))
+        base = _from_text(family, config, old, first, deepen)
+        return Target(_from_fields(family, base.sizes, _once(list(map(_parse_field, rest)))).sizes, base.notes)
+    if text[-1:] in ("x", "X") and text[:1] in "0123456789.-+":
+        return _from_factor(family, old, text)
+    path = Path(text)
+    if path.is_dir():
+        path /= "config.json"
+    if path.is_file():
+        return _from_config(family, old, _read_json(path), str(path), deepen)
+    hint = did_you_mean(text, family.sizes)
+    raise BadInput(
+        f"--to {text}",
+        what="is no size of the family, factor, field list, folder or config.json" + (f"; {hint}" if hint else ""),
+        why=f"sizes of {family.model_type}: {', '.join(family.sizes)}",
+        fix="--to 2x, or --to " + ",".join(f"{family.axes[a]}=…" for a in ("hidden", "heads")),
+    )
+
+
+def _only(family: Family, name: str) -> dict[str, Any]:
+    """A size's fields, with optional ones that the source's config may carry cleared."""
+    cleared = {family.axes[a]: None for a in ("kv_heads", "head_dim") if a in family.axes}
+    return {**cleared, **family.sizes[name]}
+
+
+def _parse_field(part: str) -> tuple[str, int]:
+    name, _, value = part.partition("=")
+    try:
+        return name.strip(), int(value)
+    except ValueError:
+        raise BadInput(
+            f"--to {show(part.strip(), 80)}",
+            what=f"{show(value.strip(), 40)!r} is not a whole number",
+            why="a field of the target is a size",
+            fix=f"{name.strip() or 'hidden_size'}=960",
+        ) from None
+
+
+def _once(fields: list[tuple[str, int]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for name, value in fields:
+        if found.setdefault(name, value) != value:
+            raise _twice(name, found[name], value)
+    return found
+
+
+def _twice(name: str, one: int, other: int) -> BadInput:
+    return BadInput(
+        f"--to {name}={other}",
+        what=f"is given twice: {one} and {other}",
+        why="an axis has one size",
+        fix=f"{name}={other}",
+    )
+
+
+def _from_fields(family: Family, old: dict[str, int], fields: dict[str, Any]) -> Target:
+    by_field = {field: axis for axis, field in family.axes.items()}
+    by_field |= {other: by_field[name] for name, other in family.synonyms.items()}
+    given: dict[str, int] = {}
+    for name, value in fields.items():
+        axis = by_field.get(name, name)
+        if axis not in old:
+            known = [*(family.axes[a] for a in GROWABLE if a in family.axes), *(a for a in GROWABLE if a in old)]
+            hint = did_you_mean(name, known)
+            raise BadInput(
+                f"--to {name}={value}",
+                what=f"{family.model_type} has no such axis" + (f"; {hint}" if hint else ""),
+                why="axes: " + ", ".join(known),
+                fix="leave it out",
+            )
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise BadInput(f"--to {name}={value!r}", what="not a whole number", why="a size is one", fix=f"{name}=960")
+        if given.setdefault(axis, value) != value:
+            raise _twice(name, given[axis], value)
+    grown = {axis: value for axis, value in given.items() if axis in GROWABLE}
+    sizes = complete(family, old, grown)
+    for axis, value in given.items():
+        if value != sizes[axis]:  # one that follows from the others
+            name = next(name for name in fields if by_field.get(name, name) == axis)
+            also = f"; it follows the others to {sizes[axis]}" if sizes[axis] != old[axis] else ""
+            raise Refused(
+                f"--to {name}={value}",
+                what=f"would change {axis} {old[axis]} -> {value}{also}",
+                why="axes that grow: " + ", ".join(a for a in GROWABLE if a in old),
+                fix=f"leave {name} out",
+            )
+    return Target(sizes)
+
+
+def _from_factor(family: Family, old: dict[str, int], text: str) -> Target:
+    try:  # as a fraction 1e999999999 has a thousand million digits
+        factor = Fraction(text[:-1]) if len(text) <= 32 and "e" not in text.lower()[:-1] else Fraction(0)
+    except (ValueError, ZeroDivisionError):
+        factor = Fraction(0)
+    if not 1 <= factor <= 1024:
+        raise BadInput(f"--to {text}", what="not a factor", why="a factor is a number from 1 to 1024", fix="--to 2x")
+    scaled = [axis for axis in ("hidden", "heads", "kv_heads", *UNITS) if axis in old]
+    broken = [axis for axis in scaled if (old[axis] * factor).denominator != 1]
+    if broken:
+        step = gcd(*(old[a] for a in scaled))
+        below = int(factor * step)
+        near = [Fraction(k, step) for k in (below, below + 1) if k > step]
+        raise Refused(
+            f"--to {text}",
+            what=", ".join(f"{a} {old[a]} × {float(factor):g} = {float(old[a] * factor):g}" for a in broken),
+            why="every width is a whole number",
+            fix="--to " + " or ".join(f"{_factor(f)}x" for f in near) + ", or name the fields",
+        )
+    return Target(complete(family, old, {axis: int(old[axis] * factor) for axis in scaled}))
+
+
+def _factor(f: Fraction) -> str:
+    """`1.5` where decimals are exact, else `4/3`."""
+    text = f"{float(f):g}"
+    return text if Fraction(text) == f else str(f)
+
+
+def _from_config(family: Family, old: dict[str, int], config: Mapping[str, Any], name: str, deepen: bool) -> Target:
+    if config.get("model_type") != family.model_type:
+        if any((pair.source, pair.target) == (family.model_type, config.get("model_type")) for pair in PAIRS):
+            other = FAMILIES[str(config["model_type"])]
+            raise Refused(
+                name,
+                what=f"model_type {other.model_type!r} has experts, the source is {family.model_type!r}",
+                why="what they are made of is a choice that a config does not make",
+                fix=f"grow upcycle --experts {other.sizes_of(config)['experts']} --to {name}",
+            )
+        raise Refused(
+            name,
+            what=f"model_type {config.get('model_type')!r}, the source is {family.model_type!r}",
+            why="widen keeps the architecture",
+            fix="a target of the source's family",
+        )
+    sizes = family.sizes_of(config)
+    new = complete(family, old, {axis: sizes[axis] for axis in (*WIDTHS, "embed", "experts") if axis in sizes})
+    notes = []
+    for axis in ("layers", "vocab", "positions"):
+        if axis not in old or sizes[axis] == old[axis]:
+            continue
+        if sizes[axis] > old[axis] and (axis != "layers" or deepen):
+            new[axis] = sizes[axis]
+        elif axis == "layers" and deepen:
+            raise Refused(
+                f"--deepen --to {name}",
+                what=f"layers {old[axis]} -> {sizes[axis]}",
+                why="a layer that is left out takes its function with it",
+                fix="leave --deepen out: the layers then stay",
+            )
+        else:
+            more = "; --deepen takes its depth too" if sizes[axis] > old[axis] else ", and nothing shrinks"
+            notes.append(f"{axis} stay {old[axis]} ({name} has {sizes[axis]}){more}")
+    return Target(new, tuple(notes))
+
+
+def _check(family: Family, config: Mapping[str, Any], old: dict[str, int], new: dict[str, int]) -> None:
+    field = lambda axis: family.axes.get(axis, axis)  # noqa: E731
+    family.check_caps({axis: new[axis] for axis in (*GROWABLE, "embed") if axis in new}, "--to ")
+    fewer = [axis for axis in GROWABLE if axis in new and axis not in WIDTHS and new[axis] < old[axis]]
+    if fewer:  # before the widths: what is suggested for them would be refused for these
+        raise Refused(
+            "--to " + ",".join(f"{field(a)}={new[a]}" for a in fewer),
+            what=", ".join(f"{a} {old[a]} -> {new[a]}" for a in fewer),
+            why="a smaller axis loses information",
+            fix="at least " + ",".join(f"{field(a)}={old[a]}" for a in fewer),
+        )
+    if new["heads"] % new["kv_heads"]:
+        raise Refused(
+            f"--to {field('heads')}={new['heads']}",
+            what=f"{new['kv_heads']} kv heads do not divide {new['heads']} heads",
+            why="each kv head serves heads / kv_heads query heads",
+            fix=nearest(family, config, old, new),
+        )
+    if (family.divides or family.derived_head_dim) and new["hidden"] % new["heads"]:
+        raise Refused(
+            f"--to {field('hidden')}={new['hidden']}",
+            what=f"{new['heads']} heads do not divide hidden {new['hidden']}",
+            why=f"the stock {family.model_type} config refuses hidden % heads != 0 when it is loaded",
+            fix=nearest(family, config, old, new),
+        )
+    if family.derived_head_dim and new["head_dim"] * new["heads"] != new["hidden"]:
+        wide = {**new, "hidden": new["heads"] * new["head_dim"]}
+        raise Refused(
+            f"--to head_dim={new['head_dim']}",
+            what=f"{new['heads']} heads × {new['head_dim']} != hidden {new['hidden']}",
+            why=f"{family.model_type} computes head_dim = hidden / heads",
+            fix=f"{field('hidden')}={wide['hidden']}" if reachable(family, config, old, wide) else "leave head_dim out",
+        )
+    shrunk = [axis for axis in GROWABLE if axis in new and new[axis] < old[axis]]
+    if shrunk:
+        derived = family.derived_head_dim and shrunk == ["head_dim"]
+        raised = {**new, **{axis: old[axis] for axis in shrunk}}
+        raise Refused(
+            "--to " + ",".join(f"{field(a)}={new[a]}" for a in shrunk),
+            what=", ".join(f"{a} {old[a]} -> {new[a]}" for a in shrunk),
+            why="a smaller axis loses information" + ("; here head_dim = hidden / heads" if derived else ""),
+            fix="at least " + ",".join(f"{field(a)}={old[a]}" for a in shrunk)
+            if not derived and reachable(family, config, old, raised)
+            else nearest(family, config, old, new),
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    config = read_json(path, "a config.json")
+    if not isinstance(config, dict):
+        raise BadInput(str(path), what="is not a JSON object", why="a config is one", fix="a config.json")
+    return config

@@ -1,0 +1,287 @@
+"""A dense model read as one with experts: the same function, stored the same, under another family's table.
+
+A dense FFN of F units is a mixture of G slices of F/G units, all of which a token gets, each with weight 1/G and its
+down projection × G. Read so, a dense checkpoint is an ordinary one of the target family, and everything else is its
+growth: G experts become G·c by copies, widths and depth grow as they do there.
+
+    expert e       copy ⌊e / G⌋ of slice e mod G:  units [s·F/G, (s+1)·F/G) of gate and up, those columns of down, × G
+    router         drawn; the rows of one group's G slices are equal, so top_k = G·k takes k whole groups
+    exactness      Σ over a group of p/G · G·down_s(…) = p · FFN(x), and the weights p of the chosen groups sum to 1
+    shared route   the FFN is the shared expert (gate 0: σ = ½, down × 2); routed experts are drawn and write 0
+
+The router sees tokens differently for every group, so copies part as they train. Sparse upcycling (2212.05055);
+fine-grained, with virtual groups: 2410.07524.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from grow.errors import BadInput, Refused
+from grow.families import FAMILIES
+from grow.families.family import Experts, Family
+from grow.families.match import Match, Matched
+from grow.families.upcycling import PAIRS, Pair
+from grow.planning.change import DRAWN, ROUTES, Upcycling
+
+LARGEST = 1 << 16  # experts; the largest published models have some hundreds
+
+
+def read_so(
+    family: Family,
+    matched: Match,
+    *,
+    experts: int,
+    top_k: int | None = None,
+    granularity: int = 1,
+    every: int = 1,
+    route: str = "routed",
+) -> tuple[Family, Match, Upcycling, int]:
+    """The target family, the checkpoint as one of it, how that was done, and top_k; see `grow.api.upcycle`."""
+    numbers = {"experts": experts, "granularity": granularity, "every": every, "top_k": top_k or 1}
+    for name, value in numbers.items():
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST:
+            raise BadInput(
+                f"--{name.replace('_', '-')} {value}",
+                what="out of range",
+                why=f"a whole number from 1 to {LARGEST}",
+                fix=f"--{name.replace('_', '-')} 2",
+            )
+    how = Upcycling(family.model_type, pair_of(family, matched.config).target, granularity, every, route)
+    target, seen = as_experts(family, matched, how)
+    return target, seen, how, check_choice(experts, top_k, how)
+
+
+def pair_of(family: Family, config: Mapping[str, Any]) -> Pair:
+    """The pair for a dense source; `Refused`, with what to do instead, when there is none."""
+    if family.experts is not None:
+        raise Refused(
+            "config.json: model_type",
+            what=f"{family.model_type} has experts already",
+            why="upcycling turns a dense FFN into experts",
+            fix=f"grow widen --to {family.axes['experts']}={2 * family.sizes_of(config)['experts']}",
+        )
+    found = next((pair for pair in PAIRS if pair.source == family.model_type), None)
+    if found is None:
+        raise Refused(
+            "config.json: model_type",
+            what=f"there is no family with experts that {family.model_type} can be read as",
+            why="it takes one with the same attention and norms, gated experts and chosen weights that sum to 1",
+            fix="a source of " + ", ".join(pair.source for pair in PAIRS),
+        )
+    for name, allowed in found.needs.items():
+        if (value := family.get(config, name)) not in allowed:
+            raise Refused(
+                f"config.json: {name}",
+                what=f"{value!r}; {family.model_type} is read as {found.target} with {allowed[0]!r}",
+                why=f"the stock {found.target} has nothing that would do the same",
+                fix="a source without it",
+            )
+    return found
+
+
+def as_experts(family: Family, matched: Match, how: Upcycling) -> tuple[Family, Match]:
+    """The target family, and the same checkpoint as one of it: `how.granularity` experts, of which a token gets all.
+
+    Raises Refused where that is another function, or no checkpoint of the target.
+    """
+    pair = pair_of(family, matched.config)
+    if pair.target != how.target or pair.source != how.source:
+        raise BadInput(
+            how.target,
+            what=f"{how.source} -> {how.target} is no known pair",
+            why=f"{family.model_type} is read as {pair.target}",
+            fix="remove grow.json to compare by outputs alone",
+        )
+    target = FAMILIES[pair.target]
+    assert target.experts is not None
+    sizes = family.sizes_of(matched.config)
+    _check(family, target, target.experts, sizes, how)
+    config = _config(family, target, pair, matched.config, sizes, how)
+    tensors = tuple(_tensors(family, target, matched, config, sizes, how))
+    return target, Match(config, tensors, matched.duplicates, matched.stale)
+
+
+def _check(family: Family, target: Family, experts: Experts, sizes: Mapping[str, int], how: Upcycling) -> None:
+    ffn, layers, g = sizes["ffn"], sizes["layers"], how.granularity
+    if how.route not in ROUTES or (how.route == "shared" and not experts.shared):
+        raise Refused(
+            f"--route {how.route}",
+            what=f"{target.model_type} has no shared expert" if how.route in ROUTES else "no such route",
+            why="routes: " + ", ".join(ROUTES),
+            fix="--route routed",
+        )
+    if how.every != 1 and not experts.step:
+        raise Refused(
+            f"--every {how.every}",
+            what=f"{target.model_type} has experts in every layer",
+            why="its config has no field for dense layers",
+            fix="--every 1",
+        )
+    if not 1 <= how.every <= layers:
+        raise BadInput(
+            f"--every {how.every}",
+            what=f"no layer of {layers} would have experts",
+            why="layers every, 2·every, … get them",
+            fix=f"--every {layers}" if how.every > layers else "--every 1",
+        )
+    target.check_caps(
+        {**{axis: sizes[axis] for axis in ("heads", "head_dim", "layers")}, "experts": max(g, 1)}, "--granularity: "
+    )
+    if g < 1 or ffn % g:
+        near = sorted((k for k in range(1, min(ffn, 4096) + 1) if ffn % k == 0), key=lambda k: (abs(k - g), k))[:3]
+        raise Refused(
+            f"--granularity {g}",
+            what=f"{ffn} units are no {g} slices",
+            details=(("equation", f"slice s holds units [s·F/G, (s+1)·F/G), F = {ffn}"),),
+            why="all experts have one width",
+            fix=" or ".join(f"--granularity {k}" for k in sorted(near)),
+        )
+
+
+def check_choice(experts: int, top_k: int | None, how: Upcycling) -> int:
+    """top_k, when these numbers of experts and choices are exact and can train; `Refused` else."""
+    g = how.granularity
+    chosen = min(2 * g, experts) if top_k is None else top_k
+    groups = how.route == "routed"
+    if experts < 2 or (groups and experts % g):
+        raise Refused(
+            f"--experts {experts}",
+            what=f"{experts} experts are no whole number of groups of {g}"
+            if experts > 1
+            else "one expert is no choice",
+            why="a group is one copy of the whole FFN, and at least two experts make a router's work",
+            fix=" or ".join(
+                f"--experts {k * g}" for k in sorted({max(1, experts // g), experts // g + 1}) if k * g > 1
+            ),
+        )
+    if not 1 <= chosen <= experts or (groups and chosen % g):
+        exact = sorted({max(1, chosen // g), min(chosen // g + 1, experts // g)})
+        raise Refused(
+            f"--top-k {chosen}",
+            what=f"of {experts} experts in groups of {g}" if groups and g > 1 else f"of {experts} experts",
+            why="a token gets whole groups: top_k = granularity × groups" if groups else "1 to the number of experts",
+            fix=" or ".join(f"--top-k {k * g}" for k in exact),
+        )
+    if groups and chosen == 1:
+        raise Refused(
+            "--top-k 1",
+            what="one chosen expert",
+            why="its weight is 1 whatever the router says, so the router has no gradient and never learns",
+            fix="--top-k 2",
+        )
+    return chosen
+
+
+def _config(
+    family: Family, target: Family, pair: Pair, source: Mapping[str, Any], sizes: Mapping[str, int], how: Upcycling
+) -> dict[str, Any]:
+    """The source's config as one of the target: G experts, all chosen."""
+    experts, rope = target.experts, source.get("rope_parameters") or source.get("rope_scaling") or {}
+    assert experts is not None
+    architecture = source["architectures"][0]
+    before, after = pair.classes
+    head = architecture.removeprefix(before)
+    if head not in pair.heads or not architecture.startswith(before):
+        raise Refused(
+            "config.json: architectures",
+            what=f"{architecture}, and there is no {after}{head}",
+            why=f"stock {target.model_type} has " + ", ".join(after + name for name in pair.heads),
+            fix=f"save the source as {before}ForCausalLM or {before}Model",
+        )
+    carried = {name: value for name, value in pair.carried.items() if name not in source}
+    if "rope_theta" in rope:
+        carried.pop("rope_theta", None)
+    config = {name: value for name, value in source.items() if name not in pair.dropped} | carried | dict(pair.sets)
+    config |= {target.axes[axis]: size for axis, size in sizes.items() if axis in target.axes}
+    units = sizes["ffn"] // how.granularity
+    config |= {target.axes[experts.width]: units, target.axes["experts"]: how.granularity}
+    config |= {name: how.granularity for field, name in target.synonyms.items() if field == target.axes["experts"]}
+    if "shared_ffn" in target.axes:
+        config[target.axes["shared_ffn"]] = sizes["ffn"]
+    if experts.step:
+        config[experts.step] = how.every
+    if family.window and target.window and not config.get(family.window.field) and config.get(family.window.switch):
+        first = int(family.get(source, family.window.first))  # the target would take other layers by default
+        config[family.window.field] = [family.window.kind(i, first) for i in range(sizes["layers"])]
+    config["head_dim"] = sizes["head_dim"]
+    config |= {experts.top_k: how.granularity, "model_type": target.model_type, "architectures": [after + head]}
+    return config
+
+
+def _tensors(
+    family: Family, target: Family, matched: Match, config: dict[str, Any], sizes: Mapping[str, int], how: Upcycling
+) -> Iterator[Matched]:
+    """Every tensor of the target: the source's own, and where its FFN stood what the target has there instead."""
+    experts = target.experts
+    assert experts is not None
+    rows = {row.name: row for row in target.rows}
+    old = {(t.row.name, t.index("layers")): t for t in matched.tensors}
+    dense = dict.fromkeys(name for names in experts.parts.values() for name in names)  # the same order in any process
+    for t in matched.tensors:
+        layer = t.index("layers")
+        # a class may have another prefix than the target's (LlamaForQuestionAnswering)
+        bare = family.prefix + t.name == t.canonical
+        if layer is None or t.row.name not in dense or not target.sparse(config, layer):
+            name = t.name if bare else t.canonical
+            yield replace(t, name=name, row=rows[t.row.name], source=t.source or t.name)
+        elif t.row.name == next(iter(experts.parts.values()))[0]:  # where the FFN begins
+            ffn = {name: old[name, layer] for name in dense}
+            for made in _experts(target, experts, rows, ffn, layer, sizes["ffn"], how):
+                yield replace(made, name=made.canonical.removeprefix(target.prefix) if bare else made.canonical)
+
+
+def experts_of(how: Upcycling, sizes: Mapping[str, int], layer: int, dtype: str) -> Iterator[Matched]:
+    """What a layer's FFN is read as, from sizes alone: those of the target, before anything has grown."""
+    target, dense = FAMILIES[how.target], {row.name: row for row in FAMILIES[how.source].rows}
+    experts = target.experts
+    assert experts is not None
+    units, ffn = sizes[experts.width] * how.granularity, {}
+    for name in dict.fromkeys(name for names in experts.parts.values() for name in names):
+        at = name.replace("{layers}", str(layer))
+        shape = dense[name].signature.shape({"ffn": units, "hidden": sizes["hidden"]})
+        ffn[name] = Matched(at, at, dense[name], dtype, shape)
+    yield from _experts(target, experts, {row.name: row for row in target.rows}, ffn, layer, units, how)
+
+
+def _experts(
+    target: Family, experts: Experts, rows: Mapping, ffn: Mapping[str, Matched], layer: int, units: int, how: Upcycling
+) -> Iterator[Matched]:
+    """What stands in one layer in place of its FFN."""
+    g, width, routed = how.granularity, units // how.granularity, how.route == "routed"
+    gate = next(iter(ffn.values()))
+    hidden = ffn[experts.parts[next(iter(experts.parts))][0]].shape[1]
+
+    def made(row: str, like: Matched, shape: tuple[int, ...], expert: int = 0, **fields: Any) -> Matched:
+        name = row.replace("{layers}", str(layer)).replace("{experts}", str(expert))
+        return Matched(name, name, rows[row], like.dtype, shape, source=like.source or like.name, **fields)
+
+    yield made(experts.router, gate, (g, hidden), fill=DRAWN, rms=0.02, repeat=g if routed else 1)
+    for row, names in experts.parts.items():
+        slices = []
+        for s in range(g):
+            for name in names:
+                like = ffn[name]
+                writes = like.row.signature.dims[0].labels[0].axis == "hidden"
+                shape, corner = ((hidden, width), (0, s * width)) if writes else ((width, hidden), (s * width, 0))
+                fields: dict[str, Any] = {"factor": float(g)} if writes else {}
+                if not routed:
+                    fields = {"fill": 0.0 if writes else DRAWN}
+                slices.append(made(row, like, shape, s, corner=corner, **fields))
+        if not rows[row].signature.stacked:
+            yield from slices
+        else:
+            # a slice is one row of the dense table; in the stack they lie one below the other
+            slices = [replace(t, row=ffn[names[i % len(names)]].row) for i, t in enumerate(slices)]
+            height = sum(t.shape[0] for t in slices) // g
+            yield replace(made(row, ffn[names[0]], (g, height, slices[0].shape[1])), parts=tuple(slices))
+    for row, name in experts.shared.items():
+        like = ffn[name]
+        writes = like.row.signature.dims[0].labels[0].axis == "hidden"
+        fields = {} if not writes else {"fill": 0.0} if routed else {"factor": 2.0}
+        yield made(row, like, like.shape, **fields)
+    if experts.shared_gate:
+        drawn: dict[str, Any] = {"fill": DRAWN, "rms": 0.02} if routed else {"fill": 0.0}
+        yield made(experts.shared_gate, gate, (1, hidden), **drawn)

@@ -1,0 +1,205 @@
+"""The loss of a run against what it cost: tokens, FLOPs, seconds.
+
+    read_curve(Path("run"))       a run of `grow train`
+    read_curve(Path("recipe"))    a recipe's folder: its training stages in a row, its growths as marks
+
+A curve counts what its first checkpoint had cost, where that is recorded (`grow.costs.spent_so_far`). No torch in here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from grow.costs.spent_so_far import Spent
+from grow.errors import BadInput
+from grow.files.regular import is_there, read_json
+from grow.training.log.metrics import METRICS, kept_lines
+from grow.training.run_folder import RUN
+
+RECIPE = "recipe.json"
+GROWTHS = ("widen", "deepen", "upcycle")
+SMOOTHED = 20  # a training loss is the mean over a 20th of the run
+FIX = "a folder that grow train or grow run has written"
+
+
+@dataclass(frozen=True)
+class Point:
+    """After `step` optimizer steps; losses in nats per predicted token, None where not measured."""
+
+    step: int
+    spent: Spent
+    loss: float | None = None
+    val_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A growth, where it stands on a curve."""
+
+    name: str
+    kind: str
+    at: Spent
+
+
+@dataclass(frozen=True)
+class Curve:
+    """points     in order, costs cumulative, `before` included
+    marks      growths on the way
+    before     what the first checkpoint had cost, None where nothing is recorded
+    trained    which text the training losses are of, None where nothing says it
+    held_out   which text the validation losses are of
+    """
+
+    name: str
+    path: Path
+    points: tuple[Point, ...]
+    marks: tuple[Mark, ...] = ()
+    before: Spent | None = None
+    trained: str | None = None
+    held_out: str | None = None
+
+    @property
+    def last(self) -> Point:
+        return self.points[-1]
+
+    def losses(self, validation: bool) -> list[tuple[Spent, float]]:
+        """What is compared: validation losses as measured, or training losses as means over a 20th of the run."""
+        if validation:
+            return [(p.spent, p.val_loss) for p in self.points if p.val_loss is not None]
+        seen = [(p.spent, p.loss) for p in self.points if p.loss is not None]
+        width = max(1, round(len(seen) / SMOOTHED))
+        windows = ([loss for _, loss in seen[max(0, k - width + 1) : k + 1]] for k in range(len(seen)))
+        return [(at, sum(window) / len(window)) for (at, _), window in zip(seen, windows)]
+
+    def final(self, validation: bool) -> float | None:
+        """The last of `losses`."""
+        seen = self.losses(validation)
+        return seen[-1][1] if seen else None
+
+    def reaches(self, loss: float, validation: bool) -> Spent | None:
+        """The cost when it first was at `loss` or below, linear between two points; None when it never was."""
+        seen = self.losses(validation)
+        if seen and seen[0][1] <= loss:
+            return seen[0][0]
+        for (a, high), (b, low) in pairwise(seen):
+            if low <= loss:
+                return a + (b - a) * ((high - loss) / (high - low))
+        return None
+
+
+def named(text: str) -> tuple[str | None, Path]:
+    """NAME=RUN or RUN; a folder with = in its name is meant as it stands."""
+    name, equals, path = text.partition("=")
+    if equals and name and path and not Path(text).is_dir():
+        return name, Path(path)
+    return None, Path(text)
+
+
+def read_curve(folder: Path, name: str | None = None) -> Curve:
+    """The curve of a run or of a recipe. A line that a killed run cut off is none.
+
+    BadInput when the folder is neither, or nothing was trained in it.
+    """
+    name = name or folder.absolute().name
+    if is_there(folder / RECIPE):
+        return _recipe(folder, name)
+    if not is_there(folder / METRICS):
+        what = f"has no {METRICS} and no {RECIPE}" if folder.is_dir() else "is no folder"
+        raise BadInput(f"RUN {folder}", what=what, why="they say how a run went", fix=FIX)
+    begun = _document(folder / RUN)
+    before = Spent.of(begun.get("before"))
+    points = [replace(p, spent=p.spent + before) for p in _points(folder / METRICS)]
+    return Curve(name, folder, tuple(points), (), before, *_texts(begun))
+
+
+def _recipe(folder: Path, name: str) -> Curve:
+    stages = _document(folder / RECIPE).get("stages")
+    if not isinstance(stages, list) or not all(isinstance(s, dict) and _inside(folder, s) for s in stages):
+        raise BadInput(str(folder / RECIPE), what="lists no stages", why="they say what was trained", fix=FIX)
+    curve: Curve | None = None
+    grown: list[tuple[str, str]] = []
+    for stage in stages:
+        kind, here = str(stage.get("kind")), folder / str(stage.get("folder") or "nowhere")
+        if kind in GROWTHS:
+            grown.append((str(stage.get("name")), kind))
+        elif kind == "train" and is_there(here / METRICS):
+            if curve is None:
+                curve = replace(read_curve(here, name), path=folder)
+            else:
+                curve = _continued(curve, here, grown)
+            grown = []
+    if curve is None:
+        raise BadInput(f"RUN {folder}", what="has trained nothing yet", why="a curve is of training stages", fix=FIX)
+    return curve
+
+
+def _inside(recipe: Path, stage: dict[str, Any]) -> bool:
+    """Whether its folder, where it names one, is in the recipe's own."""
+    folder = stage.get("folder")
+    if folder is None:
+        return True
+    real = Path(os.path.realpath(recipe))  # a link to itself is where it is
+    return isinstance(folder, str) and "\0" not in folder and real in Path(os.path.realpath(real / folder)).parents
+
+
+def _continued(curve: Curve, here: Path, grown: list[tuple[str, str]]) -> Curve:
+    """With a further stage behind it. What that stage says of the cost before it is this curve's."""
+    last = curve.last
+    more = [Point(p.step + last.step, p.spent + last.spent, p.loss, p.val_loss) for p in _points(here / METRICS)]
+    marks = [Mark(name, kind, last.spent) for name, kind in grown]
+    trained, held_out = _texts(_document(here / RUN))
+    return replace(
+        curve,
+        points=(*curve.points, *more),
+        marks=(*curve.marks, *marks),
+        trained=_then(curve.trained, trained),
+        held_out=_then(curve.held_out, held_out),
+    )
+
+
+def _then(first: str | None, second: str | None) -> str | None:
+    return first if first == second else f"{first}, then {second}"
+
+
+def _points(file: Path) -> list[Point]:
+    found = []
+    for line in kept_lines(file, 1 << 62):
+        entry = json.loads(line)
+        try:
+            losses = [None if entry.get(k) is None else float(entry[k]) for k in ("loss", "val_loss")]
+            spent = Spent.of(entry)
+            if spent is None or not all(math.isfinite(x) for x in losses if x is not None):
+                raise ValueError("no tokens, flops, seconds, or a loss that is not finite")
+            found.append(Point(int(entry["step"]), spent, *losses))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise BadInput(str(file), what="is no record of a run", why=f"{error} in {line[:80]!r}", fix=FIX) from None
+    if not any(p.loss is not None for p in found):
+        why = "no step was finished" if found else "it is empty"
+        raise BadInput(str(file), what="has no loss", why=why, fix="wait for the first step, or another run")
+    return found
+
+
+def _texts(begun: dict[str, Any]) -> tuple[str | None, str | None]:
+    """What training and validation losses are of, in words that are equal exactly when it is the same."""
+    try:
+        settings, data = begun["settings"], begun["data"]
+        apart = ", documents apart" if settings["documents"] else ""
+        how = f"{begun['objective']} over {settings['length']} tokens{apart}"
+        shares = [f"{d['tokens'][:12]}{'' if d['weight'] is None else ':' + str(d['weight'])}" for d in data]
+        held_out = [d["validation"][:12] for d in data]
+    except (KeyError, TypeError):
+        return None, None
+    return f"{how} of {', '.join(shares)}", f"{how} of {', '.join(held_out)}"
+
+
+def _document(file: Path) -> dict[str, Any]:
+    if not is_there(file):
+        return {}
+    found = read_json(file, FIX)
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,67 @@
+"""Staged recipes: a TOML file says train, grow, train; `grow run` prices it, carries it out and reports.
+
+grow.run("small-to-base", out="run")          ->  a Finished
+keys → recipe → outline → forecast → pricing → folder → stages → report → runner
+
+A recipe is checked as a whole before anything runs, and every stage leaves a stock checkpoint in a folder of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from grow.staged.pricing import Pricing
+    from grow.staged.runner import Finished
+
+__all__ = ["price", "run"]
+
+
+def run(
+    recipe: str | os.PathLike,
+    *,
+    out: str | os.PathLike | None = None,
+    resume: bool = False,
+    trust_checkpoint: bool = False,
+    world: int | None = None,
+    quiet: bool = True,
+    on_stage: Callable[[str], None] = lambda stage: None,
+    progress: Callable[[str], None] = lambda what: None,
+) -> Finished:
+    """Carry out a staged recipe: train, grow, train; see `grow.staged.recipe` for what it may say.
+
+    recipe    a TOML file, or the name of a bundled one
+    out       the new folder; default: the recipe's name here. Each stage leaves a stock checkpoint in it
+    resume    continue the run in `out`, inside a stage too; only stages that were not begun may have changed
+    world     refuse to run on another number of processes than this
+    on_stage  called with a line at the beginning of each stage; progress: with what a growth is doing
+
+    SIGTERM ends it behind the training step it is in: `.stopped` of the result. Raises GrowError; what is wrong with
+    the recipe, the data or a growth is found before anything runs.
+    """
+    from grow.staged.runner import carry_out
+
+    return carry_out(
+        recipe,
+        out=out,
+        resume=resume,
+        trust=trust_checkpoint,
+        world=world,
+        quiet=quiet,
+        on_stage=on_stage,
+        progress=progress,
+    )
+
+
+def price(
+    recipe: str | os.PathLike, *, measured: bool = True, progress: Callable[[str], None] = lambda stage: None
+) -> Pricing:
+    """What every stage of a recipe costs: parameters, tokens, FLOPs, memory, disk; nothing runs, nothing is written.
+
+    measured  also the time, over a few steps of each train stage on a random model of its size
+    """
+    from grow.staged.pricing import priced
+
+    return priced(recipe, measured=measured, progress=progress)

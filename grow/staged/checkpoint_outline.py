@@ -1,0 +1,147 @@
+"""A checkpoint that is not there yet: its config, and the name, dtype and shape of each tensor.
+
+What every stage of a recipe would leave follows from its options and the outline in front of it; no weight is read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from grow.checkpoint.reader import open_checkpoint
+from grow.errors import BadInput, Refused, did_you_mean
+from grow.families import FAMILIES, family_of
+from grow.families.family import Family
+from grow.families.match import expected_rows, match
+from grow.files.locate import locate
+from grow.notation.dtypes import CODES, ITEMSIZE
+from grow.planning.change import Change
+from grow.planning.plan import Plan, plan_for
+from grow.planning.record import assumed, read_record
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What `grow.families.match` has to know of a tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """path is for messages, and where the tokenizer is; `change` what a grow.json says of the growth behind it."""
+
+    path: Path
+    config: dict[str, Any]
+    tensors: Mapping[str, Slot]
+    change: Change | None = None
+
+    @property
+    def parameters(self) -> int:
+        return sum(math.prod(t.shape) for t in self.tensors.values())
+
+    @property
+    def disk_bytes(self) -> int:
+        return sum(math.prod(t.shape) * ITEMSIZE.get(t.dtype, 8) for t in self.tensors.values())
+
+
+def outline_of(src: str, revision: str | None = None) -> Outline:
+    """Of a checkpoint that is there: folder, hub id or bundled name."""
+    with open_checkpoint(locate(src, revision=revision)) as checkpoint:
+        tensors = {name: Slot(info.dtype, info.shape) for name, info in checkpoint.tensors.items()}
+        record = read_record(checkpoint.path)
+        return Outline(checkpoint.path, dict(checkpoint.config), tensors, record.change if record else None)
+
+
+def random_outline(
+    src: str, sizes: str | Mapping[str, int], dtype: str, revision: str | None, harmless: Sequence[str]
+) -> Outline:
+    """Of random weights with the config of `src`, in other sizes."""
+    given = outline_of(src, revision)
+    family = family_of(given.config["model_type"])
+    family.check_config(given.config, {*harmless, *assumed(given.path, given.config)})
+    known = match(family, given.config, given.tensors, str(given.path)).config
+    config = sized(family, known, sizes)
+    config.pop("torch_dtype", None)
+    config["dtype"] = dtype
+    shapes = family.sizes_of(config)
+    code = CODES[dtype]
+    rows = {name: row for name, row in expected_rows(family, config).items() if not row.optional}
+    tensors = {name: Slot(code, tuple(dim.size(shapes) for dim in row.signature.dims)) for name, row in rows.items()}
+    return Outline(given.path, config, tensors)
+
+
+def sized(family: Family, config: Mapping[str, Any], sizes: str | Mapping[str, int]) -> dict[str, Any]:
+    """The config in other sizes, larger or smaller; BadInput when the family has no such model."""
+    if isinstance(sizes, str):
+        if sizes not in family.sizes:
+            hint = did_you_mean(sizes, family.sizes)
+            why = f"sizes of {family.model_type}: {', '.join(family.sizes)}"
+            raise BadInput(
+                f"sizes: {sizes}"[:120], what=f"no such size; {hint}".rstrip("; "), why=why, fix="a table of fields"
+            )
+        sizes = family.sizes[sizes]
+    by_field = {field: axis for axis, field in family.axes.items()}
+    by_field |= {other: by_field[name] for name, other in family.synonyms.items() if name in by_field}
+    old, fields = family.sizes_of(config), {}
+    for name, size in sizes.items():
+        axis = by_field.get(name, name)
+        if axis not in family.axes:
+            known = [*family.axes, *family.axes.values()]
+            hint = did_you_mean(name, known)
+            why = f"axes: {', '.join(family.axes)}"
+            raise BadInput(
+                f"sizes: {name}",
+                what=f"no such size; {hint}".rstrip("; "),
+                why=why,
+                fix="leave it out",
+            )
+        fields[family.axes[axis]] = size
+    made = {**config, **fields}
+    new = family.sizes_of(made)
+    if new["layers"] != old["layers"]:
+        for name in (*family.layer_lists, *([family.window.field] if family.window else [])):
+            made.pop(name, None)  # the stock config says them anew
+    if family.divides and new["hidden"] % new["heads"]:
+        what = f"{new['heads']} heads do not divide hidden {new['hidden']}"
+        why = f"the stock {family.model_type} config refuses it"
+        raise BadInput(
+            "sizes", what=what, why=why, fix=f"hidden = {new['heads'] * max(1, new['hidden'] // new['heads'])}"
+        )
+    return made
+
+
+def grown_outline(
+    source: Outline, to: Any, options: Mapping[str, Any], harmless: Sequence[str]
+) -> tuple[Outline, Plan]:
+    """What a growth makes of it, and its plan; Refused and BadInput as of the growth itself."""
+    family = family_of(source.config["model_type"])
+    family.check_config(source.config, {*harmless, *assumed(source.path, source.config)})
+    plan = plan_for(family, match(family, source.config, source.tensors, str(source.path)), to, **options)
+    tensors = {t.name: Slot(t.dtype, t.new_shape) for t in plan.tensors}
+    return Outline(source.path, dict(plan.new_config), tensors, plan.change), plan
+
+
+def check_new_entries(outline: Outline, name: str) -> None:
+    """Refused where what is new in the model will not be known when `name` asks for it."""
+    if outline.change is None:
+        what, why = "nothing has grown before it", "there is no grow.json that says what is new"
+        raise BadInput(name, what=what, why=why, fix=f"leave {name} out")
+    if outline.change.redraw is not None:
+        what, why = "the growth before it draws units of experts anew", "which they are does not follow from sizes"
+        raise Refused(name, what=what, why=why, fix=f"leave {name} out")
+    if name == "rates" and outline.change.makes_experts:
+        what, why = "the growth before it makes experts", "their gradients are no multiples of the old ones"
+        raise Refused(name, what=what, why=why, fix=f"leave {name} out")
+
+
+def at(outline: Outline, path: Path) -> Outline:
+    return replace(outline, path=path)
+
+
+def is_known(outline: Outline) -> bool:
+    return outline.config["model_type"] in FAMILIES

@@ -1,0 +1,203 @@
+"""A recipe's folder: which stages are done, in recipe.json; what may change when it is continued.
+
+    OUT/recipe.toml     the recipe, as it was given last
+    OUT/recipe.json     {"schema", "grow", "name", "machine", "stages": [{"name", "kind", "folder", "status", …}], …}
+    OUT/01-init/ …      a folder per stage: checkpoints of growths and runs of grow train, as those commands leave them
+    OUT/final           a relative link to the last checkpoint
+    OUT/report.md       how it went, with curves.png
+
+A stage is done when recipe.json says so, and it says so after everything is on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from grow.data.corpus import sha256_of
+from grow.errors import BadInput
+from grow.files.finished import keep
+from grow.files.regular import read_json
+from grow.files.staging import check_output
+from grow.files.writer import write_json, write_whole
+from grow.staged.keys import shown
+from grow.staged.recipe import FINAL, RECIPE, TOML, Recipe, Stage
+from grow.training.run_folder import LOCK, RUN
+from grow.training.settings.run_settings import FREE
+from grow.version import __version__
+
+SCHEMA = 1
+WAITING, RUNNING, DONE = "waiting", "running", "done"
+FIX = "begin in another --out"
+
+
+def check_out(out: Path, resume: bool) -> None:
+    """BadInput where the folder is another run's, or there is none to continue."""
+    begun = (out / RECIPE).is_file()
+    if (resume or (out / LOCK).is_file()) and out.is_dir() and all(p.name.startswith(".") for p in out.iterdir()):
+        return  # killed before anything was begun
+    if resume and not begun:
+        what = "holds no run of a recipe" if out.exists() else "does not exist"
+        raise BadInput(f"--out {out}", what=what, why=f"it would have a {RECIPE}", fix="without --resume")
+    if not resume and out.is_dir() and any(out.iterdir()):
+        fix = "--resume continues it" if begun else "another --out"
+        why = "a run never writes over another"
+        raise BadInput(f"--out {out}", what="exists and is not empty", why=why, fix=fix)
+    if not resume:
+        check_output(out, None, False, 0)
+
+
+class Book:
+    """recipe.json, read and written; `stages` and `baseline` are its own entries."""
+
+    def __init__(self, out: Path, document: dict[str, Any]) -> None:
+        self.out, self.document = out, document
+
+    @classmethod
+    def begin(cls, out: Path, recipe: Recipe, machine: str) -> Book:
+        return cls(
+            out,
+            {
+                "schema": SCHEMA,
+                "grow": __version__,
+                "name": recipe.name,
+                "recipe_sha256": hashlib.sha256(recipe.content).hexdigest(),
+                "machine": machine,
+                # grow.plotting.curves reads this list: the metrics of every train stage in a row, growths as marks
+                "stages": [_entry(stage) for stage in recipe.stages],
+                "baseline": _entry(recipe.baseline) if recipe.baseline else None,
+                "final": None,
+            },
+        )
+
+    @classmethod
+    def open(cls, out: Path) -> Book:
+        file = out / RECIPE
+        document = read_json(file, FIX)
+        try:
+            if document["schema"] != SCHEMA:
+                raise ValueError(f"schema {document['schema']!r}, this version reads {SCHEMA}")
+            entries = [*document["stages"], *([document["baseline"]] if document["baseline"] else [])]
+            known = {"name": str, "kind": str, "folder": str, "status": str, "options": dict}
+            if not all(isinstance(entry[key], kind) for entry in entries for key, kind in known.items()):
+                raise ValueError("a stage without name, kind, folder, status or options")
+            if any(e["status"] == DONE and not isinstance(e.get("checkpoint"), str) for e in entries):
+                raise ValueError("a stage that is done and left no checkpoint")
+            if any(entry["folder"] in ("", "..") or Path(entry["folder"]).name != entry["folder"] for entry in entries):
+                raise ValueError("a stage's folder is not inside")
+        except (KeyError, TypeError, ValueError) as error:
+            why = f"{type(error).__name__}: {error}"
+            raise BadInput(str(file), what="is no record of a recipe's run", why=why, fix=FIX) from None
+        return cls(out, document)
+
+    @property
+    def stages(self) -> list[dict[str, Any]]:
+        return self.document["stages"]
+
+    @property
+    def baseline(self) -> dict[str, Any] | None:
+        return self.document["baseline"]
+
+    def begun(self, entry: Mapping[str, Any]) -> bool:
+        """Whether anything of a stage is kept: one that was refused or killed before that may change."""
+        status = entry["status"]
+        return status == DONE or (status == RUNNING and (self.out / entry["folder"] / RUN).is_file())
+
+    def take(self, recipe: Recipe) -> None:
+        """The recipe as it is now; BadInput, naming the key, where it changes what was begun."""
+        if recipe.name != self.document["name"]:
+            raise _changed("name", self.document["name"], recipe.name)
+        begun = [entry for entry in self.stages if self.begun(entry)]
+        if len(recipe.stages) < len(begun):
+            raise _changed("stages", f"{len(begun)} begun", f"{len(recipe.stages)} in all")
+        for number, (entry, stage) in enumerate(zip(begun, recipe.stages), 1):
+            _check_same(f"stage {number} ({entry['kind']})", entry, stage)
+        entries = begun + [_entry(stage) for stage in recipe.stages[len(begun) :]]
+        baseline = self.baseline
+        if baseline and self.begun(baseline):
+            if recipe.baseline is None:
+                raise _changed("[baseline]", "begun", "absent")
+            _check_same("[baseline]", baseline, recipe.baseline)
+            if len(entries) != len(self.stages):
+                raise _changed("stages", f"{len(self.stages)} before the baseline", len(entries))
+        else:
+            baseline = _entry(recipe.baseline) if recipe.baseline else None
+        self.document["stages"], self.document["baseline"] = entries, baseline
+        self.document["recipe_sha256"] = hashlib.sha256(recipe.content).hexdigest()
+
+    def write(self, recipe: Recipe | None = None) -> None:
+        """On disk, whole or as it was before."""
+        if recipe is not None:
+            write_whole(self.out / TOML, recipe.content)
+        write_json(self.out / RECIPE, self.document)
+        _sync(self.out)
+        keep(self.out, "holds the stages that are done: --resume goes on with it")
+
+    def path(self, entry: Mapping[str, Any]) -> Path:
+        """The checkpoint that a stage left."""
+        return self.out / entry["checkpoint"]
+
+    def relative(self, path: Path) -> str:
+        return str(path.relative_to(self.out)) if path.is_relative_to(self.out) else str(path)
+
+    def check_checkpoint(self, entry: Mapping[str, Any]) -> None:
+        """BadInput where what the next stage begins with is not what was left there."""
+        path, files = self.path(entry), entry["files"]
+        lost = [name for name in files if not (path / name).is_file()]
+        other = [name for name in files if name not in lost and sha256_of(path / name) != files[name]]
+        if lost or other:
+            what = f"{', '.join([*lost, *other][:4])} {'missing' if lost else 'of another sha256'}"
+            why = f"the next stage begins with what {entry['name']} left there"
+            raise BadInput(str(path), what=what, why=why, fix=f"bring it back, or {FIX}")
+
+    def point(self, entry: Mapping[str, Any]) -> None:
+        """OUT/final: a relative link, so that the folder can be moved."""
+        link, partial = self.out / FINAL, self.out / f".{FINAL}.partial"
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(entry["checkpoint"], target_is_directory=True)
+        partial.replace(link)
+
+
+def hashes(checkpoint: Path) -> dict[str, str]:
+    """File -> sha256 of what makes a checkpoint's function."""
+    names = ["config.json", *sorted(p.name for p in checkpoint.glob("*.safetensors*")), "grow.json"]
+    return {name: sha256_of(checkpoint / name) for name in names if (checkpoint / name).is_file()}
+
+
+def _entry(stage: Stage) -> dict[str, Any]:
+    options = json.loads(json.dumps(dict(stage.options)))
+    return {"name": stage.name, "kind": stage.kind, "folder": stage.name, "status": WAITING, "options": options}
+
+
+def _check_same(where: str, entry: dict[str, Any], stage: Stage) -> None:
+    """What may change in a stage that was begun is taken over."""
+    now = _entry(stage)
+    for key in ("kind", "name"):
+        if entry[key] != now[key]:
+            raise _changed(f"{where}: {key}", entry[key], now[key])
+    for key in dict.fromkeys((*entry["options"], *now["options"])):
+        before, after = entry["options"].get(key), now["options"].get(key)
+        if before != after and key not in FREE:
+            raise _changed(f"{where}: {key}", before, after)
+    entry["options"] = now["options"]
+
+
+def _changed(where: str, before: Any, now: Any) -> BadInput:
+    return BadInput(
+        f"--resume: {where}",
+        what=f"is {shown(now)}, and the run was begun with {shown(before)}",
+        why="what was begun with one recipe is not continued with another",
+        fix="the recipe as it was (OUT/recipe.toml), or another --out; stages not yet begun may change",
+    )
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""What training knows of the growth that made its checkpoint."""

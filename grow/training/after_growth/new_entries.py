@@ -1,0 +1,218 @@
+"""What training knows of the growth that made its checkpoint: which entries are new, and that nothing was lost.
+
+Both follow from grow.json. With `--rewarm` the update of new entries is scaled, with `--freeze-old` old entries keep
+their bits; neither touches anything else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grow.applying.fused import wholes
+from grow.checkpoint.reader import Checkpoint
+from grow.errors import BadInput, Refused
+from grow.families import FAMILIES, family_of
+from grow.families.family import Family
+from grow.families.match import Match, Matched, match
+from grow.growth.in_memory import ModelSource
+from grow.optimizer.dual_rule import new_entries_of
+from grow.planning.assemble import assemble
+from grow.planning.record import NAME, Record
+from grow.planning.tensor import TensorPlan
+from grow.planning.upcycle import experts_of
+from grow.training.settings.schedule import rewarm
+from grow.training.sharding import local, part_of
+
+
+def knows_new(record: Record) -> bool:
+    """Whether the grown sizes say which entries are new; of units of experts that were drawn anew they do not."""
+    return record.change.redraw is None
+
+
+def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorPlan, ...]:
+    """The growth's tensors from its record and the grown checkpoint (or model) alone: the source is the grown one with
+    the old sizes. BadInput when the record is of another checkpoint."""
+    how = record.change.upcycling
+    family = family_of(how.target if how else record.model_type)
+    found = match(family, grown.config, grown.tensors, str(grown.path))
+    config = dict(found.config)
+    for axis, size in record.sizes.items():
+        field = family.axes.get(axis)
+        if field and config.get(field) is not None:
+            config[field] = size
+    if record.config_changes.get("tie_word_embeddings") is False:
+        config["tie_word_embeddings"] = True
+    depth = record.change.depth
+    if not knows_new(record):
+        raise Refused(
+            f"{grown.path}: {NAME}",
+            what="tells of experts whose units were drawn anew",
+            why="which of their entries are new does not follow from the grown sizes alone",
+            fix="without --rewarm, --freeze-old and --rates",
+        )
+    source: list[Matched] = []
+    ffns: set[int] = set()  # layers whose FFN became experts
+    for t in found.tensors:
+        layer, expert = t.index("layers"), t.index("experts")
+        if layer is not None and (layer >= depth.m or depth.inserted[layer]):
+            continue
+        if how is not None and layer is not None and t.row.name in _mixture(family):
+            if layer not in ffns:
+                ffns.add(layer)
+                source += _named_like(t, family, experts_of(how, record.sizes, depth.source[layer], t.dtype))
+            continue
+        if expert is not None and expert >= record.sizes["experts"]:
+            continue
+        shape = tuple(dim.size(record.sizes) for dim in t.row.signature.dims)
+        if layer is not None:
+            to = depth.source[layer]
+            t = replace(t, name=t.at(t.name, layers=to), canonical=t.at(t.canonical, layers=to))
+        if not _parted(family, t, found, config):
+            source.append(replace(t, shape=shape))
+    matched = Match(config, tuple(source), (), ())
+    try:
+        tensors, _ = assemble(family, matched, record.change, {t.name: t.dtype for t in source})
+    except (KeyError, IndexError, ValueError) as error:
+        raise _foreign(grown, f"{type(error).__name__}: {error}") from None
+    stored = {t.name: t for t in found.tensors}
+    for made in tensors:
+        other = stored.get(made.name) or next((s for s in found.tensors if s.canonical == made.canonical), None)
+        if other is None or other.shape != made.new_shape:
+            raise _foreign(grown, f"{made.name}: {other and other.shape}, the growth made {made.new_shape}")
+    return tensors
+
+
+def _mixture(family: Family) -> set[str]:
+    """Rows of what stands in the place of a dense FFN."""
+    e = family.experts
+    return {e.router, *e.parts, *e.shared, e.shared_gate} if e else set()
+
+
+def _named_like(t: Matched, family: Family, made: Iterable[Matched]) -> Iterator[Matched]:
+    """With the prefix that a stored tensor has, or without."""
+    for one in made:
+        bare = t.name != t.canonical
+        yield replace(one, name=one.canonical.removeprefix(family.prefix) if bare else one.canonical)
+
+
+def _parted(family: Any, t: Matched, found: Match, config: Mapping[str, Any]) -> bool:
+    """A head that the growth wrote apart from its table: the source has none."""
+    tie = family.tie
+    return bool(tie and t.canonical == tie.head and family.holds(config, tie.when))
+
+
+def _foreign(grown: Checkpoint | ModelSource, why: str) -> BadInput:
+    return BadInput(
+        f"{grown.path}: {NAME}",
+        what="tells of another checkpoint than this one",
+        why=why,
+        fix="train without --rewarm, --freeze-old and --rates, or grow again",
+    )
+
+
+def parts_of(model: Any, tensors: Iterable[TensorPlan]) -> Iterator[tuple[str, torch.nn.Parameter, TensorPlan]]:
+    """(name, parameter, its tensor of the growth) of every parameter; BadInput where the growth made another model."""
+    by_name: dict[str, TensorPlan] = {}
+    for t in tensors:
+        by_name |= {t.canonical: t, t.name: t}
+    family = FAMILIES.get(model.config.model_type)
+    for old, new in family.spelling if family else ():  # a module may have the name that older files have
+        by_name |= {name.removesuffix(new) + old: t for name, t in by_name.items() if name.endswith(new)}
+    for name, p, found in wholes(model, by_name):
+        if found is None:
+            raise BadInput(
+                name,
+                what=f"is no tensor of the growth ({tuple(p.shape)})",
+                why="which of its entries are new cannot be known",
+                fix="train without --rewarm, --freeze-old and --rates, or give the model that this growth made",
+            )
+        yield name, p, found
+
+
+class NewEntries:
+    """Per parameter which of its entries on this process are new; parameters without a new entry are all old.
+
+    rewarm      (ratio, steps) of the updates of new entries, see `schedule.rewarm`
+    freeze_old  old entries keep their bits
+    scale       what the updates of new entries are multiplied with, in every step
+
+    before() is called before the optimizer's step, after() behind it.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tensors: Iterable[TensorPlan],
+        *,
+        rewarm: tuple[float, int] | None = None,
+        freeze_old: bool = False,
+        scale: float = 1.0,
+    ) -> None:
+        self.rewarm, self.freeze_old, self.scale = rewarm, freeze_old, scale
+        self.parts: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
+        self.count = self.total = 0
+        for _, p, t in parts_of(model, tensors):
+            new = new_entries_of(t)
+            self.count, self.total = self.count + int(new.sum()), self.total + new.numel()
+            self.parts.append((p, part_of(new, p)))
+        self._old: list[torch.Tensor] = []
+
+    @torch.no_grad()
+    def mask_gradients(self) -> None:
+        """Frozen entries have no gradient: they count in no norm and leave no trace in a moment."""
+        if self.freeze_old:
+            for p, new in self.parts:
+                if p.grad is not None:
+                    grad = local(p.grad)
+                    grad.mul_(new.to(grad.device))
+
+    @torch.no_grad()
+    def before(self, step: int) -> None:
+        if self.freeze_old or self._scale(step) != 1.0:
+            self._old = [local(p).clone() for p, _ in self.parts]
+
+    @torch.no_grad()
+    def after(self, step: int) -> None:
+        """w <- old + scale · (w - old) where an entry is new; w <- old where it is frozen."""
+        scale, frozen = self._scale(step), self.freeze_old
+        for (p, new), old in zip(self.parts, self._old):
+            now = local(p)
+            moved = old + scale * (now - old) if scale != 1.0 else now
+            now.copy_(torch.where(new.to(now.device), moved, old if frozen else now))
+        self._old = []
+
+    def _scale(self, step: int) -> float:
+        return self.scale * (rewarm(step, *self.rewarm) if self.rewarm else 1.0)
+
+
+def check_losses(
+    source: float, grown: float, apart: float, of: str, record: Record, dtypes: set[str], path: Path, alike: bool = True
+) -> str:
+    """A note that both losses agree; BadInput when the grown model has lost something before the first step.
+
+    Means over the same tokens in float32, and `apart`, the root mean square of the difference of single tokens: a mean
+    hides what goes up here and down there. What a bit-exact growth, or one stored in float32, leaves is summation
+    order: 1e-6 for the bundled models, below 1e-4 for deep ones. A rounded growth in 16 bits has its weights' noise,
+    1e-2 of the mean (design, storage) and 5e-3 for a token of the bundled models, below 1e-1; and so have 16-bit
+    weights beside the same in full precision (not `alike`).
+    """
+    if record.lossy:
+        return f"the growth is lossy by its method: {grown:.6f} before the first step, the source {source:.6f}"
+    wide = (record.storage == "bit-exact" and alike) or not dtypes & {"BF16", "F16"}
+    limit = (1e-4 if wide else 1e-2) * max(1.0, abs(source))
+    each = 1e-4 if wide else 1e-1
+    if not math.isfinite(grown) or not abs(grown - source) <= limit or not apart <= each:
+        raise BadInput(
+            str(path),
+            what=f"has a {of} of {grown:.6f} before the first step, its source {source:.6f}, "
+            f"and single tokens differ by {apart:.1e}",
+            why=f"a lossless growth changes it by {limit:.1g} at most, and single tokens by {each:.0e}",
+            fix="grow verify SOURCE GROWN says which tensor differs",
+        )
+    return f"the {of} before the first step is the source's: {grown:.6f} and {source:.6f}"

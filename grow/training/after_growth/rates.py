@@ -1,0 +1,188 @@
+"""Learning rates by what a growth did to a parameter: one for all, by fan-in, or those that it implies.
+
+uniform   one rate
+mup       a matrix whose fan-in grew from f to f' learns at f/f' of the rate, tables and vectors at all of it: the
+          rule of the maximal update parametrisation for Adam (Yang et al., arXiv 2203.03466, table 3; the head is
+          a matrix, a table that is tied to it a table). What weight decay takes off in a step stays the same.
+implied   an entry that holds v times an old one and gets γ times its gradient takes AdamW's step with lr · v and
+          eps · γ (`grow.optimizer.dual_rule`); entries that hold none take the usual one. Training then commutes with
+          growing, exactly for even shares: copies stay copies, so it is for proofs and short hand-overs.
+          Gradients are measured in the source's units: their norm is √Σ g² · v/γ, the source's, and so is clipping.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from grow.checkpoint.reader import Checkpoint
+from grow.errors import Refused
+from grow.notation.axes import READ
+from grow.optimizer.dual_rule import carries, factors
+from grow.planning.record import Record
+from grow.planning.tensor import TensorPlan
+from grow.training.after_growth.new_entries import NewEntries, parts_of, tensors_of
+from grow.training.settings.run_settings import Settings
+from grow.training.sharding import World, local, part_of, rows_of
+
+Rated = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Part = tuple[torch.nn.Parameter, "Rated | None"]
+
+
+@dataclass(frozen=True)
+class Treated:
+    """How the entries of a grown model are treated apart, None where they are not."""
+
+    new: NewEntries | None = None
+    implied: Implied | None = None
+    scales: Mapping[str, float] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def treat(model: Any, record: Record, grown: Checkpoint, settings: Settings) -> Treated:
+    """As the settings want it; `model` is sharded already."""
+    apart = settings.rewarm is not None or settings.freeze_old
+    if not apart and settings.rates == "uniform":
+        return Treated()
+    if settings.rates != "uniform" and record.change.makes_experts:
+        raise Refused(
+            f"--rates {settings.rates}",
+            what="does not know experts that were made or added",
+            why="what a router sends to each of them, and so its gradient, is no multiple of the old one",
+            fix="without --rates",
+        )
+    made, notes = tensors_of(record, grown), []
+    new = NewEntries(model, made, rewarm=settings.rewarm, freeze_old=settings.freeze_old) if apart else None
+    if new is not None:
+        notes.append(f"{new.count:,} of {new.total:,} entries are new")
+    scales = mup_scales(model, made) if settings.rates == "mup" else None
+    if scales is not None:
+        notes.append(f"rates: {said(scales)}")
+    return Treated(new, Implied(model, made) if settings.rates == "implied" else None, scales, tuple(notes))
+
+
+def mup_scales(model: Any, tensors: Iterable[TensorPlan]) -> dict[str, float]:
+    """Parameter -> its share of the rate."""
+    return {name: fan_in(t, t.shape) / fan_in(t, t.new_shape) for name, _, t in parts_of(model, tensors)}
+
+
+def fan_in(t: TensorPlan, shape: tuple[int, ...]) -> int:
+    """What a row of a matrix is summed over; 1 for vectors and for tables, which are looked up."""
+    return math.prod(size for size, role in zip(shape, t.roles) if role == READ)
+
+
+def said(scales: Mapping[str, float]) -> str:
+    """`× 0.5 for 15 parameters, × 1 for 12`."""
+    counts = sorted(Counter(scales.values()).items())
+    first, *rest = [f"× {scale:.4g} for {count}" for scale, count in counts]
+    return ", ".join([f"{first} parameters", *rest])
+
+
+class Dimwise:
+    """v and γ of a parameter's entries as products of one vector per dim: a row and a column instead of a matrix.
+
+    vectors  of v and of γ, each shaped so that their product has the parameter's shape on this process
+    """
+
+    def __init__(self, t: TensorPlan, p: torch.nn.Parameter) -> None:
+        self.factor = t.factor
+        self.values: list[torch.Tensor] = []
+        self.gradients: list[torch.Tensor] = []
+        for dim, f in enumerate(factors(t)):
+            if f is None:
+                continue
+            shape = tuple(-1 if d == dim else 1 for d in range(len(t.new_shape)))
+            for vectors, values in ((self.values, f.value), (self.gradients, f.gradient)):
+                vector = torch.from_numpy(values).to(p.dtype).reshape(shape)
+                vectors.append(part_of(vector, p) if dim == 0 else vector.to(p.device))
+
+    def __call__(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(v, γ), each 1 where an entry holds no old one, or one whose gradient it does not get."""
+        v, g = torch.full_like(like, self.factor), torch.full_like(like, 1 / self.factor)
+        for vectors, made in ((self.values, v), (self.gradients, g)):
+            for vector in vectors:
+                made *= vector
+        old = (v != 0) & (g != 0)
+        return torch.where(old, v, 1), torch.where(old, g, 1)
+
+
+class Stackwise:
+    """`Dimwise` of the matrices of a stack, of those that this process holds."""
+
+    def __init__(self, t: TensorPlan, p: torch.nn.Parameter) -> None:
+        own, height = local(p), t.new_shape[1]
+        first, end = (row * height for row in rows_of(p))
+        like = torch.nn.Parameter(own.new_empty(0))
+        self.parts = [
+            (begin - first, begin - first + piece.new_shape[0], Dimwise(piece, like))
+            for begin, piece in t.pieces
+            if first <= begin < end and carries(piece) and not piece.unchanged
+        ]
+
+    def __call__(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        v, g = torch.ones_like(like), torch.ones_like(like)
+        rows_v, rows_g = (some.view(-1, like.shape[-1]) for some in (v, g))
+        for first, end, rate in self.parts:
+            rows_v[first:end], rows_g[first:end] = rate(rows_v[first:end])
+        return v, g
+
+
+def rated(t: TensorPlan, p: torch.nn.Parameter) -> Rated | None:
+    """The implied rates of a parameter, None where all of them are 1."""
+    if not carries(t) or t.unchanged:
+        return None
+    return Stackwise(t, p) if t.pieces else Dimwise(t, p)
+
+
+class Implied:
+    """AdamW's step at the rates that the growth implies. The optimizer keeps the moments, this moves the weights."""
+
+    def __init__(self, model: Any, tensors: Iterable[TensorPlan]) -> None:
+        self.parts: list[Part] = [(p, rated(t, p)) for _, p, t in parts_of(model, tensors)]
+
+    @torch.no_grad()
+    def gradient_norm(self, world: World) -> float:
+        """The norm of the source's gradient that this one stands for, with that of the new entries."""
+        own = 0.0
+        for p, rate in self.parts:
+            if p.grad is None or not local(p.grad).numel():
+                continue
+            squares = local(p.grad).double().square()
+            if rate is not None:
+                v, g = rate(squares)
+                squares *= (v / g).abs()
+            own += float(squares.sum())
+        return math.sqrt(world.sum(own)[0])
+
+    @torch.no_grad()
+    def step(self, optimizers: Iterable[torch.optim.Optimizer], lr: float) -> None:
+        """In place of `optimizer.step()`: at rate 0 the moments move and no weight does."""
+        for optimizer in optimizers:
+            rates = dict(self.parts)
+            for group in optimizer.param_groups:
+                group["lr"] = 0.0
+            optimizer.step()
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+                for p in group["params"]:
+                    if p in optimizer.state:
+                        _move(p, optimizer.state[p], group, rates.get(p))
+
+
+def _move(p: torch.nn.Parameter, state: Mapping[str, Any], group: Mapping[str, Any], rate: Rated | None) -> None:
+    """w <- (1 - lr · decay) w - lr · v · m̂ / (√ŝ + eps · γ)."""
+    w, (beta1, beta2), count = local(p), group["betas"], float(state["step"])
+    update = local(state["exp_avg"]) / (1 - beta1**count)
+    root = (local(state["exp_avg_sq"]) / (1 - beta2**count)).sqrt_()
+    if rate is None:
+        update /= root.add_(group["eps"])
+    else:
+        v, g = rate(w)
+        update *= v * g.sign()
+        update /= root.add_(g.abs(), alpha=group["eps"])
+    w.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=group["lr"])

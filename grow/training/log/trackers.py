@@ -1,0 +1,131 @@
+"""Where the numbers of metrics.jsonl go as well: tensorboard, wandb or trackio, each only where it was asked for.
+
+Nothing leaves the machine unasked: wandb writes RUN/wandb unless WANDB_MODE says otherwise (`wandb sync` uploads it),
+trackio keeps its own local store. A tracker that breaks down in the middle is left out with a note, the run goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from grow.errors import BadInput
+from grow.training.settings.run_settings import Settings
+
+PROJECT = "grow"
+MODULES = {
+    "tensorboard": "torch.utils.tensorboard",
+    "wandb": "wandb",
+    "trackio": "trackio",
+}
+
+
+class Tracker(Protocol):
+    def record(self, entry: Mapping[str, Any]) -> None:
+        """One line of metrics.jsonl."""
+
+    def close(self) -> None: ...
+
+
+def asked_for(settings: Settings) -> list[str]:
+    names = [*(["tensorboard"] if settings.tensorboard else []), *([settings.tracker] if settings.tracker else [])]
+    return list(dict.fromkeys(names))
+
+
+def check_trackers(settings: Settings) -> None:
+    """BadInput where a package is not installed, before anything is begun."""
+    for name in asked_for(settings):
+        try:
+            importlib.import_module(MODULES[name])
+        except ImportError:
+            option = "--tensorboard" if name == "tensorboard" and settings.tensorboard else f"--tracker {name}"
+            package = "'grow-transformers[train]'" if name == "tensorboard" else name
+            raise BadInput(
+                option,
+                what=f"needs {name}, which is not installed",
+                why="it keeps the numbers",
+                fix=f"pip install {package}, or leave it out: metrics.jsonl has the same numbers",
+            ) from None
+
+
+def open_trackers(run: Path, settings: Settings, done: int) -> list[Tracker]:
+    """BadInput when one does not start."""
+    found: list[Tracker] = []
+    for name in asked_for(settings):
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result
+                found.append(KINDS[name](run, settings, done))
+        except Exception as error:  # packages of others, and what they talk to
+            close_trackers(found)
+            why = f"{type(error).__name__}: {str(error)[:200]}"
+            fix = "leave it out: metrics.jsonl has the same numbers"
+            raise BadInput(f"--tracker {name}", what="does not start", why=why, fix=fix) from None
+    return found
+
+
+def close_trackers(trackers: Iterable[Tracker]) -> None:
+    """What they say about it goes to stderr; one that fails here has lost nothing that metrics.jsonl has not."""
+    for tracker in trackers:
+        with contextlib.suppress(Exception), contextlib.redirect_stdout(sys.stderr):
+            tracker.close()
+
+
+class _Board:
+    """RUN/tensorboard; steps that are done again replace what was there."""
+
+    def __init__(self, run: Path, settings: Settings, done: int) -> None:
+        module = importlib.import_module(MODULES["tensorboard"])
+        self.writer = module.SummaryWriter(str(run / "tensorboard"), purge_step=done + 1 if done else None)
+
+    def record(self, entry: Mapping[str, Any]) -> None:
+        for name, value in entry.items():
+            if name != "step":
+                self.writer.add_scalar(name, value, entry["step"])
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class _Wandb:
+    def __init__(self, run: Path, settings: Settings, done: int) -> None:
+        self.run = importlib.import_module("wandb").init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=run.name,
+            id=hashlib.sha256(os.fsencode(run)).hexdigest()[:16],
+            resume="allow",
+            dir=str(run),
+            config=settings.document(),
+            mode=os.environ.get("WANDB_MODE", "offline"),
+        )
+
+    def record(self, entry: Mapping[str, Any]) -> None:
+        self.run.log({name: value for name, value in entry.items() if name != "step"}, step=entry["step"])
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class _Trackio:
+    def __init__(self, run: Path, settings: Settings, done: int) -> None:
+        self.module = importlib.import_module("trackio")
+        name = f"{run.name}-{hashlib.sha256(os.fsencode(run)).hexdigest()[:6]}"
+        self.module.init(project=PROJECT, name=name, resume="allow", config=settings.document())
+
+    def record(self, entry: Mapping[str, Any]) -> None:
+        self.module.log({name: value for name, value in entry.items() if name != "step"}, step=entry["step"])
+
+    def close(self) -> None:
+        self.module.finish()
+
+
+KINDS: dict[str, Callable[[Path, Settings, int], Tracker]] = {
+    "tensorboard": _Board,
+    "wandb": _Wandb,
+    "trackio": _Trackio,
+}

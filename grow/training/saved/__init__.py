@@ -1,0 +1,1 @@
+"""What a run writes so that it can go on."""

@@ -1,0 +1,1 @@
+"""Token files and what a model learns from them."""

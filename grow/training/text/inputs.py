@@ -1,0 +1,218 @@
+"""Token files of a run: opened, checked against the model and dealt into batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grow.data import Corpus, Loader, Tokens, prepare
+from grow.data.corpus import tokenizer_sha256
+from grow.data.loader import Batch
+from grow.errors import BadInput
+from grow.processes import World
+from grow.training.run_folder import BUNDLED, FOLDERS
+from grow.training.settings.run_settings import Settings
+from grow.training.text.objectives import Objective
+from grow.zoo import TEXTS
+
+READ_WHOLE = 1 << 36  # bytes of a corpus: some minutes
+EVALUATED = 64  # blocks of validation text, at most
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder of token files, or a bundled text, and its share of a batch (None: by its size)."""
+
+    path: str
+    weight: float | None
+
+
+def parse_sources(data: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Source]:
+    """PATH or PATH:WEIGHT of each; a folder whose name ends in a colon and a number is meant as it stands."""
+    found = []
+    for text in [os.fspath(data)] if isinstance(data, (str, os.PathLike)) else [os.fspath(item) for item in data]:
+        path, colon, tail = text.rpartition(":")
+        weight = _number(tail) if colon and not Path(text).is_dir() else None
+        found.append(Source(path if weight is not None else text, weight))
+    if len({source.weight is None for source in found}) > 1:
+        raise BadInput(
+            "--data",
+            what="some corpora have a weight and some have none",
+            why="weights are shares of a whole",
+            fix="--data A:0.7 --data B:0.3",
+        )
+    return found
+
+
+def open_sources(
+    sources: list[Source], run: Path, model: str, seed: int, world: World
+) -> tuple[list[Source], list[Corpus]]:
+    """The corpora; bundled texts, and the held-out one where none is named, are tokenized into RUN first."""
+    sources = tokenized(sources or [Source(BUNDLED, None)], run, model, world)
+    return sources, [Corpus.open(source.path) for source in sources]
+
+
+def tokenized(sources: list[Source], run: Path, model: str, world: World) -> list[Source]:
+    """With bundled texts as the model's own tokenizer reads them, in RUN/data…, made unless they are there."""
+    return [replace(s, path=_tokens_of(s.path, run, model, world)) if is_bundled(s) else s for s in sources]
+
+
+def is_bundled(source: Source) -> bool:
+    return source.path in TEXTS and not Path(source.path).is_dir()
+
+
+def _tokens_of(name: str, run: Path, model: str, world: World) -> str:
+    folder = run / FOLDERS[name]
+    with world.together():
+        if world.first and not folder.exists():
+            prepare([name], tokenizer=model, out=folder, validation=0.05, seed=0)
+    return str(folder)
+
+
+class Data:
+    """Batches of a run and its validation text.
+
+    tokens of a step: what the model predicts from, padding and sentinels not counted
+    """
+
+    def __init__(
+        self, sources: list[Source], corpora: list[Corpus], objective: Objective, settings: Settings, world: World
+    ) -> None:
+        self.corpora, self.objective, self.settings, self.world = corpora, objective, settings, world
+        self.notes: list[str] = []
+        block = objective.block(settings.length)
+        if block < 2:
+            why = "a sequence holds special tokens and text"
+            raise BadInput(f"--length {settings.length}", what="is too short", why=why, fix="--length 64")
+        weights = [source.weight for source in sources]
+        given = None if None in weights else [w for w in weights if w is not None]
+        options: dict[str, Any] = dict(length=block, documents=settings.documents)
+        self.loader = Loader(
+            [corpus.split("train") for corpus in corpora],
+            batch=settings.batch,
+            seed=settings.seed,
+            weights=given,
+            skip=settings.seen,
+            **options,
+        )
+        self.loader.places(settings.begin, 0, world.size)  # refuses a batch that cannot be dealt
+        if settings.batch // world.size % settings.accumulate:
+            raise BadInput(
+                f"--accumulate {settings.accumulate}",
+                what=f"does not divide the {settings.batch // world.size} sequences of each process",
+                why="every part has as many",
+                fix="a divisor of them",
+            )
+        self.rows = settings.batch // world.size // settings.accumulate
+        self.validation: list[tuple[Tokens, int]] = []
+        for tokens in (corpus.split("val") for corpus in corpora):
+            count = tokens.blocks(block)
+            if not count:
+                self.notes.append(f"{tokens.name}: {len(tokens.ids):,} tokens are no block of {block}: not evaluated")
+            share = max(1, EVALUATED // len(corpora))
+            self.validation += [(tokens, k) for k in range(min(count, share))]
+        check_plateau(settings, len(self.validation))
+
+    def parts(self, step: int) -> Iterator[dict[str, np.ndarray]]:
+        """This process's part of a step, in `accumulate` parts."""
+        batch = self.loader.batch(step, self.world.rank, self.world.size)
+        first = self.world.rank * len(batch.ids)
+        for at in range(0, len(batch.ids), self.rows):
+            part = slice(at, at + self.rows)
+            some = Batch(batch.ids[part], None if batch.segments is None else batch.segments[part])
+            yield self.objective.apply(some, seed=self.settings.seed, step=step, first=first + at)
+
+    def held_out(self) -> Iterator[dict[str, np.ndarray]]:
+        """The validation blocks, dealt to the processes; each gets as many parts, the last ones without labels."""
+        length, width = self.loader.length, self.rows * self.world.size
+        for at in range(0, len(self.validation), width):
+            numbers = [at + self.world.rank * self.rows + k for k in range(self.rows)]
+            chosen = [self.validation[min(n, len(self.validation) - 1)] for n in numbers]
+            ids = np.stack([tokens.block(k, length) for tokens, k in chosen])
+            segments = np.stack([t.segments(k, length) for t, k in chosen]) if self.settings.documents else None
+            made = self.objective.apply(Batch(ids, segments), seed=0, step=0, first=numbers[0])
+            made["labels"][[k for k, n in enumerate(numbers) if n >= len(self.validation)]] = -100
+            yield made
+
+    def named(self, step: int) -> str:
+        """The blocks of a step, for messages: `tokens/train: blocks 4, 17`."""
+        which, blocks = self.loader.places(step)
+        found = []
+        for k, corpus in enumerate(self.corpora):
+            some = sorted(int(b) for b in blocks[which == k])
+            if some:
+                more = f" and {len(some) - 16} more" if len(some) > 16 else ""
+                found.append(f"{corpus.path}/train: blocks {', '.join(map(str, some[:16]))}{more}")
+        return "; ".join(found)
+
+    def check_files(self, vocab: int) -> None:
+        """BadInput when the files hold an id that the model has no row for, or are not those that were written."""
+        for corpus in self.corpora:
+            size = sum(corpus.file(name).stat().st_size for name in corpus.manifest.splits)
+            if size > READ_WHOLE:
+                self.notes.append(f"{corpus.path}: {size:,} bytes are too many to be read and hashed beforehand")
+                continue
+            self._check_ids(corpus, vocab)
+            corpus.check_bytes()
+
+    def _check_ids(self, corpus: Corpus, vocab: int) -> None:
+        for tokens in (corpus.split("train"), corpus.split("val")):
+            for at in range(0, len(tokens.ids), 1 << 24):
+                part = tokens.ids[at : at + (1 << 24)]
+                if part.max(initial=0) >= vocab:
+                    where = at + int(np.argmax(part >= vocab))
+                    raise BadInput(
+                        str(corpus.path),
+                        what=f"token {where:,} is {int(tokens.ids[where])}, the model has {vocab} rows",
+                        why="an id beyond the embedding table has no row",
+                        fix="grow data prepare writes the folder anew",
+                    )
+
+    def document(self) -> list[dict[str, Any]]:
+        """What a resumed run must find again."""
+        return [
+            {"tokens": c.manifest.splits["train"].sha256, "validation": c.manifest.splits["val"].sha256}
+            for c in self.corpora
+        ]
+
+
+def check_plateau(settings: Settings, blocks: int) -> None:
+    """BadInput where a run that is to end at a plateau has no validation text to see one by."""
+    if settings.plateau and not blocks:
+        raise BadInput(
+            f"--plateau {settings.plateau[0]}:{settings.plateau[1]}",
+            what="no corpus has a block of validation text",
+            why="a plateau is one of the validation loss",
+            fix="grow data prepare --validation 0.05, or without --plateau",
+        )
+
+
+def open_data(
+    data: list[Source], run: Path, model: str, config: Any, tokenizer: Any, objective: Objective,
+    settings: Settings, world: World, place: Callable[[list[dict[str, Any]]], Settings] | None = None,
+) -> tuple[list[Source], Data]:  # fmt: skip
+    """Corpora that fit the model, as `Data`; `place` gives the settings once it is known which text that is."""
+    sources, corpora = open_sources(data, run, model, settings.seed, world)
+    rules = tokenizer_sha256(tokenizer) if tokenizer is not None else None
+    for corpus in corpora:
+        corpus.check_model(int(config.vocab_size), rules, model)
+    if place is not None:
+        hashes = (corpus.manifest.splits["train"].sha256 for corpus in corpora)
+        settings = place([{"tokens": sha, "weight": source.weight} for source, sha in zip(sources, hashes)])
+    found = Data(sources, corpora, objective, settings, world)
+    with world.together():
+        if world.first_here:  # the files of another machine may be others
+            found.check_files(int(config.vocab_size))
+    return sources, found
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

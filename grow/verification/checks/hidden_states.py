@@ -1,0 +1,132 @@
+"""Hidden states, layer by layer: the grown ones are read back through the axis map before they are compared.
+
+A wrong weight inside one layer shows at that layer and in all that follow, so the first bad row of the matrix is
+where to look.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from grow.verification.outputs.compare import Outputs, Readback, read_back
+from grow.verification.outputs.forward_passes import CHAOTIC, STORAGE_K, grown_dtype, guard, moved
+from grow.verification.outputs.pair import Pair
+from grow.verification.result import EXACT, Check
+
+Stream = Callable[[bool], tuple | None]  # final -> the fields of a `Readback`
+Place = Callable[[int], int]  # index of a hidden state -> where it is among the grown ones
+
+
+class Layers:
+    """Relative differences of two runs' hidden states: `matrix[layer][probe]`, in units of the source layer's std."""
+
+    def __init__(self, a: Outputs, b: Outputs, stream: Stream = lambda final: None, place: Place = lambda k: k) -> None:
+        keys = [key.rsplit("/", 1) for key in a]
+        self.layers = list(dict.fromkeys(layer for _, layer in keys))
+        self.probes = list(dict.fromkeys(probe for probe, _ in keys))
+        last = {layer.split(".")[0]: layer for layer in self.layers}
+        self.problem = "" if a else "the class gives no hidden states"
+        self.place = place
+        self.matrix: list[list[float]] = []
+        for layer in self.layers:
+            std = _std([a[f"{probe}/{layer}"] for probe in self.probes if f"{probe}/{layer}" in a])
+            found = [self._one(a, b, f"{probe}/{layer}", std, stream, layer in last.values()) for probe in self.probes]
+            self.matrix.append(found)
+        depth = len(self.layers)
+        if not self.problem and len(set(b)) != len(set(a)) and all(place(k) == k for k in range(depth)):
+            self.problem = f"the grown model has other layers: {sorted(set(b) - set(a))[0]}"
+
+    def _one(self, a: Outputs, b: Outputs, key: str, std: float, stream: Stream, final: bool) -> float:
+        if key not in a:
+            return math.nan
+        name, _, k = key.rpartition(".")
+        there = f"{name}.{self.place(int(k))}"
+        if there not in b:
+            self.problem = self.problem or f"the grown model has no {there}"
+            return math.nan
+        x, y = a[key].double(), b[there].double()
+        back = stream(final)
+        if back is not None and len(back[0]) == y.shape[1]:
+            x, y, problem = read_back(x, y, Readback(*back))
+            self.problem = self.problem or problem
+        if x.shape != y.shape:
+            self.problem = self.problem or "the widths differ and no grow.json says how one is the other"
+            return math.nan
+        if not torch.isfinite(y).all():
+            return math.inf
+        return float((x - y).abs().max()) / std if std else math.inf
+
+    @property
+    def rows(self) -> list[float]:
+        """The worst probe of every layer."""
+        return [max((v for v in row if not math.isnan(v)), default=math.nan) for row in self.matrix]
+
+
+def storage_floors(pair: Pair, dtype: str) -> list[float]:
+    """Per layer, what storing in `dtype` explains: the source against itself, every weight rounded once more."""
+    return Layers(pair.hidden("source", "float64"), moved(pair, dtype)[1]).rows
+
+
+def _std(parts: list[torch.Tensor]) -> float:
+    return float(torch.cat(parts).double().std(correction=0)) if parts else 0.0
+
+
+@guard
+def hidden_states(
+    pair: Pair,
+    *,
+    stream: Stream = lambda final: None,
+    place: Place = lambda k: k,
+    stored: str | None = None,
+    known: bool = True,
+) -> Check:
+    """Every layer's residual stream agrees in true float64.
+
+    stored  dtype that weights were rounded to; a layer's limit is then STORAGE_K x what that explains, else `EXACT`
+    known   False without a grow.json: states that differ may be the same in another basis, so the outputs decide
+    """
+    floors = storage_floors(pair, stored) if stored else None
+    found = Layers(pair.hidden("source", "float64"), pair.hidden("grown", "float64"), stream, place)
+    if found.problem:
+        return Check("hidden_states", "skip", reason=found.problem)
+    if floors is None and EXACT < max(found.rows) <= CHAOTIC:  # see `outputs.settled`
+        floors = storage_floors(pair, "float64")
+    limits = [EXACT if floors is None else max(EXACT, STORAGE_K * floor) for floor in floors or found.rows]
+    claim = (
+        f"max |Δ| / std <= {EXACT:g} in every layer"
+        if floors is None
+        else f"max |Δ| / std <= {STORAGE_K:g} x what {'storage' if stored else 'one float64 rounding of each weight'} "
+        "explains in that layer"
+    )
+    measured: dict[str, Any] = {
+        "layers": found.layers,
+        "probes": found.probes,
+        "differences": found.matrix,
+        "limits": limits,
+        "relative": max(found.rows),
+        "runtime": _runtime(pair, stream, place),
+    }
+    bad = [layer for layer, value, limit in zip(found.layers, found.rows, limits) if not value <= limit]
+    if bad:
+        k = found.layers.index(bad[0])
+        reason = f"first at {bad[0]}: {found.rows[k]:.3g} > {limits[k]:.3g}"
+        if not known:
+            reason = f"no grow.json says how one is the other; {reason}"
+        return Check("hidden_states", "fail" if known else "skip", measured, claim, reason)
+    return Check("hidden_states", "pass", measured, claim)
+
+
+def _runtime(pair: Pair, stream: Stream, place: Place) -> dict[str, Any] | None:
+    """The same in the dtype people run, with the source's own noise beside it; None for float64."""
+    dtype = grown_dtype(pair)
+    if dtype == "float64":
+        return None
+    reference = pair.hidden("source", dtype)
+    found = Layers(reference, pair.hidden("grown", dtype), stream, place)
+    others = pair.hidden("source", dtype, "eager"), pair.hidden("source", "float64")
+    noise = [Layers(reference, other).rows for other in others]
+    return {"dtype": dtype, "differences": found.matrix, "floor": [max(rows) for rows in zip(*noise)]}

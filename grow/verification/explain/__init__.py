@@ -1,0 +1,1 @@
+"""Why a comparison failed, and where."""

@@ -1,0 +1,1 @@
+"""Both models answer the same probes, and the answers are compared."""

@@ -1,0 +1,1 @@
+"""Checks of the stored weights, without a forward pass."""

@@ -1,0 +1,75 @@
+"""Two configs of which one must say what the other says: compared as stock code reads them.
+
+A field that one of them leaves out has the default of the installed config class, if it has one there. `False` and no
+such field are two things to code that asks `getattr(config, name, True)`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from grow.families.config_values import TRAINS
+from grow.families.stock_source import stock_of
+
+# Written beside a model and read by no forward pass, no loss and no head.
+BOOKKEEPING = frozenset(
+    """
+    transformers_version _name_or_path _commit_hash use_cache return_dict output_attentions output_hidden_states
+    initializer_range gradient_checkpointing finetuning_task task_specific_params tokenizer_class prefix torchscript
+    use_bfloat16 output_past tie_weights_ license language tags transformers.js_config max_length min_length do_sample
+    num_beams temperature top_k top_p repetition_penalty bad_words_ids
+    """.split()
+)
+
+
+def differing(
+    wanted: Mapping[str, Any], found: Mapping[str, Any], older: Collection[str] = (), *, load: bool = True
+) -> list[str]:
+    """The fields in which `found` is not `wanted`, bookkeeping apart.
+
+    older  names under which a value may stand that stock code keeps under another
+    load   ask the config class; its sizes must be possible ones
+    """
+    wanted, found = one_dtype(wanted), one_dtype(found)
+    names = _apart(wanted, found)
+    if names and load and (a := _as_loaded(wanted)) is not None and (b := _as_loaded(found)) is not None:
+        # what leaves no trace counts by the name that it is kept under
+        names = sorted({*_apart(a, b)} | {n for n in names if n not in a and n not in b and n not in older})
+    return names
+
+
+def read_by_stock(model_type: str, names: list[str]) -> list[str]:
+    """Those of these fields that stock code declares or reads somewhere; a note to oneself changes nothing."""
+    stock = stock_of(model_type)
+    readings = stock.readings([name for name in names if name not in stock.fields])
+    return [name for name in names if name in stock.fields or readings[name].at_all]
+
+
+def alike(a: Any, b: Any) -> bool:
+    """Whether two values are the same or written alike: NaN is not equal to itself, and it may stand deep inside."""
+    return bool(a == b) or json.dumps(a, default=str, sort_keys=True) == json.dumps(b, default=str, sort_keys=True)
+
+
+def _apart(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    names = (n for n in {*a, *b} - BOOKKEEPING if not TRAINS.fullmatch(n))
+    return sorted(n for n in names if (n in a) != (n in b) or not alike(a.get(n), b.get(n)))
+
+
+def _as_loaded(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Every field as the installed config class has it; None where it does not take this config."""
+    import transformers
+
+    try:
+        return dict(transformers.CONFIG_MAPPING[config["model_type"]].from_dict(dict(config)).to_dict())
+    except Exception:  # a class that refuses it has no defaults for it
+        return None
+
+
+def one_dtype(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with its dtype under one name, whatever its generation called it."""
+    found = dict(config)
+    older = found.pop("torch_dtype", None)
+    dtype = found.pop("dtype", None) or older
+    return found if dtype is None else {**found, "dtype": dtype}

@@ -1,0 +1,152 @@
+"""The growth that a pair without grow.json can have come from: of those that `grow` makes between the two sizes, the
+one that most stored tensors follow.
+
+    supposed(source, grown)  ->  a `Replay`, or None where most tensors follow none
+
+It is no evidence for or against a pair: somebody else may have grown it otherwise. Where outputs differ it tells which
+tensor does not do what all the others say, and what its number would have been.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from grow.checkpoint.reader import Checkpoint
+from grow.errors import GrowError
+from grow.families import FAMILIES
+from grow.families.family import UNITS, Family
+from grow.families.match import Match, match
+from grow.notation.dtypes import BITS, STORES
+from grow.notation.operators import OPERATORS
+from grow.planning.change import DRAWN, ROUTES
+from grow.planning.methods import DEFAULT, METHODS
+from grow.planning.plan import Plan, plan_for
+from grow.planning.record import parse_record, record_of
+from grow.planning.tensor import TensorPlan
+from grow.planning.upcycle import read_so
+from grow.verification.weights.recorded_growth import Replay
+
+SAMPLE = 40  # tensors by which a growth is judged: a layer or two, and the tables
+LARGE = 1 << 22  # numbers of a tensor that takes long to hold against its equation: left out where others are there
+FIRST = 8  # tensors that tell most wrong growths
+MOST = 0.5  # of the tensors must follow: of a growth that is another one next to none does
+
+
+def supposed(source: Checkpoint, grown: Checkpoint) -> Replay | None:
+    """The growth that most tensors of `grown` follow, laid over both; None where there is none."""
+    family = FAMILIES.get(str(source.config.get("model_type")))
+    into = FAMILIES.get(str(grown.config.get("model_type")))
+    if family is None or into is None:
+        return None
+    try:
+        matched = match(family, source.config, source.tensors, str(source.path))
+        into.sizes_of(grown.config)
+    except GrowError:
+        return None
+    best: tuple[float, Replay | None] = MOST, None
+    for plan in _plans(family, matched, into, grown.config):
+        found = _laid_over(plan, source, grown)
+        if found is None:
+            continue
+        share = _followed(found)
+        if share >= best[0]:
+            best = share, found
+        if share == 1:
+            break
+    return best[1]
+
+
+def stores_all(replay: Replay) -> bool:
+    """Whether this growth rounds nothing, and what lies in the files has room for every bit of the source."""
+    exact = replay.record.storage == "bit-exact"
+    return exact and all(t.source_dtype in STORES[t.dtype] for whole in replay.tensors for _, t in whole.parts)
+
+
+def misfit(replay: Replay) -> dict[str, Any] | None:
+    """The first tensor that is not there or has another shape, as in `Verification.first`: no model loads without."""
+    for t in replay.tensors:
+        info = replay.grown.tensors.get(t.name)
+        if info is None or info.shape != t.new_shape:
+            rule = "missing" if info is None else f"has shape {list(info.shape)}, wanted {list(t.new_shape)}"
+            return {"tensor": t.name, "index": None, "found": None, "wanted": None, "rule": rule}
+    return None
+
+
+def _laid_over(plan: Plan, source: Checkpoint, grown: Checkpoint) -> Replay | None:
+    try:
+        document = record_of(plan, source="", version="", tensors={})
+        found = Replay(parse_record(document, str(grown.path), ""), source, grown)
+    except GrowError:
+        return None
+    stored = (grown.tensors.get(t.name) for t in found.tensors)
+    return found if all(info is None or info.dtype in BITS for info in stored) else None  # quantised: nothing to hold
+
+
+def _followed(replay: Replay) -> float:
+    """The share of the tensors that are what the growth would have made them; 0 as soon as it is another one."""
+    tensors = [t for t in replay.tensors if _numbers(t) <= LARGE] or list(replay.tensors)
+    asked = tensors[:: max(1, len(tensors) // SAMPLE)]
+    good = 0
+    for k, t in enumerate(asked):
+        good += _follows(replay, t)
+        if k >= FIRST and good < k * MOST / 2:
+            return 0.0
+    return good / max(1, len(asked))
+
+
+def _follows(replay: Replay, t: TensorPlan) -> bool:
+    """Whether a tensor is what the growth makes it; of one that is drawn nobody can tell."""
+    info = replay.grown.tensors.get(t.name)
+    return info is not None and info.shape == t.new_shape and t.fill != DRAWN and replay.fault(t) is None
+
+
+def _numbers(t: TensorPlan) -> int:
+    rows, columns = t.new_matrix
+    return int(rows * columns)
+
+
+def _plans(family: Family, matched: Match, into: Family, grown: Mapping[str, Any]) -> Iterator[Plan]:
+    """Every growth to these sizes that `grow` can be asked for without a seed, the usual one first."""
+    new = into.sizes_of(grown)
+    for how in _upcyclings(family, into, new, grown):
+        try:
+            read, seen, *_ = read_so(family, matched, **how) if how else (family, matched)
+            old = read.sizes_of(seen.config)
+        except GrowError:
+            continue
+        to = {axis: size for axis, size in new.items() if size != old.get(axis) and axis not in ("embed", "experts")}
+        if not how and new.get("experts") != old.get("experts"):
+            to["experts"] = new["experts"]
+        if into.derived_head_dim:
+            to.pop("head_dim", None)
+        for options in _options(to, new["layers"] > old["layers"]):
+            with contextlib.suppress(GrowError):
+                yield plan_for(family, matched, to, upcycling=how, **options)
+
+
+def _options(to: Mapping[str, int], deeper: bool) -> Iterator[dict[str, Any]]:
+    """Arguments of `plan_for`: none, layers in another place, an axis or all of them by another operator, a method."""
+    yield {}
+    if deeper:
+        yield from ({"place": "top"}, {"fill": "fresh"})
+    units = [axis for axis in ("heads", *UNITS) if axis in to]
+    wide = [axis for axis in ("hidden", *units) if axis in to]
+    yield from ({"operators": {axis: name}} for axis in wide for name in OPERATORS)
+    for name in OPERATORS if "hidden" in to and units else ():
+        yield from ({"operators": {"hidden": name, **dict.fromkeys(units, other)}} for other in OPERATORS)
+    yield from ({"method": name} for name in METHODS if name != DEFAULT)
+
+
+def _upcyclings(
+    family: Family, into: Family, new: Mapping[str, int], grown: Mapping[str, Any]
+) -> Iterator[dict[str, Any] | None]:
+    """How an FFN can have become these experts; None where it is no other family."""
+    if into is family:
+        yield None
+    elif into.experts and not family.experts:
+        count, chosen = new["experts"], into.get(grown, into.experts.top_k)
+        cuts = [cut for cut in range(1, min(count, 64) + 1) if count % cut == 0 and chosen % cut == 0]
+        for route in ROUTES:
+            yield from ({"experts": count, "top_k": chosen, "granularity": cut, "route": route} for cut in cuts)
