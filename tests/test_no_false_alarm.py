@@ -207,4 +207,4 @@ def test_hidden_states_that_are_the_same_everywhere_are_their_own_size(tmp_path)
     assert check.status == "pass", check.reason
     assert check.measured["differences"][0] == [0.0] * len(check.measured["probes"])
     files.edit_tensor(grown, "model.embed_tokens.weight", lambda raw: raw.__setitem__((7, 3), 0.25))
-    assert grow.verify(source, grown, rungs=RUNGS).check("hidden_states").status == "fail"
+    assert grow.verify(source, grown, rungs=("hidden_states",)).check("hidden_states").status == "fail"
