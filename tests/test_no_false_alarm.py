@@ -197,3 +197,14 @@ def test_at_least_300_pairs_are_tried_and_40_of_them_on_the_whole_ladder():
     assert all(len(set(cases)) == len(cases) for cases in (PAIRS, WHOLE, SEEDS, SAVED))
     assert len(PAIRS) + len(WHOLE) + len(SEEDS) + len(SAVED) >= 300
     assert len(WHOLE) >= 40
+
+
+def test_hidden_states_that_are_the_same_everywhere_are_their_own_size(tmp_path):
+    source = files.checkpoint(tmp_path / "source", "llama")
+    files.edit_tensor(source, "model.embed_tokens.weight", lambda raw: raw.__setitem__(..., 0.5))
+    grown = grow.widen(source, "2x", out=tmp_path / "grown", verify=False).path
+    check = grow.verify(source, grown, rungs=RUNGS).check("hidden_states")
+    assert check.status == "pass", check.reason
+    assert check.measured["differences"][0] == [0.0] * len(check.measured["probes"])
+    files.edit_tensor(grown, "model.embed_tokens.weight", lambda raw: raw.__setitem__((7, 3), 0.25))
+    assert grow.verify(source, grown, rungs=("hidden_states",)).check("hidden_states").status == "fail"

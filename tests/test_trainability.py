@@ -144,6 +144,38 @@ def test_an_expert_that_had_a_token_in_one_step_is_not_dead(record, tmp_path):
     assert "layers.1.block_sparse_moe" in check.reason
 
 
+@pytest.mark.parametrize("record", [True, False], ids=["grow.json", "no record"])
+def test_a_layer_of_zeros_that_learns_nothing_in_the_source_need_not_after_a_growth(record, tmp_path):
+    source = tiny.checkpoint(tmp_path / "source", "llama")
+    for name in tiny.read_tensors(source):
+        if ".layers.1." in name:
+            tiny.edit_tensor(source, name, lambda raw: raw.__setitem__(..., 0))
+    grown = grown_from(source, "2x")
+    if not record:
+        (grown / "grow.json").unlink()
+    check = audit(source, grown)
+    assert check.status == "pass", check.reason
+
+
+@pytest.mark.parametrize("record", [True, False], ids=["grow.json", "no record"])
+def test_units_that_no_probe_activates_are_not_dead_unless_they_are_zero(record, tmp_path):
+    # the last token alone is classified, so few tokens reach the second layer's units, and ReLU lets few of these pass
+    source = models.save("opt-sequence", tmp_path / "source", seed=4)
+    grown = grown_from(source, "2x")
+    if not record:
+        (grown / "grow.json").unlink()
+    rested = "model.decoder.layers.1.fc1.bias"
+    for folder, units in ((source, slice(3, 5)), (grown, [3, 4, -1, -2])):  # never active, whatever they read
+        tiny.edit_tensor(folder, rested, lambda raw, units=units: raw.__setitem__(units, -1e3))
+    check = audit(source, grown)
+    assert check.status == "pass", check.reason
+    for name, where in (("fc1.weight", -1), ("fc1.bias", -1), ("fc2.weight", (slice(None), -1))):
+        tiny.edit_tensor(grown, f"model.decoder.layers.1.{name}", lambda raw, i=where: raw.__setitem__(i, 0))
+    check = audit(source, grown)
+    assert check.status == "fail"
+    assert "layers.1.fc1" in check.reason
+
+
 def test_a_loss_that_is_no_number_fails(tmp_path):
     source = tiny.checkpoint(tmp_path / "source", "llama")
     grown = grown_from(source, "2x")

@@ -58,7 +58,8 @@ class Layers:
             return math.nan
         if not torch.isfinite(y).all():
             return math.inf
-        return float((x - y).abs().max()) / std if std else math.inf
+        apart = float((x - y).abs().max())
+        return apart / std if std else math.inf if apart else 0.0
 
     @property
     def rows(self) -> list[float]:
@@ -72,7 +73,11 @@ def storage_floors(pair: Pair, dtype: str) -> list[float]:
 
 
 def _std(parts: list[torch.Tensor]) -> float:
-    return float(torch.cat(parts).double().std(correction=0)) if parts else 0.0
+    """What differences are held against; states that are the same everywhere are their own size."""
+    if not parts:
+        return 0.0
+    states = torch.cat(parts).double()
+    return float(states.std(correction=0)) or float(states.abs().max())
 
 
 @guard

@@ -72,7 +72,7 @@ def trainability(pair: Pair, tensors: Mapping[str, TensorPlan] | None = None) ->
     An expert to which tokens were sent in fewer than `OFTEN` steps is left out: it learns when it is used.
     An entry is excused where its tensor has no gradient but for rounding, and when the source's own gradient never
     reached it, or reached nothing in its old row or column (the row of a token that was not in the batch). So is a new
-    row of a table that no probe looks up.
+    row of a table that no probe looks up, and a unit that no probe activates where the source has such units too.
     """
     before, after = _train(pair, "source"), _train(pair, "grown")
     if before is None or after is None:
@@ -252,6 +252,7 @@ def _audit(part: Part, source: Trained, after: Trained) -> dict[str, Any]:
     dead = new & ~alive & ~unsent
     if before is not None and dead.any():
         dead &= ~_excused(dead, before, sources)
+        dead &= ~_resting(part, before)
     if name in after.still:
         dead[:] = False
     if name in after.tables:
@@ -304,6 +305,26 @@ def _excused(dead: torch.Tensor, before: torch.Tensor, sources: Sequence[np.ndar
     if all((source >= 0).all() for source in known):
         excused |= ~before[torch.meshgrid(*known, indexing="ij")]
     return excused
+
+
+def _resting(part: Part, before: torch.Tensor) -> torch.Tensor:
+    """Entries of units that no probe activates, as may be with a ReLU, where the source has such units in this tensor.
+
+    What such a unit reads with is not zero, unlike in a unit of which both factors are: that one stays dead. Of a
+    tensor that never has a gradient in the source these are all entries.
+    """
+    alive = part.alive
+    if not before.any():
+        return torch.ones_like(alive)
+    resting = torch.zeros_like(alive)
+    if alive.ndim == before.ndim == 1 and not before.all():
+        return ~alive
+    if alive.ndim == before.ndim == 2:
+        if not before.any(1).all():
+            resting |= (~alive.any(1) & (part.weight != 0).any(1))[:, None]
+        if not before.any(0).all():
+            resting |= ~alive.any(0)
+    return resting
 
 
 def _locked(alive: torch.Tensor, weight: torch.Tensor, plan: TensorPlan) -> int:
