@@ -198,7 +198,7 @@ def upcycle(
     to: Any = None,
     **options: Any,
 ) -> Growth:
-    """Turn a dense model into one with experts that computes the same; see `grow.planning.upcycle`.
+    """Turn a dense model into one with experts that computes the same; see `grow.upcycle`.
 
     experts      of a layer in the result, slices counted
     top_k        how many of them a token gets; 2 · granularity unless given

@@ -70,7 +70,7 @@ UPCYCLED = {
 def test_a_dense_model_becomes_experts_in_its_own_dtype(variant, case, tiny, tmp_path):
     experts, how = UPCYCLED[case]
     source = tiny(variant, "bfloat16")
-    plan = grow.planning.upcycle(source, experts, out=tmp_path / "grown", verify=False, seed=3, **how).plan
+    plan = grow.upcycle(source, experts, out=tmp_path / "grown", verify=False, seed=3, **how).plan
     assert plan.storage == "bit-exact" or (variant == "qwen2" and "together" in case)
     config = json.loads((tmp_path / "grown" / "config.json").read_text())
     assert config["architectures"] == [CLASSES[variant] + "ForCausalLM"]
@@ -85,14 +85,14 @@ def test_a_dense_model_becomes_experts_in_its_own_dtype(variant, case, tiny, tmp
     "variant", ["qwen2", "qwen2-window", "qwen2-tied", "llama-tied", "mistral-tied", "qwen3-biases"]
 )
 def test_windows_ties_and_biases_come_along(variant, tiny, tmp_path):
-    grown = grow.planning.upcycle(tiny(variant), 4, out=tmp_path / "grown", to={"layers": 4}, verify=False)
+    grown = grow.upcycle(tiny(variant), 4, out=tmp_path / "grown", to={"layers": 4}, verify=False)
     assert apart(tiny(variant), tmp_path / "grown") <= EXACT
     assert grown.plan.new_config["tie_word_embeddings"] == ("tied" in variant or variant == "qwen3-biases")
 
 
 @pytest.mark.parametrize("variant", ["llama-base", "llama-sequence", "llama-token", "llama-qa", "olmo2-base"])
 def test_other_heads_become_the_targets(variant, tiny, tmp_path):
-    grow.planning.upcycle(tiny(variant), 4, out=tmp_path / "grown", verify=False)
+    grow.upcycle(tiny(variant), 4, out=tmp_path / "grown", verify=False)
     assert apart(tiny(variant), tmp_path / "grown") <= EXACT
 
 
@@ -108,7 +108,7 @@ def test_three_slices_are_exact_and_rounded_where_they_are_stored(variant, tmp_p
             p.copy_(torch.randn(p.shape, generator=draw) * (1 if p.ndim == 1 else (2 / min(p.shape)) ** 0.5))
     model.save_pretrained(source)
     for dtype, limit in (("float64", EXACT), ("float32", 1e-5)):
-        grown = grow.planning.upcycle(
+        grown = grow.upcycle(
             source, 6, granularity=3, top_k=3, dtype=dtype, out=tmp_path / dtype, verify=False
         )
         assert grown.plan.storage == "rounded"
@@ -118,7 +118,7 @@ def test_three_slices_are_exact_and_rounded_where_they_are_stored(variant, tmp_p
 
 @pytest.mark.parametrize("how", [{}, {"granularity": 2}, {"top_k": 1}, {"to": {"shared_ffn": 40, "expert_ffn": 31}}])
 def test_the_shared_expert_can_carry_the_ffn(how, tiny, tmp_path):
-    grow.planning.upcycle(tiny("qwen2", "bfloat16"), 5 if not how else 6, out=tmp_path / "grown", route="shared", **how)
+    grow.upcycle(tiny("qwen2", "bfloat16"), 5 if not how else 6, out=tmp_path / "grown", route="shared", **how)
     stored = load_file(tmp_path / "grown" / "model.safetensors")
     layer = "model.layers.0.mlp."
     assert not stored[layer + "experts.0.down_proj.weight"].any()
@@ -135,7 +135,7 @@ def test_every_second_layer_stays_dense_wherever_layers_are_inserted(variant, tm
     for p in deep.parameters():
         torch.nn.init.normal_(p, std=0.3)
     deep.save_pretrained(tmp_path / "source")
-    plan = grow.planning.upcycle(
+    plan = grow.upcycle(
         tmp_path / "source", 4, every=2, out=tmp_path / "grown", to={"layers": 6}, verify=False
     ).plan
     dense = [j for j, i in enumerate(plan.change.depth.source) if i % 2 == 0]
@@ -146,7 +146,7 @@ def test_every_second_layer_stays_dense_wherever_layers_are_inserted(variant, tm
 
 
 def test_the_router_has_one_row_per_group_and_groups_differ(tiny, tmp_path):
-    grow.planning.upcycle(tiny("llama"), 8, granularity=2, out=tmp_path / "grown", verify=False)
+    grow.upcycle(tiny("llama"), 8, granularity=2, out=tmp_path / "grown", verify=False)
     stored = load_file(tmp_path / "grown" / "model.safetensors")
     rows = stored["model.layers.0.block_sparse_moe.gate.weight"]
     assert torch.equal(rows[0::2], rows[1::2])
@@ -165,7 +165,7 @@ def test_what_a_config_leaves_out_has_the_sources_defaults(tiny, tmp_path):
     fields = {k: v for k, v in model.config.to_dict().items() if k not in make_sparse_config}
     model.save_pretrained(source)
     (source / "config.json").write_text(json.dumps(fields | {"architectures": ["LlamaForCausalLM"]}))
-    grow.planning.upcycle(source, 4, out=tmp_path / "grown", verify=False)
+    grow.upcycle(source, 4, out=tmp_path / "grown", verify=False)
     assert apart(source, tmp_path / "grown") <= EXACT
 
 
@@ -259,7 +259,7 @@ def test_a_damaged_expert_is_found_and_named(variant, how, name, at, tiny, tmp_p
     if how is None:
         grow.widen(tiny(variant), {"experts": 8}, out=out, verify=False)
     else:
-        grow.planning.upcycle(tiny(variant), 4, out=out, verify=False, **how)
+        grow.upcycle(tiny(variant), 4, out=out, verify=False, **how)
     assert grow.verify(tiny(variant), out, rungs=["certificate"]).verdict == "certified"
     damaged(out, name, at)
     certificate = grow.verify(tiny(variant), out, rungs=["certificate"])
@@ -273,7 +273,7 @@ def test_a_damaged_expert_is_found_and_named(variant, how, name, at, tiny, tmp_p
 
 
 def test_router_rows_of_one_group_that_differ_are_a_fault(tiny, tmp_path):
-    grow.planning.upcycle(tiny("llama"), 4, granularity=2, out=tmp_path / "grown", verify=False)
+    grow.upcycle(tiny("llama"), 4, granularity=2, out=tmp_path / "grown", verify=False)
     damaged(tmp_path / "grown", "model.layers.0.block_sparse_moe.gate.weight", (1, 2))
     found = grow.verify(tiny("llama"), tmp_path / "grown", rungs=["certificate"])
     assert found.verdict == "different"
@@ -294,7 +294,7 @@ def test_slices_that_leave_units_out_or_take_them_twice_are_a_fault(tiny):
 @pytest.mark.parametrize("how", [{}, {"granularity": 2, "to": "layers=3"}, {"to": "hidden=36"}])
 @pytest.mark.parametrize("variant", ["llama", "granite", "qwen3"])
 def test_every_new_expert_learns_and_every_rung_passes(variant, how, tiny, tmp_path):
-    grown = grow.planning.upcycle(tiny(variant), 4, out=tmp_path / "grown", **how)
+    grown = grow.upcycle(tiny(variant), 4, out=tmp_path / "grown", **how)
     assert grown.verification.verdict == "lossless"
     found = grow.verify(tiny(variant), tmp_path / "grown", rungs=["trainability"]).checks[0]
     assert found.status == "pass", found.reason
@@ -332,7 +332,7 @@ def test_twins_among_experts_are_seen(tiny, tmp_path):
 
 def test_a_dead_expert_is_seen(tiny, tmp_path):
     """Two zero factors in a fresh unit of an expert: it never learns."""
-    grow.planning.upcycle(tiny("llama"), 3, top_k=3, out=tmp_path / "grown", to={"ffn": 32}, verify=False)
+    grow.upcycle(tiny("llama"), 3, top_k=3, out=tmp_path / "grown", to={"ffn": 32}, verify=False)
     new = load_file(tmp_path / "grown" / "model.safetensors")
     for part in ("w1", "w3"):
         new[f"model.layers.0.block_sparse_moe.experts.1.{part}.weight"][28:] = 0
@@ -343,7 +343,7 @@ def test_a_dead_expert_is_seen(tiny, tmp_path):
 
 
 def test_a_record_that_says_something_else_is_no_record(tiny, tmp_path):
-    grow.planning.upcycle(tiny("llama"), 4, out=tmp_path / "grown", verify=False)
+    grow.upcycle(tiny("llama"), 4, out=tmp_path / "grown", verify=False)
     assert read_record(tmp_path / "grown").change.upcycling.target == "mixtral"
     path = tmp_path / "grown" / "grow.json"
     edit_json(path, lambda d: d["plan"]["upcycling"].update(granularity=0))
@@ -361,7 +361,7 @@ def test_a_record_that_says_something_else_is_no_record(tiny, tmp_path):
 def test_a_model_in_memory(variant, tmp_path):
     model = make(variant).double()
     if variant == "llama":
-        grown = grow.planning.upcycle(model, 4, verify=False).model
+        grown = grow.upcycle(model, 4, verify=False).model
         assert type(grown).__name__ == "MixtralForCausalLM"
     else:
         assert grow.plan(model, {"experts": 8}).new_sizes["experts"] == 8
@@ -403,7 +403,7 @@ REFUSED = {
 def test_what_is_not_exact_or_would_not_train_is_refused(case, tiny, tmp_path):
     variant, how, what, fix = REFUSED[case]
     with pytest.raises(grow.GrowError) as caught:
-        grow.planning.upcycle(tiny(variant), out=tmp_path / "grown", **how)
+        grow.upcycle(tiny(variant), out=tmp_path / "grown", **how)
     assert what in str(caught.value)
     assert fix in str(caught.value)
     assert not (tmp_path / "grown").exists()
@@ -413,7 +413,7 @@ def test_a_head_that_the_target_lacks_is_refused(tmp_path):
     config = transformers.Olmo2Config(**LLAMA, pad_token_id=0)
     transformers.Olmo2ForSequenceClassification(config).save_pretrained(tmp_path / "source")
     with pytest.raises(grow.Refused, match="there is no FlexOlmoForSequenceClassification"):
-        grow.planning.upcycle(tmp_path / "source", 4)
+        grow.upcycle(tmp_path / "source", 4)
 
 
 def test_a_number_of_experts_that_is_no_multiple_is_refused_with_the_nearest(tiny):
@@ -507,9 +507,9 @@ def redrawn_units(source: Path, grown: Path, expert: int, slices: int) -> dict[s
 def test_lossy_methods_draw_what_their_papers_draw(tmp_path, method, slices):
     source = save("llama-mha", tmp_path / "source")
     with pytest.raises(grow.Refused, match="--allow-lossy"):
-        grow.planning.upcycle(source, 4, granularity=slices, method=method, out=tmp_path / "no")
+        grow.upcycle(source, 4, granularity=slices, method=method, out=tmp_path / "no")
     assert not (tmp_path / "no").exists()
-    grown = grow.planning.upcycle(
+    grown = grow.upcycle(
         source, 4, granularity=slices, method=method, allow_lossy=True, out=tmp_path / "grown"
     )
     assert grown.status == "lossy"
@@ -531,7 +531,7 @@ def test_lossy_methods_draw_what_their_papers_draw(tmp_path, method, slices):
 
 def test_granite_experts_are_redrawn_in_their_stacks(tmp_path):
     source = save("granite", tmp_path / "source")
-    grown = grow.planning.upcycle(source, 4, method="drop-upcycling", allow_lossy=True, out=tmp_path / "grown")
+    grown = grow.upcycle(source, 4, method="drop-upcycling", allow_lossy=True, out=tmp_path / "grown")
     old, new = tiny.read_tensors(source), tiny.read_tensors(grown.path)
     stack = new["model.layers.0.block_sparse_moe.input_linear.weight"].raw
     down = new["model.layers.0.block_sparse_moe.output_linear.weight"].raw
@@ -547,7 +547,7 @@ def test_granite_experts_are_redrawn_in_their_stacks(tmp_path):
 def test_upcycle_by_name_is_ours_and_wants_a_dense_source(tmp_path):
     source = save("llama-mha", tmp_path / "source")
     named, ours = (
-        grow.planning.upcycle(source, 4, method=method, out=tmp_path / method, verify=False).path
+        grow.upcycle(source, 4, method=method, out=tmp_path / method, verify=False).path
         for method in ("upcycle", "default")
     )
     assert (named / tiny.WEIGHTS).read_bytes() == (ours / tiny.WEIGHTS).read_bytes()
@@ -558,7 +558,7 @@ def test_upcycle_by_name_is_ours_and_wants_a_dense_source(tmp_path):
 
 def test_a_record_with_a_senseless_redraw_is_refused(tmp_path):
     source = save("llama-mha", tmp_path / "source")
-    grown = grow.planning.upcycle(
+    grown = grow.upcycle(
         source, 4, method="drop-upcycling", allow_lossy=True, out=tmp_path / "grown", verify=False
     ).path
     for damage in ({"share": 2.0, "first": True}, {"share": 0.5}, {"share": 0.5, "first": 1}, "half"):

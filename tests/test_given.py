@@ -173,7 +173,7 @@ def test_in_place_and_with_experts_it_is_refused_too(change):
         grow_in_place(model, TO, verify=False)
     assert model.config.hidden_size == 18
     with pytest.raises(grow.GrowError, match=CHANGES[change][1]):
-        grow.planning.upcycle(model, 4, verify=False)
+        grow.upcycle(model, 4, verify=False)
 
 
 def test_a_hook_on_the_object_itself_stays_with_an_object_that_grows():

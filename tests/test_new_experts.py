@@ -48,7 +48,7 @@ def made(name: str, source: Path, out: Path, **options: Any) -> grow.Growth:
     how = dict(MADE[name][1])
     if "more" in name:
         return grow.widen(source, how, out=out, verify=False, **options)
-    return grow.planning.upcycle(source, how.pop("experts"), out=out, verify=False, **how, **options)
+    return grow.upcycle(source, how.pop("experts"), out=out, verify=False, **how, **options)
 
 
 def without_rule(name: str, how: str) -> bool:
@@ -163,7 +163,7 @@ def test_what_has_no_rule_is_refused(stepped, tiny, text, tmp_path):
     for rates in ("mup", "implied"):
         said = refused(Refused, grow.train, growth.path, text, out=tmp_path / "no", rates=rates, **QUICK)
         assert f"--rates {rates}: does not know experts that were made or added" in said
-    drop = grow.planning.upcycle(
+    drop = grow.upcycle(
         tiny("llama"), 4, out=tmp_path / "drop", method="drop-upcycling", allow_lossy=True, verify=False
     )
     said = refused(Refused, grow.train, drop.path, text, out=tmp_path / "no", freeze_old=True, **QUICK)

@@ -115,7 +115,7 @@ def test_the_peak_of_the_rate_stays_unless_another_is_given(run, text, tmp_path)
 
 def test_what_is_new_is_re_warmed_unless_somebody_says_otherwise(tiny, run, text, tmp_path, monkeypatch, capsys):
     grown = grow.widen(run.checkpoint, {"layers": 3}, out=tmp_path / "grown", verify=False)
-    experts = grow.planning.upcycle(tiny("mistral"), 4, out=tmp_path / "experts", verify=False)
+    experts = grow.upcycle(tiny("mistral"), 4, out=tmp_path / "experts", verify=False)
 
     def rewarm(src: Path, **options: Any) -> tuple[float, int] | None:
         out = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"

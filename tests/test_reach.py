@@ -147,7 +147,7 @@ def test_an_ffn_that_became_experts_is_what_each_of_them_computes(variant, granu
     source = models.save(variant, tmp_path / "source", "float64")
     tiny.edit_tensor(source, "model.embed_tokens.weight", lambda raw: raw[:, 0].fill(12.0))
     how = {"experts": 12, "top_k": 2 * granularity, "granularity": granularity}
-    grown = grow.planning.upcycle(source, **how, out=tmp_path / "grown", verify=False).path
+    grown = grow.upcycle(source, **how, out=tmp_path / "grown", verify=False).path
     (grown / "grow.json").unlink()
     router = next(n for n in tiny.read_tensors(grown) if ".1." in n and is_router(n))
     for e in range(6, 6 + granularity):  # a whole group, the fourth or the seventh

@@ -64,7 +64,7 @@ def test_the_growth_is_found_and_a_number_that_does_not_follow_is_named(variant,
 @pytest.mark.parametrize("experts", [3, 4])
 def test_an_ffn_that_became_experts_is_known_again(experts, tmp_path):
     source = models.save("llama", tmp_path / "source", "float64")
-    grown = grow.planning.upcycle(source, experts=experts, top_k=2, out=tmp_path / "grown", verify=False).path
+    grown = grow.upcycle(source, experts=experts, top_k=2, out=tmp_path / "grown", verify=False).path
     (grown / "grow.json").unlink()
     name = "model.layers.1.block_sparse_moe.experts.2.w3.weight"
     tiny.edit_tensor(grown, name, lambda raw: raw.__setitem__((5, 3), raw[5, 3] + 0.5))

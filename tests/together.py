@@ -52,7 +52,7 @@ def growths_of(source: Path, out: Path, **options: Any) -> dict[str, Callable[[]
     return {
         "widen": lambda: grow.widen(source, "hidden_size=48,layers=3", out=out / "widen", verify=False, **options),
         "deepen": lambda: grow.deepen(source, 5, out=out / "deepen", verify=False, **options),
-        "upcycle": lambda: grow.planning.upcycle(source, 4, out=out / "upcycle", verify=False, **options),
+        "upcycle": lambda: grow.upcycle(source, 4, out=out / "upcycle", verify=False, **options),
     }
 
 

@@ -28,7 +28,7 @@ class Stored(Protocol):
 class Matched:
     """A stored tensor and its row; `canonical` is its name in the table with the layer filled in.
 
-    What a dense model is when it is read as one with experts (`grow.planning.upcycle`) is not stored as such:
+    What a dense model is when it is read as one with experts (`grow.upcycle`) is not stored as such:
     source  the stored tensor that the numbers come from, "" for the one of this name
     corner  (row, column) where this part of it begins
     parts   for a stack of matrices: where each comes from

@@ -63,7 +63,7 @@ def grow_in_place(
             type(model).__name__,
             what=f"would become a {type(growth.model).__name__}",
             why="an object keeps its class",
-            fix="grow.planning.upcycle, and a new loop with the result",
+            fix="grow.upcycle, and a new loop with the result",
         )
     if not growth.plan.lossy:
         _check_same(growth, model, batch)

@@ -80,7 +80,7 @@ ROUTES = ("routed", "shared")
 
 @dataclass(frozen=True)
 class Upcycling:
-    """A dense model read as one with experts, before anything grows; see `grow.planning.upcycle`.
+    """A dense model read as one with experts, before anything grows; see `grow.upcycle`.
 
     source, target  model types
     granularity     how many slices an FFN is cut into
