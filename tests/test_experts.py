@@ -108,9 +108,7 @@ def test_three_slices_are_exact_and_rounded_where_they_are_stored(variant, tmp_p
             p.copy_(torch.randn(p.shape, generator=draw) * (1 if p.ndim == 1 else (2 / min(p.shape)) ** 0.5))
     model.save_pretrained(source)
     for dtype, limit in (("float64", EXACT), ("float32", 1e-5)):
-        grown = grow.upcycle(
-            source, 6, granularity=3, top_k=3, dtype=dtype, out=tmp_path / dtype, verify=False
-        )
+        grown = grow.upcycle(source, 6, granularity=3, top_k=3, dtype=dtype, out=tmp_path / dtype, verify=False)
         assert grown.plan.storage == "rounded"
         assert grown.plan.rounded[0] == "weights × 3"
         assert apart(source, tmp_path / dtype) <= limit
@@ -135,9 +133,7 @@ def test_every_second_layer_stays_dense_wherever_layers_are_inserted(variant, tm
     for p in deep.parameters():
         torch.nn.init.normal_(p, std=0.3)
     deep.save_pretrained(tmp_path / "source")
-    plan = grow.upcycle(
-        tmp_path / "source", 4, every=2, out=tmp_path / "grown", to={"layers": 6}, verify=False
-    ).plan
+    plan = grow.upcycle(tmp_path / "source", 4, every=2, out=tmp_path / "grown", to={"layers": 6}, verify=False).plan
     dense = [j for j, i in enumerate(plan.change.depth.source) if i % 2 == 0]
     assert plan.new_config["mlp_only_layers"] == dense
     assert plan.new_config["decoder_sparse_step"] == 1
@@ -509,9 +505,7 @@ def test_lossy_methods_draw_what_their_papers_draw(tmp_path, method, slices):
     with pytest.raises(grow.Refused, match="--allow-lossy"):
         grow.upcycle(source, 4, granularity=slices, method=method, out=tmp_path / "no")
     assert not (tmp_path / "no").exists()
-    grown = grow.upcycle(
-        source, 4, granularity=slices, method=method, allow_lossy=True, out=tmp_path / "grown"
-    )
+    grown = grow.upcycle(source, 4, granularity=slices, method=method, allow_lossy=True, out=tmp_path / "grown")
     assert grown.status == "lossy"
     assert grown.damage["max_abs_std"] > 0.1
     masks = [redrawn_units(source, grown.path, e, slices) for e in range(4)]
