@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,7 +132,7 @@ def tables(family: str) -> Iterator[tuple[str, Table]]:
 def any_class():
     """Here a table has a class for each of its conditions, whether or not stock code has one of that name."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("grow.families.config_values._architectures", lambda *_: iter(()))
+        patch.setattr(sys.modules["grow.families.config_values"], "_architectures", lambda *_: iter(()))
         yield
 
 
