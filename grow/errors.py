@@ -1,4 +1,4 @@
-"""Every mistake a user can make ends in one `GrowError` with four parts: where, what, why and fix.
+"""User errors: every mistake ends in one `GrowError` that says where, what, why and how to mend it.
 
 >>> print(GrowError("config.json: hidden_size", what="-64", why="a width is a positive integer", fix="hidden_size=64"))
 config.json: hidden_size: -64

@@ -1,4 +1,4 @@
-"""Processes that work together: who they are, what one tells the others, and that an error of one ends them all.
+"""Processes that work together, and how the error of one ends them all.
 
 torchrun starts them, or anything else that sets WORLD_SIZE, RANK, MASTER_ADDR and MASTER_PORT. What they tell each
 other (errors, sha256, sums) goes through gloo; weights of a growth never do. One process imports no torch for this.

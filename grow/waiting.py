@@ -1,4 +1,4 @@
-"""Work that Python cannot interrupt, done in a thread, so that who waits for it can say so and be interrupted."""
+"""Calls that Python cannot interrupt, run in a thread so that the caller can report and stop."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from grow.processes import World, world_of
 from grow.training.saved.exact_state import load_state, save_state
 from grow.training.settings.run_settings import Settings
 from grow.training.sharding import local, shard, whole
-from grow.training.step.optimizer import build_optimizers, set_rate, states
+from grow.training.step.parameter_groups import build_optimizers, set_rate, states
 
 RANK, SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 FOLDER = "dealt"

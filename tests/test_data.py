@@ -18,7 +18,8 @@ import tiny
 import transformers
 
 import grow
-from grow.data import Corpus, Loader, prepare
+from grow.data import Corpus, Loader
+from grow.data import preparing as prepare
 from grow.data.corpus import tokenizer_sha256
 from grow.data.order import CYCLE, Mixture, Order
 from grow.data.readers import documents

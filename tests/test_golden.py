@@ -24,7 +24,7 @@ from grow.notation.maps import identity
 from grow.planning import readback
 from grow.planning.record import read_record
 from grow.verification import golden
-from grow.verification.golden import against, record, sketch
+from grow.verification.golden import against, golden_file, kept_tokenizer, record, sketch
 from grow.verification.golden.content import Golden, pack, unpack
 from grow.verification.golden.golden_file import write
 from grow.verification.golden.questions import fit
@@ -405,7 +405,7 @@ def test_a_shifted_token_id_is_found(tokenized):
 def test_a_token_that_the_text_does_not_have_is_found(tokenized):
     def edit(t: dict) -> None:
         vocab = t["model"]["vocab"]
-        text = set(golden.tokenizer.fingerprint(Path(grow.__file__).parent / "zoo" / "small")["ids"])
+        text = set(kept_tokenizer.fingerprint(Path(grow.__file__).parent / "zoo" / "small")["ids"])
         merged = {a for pair in t["model"]["merges"] for a in (pair if isinstance(pair, list) else pair.split())}
         unused = [token for token, i in vocab.items() if i not in text and token not in merged and i > 300][:2]
         vocab[unused[0]], vocab[unused[1]] = vocab[unused[1]], vocab[unused[0]]
@@ -580,7 +580,7 @@ def signed(golden_file: Golden, tmp_path: Path, **changes: Any) -> Path:
 
 def test_another_schema_says_so(copied, tmp_path, monkeypatch):
     read = golden.read(copied[0])
-    monkeypatch.setattr(golden.file, "SCHEMA", 2)
+    monkeypatch.setattr(golden_file, "SCHEMA", 2)
     path = signed(read, tmp_path)
     monkeypatch.undo()
     assert refused(path).what == "schema 2, this version reads 1"

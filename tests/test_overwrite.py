@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 import grow
-from grow.data import prepare
+from grow.data import preparing as prepare
 from grow.errors import BadInput
 from grow.files.owned import CHECKPOINT, MARK, foreign
 from grow.growth import from_files
@@ -363,7 +363,7 @@ def test_weights_that_go_away_while_they_are_written_are_an_error(source, tmp_pa
 
 
 def test_token_files_that_go_away_are_an_error(tmp_path, monkeypatch):
-    module = sys.modules["grow.data.prepare"]
+    module = sys.modules["grow.data.preparing"]
     text, write = tmp_path / "a.txt", module.write_json
     text.write_text("some words of a text. " * 40)
 

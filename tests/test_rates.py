@@ -23,7 +23,7 @@ from grow.training.after_growth.rates import Dimwise, fan_in, mup_scales, said
 from grow.training.begin.loading import load_model
 from grow.training.settings.run_settings import Settings
 from grow.training.sharding import World
-from grow.training.step.optimizer import build_optimizers
+from grow.training.step.parameter_groups import build_optimizers
 
 ONE = World(0, 1, torch.device("cpu"))
 COPIES: dict[str, Any] = {"split": "even", "operators": {"ffn": "copies", "heads": "copies"}, "verify": False}

@@ -1,4 +1,4 @@
-"""The README is true: its tree is the package, its commands run and print what it shows, its Python runs."""
+"""The README is true: its commands run and print what it shows, its Python runs."""
 
 import os
 import re
@@ -80,36 +80,6 @@ def assert_shown(shown: list[str], output: str, *, numbers: bool) -> None:
     for line in shown:
         if line.strip() != "…":
             assert any(blank(line) == other for other in printed), f"README shows, in this place: {line}\n{output}"
-
-
-def tree() -> dict[str, str]:
-    """Path -> phrase of the README's file tree."""
-    text = next(text for kind, text in BLOCKS if kind == "text" and text.startswith("grow/\n"))
-    found, folders = {}, []
-    for line in text.splitlines():
-        depth = (len(line) - len(line.lstrip())) // 2
-        name, _, phrase = line.strip().partition(" ")
-        del folders[depth:]
-        if name.endswith("/") and not phrase.strip():
-            folders.append(name)
-        else:
-            found["".join(folders) + name] = phrase.strip()
-    return found
-
-
-def package() -> set[str]:
-    """Files of the package; a folder without Python is data and counts as one."""
-    files = [p.relative_to(ROOT) for p in (ROOT / "grow").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
-    modules = {p.parent for p in files if p.suffix == ".py"}
-    return {str(p) if p.parent in modules else f"{p.parent}/" for p in files}
-
-
-def test_the_tree_names_every_file_of_the_package():
-    assert sorted(tree()) == sorted(package())
-
-
-def test_every_file_of_the_tree_has_a_phrase():
-    assert [path for path, phrase in tree().items() if not phrase] == []
 
 
 def test_every_command_is_in_the_readme():

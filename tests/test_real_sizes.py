@@ -20,7 +20,7 @@ from grow.verification.outputs.compare import difference, evenly, scatter, sprea
 from grow.verification.outputs.forward_passes import settled
 from grow.verification.outputs.pair import Pair
 from grow.verification.outputs.stored_outputs import Held
-from grow.verification.probes.text import BRIEF, full_context
+from grow.verification.probes.token_ids import BRIEF, full_context
 
 
 def test_places_of_a_plot_are_whole_numbers_beyond_what_float32_counts():

@@ -705,7 +705,7 @@ def test_a_poisoned_or_cut_optimizer_is_not_opened(adamw, text, tmp_path):
 
 
 def test_room_is_counted_and_nothing_half_written_stays(run, adamw, tmp_path, monkeypatch):
-    from grow.optimizer.state import growth
+    from grow.optimizer.state import grown_state as growth
 
     source = run / "step-00000004"
     planned = grow.plan(source, {"hidden": 36, "layers": 3}, **EVEN)

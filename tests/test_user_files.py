@@ -20,7 +20,7 @@ import tiny as files
 from test_train import QUICK, tokens
 
 import grow
-from grow.data import prepare
+from grow.data import preparing as prepare
 from grow.data.readers import documents
 from grow.errors import BadInput
 from grow.files.header import read_header

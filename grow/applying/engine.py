@@ -1,4 +1,4 @@
-"""Runs a plan: tensors from a source to a sink, a few at a time, none of them whole in memory, each on one process."""
+"""All tensors of a plan, a few at a time, from a source to a sink."""
 
 from __future__ import annotations
 

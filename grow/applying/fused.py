@@ -1,4 +1,4 @@
-"""Parameters that stock classes fuse of several tensors of the files, and their growth as that of one tensor.
+"""Parameters that stock classes fuse of several stored tensors, and their growth.
 
     mlp.experts.gate_up_proj  (experts, 2·ffn, hidden)     its matrices lie flat, row below row:
         rows [e·2·ffn, e·2·ffn + ffn)                      mlp.experts.{e}.gate_proj.weight  (ffn, hidden)

@@ -1,4 +1,4 @@
-"""The modules behind a transformer, as sentence-transformers stores them: what reads the width, and how it grows.
+"""The modules of a sentence-transformers folder, grown with the width that they read.
 
     modules.json       [{"path": "", "type": "….Transformer"}, {"path": "1_Pooling", "type": "….Pooling"}, …]
     N_Kind/            config.json and, where a module has weights, model.safetensors

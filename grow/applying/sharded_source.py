@@ -1,4 +1,4 @@
-"""The weights of a sharded training checkpoint as a source: torch.distributed.checkpoint and a config.json.
+"""The weights of a sharded training checkpoint as a source.
 
     FOLDER/.metadata  __0_0.distcp …      as `dcp.save({"model": model.state_dict()}, …)` or `grow train` write it
     FOLDER/config.json                    or in the folder around it; tokenizer and licence come along from there

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint under the names of its family's table, whichever of the stock layouts it is stored in.
+"""The tensors of a checkpoint under the names of its family's table, however they are stored.
 
     mlp.experts.gate_up_proj  (experts, 2·ffn, hidden)   is read as   mlp.experts.{e}.gate_proj.weight  (ffn, hidden)
                                                                       mlp.experts.{e}.up_proj.weight    (ffn, hidden)

@@ -1,4 +1,4 @@
-"""A checkpoint whose weights are pickles of torch, for verification alone: tensors are read and no code is run.
+"""Checkpoints of pickled weights, read for verification without running their code.
 
     pytorch_model.bin       or pytorch_model.bin.index.json and the shards it names
 

@@ -1,4 +1,4 @@
-"""A checkpoint on disk, opened only when folder, config, index and headers agree with each other.
+"""A checkpoint opened: folder, config, index and headers must agree.
 
     config.json                                  parsed strictly, private fields stripped
     model.safetensors                            or model.safetensors.index.json and the shards it names

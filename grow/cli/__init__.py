@@ -1,4 +1,4 @@
-"""`grow` on the command line: thin layers over the functions of the same names."""
+"""The command line: thin layers over the functions of the same names."""
 
 from __future__ import annotations
 

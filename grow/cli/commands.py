@@ -1,4 +1,4 @@
-"""The commands that grow, plan, verify and show; every command has --json."""
+"""The commands that grow, plan, verify and show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`grow run`: what a recipe will cost, and how it went."""
+"""The command `grow run`."""
 
 from __future__ import annotations
 

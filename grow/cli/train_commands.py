@@ -1,4 +1,4 @@
-"""The commands around training: data, train, plot, run."""
+"""The commands data, train and plot."""
 
 from __future__ import annotations
 

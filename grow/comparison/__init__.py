@@ -1,4 +1,4 @@
-"""`grow compare`: one source, one target, several methods; what each loses at once and what it learns afterwards."""
+"""`grow compare`: several methods on one source and target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured of each method on one source: damage and trainability at step 0, loss, and the race."""
+"""What is measured of each method: damage, trainability, and loss in the race."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A comparison as one HTML page that needs nothing else, in the looks of the report of `grow verify`."""
+"""A comparison as one HTML page that needs nothing else."""
 
 from __future__ import annotations
 

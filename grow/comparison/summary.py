@@ -1,4 +1,4 @@
-"""What a comparison of methods found; no torch in here.
+"""What a comparison of methods found.
 
     {"schema": 1, "source": …, "target": …, "sizes": {axis: [old, new]}, "text": {…}, "training": {…} or null,
      "source_loss": nats, "methods": [row, …], "baselines": [row, …], "environment": {…}}

@@ -1,4 +1,4 @@
-"""Loss curves of several methods in one picture, for the page and as a file of its own."""
+"""Loss curves of several methods in one SVG picture."""
 
 from __future__ import annotations
 

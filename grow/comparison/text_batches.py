@@ -1,4 +1,4 @@
-"""Text as batches of tokens, the same for every method: a part to train on and a part that is held out.
+"""Batches of text, the same for every method.
 
 causal LMs   predict the next token
 masked LMs   fill in 15 % of the tokens, which are masked

@@ -1,4 +1,4 @@
-"""One plain training loop for every method: AdamW, the same batches and rates, dropout off, float32."""
+"""One plain training loop for every method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When growing is not expected to pay: what the literature has measured, as sentences.
+"""When growing is not expected to pay, by what the literature has measured.
 
     doubts(4e9, 1.1e9, source_tokens=3e12)  ->  ["the source has seen 2,727 tokens per parameter: …"]
 

@@ -1,4 +1,4 @@
-"""What a model of given sizes costs: parameters, FLOPs per token, KV cache, training memory. Counted, not measured."""
+"""What a model of given sizes costs: parameters, FLOPs, KV cache, training memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory of one process when several train a model together under FSDP2: counted, and held against torch's own count.
+"""Memory of one process when several train a model together under FSDP2.
 
     weights, gradients, moments   its rows of every tensor: ⌈rows / N⌉ of dim 0, in float32; AdamW has two moments
     in flight                     what is whole for a moment: gathered weights, and gradients before they are parted

@@ -1,5 +1,6 @@
-"""What a checkpoint's weights have cost so far, and at which peak rate they were trained: written by training, carried
-over by growth, read by whoever compares or goes on.
+"""What a checkpoint's weights have cost so far, carried along by growth and training.
+
+The peak learning rate is kept beside it.
 
     RUN/step-…/state/train.json   "before": what the run began with, "tokens", "flops", "seconds": its own; "settings"
     GROWN/grow.json               "source": {"spent": …, "peak": …}; in a run's checkpoint "training" has both too

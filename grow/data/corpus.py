@@ -1,4 +1,4 @@
-"""Token files on disk: `train.bin`, `val.bin` (ids), `train.docs`, `val.docs` (where documents begin), `manifest.json`.
+"""Token files on disk, and their manifest.
 
 Ids are little-endian uint16, or uint32 where the vocabulary is larger; documents are uint64 offsets in tokens. The
 manifest names the tokenizer by the hash of its rules, so that ids are never fed to a model that reads them otherwise.

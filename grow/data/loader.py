@@ -1,4 +1,4 @@
-"""Batches of blocks: which ones is a function of the step alone, so the loader's whole state is one integer.
+"""Batches of token blocks; a batch depends on the step alone.
 
 The batch of a step is the same for every world size; a rank takes its consecutive part of it.
 """

@@ -1,4 +1,4 @@
-"""Which block comes at which place of a run: a pure function of the seed, so that a loader has no state but a number.
+"""Which block comes at which place of a run: a pure function of the seed.
 
     Order(seed, count)(i)      a permutation of the blocks per epoch, another one in every epoch
     Mixture(weights, seed)(i)  which corpus sample i comes from, and how many samples came from it before

@@ -1,4 +1,4 @@
-"""Where text comes from: files of text, JSON lines and parquet, compressed or not, and datasets of the hub.
+"""Where text comes from: text files, JSON lines, parquet, datasets of the hub.
 
 Every reader yields documents, one at a time; none holds a file in memory but a text file that is one document.
 """

@@ -1,4 +1,4 @@
-"""The families: one file of data each, and one line here."""
+"""The families that grow knows: one file of data for each, and the registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BERT: post-LN encoder; every LayerNorm's output is the residual stream, so hidden grows by whole multiples."""
+"""BERT: an encoder with LayerNorm behind each branch; hidden grows by whole multiples."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Every value in a config is one that stock code takes, and that means what the family's table assumes.
+"""Checks that every value in a config is one that stock code accepts and the table expects.
 
 The stock config class says the type of each of its fields (see `grow.families.stock_source`); what a number may be
 follows from what the field is for. All faults are told at once, before a byte is written.

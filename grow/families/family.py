@@ -1,4 +1,4 @@
-"""A family is a table: one row per tensor, and next to it the facts that shapes cannot show.
+"""A family: its table of tensors, and the facts that shapes do not show.
 
 `Family` holds the data; the modules in `grow/families/` fill it in and contain no code. Conditions (`Row.when`,
 `Norm.writes_stream`, …) are words that must all hold: a config field is true, `not` before it is not,

@@ -1,4 +1,4 @@
-"""Granite MoE: Granite with experts that lie stacked in one tensor; the softmax is over the chosen ones."""
+"""Granite MoE: Granite with experts that are stacked in one tensor."""
 
 from grow.families.family import Experts
 from grow.families.granite import BIASES, MULTIPLIERS, UNSCALED

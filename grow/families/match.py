@@ -1,4 +1,4 @@
-"""Every stored tensor matches exactly one row of the family's table, or all faults are told at once."""
+"""Matching every stored tensor to one row of its family's table."""
 
 from __future__ import annotations
 

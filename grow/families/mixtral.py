@@ -1,4 +1,4 @@
-"""Mixtral: Mistral with experts instead of the FFN, and a router whose chosen weights always sum to 1."""
+"""Mixtral: Mistral with experts instead of the FFN; the chosen weights sum to 1."""
 
 from grow.families.family import Experts
 from grow.families.llama import block, rms_decoder, size

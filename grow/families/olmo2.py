@@ -1,4 +1,4 @@
-"""OLMo 2: norms behind each branch instead of in front of it, and an RMSNorm over all heads of q and of k.
+"""OLMo 2: norms behind each branch, and an RMSNorm over all heads of q and of k.
 
 The projections read the residual stream itself, so hidden grows by whole copies.
 """

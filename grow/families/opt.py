@@ -1,4 +1,4 @@
-"""OPT: LayerNorm before each branch (after it in the 350m), learned positions with two extra rows.
+"""OPT: LayerNorm before each branch (behind it in the 350m), learned positions with two extra rows.
 
 The embedding lives in `word_embed_proj_dim`; where that differs from hidden, `project_in` and `project_out`
 translate and the head never sees the hidden axis.

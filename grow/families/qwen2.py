@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5: Llama with biases on q, k and v; head_dim is read from the config though not declared there."""
+"""Qwen2 and Qwen2.5: Llama with biases on q, k and v."""
 
 from grow.families.family import Window
 from grow.families.llama import BLOCK, QKV_BIAS, rms_decoder, size

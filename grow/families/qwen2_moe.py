@@ -1,4 +1,4 @@
-"""Qwen1.5-MoE and Qwen2-MoE: Qwen2 with experts in some layers, beside them a shared expert behind a sigmoid."""
+"""Qwen1.5-MoE and Qwen2-MoE: Qwen2 with experts and a shared expert in some layers."""
 
 from grow.families.family import Experts, Window
 from grow.families.llama import FFN, QKV_BIAS, block, rms_decoder, size

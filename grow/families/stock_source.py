@@ -1,4 +1,4 @@
-"""What the installed transformers says of a family's config, read from its source; none of it is imported or run.
+"""What the installed transformers does with a config, read from its source code.
 
     fields    name -> annotation and default of every field of the config class (a strict dataclass refuses others)
     classes   the model classes of the family

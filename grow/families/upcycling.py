@@ -1,4 +1,4 @@
-"""Which dense model can be read as which one with experts, and what config.json needs for it. Data only.
+"""Which dense family can be read as which family with experts.
 
 The tables are in the two families; a dense FFN has the same three rows in all of these. `carried` are the stock
 defaults of the source, written out because the target's differ.

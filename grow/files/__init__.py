@@ -1,1 +1,1 @@
-"""Files and folders, distrusted when read; what is written appears whole or not at all."""
+"""Files and folders: distrusted when read, written whole or not at all."""

@@ -1,4 +1,4 @@
-"""What config.json must be in any family: an object of public fields, with possible sizes and a known dtype."""
+"""What every config.json must be, whatever its family."""
 
 from __future__ import annotations
 

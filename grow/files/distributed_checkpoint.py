@@ -1,4 +1,4 @@
-"""Tensors of a torch.distributed.checkpoint folder, read in rows from the files of all ranks; none is ever whole.
+"""Tensors of a torch.distributed.checkpoint folder, read a few rows at a time.
 
     .metadata                          a pickle: name -> shape, dtype, pieces; piece -> file, offset, length
     __0_0.distcp, __1_0.distcp …       the pieces, each as torch.save wrote it: a zip whose one record are the numbers

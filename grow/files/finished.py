@@ -1,4 +1,4 @@
-"""What this process has left under a final name so far: what has to be said of a failure that comes after it.
+"""What this process has already written under a final name, for the message of a later failure.
 
 keep(Path("out"))                     the rename is done
 sentence()                            "nothing was kept under the final name", or "out is complete and stays"

@@ -1,4 +1,4 @@
-"""What tensors are called, or stored as, when a checkpoint was not written by `save_pretrained` of a plain model.
+"""Tensor names and layouts of checkpoints that `save_pretrained` did not write.
 
 `told` finds the reason and what to do about it: quantised weights, adapters that were not merged, wrappers around the
 model. None of these is a damaged download.

@@ -1,4 +1,4 @@
-"""A safetensors header that was believed only after every byte of the file was accounted for.
+"""The header of a safetensors file, believed only when it accounts for every byte.
 
     file    = length (8 bytes, little-endian)  header (JSON, `length` bytes)  data
     header  = {"name": {"dtype": "BF16", "shape": [4, 8], "data_offsets": [0, 64]}, "__metadata__": {...}}

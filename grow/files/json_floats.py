@@ -1,4 +1,4 @@
-"""Infinities and NaN in config.json, for which JSON has no number: transformers writes each as an object."""
+"""Infinities and NaN in config.json, which transformers writes as objects."""
 
 from __future__ import annotations
 

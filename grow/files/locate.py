@@ -1,4 +1,4 @@
-"""Where a checkpoint lies, and which files of its folder may be opened and come along.
+"""Where a checkpoint lies, and which files of its folder may be opened.
 
     SRC = a folder | a bundled name (`grow.zoo`) | a hub id `org/name`, at one commit
 

@@ -1,4 +1,4 @@
-"""What of a folder grow, transformers or a trainer has written; all else in it is somebody's own.
+"""Which files of a folder were written by grow, transformers or a trainer, and may be replaced.
 
 A folder is replaced or removed only where it is of the kind that is to be there and every part of it belongs to that
 kind: a file by its name, or by its name and size in the list that grow.json keeps. Links, other folders and other

@@ -1,4 +1,4 @@
-"""Files as they may be found where a file is expected: read only where regular, and no longer than such a file is.
+"""Reading files safely: regular ones only, and none longer than such a file can be.
 
 A pipe waits for ever, /dev/zero never ends, a sparse file claims a terabyte: each is refused before a byte is read. A
 link counts as what it points to; whoever reads a checkpoint's own files asks `locate.inside` first where that may be.

@@ -1,4 +1,4 @@
-"""One staged folder that several processes write into, on whatever machines they run.
+"""One staged folder that several processes write into.
 
 The first process makes it and leaves a token in it; who does not see that has another file system under this name.
 """

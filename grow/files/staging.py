@@ -1,4 +1,4 @@
-"""The result appears under its final name complete and verified, or not at all.
+"""Staging: a result appears under its final name when it is complete, or not at all.
 
     .NAME.grow-partial/    beside the target: what is being written, renamed at the end
     .NAME.grow-replaced/   for the moment of that rename: NAME as it was, if it is replaced

@@ -1,4 +1,4 @@
-"""Writing sharded safetensors in any order: every file has its final size and header before the first row.
+"""Sharded safetensors files, written in any order.
 
 Rows go to their place with pwrite, so a result is produced in whatever order its source is read, by several
 threads, in a block of memory. A tensor's sha256 is taken from the file, after its last row.

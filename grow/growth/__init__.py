@@ -1,1 +1,1 @@
-"""One whole growth: planned, written, verified and recorded, from file to file or in memory."""
+"""One whole growth: planned, written, verified and recorded, in files or in memory."""

@@ -1,4 +1,4 @@
-"""Tokenizer, generation config, licence, modules: what comes along with the weights, and what stays behind."""
+"""Files that come along with the weights: tokenizer, generation config, licence, modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Growing a checkpoint on disk: planned, written beside its place, verified and recorded there, then moved into it."""
+"""The growth of a checkpoint on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Growing a model that is in memory: the same plan and the same arithmetic, from state dict to state dict.
+"""The growth of a model in memory, from state dict to state dict.
 
 Its optimizers can grow along, see `grow.optimizer.torch_classes`.
 """

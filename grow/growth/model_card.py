@@ -1,4 +1,4 @@
-"""The model card of a grown checkpoint: where it came from, how it grew, what was proved."""
+"""The model card of a grown checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint opened to be grown: its family is known, and every tensor and config field is accounted for."""
+"""A checkpoint opened to be grown: every tensor and config field is accounted for."""
 
 from __future__ import annotations
 

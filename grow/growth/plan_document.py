@@ -1,4 +1,4 @@
-"""A plan as the document that people review and pipelines read."""
+"""A plan as a JSON document."""
 
 from __future__ import annotations
 

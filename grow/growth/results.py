@@ -1,4 +1,4 @@
-"""What a growth gives back."""
+"""What a growth returns."""
 
 from __future__ import annotations
 

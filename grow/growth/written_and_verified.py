@@ -1,4 +1,4 @@
-"""A growth behind its plan: what is written, what has to be proved of it, and what goes along. Used by `grow.api`."""
+"""The steps behind a plan: write the result, verify it, carry the training state along."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def training_state(
     read = any((checkpoint.path / name).exists() for name in ("state", "optimizer.pt"))
     if policy in (None, "drop") and not read and not foreign(checkpoint.path):
         return None, ()
-    from grow.optimizer.state.growth import grown_state
+    from grow.optimizer.state.grown_state import grown_state
 
     found, notes = grown_state(checkpoint.path, the_plan, policy, trust)
     if found is not None:
@@ -187,7 +187,7 @@ def write_state(
 ) -> tuple[Any, tuple[str, ...]]:
     """(the state, notes) once it is written; None and why it stays behind where its numbers are found to be damaged
     and nobody asked for it."""
-    from grow.optimizer.state.growth import left_behind
+    from grow.optimizer.state.grown_state import left_behind
 
     try:
         moments.write(stage, shard, world)

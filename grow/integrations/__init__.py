@@ -1,4 +1,4 @@
-"""For the stock `Trainer` and for Accelerate: growing in the middle of training, and what treats new entries apart.
+"""Growing inside the stock `Trainer` and Accelerate.
 
     from grow.integrations import GrowCallback
     Trainer(…, callbacks=[GrowCallback(at_step=1000, to="2x")]).train()

@@ -1,4 +1,4 @@
-"""A callback of the stock `Trainer` that grows the model in the middle of `trainer.train()`."""
+"""A callback of the stock `Trainer` that grows the model in the middle of training."""
 
 from __future__ import annotations
 

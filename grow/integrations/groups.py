@@ -1,4 +1,4 @@
-"""Parameter groups by what is new in a parameter, for any optimizer; and where the mask of new entries comes from."""
+"""Parameter groups by what is new in a parameter, for any optimizer."""
 
 from __future__ import annotations
 

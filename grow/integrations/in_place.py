@@ -1,4 +1,4 @@
-"""A model and its optimizer grow as the objects they are, so that every loop that holds them goes on.
+"""A model and its optimizer grown in place, so that every loop that holds them goes on.
 
 The grown model and optimizer are made and checked as `grow.widen` makes them; then the old objects take over what the
 new ones consist of, in one assignment each. Whatever is refused or fails before leaves both as they were.

@@ -1,4 +1,4 @@
-"""What `GrowCallback` was asked for: growths one after the other, each at a step or on a condition."""
+"""The growths that `GrowCallback` is asked for: each at a step or on a condition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimizer of a stock Trainer's checkpoint, for the model that has grown from it in memory.
+"""The optimizer of a stock Trainer's checkpoint, for a model that grew from it in memory.
 
     model = AutoModelForCausalLM.from_pretrained("out/checkpoint-500")
     grown = grow.widen(model, "2x")
@@ -21,7 +21,7 @@ import transformers
 
 from grow.errors import BadInput
 from grow.optimizer.state.grown_entries import items_of
-from grow.optimizer.state.growth import check_policy, refuse_plan
+from grow.optimizer.state.grown_state import check_policy, refuse_plan
 from grow.optimizer.state.in_files import check_state
 from grow.optimizer.state.of_trainer import OPTIMIZER, TrainerState, open_trainer, own_entries, trainer_order
 from grow.optimizer.state.parameter_names import bare_model, shapes

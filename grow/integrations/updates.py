@@ -1,4 +1,4 @@
-"""Updates of new entries scaled, or old entries frozen, under any loop that steps a torch optimizer.
+"""Updates of new entries scaled, or old entries frozen, under any training loop.
 
 Hooks of the optimizer do it, so it works inside `Trainer` and Accelerate, with any scheduler, accumulation and
 clipping. The arithmetic is that of `grow train --rewarm` and `--freeze-old`.

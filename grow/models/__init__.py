@@ -1,1 +1,1 @@
-"""Stock classes of transformers, loaded and run without surprises."""
+"""Stock models of transformers, loaded and run without surprises."""

@@ -1,4 +1,4 @@
-"""A model in memory computes what its config and its weights say, or is refused by the name of what makes it differ.
+"""Checks that a model in memory computes what its config and its weights say.
 
 A growth takes config and weights. Whatever else a model has in memory would be lost without a word, so the model is
 held against one that stock code builds from the same config and that shares its weights, its twin:

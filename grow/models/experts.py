@@ -1,4 +1,4 @@
-"""Experts in a running model: stock classes fuse them into one parameter, the files hold them one by one.
+"""Experts of a model in memory and in files: which parameters are fused, and what files call them.
 
 mlp.experts.gate_up_proj  (experts, 2·ffn, hidden)   ->   mlp.experts.{e}.gate_proj.weight  (ffn, hidden), …
 """

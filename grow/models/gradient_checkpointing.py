@@ -1,4 +1,4 @@
-"""Activations that are computed again in the backward pass ("gradient checkpointing"), whatever transformers calls it.
+"""Gradient checkpointing, whatever this version of transformers calls it.
 
 5.3 has gradient_checkpointing_enable(arguments); later releases warn of it and have activation_checkpointing_enable.
 """

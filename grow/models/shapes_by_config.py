@@ -1,4 +1,4 @@
-"""Which config field moves which dimension of which tensor, asked of the stock model itself.
+"""Which config field moves which dimension of which tensor, asked of the stock model.
 
     probe("llama")["model.layers.{layers}.self_attn.k_proj.weight"]
     (frozenset({"kv_heads", "head_dim"}), frozenset({"hidden"}))

@@ -1,4 +1,4 @@
-"""A folder's tokenizer as stock code loads it, once its files were looked at: stock code opens whatever has the name.
+"""A folder's tokenizer as stock code loads it, after its files were checked.
 
 Whatever is wrong with it is an `Exception` here: the tokenizers library is written in Rust, and what panics there is a
 BaseException in Python.

@@ -1,4 +1,4 @@
-"""Stock Hugging Face models in true float64: no step of the forward pass is rounded to fewer bits.
+"""Stock models in true float64: no step of the forward pass is rounded to fewer bits.
 
     with TrueFloat64():
         logits = load("checkpoint", "float64").model(input_ids).logits

@@ -1,1 +1,1 @@
-"""The mathematics of growth: axes, maps, operators and numbers. No file is read and no model is known here."""
+"""The mathematics of growth: axes, maps, operators, numbers. It reads no file and knows no model."""

@@ -1,4 +1,4 @@
-"""The notation: which axes a tensor has, in storage order, and what it does with each.
+"""The notation of a tensor's axes, and the parser of family tables.
 
     vocab -> hidden                                reads vocab, writes hidden    (an embedding table)
     (kv_heads q_per_kv head_dim.q) <- hidden       writes the left, reads hidden (a torch Linear weight)

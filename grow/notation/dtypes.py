@@ -1,4 +1,4 @@
-"""The dtypes that a weight can be stored in: one table, from which every other module takes its names and numbers."""
+"""The table of dtypes that a weight can be stored in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A growth operator is data: one `AxisMap` per space, n coordinates -> m coordinates.
+"""Axis maps: which old coordinate each new one comes from, and the law that they obey.
 
 Coordinate j of the grown axis carries `write[j]` times the old coordinate `source[j]`. A norm in
 between multiplies it by `gain[j]` more than before, and consumers weigh it with `read[j]`.

@@ -1,4 +1,4 @@
-"""Growth operators: functions that return an `AxisMap`.
+"""Growth operators: functions that return an axis map.
 
 What may be done to an axis depends on what sits on it, the *context*:
 

@@ -1,4 +1,4 @@
-"""Rotary positions on a longer head: every old pair keeps its frequency, bit for bit or to 1e-12.
+"""Rotary frequencies on a longer head: every old pair keeps its own.
 
 Pair i of a head of size d turns with θ^(-2i/d), stored as coordinates i and i + d/2. On size d' = k·d the pair
 k·i has that frequency at the same θ; on any even d' the first d/2 pairs have it at θ' = θ^(d'/d). What the

@@ -1,4 +1,4 @@
-"""The largest size of each axis that grow looks at, wherever it comes from: config.json, --to, a recipe, grow.json.
+"""The largest size of each axis that grow accepts, from whatever file or person it comes.
 
 A size is a claim of a file or a slip of a finger; it is held against this table before anything is as long as it says.
 Each cap is far above every known model, and what a plan needs for it is some hundred megabytes.

@@ -1,1 +1,1 @@
-"""What an optimizer knows about a weight, grown with it."""
+"""The state of an optimizer, grown with the weights that it belongs to."""

@@ -1,4 +1,4 @@
-"""The few operations that numpy arrays and torch tensors are grown by, under one name for both."""
+"""The operations by which numpy arrays and torch tensors are grown, under one name for both."""
 
 from __future__ import annotations
 

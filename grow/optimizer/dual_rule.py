@@ -1,5 +1,6 @@
-"""What an optimizer knows about a weight grows by the dual rule: where weights are multiplied with `write`, gradients
-are multiplied with `read`, and the other way round.
+"""The dual rule: how moments, rates and new entries of a grown tensor follow from its maps.
+
+Where weights are multiplied with `write`, gradients are multiplied with `read`, and the other way round.
 
 An entry of a grown tensor holds v times an old entry, and its gradient is γ times the old entry's. Per stored dim, by
 the chain rule through x̃ = write·x, a norm's gain × `gain`, and readers that weigh with `read`:

@@ -1,4 +1,4 @@
-"""Optimizers of torch, class by class: what their state consists of, and a new optimizer for a grown model.
+"""The optimizer classes of torch: what their state consists of, and new ones for a grown model.
 
 The new one has the class, the hyper-parameters and the groups of the old one. A parameter is in the group that the
 parameter it came from is in; inserted layers are with the layer whose weights they took. Neither the old optimizer nor

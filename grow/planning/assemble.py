@@ -1,4 +1,4 @@
-"""All tensors of a result: the source's, laid out for the new layers and experts, with the map of each dim."""
+"""All tensors of a result, with the map of each dimension."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a growth does, apart from any file: one map per space, and which layer every new layer comes from.
+"""What a growth does apart from any file: one map per space, and the source of every layer.
 
 A plan is made from a `Change`, `grow.json` stores it, and verification lays it over the two checkpoints again.
 """

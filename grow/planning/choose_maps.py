@@ -1,4 +1,4 @@
-"""Choosing a map for every space: the table "what commutes with what" meets a family's couplings.
+"""The choice of a map for every space, or the refusal.
 
 Here, and only here, an axis is refused because nothing exact is known for it.
 """

@@ -1,4 +1,4 @@
-"""The slices that experts read of a dense tensor: together every number of it, each once for every copy."""
+"""The slices that experts read of a dense tensor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which old layer every new layer comes from: a `Depth`, and where inserted layers are placed.
+"""Where layers are inserted, and which old layer each of them comes from.
 
     the law    leave out what was inserted, and the old layers are all there, once, in their order
 

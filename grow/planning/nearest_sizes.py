@@ -1,4 +1,4 @@
-"""Sizes that go together, and the nearest ones to a wish that cannot be met.
+"""The nearest sizes that can be reached, for the message of a refusal.
 
 A refusal names targets that would be accepted, and nothing else: each candidate is judged by the same rules.
 """

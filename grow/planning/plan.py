@@ -1,4 +1,4 @@
-"""A growth is a target config and one map per space; a `Plan` says what would happen, before a byte is written."""
+"""The plan of a growth: target config, tensors, dtypes, and the reasons for rounding."""
 
 from __future__ import annotations
 

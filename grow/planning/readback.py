@@ -1,4 +1,4 @@
-"""Where the old coordinates are in a grown stream: from the axis maps and the source's config alone, no weights.
+"""Where the old coordinates are in a grown hidden state.
 
 maps = read_record(grown).change.maps
 source, factor, shared = stream_readback(family, source_config, maps, final=False)    # compare.Readback's fields

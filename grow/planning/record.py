@@ -1,4 +1,4 @@
-"""`grow.json`: where a grown checkpoint came from and how every axis grew, enough to prove it again.
+"""`grow.json`: where a grown checkpoint came from and how it grew, enough to prove it again.
 
 {"schema": 1, "grow": "0.1.0", "source": {…}, "plan": {…}, "tensors": {name: sha256}, "verification": {…}}
 

@@ -1,4 +1,4 @@
-"""What a person may write after `--to`, and the sizes it means.
+"""What a person may write after `--to`, and the sizes that it means.
 
 base, SmolLM2-360M          a size of the source's family
 2x, 1.5x                    hidden, heads, kv_heads and ffn times a factor; head_dim stays

@@ -1,4 +1,4 @@
-"""One tensor of a result: where it is read from and what happens to each of its dims."""
+"""The plan of one tensor: where it is read from, and the map of each dimension."""
 
 from __future__ import annotations
 

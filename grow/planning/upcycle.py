@@ -1,4 +1,4 @@
-"""A dense model read as one with experts: the same function, stored the same, under another family's table.
+"""A dense checkpoint read as one with experts that computes the same.
 
 A dense FFN of F units is a mixture of G slices of F/G units, all of which a token gets, each with weight 1/G and its
 down projection × G. Read so, a dense checkpoint is an ordinary one of the target family, and everything else is its

@@ -1,1 +1,1 @@
-"""Loss against cost: curves, what one saved of another, and the picture."""
+"""Loss against cost: curves, savings, and the picture."""

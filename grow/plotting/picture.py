@@ -1,4 +1,4 @@
-"""Curves as a picture: loss against FLOPs, tokens and time, what was saved as an arrow, growths as marks.
+"""The picture of the curves, with savings as arrows and growths as marks.
 
 Colours are those of Okabe and Ito, which colour-blind readers tell apart; styles of lines differ too. The baseline is
 grey. Matplotlib is loaded when something is drawn.

@@ -1,4 +1,4 @@
-"""What one run saved of another: at which cost each first was at the other's last loss.
+"""What one run saved of another.
 
 compare([grown, scratch])     Curves; savings are against the last run, or the one that is named
 

@@ -1,4 +1,4 @@
-"""Staged recipes: a TOML file says train, grow, train; `grow run` prices it, carries it out and reports.
+"""Staged recipes: a TOML file says train, grow, train; `grow run` carries it out.
 
 grow.run("small-to-base", out="run")          ->  a Finished
 keys → recipe → outline → forecast → pricing → folder → stages → report → runner

@@ -1,4 +1,4 @@
-"""A checkpoint that is not there yet: its config, and the name, dtype and shape of each tensor.
+"""The outline of a checkpoint that is not there yet: config, names, dtypes, shapes.
 
 What every stage of a recipe would leave follows from its options and the outline in front of it; no weight is read.
 """

@@ -1,4 +1,4 @@
-"""What each stage of a recipe will come to, before anything runs: sizes, steps, tokens, FLOPs, memory, disk.
+"""What each stage of a recipe will come to, before anything runs.
 
 A growth that would be refused is refused here, and so are data of another tokenizer and settings that fit no model.
 """

@@ -1,5 +1,7 @@
-"""What the keys of a recipe may hold. The options of a command are read off its function, those of `grow train` off its
-settings: neither is listed here twice."""
+"""The keys of a recipe and the values that they may have.
+
+The options of a command are read off its function, those of `grow train` off its settings: neither is listed twice.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""`grow run --dry-run`: what every stage costs. Sizes are counted; time is measured over a few steps of each train
-stage on a random model of its size. Nothing is written but a config in a temporary folder."""
+"""`grow run --dry-run`: what every stage costs.
+
+Sizes are counted; time is measured over a few steps of each train stage on a random model of its size. Nothing is
+written but a config in a temporary folder.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +126,7 @@ def _measure(one: Forecast) -> tuple[float, float]:
     from grow.processes import World
     from grow.training.step.loop import Loop, Signals
     from grow.training.step.model_and_loss import inputs, loss_sum, tokenizer_of
-    from grow.training.step.optimizer import build_optimizers
+    from grow.training.step.parameter_groups import build_optimizers
     from grow.training.text.inputs import EVALUATED
     from grow.training.text.objectives import objective_of
 

@@ -1,4 +1,4 @@
-"""A recipe is a TOML file: a few lines for the whole run, and stages that follow each other.
+"""A recipe read from its TOML file.
 
     name = "small-to-base"
     seed = 0

@@ -1,4 +1,4 @@
-"""A recipe's folder: which stages are done, in recipe.json; what may change when it is continued.
+"""The folder of a recipe: which stages are done.
 
     OUT/recipe.toml     the recipe, as it was given last
     OUT/recipe.json     {"schema", "grow", "name", "machine", "stages": [{"name", "kind", "folder", "status", …}], …}

@@ -1,5 +1,8 @@
-"""OUT/report.md: how a recipe went, stage by stage, and against its baseline; every number is from recipe.json and
-the metrics of its runs. OUT/curves.png is the picture, where matplotlib is there to draw it."""
+"""The report of a recipe: stage by stage, and against its baseline.
+
+It is OUT/report.md; every number is from recipe.json and the metrics of its runs. OUT/curves.png is the picture, where
+matplotlib is installed.
+"""
 
 from __future__ import annotations
 

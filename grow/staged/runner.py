@@ -1,4 +1,4 @@
-"""`grow.run`: the stages of a recipe, one after the other; an interrupted one goes on where it stopped."""
+"""`grow.run`: the stages of a recipe, one after the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each kind of stage does. A train stage is an ordinary run of `grow train`, a growth an ordinary checkpoint."""
+"""What each kind of stage does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Continue pretraining a checkpoint: one readable loop on PyTorch's own distributed stack.
+"""Continued pretraining: one readable loop on PyTorch's own distributed stack.
 
 grow.train("my-base", "tokens", out="run", steps=1000)          ->  a Training
 settings → text → sharding → after_growth → log → step → saved → begin → run

@@ -1,4 +1,4 @@
-"""`grow.train`: settings, model, data and the loop put together; a run begun or continued."""
+"""`grow.train`: settings, model, data and the loop put together."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from grow.training.step.model_and_loss import (
     tokenizer_of,
     tokens_for,
 )
-from grow.training.step.optimizer import build_optimizers
+from grow.training.step.parameter_groups import build_optimizers
 from grow.training.text.inputs import Data, Source, open_data, parse_sources
 from grow.training.text.objectives import objective_of
 

@@ -1,4 +1,4 @@
-"""A run's folder: new or its own, locked while somebody works in it, gone again when nothing was begun."""
+"""The folder of a run: new or its own, and locked while a process works in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model on one process or many: sharded with FSDP2 where there are several.
+"""A model on one process, or sharded with FSDP2 on several.
 
 Every block and the root are sharded by `fully_shard`: parameters, gradients and moments of a process are its part of
 each tensor. gloo on the CPU, nccl on CUDA.

@@ -1,1 +1,1 @@
-"""Evidence that a grown checkpoint computes what its source computes: a ladder of checks, not one number."""
+"""Evidence that a grown checkpoint computes what its source computes: a ladder of checks."""

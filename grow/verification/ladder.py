@@ -1,4 +1,4 @@
-"""`verify`: every rung on one pair, and one verdict.
+"""The ladder: every rung on one pair of checkpoints, and one verdict.
 
 certificate    the law and W̃·E_in = E_out·W on the stored weights of every tensor, config, sha256
 true_float64   outputs agree, with no rounding inside the forward pass; a rounded growth is repeated in float64

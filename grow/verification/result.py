@@ -1,4 +1,4 @@
-"""What the ladder found, and the verdict; no torch in here.
+"""What the ladder found, and the verdict.
 
 A *rung* is a kind of evidence, a *check* one measurement on it. `RUNGS` lists both in the order in which they run.
 """

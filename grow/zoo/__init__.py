@@ -1,4 +1,4 @@
-"""Three small pretrained checkpoints, their text and the held-out one they were measured on, all inside the package.
+"""The bundled checkpoints and the texts that they were trained and measured on.
 
     small       Llama        small-gpt2  GPT-2        small-bert  BERT, masked LM
 

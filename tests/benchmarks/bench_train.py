@@ -27,9 +27,10 @@ import torch
 import transformers
 
 import grow
-from grow.data import Corpus, Loader, prepare
+from grow.data import Corpus, Loader
+from grow.data import preparing as prepare
 from grow.files.locate import locate
-from grow.training.step.optimizer import BETAS, decayed
+from grow.training.step.parameter_groups import BETAS, decayed
 
 FIRST = 3  # steps in which memory is found and caches fill
 

@@ -1,4 +1,4 @@
-"""What a run continues from, by name, and its growth from file to file.
+"""Training states in files: the formats that are read, and their growth.
 
     in_files → parameter_names → of_grow_train, of_growth, of_trainer → find → growth
 

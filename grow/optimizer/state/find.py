@@ -1,4 +1,4 @@
-"""The training state of a checkpoint's folder, whichever format it has."""
+"""The training state in a checkpoint's folder, whichever format it has."""
 
 from __future__ import annotations
 

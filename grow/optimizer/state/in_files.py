@@ -1,4 +1,4 @@
-"""A training state that lies in files: which tensors there are, rows of one, and what a run carries beside them."""
+"""A training state in files: its tensors, rows of them, and what is carried beside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""state/ of `grow train`: the folder of torch.distributed.checkpoint that all its processes wrote, and train.json."""
+"""The state/ folder that `grow train` writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""state/ of a grown checkpoint: safetensors and a JSON document, no pickle.
+"""The state/ folder of a grown checkpoint: safetensors and a JSON document.
 
     state/model.safetensors   model.PARAMETER, optim.PARAMETER.KEY; several files and their index where it is large
     state/train.json          {"schema": 1, "writer": "grow", "carried": …, "files": {name: bytes}}

@@ -1,4 +1,4 @@
-"""checkpoint-500/ of a stock Trainer: optimizer.pt, scheduler.pt, trainer_state.json.
+"""The checkpoint folder of a stock Trainer: optimizer.pt, scheduler.pt, trainer_state.json.
 
 optimizer.pt is read with weights_only=True and mapped, so a tensor comes into memory when it is asked for. Its
 parameters are numbered: first those with weight decay in the model's order, then the others. The names come from the

@@ -1,4 +1,4 @@
-"""Parameters of stock classes and tensors of files: which is which, before and after a growth. No weight is loaded."""
+"""Parameters of stock classes and tensors of files: which is which."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""state/train.json: what `grow train` says of the optimizer state beside it, which no other program writes."""
+"""The file state/train.json, which `grow train` writes beside an optimizer state."""
 
 from __future__ import annotations
 

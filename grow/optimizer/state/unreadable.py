@@ -1,4 +1,4 @@
-"""Training states that no reader is for: DeepSpeed's, FSDP's, Accelerate's, Megatron's. They are named, never opened.
+"""Training states that are named and never opened: DeepSpeed, FSDP, Accelerate, Megatron.
 
 No torch in here: a growth asks before it knows whether there is a state at all.
 """

@@ -1,4 +1,4 @@
-"""The growth operators of the literature by name, and ours.
+"""The growth methods by name: ours and those of the literature.
 
 A method is one class and one entry of its module's `METHODS`.
 """

@@ -1,4 +1,4 @@
-"""bert2BERT (Chen et al.): copies through every norm, whether or not that is exact, and its advanced initialisation."""
+"""bert2BERT (Chen et al.): FPI and AKI."""
 
 from __future__ import annotations
 

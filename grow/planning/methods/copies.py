@@ -1,4 +1,4 @@
-"""Methods that copy units and share what reads them: Net2Net, HyperCloning, staged training."""
+"""Methods that copy units: Net2Net, HyperCloning, staged training."""
 
 from __future__ import annotations
 

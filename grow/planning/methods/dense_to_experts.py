@@ -1,4 +1,4 @@
-"""Methods that make experts of a dense model, see `grow.upcycle`: exact copies, and two that give them up."""
+"""Methods that make experts of a dense model: upcycling, Drop-Upcycling, random experts."""
 
 from __future__ import annotations
 

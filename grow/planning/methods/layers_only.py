@@ -1,4 +1,4 @@
-"""Methods that only add layers: LLaMA Pro, which is exact, and those that repeat layers, which are not."""
+"""Methods that only add layers: LLaMA Pro, G_stack, SOLAR, interposing."""
 
 from __future__ import annotations
 

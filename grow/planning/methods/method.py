@@ -1,4 +1,4 @@
-"""What a growth method is: from a request to the maps, the layers and the split that make its `Change`.
+"""What a growth method is: from a request to maps, layers and a split.
 
 A method produces data and touches no weight. What comes after it (tensors, files, certificate, grow.json) is the same
 for all of them. A method of the literature is a subclass that says its name, paper, law and class, which operator each

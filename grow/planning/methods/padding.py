@@ -1,4 +1,4 @@
-"""Methods that append coordinates which are no copies: ours, LEMON, Gesmundo & Maile."""
+"""Methods that append new coordinates: ours, LEMON, Gesmundo & Maile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training knows of the growth that made its checkpoint: which entries are new, and that nothing was lost.
+"""Which entries of a grown checkpoint are new, and that nothing was lost.
 
 Both follow from grow.json. With `--rewarm` the update of new entries is scaled, with `--freeze-old` old entries keep
 their bits; neither touches anything else.

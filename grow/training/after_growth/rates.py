@@ -1,4 +1,4 @@
-"""Learning rates by what a growth did to a parameter: one for all, by fan-in, or those that it implies.
+"""Learning rates by what a growth did to a parameter.
 
 uniform   one rate
 mup       a matrix whose fan-in grew from f to f' learns at f/f' of the rate, tables and vectors at all of it: the

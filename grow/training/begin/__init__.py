@@ -1,1 +1,1 @@
-"""How a run begins: the model, its state and its first loss; or how it goes on."""
+"""How a run begins or goes on."""

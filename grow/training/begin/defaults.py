@@ -1,4 +1,4 @@
-"""What nobody has set follows from how the weights came about: the peak of the rate stays, what is new is re-warmed.
+"""Defaults that follow from the checkpoint's history.
 
 Both as SPARKLING found best for growing in the middle of training (arXiv 2602.02472): the source's peak goes on, and
 only the new entries are re-warmed, by 1.25 for at most 250 steps; here at most a tenth of the run.

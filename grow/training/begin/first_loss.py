@@ -1,4 +1,4 @@
-"""The loss before the first step: measured, and held to be the source's where that is at hand."""
+"""The loss before the first step, compared with the source's where that is at hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a new run takes over from the training state beside its weights: moments, exact weights, place in the text.
+"""What a new run takes over from the training state beside its weights.
 
     moments    of every parameter, where the optimizer is the same
     weights    in full precision, where the state has them: the checkpoint's own may be rounded to 16 bits

@@ -1,4 +1,4 @@
-"""The stock model of a run on its processes, each of which reads its own rows of every tensor and nothing else.
+"""The stock model of a run, each process reading its own rows.
 
 The model is built without weights, sharded, and filled from the files in blocks. That needs files whose tensors are the
 parameters of the class, as in the families that `grow` knows, but for experts, which the files hold one by one and the

@@ -1,4 +1,4 @@
-"""What a run that goes on finds of itself: its last checkpoint, what it was begun with, and its metrics.
+"""What a resumed run finds of itself.
 
 Each of these may be gone, or be another one's; a run goes on only where it is the run that was.
 """

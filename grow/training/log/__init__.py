@@ -1,1 +1,1 @@
-"""What a run reports, and where to."""
+"""What a run reports."""

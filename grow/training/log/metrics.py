@@ -1,4 +1,4 @@
-"""metrics.jsonl, one line of strict JSON per step; the same on the terminal, with the speed and the time left.
+"""The file metrics.jsonl, and the same numbers on the terminal.
 
     {"step": 7, "tokens": 14336, "loss": 3.02…, "lr": 0.0002, "grad_norm": 0.71…, "flops": …,
      "seconds": …, "tokens_per_second": …}

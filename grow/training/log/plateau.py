@@ -1,4 +1,4 @@
-"""When a run has stopped getting better: a function of the validation losses it has recorded, and of nothing else.
+"""When a run has stopped getting better, by its validation losses.
 
 A resumed run reads them back from metrics.jsonl and comes to the same end.
 """

@@ -1,4 +1,4 @@
-"""Where the numbers of metrics.jsonl go as well: tensorboard, wandb or trackio, each only where it was asked for.
+"""Trackers: tensorboard, wandb, trackio.
 
 Nothing leaves the machine unasked: wandb writes RUN/wandb unless WANDB_MODE says otherwise (`wandb sync` uploads it),
 trackio keeps its own local store. A tracker that breaks down in the middle is left out with a note, the run goes on.

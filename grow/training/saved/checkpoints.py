@@ -1,4 +1,4 @@
-"""RUN/step-00000100/: a stock checkpoint, and beside it in state/ what a run continues from.
+"""The checkpoints of a run: a stock one, and beside it the state to continue from.
 
     config.json  model.safetensors  tokenizer …     what anybody loads; in grow.json "training" says what was done
     state/       torch.distributed.checkpoint, weights in full precision and moments; train.json: step, settings, hashes

@@ -1,4 +1,4 @@
-"""Weights and moments of a run, exact and sharded, through torch.distributed.checkpoint.
+"""Weights and moments of a run, exact and sharded.
 
 The format's index (`.metadata`) is a pickle; `grow.files.distributed_checkpoint` says how it is read.
 """
@@ -22,7 +22,7 @@ from grow.errors import BadInput, listing
 from grow.files.distributed_checkpoint import INDEX, IndexUnpickler, PiecedFolder
 from grow.files.regular import opened
 from grow.processes import World
-from grow.training.step.optimizer import prepare_states, states
+from grow.training.step.parameter_groups import prepare_states, states
 
 
 class _Reader(dcp.FileSystemReader):

@@ -1,4 +1,4 @@
-"""What run.json and state/train.json say of a run: versions, source, text, settings."""
+"""The documents run.json and state/train.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stock part of a run's checkpoints: the weights under the names, and in the dtypes, of the one it began with."""
+"""The stock weights of a run's checkpoints, under the names and in the dtypes of its source."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a run was asked for."""
+"""The settings of a run."""

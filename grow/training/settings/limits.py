@@ -1,4 +1,4 @@
-"""What a setting may be: every value that could not be computed with is refused by name. No torch in here."""
+"""The values that a setting may have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of a run, and which of them may change when it is resumed. No torch in here."""
+"""The settings of a run, and which of them may change when it is resumed."""
 
 from __future__ import annotations
 

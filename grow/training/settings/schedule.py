@@ -1,4 +1,4 @@
-"""The learning rate of a step, as a share of the peak: pure functions of the step.
+"""Schedules: the learning rate of a step as a share of the peak.
 
     constant   warm-up, then 1
     cosine     warm-up, then half a cosine down to FLOOR

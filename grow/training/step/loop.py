@@ -1,4 +1,4 @@
-"""The loop: accumulate, clip, step, record, evaluate, save. The same lines on one process and on many."""
+"""The loop: accumulate, clip, step, record, evaluate, save."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from grow.training.log.plateau import Plateau
 from grow.training.settings.run_settings import Settings
 from grow.training.sharding import local, reshard
 from grow.training.step.model_and_loss import computing, inputs, loss_sum
-from grow.training.step.optimizer import clip_gradients, gradient_norm, set_rate, states
+from grow.training.step.parameter_groups import clip_gradients, gradient_norm, set_rate, states
 from grow.training.text.inputs import Data
 from grow.training.text.objectives import IGNORED
 

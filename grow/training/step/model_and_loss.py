@@ -1,4 +1,4 @@
-"""The model of a run: its tokenizer, its limits, its loss in the dtype that was asked for, and what a token costs."""
+"""The model of a run: its limits, its loss, and what a token costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Muon and Adafactor where every process holds some rows of each tensor: the steps that torch's take of whole ones.
+"""Muon and Adafactor where every process holds some rows of each tensor.
 
 Muon        the momentum is gathered, one matrix at a time; every process orthogonalises it and keeps its rows
 Adafactor   norms and means over rows are summed over the processes. Of a matrix's factors `row_var` is dealt as its

@@ -1,1 +1,1 @@
-"""Token files and what a model learns from them."""
+"""The token files of a run, and what a model learns from them."""

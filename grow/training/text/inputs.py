@@ -1,4 +1,4 @@
-"""Token files of a run: opened, checked against the model and dealt into batches."""
+"""The token files of a run: opened, checked against the model, made into batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model learns from a block of tokens: pure functions of (ids, seed, step, row).
+"""Objectives: what a model learns from a block of tokens.
 
     causal   (rows, n + 1) ids -> the first n as input, the last n as labels
     masked   (rows, n) ids     -> [CLS] ids [SEP]; 15 % are labels: 80 % of them [MASK], 10 % random, 10 % as they were

@@ -1,4 +1,4 @@
-"""What people do with a model beyond one forward pass: loss, decoding, other kernels and batches, save and load."""
+"""Loss, decoding, kernels, batch shapes, save and reload: what people do with a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stacks of experts in two running models: what is sent where, which expert is a copy of which, and forced choices."""
+"""Experts of two running models: which tokens each gets, and which one is a copy of which."""
 
 from __future__ import annotations
 

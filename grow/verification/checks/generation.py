@@ -1,4 +1,4 @@
-"""Text that both models write: how they are told to write it, and what they write with one seed, in true float64.
+"""Generated text: the settings of both folders, and what both models write with one seed.
 
 generation_config(pair)  ->  the settings that `generate` takes unless it is told otherwise
 generation(pair)         ->  the same tokens, or a parting at a tie that the models' difference explains

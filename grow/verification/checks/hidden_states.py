@@ -1,4 +1,4 @@
-"""Hidden states, layer by layer: the grown ones are read back through the axis map before they are compared.
+"""Hidden states, compared layer by layer through the axis map.
 
 A wrong weight inside one layer shows at that layer and in all that follow, so the first bad row of the matrix is
 where to look.

@@ -1,5 +1,6 @@
-"""Both folders must read a text as the same ids, and write a chat as the same text: a model with another tokenizer is
-another model to its users.
+"""Both tokenizers must read a text as the same ids and write a chat as the same text.
+
+A model with another tokenizer is another model to its users.
 
     vocabulary, special tokens, rules    which ids a text becomes
     chat template                        in tokenizer_config.json, in chat_template.jinja, or several in a folder

@@ -1,4 +1,4 @@
-"""What a sentence-transformers folder makes of texts: the embeddings behind all of its modules are the source's.
+"""The sentence embeddings of a sentence-transformers folder must be the source's.
 
 The modules run here, on the transformer's last hidden state in true float64. Where sentence-transformers is installed
 and the folder has a tokenizer, it loads both folders itself and reads sentences, with each prompt, as its users do.

@@ -1,4 +1,4 @@
-"""Which rows of its tables a forward pass looked up, and whether rows that it did not are the source's.
+"""Rows of embedding tables: which ones were looked up, and whether the others are the source's.
 
 A table is read one row at a time: its other rows change nothing. What the probes looked up is counted, whichever
 module or function did it; the rest is held against the source through the linear map that the rows have in common:

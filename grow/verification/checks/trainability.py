@@ -1,4 +1,4 @@
-"""What the grown model can become: after a few real optimizer steps, which new parameters have learned.
+"""What the grown model can learn: dead parameters and locked twins after a few optimizer steps.
 
 A *dead* parameter never gets a gradient (two zero factors on its path), a *locked* twin is a copy that is still
 equal to another one. Both are capacity that was paid for and cannot be used; losslessness does not see them.

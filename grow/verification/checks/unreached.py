@@ -1,4 +1,4 @@
-"""What equal outputs say nothing about, because no probe got there; then it is looked at in another way.
+"""What no probe reached, such as unused experts and rows, looked at in another way.
 
 rows of tables   those that no probe looked up are held against the source's through the map of the others; a token
                  whose row is another one is then asked

@@ -1,1 +1,1 @@
-"""What people use a model for, asked of both checkpoints: harness tasks, masked words, sentence similarity."""
+"""Downstream tasks asked of both checkpoints."""

@@ -1,4 +1,4 @@
-"""Tasks for models that the harness does not run: masked words, and how similar sentences are. No network, no extra.
+"""Tasks for encoders: masked words and the similarity of sentences.
 
 mlm_heldout   accuracy and mean -log p of words masked in held-out text
 similarity    cosine similarities of 40 sentences, by three usual poolings of the last hidden state

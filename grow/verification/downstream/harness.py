@@ -1,4 +1,4 @@
-"""lm-evaluation-harness on a loaded model. It is optional, so it is imported where it is used.
+"""lm-evaluation-harness on a loaded model.
 
 The harness gets the model object, so its weights and its forward pass are what `grow.models.true_float64` made of them.
 """

@@ -1,4 +1,4 @@
-"""`grow verify --tasks`: both checkpoints score the same on what people measure models by.
+"""`grow verify --tasks`: both checkpoints must score the same.
 
 grow_cloze, grow_heldout    causal LMs; through lm-evaluation-harness, on text that comes with the package
 any other task, group, tag  causal LMs; through lm-evaluation-harness, which fetches the data from the hub

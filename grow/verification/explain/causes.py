@@ -1,4 +1,4 @@
-"""What a failed or an incomplete comparison comes from, once the models have run.
+"""The cause of a failed or incomplete comparison.
 
 by_running        the first module that differs, with the number or the field that explains it
 unequal_numbers   outputs agree and stored numbers do not: why, or that no probe looked there

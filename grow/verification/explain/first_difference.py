@@ -1,4 +1,4 @@
-"""Where two models part: both run in lock-step, and the first module whose output disagrees is named.
+"""The first module whose output differs, found by running both models in lock-step.
 
 A module's grown output is read back to the old coordinates before it is compared: by the map of what its weight
 writes, or as the residual stream. Then whatever explains the difference is looked for: the module's own tensors

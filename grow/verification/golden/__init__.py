@@ -1,4 +1,4 @@
-"""Golden files: what a source answered, kept in a few hundred kB, so that a growth can be checked without it.
+"""Golden files: a source's answers in a few hundred kB, so that a growth is checked without it.
 
 record("small", "small.safetensors")          where the source is
 against("small.safetensors", "small-base")    anywhere: a `Verification`, as `verify` gives it

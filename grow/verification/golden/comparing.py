@@ -1,4 +1,4 @@
-"""A grown checkpoint against a golden file: its answers to what was asked, its own sha256 and its tokenizer.
+"""A grown checkpoint compared with a golden file.
 
 What was stored whole is compared element by element. Of what was sketched, the kept elements, the largest ones,
 their log-sum-exp and the projections are, which every element enters; so a pass says that no weight is wrong, as

@@ -1,4 +1,4 @@
-"""What a golden file holds: what was asked, the sketches of what was answered, and what is needed to judge others."""
+"""What a golden file holds: questions, sketches of the answers, and what judges others."""
 
 from __future__ import annotations
 

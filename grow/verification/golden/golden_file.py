@@ -1,4 +1,4 @@
-"""A golden file: what a model answered, in one safetensors file of a few hundred kB that is distrusted when read.
+"""The golden file itself: one safetensors file, distrusted when read.
 
     __metadata__           {"format": "grow-golden", "golden": JSON of `Golden`, "sha256": of all that follows}
     inputs/PROBE/NAME      what was asked, the smallest integers that hold it

@@ -1,4 +1,4 @@
-"""What is kept of a tokenizer: enough to tell that another one reads a text as other ids."""
+"""What a golden file keeps of a tokenizer: enough to tell another one."""
 
 from __future__ import annotations
 

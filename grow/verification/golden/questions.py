@@ -1,4 +1,4 @@
-"""Pairs whose probes are given instead of drawn, and the probes of a golden file."""
+"""The probes of a golden file, and pairs that are asked these."""
 
 from __future__ import annotations
 

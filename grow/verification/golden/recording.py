@@ -1,4 +1,4 @@
-"""A source's answers, asked once in true float64, and what storing in a narrower dtype would change about them."""
+"""The recording of a source's answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A large matrix as a few numbers per row, such that a wrong element anywhere moves some of them.
+"""A large matrix sketched as a few numbers per row, which any wrong element moves.
 
     values       (r, c)  x[rows, columns]: all columns of a narrow matrix, a drawn set of a wide one
     top          (r, t)  the largest elements of a row in falling order, and top_columns where they are

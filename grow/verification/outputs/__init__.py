@@ -1,1 +1,1 @@
-"""Both models answer the same probes, and the answers are compared."""
+"""Both models answer the same probes, and their outputs are compared."""

@@ -1,4 +1,4 @@
-"""How far two models' outputs are apart, in units of the source's own spread.
+"""How far the outputs of two models are apart, in units of the source's own spread.
 
     difference(run(source, probes), run(grown, probes)).relative  ->  max |Δ| / std(source)
 

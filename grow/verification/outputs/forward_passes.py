@@ -1,4 +1,4 @@
-"""Outputs compared: in true float64, and in the dtype people run; what was measured, against which limit, and why.
+"""Outputs compared in true float64 and in the dtype that people run.
 
     with Pair(source, grown) as pair:
         checks = [true_float64(pair), runtime_dtype(pair)]

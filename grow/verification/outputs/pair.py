@@ -1,4 +1,4 @@
-"""A source and a grown checkpoint whose models are loaded once, as late as possible, and only where they fit.
+"""A source and a grown checkpoint whose models are loaded once, late, and only where they fit.
 
 with Pair("small", "grown", seed=0) as pair:
     difference(pair.outputs("source", "float64"), pair.outputs("grown", "float64"))

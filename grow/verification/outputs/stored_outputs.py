@@ -1,4 +1,4 @@
-"""Outputs of a model on its probes, the large ones in a temporary file: what is held in memory does not grow with them.
+"""Outputs of a model on its probes, the large ones in a temporary file.
 
 out = Held();  out["random/logits"] = logits;  out["random/logits"]        # the same numbers, read back
 """

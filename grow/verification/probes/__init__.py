@@ -1,4 +1,4 @@
-"""Seeded inputs that exercise a model: every kind of position, padding, token, image and sound the class accepts.
+"""Seeded inputs that exercise a model: positions, padding, tokens, images, sound.
 
     probes(config, cls, folder, seed=0)  ->  Probes(items=[Probe("random", {input_ids: (2, 64), ...}), ...])
 
@@ -16,7 +16,7 @@ from grow.verification.probes.audio import audio_probes
 from grow.verification.probes.images import image_probes, pair_probes
 from grow.verification.probes.probe import LENGTH, Probe, Probes, Subject
 from grow.verification.probes.seq2seq import decodes, side, with_decoder
-from grow.verification.probes.text import FULL_LIMIT, WINDOW_LIMIT, choices, end_token, media_tokens, text_probes
+from grow.verification.probes.token_ids import FULL_LIMIT, WINDOW_LIMIT, choices, end_token, media_tokens, text_probes
 
 __all__ = ["FULL_LIMIT", "LENGTH", "WINDOW_LIMIT", "Probe", "Probes", "probes"]
 

@@ -1,4 +1,4 @@
-"""Sound: waveforms, and spectrograms of a fixed or a free length."""
+"""Probes of sound: waveforms and spectrograms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import transformers
 
 from grow.verification.probes.probe import Probe, Subject
 from grow.verification.probes.signals import KINDS, signal
-from grow.verification.probes.text import right_padding
+from grow.verification.probes.token_ids import right_padding
 
 FRAMES = 96  # of a spectrogram whose length is free
 

@@ -1,4 +1,4 @@
-"""Pixels, alone or next to a text, and films where the config counts frames."""
+"""Probes of pixels, alone, beside a text, or as a film."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import transformers
 
 from grow.verification.probes.probe import Probe, Subject
 from grow.verification.probes.signals import KINDS, signal
-from grow.verification.probes.text import end_token, text_probes
+from grow.verification.probes.token_ids import end_token, text_probes
 
 SIZE = 224  # pixels, where a config names no image_size: such models take any, and this is what most are trained on
 

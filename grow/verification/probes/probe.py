@@ -1,4 +1,4 @@
-"""A probe is one question to a model; `Probes` are all that a pair of models is asked, and what could not be asked."""
+"""What a probe is: one question to a model."""
 
 from __future__ import annotations
 

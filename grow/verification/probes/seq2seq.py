@@ -1,4 +1,4 @@
-"""A decoder's half of a question: every probe of an encoder gets ids to continue, of another length."""
+"""Probes of a decoder: ids to continue for every probe of its encoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ import torch
 import transformers
 
 from grow.verification.probes.probe import Probe, Subject
-from grow.verification.probes.text import Vocabulary, full_context, largest, read_text, right_padding, usable_positions
+from grow.verification.probes.token_ids import (
+    Vocabulary,
+    full_context,
+    largest,
+    read_text,
+    right_padding,
+    usable_positions,
+)
 
 SHORTER = 5  # tokens that a decoder's rows lack: with equal lengths a mix-up of the two masks would go unseen
 

@@ -1,4 +1,4 @@
-"""Numbers instead of ids: one array of noise, silence, an outlier or waves, for pixels, spectrograms and samples."""
+"""Noise, silence, an outlier and waves, for pixels, spectrograms and samples."""
 
 from __future__ import annotations
 

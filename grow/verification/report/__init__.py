@@ -1,4 +1,4 @@
-"""A verification as one HTML page that needs nothing else: no script, no request, no font.
+"""A verification as one HTML page that needs nothing else.
 
     write_report(verification.to_dict(), Path("report.html"))
 

@@ -1,4 +1,4 @@
-"""How an axis grew, as a picture: the old coordinates above, the grown ones below, ribbons from each to its copies.
+"""Pictures of how an axis grew: ribbons from the old coordinates to their copies.
 
     runs of an axis map  ->  bands with a look  ->  few enough of them to be seen  ->  SVG and legend
 

@@ -1,4 +1,4 @@
-"""Pictures of the report: numbers in, inline SVG out, every text escaped.
+"""Charts of the report: numbers in, inline SVG out.
 
 Places are percentages of the picture, so it stretches from a phone to a page of paper while its text and points keep
 their size. SVG cannot place lines and ribbons by percentage; those sit in an inner <svg> of 1000 units that stretches.

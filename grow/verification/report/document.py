@@ -1,4 +1,4 @@
-"""The document of a verification fitted to a spec: everything has its type and every text is harmless.
+"""The document of a verification, checked before it is shown.
 
     fit({"verdict": 3, "notes": "none"}, {"verdict": str, "notes": [str]})   {"verdict": "3", "notes": []}
 

@@ -1,4 +1,4 @@
-"""What the template shows: the verdict in words, tables, pictures, and a sentence for whatever is absent.
+"""What the template shows: the verdict in words, tables and pictures.
 
 Every function takes parts of a document that `fit` has been over, so each key is there and has its type.
 """

@@ -1,4 +1,4 @@
-"""The certificate: a proof of the growth on the stored weights, tensor by tensor, without a forward pass.
+"""The certificate: a proof of the growth on the stored weights, tensor by tensor.
 
 Let E be the embedding of an axis (coordinate j carries gain[j]·write[j] times its source where a consumer sees it,
 write[j] times where a producer writes it). A grown tensor W̃ computes what W did exactly when

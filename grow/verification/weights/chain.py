@@ -1,4 +1,4 @@
-"""A checkpoint that grew more than once, held against the first source: one growth after the other.
+"""A checkpoint that grew more than once, proved one growth after the other.
 
 Each `grow.json` keeps the records of the growths before its own. A growth follows from its source, its maps and its
 seed, so what stood in between is grown once more, and the sha256 that were recorded of it say whether it is the same.

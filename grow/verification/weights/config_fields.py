@@ -1,4 +1,4 @@
-"""Two configs of which one must say what the other says: compared as stock code reads them.
+"""Two configs compared field by field, as stock code reads them.
 
 A field that one of them leaves out has the default of the installed config class, if it has one there. `False` and no
 such field are two things to code that asks `getattr(config, name, True)`.

@@ -1,5 +1,6 @@
-"""The growth that a pair without grow.json can have come from: of those that `grow` makes between the two sizes, the
-one that most stored tensors follow.
+"""The growth that a pair without grow.json can have come from.
+
+Of the growths that `grow` makes between the two sizes it is the one that most stored tensors follow.
 
     supposed(source, grown)  ->  a `Replay`, or None where most tensors follow none
 

@@ -1,4 +1,4 @@
-"""What a classifier's outputs are called: a class that has another name is another answer to everybody who reads it."""
+"""The names of a classifier's outputs, which must be the source's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What grow.json says, held against what the family and the sizes make of a growth.
+"""What grow.json says, compared with what family and sizes make of a growth.
 
 The certificate proves that stored weights follow the axis maps. That they then compute the same takes maps that commute
 with what stands between the weights: those are recomputed here, or held against the law that they must obey. Nothing

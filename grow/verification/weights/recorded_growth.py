@@ -1,4 +1,4 @@
-"""The growth that `grow.json` tells of, laid over the two checkpoints: the certificate, and the growth once more."""
+"""The growth that grow.json tells of, repeated on the two checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shrinking back: the source's weights computed from the grown checkpoint and the maps alone, then compared.
+"""Shrinking back: the source's weights computed from the grown checkpoint and the maps.
 
     what a tensor writes   the first copy of each old coordinate ÷ write
     what it reads          Σ over the copies of  gain · write · weight:  the shares add up to the old weight

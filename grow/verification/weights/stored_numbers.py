@@ -1,4 +1,4 @@
-"""Two checkpoints of one shape, number by number: which stored weights differ, and which of these no output can see.
+"""Two checkpoints of one shape, compared number by number.
 
 Probes look at a few hundred tokens. A pair without grow.json whose outputs agree on them can still differ in the row of
 a token that no probe holds; where the shapes are equal that is seen here.

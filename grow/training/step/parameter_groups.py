@@ -1,4 +1,4 @@
-"""Optimizers of a run, their parameter groups, and the global norm of a gradient, sharded or not."""
+"""Optimizers of a run, their parameter groups, and the global norm of a gradient."""
 
 from __future__ import annotations
 

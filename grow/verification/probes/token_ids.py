@@ -1,4 +1,4 @@
-"""Token ids: random, repeated, padded on either side, far apart, long, masked, and real text."""
+"""Probes of token ids: random, repeated, padded, far apart, long, masked, and real text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text to token files, streamed: tokenized in batches, hashed as it is written, complete or not there at all."""
+"""Text to token files: tokenized in batches, hashed, complete or not there at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training state grown from file to file, one tensor after another, beside the weights and by the same plan."""
+"""A training state grown from file to file by the plan of its weights."""
 
 from __future__ import annotations
 
