@@ -15,6 +15,7 @@ import tiny
 
 import grow
 from grow.cli.commands import cli
+from grow.notation.operators import OPERATORS
 
 REPOSITORY = Path(grow.__file__).parents[1]
 
@@ -546,3 +547,12 @@ def test_record_and_against_stand_for_the_source(grow_, pair, tmp_path):
     assert code == 0
     assert "lossless: " in out
     assert page.is_file()
+
+
+@pytest.mark.parametrize(
+    ("to", "words"), [("2x", {"copies", "unread"}), ("1.5x", {"silent", "unread"}), ("layers=7", set())]
+)
+def test_the_words_under_how_are_explained_where_they_stand(to, words, grow_):
+    code, out, _ = grow_("plan", "--from", "small", "--to", to)
+    assert code == 0
+    assert {word for word in OPERATORS if f"\n  {word}: {OPERATORS[word].meaning}\n" in out} == words

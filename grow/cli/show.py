@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from grow.errors import OBEYED, GrowError, one_line, plain
 from grow.families.family import WIDTHS, Family
 from grow.growth.plan_document import couplings, grouped, notes, plan_document
 from grow.growth.results import Growth
+from grow.notation.operators import OPERATORS
 from grow.planning.methods import DEFAULT
 from grow.planning.plan import Plan
 from grow.plotting.savings import COSTS, Curves, Saving
@@ -118,6 +120,7 @@ def plan(p: Plan, world: int | None = None) -> None:
         ("axis", "old", "new", "how"),
         ((a, p.sizes[a], p.new_sizes[a], p.operators.get(a, "unchanged")) for a in shown),
     )
+    _legend(p)
     say()
     say("tensors")
     rows = (
@@ -149,6 +152,13 @@ def plan(p: Plan, world: int | None = None) -> None:
         _portions(p, world)
     for note in notes(p):
         say(f"note: {note}")
+
+
+def _legend(p: Plan) -> None:
+    """What the words of the column "how" mean, those that stand in it."""
+    for name, operator in OPERATORS.items():
+        if any(re.search(rf"(^| ){name}( ×|,|$)", how) for how in p.operators.values()):
+            say(f"  {name}: {operator.meaning}")
 
 
 def _portions(p: Plan, world: int) -> None:
@@ -189,6 +199,7 @@ def growth(grown: Growth) -> None:
     )
     changed = [a for a in p.sizes if p.sizes[a] != p.new_sizes[a]]
     table(("axis", "old", "new", "how"), ((a, p.sizes[a], p.new_sizes[a], p.operators.get(a, "")) for a in changed))
+    _legend(p)
     for note in grown.notes:
         say(f"note: {note}")
     if grown.verification is None:

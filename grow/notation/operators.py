@@ -31,6 +31,7 @@ class Copies:
     """
 
     name = "copies"
+    meaning = "every old unit several times; what reads the copies shares each weight among them"
     contexts: ClassVar = {"rms", "layernorm", "plain", "elementwise"}
 
     def allows(self, n: int, m: int, context: str) -> bool:
@@ -53,6 +54,7 @@ class Silent:
     """
 
     name = "silent"
+    meaning = "new coordinates that carry 0 until training fills them"
     contexts: ClassVar = {"rms"}
 
     def allows(self, n: int, m: int, context: str) -> bool:
@@ -71,6 +73,7 @@ class Mean:
     """
 
     name = "mean"
+    meaning = "new coordinates that carry the mean of the old ones, which LayerNorm takes away"
     contexts: ClassVar = {"layernorm"}
 
     def allows(self, n: int, m: int, context: str) -> bool:
@@ -89,6 +92,7 @@ class Unread:
     """
 
     name = "unread"
+    meaning = "new units that compute something, and that all readers weigh with 0 at first"
     contexts: ClassVar = {"elementwise"}
 
     def allows(self, n: int, m: int, context: str) -> bool:
