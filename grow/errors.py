@@ -87,6 +87,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else ""
 
 
+def no_such(kind: str, name: str, known: Iterable[str]) -> str:
+    """`no such method`, and `; did you mean 'x'?` when one of `known` resembles `name`."""
+    hint = did_you_mean(name, known)
+    return f"no such {kind}; {hint}" if hint else f"no such {kind}"
+
+
 def near_miss(name: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?` when `name` is one of `known` but for a letter or two, else the empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.9)

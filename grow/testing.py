@@ -238,7 +238,7 @@ def grow_pair(request: pytest.FixtureRequest, _grow_pairs: Callable[..., GrownPa
             _usage(request, f"is asked for without {name}=" if arguments else "is asked for without a mark")
     options = set(inspect.signature(widen).parameters) - {"src", "out", "progress", "on_rung"}
     for name in set(arguments) - options - {"source"}:
-        _usage(request, f"has no option {name!r} {did_you_mean(name, options)}".rstrip())
+        _usage(request, f"has no option {name!r}; {did_you_mean(name, options)}".rstrip("; "))
     try:
         return _grow_pairs(arguments)
     except GrowError as error:

@@ -185,9 +185,9 @@ def test_wrong_uses_are_one_error():
         (lambda: parameter_groups(growth.model, {}, lr=1e-3), "is a dict, wanted a Growth, a Plan or a folder"),
         (lambda: NewEntryUpdates(optimizer_of(small), growth.model, growth), "has none of the model's parameters"),
         (lambda: NewEntryUpdates([optimizer], growth.model, growth), "is a list, wanted a torch.optim.Optimizer"),
-        (lambda: NewEntryUpdates(optimizer, growth.model, growth, scale=-1), "scale=-1: cannot be"),
-        (lambda: NewEntryUpdates(optimizer, growth.model, growth, rewarm=1.25), "rewarm=1.25: cannot be"),
-        (lambda: NewEntryUpdates(optimizer, growth.model, growth, rewarm=(1.25, 0.5)), "cannot be"),
+        (lambda: NewEntryUpdates(optimizer, growth.model, growth, scale=-1), "scale=-1: must be"),
+        (lambda: NewEntryUpdates(optimizer, growth.model, growth, rewarm=1.25), "rewarm=1.25: must be"),
+        (lambda: NewEntryUpdates(optimizer, growth.model, growth, rewarm=(1.25, 0.5)), "must be"),
     ):
         with pytest.raises(grow.BadInput, match=said):
             call()

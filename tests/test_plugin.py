@@ -213,7 +213,7 @@ def test_grow_pair_without_what_it_needs_says_what_to_write(inner, pair):
             '  fix        @pytest.mark.grow_pair(source="small", to="2x")',
             "*::test_no_target: grow_pair is asked for without to=",
             "*::test_no_names: grow_pair has arguments without a name: ('small', '2x')",
-            "*::test_no_such_option: grow_pair has no option 'sead' did you mean 'seed'?",
+            "*::test_no_such_option: grow_pair has no option 'sead'; did you mean 'seed'?",
             "grow_pair: *",
         ]
     )

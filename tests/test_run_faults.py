@@ -359,17 +359,17 @@ def test_a_validation_loss_that_is_none_is_of_the_step_behind_which_it_was_measu
 
 
 LIMITS: dict[str, tuple[dict[str, Any], str]] = {
-    "a rate beyond float32": ({"lr": 1e38}, "--lr 1e+38: cannot be"),
+    "a rate beyond float32": ({"lr": 1e38}, "--lr 1e+38: must be"),
     "a clip that is none": ({"clip": math.nan}, "fix        --clip 1"),
-    "no tokens": ({"steps": None, "tokens": 0}, "--tokens 0: cannot be"),
-    "fewer tokens than none": ({"steps": None, "tokens": -5}, "--tokens -5: cannot be"),
-    "half a token": ({"steps": None, "tokens": 0.5}, "--tokens 0.5: cannot be"),
-    "a batch of nothing and tokens": ({"steps": None, "tokens": 5, "batch": 0}, "--batch 0: cannot be"),
+    "no tokens": ({"steps": None, "tokens": 0}, "--tokens 0: must be"),
+    "fewer tokens than none": ({"steps": None, "tokens": -5}, "--tokens -5: must be"),
+    "half a token": ({"steps": None, "tokens": 0.5}, "--tokens 0.5: must be"),
+    "a batch of nothing and tokens": ({"steps": None, "tokens": 5, "batch": 0}, "--batch 0: must be"),
     "tokens without end": ({"steps": None, "tokens": 10**40}, "at most"),
-    "a place beyond every text": ({"skip": 2**63 - 1}, "--skip 9223372036854775807: cannot be"),
-    "half a re-warming": ({"rewarm": (1.25,)}, "--rewarm (1.25,): cannot be"),
-    "a plateau of one number": ({"plateau": 5}, "--plateau 5: cannot be"),
-    "a flag of words": ({"documents": "yes"}, "--documents yes: cannot be"),
+    "a place beyond every text": ({"skip": 2**63 - 1}, "--skip 9223372036854775807: must be"),
+    "half a re-warming": ({"rewarm": (1.25,)}, "--rewarm (1.25,): must be"),
+    "a plateau of one number": ({"plateau": 5}, "--plateau 5: must be"),
+    "a flag of words": ({"documents": "yes"}, "--documents yes: must be"),
 }
 
 
@@ -409,7 +409,7 @@ def test_memory_that_is_used_up_is_no_fault_of_grow(error, tiny, text, tmp_path,
 
 def scaled(folder: Path, tensor: str, factor: float) -> Path:
     """A copy whose tensor has its first row scaled; every file keeps its size."""
-    path = Path(shutil.copytree(run_folder, run_folder.parent / f"{run_folder.name}-{factor}"))
+    path = Path(shutil.copytree(folder, folder.parent / f"{folder.name}-{factor}"))
     header, begin = files.read_header(path)
     at, _ = header[tensor]["data_offsets"]
     values = np.memmap(path / "model.safetensors", "<f4", "r+", begin + at, tuple(header[tensor]["shape"]))
@@ -531,7 +531,7 @@ def test_a_stage_that_was_refused_may_change_and_what_was_done_stays(place, monk
         raise BadInput("here", what="is refused", why="it must be", fix="another way")
 
     def only(folder: str) -> Callable:
-        return lambda *a, **k: (refuse if Path(k["out"]).name == run_folder else train)(*a, **k)
+        return lambda *a, **k: (refuse if Path(k["out"]).name == folder else train)(*a, **k)
 
     first, then, last = WIDE, FEW, "[baseline]\n"
     for name, refusing in (("widen", refuse), ("train", only("04-train")), ("train", only("baseline"))):

@@ -509,7 +509,7 @@ def test_a_schedule_that_cannot_go_on(run, text, tmp_path):
     said = refused(BadInput, grow.train, run / "step-00000008", text, steps=12, **call)
     assert "with another steps the 8 steps so far would have had other rates" in said
     said = refused(BadInput, grow.train, run / "step-00000004", text, begin=2, **call)
-    assert "--begin 2: cannot be" in said
+    assert "--begin 2: must be" in said
     said = refused(BadInput, grow.train, run / "step-00000004", text, skip=-1, **call)
     assert "--skip -1" in said
     assert not (tmp_path / "run").exists()

@@ -151,7 +151,7 @@ def test_without_the_harness_the_extra_is_named(monkeypatch, grown):
 def test_an_unknown_task_is_refused_with_the_nearest_name(lm_eval, grown, monkeypatch):
     # as if it were one of grow's own, so that the 14,000 others need not be indexed
     monkeypatch.setattr(harness, "OWN", (*harness.OWN, "grow_clozze", "texts.yaml"))
-    with pytest.raises(BadInput, match=r"--tasks grow_clozze: no such task did you mean 'grow_cloze'\?"):
+    with pytest.raises(BadInput, match=r"--tasks grow_clozze: no such task; did you mean 'grow_cloze'\?"):
         tasks(SMALL, grown, ["grow_clozze"])
     with pytest.raises(BadInput, match=r"--tasks texts\.yaml: no such task"):
         tasks(SMALL, grown, ["texts.yaml"])

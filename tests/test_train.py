@@ -391,7 +391,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_blocks_that_gave_it(tiny, text
         ({"src": "small"}, "--resume: from: is small"),
         ({"schedule": "cosine"}, "--resume: schedule: is cosine"),
         ({"steps": 3, "decay": 1}, "--resume: steps: is 3"),
-        ({"lrr": 1.0}, "lrr: no such setting did you mean 'lr'?"),
+        ({"lrr": 1.0}, "lrr: no such setting; did you mean 'lr'?"),
     ],
 )
 def test_a_changed_setting_is_refused_by_name(run, change, said):
@@ -428,12 +428,12 @@ def test_what_changes_nothing_may_change_and_a_stable_phase_may_be_prolonged(run
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "no steps": ({"steps": 0}, "--steps 0: cannot be"),
-    "a rate of zero": ({"lr": 0.0}, "--lr 0.0: cannot be"),
-    "a rate that is none": ({"lr": math.nan}, "--lr nan: cannot be"),
-    "a batch of words": ({"batch": "many"}, "--batch many: cannot be"),
+    "no steps": ({"steps": 0}, "--steps 0: must be"),
+    "a rate of zero": ({"lr": 0.0}, "--lr 0.0: must be"),
+    "a rate that is none": ({"lr": math.nan}, "--lr nan: must be"),
+    "a batch of words": ({"batch": "many"}, "--batch many: must be"),
     "a schedule misspelt": ({"schedule": "cosin"}, "did you mean 'cosine'?"),
-    "parts that do not divide": ({"accumulate": 4}, "--accumulate 4: cannot be"),
+    "parts that do not divide": ({"accumulate": 4}, "--accumulate 4: must be"),
     "warm-up longer than the run": ({"warmup": 9}, "9 steps of warm-up"),
     "steps and tokens": ({"tokens": 10}, "--tokens: given with --steps"),
     "more tokens than positions": ({"length": 65}, "--length 65: is more than the 64 positions"),
@@ -444,7 +444,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "re-warming what has not grown": ({"rewarm": (1.25, 9)}, "--rewarm: float32 is not known to have grown"),
     "freezing what has not grown": ({"freeze_old": True}, "--freeze-old: float32 is not known to have grown"),
     "a source of what has not grown": ({"source": "small"}, "--source: float32 is not known to have grown"),
-    "a re-warming of nothing": ({"rewarm": (0.0, 9)}, "--rewarm 0.0:9: cannot be"),
+    "a re-warming of nothing": ({"rewarm": (0.0, 9)}, "--rewarm 0.0:9: must be"),
     "another number of processes": ({"world": 2}, "2 processes were asked for, WORLD_SIZE is 1"),
     "a resume of nothing": ({"resume": True}, "does not exist"),
 }

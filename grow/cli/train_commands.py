@@ -100,6 +100,8 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
 @click.option("--accumulate", type=int, metavar="A", help="Parts that a step is computed in [default: 1].")
 @click.option(
     "--lr",
+    "--learning-rate",
+    "lr",
     type=float,
     help="Peak of the rate [default: that of the run the weights are from, else 1e-4; arXiv 2602.02472].",
 )

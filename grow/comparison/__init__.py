@@ -13,7 +13,7 @@ from typing import Any
 from grow.api import widen
 from grow.comparison.summary import Comparison, Curve, Damage, Learning, Row
 from grow.costs.of_a_model import cost_of
-from grow.errors import BadInput, Refused, did_you_mean
+from grow.errors import BadInput, Refused, no_such
 from grow.files.header import show
 from grow.files.locate import locate
 from grow.files.staging import Staging
@@ -123,7 +123,7 @@ def compare(
 
 def _row(name: str, source: Path, to: Any, place: Path, field: Any, *, deepen: bool, seed: int, progress) -> Row:
     if name not in METHODS:
-        return Row(name, reason=f"no such method {did_you_mean(name, METHODS)}".rstrip())
+        return Row(name, reason=no_such("method", name, METHODS))
     method = METHODS[name]
     row = Row(name, method.kind, method.paper, method.arxiv, method.law)
     try:

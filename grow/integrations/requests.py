@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grow.api import plan
-from grow.errors import BadInput, did_you_mean
+from grow.errors import BadInput, no_such
 from grow.integrations.updates import check_updates
 
 OPTIONS = tuple(
@@ -83,7 +83,7 @@ def _growing(words: dict[str, Any]) -> Growing:
     for name in words:
         if name not in (*WORDS, *OPTIONS):
             known = (*WORDS, *OPTIONS)
-            what = f"no such option {did_you_mean(name, known)}".rstrip()
+            what = no_such("option", name, known)
             raise _bad(name, what, "options: " + ", ".join(known), "check the spelling")
     own = {name: value for name, value in words.items() if name in WORDS}
     if isinstance(own.get("to"), os.PathLike):
@@ -100,7 +100,12 @@ def _growing(words: dict[str, Any]) -> Growing:
         what = "neither is given" if made.at_step is None else "both are given"
         raise _bad("at_step, when", what, "one of them says when the model grows", "at_step=1000")
     if made.at_step is not None and (type(made.at_step) is not int or made.at_step < 0):
-        raise _bad(f"at_step={made.at_step}", "cannot be", "a whole number of steps done, 0 and more", "at_step=1000")
+        raise _bad(
+            f"at_step={made.at_step}",
+            "must be a whole number, 0 or more",
+            "it counts the steps that are done",
+            "at_step=1000",
+        )
     if made.when is not None and not callable(made.when):
         raise _bad(f"when={made.when!r}", "cannot be called", "when(state) of the TrainerState", "when=lambda state: …")
     return made

@@ -93,8 +93,8 @@ class NewEntryUpdates:
 def check_updates(scale: Any, rewarm: Any) -> None:
     """BadInput for a scale or a re-warming that is none."""
     if not isinstance(scale, (int, float)) or not 0 <= scale < 100:
-        why = "a number from 0, which holds new entries where they are, to 100"
-        raise BadInput(f"scale={scale}", what="cannot be", why=why, fix="scale=1")
+        why = "0 holds new entries where they are"
+        raise BadInput(f"scale={scale}", what="must be a number from 0 to 100", why=why, fix="scale=1")
     if rewarm is None:
         return
     try:
@@ -103,8 +103,10 @@ def check_updates(scale: Any, rewarm: Any) -> None:
     except (TypeError, ValueError):
         good = False
     if not good:
-        why = "(ratio, steps), both above 0"
-        raise BadInput(f"rewarm={rewarm}", what="cannot be", why=why, fix="rewarm=(1.25, 250)")
+        why = "new entries take ratio times the rate at first"
+        raise BadInput(
+            f"rewarm={rewarm}", what="must be (ratio, steps), both above 0", why=why, fix="rewarm=(1.25, 250)"
+        )
 
 
 def bare(optimizer: Any) -> torch.optim.Optimizer:

@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from grow.errors import BadInput, Refused, did_you_mean
+from grow.errors import BadInput, Refused, no_such
 from grow.optimizer.dual_rule import POLICIES, grow_factored, grow_moment
 from grow.planning.plan import Plan
 from grow.planning.tensor import TensorPlan
@@ -60,7 +60,7 @@ def check_optimizers(optimizer: Any, state: str, model: Any) -> None:
     if state not in POLICIES:
         raise BadInput(
             f"state={state!r}",
-            what=f"no such policy {did_you_mean(str(state), POLICIES)}".rstrip(),
+            what=no_such("policy", str(state), POLICIES),
             why="policies: " + ", ".join(POLICIES),
             fix='state="fresh-new"',
         )

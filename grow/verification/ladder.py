@@ -22,7 +22,7 @@ from importlib.metadata import version
 from typing import Any
 
 from grow.checkpoint.reader import Checkpoint
-from grow.errors import BadInput, GrowError, Refused, did_you_mean
+from grow.errors import BadInput, GrowError, Refused, no_such
 from grow.families import family_of
 from grow.notation.dtypes import BITS, ITEMSIZE, NAMES
 from grow.planning.record import growth_document, read_record
@@ -410,7 +410,7 @@ def checks_of(rungs: Sequence[str]) -> set[str]:
             single = ", ".join(check for check in RUNG_OF if check not in RUNGS)
             raise BadInput(
                 f"--rung {name}",
-                what=f"no such rung {did_you_mean(name, known)}".rstrip(),
+                what=no_such("rung", name, known),
                 why=f"rungs: {', '.join(RUNGS)}; single checks: {single}",
                 fix="--rung certificate",
             )

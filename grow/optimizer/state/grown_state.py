@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.applying.engine import write_items
-from grow.errors import BadInput, GrowError, Refused, did_you_mean
+from grow.errors import BadInput, GrowError, Refused, no_such
 from grow.files.distributed_checkpoint import check_owner
 from grow.optimizer.dual_rule import POLICIES
 from grow.optimizer.state.find import SHARDED, kind_of, open_state
@@ -137,7 +137,7 @@ def check_policy(policy: str | None) -> None:
     if policy is not None and policy not in POLICIES:
         raise BadInput(
             f"--state {policy}",
-            what=f"no such policy {did_you_mean(str(policy), POLICIES)}".rstrip(),
+            what=no_such("policy", str(policy), POLICIES),
             why="policies: " + ", ".join(POLICIES),
             fix=f"--state {POLICIES[0]}",
         )

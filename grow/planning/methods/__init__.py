@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from grow.errors import BadInput, GrowError, Refused, did_you_mean
+from grow.errors import BadInput, GrowError, Refused, no_such
 from grow.planning.methods import bert2bert, copies, dense_to_experts, layers_only, padding
 from grow.planning.methods.method import Design, Method, Request
 
@@ -27,7 +27,7 @@ def method_named(name: str) -> Method:
     if name not in METHODS:
         raise BadInput(
             f"--method {name}",
-            what=f"no such method {did_you_mean(name, METHODS)}".rstrip(),
+            what=no_such("method", name, METHODS),
             why="methods: " + ", ".join(METHODS),
             fix=f"--method {DEFAULT}",
         )

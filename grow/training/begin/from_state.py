@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from grow.checkpoint.reader import Checkpoint
-from grow.errors import BadInput, did_you_mean
+from grow.errors import BadInput, no_such
 from grow.optimizer.state.find import open_state
 from grow.optimizer.state.in_files import TrainingState, check_finite
 from grow.optimizer.state.of_grow_train import CLASSES, ShardedState
@@ -117,7 +117,7 @@ def open_start(path: Path, policy: str | None, trust: bool) -> Start:
     if policy not in (None, *CHOICES):
         raise BadInput(
             f"--state {policy}",
-            what=f"no such choice {did_you_mean(str(policy), CHOICES)}".rstrip(),
+            what=no_such("choice", str(policy), CHOICES),
             why="the state beside the weights is taken as it is, or left; grow widen --state says how it grows",
             fix="--state carry, or --state drop",
         )

@@ -19,6 +19,28 @@ LARGEST = (1 << 63) - 1
 FARTHEST = 1 << 62  # of a place in the text, which is a number of 64 bits with those of a step added
 NUMBERS = {"lr": (1e-30, 1e30, "1e-4"), "weight_decay": (0.0, 1e6, "0.1"), "clip": (0.0, 1e30, "1")}
 """least, most and an example. Their products are numbers of 32 bits."""
+MEANINGS = {
+    "batch": "it counts the sequences of a step",
+    "length": "it counts the tokens of a sequence",
+    "accumulate": "it counts the parts that a step is computed in",
+    "steps": "it counts optimizer steps",
+    "tokens": "it counts the tokens to train on",
+    "save_every": "it counts the steps between checkpoints",
+    "eval_every": "it counts the steps between evaluations",
+    "log_every": "it counts the steps between lines of the log",
+    "keep": "it counts the checkpoints that stay",
+    "warmup": "it counts the steps of the warm-up",
+    "decay": "it counts the steps of the decay",
+    "seed": "order, masks and dropout follow from it",
+    "skip": "it counts the sequences of the text that were read before",
+    "begin": "it counts the steps before this run",
+    "lr": "it is the peak of the learning rate",
+    "weight_decay": "every step takes so much, times the rate, from each weight",
+    "clip": "it is the largest global norm of a gradient, and 0 is none",
+    "rewarm": "new entries take RATIO times the rate at first",
+    "plateau": "the run ends where the loss fell by less than NATS over STEPS steps",
+}
+"""Why a setting must be what it must be."""
 
 
 def check(s: Settings) -> Settings:
@@ -32,10 +54,10 @@ def check(s: Settings) -> Settings:
     for name, (least, most, fix) in NUMBERS.items():
         value = getattr(s, name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-            raise bad(name, value, f"a number of {least:g} to {most:g}", f"{option(name)} {fix}")
+            raise bad(name, value, f"a number from {least:g} to {most:g}", f"{option(name)} {fix}")
     for name in ("documents", "freeze_old", "checkpointing", "compile", "tensorboard"):
         if not isinstance(getattr(s, name), bool):
-            raise bad(name, getattr(s, name), "it is on or off", f"{name}=True")
+            raise bad(name, getattr(s, name), "on or off", f"{name}=True")
     for name, known in (
         ("schedule", SCHEDULES),
         ("decay_shape", SHAPES),
@@ -53,9 +75,11 @@ def check(s: Settings) -> Settings:
         raise BadInput("--warmup", what=what, why="they are parts of the run", fix="fewer of them, or more --steps")
     if s.batch % s.accumulate:
         why = "every part of an accumulated batch has as many sequences"
-        raise bad("accumulate", s.accumulate, why, f"a divisor of --batch {s.batch}")
+        raise bad("accumulate", s.accumulate, f"a divisor of --batch {s.batch}", "--accumulate 1", why)
     if s.rates != "uniform" and s.optimizer != "adamw":
-        raise bad("rates", s.rates, f"it is a rule for AdamW, not for {s.optimizer}", "--optimizer adamw")
+        raise bad(
+            "rates", s.rates, f"uniform with --optimizer {s.optimizer}", "--optimizer adamw", "it is a rule for AdamW"
+        )
     if s.rewarm is not None and not (_pair(s.rewarm) and 0 < s.rewarm[0] < 100 and s.rewarm[1] >= 1):
         raise bad("rewarm", _shown(s.rewarm), "RATIO:STEPS, both above 0", "--rewarm 1.25:250")
     if s.plateau is not None and not (_pair(s.plateau) and s.plateau[0] >= 1 and math.isfinite(s.plateau[1])):
@@ -73,14 +97,16 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def bad(name: str, value: Any, why: str, fix: str) -> BadInput:
-    return BadInput(f"{option(name)} {value}", what="cannot be", why=why, fix=fix)
+def bad(name: str, value: Any, wanted: str, fix: str, why: str = "") -> BadInput:
+    """The error for a setting; `wanted` goes on behind "must be"."""
+    why = why or MEANINGS.get(name, "no other value has a meaning here")
+    return BadInput(f"{option(name)} {value}", what=f"must be {wanted}", why=why, fix=fix)
 
 
 def _number(name: str, value: Any, least: int, most: int = LARGEST) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        why = f"a whole number of {least} and more" + (f", {most} at most" if _above(value, most) else "")
-        raise bad(name, value, why, f"{option(name)} {max(least, 8)}")
+        wanted = f"a whole number, {least} or more" + (f" and {most} at most" if _above(value, most) else "")
+        raise bad(name, value, wanted, f"{option(name)} {max(least, 8)}")
 
 
 def _above(value: Any, most: int) -> bool:

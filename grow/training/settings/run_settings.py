@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from grow.errors import BadInput, did_you_mean
+from grow.errors import BadInput, no_such
 from grow.training.settings.limits import bad, check, steps_of
 from grow.training.settings.schedule import rate
 
@@ -164,7 +164,7 @@ def continued(
     """
     _known(given)
     if "begin" in given:
-        raise bad("begin", given["begin"], "it follows from the state", "--continue-schedule")
+        raise bad("begin", given["begin"], "left out", "--continue-schedule", "it follows from the state")
     if stored is None and tokens is None and "steps" not in given:
         fix = "--steps in all, with --schedule, --warmup, --decay and --lr, or without --continue-schedule"
         why = "a Trainer's schedule is a function in its program, and no file says which"
@@ -247,5 +247,5 @@ def _known(given: Mapping[str, Any]) -> None:
     names = [f.name for f in fields(Settings)]
     for name in given:
         if name not in names:
-            what = f"no such setting {did_you_mean(name, names)}".rstrip()
+            what = no_such("setting", name, names)
             raise BadInput(name, what=what, why="settings: " + ", ".join(names), fix="check the spelling")

@@ -15,6 +15,7 @@ from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
 from grow.models.tokenizers import load_tokenizer
 from grow.models.true_float64 import TrueFloat64
+from grow.training.settings.limits import MEANINGS
 from grow.training.settings.run_settings import Settings
 from grow.training.text.objectives import IGNORED
 
@@ -131,10 +132,12 @@ def tokens_for(flops: float, checkpoint: Checkpoint, length: int, given: Mapping
         raise BadInput("--flops", what=f"given with {other}", why="one follows from the other", fix="give one")
     number = isinstance(flops, (int, float)) and not isinstance(flops, bool)
     if not number or not 0 < flops < 1e40:
-        why = "a run costs a positive number of them"
-        raise BadInput(f"--flops {flops}", what="cannot be", why=why, fix="--flops 1e15")
+        why = "it is what the run may cost"
+        raise BadInput(f"--flops {flops}", what="must be a number above 0 and below 1e40", why=why, fix="--flops 1e15")
     if not isinstance(length, int) or length < 1:
-        raise BadInput(f"--length {length}", what="cannot be", why="a number of tokens", fix="--length 256")
+        raise BadInput(
+            f"--length {length}", what="must be a whole number, 1 or more", why=MEANINGS["length"], fix="--length 256"
+        )
     return max(1, round(flops / flops_per_token(checkpoint, length)))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from grow.errors import BadInput, did_you_mean
+from grow.errors import BadInput, no_such
 from grow.models.true_float64 import forward
 from grow.verification.downstream.answers import Answer, Answers
 
@@ -65,7 +65,7 @@ class Harness:
             if name not in known:
                 raise BadInput(
                     f"--tasks {name}",
-                    what=f"no such task {did_you_mean(name, known)}".rstrip(),
+                    what=no_such("task", name, known),
                     why=f"none of the {len(known)} tasks, groups and tags of lm-evaluation-harness",
                     fix=f"lm_eval ls tasks shows them; without a network: --tasks {','.join(OWN)}",
                 )
