@@ -27,16 +27,26 @@ def data() -> None:
 @click.option("--tokenizer", required=True, metavar="SRC", help="A checkpoint whose tokenizer reads the text.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The new folder.")
 @click.option(
-    "--field", default="text", show_default=True, help="Of JSON lines, parquet and datasets: which one is the text."
+    "--field",
+    default="text",
+    show_default=True,
+    help="The field of JSON lines, parquet and datasets that holds the text.",
 )
 @click.option(
-    "--separator", default="", metavar="TEXT", help=r"Between documents of a text file (\n\n) [default: one document]."
+    "--separator",
+    default="",
+    metavar="TEXT",
+    help=r"Text between two documents of a text file, such as \n\n [default: a file is one document].",
 )
-@click.option("--split", default="train", show_default=True, help="Of a dataset of the hub.")
+@click.option("--split", default="train", show_default=True, help="The split of a dataset of the hub.")
 @click.option(
-    "--validation", default=0.01, show_default=True, metavar="SHARE", help="Of the documents, kept for validation."
+    "--validation",
+    default=0.01,
+    show_default=True,
+    metavar="SHARE",
+    help="The share of the documents that is kept for validation.",
 )
-@click.option("--no-end", is_flag=True, help="Put no end-of-text token behind documents.")
+@click.option("--no-end", is_flag=True, help="Write no end-of-text token behind documents.")
 @click.option("--overwrite", is_flag=True, help="Replace a folder of token files.")
 @seed
 @revision
@@ -83,41 +93,53 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
     "--data",
     multiple=True,
     metavar="TOKENS[:WEIGHT]",
-    help="Folder of grow data prepare, or sotu; several with their shares [default: sotu-heldout].",
+    help="A folder of grow data prepare, or sotu; several take weights, TOKENS:WEIGHT [default: sotu-heldout].",
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="RUN", help="The run's folder.")
-@click.option("--steps", type=int, metavar="N", help="Optimizer steps [default: 100].")
-@click.option("--tokens", type=int, metavar="N", help="How many to train on, instead of --steps.")
-@click.option("--flops", type=float, metavar="F", help="How many to spend, instead of --steps.")
+@click.option("--steps", type=int, metavar="N", help="The number of optimizer steps [default: 100].")
+@click.option("--tokens", type=int, metavar="N", help="The number of tokens to train on, instead of --steps.")
+@click.option("--flops", type=float, metavar="F", help="The number of FLOPs to spend, instead of --steps.")
 @click.option(
     "--plateau",
     metavar="STEPS:NATS",
     callback=_plateau,
     help="End early (wsd: begin the decay) where the validation loss fell by less than NATS over STEPS steps.",
 )
-@click.option("--batch", type=int, metavar="B", help="Sequences of a step, over all processes [default: 8].")
-@click.option("--length", type=int, metavar="L", help="Tokens of one [default: the model's positions, at most 512].")
-@click.option("--accumulate", type=int, metavar="A", help="Parts that a step is computed in [default: 1].")
+@click.option("--batch", type=int, metavar="B", help="The sequences of a step, over all processes [default: 8].")
+@click.option(
+    "--length", type=int, metavar="L", help="The tokens of a sequence [default: the model's positions, at most 512]."
+)
+@click.option("--accumulate", type=int, metavar="A", help="The parts that a step is computed in [default: 1].")
 @click.option(
     "--lr",
     "--learning-rate",
     "lr",
     type=float,
-    help="Peak of the rate [default: that of the run the weights are from, else 1e-4; arXiv 2602.02472].",
+    help="The peak learning rate [default: that of the run the weights are from, else 1e-4; arXiv 2602.02472].",
 )
 @click.option(
-    "--schedule", type=click.Choice(SCHEDULES), help="[default: wsd] Warm-up, stable, decay: grow while it is stable."
+    "--schedule",
+    type=click.Choice(SCHEDULES),
+    help="The learning rate's schedule; wsd is warm-up, stable, decay [default: wsd].",
 )
-@click.option("--warmup", type=int, metavar="N", help="Steps [default: a tenth].")
-@click.option("--decay", type=int, metavar="N", help="Steps of wsd's decay at the end [default: a fifth].")
-@click.option("--decay-shape", type=click.Choice(SHAPES), help="Of wsd [default: sqrt].")
-@click.option("--weight-decay", type=float, help="On matrices, not on norms, biases, embeddings [default: 0.1].")
-@click.option("--clip", type=float, help="Largest global norm of a gradient; 0: none [default: 1].")
-@click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="[default: adamw]")
-@click.option("--dtype", type=click.Choice(COMPUTE), help="Of the computation; weights stay wide [default: float32].")
-@click.option("--checkpointing", is_flag=True, default=None, help="Compute activations again: less memory, more time.")
-@click.option("--compile", is_flag=True, default=None, help="torch.compile of every block.")
-@click.option("--documents", is_flag=True, default=None, help="Tokens see their own document only.")
+@click.option("--warmup", type=int, metavar="N", help="The steps of the warm-up [default: a tenth].")
+@click.option("--decay", type=int, metavar="N", help="The steps of wsd's decay at the end [default: a fifth].")
+@click.option("--decay-shape", type=click.Choice(SHAPES), help="The shape of wsd's decay [default: sqrt].")
+@click.option(
+    "--weight-decay",
+    type=float,
+    help="The weight decay of matrices; norms, biases and embeddings have none [default: 0.1].",
+)
+@click.option("--clip", type=float, help="The largest global norm of a gradient; 0 is no limit [default: 1].")
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="The optimizer [default: adamw].")
+@click.option(
+    "--dtype",
+    type=click.Choice(COMPUTE),
+    help="The dtype of the computation; weights stay in float32 or wider [default: float32].",
+)
+@click.option("--checkpointing", is_flag=True, default=None, help="Recompute activations: less memory, more time.")
+@click.option("--compile", is_flag=True, default=None, help="Compile every block with torch.compile.")
+@click.option("--documents", is_flag=True, default=None, help="Tokens attend to their own document only.")
 @click.option(
     "--rewarm",
     metavar="RATIO:STEPS",
@@ -134,28 +156,49 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
     "--freeze-old",
     is_flag=True,
     default=None,
-    help="Old entries keep their bits: new ones learn a new domain beside them (LLaMA-Pro, arXiv 2401.02415).",
+    help="Freeze old entries, so that new ones learn a new domain beside them (LLaMA Pro, arXiv 2401.02415).",
 )
-@click.option("--source", metavar="SRC", help="What SRC grew from: stop unless both start with the same loss.")
-@click.option("--source-tokens", type=click.IntRange(0), metavar="N", help="That SRC's source has seen, for a warning.")
+@click.option(
+    "--source",
+    metavar="SRC",
+    help="The checkpoint that SRC grew from; the run stops unless both start with the same loss.",
+)
+@click.option(
+    "--source-tokens",
+    type=click.IntRange(0),
+    metavar="N",
+    help="The tokens that SRC's source was trained on, for a warning where growth is not expected to pay.",
+)
 @click.option(
     "--state",
     type=click.Choice(("carry", "drop")),
     help="The optimizer's state beside SRC: continue from it, or begin with a fresh one [default: carry, if there].",
 )
-@click.option("--continue-schedule", is_flag=True, help="Count steps, rates, masks and dropout on from that state.")
 @click.option(
-    "--skip", type=int, metavar="N", help="Sequences of the text that were read before [default: the state's, or 0]."
+    "--continue-schedule", is_flag=True, help="Continue the schedule, masks and dropout from the state's step."
 )
-@click.option("--save-every", type=int, metavar="N", help="Steps between checkpoints [default: 100].")
-@click.option("--eval-every", type=int, metavar="N", help="Steps between evaluations [default: 50].")
-@click.option("--log-every", type=int, metavar="N", help="Steps between lines in a pipe [default: 10].")
-@click.option("--keep", type=int, metavar="K", help="Last checkpoints that stay; a file KEEP keeps more [default: 2].")
-@click.option("--seed", type=int, metavar="N", help="Of order, masks and dropout [default: 0].")
-@click.option("--resume", is_flag=True, help="Continue the run in RUN; what was set must be the same.")
+@click.option(
+    "--skip",
+    type=int,
+    metavar="N",
+    help="The sequences of the text that were read before [default: the state's, or 0].",
+)
+@click.option("--save-every", type=int, metavar="N", help="The steps between checkpoints [default: 100].")
+@click.option("--eval-every", type=int, metavar="N", help="The steps between evaluations [default: 50].")
+@click.option(
+    "--log-every", type=int, metavar="N", help="The steps between lines where the output is a pipe [default: 10]."
+)
+@click.option(
+    "--keep",
+    type=int,
+    metavar="K",
+    help="The number of last checkpoints that stay; a file KEEP keeps more [default: 2].",
+)
+@click.option("--seed", type=int, metavar="N", help="The seed of order, masks and dropout [default: 0].")
+@click.option("--resume", is_flag=True, help="Continue the run in RUN with the same settings.")
 @click.option("--trust-checkpoint", is_flag=True, help="Read the state of a run whose files are somebody else's.")
 @click.option("--world", type=click.IntRange(1), metavar="N", help="Fail unless there are N processes (torchrun).")
-@click.option("--tensorboard", is_flag=True, default=None, help="Event files in RUN/tensorboard too.")
+@click.option("--tensorboard", is_flag=True, default=None, help="Write event files to RUN/tensorboard too.")
 @click.option(
     "--tracker",
     type=click.Choice(TRACKERS),
@@ -205,7 +248,9 @@ def plot(runs, as_json, **options) -> int:
 @click.command()
 @click.argument("recipe", required=False)
 @click.option("--out", type=click.Path(path_type=Path), metavar="OUT", help="The run's folder [default: its name].")
-@click.option("--resume", is_flag=True, help="Go on in OUT where it stopped; stages not yet begun may have changed.")
+@click.option(
+    "--resume", is_flag=True, help="Continue in OUT where the run stopped; stages not yet begun may have changed."
+)
 @click.option("--dry-run", is_flag=True, help="Price every stage, measure its time on a random model, write nothing.")
 @click.option("--list", "listed", is_flag=True, help="Name the recipes that come with grow.")
 @click.option("--world", type=click.IntRange(1), metavar="N", help="Fail unless there are N processes (torchrun).")
