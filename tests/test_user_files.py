@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny as files
-from test_train import QUICK, tokens
+from training import QUICK, tokens
 
 import grow
 from grow.data import prepare
