@@ -26,6 +26,8 @@ from malformed import (
 from grow.checkpoint.reader import INDEX, SINGLE, open_checkpoint
 from grow.errors import BadInput, GrowError, Refused
 
+pytestmark = pytest.mark.quick
+
 
 def name_shard(name: object) -> Callable[[Path], None]:
     return edit_index(weight_map={"embed.weight": SHARDS[0], "norm.weight": name})

@@ -12,6 +12,8 @@ from grow.checkpoint.reader import SINGLE, open_checkpoint
 from grow.errors import BadInput
 from grow.files.header import read_header
 
+pytestmark = pytest.mark.quick
+
 
 def nothing(path: Path) -> None:
     pass

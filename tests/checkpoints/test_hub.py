@@ -12,6 +12,8 @@ from grow.checkpoint.reader import SINGLE, open_checkpoint
 from grow.errors import BadInput, Refused
 from grow.files.locate import HUB_FILES, HUB_SKIP, check_folder, locate
 
+pytestmark = pytest.mark.quick
+
 
 def hub_error(kind: str, status: int | None) -> Exception:
     """An error of huggingface_hub as a real response would make it, whichever HTTP library is below."""

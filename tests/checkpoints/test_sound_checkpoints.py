@@ -29,6 +29,8 @@ from grow.checkpoint.reader import INDEX, SINGLE, Checkpoint, open_checkpoint
 from grow.errors import BadInput
 from grow.files.header import DTYPES, parse_header, read_header, strict_json
 
+pytestmark = pytest.mark.quick
+
 
 def contents(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     found = {}

@@ -111,7 +111,7 @@ SLOW = """
 import os, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs have it ignored, and pass that on
 import grow.cli
-from grow.checkpoint import writer
+from grow.files import writer
 write = writer._pwrite
 def slow(*arguments):
     write(*arguments)

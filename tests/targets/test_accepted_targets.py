@@ -12,6 +12,8 @@ from grow.errors import Refused
 from grow.families import FAMILIES
 from grow.planning.target import resolve
 
+pytestmark = pytest.mark.quick
+
 
 def sizes(config: dict, to, **options) -> dict[str, int]:
     """The axes that change."""

@@ -15,6 +15,8 @@ from grow.families import FAMILIES
 from grow.notation.size_limits import cap_of
 from grow.planning.target import resolve
 
+pytestmark = pytest.mark.quick
+
 SEVENTHS = {**LLAMA, "hidden_size": 42, "num_attention_heads": 14, "num_key_value_heads": 7}
 
 
