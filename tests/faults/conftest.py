@@ -10,6 +10,7 @@ import models
 import pytest
 
 import grow
+from grow.families import config_values
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +24,7 @@ def _old_objects_are_not_walked_again():
 def any_class():
     """Here a table has a class for each of its conditions, whether or not stock code has one of that name."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("grow.families.config_values._architectures", lambda *_: iter(()))
+        patch.setattr(config_values, "_architectures", lambda *_: iter(()))
         yield
 
 
