@@ -16,10 +16,10 @@ import grow
 @pytest.fixture(scope="session")
 def place(tiny, tmp_path_factory) -> Path:
     """A folder with a checkpoint, token files and recipes beside them."""
-    recipe_folder = tmp_path_factory.mktemp("recipes")
-    shutil.copytree(tiny("llama-tied"), recipe_folder / "llama")
-    tokens(recipe_folder / "tokens")
-    return recipe_folder
+    folder = tmp_path_factory.mktemp("recipes")
+    shutil.copytree(tiny("llama-tied"), folder / "llama")
+    tokens(folder / "tokens")
+    return folder
 
 
 @pytest.fixture(scope="session")

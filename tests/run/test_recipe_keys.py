@@ -146,9 +146,9 @@ UNFIT: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize("name", UNFIT)
 def test_a_plan_that_would_be_refused_is_refused_before_anything_runs(place, name):
     text, said = UNFIT[name]
-    for recipe_folder, options in (("little", {"count": 5}), ("words", {"vocab": 42})):
-        if not (place / recipe_folder).exists():
-            tokens(place / recipe_folder, **options)
+    for folder, options in (("little", {"count": 5}), ("words", {"vocab": 42})):
+        if not (place / folder).exists():
+            tokens(place / folder, **options)
     path = written(place, NAME + text, "unfit.toml")
     found = faulty(path, GrowError)
     assert said in found

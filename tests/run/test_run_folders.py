@@ -109,12 +109,12 @@ def test_a_growth_that_is_not_what_it_was_stops_the_recipe(short, tmp_path, monk
 
     def broken(self, stage, entry, before):
         found = growth(self, stage, entry, before)
-        recipe_folder = self.out / entry["folder"]
-        weights = load_file(recipe_folder / "model.safetensors")
+        folder = self.out / entry["folder"]
+        weights = load_file(folder / "model.safetensors")
         weights["model.norm.weight"] *= 1.5
         from safetensors.torch import save_file
 
-        save_file(weights, recipe_folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         return found
 
     monkeypatch.setattr(stages.Conductor, "growth", broken)

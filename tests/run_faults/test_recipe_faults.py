@@ -12,7 +12,6 @@ import tiny as files
 
 import grow
 from grow.errors import BadInput
-from grow.training import run_folder
 
 # Recipes
 
@@ -81,7 +80,7 @@ def test_a_stage_that_was_refused_may_change_and_what_was_done_stays(place, monk
         raise BadInput("here", what="is refused", why="it must be", fix="another way")
 
     def only(folder: str) -> Callable:
-        return lambda *a, **k: (refuse if Path(k["out"]).name == run_folder else train)(*a, **k)
+        return lambda *a, **k: (refuse if Path(k["out"]).name == folder else train)(*a, **k)
 
     first, then, last = WIDE, FEW, "[baseline]\n"
     for name, refusing in (("widen", refuse), ("train", only("04-train")), ("train", only("baseline"))):

@@ -17,7 +17,6 @@ from training import QUICK, refused, tokens
 
 import grow
 from grow.errors import BadInput
-from grow.training import run_folder
 from grow.training.saved import checkpoints
 from grow.training.step.loop import NotFinite
 
@@ -157,7 +156,7 @@ def test_memory_that_is_used_up_is_no_fault_of_grow(error, tiny, text, tmp_path,
 
 def scaled(folder: Path, tensor: str, factor: float) -> Path:
     """A copy whose tensor has its first row scaled; every file keeps its size."""
-    path = Path(shutil.copytree(run_folder, run_folder.parent / f"{run_folder.name}-{factor}"))
+    path = Path(shutil.copytree(folder, folder.parent / f"{folder.name}-{factor}"))
     header, begin = files.read_header(path)
     at, _ = header[tensor]["data_offsets"]
     values = np.memmap(path / "model.safetensors", "<f4", "r+", begin + at, tuple(header[tensor]["shape"]))

@@ -133,14 +133,12 @@ def test_one_live_line_on_a_terminal_and_sparse_lines_in_a_pipe(tmp_path, monkey
     for live in (False, True):
         monkeypatch.setattr(sys.stderr, "isatty", lambda live=live: live)
         monkeypatch.setenv("COLUMNS", "30")
-        metrics = Log(tmp_path, settings, done=0, steps=40, quiet=False)
+        log = Log(tmp_path, settings, done=0, steps=40, quiet=False)
         for step in range(1, 31):
             more = {"val_loss": 2.0} if step == 15 else {}
-            metrics.record(
-                {"step": step, "seconds": 1.0 * step, "tokens": 2 * step, "flops": 2e9 * step, **entry, **more}
-            )
-        metrics.note("something")
-        metrics.close()
+            log.record({"step": step, "seconds": 1.0 * step, "tokens": 2 * step, "flops": 2e9 * step, **entry, **more})
+        log.note("something")
+        log.close()
         said = capsys.readouterr().err
         *shown, note = said.strip("\r\x1b[2K").rstrip("\n").split("\n")
         assert note.endswith("note: something")
