@@ -1,6 +1,8 @@
 # Needs python3 and make; everything else goes into .venv.
 #
 #   make demo    grow a bundled model, verify it, and let plain transformers compare the two
+#   make quick   something of everything, in a minute or two: the tests that are marked with pytest.mark.quick,
+#                which are laws, notation, messages, bad checkpoints, targets, and tests/test_quick.py
 #   make test    the whole suite            make test ARGS="-k readme" JOBS=2
 #   make check   ruff and mypy
 #   make bench   measurements in tests/benchmarks      make bench ARGS=--help
@@ -14,7 +16,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 TORCH  := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test check bench clean
+.PHONY: demo quick test check bench clean
 
 define COMPARE
 import sys
@@ -46,6 +48,10 @@ demo: $(VENV)/installed
 	HF_HUB_OFFLINE=1 $(BIN)/grow widen --from small --to base --out demo/small-base --overwrite
 	HF_HUB_OFFLINE=1 $(BIN)/grow verify small demo/small-base --report demo/report.html
 	@HF_HUB_OFFLINE=1 $(BIN)/python -c "$$COMPARE"
+
+# Only files with the mark are looked into: collecting all others would take longer than running these.
+quick: $(VENV)/installed-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) -m quick $(ARGS) $$(grep -rl --include='test_*.py' 'mark\.quick' tests)
 
 test: $(VENV)/installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) $(ARGS)

@@ -10,8 +10,13 @@ os.environ |= {
     "MKL_NUM_THREADS": "1",
 }
 
+from pathlib import Path
+
 import hypothesis
 import pytest
+
+# An assertion that fails in a helper shows its values, as one in a test does.
+pytest.register_assert_rewrite(*(path.stem for path in (Path(__file__).parent / "helpers").glob("*.py")))
 
 hypothesis.settings.register_profile(
     "grow",
@@ -65,7 +70,7 @@ def still(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stepped(still, text, tmp_path_factory):
     """`stepped("gpt2")`: the checkpoint behind one step on the module's `text` that moved no weight, made once."""
-    from test_state import STILL
+    from grown_states import STILL
 
     import grow
 

@@ -15,6 +15,8 @@ from grow.files.writer import ShardWriter
 from grow.notation.dtypes import RAW
 from grow.notation.numbers import Noise, narrow, representable, split_even, split_exact, split_in_two, widen
 
+pytestmark = pytest.mark.quick
+
 DTYPES = ("F32", "BF16", "F16", "F64")
 WORK = {"F64": np.dtype(np.float64)}
 LARGEST = {"F32": 0x7F7FFFFF, "BF16": 0x7F7F, "F16": 0x7BFF, "F64": 0x7FEFFFFFFFFFFFFF}

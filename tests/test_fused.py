@@ -14,10 +14,11 @@ import models
 import numpy as np
 import pytest
 import torch
+from fused_states import KEYS, by_file, trainer
+from grown_states import COPIES, EVEN, EXACT, STILL, going, short, values, widen
 from safetensors.torch import load_file
-from test_state import COPIES, EVEN, EXACT, STILL, going, short, values, widen
-from test_train import QUICK, apart, curve, same, tokens, torchrun, weights
-from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+from training import QUICK, apart, curve, same, tokens, torchrun, weights
+from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 
 import grow
@@ -34,7 +35,6 @@ from grow.training.after_growth.rates import mup_scales, rated
 
 SPARSE = ("mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe")
 LARGER = {v: {"hidden": 72 if v == "qwen2_moe" else 54, "layers": 4} for v in SPARSE}
-KEYS = ("exp_avg", "exp_avg_sq")
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,6 @@ def run(tiny, text, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def grown(run, tmp_path_factory) -> grow.Growth:
     return widen(run / "step-00000004", tmp_path_factory.mktemp("grown") / "grown", to=LARGER["mixtral"])
-
-
-def by_file(model: Any, found: dict[str, torch.Tensor], key: str) -> dict[str, torch.Tensor]:
-    """Entry `key` of a state's parameters as `save_pretrained` would name and cut them."""
-    own = {n: found[f"optim.{n}.{key}"] for n, _ in model.named_parameters() if f"optim.{n}.{key}" in found}
-    return dict(revert_weight_conversion(model, own))
 
 
 # What a fused parameter is
@@ -291,20 +285,6 @@ def product(found: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     """Adafactor's estimate, matrix by matrix."""
     row, col = (found[f"optim.{name}.{key}"] for key in (ROW, COL))
     return row @ col / row.mean(dim=-2, keepdim=True)
-
-
-def trainer(out: Path, model: Any, resume: Path | None = None, optimizers=(None, None)) -> Trainer:
-    draw = torch.Generator().manual_seed(0)
-    rows = [{"input_ids": ids, "labels": ids} for ids in torch.randint(4, 41, (24, 12), generator=draw)]
-    loaded = AutoModelForCausalLM.from_pretrained(model) if isinstance(model, Path) else model
-    loaded.set_experts_implementation("eager")
-    arguments = TrainingArguments(
-        output_dir=str(out), max_steps=4, save_steps=2, per_device_train_batch_size=3, learning_rate=1e-3,
-        weight_decay=0.1, report_to=[], use_cpu=True, disable_tqdm=True, seed=1,
-    )  # fmt: skip
-    made = Trainer(loaded, arguments, train_dataset=rows, optimizers=optimizers)
-    made.train(resume_from_checkpoint=None if resume is None else str(resume))
-    return made
 
 
 def test_a_trainers_experts_grow_and_it_goes_on(tiny, tmp_path):

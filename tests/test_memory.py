@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from drawn_targets import EXACT, FLOAT32
 from models import ONE_EACH, Float64, difference, inputs, load, make
-from test_lossless import EXACT, FLOAT32
 
 import grow
 

@@ -16,6 +16,8 @@ import tiny
 import grow
 from grow.errors import BadInput, GrowError, Refused, did_you_mean, listing
 
+pytestmark = pytest.mark.quick
+
 POST_LN = (
     "here a norm's output is the residual stream itself (or a reader has no norm with a gain before it), "
     "so only whole copies keep every mean and variance"

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from models import inputs, make
-from test_integrations import Ids, same, trainer_of, weights
+from stock_trainer import Ids, same, trainer_of, weights
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoModelForCausalLM, Trainer
 

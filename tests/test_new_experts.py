@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from fused_states import KEYS, by_file, trainer
+from grown_states import STILL, refused, values
 from safetensors.torch import load_file
-from test_fused import KEYS, by_file, trainer
-from test_state import STILL, refused, values
-from test_train import QUICK, tokens, weights
+from training import QUICK, tokens, weights
 from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 

@@ -16,6 +16,8 @@ from grow.families import FAMILIES
 from grow.families.match import expected_rows, match
 from grow.notation.axes import FIXED, GAIN, READ, SHIFT, WRITE, Label, parse_signature, parse_table
 
+pytestmark = pytest.mark.quick
+
 # Shared by Llama's kin and not declared by each: no stock code of the others reads them.
 NOT_A_FIELD = {"attention_bias": False, "mlp_bias": False}
 SIZES = {"vocab": 41, "hidden": 12, "heads": 6, "kv_heads": 2, "head_dim": 5, "ffn": 9, "positions": 30}

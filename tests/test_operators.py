@@ -23,6 +23,8 @@ from grow.notation.maps import (
 )
 from grow.notation.operators import DEFAULTS, OPERATORS, default_operator, grow_head_dim, grow_heads
 
+pytestmark = pytest.mark.quick
+
 # Sums of at most a few dozen shares near 1, each rounded once or twice to 2^-53.
 LAW = 1e-13
 CONTEXTS = ("rms", "layernorm", "plain", "elementwise")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import tiny as files
-from test_train import QUICK, refused, tokens
+from training import QUICK, refused, tokens
 
 import grow
 from grow.costs.literature import doubts

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_train import QUICK, ROOT, apart, curve, refused, same, tokens, weights
+from training import QUICK, ROOT, apart, curve, refused, same, tokens, weights
 
 import grow
 from grow.checkpoint.reader import open_checkpoint

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny as files
-from test_train import QUICK, tokens
+from training import QUICK, tokens
 
 import grow
-from grow.data import preparing as prepare
+from grow.data import prepare
 from grow.data.readers import documents
 from grow.errors import BadInput
 from grow.files.header import read_header

@@ -93,7 +93,7 @@ def test_what_does_not_fit_into_memory_is_kept_and_told(pair, tmp_path, monkeypa
 
 def test_verdicts_exit_codes_and_claims():
     passed, failed = Check("certificate", "pass"), Check("certificate", "fail", reason="x")
-    forward_passes = Check("true_float64", "pass", {"reached": {}})
+    outputs = Check("true_float64", "pass", {"reached": {}})
     loose = Check("true_float64", "pass", {"reached": {}, "within_storage": True})
     unseen = Check("true_float64", "pass", {"reached": {}, "unseen": ["row 3"]})
 
@@ -101,17 +101,17 @@ def test_verdicts_exit_codes_and_claims():
         found = Verification("a", "b", checks, growth={"exact": True})
         return found.verdict, found.exit_code, "computes what a computes" in found.claim
 
-    assert judged(passed, forward_passes) == ("lossless", 0, True)
+    assert judged(passed, outputs) == ("lossless", 0, True)
     assert judged(passed) == ("certified", 0, False)
     assert judged(passed, Check("true_float64", "skip")) == ("certified", 0, False)
     assert judged(Check("certificate", "pass", {"same_numbers": True})) == ("lossless", 0, True)
-    assert judged(failed, forward_passes) == ("unrecorded", 1, True)
+    assert judged(failed, outputs) == ("unrecorded", 1, True)
     assert judged(failed, loose) == ("different", 1, False)
     assert judged(failed, unseen) == ("different", 1, False)
     assert judged(failed, Check("true_float64", "pass")) == ("different", 1, False)  # nobody looked for the unseen
     assert judged(failed) == ("different", 1, False)
-    assert judged(failed, forward_passes, Check("loss", "fail")) == ("different", 1, False)
-    assert judged(forward_passes) == ("lossless", 0, True)
+    assert judged(failed, outputs, Check("loss", "fail")) == ("different", 1, False)
+    assert judged(outputs) == ("lossless", 0, True)
     assert judged(loose) == ("unproved", 1, False)
 
 

@@ -27,8 +27,7 @@ import torch
 import transformers
 
 import grow
-from grow.data import Corpus, Loader
-from grow.data import preparing as prepare
+from grow.data import Corpus, Loader, prepare
 from grow.files.locate import locate
 from grow.training.step.parameter_groups import BETAS, decayed
 

@@ -1,0 +1,41 @@
+"""Sources of three layers and their outputs, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import models
+import pytest
+import torch
+from deeper import N
+from models import VARIANTS, outputs
+
+FIELD = {"gpt2": "n_layer", "distilbert": "n_layers"}
+
+
+@pytest.fixture(scope="session")
+def deep(tmp_path_factory) -> Callable[..., Path]:
+    """`deep("llama", "bfloat16")`: a random checkpoint of a variant with `N` layers, made once per worker."""
+    made: dict[tuple, Path] = {}
+
+    def get(variant: str, dtype: str = "float32") -> Path:
+        if (variant, dtype) not in made:
+            field = FIELD.get(VARIANTS[variant].model_type, "num_hidden_layers")
+            made[variant, dtype] = models.save(variant, tmp_path_factory.mktemp("deep") / variant, dtype, **{field: N})
+        return made[variant, dtype]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def expected(deep) -> Callable[..., dict[str, torch.Tensor]]:
+    """The outputs of a source, computed once per worker."""
+    known: dict[tuple, dict[str, torch.Tensor]] = {}
+
+    def get(variant: str, dtype: str = "float32") -> dict[str, torch.Tensor]:
+        if (variant, dtype) not in known:
+            known[variant, dtype] = outputs(deep(variant, dtype), VARIANTS[variant].lengths)
+        return known[variant, dtype]
+
+    return get

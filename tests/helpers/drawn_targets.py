@@ -1,0 +1,139 @@
+"""Targets and options of a growth, drawn per variant from a fixed seed, and how exact its outputs must be."""
+
+from __future__ import annotations
+
+from models import VARIANTS, seeded
+
+import grow
+
+# 40 roundings of 2^-53 in a row, on outputs of order 1, and some: measured 2e-15 to 4e-14.
+EXACT = 1e-12
+# One rounding to float32 per weight, 2^-24, through two layers: measured up to 6e-7.
+FLOAT32 = 1e-5
+
+EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe")
+WHOLE = ("olmo2", "flex_olmo")  # one norm over all heads, and readers of the raw stream: whole copies
+FREE = ("llama", "mistral", "qwen2", "qwen3", "granite", *WHOLE, *EXPERTS)  # head_dim is a field of its own
+UNITS = ("copies", "unread")
+PLAIN = ("bert", "roberta", "distilbert")  # hidden grows by whole multiples
+PLAIN_OPT = ("opt-post", "opt-post-projected", "opt-no-affine", "opt-no-final-norm", "opt-post-base")
+
+
+def sizes_of(variant: str) -> dict[str, int]:
+    kind, _, fields, _ = VARIANTS[variant]
+    return grow.families[kind].sizes_of(fields)
+
+
+def draw_free(variant: str) -> dict[str, tuple[dict, dict]]:
+    """name -> (target, options) for the families whose axes are independent."""
+    r, old = seeded(variant), sizes_of(variant)
+    n, h, k, d, f = (old[a] for a in ("hidden", "heads", "kv_heads", "head_dim", "ffn"))
+    g = h // k
+
+    def fitting(heads: int, hidden: int = n) -> int:
+        """Llama's config wants hidden % heads == 0; the others take any hidden."""
+        return -(-hidden // heads) * heads if VARIANTS[variant].model_type == "llama" else hidden
+
+    def other(hidden: int, heads: int = h) -> int:
+        hidden = fitting(heads, hidden)
+        return hidden if hidden % n else fitting(heads, hidden + 1)
+
+    def heads(h2: int, k2: int) -> dict:
+        return {"heads": h2, "kv_heads": k2, "hidden": fitting(h2)}
+
+    any_dim = d + 2 * r.randint(1, 3)
+    if variant == "llama-dynamic":
+        any_dim = 2 + 3 * (d - 2)
+    wide, more, new_kv = g + r.randint(1, 3), r.randint(1, 2), k + r.randint(1, 3)
+    exact, even = {"split": "exact"}, {"split": "even"}
+    cases = {
+        "hidden-2x": ({"hidden": 2 * n}, exact),
+        "hidden-3x": ({"hidden": 3 * n}, even),
+        "hidden-2x-silent": ({"hidden": 2 * n}, {"operators": {"hidden": "silent"}}),
+        "hidden-any-silent": ({"hidden": other(n + r.randint(1, n - 1))}, {}),
+        "hidden-any-copies": ({"hidden": other(n + r.randint(1, 2 * n))}, {"operators": {"hidden": "copies"}}),
+        "bigger-groups": (heads(k * wide, k), exact),
+        "bigger-groups-copies": (heads(k * wide, k), {"operators": {"heads": "copies"}}),
+        "new-groups": (heads(new_kv * g, new_kv), even),
+        "new-groups-copies": (heads(new_kv * g, new_kv), {"operators": {"heads": "copies"}}),
+        "repeat-kv": (heads(2 * h, 2 * h) if h == k else heads(h, h), exact),
+        "smaller-groups": (heads(2 * k * -(-g // 2), k * -(-g // 2)), exact),
+        "head_dim-any": ({"head_dim": any_dim}, {}),
+        "ffn-any": ({"ffn": f + r.randint(1, 2 * f)}, exact),
+        "ffn-any-copies": ({"ffn": f + r.randint(1, 2 * f)}, {"operators": {"ffn": "copies"}, "split": "even"}),
+    }
+    if variant == "llama-dynamic":
+        cases["head_dim-2x"] = ({"head_dim": 2 + 2 * (d - 2)}, {})
+    else:
+        cases["head_dim-2x"] = ({"head_dim": 2 * d}, {})
+        cases["head_dim-3x"] = ({"head_dim": 3 * d}, {})
+    for axis in ("expert_ffn", "shared_ffn"):
+        if axis in old:
+            cases[f"{axis}-any"] = ({axis: old[axis] + r.randint(1, 9)}, {"operators": {axis: r.choice(UNITS)}})
+    if "experts" in old:
+        cases["experts-2x"] = ({"experts": 2 * old["experts"]}, exact)
+        cases["experts-3x"] = ({"experts": 3 * old["experts"], "hidden": fitting(h, 2 * n), "ffn": f + 3}, even)
+    if VARIANTS[variant].model_type in WHOLE:
+        copies = {"heads": 2 * h, "kv_heads": 2 * k}
+        cases = {name: case for name, case in cases.items() if not case[0].keys() & {"hidden", "heads"}}
+        cases |= {
+            "hidden-2x": ({"hidden": 2 * n}, exact),
+            "hidden-3x": ({"hidden": 3 * n}, even),
+            "heads-2x": (copies, exact),
+            "repeat-kv": ({"heads": h, "kv_heads": h}, even),
+            "together-0": (copies | {"hidden": 3 * n, "head_dim": any_dim, "ffn": f + 5}, exact),
+        }
+        return cases
+    for i in range(2):
+        h2, k2 = (k + more) * wide, k + more
+        target = {"heads": h2, "kv_heads": k2, "hidden": other(n + r.randint(1, 2 * n), h2)}
+        target |= {"ffn": f + r.randint(1, f), "head_dim": any_dim}
+        operators = {"ffn": r.choice(("copies", "unread")), "heads": r.choice(("copies", "unread"))}
+        if i:
+            target["hidden"] = fitting(h2, 2 * n)
+            operators["hidden"] = r.choice(("copies", "silent"))
+        cases[f"together-{i}"] = (target, {"operators": operators, "split": r.choice(("exact", "even"))})
+    return cases
+
+
+def draw_derived(variant: str) -> dict[str, tuple[dict, dict]]:
+    """name -> (target, options) where head_dim = hidden / heads."""
+    r, old = seeded(variant), sizes_of(variant)
+    n, h, d, f = (old[a] for a in ("hidden", "heads", "head_dim", "ffn"))
+    plain = VARIANTS[variant].model_type in PLAIN or variant in PLAIN_OPT
+
+    def shapes(accept) -> list[tuple[int, int]]:
+        return [(a, b) for a in range(h, 3 * h + 1) for b in range(d, 3 * d + 1) if accept(a * b, a, b)]
+
+    def pick(accept) -> dict[str, int]:
+        heads, dim = r.choice(shapes(accept))
+        return {"heads": heads, "hidden": heads * dim}
+
+    exact, even = {"split": "exact"}, {"split": "even"}
+    mixed = {"split": r.choice(("exact", "even")), "operators": {"ffn": "copies", "heads": "copies"}}
+    cases = {
+        "heads-2x": ({"heads": 2 * h, "hidden": 2 * n}, exact),
+        "heads-3x-copies": ({"heads": 3 * h, "hidden": 3 * n}, {"operators": {"heads": "copies"}}),
+        "head_dim-2x": ({"hidden": 2 * n}, even),
+        "head_dim-3x": ({"hidden": 3 * n, "ffn": f + r.randint(1, f)}, mixed),
+        "ffn-any": ({"ffn": f + r.randint(1, 2 * f)}, exact),
+        "ffn-any-copies": ({"ffn": f + r.randint(1, 2 * f)}, {"operators": {"ffn": "copies"}, "split": "even"}),
+        "both": (pick(lambda m, a, b: m % n == 0 and a > h and b > d), mixed),
+    }
+    if not plain:
+        cases |= {
+            "heads-any": (pick(lambda m, a, b: m % n and a > h and b == d), exact),
+            "head_dim-any": (pick(lambda m, a, b: m % n and a == h), even),
+            "together": (pick(lambda m, a, b: m % n and a > h and b > d) | {"ffn": f + r.randint(1, f)}, mixed),
+            "mean-2x": ({"hidden": 2 * n}, {"operators": {"hidden": "mean"}}),
+        }
+    return cases
+
+
+def draw(variant: str) -> dict[str, tuple[dict, dict]]:
+    """Every kind of growth for a head over the vocabulary; two of them for the other heads of the same trunk."""
+    cases = (draw_free if VARIANTS[variant].model_type in FREE else draw_derived)(variant)
+    if VARIANTS[variant].auto not in ("AutoModelForCausalLM", "AutoModelForMaskedLM"):
+        exact = next(c for c in ("together-0", "together", "both") if c in cases)
+        return {"hidden-2x": ({"hidden": 2 * sizes_of(variant)["hidden"]}, {}), exact: cases[exact]}
+    return cases

@@ -1,0 +1,30 @@
+"""Configs as the stock classes read them."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import transformers
+from models import ONE_EACH, VARIANTS
+
+from grow.files.config_json import check_config
+from grow.files.json_floats import plain
+
+INF, NAN = {"__float__": "Infinity"}, {"__float__": "NaN"}
+
+
+def defaults_of(kind: str) -> dict:
+    """A whole config.json of this type."""
+    text = transformers.AutoConfig.for_model(kind).to_json_string(use_diff=False)
+    return check_config(json.loads(text), "config.json", [])
+
+
+def variant_of(kind: str) -> str:
+    return next(name for name in ONE_EACH if VARIANTS[name].model_type == kind)
+
+
+def stock_config(config: dict):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return transformers.AutoConfig.for_model(**plain(config))
