@@ -134,7 +134,7 @@ def signed(golden_file: Golden, tmp_path: Path, **changes: Any) -> Path:
 
 def test_another_schema_says_so(copied, tmp_path, monkeypatch):
     read = golden.read(copied[0])
-    monkeypatch.setattr(golden.file, "SCHEMA", 2)
+    monkeypatch.setattr("grow.verification.golden.golden_file.SCHEMA", 2)
     path = signed(read, tmp_path)
     monkeypatch.undo()
     assert refused(path).what == "schema 2, this version reads 1"
