@@ -18,6 +18,7 @@ import grow
 from grow.verification.checks.expert_stacks import Stacks
 from grow.verification.checks.table_rows import strange
 from grow.verification.outputs.pair import Pair
+from grow.verification.result import Verification
 
 RUNGS = ("true_float64",)
 MOE = ("mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe")
@@ -135,7 +136,7 @@ def test_copies_of_experts_are_found_by_their_router_rows(variant, shunned, tmp_
     assert f"expert {SHUNNED} of " in found.first["text"]
 
 
-def only_fields(found: grow.Verification) -> bool:
+def only_fields(found: Verification) -> bool:
     """Nothing but fields of config.json keeps the verdict from lossless."""
     unseen = found.check("true_float64").measured["unseen"]
     return found.verdict == "unproved" and all(name.startswith("config.json: ") for name in unseen)

@@ -43,7 +43,11 @@ def test_nothing_is_imported_from_a_test_file():
     assert {path: names for path, names in found.items() if names} == {}
 
 
-@pytest.mark.parametrize("line", ["from test_run import x", "def f():\n    import test_run as y", "import conftest"])
+@pytest.mark.parametrize(
+    "line",
+    ["from test_run import x", "def f():\n    import test_run as y", "import conftest"],
+    ids=["names of it", "inside a function", "conftest"],
+)
 def test_an_import_from_a_test_file_is_seen(line):
     assert len(from_tests(f"import tiny\nfrom models import make\n{line}\n")) == 1
 

@@ -187,7 +187,7 @@ def test_too_little_data_is_told(tokens):
 
 def test_a_killed_run_leaves_nothing_under_the_name(tmp_path):
     with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
-        for k in range(200_000):
+        for k in range(40_000):
             file.write(json.dumps({"text": f"line {k} " * 20}) + "\n")
     line = [sys.executable, "-m", "grow", "data", "prepare", "a.jsonl.gz", "--tokenizer", "small", "--out", "t"]
     env = {**os.environ, "PYTHONPATH": str(Path(grow.__file__).parents[1])}

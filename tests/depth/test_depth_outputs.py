@@ -6,6 +6,7 @@ As in `test_lossless`, each case goes through the files and is compared in a flo
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,14 @@ DEPTHS = (N + 1, 2 * N, 2 * N + 1, 4 * N)  # + 1, + 3 = × 2, + 4, + 3 N
 # Every output
 
 
+def fill_of(k: int, where: str) -> str:
+    return FILLS[(k + PLACES.index(where)) % 2]
+
+
 def worst(variant: str, where: str, depths, source: Path, before, folder: Path, **options: Any) -> dict[tuple, float]:
     found = {}
     for k, layers in enumerate(depths):
-        fill = FILLS[(k + PLACES.index(where)) % 2]
+        fill = fill_of(k, where)
         at = somewhere(variant, where, layers)
         grown = deepen(source, layers, folder / str(layers), place=at, fill=fill, **options)
         assert grown.plan.new_sizes["layers"] == layers
@@ -52,11 +57,27 @@ def worst(variant: str, where: str, depths, source: Path, before, folder: Path, 
     return found
 
 
+def depths_of(variant: str, where: str) -> tuple[int, int]:
+    """Two depths for a place of a variant, of which the first copies layers and the second draws them, or the other way
+    round: half of the product, in which every pair of what is chosen occurs (as the test below holds)."""
+    first = LANGUAGE.index(variant) + PLACES.index(where)
+    return DEPTHS[first % len(DEPTHS)], DEPTHS[(first + 1) % len(DEPTHS)]
+
+
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("variant", LANGUAGE)
 def test_every_output_stays_in_float64(variant, where, deep, expected, tmp_path):
-    found = worst(variant, where, DEPTHS, deep(variant), expected(variant), tmp_path, dtype="float64")
+    depths = depths_of(variant, where)
+    found = worst(variant, where, depths, deep(variant), expected(variant), tmp_path, dtype="float64")
     assert {case: x for case, x in found.items() if not x <= EXACT} == {}
+
+
+def test_half_of_the_product_has_every_pair():
+    cases = {(v, w, m, fill_of(k, w)) for v in LANGUAGE for w in PLACES for k, m in enumerate(depths_of(v, w))}
+    assert len(cases) == len(LANGUAGE) * len(PLACES) * len(DEPTHS) / 2
+    kinds = (LANGUAGE, PLACES, DEPTHS, FILLS)
+    for i, j in itertools.combinations(range(len(kinds)), 2):
+        assert {(case[i], case[j]) for case in cases} == set(itertools.product(kinds[i], kinds[j]))
 
 
 @pytest.mark.parametrize("variant", OTHERS)

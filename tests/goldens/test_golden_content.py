@@ -14,7 +14,7 @@ import tiny
 
 from grow.errors import BadInput
 from grow.verification import golden
-from grow.verification.golden import against, golden_file, record
+from grow.verification.golden import against, record
 from grow.verification.golden.content import Golden
 from grow.verification.golden.golden_file import write
 from grow.verification.outputs import pair as pair_module
@@ -134,7 +134,7 @@ def signed(golden_file: Golden, tmp_path: Path, **changes: Any) -> Path:
 
 def test_another_schema_says_so(copied, tmp_path, monkeypatch):
     read = golden.read(copied[0])
-    monkeypatch.setattr(golden_file, "SCHEMA", 2)
+    monkeypatch.setattr("grow.verification.golden.golden_file.SCHEMA", 2)
     path = signed(read, tmp_path)
     monkeypatch.undo()
     assert refused(path).what == "schema 2, this version reads 1"

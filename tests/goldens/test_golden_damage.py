@@ -17,8 +17,9 @@ import grow
 from grow.errors import Refused
 from grow.families import family_of
 from grow.verification import golden
-from grow.verification.golden import against, kept_tokenizer, record, sketch
+from grow.verification.golden import against, record, sketch
 from grow.verification.golden.golden_file import write
+from grow.verification.golden.kept_tokenizer import fingerprint
 from grow.verification.outputs import pair as pair_module
 from grow.verification.result import Verification
 
@@ -196,7 +197,7 @@ def test_a_shifted_token_id_is_found(tokenized):
 def test_a_token_that_the_text_does_not_have_is_found(tokenized):
     def edit(t: dict) -> None:
         vocab = t["model"]["vocab"]
-        text = set(kept_tokenizer.fingerprint(Path(grow.__file__).parent / "zoo" / "small")["ids"])
+        text = set(fingerprint(Path(grow.__file__).parent / "zoo" / "small")["ids"])
         merged = {a for pair in t["model"]["merges"] for a in (pair if isinstance(pair, list) else pair.split())}
         unused = [token for token, i in vocab.items() if i not in text and token not in merged and i > 300][:2]
         vocab[unused[0]], vocab[unused[1]] = vocab[unused[1]], vocab[unused[0]]

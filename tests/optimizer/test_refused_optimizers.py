@@ -33,7 +33,7 @@ def test_a_class_without_a_rule_is_refused_and_may_start_anew():
     model = source("llama")
     found = refusal(model, Own(model.parameters()))
     assert type(found) is grow.Refused
-    assert found.where.endswith("test_optimizer.Own")
+    assert found.where.endswith(f"{__name__}.Own")
     assert "Adam, AdamW, SGD, Muon, Adafactor" in found.what
     assert 'state="drop"' in found.fix
     assert type(widen(model, {"ffn": 40}, {}, optimizer=Own(model.parameters()), state="drop").optimizer) is Own

@@ -78,7 +78,11 @@ def check(s: Settings) -> Settings:
         raise bad("accumulate", s.accumulate, f"a divisor of --batch {s.batch}", "--accumulate 1", why)
     if s.rates != "uniform" and s.optimizer != "adamw":
         raise bad(
-            "rates", s.rates, f"uniform with --optimizer {s.optimizer}", "--optimizer adamw", "it is a rule for AdamW"
+            "rates",
+            s.rates,
+            f"uniform with --optimizer {s.optimizer}",
+            "--optimizer adamw",
+            f"it is a rule for AdamW, not for {s.optimizer}",
         )
     if s.rewarm is not None and not (_pair(s.rewarm) and 0 < s.rewarm[0] < 100 and s.rewarm[1] >= 1):
         raise bad("rewarm", _shown(s.rewarm), "RATIO:STEPS, both above 0", "--rewarm 1.25:250")
