@@ -277,8 +277,8 @@ def test_router_rows_of_one_group_that_differ_are_a_fault(tiny, tmp_path):
 
 
 def test_slices_that_leave_units_out_or_take_them_twice_are_a_fault(tiny):
-    with opened(tiny("llama")) as (checkpoint, family, matched):
-        plan = plan_for(family, matched, None, upcycling={"experts": 4, "granularity": 2})
+    with opened(tiny("llama")) as (checkpoint, matched):
+        plan = plan_for(matched, None, upcycling={"experts": 4, "granularity": 2})
         shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
     assert not list(uncovered(plan.tensors, shapes))
     name = "model.layers.0.block_sparse_moe.experts.1.w1.weight"
@@ -463,8 +463,8 @@ def test_the_command_upcycles_and_verifies(tiny, tmp_path, monkeypatch, capsys):
 def test_the_cost_counts_the_experts_that_a_token_uses(tiny):
     from grow.costs.of_a_model import cost_of
 
-    with opened(tiny("llama")) as (_, family, matched):
-        plan = plan_for(family, matched, None, upcycling={"experts": 8, "top_k": 2})
+    with opened(tiny("llama")) as (_, matched):
+        plan = plan_for(matched, None, upcycling={"experts": 8, "top_k": 2})
     old, new = cost_of(plan)
     assert old.parameters == sum(t.numel() for t in load_file(tiny("llama") / "model.safetensors").values())
     router = 2 * 2.0 * 8 * LLAMA["hidden_size"]

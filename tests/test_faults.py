@@ -23,7 +23,7 @@ import torch
 import grow
 from grow.errors import GrowError
 from grow.families import FAMILIES
-from grow.families.match import expected_rows
+from grow.families.architecture import Architecture
 from grow.notation.axes import GAIN, READ, SHIFT, WRITE
 from grow.notation.maps import MEAN
 from grow.notation.numbers import narrow, widen
@@ -116,7 +116,7 @@ def tables(family: str) -> Iterator[tuple[str, Table]]:
         for embed in ({}, {"word_embed_proj_dim": 10}) if "embed" in facts.axes else ({},):
             config = {**fields, **untied, **embed, "architectures": [f"Stock{suffix}"]}
             # of every row the tensor of the last layer, and expert, that has it
-            last = {(row.name, row.when): name for name, row in expected_rows(facts, config).items()}
+            last = {(row.name, row.when): name for name, row in Architecture(facts, config).tensors.items()}
             rows = {name: key for key, name in last.items()}
             new = tuple(name for name, key in rows.items() if key not in seen)
             if suffix[0].isupper() and new:
@@ -142,7 +142,7 @@ DAMAGES = ("reversed", "2 ulp", "zeroed")
 
 def biases(name: str) -> list[str]:
     """The tensors of a table that are added to something."""
-    rows = expected_rows(FAMILIES[TABLES[name].config["model_type"]], TABLES[name].config)
+    rows = Architecture(FAMILIES[TABLES[name].config["model_type"]], TABLES[name].config).tensors
     dims = {tensor: rows[tensor].signature.dims for tensor in TABLES[name].tensors}
     return [tensor for tensor, (dim, *more) in dims.items() if not more and dim.role in (WRITE, SHIFT)]
 
@@ -163,7 +163,7 @@ def target(name: str, growth: str) -> Any:
         return "2x"
     config = TABLES[name].config
     facts = FAMILIES[config["model_type"]]
-    old = facts.sizes_of(config)
+    old = Architecture(facts, config).sizes
     if facts.norm.writes_stream == "always":  # whole multiples only; a head twice as wide scales its scores by √2
         return {"hidden": 2 * old["hidden"]}
     if facts.derived_head_dim:
@@ -177,8 +177,8 @@ def from_table(name: str, folder: Path) -> Path:
     """A checkpoint with all the tensors that a table's config allows, N(0, 1): the certificate runs no model."""
     config = TABLES[name].config
     facts = FAMILIES[config["model_type"]]
-    sizes, draw = {**facts.sizes_of(config), "labels": 3}, np.random.default_rng(0)
-    shapes = {tensor: row.signature.shape(sizes) for tensor, row in expected_rows(facts, config).items()}
+    sizes, draw = {**Architecture(facts, config).sizes, "labels": 3}, np.random.default_rng(0)
+    shapes = {tensor: row.signature.shape(sizes) for tensor, row in Architecture(facts, config).tensors.items()}
     folder.mkdir(parents=True)
     tiny.write_json(folder / "config.json", config)
     tensors = {n: tiny.Tensor("F32", narrow(draw.standard_normal(shape), "F32")) for n, shape in shapes.items()}
@@ -242,7 +242,7 @@ def test_the_tables_below_have_every_row_of_every_family():
         rows = {(row.name, row.when) for row in facts.rows}
         seen = set()
         for table in (table for name, table in TABLES.items() if name.split()[0] == family):
-            found = expected_rows(facts, table.config)
+            found = Architecture(facts, table.config).tensors
             seen |= {(found[tensor].name, found[tensor].when) for tensor in table.tensors}
         # a second name of a tied bias, which stock classes no longer write: tests/test_layouts.py stores it alone
         twins = facts.tie.biases[1:] if facts.tie else ()
@@ -422,8 +422,8 @@ def stored_names(variant: str) -> list[str]:
     facts = FAMILIES[kind]
     suffix = next(s for s in ("ForMaskedLM", "LMHeadModel", "ForCausalLM") if s in facts.tie.when)
     config = {**fields, "architectures": [f"Stock{suffix}"]}
-    last = str(facts.sizes_of(config)["layers"] - 1)
-    rows = expected_rows(facts, config)
+    last = str(Architecture(facts, config).sizes["layers"] - 1)
+    rows = Architecture(facts, config).tensors
     return [n for n, row in rows.items() if not row.optional and n == row.name.replace("{layers}", last)]
 
 

@@ -24,7 +24,8 @@ import grow
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, GrowError, Refused
 from grow.families import FAMILIES
-from grow.families.config_values import TRAINS
+from grow.families.architecture import Architecture
+from grow.families.config_values import TRAINS, check_fields
 from grow.families.stock_source import stock_of
 from grow.files.config_json import check_config
 from grow.files.json_floats import plain
@@ -60,7 +61,7 @@ def test_what_is_accepted_is_what_stock_code_takes(kind):
             if name == "model_type":
                 continue
             try:
-                family.check_config(config)
+                check_fields(Architecture(family, config))
             except GrowError:
                 refused += 1
                 continue
@@ -118,14 +119,15 @@ def test_a_wrong_value_is_refused_before_anything_is_planned(kind, field, value,
     if field == "hidden_size":
         del config["n_embd"]
     with pytest.raises(GrowError) as caught:
-        FAMILIES[kind].check_config(config)
+        check_fields(Architecture(FAMILIES[kind], config))
     assert words in str(caught.value)
     assert caught.value.exit_code == 2
 
 
 def test_all_wrong_values_are_told_at_once():
+    wrong = {"rms_norm_eps": -2.0, "tie_word_embeddings": 1}
     with pytest.raises(BadInput) as caught:
-        FAMILIES["llama"].check_config({**defaults_of("llama"), "rms_norm_eps": -2.0, "tie_word_embeddings": 1})
+        check_fields(Architecture(FAMILIES["llama"], {**defaults_of("llama"), **wrong}))
     assert "rms_norm_eps: -2.0" in str(caught.value)
     assert "also       tie_word_embeddings: 1" in str(caught.value)
 
@@ -148,12 +150,12 @@ KV = "num_key_value_heads"
 def test_null_is_what_stock_code_makes_of_it(kind):
     config = {**defaults_of(kind), KV: None, "num_attention_heads": 4, "hidden_size": 32}
     try:
-        FAMILIES[kind].check_config(config)
+        check_fields(Architecture(FAMILIES[kind], config))
     except BadInput:
         with suppress(StrictDataclassFieldValidationError):
             assert getattr(stock_config(config), KV) is None  # of no use to a model
     else:
-        assert FAMILIES[kind].sizes_of(config)["kv_heads"] == getattr(stock_config(config), KV)
+        assert Architecture(FAMILIES[kind], config).sizes["kv_heads"] == getattr(stock_config(config), KV)
 
 
 def drawn_rope(draw: random.Random, own: tuple[str, str]) -> dict:
@@ -206,12 +208,12 @@ def test_rope_is_read_as_stock_code_reads_it_or_refused(kind):
     for _ in range(400):
         config = {**base, **drawn_rope(draw, family.rope_spelling)}
         try:
-            family.check_config(config)
+            check_fields(Architecture(family, config))
         except GrowError:
             continue
         agreed += 1
         stock = stock_config(json.loads(json.dumps(config))).rope_parameters
-        found = rope_of(family.rope_config(config))
+        found = rope_of(Architecture(family, config).rope)
         assert {k: v for k, v in stock.items() if k != "type"} == found, config
     assert agreed > 40
 
@@ -237,7 +239,7 @@ def test_one_theta_in_three_places_grows_in_all(tmp_path):
     )
     new = grow.plan(source, "head_dim=8").new_config
     assert new["rope_theta"] == new["rope_parameters"]["rope_theta"] == new["rope_scaling"]["rope_theta"] != 500.0
-    FAMILIES["llama"].check_config(new)
+    check_fields(Architecture(FAMILIES["llama"], new))
 
 
 def test_positions_do_not_grow_where_the_rotation_takes_them_for_its_own(tmp_path):
@@ -352,7 +354,7 @@ def test_the_other_names_of_fields_are_read_and_written_as_stock_code_does(kind,
     for name, other in ALIASES[kind].items():
         assert new[other] == new.get(name, new[other]) != config[other]
     assert difference(outputs(source), outputs(tmp_path / "grown")) < 1e-12
-    FAMILIES[kind].check_config(new)
+    check_fields(Architecture(FAMILIES[kind], new))
 
 
 @pytest.mark.parametrize("value", [48, None, "24"])
@@ -428,8 +430,8 @@ def test_one_rule_for_all_dropouts(kind):
     dropouts = {name for name in defaults_of(kind) if TRAINS.fullmatch(name)}
     assert dropouts
     for name in dropouts:
-        family.check_config({**defaults_of(kind), name: 0.3})
+        check_fields(Architecture(family, {**defaults_of(kind), name: 0.3}))
         assert family.knows(name)
         assert name not in family.known_fields  # no list says it again
         with pytest.raises(BadInput):
-            family.check_config({**defaults_of(kind), name: 1.3})
+            check_fields(Architecture(family, {**defaults_of(kind), name: 1.3}))

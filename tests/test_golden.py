@@ -20,6 +20,7 @@ import grow
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, Refused
 from grow.families import family_of
+from grow.families.architecture import Architecture
 from grow.notation.maps import identity
 from grow.planning import readback
 from grow.planning.record import read_record
@@ -231,7 +232,7 @@ def test_rungs_that_need_the_source_are_skipped_with_that_reason(made):
 def kinds(family: str, **fields) -> list[str]:
     """One tensor of each row of the family's table: of the last layer, where there are layers."""
     config = {"model_type": family, **tiny.CONFIGS[family], **fields}
-    rows = tiny.expected_rows(family_of(family), config)
+    rows = Architecture(family_of(family), config).tensors
     return list({row.name: name for name, row in rows.items() if not row.optional}.values())
 
 
@@ -769,13 +770,13 @@ def test_reading_back_needs_no_source_and_agrees_with_replay(family, tied, tmp_p
         replay = Replay(found, a, b)
         wanted = {final: replay.stream(final=final) for final in (True, False)}
         for final, (index, factor, shared) in wanted.items():
-            got = readback.stream_readback(facts, a.config, maps, final=final)
+            got = readback.stream_readback(Architecture(facts, a.config), maps, final=final)
             assert (got[0] == index).all()
             assert (got[1] == factor).all()
             assert got[2] == shared
         assert all((x == y).all() for x, y in zip(readback.output_readback(maps), replay.readback))
     unchanged = {**maps, "hidden": identity(24)}
-    assert readback.stream_readback(facts, {}, unchanged, final=True) is None
+    assert readback.stream_readback(Architecture(facts, {}), unchanged, final=True) is None
     assert readback.output_readback(unchanged) is None
 
 

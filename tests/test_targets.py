@@ -12,8 +12,10 @@ from types import SimpleNamespace
 import pytest
 
 from grow.errors import BadInput, GrowError, Refused
-from grow.families import FAMILIES
-from grow.families.match import expected_rows, match
+from grow.families import FAMILIES, architecture_of
+from grow.families.architecture import Architecture
+from grow.families.config_values import check_fields
+from grow.families.match import match
 from grow.notation.size_limits import cap_of
 from grow.planning.plan import Plan, make_plan
 from grow.planning.target import resolve
@@ -43,22 +45,21 @@ BERT = {
 
 def sizes(config: dict, to, **options) -> dict[str, int]:
     """The axes that change."""
-    family = FAMILIES[config["model_type"]]
-    old, new = family.sizes_of(config), resolve(family, config, to, **options).sizes
+    source = architecture_of(config)
+    old, new = source.sizes, resolve(source, to, **options).sizes
     return {axis: new[axis] for axis in new if new[axis] != old[axis]}
 
 
 def plan(config: dict, to, **options) -> Plan:
     """The plan for a checkpoint of this config; headers only."""
-    family = FAMILIES[config["model_type"]]
-    family.check_config(config)
-    old = family.sizes_of(config)
+    source = architecture_of(config)
+    check_fields(source)
     stored = {
-        name: SimpleNamespace(dtype="F32", shape=row.signature.shape({**old, "labels": 2}))
-        for name, row in expected_rows(family, config).items()
+        name: SimpleNamespace(dtype="F32", shape=row.signature.shape({**source.sizes, "labels": 2}))
+        for name, row in source.tensors.items()
     }
-    found = match(family, config, stored, "here")
-    return make_plan(family, found, resolve(family, found.config, to), **options)
+    found = match(source, stored, "here")
+    return make_plan(found, resolve(found.architecture, to), **options)
 
 
 # What may be written
@@ -112,7 +113,7 @@ def test_the_depth_of_a_size_is_taken_with_deepen_only():
     assert sizes(BERT, "bert-base,layers=5", deepen=True) == {**widths, "layers": 5}  # a field has the last word
     assert sizes(LLAMA, "2x", deepen=True) == sizes(LLAMA, "2x")
     assert sizes(LLAMA, {"layers": 4}, deepen=True) == {"layers": 4}
-    shallow = resolve(FAMILIES["bert"], {**BERT, "num_hidden_layers": 24}, "bert-base")
+    shallow = resolve(architecture_of({**BERT, "num_hidden_layers": 24}), "bert-base")
     assert shallow.sizes["layers"] == 24
     assert shallow.notes == ("layers stay 24 (bert-base has 12), and nothing shrinks",)
 
@@ -126,7 +127,7 @@ def test_the_config_of_another_checkpoint(tmp_path):
         assert sizes(LLAMA, to) == expected
         assert sizes(LLAMA, to, deepen=True) == {**expected, "layers": 5}
     assert sizes(LLAMA, f"{tmp_path},layers=3,vocab_size=41") == {"hidden": 36, "heads": 12, "layers": 3}
-    assert resolve(FAMILIES["llama"], LLAMA, tmp_path).notes == (
+    assert resolve(architecture_of(LLAMA), tmp_path).notes == (
         f"layers stay 2 ({tmp_path / 'config.json'} has 5); --deepen takes its depth too",
         f"positions stay 64 ({tmp_path / 'config.json'} has 32), and nothing shrinks",
     )
@@ -141,7 +142,7 @@ def test_every_named_size_is_a_model_of_its_family(family):
     assert family.sizes
     for name, fields in family.sizes.items():
         config = {"vocab_size": 41, "model_type": family.model_type, **fields}
-        found = family.sizes_of(config)
+        found = Architecture(family, config).sizes
         assert found["heads"] % found["kv_heads"] == 0, name
         assert sizes(config, name) == {}
         transformers.AutoConfig.for_model(family.model_type, **fields)
@@ -374,7 +375,7 @@ def test_a_refusal_of_a_huge_size_is_as_quick_as_any(to):
 def test_a_config_that_is_none(tmp_path: Path, text, what):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(GrowError, match=what):
-        resolve(FAMILIES["llama"], LLAMA, tmp_path)
+        resolve(architecture_of(LLAMA), tmp_path)
 
 
 # Options beside the target

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
+from grow.families.architecture import Architecture
 from grow.families.family import WIDTHS, Family
 from grow.notation.operators import grow_heads
 from grow.notation.size_limits import HEADS_WIDTH, cap_of
@@ -28,8 +28,9 @@ def complete(family: Family, old: Mapping[str, int], given: Mapping[str, int]) -
     return new
 
 
-def reachable(family: Family, config: Mapping[str, Any], old: Mapping[str, int], new: Mapping[str, int]) -> bool:
-    """Whether an exact growth leads from `old` to `new` (RoPE's conditions on head_dim apart)."""
+def reachable(source: Architecture, new: Mapping[str, int]) -> bool:
+    """Whether an exact growth leads from the source to the sizes `new` (RoPE's conditions on head_dim apart)."""
+    family, old = source.family, source.sizes
     widths = [axis for axis in (*WIDTHS, "experts") if axis in old]
     if any(not old[axis] <= new[axis] <= cap_of(axis) for axis in widths) or new["heads"] % new["kv_heads"]:
         return False
@@ -45,23 +46,22 @@ def reachable(family: Family, config: Mapping[str, Any], old: Mapping[str, int],
         return False
     if family.derived_head_dim and new["head_dim"] * new["heads"] != new["hidden"]:
         return False
-    if family.hidden_context(config) == "plain" and new["hidden"] % old["hidden"]:
+    if source.hidden_context == "plain" and new["hidden"] % old["hidden"]:
         return False
     group, new_group = old["heads"] // old["kv_heads"], new["heads"] // new["kv_heads"]
     return -(-group // new_group) * old["kv_heads"] <= new["kv_heads"]
 
 
-def nearest(
-    family: Family, config: Mapping[str, Any], old: Mapping[str, int], new: Mapping[str, int], limit: int = 3
-) -> str:
+def nearest(source: Architecture, new: Mapping[str, int], limit: int = 3) -> str:
     """`hidden_size=24 or num_attention_heads=6`: the changes of fewest fields that reach, and the least one."""
+    family, old = source.family, source.sizes
     given = {a: n for a, n in new.items() if n != old[a] and a not in ("embed", *_derived(family))}
     if old["kv_heads"] == old["heads"] and new["kv_heads"] == new["heads"]:
         given.pop("kv_heads", None)
     found: dict[str, tuple[int, float]] = {}
     for change in _changes(family, old, new):
         trial = complete(family, old, {**given, **change})
-        if not reachable(family, config, old, trial) or all(trial[a] == old[a] for a in WIDTHS if a in old):
+        if not reachable(source, trial) or all(trial[a] == old[a] for a in WIDTHS if a in old):
             continue
         named = [a for a in ("hidden", "heads", "kv_heads") if a in family.axes and trial[a] != new[a]]
         text = ",".join(f"{family.axes[a]}={trial[a]}" for a in named)
