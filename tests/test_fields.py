@@ -24,10 +24,11 @@ import grow
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, GrowError, Refused
 from grow.families import FAMILIES
+from grow.families.any_config import check_config
 from grow.families.architecture import Architecture
-from grow.families.config_values import TRAINS, check_fields
+from grow.families.common_fields import TRAINS
+from grow.families.config_values import check_fields
 from grow.families.stock_source import stock_of
-from grow.files.config_json import check_config
 from grow.files.json_floats import plain
 from grow.notation.rope import rope_of
 

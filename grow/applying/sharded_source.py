@@ -22,8 +22,8 @@ from grow.applying.tensor_rows import BLOCK
 from grow.checkpoint.layout import as_in_table, stored_spellings
 from grow.checkpoint.reader import Checkpoint, add_companion, identity
 from grow.errors import BadInput
+from grow.families.any_config import check_config
 from grow.families.architecture import Architecture
-from grow.files.config_json import check_config
 from grow.files.distributed_checkpoint import INDEX, PiecedFolder
 from grow.files.header import TensorInfo, show
 from grow.files.locate import companions, inside

@@ -71,8 +71,8 @@ def _cost(plan: Plan, sizes: Mapping[str, int], tensors: list[tuple[TensorPlan, 
         ffn = (reads | writes) & {*UNITS, "experts"}
         part = "head" if writes & {"vocab", "labels"} else "ffn" if ffn else "attention projections"
         flops[part] += 2.0 * math.prod(shape) * _used(plan, t, grown)
-    if (plan.grown if grown else plan.source).tie:
-        flops["head"] += 2.0 * sizes["vocab"] * sizes.get("embed", sizes["hidden"])
+    if tie := (plan.grown if grown else plan.source).tie:
+        flops["head"] += sum(2.0 * math.prod(shape) for t, shape in tensors if t.canonical == tie.table)
     seen = context / 2 if causal else context  # a causal mask halves the pairs
     flops["attention scores"] = 4.0 * sizes["layers"] * sizes["heads"] * sizes["head_dim"] * seen
     item = max((ITEMSIZE[t.dtype if grown else t.source_dtype] for t, _ in tensors), default=2)

@@ -12,8 +12,10 @@ from functools import cached_property
 from typing import Any
 
 from grow.errors import BadInput
+from grow.families.common_fields import ELEMENTWISE, OLDER_ROPE
 from grow.families.family import Chain, Family, Tie
 from grow.notation.axes import Row
+from grow.notation.rope import SPELLED
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +147,12 @@ class Architecture:
         return self.family.norm.kind if self.norm_is_affine and not self.stream_is_bare else "plain"
 
     @property
+    def activations(self) -> Mapping[str, Any]:
+        """The fields of the config that name an activation -> what they name."""
+        fields = (name for name, allowed in self.family.fixed.items() if allowed is ELEMENTWISE)
+        return {name: self.config[name] for name in fields if name in self.config}
+
+    @property
     def eps(self) -> float:
         """What the norms add to a variance: a config field or hard-coded."""
         eps = self.family.eps
@@ -170,7 +178,8 @@ class Architecture:
         """The config as `grow.notation.rope` reads it: where it says nothing, as the stock class takes it."""
         family = self.family
         said = {"max_position_embeddings": self.get(family.axes["positions"])}
-        said |= {"rope_spelling": family.rope_spelling, "default.rope_theta": family.default_theta}
+        said |= {"rope_spelling": family.rope_spelling, "rope_spellings": (SPELLED, OLDER_ROPE)}
+        said["default.rope_theta"] = family.default_theta
         said["default.partial_rotary_factor"] = family.defaults.get("partial_rotary_factor")
         return {**self.config, **said}
 

@@ -12,12 +12,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from grow.errors import BadInput, Refused, did_you_mean, listing, near_miss
+from grow.families.any_config import NOT_PLAIN, found
 from grow.families.architecture import Architecture
-from grow.families.family import TRAINS, Family
+from grow.families.common_fields import OLDER_ROPE, SIZES, TRAINS
+from grow.families.family import Family
 from grow.families.stock_source import Stock, stock_of
-from grow.files.config_json import NOT_PLAIN, SIZES, found
 from grow.files.json_floats import is_special
-from grow.notation.rope import HOMES, OLDER, SPELLED, check_rope
+from grow.notation.rope import HOMES, SPELLED, check_rope
 
 
 def _number(value: Any) -> bool:
@@ -40,7 +41,7 @@ RULES: tuple[tuple[re.Pattern[str], Callable[[Any], bool], str], ...] = (
 )
 
 # Judged by rules of their own, here or in `grow.notation.rope`; the version is nobody's business.
-ELSEWHERE = {"architectures", "id2label", "label2id", "dtype", "transformers_version", *HOMES, *SPELLED, *OLDER}
+ELSEWHERE = {"architectures", "id2label", "label2id", "dtype", "transformers_version", *HOMES, *SPELLED, *OLDER_ROPE}
 
 
 def check_fields(architecture: Architecture, harmless: Collection[str] = ()) -> tuple[str, ...]:

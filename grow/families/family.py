@@ -8,12 +8,12 @@ together is an `Architecture`.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from grow.families.common_fields import COMMON_FIELDS, TRAINS
 from grow.families.conditions import Condition, parse_condition
 from grow.notation.axes import INDICES, Row, parse_table
 from grow.notation.rope import SPELLED
@@ -102,6 +102,7 @@ class Experts:
     router      row of the router
     parts       row of the experts -> the rows of a dense FFN (in Llama's names) that it stacks
     shared      row of the shared expert -> the row of a dense FFN that it is
+    shared_width  the axis of its units, "" where there is no shared expert
     shared_gate row of its gate, a sigmoid
     only, step  config fields: layers without experts, and every how many layers there are some
     fused       name of a parameter of the stock class, under which it may be stored too -> the rows of the table that
@@ -115,6 +116,7 @@ class Experts:
     normed: str = "always"
     switch: str = ""
     shared: Mapping[str, str] = field(default_factory=dict)
+    shared_width: str = ""
     shared_gate: str = ""
     only: str = ""
     step: str = ""
@@ -166,6 +168,8 @@ class Family:
     rope_spelling  fields outside `rope_parameters` in which stock code looks for θ and the rotated fraction
     positions_from  config field whose value + 1 is the first row of the position table that is a position
     sizes     size name -> config fields
+    class_prefix  how the names of the stock classes begin, "" where that is the model type with a capital
+    follows   axis -> the axis that it follows where the two have one size; it never grows on its own
     """
 
     model_type: str
@@ -198,6 +202,8 @@ class Family:
     synonyms: Mapping[str, str] = field(default_factory=dict)
     nulls: Mapping[str, Any] = field(default_factory=dict)
     rope_spelling: tuple[str, str] = SPELLED
+    class_prefix: str = ""
+    follows: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.conditions  # noqa: B018  ValueError for a word that means nothing, before a config is read with the table
@@ -226,6 +232,11 @@ class Family:
             known |= set(filter(None, (facts.top_k, facts.switch, facts.only, facts.step)))
         return frozenset(known)
 
+    @property
+    def class_begins(self) -> str:
+        """`GPT2`LMHeadModel, `Bert`ForMaskedLM"""
+        return self.class_prefix or self.model_type.capitalize()
+
     def knows(self, name: str) -> bool:
         """Whether somebody has read this config field."""
         return name in self.known_fields or bool(TRAINS.fullmatch(name))
@@ -245,27 +256,3 @@ class Family:
             for row in self.rows
         )
         check_caps(sizes, self.axes, prefix=prefix, table=not self.attention.rope, tensors=tensors)
-
-
-# Read by no forward pass, or by generation, training and bookkeeping only.
-COMMON_FIELDS = frozenset(
-    """
-    architectures model_type dtype torch_dtype transformers_version use_cache return_dict output_attentions
-    output_hidden_states initializer_range id2label label2id num_labels problem_type finetuning_task
-    task_specific_params bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id mask_token_id
-    decoder_start_token_id bad_words_ids max_length min_length do_sample num_beams temperature top_k top_p
-    repetition_penalty chunk_size_feed_forward gradient_checkpointing tokenizer_class prefix torchscript
-    _name_or_path _commit_hash _attn_implementation_autoset _num_labels is_encoder_decoder output_past pruned_heads
-    tie_weights_ use_bfloat16 unk_token_id license language languages tags transformers.js_config is_decoder
-    tie_encoder_decoder
-    """.split()
-)
-
-TRAINS = re.compile(r".*(dropout|pdrop|layerdrop).*")
-"""Fields that act while a model trains and change no output: one rule for all of them."""
-
-# Activations that act on each unit alone; all of them leave unread and copied units independent.
-ELEMENTWISE = (
-    "silu", "swish", "gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "gelu_python_tanh",
-    "quick_gelu", "relu", "relu2", "relu6", "leaky_relu", "mish", "sigmoid", "tanh", "linear", "laplace", "gelu_10",
-)  # fmt: skip

@@ -189,19 +189,7 @@ def _infer(architecture: Architecture, names: set[str], base: bool) -> Architect
             why="the class says which head belongs to the checkpoint",
             fix='add "architectures": ["…ForCausalLM"] to config.json',
         )
-    return architecture.of_class(_CLASS_NAMES.get(family.model_type, family.model_type.capitalize()) + fits[0])
-
-
-_CLASS_NAMES = {
-    "gpt2": "GPT2",
-    "gpt_neox": "GPTNeoX",
-    "opt": "OPT",
-    "distilbert": "DistilBert",
-    "qwen2_moe": "Qwen2Moe",
-    "qwen3_moe": "Qwen3Moe",
-    "flex_olmo": "FlexOlmo",
-    "granitemoe": "GraniteMoe",
-}
+    return architecture.of_class(family.class_begins + fits[0])
 
 
 TWICE = "stock loading takes one of the two, and nothing says which"

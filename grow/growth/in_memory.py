@@ -23,6 +23,7 @@ from grow.applying.tensor_rows import grow_tensor
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, Refused
 from grow.families import architecture_of
+from grow.families.any_config import is_public
 from grow.families.architecture import Architecture
 from grow.families.config_values import check_fields
 from grow.families.match import Match, check_duplicates, match
@@ -71,7 +72,7 @@ class ModelSource:
         self.state: dict[str, torch.Tensor] = model.state_dict()
         self.config: dict[str, Any] = json.loads(model.config.to_json_string())
         self.config["architectures"] = [type(model).__name__]
-        self.config = {k: v for k, v in self.config.items() if not k.startswith("_") or k == "_remove_final_layer_norm"}
+        self.config = {k: v for k, v in self.config.items() if is_public(k)}
         self.path = type(model).__name__
         self.notes: tuple[str, ...] = ()
         """What `checked` found that is no fault."""

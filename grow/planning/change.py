@@ -6,7 +6,6 @@ A plan is made from a `Change`, `grow.json` stores it, and verification lays it 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -198,10 +197,9 @@ def norms_silence(source: Architecture) -> str:
     """Why layers whose norms are 0 would not be silent; "" where they are."""
     if source.hidden_context == "plain" or source.family.branch_norms:
         return "it needs norms in front of each branch that have a gain"
-    named = {k: v for k, v in source.config.items() if re.fullmatch(r"(hidden_act|activation)(_function)?", k)}
-    if set(map(str, named.values())) & set(LIVE):
-        field, value = next(iter(named.items()))
-        return f"{field}={value} is not 0 at 0, so the FFN is not silent"
+    for field, value in source.activations.items():
+        if value in LIVE:
+            return f"{field}={value} is not 0 at 0, so the FFN is not silent"
     return ""
 
 

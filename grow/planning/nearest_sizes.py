@@ -23,8 +23,9 @@ def complete(family: Family, old: Mapping[str, int], given: Mapping[str, int]) -
         new["kv_heads"] = new["heads"]
     if family.derived_head_dim and "head_dim" not in given and new["hidden"] % new["heads"] == 0:
         new["head_dim"] = new["hidden"] // new["heads"]
-    if "embed" in old and old["embed"] == old["hidden"]:
-        new["embed"] = new["hidden"]
+    for axis, other in family.follows.items():
+        if old[axis] == old[other]:
+            new[axis] = new[other]
     return new
 
 
@@ -55,7 +56,7 @@ def reachable(source: Architecture, new: Mapping[str, int]) -> bool:
 def nearest(source: Architecture, new: Mapping[str, int], limit: int = 3) -> str:
     """`hidden_size=24 or num_attention_heads=6`: the changes of fewest fields that reach, and the least one."""
     family, old = source.family, source.sizes
-    given = {a: n for a, n in new.items() if n != old[a] and a not in ("embed", *_derived(family))}
+    given = {a: n for a, n in new.items() if n != old[a] and a not in (*family.follows, *_derived(family))}
     if old["kv_heads"] == old["heads"] and new["kv_heads"] == new["heads"]:
         given.pop("kv_heads", None)
     found: dict[str, tuple[int, float]] = {}

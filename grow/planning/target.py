@@ -208,7 +208,7 @@ def _from_config(source: Architecture, config: Mapping[str, Any], name: str, dee
             fix="a target of the source's family",
         )
     sizes = source.with_config(config).sizes
-    new = complete(family, old, {axis: sizes[axis] for axis in (*WIDTHS, "embed", "experts") if axis in sizes})
+    new = complete(family, old, {axis: sizes[axis] for axis in (*WIDTHS, *family.follows, "experts") if axis in sizes})
     notes = []
     for axis in ("layers", "vocab", "positions"):
         if axis not in old or sizes[axis] == old[axis]:
@@ -231,7 +231,7 @@ def _from_config(source: Architecture, config: Mapping[str, Any], name: str, dee
 def _check(source: Architecture, new: dict[str, int]) -> None:
     family, old = source.family, source.sizes
     field = lambda axis: family.axes.get(axis, axis)  # noqa: E731
-    family.check_caps({axis: new[axis] for axis in (*GROWABLE, "embed") if axis in new}, "--to ")
+    family.check_caps({axis: new[axis] for axis in (*GROWABLE, *family.follows) if axis in new}, "--to ")
     fewer = [axis for axis in GROWABLE if axis in new and axis not in WIDTHS and new[axis] < old[axis]]
     if fewer:  # before the widths: what is suggested for them would be refused for these
         raise Refused(

@@ -179,7 +179,7 @@ def _config(source: Architecture, target: Family, pair: Pair, how: Upcycling) ->
     family, said, sizes = source.family, source.config, source.sizes
     experts, rope = target.experts, said.get("rope_parameters") or said.get("rope_scaling") or {}
     assert experts is not None
-    before, after = pair.classes
+    before, after = family.class_begins, target.class_begins
     head = source.class_name.removeprefix(before)
     if head not in pair.heads or not source.class_name.startswith(before):
         raise Refused(
@@ -196,8 +196,8 @@ def _config(source: Architecture, target: Family, pair: Pair, how: Upcycling) ->
     units = sizes["ffn"] // how.granularity
     config |= {target.axes[experts.width]: units, target.axes["experts"]: how.granularity}
     config |= {name: how.granularity for field, name in target.synonyms.items() if field == target.axes["experts"]}
-    if "shared_ffn" in target.axes:
-        config[target.axes["shared_ffn"]] = sizes["ffn"]
+    if experts.shared_width:
+        config[target.axes[experts.shared_width]] = sizes["ffn"]
     if experts.step:
         config[experts.step] = how.every
     if family.window and target.window and not config.get(family.window.field) and config.get(family.window.switch):

@@ -13,12 +13,13 @@ import torch.nn.functional as F
 
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
+from grow.families.common_fields import POSITIONS
 from grow.models.tokenizers import load_tokenizer
 from grow.models.true_float64 import TrueFloat64
 from grow.training.settings.run_settings import Settings
 from grow.training.text.objectives import IGNORED
 
-CAPACITY = ("max_position_embeddings", "n_positions", "max_sequence_length")
+CAPACITY = (*POSITIONS, "max_sequence_length")
 ATTENTION = ("full_attention", "sliding_attention")
 LONGEST = 512  # tokens of a sequence when nobody says it
 

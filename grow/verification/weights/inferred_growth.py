@@ -115,7 +115,8 @@ def _plans(matched: Match, after: Architecture) -> Iterator[Plan]:
             old = (read_so(matched, **how)[0] if how else matched).architecture.sizes
         except GrowError:
             continue
-        to = {axis: size for axis, size in new.items() if size != old.get(axis) and axis not in ("embed", "experts")}
+        fixed = (*after.family.follows, "experts")
+        to = {axis: size for axis, size in new.items() if size != old.get(axis) and axis not in fixed}
         if not how and new.get("experts") != old.get("experts"):
             to["experts"] = new["experts"]
         if after.family.derived_head_dim:

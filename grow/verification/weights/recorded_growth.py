@@ -21,7 +21,8 @@ from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, GrowError, listing
 from grow.families import FAMILIES, family_of
 from grow.families.architecture import Architecture
-from grow.families.family import COMMON_FIELDS, GROWABLE, TRAINS, Family
+from grow.families.common_fields import COMMON_FIELDS, TRAINS
+from grow.families.family import GROWABLE, Family
 from grow.families.match import match
 from grow.files.header import show
 from grow.files.writer import write_json
@@ -372,7 +373,7 @@ def significant(
 ) -> list[dict[str, Any]]:
     """Without those that change no output, and without sizes of a family that became larger, as in a growth."""
     family = FAMILIES.get(widths_of or "")
-    widths = {family.axes[axis] for axis in (*GROWABLE, "embed") if axis in family.axes} if family else set()
+    widths = {family.axes[axis] for axis in (*GROWABLE, *family.follows) if axis in family.axes} if family else set()
     widths |= {family.synonyms[name] for name in widths & family.synonyms.keys()} if family else set()
     lists = {*family.layer_lists} if family else set()
     ignored = {*neutral, "dtype", "torch_dtype"}
