@@ -1,1 +1,1 @@
-"""A whole checkpoint: its folder opened, its tensors under the names of its family, pickled weights for verification."""
+"""A whole checkpoint: its folder opened, its tensors under the names of its family, pickles read for verification."""

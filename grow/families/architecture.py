@@ -18,7 +18,7 @@ from grow.notation.axes import Row
 from grow.notation.rope import SPELLED
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Architecture:
     """What a family's table says of the model with this config.
 

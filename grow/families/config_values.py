@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from grow.errors import BadInput, Refused, did_you_mean, listing, near_miss
@@ -60,7 +60,7 @@ def check_fields(architecture: Architecture, harmless: Collection[str] = ()) -> 
                 why="another value makes another function than the one the table describes",
                 fix="grow a checkpoint without it",
             )
-    notes = _check_unknown(family, config, harmless)
+    notes = _check_unknown(architecture, harmless)
     sizes = architecture.sizes
     if family.divides and sizes["hidden"] % sizes["heads"]:
         raise BadInput(
@@ -74,8 +74,9 @@ def check_fields(architecture: Architecture, harmless: Collection[str] = ()) -> 
     return notes
 
 
-def _check_unknown(family: Family, config: Mapping[str, Any], harmless: Collection[str]) -> tuple[str, ...]:
+def _check_unknown(architecture: Architecture, harmless: Collection[str]) -> tuple[str, ...]:
     """Fields that the family does not know: refused where stock code reads them, told of where it does not."""
+    family, config = architecture.family, architecture.config
     known = family.known_fields
     unknown = sorted(name for name in config if not family.knows(name) and name not in harmless)
     if not unknown:

@@ -222,7 +222,7 @@ class Family:
         texts |= {self.experts.normed} if self.experts else set()
         return {text: parse_condition(text, self.known_fields) for text in texts}
 
-    @property
+    @cached_property
     def known_fields(self) -> frozenset[str]:
         """Config fields that somebody has read and knows what growth does to; those of `TRAINS` come on top."""
         known = COMMON_FIELDS | self.harmless | self.reads | {*self.fixed, *self.axes.values(), *self.defaults}

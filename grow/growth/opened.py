@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from grow.applying.sharded_source import PiecedCheckpoint, is_pieced
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.errors import BadInput, did_you_mean, listing
 from grow.families import architecture_of
+from grow.families.architecture import Architecture
 from grow.families.config_values import check_fields
-from grow.families.family import Family
 from grow.families.match import Match, check_duplicates, match, twins
 from grow.files.header import CHUNK, show
 from grow.files.locate import locate
@@ -31,7 +30,7 @@ def opened(
     with PiecedCheckpoint(folder, trust) if is_pieced(folder) else open_checkpoint(folder) as checkpoint:
         source = architecture_of(checkpoint.config)
         vouched = {*assume_harmless, *assumed(checkpoint.path, checkpoint.config)}
-        checkpoint.notes += check_vouched(source.family, checkpoint.config, assume_harmless)
+        checkpoint.notes += check_vouched(source, assume_harmless)
         checkpoint.notes += check_fields(source, vouched)
         checkpoint.vouched = {k: v for k, v in checkpoint.config.items() if k in vouched and not source.family.knows(k)}
         if isinstance(checkpoint, PiecedCheckpoint):
@@ -47,8 +46,9 @@ def opened(
         yield checkpoint, matched
 
 
-def check_vouched(family: Family, config: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+def check_vouched(source: Architecture, names: Sequence[str]) -> list[str]:
     """Notes of fields that need nobody to vouch for them; BadInput for one that is not there."""
+    family, config = source.family, source.config
     for name in names:
         if name not in config:
             hint = did_you_mean(name, [field for field in config if not family.knows(field)] or config)

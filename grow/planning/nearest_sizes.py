@@ -60,7 +60,7 @@ def nearest(source: Architecture, new: Mapping[str, int], limit: int = 3) -> str
     if old["kv_heads"] == old["heads"] and new["kv_heads"] == new["heads"]:
         given.pop("kv_heads", None)
     found: dict[str, tuple[int, float]] = {}
-    for change in _changes(family, old, new):
+    for change in _changes(source, new):
         trial = complete(family, old, {**given, **change})
         if not reachable(source, trial) or all(trial[a] == old[a] for a in WIDTHS if a in old):
             continue
@@ -81,8 +81,9 @@ def _derived(family: Family) -> tuple[str, ...]:
     return ("head_dim",) if family.derived_head_dim else ()
 
 
-def _changes(family: Family, old: Mapping[str, int], new: Mapping[str, int]) -> Iterator[dict[str, int]]:
+def _changes(source: Architecture, new: Mapping[str, int]) -> Iterator[dict[str, int]]:
     """Single fields first, then hidden and heads together."""
+    family, old = source.family, source.sizes
     kv_heads = [*_around(new["kv_heads"]), old["heads"], new["heads"]] if "kv_heads" in family.axes else []
     heads = {*_around(new["heads"]), *(new["kv_heads"] * k for k in range(1, REACH))}
     hidden = _multiples(new["hidden"], new["heads"], old["hidden"], math.lcm(new["heads"], old["hidden"]))
