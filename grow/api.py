@@ -45,12 +45,12 @@ class Inspection:
 
 def inspect(src: str | os.PathLike, *, revision: str | None = None, assume_harmless: Sequence[str] = ()) -> Inspection:
     """Read a checkpoint's config and headers; no weight is read."""
-    with opened(src, revision=revision, assume_harmless=assume_harmless) as (checkpoint, family, matched):
+    with opened(src, revision=revision, assume_harmless=assume_harmless) as (checkpoint, matched):
         return Inspection(
             checkpoint.path,
-            family,
+            matched.family,
             dict(matched.config),
-            family.sizes_of(matched.config),
+            dict(matched.architecture.sizes),
             matched,
             tuple(checkpoint.notes),
         )

@@ -14,7 +14,7 @@ import tiny as files
 
 import grow
 from grow.errors import BadInput
-from grow.families.config_values import TRAINS
+from grow.families.common_fields import TRAINS
 from grow.families.stock_source import stock_of
 from grow.verification.weights.config_fields import BOOKKEEPING
 

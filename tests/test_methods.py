@@ -15,6 +15,7 @@ from models import VARIANTS, difference, outputs
 from safetensors.torch import load_file
 
 import grow
+from grow.families.architecture import Architecture
 from grow.notation.maps import MEAN, SILENT
 from grow.notation.operators import commutes
 from grow.planning.methods import METHODS
@@ -29,7 +30,7 @@ ZEROS = ("gpt2", "bert-mlm", "opt")  # LayerNorm: silent coordinates would move 
 
 def sizes_of(variant: str) -> dict[str, int]:
     kind, _, fields, _ = VARIANTS[variant]
-    return grow.families[kind].sizes_of(fields)
+    return Architecture(grow.families[kind], fields).sizes
 
 
 def multiple(variant: str, c: int) -> dict[str, int]:

@@ -18,6 +18,7 @@ from models import ONE_EACH, VARIANTS
 
 import grow
 from grow.families import FAMILIES
+from grow.families.architecture import Architecture
 from grow.models.true_float64 import quiet
 from grow.verification.result import Verification
 from grow.zoo import bundled_path
@@ -38,7 +39,7 @@ def _old_objects_are_not_walked_again():
 def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
     """name -> (target, options): each axis alone, all at once, and every operator and split."""
     facts = FAMILIES[VARIANTS[variant].model_type]
-    old = facts.sizes_of(VARIANTS[variant].fields)
+    old = Architecture(facts, VARIANTS[variant].fields).sizes
     n, h, k, d, f = (old[axis] for axis in ("hidden", "heads", "kv_heads", "head_dim", "ffn"))
     found: dict[str, tuple[Any, dict[str, Any]]] = {
         "2x": ("2x", {}),

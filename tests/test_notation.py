@@ -13,7 +13,9 @@ from models import VARIANTS
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, Refused
 from grow.families import FAMILIES
-from grow.families.match import expected_rows, match
+from grow.families.architecture import Architecture
+from grow.families.config_values import check_fields
+from grow.families.match import match
 from grow.notation.axes import FIXED, GAIN, READ, SHIFT, WRITE, Label, parse_signature, parse_table
 
 pytestmark = pytest.mark.quick
@@ -150,16 +152,16 @@ def test_every_stored_tensor_matches_exactly_one_row(variant, tiny):
     kind = VARIANTS[variant].model_type
     family = FAMILIES[kind]
     with open_checkpoint(tiny(variant)) as checkpoint:
-        family.check_config(checkpoint.config)
-        found = match(family, checkpoint.config, checkpoint.tensors, variant)
+        check_fields(Architecture(family, checkpoint.config))
+        found = match(Architecture(family, checkpoint.config), checkpoint.tensors, variant)
     assert [t.name for t in found.tensors] == list(checkpoint.tensors)
     assert not found.duplicates
     assert not found.stale
     assert len({t.canonical for t in found.tensors}) == len(found.tensors)
     for t in found.tensors:
-        rows = [r for r in family.rows if r.pattern.match(t.canonical) and family.holds(found.config, r.when)]
+        rows = [r for r in family.rows if r.pattern.match(t.canonical) and found.architecture.holds(r.when)]
         assert rows == [t.row], t.name
-    required = {n for n, row in expected_rows(family, found.config).items() if not row.optional}
+    required = {n for n, row in found.architecture.tensors.items() if not row.optional}
     assert required <= {t.canonical for t in found.tensors}
 
 
@@ -173,30 +175,30 @@ def test_the_defaults_are_those_of_the_stock_config(family):
         found = {**(stock.get("rope_parameters") or {}), **stock}.get(name, NOT_A_FIELD.get(name))
         found = stock[family.synonyms[name]] if found is None and name in family.synonyms else found
         assert found == value, name
-    family.check_config(stock)
+    check_fields(Architecture(family, stock))
     with pytest.raises(Refused, match=r"initializer_rnage.*\n.*did you mean 'initializer_range'"):
-        family.check_config({**stock, "initializer_rnage": 0.1})
+        check_fields(Architecture(family, {**stock, "initializer_rnage": 0.1}))
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_a_tensor_that_no_row_has_is_an_error(family):
     config = {**transformers.AutoConfig.for_model(family.model_type).to_dict(), "architectures": ["Model"]}
     config[family.axes["layers"]] = 1
-    sizes = family.sizes_of(config)
+    known = Architecture(family, config)
     sound = {
-        name: SimpleNamespace(dtype="F32", shape=row.signature.shape({**sizes, "labels": 2}))
-        for name, row in expected_rows(family, config).items()
+        name: SimpleNamespace(dtype="F32", shape=row.signature.shape({**known.sizes, "labels": 2}))
+        for name, row in known.tensors.items()
     }
-    match(family, config, sound, "here")
+    match(known, sound, "here")
     with pytest.raises(BadInput, match=r"extra\.weight"):
-        match(family, config, {**sound, "extra.weight": SimpleNamespace(dtype="F32", shape=(2, 2))}, "here")
+        match(known, {**sound, "extra.weight": SimpleNamespace(dtype="F32", shape=(2, 2))}, "here")
     name, lost = next((n, t) for n, t in sound.items() if len(t.shape) == 2)
     with pytest.raises(BadInput, match="missing"):
-        match(family, config, {n: t for n, t in sound.items() if n != name}, "here")
+        match(known, {n: t for n, t in sound.items() if n != name}, "here")
     with pytest.raises(BadInput, match="has shape"):
-        match(family, config, {**sound, name: SimpleNamespace(dtype="F32", shape=lost.shape[::-1])}, "here")
+        match(known, {**sound, name: SimpleNamespace(dtype="F32", shape=lost.shape[::-1])}, "here")
     with pytest.raises(BadInput, match="dtype I64"):
-        match(family, config, {**sound, name: SimpleNamespace(dtype="I64", shape=lost.shape)}, "here")
+        match(known, {**sound, name: SimpleNamespace(dtype="I64", shape=lost.shape)}, "here")
 
 
 def test_torch_is_not_needed_to_read_a_table():

@@ -12,8 +12,9 @@ import pytest
 from models import VARIANTS
 
 from grow.families import FAMILIES
+from grow.families.architecture import Architecture
 from grow.families.family import Family
-from grow.families.match import expected_rows, match, numberless
+from grow.families.match import match, numberless
 from grow.models.shapes_by_config import SIZES, axes_of, draft, probe, shapes
 from grow.notation.axes import Row
 
@@ -89,16 +90,16 @@ def canonical(subject: Subject) -> dict[str, str]:
         def __init__(self, shape):
             self.shape = shape
 
-    found = match(family, subject.config(family), {k: Info(s) for k, s in stock.items()}, "stock")
+    found = match(Architecture(family, subject.config(family)), {k: Info(s) for k, s in stock.items()}, "stock")
     return {numberless(t.name): t.row.name for t in found.tensors}
 
 
 def labelled(family: Family, row: Row, config: dict, axes: dict[str, str]) -> tuple[frozenset[str] | None, ...]:
     """The axes that move each dim according to its labels; None for labels, which no width moves."""
-    old = family.sizes_of(config)
+    old = Architecture(family, config).sizes
     moved: list[set[str]] = [set() for _ in row.signature.dims]
     for axis, field in axes.items():
-        new = family.sizes_of({**config, field: 2 * config[field]})
+        new = Architecture(family, {**config, field: 2 * config[field]}).sizes
         for at, dim in enumerate(row.signature.dims):
             if dim.size({**old, "labels": 1}) != dim.size({**new, "labels": 1}):
                 moved[at].add(axis)
@@ -108,7 +109,7 @@ def labelled(family: Family, row: Row, config: dict, axes: dict[str, str]) -> tu
 def disagreements(family: Family, subject: Subject) -> list[str]:
     """Where table and stock model differ: a dim, a row without tensor, a tensor without row."""
     config, names = subject.config(family), canonical(subject)
-    rows = {row.name: row for row in expected_rows(family, config).values()}
+    rows = {row.name: row for row in Architecture(family, config).tensors.values()}
     stock = {names[name]: moves for name, moves in probed(subject).items()}
     faults = [f"{name}: no row" for name in stock if name not in rows]
     for name, row in rows.items():
@@ -158,7 +159,7 @@ LANGUAGE = {s.model_type: s for s in map(subject_of, WHOLE)}
 def test_swapped_dims_are_caught_in_every_row_that_is_not_square(subject):
     family = FAMILIES[subject.model_type]
     caught = square = 0
-    for row in {row.name: row for row in expected_rows(family, subject.config(family)).values()}.values():
+    for row in {row.name: row for row in Architecture(family, subject.config(family)).tensors.values()}.values():
         if len(row.signature.dims) != 2 or row.optional:
             continue
         left, arrow, right = row.signature.text.partition("<-" if "<-" in row.signature.text else "->")
@@ -203,7 +204,7 @@ def test_swapped_dims_are_caught_in_every_row_that_is_not_square(subject):
 )
 def test_a_wrong_row_is_caught(model_type, name, line, fault):
     subject, family = LANGUAGE[model_type], FAMILIES[model_type]
-    row = expected_rows(family, subject.config(family))[name.replace("{layers}", "0").replace("{experts}", "0")]
+    row = Architecture(family, subject.config(family)).tensors[name.replace("{layers}", "0").replace("{experts}", "0")]
     faults = disagreements(replaced(family, row, line.replace("{name}", name)), subject)
     assert len(faults) == 1
     assert fault in faults[0]

@@ -15,6 +15,7 @@ import tiny
 import torch
 
 import grow
+from grow.families.architecture import Architecture
 from grow.verification.checks.expert_stacks import Stacks
 from grow.verification.checks.table_rows import strange
 from grow.verification.outputs.pair import Pair
@@ -120,7 +121,7 @@ def test_copies_of_experts_are_found_by_their_router_rows(variant, shunned, tmp_
     """Twice as many experts, twice as many per token: each of the old ones has two copies."""
     source, _ = shunned(variant)
     facts = grow.families[models.VARIANTS[variant].model_type]
-    old = facts.sizes_of(tiny.read_json(source / "config.json"))
+    old = Architecture(facts, tiny.read_json(source / "config.json")).sizes
     grown = grow.widen(source, {"experts": 2 * old["experts"]}, out=tmp_path / "grown", verify=False).path
     (grown / "grow.json").unlink()
     found = grow.verify(source, grown, rungs=RUNGS)

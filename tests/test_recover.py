@@ -10,6 +10,7 @@ import tiny
 from models import ONE_EACH, VARIANTS, save, seeded
 
 import grow
+from grow.families.architecture import Architecture
 
 WIDE = {"2x": 2, "3x": 3}
 
@@ -17,7 +18,7 @@ WIDE = {"2x": 2, "3x": 3}
 def everything(variant: str, factor: int) -> dict[str, int]:
     """Every axis at once, by a whole factor where the family wants one."""
     kind, _, fields, _ = VARIANTS[variant]
-    old, r = grow.families[kind].sizes_of(fields), seeded(variant)
+    old, r = Architecture(grow.families[kind], fields).sizes, seeded(variant)
     named = set(grow.families[kind].axes)
     target = {a: factor * old[a] for a in ("hidden", "heads", "kv_heads") if a in named}
     target |= {"ffn": old["ffn"] + r.randint(1, 9), "layers": old["layers"] + r.randint(1, 3)}

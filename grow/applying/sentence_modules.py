@@ -22,7 +22,7 @@ from grow.applying.engine import FileSource, Put, write_items
 from grow.applying.tensor_rows import grow_tensor
 from grow.checkpoint.reader import SINGLE, Checkpoint, open_tensors
 from grow.errors import BadInput, Refused
-from grow.families.family import Family
+from grow.families.architecture import Architecture
 from grow.files.header import show
 from grow.files.locate import inside, module_folder
 from grow.notation.axes import parse_signature
@@ -128,17 +128,17 @@ class Followed:
         return not all(is_power_of_two(x) for m in maps for x in np.unique(m.write))
 
 
-def vectors(family: Family, config: Mapping[str, Any], maps: Mapping[str, AxisMap], split: str) -> Vectors | None:
+def vectors(source: Architecture, maps: Mapping[str, AxisMap], split: str) -> Vectors | None:
     """Of the transformer's last hidden state; None when it is the old one."""
-    found = stream_readback(family, config, maps, final=True)
+    found = stream_readback(source, maps, final=True)
     if found is None:
         return None
-    source, factor, shares = maps["hidden"].source, found[1], found[2]
+    origin, factor, shares = maps["hidden"].source, found[1], found[2]
     counts = maps["hidden"].counts
     if shares and (split == "even" or counts.max() == 1):  # each copy holds as much as the others
-        kept = np.maximum(source, 0)
-        return Vectors(maps["hidden"].n, source, 1 / (counts[kept] * factor))
-    return Vectors(maps["hidden"].n, source, np.asarray(factor, dtype=np.float64), shares)
+        kept = np.maximum(origin, 0)
+        return Vectors(maps["hidden"].n, origin, 1 / (counts[kept] * factor))
+    return Vectors(maps["hidden"].n, origin, np.asarray(factor, dtype=np.float64), shares)
 
 
 def read_modules(checkpoint: Checkpoint) -> tuple[Module, ...]:

@@ -22,9 +22,8 @@ from grow.applying.tensor_rows import BLOCK
 from grow.checkpoint.layout import as_in_table, stored_spellings
 from grow.checkpoint.reader import Checkpoint, add_companion, identity
 from grow.errors import BadInput
-from grow.families.family import Family
-from grow.families.match import expected_rows
-from grow.files.config_json import check_config
+from grow.families.any_config import check_config
+from grow.families.architecture import Architecture
 from grow.files.distributed_checkpoint import INDEX, PiecedFolder
 from grow.files.header import TensorInfo, show
 from grow.files.locate import companions, inside
@@ -72,12 +71,12 @@ class PiecedCheckpoint(Checkpoint):
             raise
         self._stored: dict[str, str] = {}
 
-    def name_as(self, family: Family) -> None:
+    def name_as(self, model: Architecture) -> None:
         """Keep the tensors of the model, under the names that its files would have."""
-        expected = set(expected_rows(family, self.config))
+        family, expected = model.family, set(model.tensors)
         expected |= {name.removeprefix(family.prefix) for name in expected}
         stored = self.pieces.tensors
-        layers = range(family.sizes_of(self.config)["layers"])
+        layers = range(model.sizes["layers"])
         expected |= {name.replace("{layers}", str(k)) for name in stored_spellings(family) for k in layers}
 
         def known(wrapper: str) -> int:

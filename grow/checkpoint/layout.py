@@ -15,15 +15,11 @@ from dataclasses import replace
 from typing import Any
 
 from grow.errors import BadInput, listing
-from grow.families import FAMILIES
-from grow.families.family import Family
+from grow.families import known_architecture
+from grow.families.architecture import Architecture
+from grow.families.family import Family, Tie
 from grow.files.header import TensorInfo, show
 from grow.notation.axes import Row
-
-
-def family_known(config: Mapping[str, Any]) -> Family | None:
-    """The family of a config, None for one that grow has no table of."""
-    return FAMILIES.get(str(config.get("model_type")))
 
 
 def as_in_table(
@@ -33,13 +29,13 @@ def as_in_table(
 
     Raises BadInput where a stack has no shape that the config allows, or holds what is stored a second time.
     """
-    family = family_known(config)
+    known = known_architecture(config)
     found: dict[str, tuple[str, TensorInfo]] = {}
-    twins = {} if family is None else _alone(family, config, tensors)
+    twins = {} if known is None else _alone(known, tensors)
     stacks: list[str] = []
     for name, info in tensors.items():
-        parts = list(_parts(family, config, info)) if family is not None else [info]
-        if len(parts) == 1 and family is not None and (bare := _unwrapped(family, parts[0].name)):
+        parts = list(_parts(known, info)) if known is not None else [info]
+        if len(parts) == 1 and known is not None and (bare := _unwrapped(known.family, parts[0].name)):
             parts = [replace(parts[0], name=bare)]
         if name in twins:
             parts = [replace(info, name=twins[name])]
@@ -63,8 +59,9 @@ def stored_spellings(family: Family) -> Iterator[str]:
         yield from (name for name in (family.tie.head, *family.tie.biases) if name)
 
 
-def _parts(family: Family, config: Mapping[str, Any], info: TensorInfo) -> Iterator[TensorInfo]:
+def _parts(known: Architecture, info: TensorInfo) -> Iterator[TensorInfo]:
     """What one stored tensor is in the table's layout: itself, itself under another name, or a matrix per expert."""
+    family = known.family
     for lead in dict.fromkeys(("", family.prefix, *family.aliases)):
         if not info.name.startswith(lead):
             continue
@@ -72,23 +69,23 @@ def _parts(family: Family, config: Mapping[str, Any], info: TensorInfo) -> Itera
             hit = Row(fused, family.rows[0].signature).pattern.match(family.prefix + info.name.removeprefix(lead))
             if hit:
                 at = [lead + r.removeprefix(family.prefix).replace("{layers}", hit["layers"]) for r in rows]
-                yield from _matrices(family, config, info, at)
+                yield from _matrices(known, info, at)
                 return
     yield info
 
 
-def _matrices(family: Family, config: Mapping[str, Any], info: TensorInfo, rows: list[str]) -> Iterator[TensorInfo]:
+def _matrices(known: Architecture, info: TensorInfo, rows: list[str]) -> Iterator[TensorInfo]:
     if "{experts}" not in rows[0]:
         yield replace(info, name=rows[0])
         return
-    count = family.get(config, family.axes["experts"])
-    shape = info.shape
+    field = known.family.axes["experts"]
+    count, shape = known.get(field), info.shape
     if len(shape) != 3 or shape[0] != count or shape[1] % len(rows) or 0 in shape:
         inner = f"{len(rows)}·units" if len(rows) > 1 else "units"
         raise BadInput(
             f"{show(info.file)}: {show(info.name)}",
             what=f"has shape {shape}, wanted ({count}, {inner}, columns)",
-            why=f"it holds the matrices of all experts, and config.json says {family.axes['experts']}={count}",
+            why=f"it holds the matrices of all experts, and config.json says {field}={count}",
             fix="check that config.json and the weights belong together, or download them again",
         )
     one = (shape[1] // len(rows), shape[2])
@@ -106,10 +103,10 @@ def _unwrapped(family: Family, name: str) -> str:
     return bare if known else ""
 
 
-def _alone(family: Family, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
+def _alone(known: Architecture, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
     """Stored name -> the name in the table, of what is tied and stored under its other name alone."""
-    tie = family.tie
-    if tie is None or not _ties(family, config):
+    family, tie = known.family, known.family.tie
+    if tie is None or not _ties(known, tie):
         return {}
     called = {family.spelled(name): name for name in tensors}
     whole = any(name.startswith(family.prefix) for name in called)
@@ -121,13 +118,11 @@ def _alone(family: Family, config: Mapping[str, Any], tensors: Mapping[str, Tens
     return found
 
 
-def _ties(family: Family, config: Mapping[str, Any]) -> bool:
+def _ties(known: Architecture, tie: Tie) -> bool:
     """Whether the class ties its head to the table; where config.json names no class, one with such a head."""
-    assert family.tie is not None
-    if config.get("architectures"):
-        return family.holds(config, family.tie.when)
-    heads = [w for part in family.tie.when.split() for w in part.split("|") if w[0].isupper()]
-    return any(family.holds({**config, "architectures": [head]}, family.tie.when) for head in heads)
+    if known.config.get("architectures"):
+        return known.tie is not None
+    return any(known.of_class(head).tie for head in known.family.conditions[tie.when].classes)
 
 
 def _twice(info: TensorInfo, name: str, other: str) -> BadInput:

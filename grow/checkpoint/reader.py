@@ -22,7 +22,7 @@ from typing import Any
 
 from grow.checkpoint.layout import as_in_table
 from grow.errors import BadInput, Refused, listing
-from grow.files.config_json import check_config, found
+from grow.families.any_config import check_config, found
 from grow.files.header import (
     AGAIN,
     CHUNK,

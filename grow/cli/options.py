@@ -14,8 +14,9 @@ from grow.planning.choose_maps import NEW_TOKENS
 from grow.planning.layers import FILLS
 from grow.planning.methods import DEFAULT, METHODS
 from grow.planning.tensor import SPLITS
+from grow.zoo import BUNDLED
 
-SOURCE = "SRC: a checkpoint folder, a hub id or a bundled name (small, small-gpt2, small-bert)."
+SOURCE = f"SRC: a checkpoint folder, a hub id or a bundled name ({', '.join(BUNDLED)})."
 TARGET = (
     "TARGET: a size name (base), a factor (2x, 1.5x), fields (hidden_size=960,num_attention_heads=15), or a folder."
 )

@@ -78,9 +78,9 @@ def compare(
             fix="--train-steps 60 --rate 0.001",
         )
     folder = locate(src, revision=revision)
-    with opened(folder) as (_, family, matched):
-        old = family.sizes_of(matched.config)
-        new = resolve(family, matched.config, to, deepen=deepen).sizes
+    with opened(folder) as (_, matched):
+        old = matched.architecture.sizes
+        new = resolve(matched.architecture, to, deepen=deepen).sizes
     names = list(dict.fromkeys(methods or METHODS))
     with _place(out) as place:
         from grow.comparison.measuring import Field

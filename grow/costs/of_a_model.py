@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from grow.families.family import UNITS, Family
+from grow.families.family import UNITS
 from grow.families.match import Match
 from grow.notation.axes import LOOKUPS, READ, SIDES, WRITE
 from grow.notation.dtypes import ITEMSIZE
@@ -71,9 +71,8 @@ def _cost(plan: Plan, sizes: Mapping[str, int], tensors: list[tuple[TensorPlan, 
         ffn = (reads | writes) & {*UNITS, "experts"}
         part = "head" if writes & {"vocab", "labels"} else "ffn" if ffn else "attention projections"
         flops[part] += 2.0 * math.prod(shape) * _used(plan, t, grown)
-    tie = plan.family.tie
-    if tie and plan.family.holds(plan.new_config if grown else plan.config, tie.when):
-        flops["head"] += 2.0 * sizes["vocab"] * sizes.get("embed", sizes["hidden"])
+    if tie := (plan.grown if grown else plan.source).tie:
+        flops["head"] += sum(2.0 * math.prod(shape) for t, shape in tensors if t.canonical == tie.table)
     seen = context / 2 if causal else context  # a causal mask halves the pairs
     flops["attention scores"] = 4.0 * sizes["layers"] * sizes["heads"] * sizes["head_dim"] * seen
     item = max((ITEMSIZE[t.dtype if grown else t.source_dtype] for t, _ in tensors), default=2)
@@ -87,23 +86,22 @@ def _used(plan: Plan, t: TensorPlan, grown: bool) -> float:
     experts, sizes = plan.family.experts, plan.new_sizes if grown else plan.sizes
     if experts is None or not (t.signature.stacked or EXPERT.search(t.name)):
         return 1.0
-    return plan.family.get(plan.new_config if grown else plan.config, experts.top_k) / sizes["experts"]
+    return (plan.grown if grown else plan.source).top_k / sizes["experts"]
 
 
 EXPERT = re.compile(r"\.experts\.\d+\.|\[\d+\.\d+\]$")  # its own tensor, or its matrix in a stack
 
 
 def _encoder(plan: Plan) -> bool:
-    return plan.family.holds(plan.config, plan.family.norm.writes_stream) and "types" in plan.sizes
+    return plan.source.norm_writes_stream and "types" in plan.sizes
 
 
-def forward_flops(family: Family, matched: Match, context: int) -> float:
+def forward_flops(matched: Match, context: int) -> float:
     """FLOPs per token of a forward pass over `context` tokens."""
-    sizes = family.sizes_of(matched.config)
+    source, sizes = matched.architecture, matched.architecture.sizes
     change = Change({axis: identity(n) for axis, n in _spaces(sizes)}, unchanged(sizes["layers"]))
-    tensors, _ = assemble(family, matched, change, {t.name: t.dtype for t in matched.tensors})
-    config = dict(matched.config)
-    plan = Plan(family, config, config, sizes, sizes, change, {}, tensors, "even", 0, ())
+    tensors, _ = assemble(matched, change, {t.name: t.dtype for t in matched.tensors})
+    plan = Plan(source, dict(source.config), dict(sizes), change, {}, tensors, "even", 0, ())
     cost = cost_of(plan)[0]
     scores = cost.flops["attention scores"]
     return cost.flops_per_token - scores + scores * context / cost.context

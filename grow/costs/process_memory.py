@@ -69,8 +69,7 @@ class _Parameter:
 
 def portions(plan: Plan, processes: int) -> tuple[Portion, Portion]:
     """Of the source and of the result."""
-    tie = plan.family.tie
-    tied = [bool(tie and plan.family.holds(config, tie.when)) for config in (plan.config, plan.new_config)]
+    tied = [model.tie is not None for model in (plan.source, plan.grown)]
     old = _portion(_parameters((t, t.shape, t.source) for t in plan.read), processes, tied[0])
     new = _portion(_parameters((t, t.new_shape, t.name) for t in plan.tensors), processes, tied[1])
     return old, new

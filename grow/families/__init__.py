@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from grow.errors import Refused, did_you_mean
+from grow.families.architecture import Architecture
 from grow.families.bert import BERT
 from grow.families.distilbert import DISTILBERT
 from grow.families.family import Family
@@ -45,3 +49,14 @@ def family_of(model_type: str) -> Family:
             fix="known families: " + ", ".join(FAMILIES),
         )
     return FAMILIES[model_type]
+
+
+def architecture_of(config: Mapping[str, Any]) -> Architecture:
+    """The family of a config, read with it; `Refused` as of `family_of`."""
+    return Architecture(family_of(str(config.get("model_type"))), config)
+
+
+def known_architecture(config: Mapping[str, Any]) -> Architecture | None:
+    """That, or None for a model that grow has no table of."""
+    family = FAMILIES.get(str(config.get("model_type")))
+    return None if family is None else Architecture(family, config)

@@ -1,4 +1,4 @@
-"""Checks that every value in a config is one that stock code accepts and the table expects.
+"""Checks that every field of a config is known, and that stock code and the table accept its value.
 
 The stock config class says the type of each of its fields (see `grow.families.stock_source`); what a number may be
 follows from what the field is for. All faults are told at once, before a byte is written.
@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
-from grow.errors import BadInput, did_you_mean, listing
+from grow.errors import BadInput, Refused, did_you_mean, listing, near_miss
+from grow.families.any_config import NOT_PLAIN, found
+from grow.families.architecture import Architecture
+from grow.families.common_fields import OLDER_ROPE, SIZES, TRAINS
+from grow.families.family import Family
 from grow.families.stock_source import Stock, stock_of
-from grow.files.config_json import found
 from grow.files.json_floats import is_special
-from grow.notation.rope import HOMES, OLDER, SPELLED
-
-if TYPE_CHECKING:
-    from grow.families.family import Family
-
-TRAINS = re.compile(r".*(dropout|pdrop|layerdrop).*")
-"""Fields that act while a model trains and change no output: one rule for all of them."""
+from grow.notation.rope import HOMES, SPELLED, check_rope
 
 
 def _number(value: Any) -> bool:
@@ -44,12 +41,75 @@ RULES: tuple[tuple[re.Pattern[str], Callable[[Any], bool], str], ...] = (
 )
 
 # Judged by rules of their own, here or in `grow.notation.rope`; the version is nobody's business.
-ELSEWHERE = {"architectures", "id2label", "label2id", "dtype", "transformers_version", *HOMES, *SPELLED, *OLDER}
+ELSEWHERE = {"architectures", "id2label", "label2id", "dtype", "transformers_version", *HOMES, *SPELLED, *OLDER_ROPE}
 
 
-def check_values(family: Family, config: Mapping[str, Any]) -> None:
+def check_fields(architecture: Architecture, harmless: Collection[str] = ()) -> tuple[str, ...]:
+    """Refuse a config with a value that stock code does not take, or a field that may change the function.
+
+    harmless  fields that the user vouches for although stock code reads them
+    Returns notes on fields that come along although nobody reads them.
+    """
+    family, config = architecture.family, architecture.config
+    _check_values(architecture)
+    for name, allowed in family.fixed.items():
+        if name in config and config[name] not in allowed and config[name] is not None:
+            raise Refused(
+                f"config.json: {name}",
+                what=f"{config[name]!r}; {family.model_type} is grown with {listing(map(repr, allowed))}",
+                why="another value makes another function than the one the table describes",
+                fix="grow a checkpoint without it",
+            )
+    notes = _check_unknown(architecture, harmless)
+    sizes = architecture.sizes
+    if family.divides and sizes["hidden"] % sizes["heads"]:
+        raise BadInput(
+            f"config.json: {family.axes['hidden']}",
+            what=f"{sizes['heads']} heads do not divide hidden {sizes['hidden']}",
+            why=f"the stock {family.model_type} config refuses it",
+            fix=architecture.divisor_hint(sizes["hidden"], sizes["heads"]),
+        )
+    if family.attention.rope:
+        check_rope(architecture.rope, sizes["head_dim"], partial=family.attention.rope == "partial")
+    return notes
+
+
+def _check_unknown(architecture: Architecture, harmless: Collection[str]) -> tuple[str, ...]:
+    """Fields that the family does not know: refused where stock code reads them, told of where it does not."""
+    family, config = architecture.family, architecture.config
+    known = family.known_fields
+    unknown = sorted(name for name in config if not family.knows(name) and name not in harmless)
+    if not unknown:
+        return ()
+    stock = stock_of(family.model_type)
+    readings = stock.readings(unknown)
+    misspelt = {name: near_miss(name, known) for name in unknown}
+    generates = {name for name in unknown if name in stock.generates and name not in stock.fields}
+    null = {name for name in unknown if config[name] is None and name not in stock.fields}
+    idle = {name for name in unknown if not readings[name].at_all and not misspelt[name]}
+    idle |= generates | {name for name in null if name in NOT_PLAIN or not readings[name].of_null}
+    faults = [name for name in unknown if name not in idle]
+    if not faults:
+        told = [name for name in unknown if config[name] is not None and name not in generates]
+        return (
+            (f"config.json: no stock code reads {listing(told)}: what is there comes along as it is",) if told else ()
+        )
+    hint = misspelt[faults[0]] or did_you_mean(faults[0], known)
+    sizes = [name for name in faults if SIZES.fullmatch(name)]
+    raise Refused(
+        f"config.json: {listing(faults)}",
+        what=f"fields that the family {family.model_type} does not know",
+        why="a field that nobody has read may change the function" + (f"; {hint}" if hint else ""),
+        fix=f"remove {listing(sizes)} from a copy of config.json: a size that is no axis here would stay behind"
+        if sizes
+        else f"if they are harmless: --assume-harmless {','.join(faults)}",
+    )
+
+
+def _check_values(architecture: Architecture) -> None:
     """BadInput, with all of them, when some fields have values that no model of this family can have."""
-    faults = [*_contradictions(family, config), *_faults(family, stock_of(family.model_type), config)]
+    family = architecture.family
+    faults = [*_contradictions(architecture), *_faults(architecture, stock_of(family.model_type))]
     if faults:
         (name, what, fix), *more = faults
         raise BadInput(
@@ -61,17 +121,19 @@ def check_values(family: Family, config: Mapping[str, Any]) -> None:
         )
 
 
-def _contradictions(family: Family, config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _contradictions(architecture: Architecture) -> Iterator[tuple[str, str, str]]:
     """Two names of one field with two values: stock code takes the one that it sets last."""
-    for name, other in family.synonyms.items():
+    config = architecture.config
+    for name, other in architecture.family.synonyms.items():
         if name in config and other in config and config[name] != config[other]:
             found = f"{_show(config[name])}, and {other}: {_show(config[other])}"
             yield name, f"{found}: both are names of one field", f"remove one of {name} and {other} from config.json"
 
 
-def _faults(family: Family, stock: Stock, config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _faults(architecture: Architecture, stock: Stock) -> Iterator[tuple[str, str, str]]:
+    family, config = architecture.family, architecture.config
     names = {other: name for name, other in family.synonyms.items()}
-    layers = _size(family, config, "layers")
+    layers = _size(architecture, "layers")
     for field, value in config.items():
         name = names.get(field, field)
         wanted = _wanted(family, stock, name, value, layers)
@@ -79,7 +141,7 @@ def _faults(family: Family, stock: Stock, config: Mapping[str, Any]) -> Iterator
             yield field, f"{_show(value)}; wanted {wanted}", f"correct {field} in config.json"
     yield from _architectures(family, stock, config.get("architectures"))
     if family.experts:
-        chosen, experts = family.get(config, family.experts.top_k), _size(family, config, "experts")
+        chosen, experts = architecture.top_k, _size(architecture, "experts")
         if type(chosen) is int and experts and chosen > experts:
             what = f"{chosen} of {experts} experts"
             yield family.experts.top_k, what, f"{family.experts.top_k}={experts} or less"
@@ -122,8 +184,9 @@ def _labels(value: Any) -> bool:
     return value is None or keys
 
 
-def _size(family: Family, config: Mapping[str, Any], axis: str) -> int | None:
-    value = family.get(config, family.axes[axis]) if axis in family.axes else None
+def _size(architecture: Architecture, axis: str) -> int | None:
+    axes = architecture.family.axes
+    value = architecture.get(axes[axis]) if axis in axes else None
     return value if type(value) is int else None
 
 

@@ -1,12 +1,14 @@
 """DistilBERT: BERT's encoder with half the layers, no token types and a hard-coded eps of 1e-12."""
 
 from grow.families.bert import CLASSIFIED
-from grow.families.family import ELEMENTWISE, Attention, Chain, Family, Norm, Tie
+from grow.families.common_fields import ELEMENTWISE
+from grow.families.family import Attention, Chain, Family, Norm, Tie
 
 POOLED = "ForSequenceClassification|ForMultipleChoice"
 
 DISTILBERT = Family(
     model_type="distilbert",
+    class_prefix="DistilBert",
     prefix="distilbert.",
     eps=1e-12,
     chain=Chain(

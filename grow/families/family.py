@@ -1,25 +1,22 @@
 """A family: its table of tensors, and the facts that shapes do not show.
 
 `Family` holds the data; the modules in `grow/families/` fill it in and contain no code. Conditions (`Row.when`,
-`Norm.writes_stream`, …) are words that must all hold: a config field is true, `not` before it is not,
-`a==b` and `a!=b` compare two fields, `ForCausalLM|ForMaskedLM` is true for those model classes. `sparse` and `dense`
-ask whether a layer has experts.
+`Norm.writes_stream`, …) are text in the language of `grow.families.conditions`. What follows from a table and a config
+together is an `Architecture`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from grow.errors import BadInput, Refused, did_you_mean, listing, near_miss
-from grow.families.config_values import TRAINS, check_values
-from grow.families.stock_source import stock_of
-from grow.files.config_json import NOT_PLAIN, SIZES
+from grow.families.common_fields import COMMON_FIELDS, TRAINS
+from grow.families.conditions import Condition, parse_condition
 from grow.notation.axes import INDICES, Row, parse_table
-from grow.notation.rope import SPELLED, check_rope
+from grow.notation.rope import SPELLED
 from grow.notation.size_limits import check_caps
 
 UNITS = ("ffn", "expert_ffn", "shared_ffn")  # of a dense layer (or of all), of an expert, of the shared expert
@@ -105,6 +102,7 @@ class Experts:
     router      row of the router
     parts       row of the experts -> the rows of a dense FFN (in Llama's names) that it stacks
     shared      row of the shared expert -> the row of a dense FFN that it is
+    shared_width  the axis of its units, "" where there is no shared expert
     shared_gate row of its gate, a sigmoid
     only, step  config fields: layers without experts, and every how many layers there are some
     fused       name of a parameter of the stock class, under which it may be stored too -> the rows of the table that
@@ -118,6 +116,7 @@ class Experts:
     normed: str = "always"
     switch: str = ""
     shared: Mapping[str, str] = field(default_factory=dict)
+    shared_width: str = ""
     shared_gate: str = ""
     only: str = ""
     step: str = ""
@@ -169,6 +168,8 @@ class Family:
     rope_spelling  fields outside `rope_parameters` in which stock code looks for θ and the rotated fraction
     positions_from  config field whose value + 1 is the first row of the position table that is a position
     sizes     size name -> config fields
+    class_prefix  how the names of the stock classes begin, "" where that is the model type with a capital
+    follows   axis -> the axis that it follows where the two have one size; it never grows on its own
     """
 
     model_type: str
@@ -201,12 +202,27 @@ class Family:
     synonyms: Mapping[str, str] = field(default_factory=dict)
     nulls: Mapping[str, Any] = field(default_factory=dict)
     rope_spelling: tuple[str, str] = SPELLED
+    class_prefix: str = ""
+    follows: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.conditions  # noqa: B018  ValueError for a word that means nothing, before a config is read with the table
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
         return parse_table(self.table)
 
-    @property
+    @cached_property
+    def conditions(self) -> Mapping[str, Condition]:
+        """The text of every condition in the table and the facts -> what it means."""
+        texts = {row.when for row in self.rows}
+        texts |= {self.norm.writes_stream, self.norm.affine, self.norm.bare}
+        texts |= {self.attention.scaled, self.attention.index_scaled}
+        texts |= {self.tie.when, self.tie.norms_when} if self.tie else set()
+        texts |= {self.experts.normed} if self.experts else set()
+        return {text: parse_condition(text, self.known_fields) for text in texts}
+
+    @cached_property
     def known_fields(self) -> frozenset[str]:
         """Config fields that somebody has read and knows what growth does to; those of `TRAINS` come on top."""
         known = COMMON_FIELDS | self.harmless | self.reads | {*self.fixed, *self.axes.values(), *self.defaults}
@@ -216,20 +232,14 @@ class Family:
             known |= set(filter(None, (facts.top_k, facts.switch, facts.only, facts.step)))
         return frozenset(known)
 
+    @property
+    def class_begins(self) -> str:
+        """`GPT2`LMHeadModel, `Bert`ForMaskedLM"""
+        return self.class_prefix or self.model_type.capitalize()
+
     def knows(self, name: str) -> bool:
         """Whether somebody has read this config field."""
         return name in self.known_fields or bool(TRAINS.fullmatch(name))
-
-    def get(self, config: Mapping[str, Any], name: str) -> Any:
-        """A config field, or the value that the stock config gives it when it is left out."""
-        value = config.get(name)
-        if value is None and name in self.synonyms:
-            value = config.get(self.synonyms[name])
-        if value is None:
-            value = (self.nulls if name in config and name in self.nulls else self.defaults).get(name)
-            if isinstance(value, str) and value.startswith("="):
-                value = self.get(config, value[1:])
-        return value
 
     def spelled(self, name: str) -> str:
         """A stored name as the table spells it."""
@@ -237,94 +247,6 @@ class Family:
             if name.endswith(stored):
                 name = name.removesuffix(stored) + suffix
         return name
-
-    def rope_config(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The config as `grow.notation.rope` reads it: where it says nothing, as the stock class takes it."""
-        said = {"max_position_embeddings": self.get(config, self.axes["positions"])}
-        said |= {"rope_spelling": self.rope_spelling, "default.rope_theta": self.default_theta}
-        said["default.partial_rotary_factor"] = self.defaults.get("partial_rotary_factor")
-        return {**config, **said}
-
-    def sparse(self, config: Mapping[str, Any], layer: int) -> bool:
-        """Whether this layer has experts."""
-        if self.experts is None or not self.experts.step:
-            return self.experts is not None
-        only, step = self.get(config, self.experts.only) or (), int(self.get(config, self.experts.step) or 1)
-        return layer not in only and (layer + 1) % step == 0
-
-    def holds(self, config: Mapping[str, Any], when: str, layer: int | None = None) -> bool:
-        """Whether every word of a condition holds for this config; without a layer it may be that of any."""
-        words = iter(when.split())
-        for word in words:
-            wanted = word != "not"
-            if not wanted:
-                word = next(words)
-            if word in ("sparse", "dense"):
-                if layer is not None and (self.sparse(config, layer) == (word == "sparse")) != wanted:
-                    return False
-            elif self._word(config, word) != wanted:
-                return False
-        return True
-
-    def _word(self, config: Mapping[str, Any], word: str) -> bool:
-        if word in ("always", "optional"):
-            return True
-        if word == "never":
-            return False
-        if "==" in word:
-            a, b = word.split("==")
-            return self.get(config, a) == self.get(config, b)
-        if "!=" in word:
-            a, b = word.split("!=")
-            return self.get(config, a) != self.get(config, b)
-        if word[0].isupper():
-            named = config.get("architectures")  # nobody may have looked at it yet
-            name = str(named[0]) if isinstance(named, list) and named else "?"
-            return any(name.endswith(suffix) for suffix in word.split("|"))
-        return bool(self.get(config, word))
-
-    def hidden_context(self, config: Mapping[str, Any]) -> str:
-        """What sits on the hidden axis, for `grow.notation.operators`: "rms", "layernorm" or "plain"."""
-        plain = self.holds(config, self.norm.writes_stream) or self.holds(config, self.norm.bare)
-        return "plain" if plain or not self.holds(config, self.norm.affine) else self.norm.kind
-
-    def sizes_of(self, config: Mapping[str, Any]) -> dict[str, int]:
-        """Axis -> size, head_dim and kv_heads resolved; BadInput when the fields contradict each other."""
-        sizes: dict[str, int] = {}
-        for axis, name in self.axes.items():
-            value = self.get(config, name)
-            if axis == "ffn" and value is None:
-                value = 4 * sizes["hidden"]  # n_inner = None
-            if axis == "head_dim" and value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise BadInput(
-                    f"config.json: {name}",
-                    what=f"{value!r}, wanted a positive integer",
-                    why=f"{name} is the size of the axis {axis}",
-                    fix=f"set {name} to the size that the weights have",
-                )
-            sizes[axis] = value
-        sizes.setdefault("kv_heads", sizes["heads"])
-        self.check_caps(sizes, "config.json: ")
-        if "head_dim" not in sizes:
-            if sizes["hidden"] % sizes["heads"]:
-                raise BadInput(
-                    f"config.json: {self.axes['heads']}",
-                    what=f"{sizes['heads']} heads do not divide hidden {sizes['hidden']}",
-                    why="head_dim = hidden / heads",
-                    fix=self._divisor_hint(sizes["hidden"], sizes["heads"]),
-                )
-            sizes["head_dim"] = sizes["hidden"] // sizes["heads"]
-            self.check_caps(sizes, "config.json: ")
-        if sizes["heads"] % sizes["kv_heads"]:
-            raise BadInput(
-                f"config.json: {self.axes['kv_heads']}",
-                what=f"{sizes['kv_heads']} kv heads do not divide {sizes['heads']} heads",
-                why="each kv head serves heads / kv_heads query heads",
-                fix=self._divisor_hint(sizes["heads"], sizes["kv_heads"], "kv_heads"),
-            )
-        return sizes
 
     def check_caps(self, sizes: Mapping[str, int], prefix: str) -> None:
         """BadInput where a size, or what a model of such sizes is made of, is larger than grow looks at."""
@@ -334,90 +256,3 @@ class Family:
             for row in self.rows
         )
         check_caps(sizes, self.axes, prefix=prefix, table=not self.attention.rope, tensors=tensors)
-
-    def _divisor_hint(self, whole: int, part: int, axis: str = "heads") -> str:
-        divisors = [k for k in range(1, whole + 1) if whole % k == 0]
-        near = sorted(sorted(divisors, key=lambda k: abs(k - part))[:3])
-        return f"{self.axes[axis]} = " + " or ".join(map(str, near))
-
-    def check_config(self, config: Mapping[str, Any], harmless: Collection[str] = ()) -> tuple[str, ...]:
-        """Refuse a config with a value that stock code does not take, or a field that may change the function.
-
-        harmless  fields that the user vouches for although stock code reads them
-        Returns notes on fields that come along although nobody reads them.
-        """
-        check_values(self, config)
-        for name, allowed in self.fixed.items():
-            if name in config and config[name] not in allowed and config[name] is not None:
-                raise Refused(
-                    f"config.json: {name}",
-                    what=f"{config[name]!r}; {self.model_type} is grown with {listing(map(repr, allowed))}",
-                    why="another value makes another function than the one the table describes",
-                    fix="grow a checkpoint without it",
-                )
-        notes = self._check_unknown(config, harmless)
-        sizes = self.sizes_of(config)
-        if self.divides and sizes["hidden"] % sizes["heads"]:
-            raise BadInput(
-                f"config.json: {self.axes['hidden']}",
-                what=f"{sizes['heads']} heads do not divide hidden {sizes['hidden']}",
-                why=f"the stock {self.model_type} config refuses it",
-                fix=self._divisor_hint(sizes["hidden"], sizes["heads"]),
-            )
-        if self.attention.rope:
-            partial = self.attention.rope == "partial"
-            check_rope(self.rope_config(config), sizes["head_dim"], partial=partial)
-        return notes
-
-    def _check_unknown(self, config: Mapping[str, Any], harmless: Collection[str]) -> tuple[str, ...]:
-        """Fields that the family does not know: refused where stock code reads them, told of where it does not."""
-        known = self.known_fields
-        unknown = sorted(name for name in config if not self.knows(name) and name not in harmless)
-        if not unknown:
-            return ()
-        stock = stock_of(self.model_type)
-        readings = stock.readings(unknown)
-        misspelt = {name: near_miss(name, known) for name in unknown}
-        generates = {name for name in unknown if name in stock.generates and name not in stock.fields}
-        null = {name for name in unknown if config[name] is None and name not in stock.fields}
-        idle = {name for name in unknown if not readings[name].at_all and not misspelt[name]}
-        idle |= generates | {name for name in null if name in NOT_PLAIN or not readings[name].of_null}
-        faults = [name for name in unknown if name not in idle]
-        if not faults:
-            told = [name for name in unknown if config[name] is not None and name not in generates]
-            return (
-                (f"config.json: no stock code reads {listing(told)}: what is there comes along as it is",)
-                if told
-                else ()
-            )
-        hint = misspelt[faults[0]] or did_you_mean(faults[0], known)
-        sizes = [name for name in faults if SIZES.fullmatch(name)]
-        raise Refused(
-            f"config.json: {listing(faults)}",
-            what=f"fields that the family {self.model_type} does not know",
-            why="a field that nobody has read may change the function" + (f"; {hint}" if hint else ""),
-            fix=f"remove {listing(sizes)} from a copy of config.json: a size that is no axis here would stay behind"
-            if sizes
-            else f"if they are harmless: --assume-harmless {','.join(faults)}",
-        )
-
-
-# Read by no forward pass, or by generation, training and bookkeeping only.
-COMMON_FIELDS = frozenset(
-    """
-    architectures model_type dtype torch_dtype transformers_version use_cache return_dict output_attentions
-    output_hidden_states initializer_range id2label label2id num_labels problem_type finetuning_task
-    task_specific_params bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id mask_token_id
-    decoder_start_token_id bad_words_ids max_length min_length do_sample num_beams temperature top_k top_p
-    repetition_penalty chunk_size_feed_forward gradient_checkpointing tokenizer_class prefix torchscript
-    _name_or_path _commit_hash _attn_implementation_autoset _num_labels is_encoder_decoder output_past pruned_heads
-    tie_weights_ use_bfloat16 unk_token_id license language languages tags transformers.js_config is_decoder
-    tie_encoder_decoder
-    """.split()
-)
-
-# Activations that act on each unit alone; all of them leave unread and copied units independent.
-ELEMENTWISE = (
-    "silu", "swish", "gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "gelu_python_tanh",
-    "quick_gelu", "relu", "relu2", "relu6", "leaky_relu", "mish", "sigmoid", "tanh", "linear", "laplace", "gelu_10",
-)  # fmt: skip

@@ -6,6 +6,7 @@ from grow.families.qwen2_moe import ROUTED, ROUTER_FIELDS, routed
 
 FLEX_OLMO = rms_decoder(
     "flex_olmo",
+    class_prefix="FlexOlmo",
     table=behind(ROUTED.replace("expert_ffn", "ffn").replace("? sparse", "")),
     summary="FlexOlmo",
     **FACTS,

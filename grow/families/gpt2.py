@@ -1,9 +1,11 @@
 """GPT-2: LayerNorm before each branch, learned positions; Conv1D weights are stored (in, out)."""
 
-from grow.families.family import ELEMENTWISE, Attention, Family, Norm, Tie
+from grow.families.common_fields import ELEMENTWISE
+from grow.families.family import Attention, Family, Norm, Tie
 
 GPT2 = Family(
     model_type="gpt2",
+    class_prefix="GPT2",
     prefix="transformer.",
     eps="layer_norm_epsilon",
     table="""

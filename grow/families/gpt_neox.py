@@ -1,10 +1,11 @@
 """GPT-NeoX and Pythia: LayerNorm before each branch, fused qkv rows per head, partial RoPE."""
 
-from grow.families.family import ELEMENTWISE, Attention, Family, Norm, Tie
-from grow.notation.rope import OLDER
+from grow.families.common_fields import ELEMENTWISE, OLDER_ROPE
+from grow.families.family import Attention, Family, Norm, Tie
 
 GPT_NEOX = Family(
     model_type="gpt_neox",
+    class_prefix="GPTNeoX",
     prefix="gpt_neox.",
     eps="layer_norm_eps",
     table="""
@@ -52,7 +53,7 @@ qa_outputs.bias                                             labels <-         ? 
         "max_position_embeddings": 2048,
         "partial_rotary_factor": 0.25,
     },
-    rope_spelling=OLDER,
+    rope_spelling=OLDER_ROPE,
     derived_head_dim=True,
     divides=True,
     reads=frozenset({"rope_parameters", "rope_theta", "rope_scaling", "rotary_pct", "rotary_emb_base"}),

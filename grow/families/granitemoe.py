@@ -16,6 +16,7 @@ MLP = "model.layers.{layers}.mlp."
 
 GRANITEMOE = rms_decoder(
     "granitemoe",
+    class_prefix="GraniteMoe",
     table=block(STACKS) + BIASES,
     aliases=(),
     attention=UNSCALED,

@@ -1,6 +1,7 @@
 """Llama: RMSNorm before each branch, grouped-query attention with RoPE, gated FFN."""
 
-from grow.families.family import ELEMENTWISE, Attention, Family, Norm, Tie
+from grow.families.common_fields import ELEMENTWISE
+from grow.families.family import Attention, Family, Norm, Tie
 
 # Shared by all families of this kind; FFN lines differ where there are experts, norm lines where norms do.
 EMBEDDING = """

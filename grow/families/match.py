@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from grow.errors import BadInput, Refused, listing
+from grow.families.architecture import Architecture
 from grow.families.family import Family
 from grow.files.foreign_names import CAST, told
 from grow.notation.axes import INDICES, Row
@@ -80,18 +81,25 @@ def _after_layer(name: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Match:
-    """config with `architectures` known; tensors in stored order; duplicates of a tied table to compare and drop."""
+    """architecture with its class known; tensors in stored order; duplicates of a tied table to compare and drop."""
 
-    config: dict[str, Any]
+    architecture: Architecture
     tensors: tuple[Matched, ...]
     duplicates: tuple[tuple[str, str], ...]
     stale: tuple[str, ...]
 
+    @property
+    def family(self) -> Family:
+        return self.architecture.family
 
-def match(family: Family, config: Mapping[str, Any], stored: Mapping[str, Stored], where: str) -> Match:
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self.architecture.config
+
+
+def match(architecture: Architecture, stored: Mapping[str, Stored], where: str) -> Match:
     """Pair tensors with rows. BadInput lists what is missing, unexpected, misshapen and not floating point."""
-    config = dict(config)
-    sizes = family.sizes_of(config)
+    family, sizes = architecture.family, architecture.sizes
     patterns = {row.name: row.pattern for row in family.rows}
 
     def canonical(name: str) -> str | None:
@@ -105,11 +113,10 @@ def match(family: Family, config: Mapping[str, Any], stored: Mapping[str, Stored
     _check_strange(names, stored, where)
     for axis in (axis for axis in INDICES if axis in sizes):
         _check_count(family, axis, sizes, patterns, {c for c in names.values() if c}, where)
-    if not config.get("architectures"):
+    if not architecture.config.get("architectures"):
         base = not any(name.startswith((family.prefix, *family.aliases)) for name in names)
-        config["architectures"] = [_infer(family, config, {c for c in names.values() if c}, base)]
-    expected = expected_rows(family, config)
-    tied = family.tie if family.tie and family.holds(config, family.tie.when) else None
+        architecture = _infer(architecture, {c for c in names.values() if c}, base)
+    expected, tied = architecture.tensors, architecture.tie
 
     found: dict[str, str] = {}
     tensors, duplicates, problems, unexpected = [], [], [], []
@@ -126,22 +133,8 @@ def match(family: Family, config: Mapping[str, Any], stored: Mapping[str, Stored
             problems.extend((name, *fault) for fault in _faults(family, row, info, sizes))
             tensors.append(Matched(name, canon, row, info.dtype, tuple(info.shape)))
     missing = [c for c, row in expected.items() if c not in found and not row.optional]
-    _report(family, config, where, names, problems, unexpected, missing)
-    return Match(config, tuple(tensors), tuple((n, found[t]) for n, t in duplicates), stale)
-
-
-def expected_rows(family: Family, config: Mapping[str, Any]) -> dict[str, Row]:
-    """Tensor name -> row for every tensor that a checkpoint with this config may hold."""
-    sizes = family.sizes_of(config)
-    expected: dict[str, Row] = {}
-    for row in family.rows:
-        layers = range(sizes["layers"]) if "{layers}" in row.name else (None,)
-        experts = range(sizes["experts"]) if "{experts}" in row.name else (None,)
-        for layer in layers:
-            if family.holds(config, row.when, layer):
-                name = row.name.replace("{layers}", str(layer))
-                expected.update((name.replace("{experts}", str(e)), row) for e in experts)
-    return expected
+    _report(architecture, where, names, problems, unexpected, missing)
+    return Match(architecture, tuple(tensors), tuple((n, found[t]) for n, t in duplicates), stale)
 
 
 def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]):
@@ -177,17 +170,18 @@ def _check_count(family, axis: str, sizes, patterns, canonicals: set[str], where
         )
 
 
-def _infer(family: Family, config: dict[str, Any], names: set[str], base: bool) -> str:
-    """The model class whose rows are exactly the stored names; the base model's names are stored without prefix."""
-    words = {w for row in family.rows for part in row.when.split() for w in part.split("|") if w[0].isupper()}
+def _infer(architecture: Architecture, names: set[str], base: bool) -> Architecture:
+    """As the class whose rows are exactly the stored names; those of the base model are stored without prefix."""
+    family, tie = architecture.family, architecture.family.tie
+    endings = sorted({ending for row in family.rows for ending in family.conditions[row.when].classes})
     fits = []
-    for suffix in ["Model", *sorted(words)] if base else [*sorted(words), "Model"]:
-        as_class = {**config, "architectures": [suffix]}
-        expected = expected_rows(family, as_class)
+    for ending in ["Model", *endings] if base else [*endings, "Model"]:
+        as_class = architecture.of_class(ending)
+        expected = as_class.tensors
         required = {n for n, row in expected.items() if not row.optional}
-        twice = {family.tie.head} if family.tie and family.holds(as_class, family.tie.when) else set()
+        twice = {tie.head} if tie and as_class.tie else set()
         if required <= names <= set(expected) | twice:
-            fits.append(suffix)
+            fits.append(ending)
     if not fits:
         raise BadInput(
             "config.json: architectures",
@@ -195,19 +189,7 @@ def _infer(family: Family, config: dict[str, Any], names: set[str], base: bool) 
             why="the class says which head belongs to the checkpoint",
             fix='add "architectures": ["…ForCausalLM"] to config.json',
         )
-    return _CLASS_NAMES.get(family.model_type, family.model_type.capitalize()) + fits[0]
-
-
-_CLASS_NAMES = {
-    "gpt2": "GPT2",
-    "gpt_neox": "GPTNeoX",
-    "opt": "OPT",
-    "distilbert": "DistilBert",
-    "qwen2_moe": "Qwen2Moe",
-    "qwen3_moe": "Qwen3Moe",
-    "flex_olmo": "FlexOlmo",
-    "granitemoe": "GraniteMoe",
-}
+    return architecture.of_class(family.class_begins + fits[0])
 
 
 TWICE = "stock loading takes one of the two, and nothing says which"
@@ -226,10 +208,11 @@ def _check_strange(names: Mapping[str, str | None], stored: Mapping[str, Stored]
         raise Refused(where, what=reason.what, details=details, why=reason.why, fix=reason.fix)
 
 
-def _report(family, config, where, names, problems, unexpected, missing) -> None:
+def _report(architecture: Architecture, where, names, problems, unexpected, missing) -> None:
     """Raises one error for all faults; each kind is told with what stock loading does there."""
     if not (problems or unexpected or missing):
         return
+    family = architecture.family
     if unexpected and len(unexpected) == len(names):
         prefixes = {name.split(".")[0] for name in unexpected}
         guess = f"; looks like the prefix {prefixes.pop()!r}" if len(prefixes) == 1 else ""
@@ -252,17 +235,17 @@ def _report(family, config, where, names, problems, unexpected, missing) -> None
         what=problems[0][1] if problems else ("is missing" if missing else "is not in the family's table"),
         details=details if several else (),
         why="; ".join(dict.fromkeys(whys)) + "; grow passes over none",
-        fix=_own_fix(family, config, names, problems, unexpected, missing, where)
+        fix=_own_fix(architecture, names, problems, unexpected, missing, where)
         or "check that config.json and the weights belong together, or download them again",
     )
 
 
-def _own_fix(family: Family, config: Mapping[str, Any], names, problems, unexpected, missing, where: str) -> str:
+def _own_fix(architecture: Architecture, names, problems, unexpected, missing, where: str) -> str:
     """What to do where all faults are of one kind that is no damage, "" for others."""
     if problems and {why for _, _, why in problems} == {DTYPE} and not (unexpected or missing):
         return CAST.format(dtype="float32").replace("SRC", where)
-    tie = family.tie
-    if tie is None or len(missing) != 1 or unexpected or problems or family.holds(config, tie.when):
+    tie = architecture.family.tie
+    if tie is None or len(missing) != 1 or unexpected or problems or architecture.tie:
         return ""
     for pair in ((tie.table, tie.head), tie.biases):
         if missing[0] not in pair:
@@ -288,7 +271,7 @@ def check_duplicates(match: Match, equal) -> None:
             )
 
 
-def twins(family: Family, match: Match) -> list[tuple[str, str]]:
+def twins(match: Match) -> list[tuple[str, str]]:
     """Stored names of a table and a head that a config could tie and this one does not."""
-    tie, at = family.tie, {t.canonical: t.name for t in match.tensors}
+    tie, at = match.family.tie, {t.canonical: t.name for t in match.tensors}
     return [(at[tie.table], at[tie.head])] if tie and tie.table in at and tie.head in at else []

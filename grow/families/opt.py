@@ -4,7 +4,8 @@ The embedding lives in `word_embed_proj_dim`; where that differs from hidden, `p
 translate and the head never sees the hidden axis.
 """
 
-from grow.families.family import ELEMENTWISE, Attention, Chain, Family, Norm, Tie
+from grow.families.common_fields import ELEMENTWISE
+from grow.families.family import Attention, Chain, Family, Norm, Tie
 
 PROJECTED = "word_embed_proj_dim!=hidden_size"
 DIRECT = "word_embed_proj_dim==hidden_size"
@@ -13,6 +14,7 @@ AFFINE = "layer_norm_elementwise_affine"
 
 OPT = Family(
     model_type="opt",
+    class_prefix="OPT",
     prefix="model.",
     eps=1e-5,
     chain=Chain(
@@ -62,6 +64,7 @@ qa_outputs.bias              labels <-         ? ForQuestionAnswering
         "positions": "max_position_embeddings",
         "embed": "word_embed_proj_dim",
     },
+    follows={"embed": "hidden"},
     norm=Norm("layernorm", writes_stream="not do_layer_norm_before", affine=AFFINE, bare="_remove_final_layer_norm"),
     attention=Attention(),
     tie=Tie(

@@ -48,6 +48,7 @@ def routed(width: str, **facts) -> Experts:
 
 QWEN2_MOE = rms_decoder(
     "qwen2_moe",
+    class_prefix="Qwen2Moe",
     table=block(DENSE + ROUTED + SHARED) + QKV_BIAS.replace("{when}", "qkv_bias"),
     aliases=(),
     summary="Qwen1.5-MoE, Qwen2-MoE",
@@ -61,6 +62,7 @@ QWEN2_MOE = rms_decoder(
     experts=routed(
         "expert_ffn",
         shared=SHARES,
+        shared_width="shared_ffn",
         shared_gate=MLP + "shared_expert_gate.weight",
         only="mlp_only_layers",
         step="decoder_sparse_step",

@@ -7,6 +7,7 @@ from grow.families.qwen3 import QK_NORM
 
 QWEN3_MOE = rms_decoder(
     "qwen3_moe",
+    class_prefix="Qwen3Moe",
     table=block(DENSE + ROUTED) + QK_NORM + QKV_BIAS.replace("{when}", "attention_bias") + O_BIAS,
     aliases=("transformer.",),
     attention=Attention(rope="half", qk_norm=True),

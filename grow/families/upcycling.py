@@ -15,8 +15,7 @@ from typing import Any
 class Pair:
     """A dense family and one with experts that computes the same when all experts are the old FFN.
 
-    classes   how the names of the stock model classes begin
-    heads     what they may end in
+    heads     what the names of the stock model classes may end in
     needs     field of the source -> the values with which this is true
     dropped   fields of the source that the target does not have
     carried   field -> its stock value in the source, written unless config.json has it
@@ -25,7 +24,6 @@ class Pair:
 
     source: str
     target: str
-    classes: tuple[str, str]
     heads: tuple[str, ...]
     needs: Mapping[str, tuple] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
@@ -61,7 +59,6 @@ PAIRS = (
     Pair(
         "llama",
         "mixtral",
-        ("Llama", "Mixtral"),
         ALL,
         needs=UNBIASED,
         dropped=("attention_bias", "mlp_bias", "pretraining_tp", "rope_interleaved", "is_llama_config"),
@@ -71,7 +68,6 @@ PAIRS = (
     Pair(
         "mistral",
         "mixtral",
-        ("Mistral", "Mixtral"),
         ALL,
         carried={**STOCK, **LLAMA_TOKENS, "sliding_window": 4096},
         sets={**BALANCE, "router_jitter_noise": 0.0},
@@ -79,7 +75,6 @@ PAIRS = (
     Pair(
         "qwen2",
         "qwen2_moe",
-        ("Qwen2", "Qwen2Moe"),
         ALL,
         dropped=("use_mrope",),
         carried={**STOCK, **WINDOWED},
@@ -88,7 +83,6 @@ PAIRS = (
     Pair(
         "qwen3",
         "qwen3_moe",
-        ("Qwen3", "Qwen3Moe"),
         ALL,
         needs={"use_sliding_window": (False, None)},  # Qwen3-MoE has one window for all layers
         carried={**STOCK, **WINDOWED, "attention_bias": False},
@@ -97,7 +91,6 @@ PAIRS = (
     Pair(
         "olmo2",
         "flex_olmo",
-        ("Olmo2", "FlexOlmo"),
         BARE,
         carried={
             **STOCK,
@@ -111,7 +104,6 @@ PAIRS = (
     Pair(
         "granite",
         "granitemoe",
-        ("Granite", "GraniteMoe"),
         BARE,
         needs={"mlp_bias": (False, None)},
         dropped=("mlp_bias",),

@@ -18,7 +18,6 @@ from grow.files.writer import write_json
 from grow.models.tokenizers import IDS, largest_id
 from grow.notation.size_limits import cap_of
 from grow.optimizer.state.unreadable import READ, foreign
-from grow.planning.choose_maps import first_position
 from grow.planning.plan import Plan
 from grow.planning.record import NAME
 
@@ -35,7 +34,7 @@ def follow_modules(checkpoint: Checkpoint, plan: Plan) -> Followed:
     modules = read_modules(checkpoint)
     if not modules:
         return Followed()
-    start = vectors(plan.family, plan.config, plan.maps, plan.split)
+    start = vectors(plan.source, plan.maps, plan.split)
     changed = frozenset(axis for axis in plan.sizes if plan.sizes[axis] != plan.new_sizes[axis])
     return follow(checkpoint, modules, start, changed)
 
@@ -140,7 +139,7 @@ def _edited(name: str, checkpoint: Checkpoint, plan: Plan) -> dict | None:
     if name.endswith("_Pooling/config.json"):
         return _with(checkpoint, name, "word_embedding_dimension", sizes["hidden"], new["hidden"])
     if name == "tokenizer_config.json" and "positions" in sizes:
-        first = first_position(plan.family, plan.config)
+        first = plan.source.first_position
         return _with(checkpoint, name, "model_max_length", sizes["positions"] - first, new["positions"] - first)
     return None
 

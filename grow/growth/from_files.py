@@ -47,8 +47,8 @@ def plan_files(
     assume_harmless: Sequence[str] = (),
 ) -> Plan:
     """`grow.plan` for a checkpoint on disk; `options` are those of `plan_for`."""
-    with opened(src, revision=revision, assume_harmless=assume_harmless) as (checkpoint, family, matched):
-        found = plan_for(family, matched, to, **options)
+    with opened(src, revision=revision, assume_harmless=assume_harmless) as (checkpoint, matched):
+        found = plan_for(matched, to, **options)
         return replace(found, notes=(*found.notes, *companion_notes(checkpoint, found)))
 
 
@@ -77,8 +77,8 @@ def widen_files(
         here = stack.enter_context(world_of(world, train=False)) if world else World(0, 1, None)
         stack.enter_context(here.together())
         source = opened(src, revision=revision, assume_harmless=assume_harmless, trust=trust_checkpoint)
-        checkpoint, family, matched = stack.enter_context(source)
-        the_plan = plan_for(family, matched, to, **options)
+        checkpoint, matched = stack.enter_context(source)
+        the_plan = plan_for(matched, to, **options)
         check_same(the_plan, checkpoint, here)
         beside = companion_notes(checkpoint, the_plan)
         moments, told = training_state(stack, checkpoint, the_plan, state, trust_checkpoint)

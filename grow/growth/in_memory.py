@@ -22,8 +22,10 @@ from transformers import PreTrainedModel
 from grow.applying.tensor_rows import grow_tensor
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, Refused
-from grow.families import family_of
-from grow.families.family import Family
+from grow.families import architecture_of
+from grow.families.any_config import is_public
+from grow.families.architecture import Architecture
+from grow.families.config_values import check_fields
 from grow.families.match import Match, check_duplicates, match
 from grow.files.json_floats import plain
 from grow.files.writer import write_json
@@ -70,7 +72,7 @@ class ModelSource:
         self.state: dict[str, torch.Tensor] = model.state_dict()
         self.config: dict[str, Any] = json.loads(model.config.to_json_string())
         self.config["architectures"] = [type(model).__name__]
-        self.config = {k: v for k, v in self.config.items() if not k.startswith("_") or k == "_remove_final_layer_norm"}
+        self.config = {k: v for k, v in self.config.items() if is_public(k)}
         self.path = type(model).__name__
         self.notes: tuple[str, ...] = ()
         """What `checked` found that is no fault."""
@@ -80,10 +82,10 @@ class ModelSource:
         """Name -> dtype and shape, as a checkpoint has them."""
         return {name: Info(code_of(t.dtype) or str(t.dtype), tuple(t.shape)) for name, t in self.state.items()}
 
-    def checked(self) -> tuple[Family, Any]:
-        """Its family, and what stock code builds from its config with its weights. Refused where it differs."""
-        family = family_of(str(self.config.get("model_type")))
-        self.notes = family.check_config(self.config)
+    def checked(self) -> tuple[Architecture, Any]:
+        """Its family read with its config, and what stock code builds from the two. Refused where it differs."""
+        architecture = architecture_of(self.config)
+        self.notes = check_fields(architecture)
         meta = [name for name, tensor in self.state.items() if tensor.is_meta]
         if meta:
             raise BadInput(
@@ -92,13 +94,13 @@ class ModelSource:
                 why="there is nothing to grow",
                 fix="load the weights first",
             )
-        return family, twin_of(self.model, self.config)
+        return architecture, twin_of(self.model, self.config)
 
-    def matched(self) -> tuple[Family, Match]:
-        family, _ = self.checked()
-        found = match(family, self.config, self.tensors, self.path)
+    def matched(self) -> Match:
+        architecture, _ = self.checked()
+        found = match(architecture, self.tensors, self.path)
         check_duplicates(found, lambda a, b: torch.equal(self.state[a], self.state[b]))
-        return family, found
+        return found
 
     def rows(self, t: TensorPlan, start: int, stop: int) -> np.ndarray:
         part = self.state[t.source].detach()[start:stop].cpu().contiguous()
@@ -125,10 +127,10 @@ def widen_model(
             check_runs_alike(model, twin)
         return _through_files(model, to, options, verify=verify)
     check_optimizers(optimizer, state, model)
-    family, found = source.matched()
+    found = source.matched()
     if verify:
         check_runs_alike(model, twin_of(model, source.config))
-    plan = plan_for(family, found, to, **options)
+    plan = plan_for(found, to, **options)
     if plan.lossy and optimizer is not None:
         raise BadInput(
             "optimizer",
@@ -149,7 +151,7 @@ def plan_model(model: Any, to: Any, options: Mapping[str, Any]) -> Plan:
     """`grow.plan` for a model in memory."""
     source = ModelSource(model)
     if not fused(model):
-        found = plan_for(*source.matched(), to, **options)
+        found = plan_for(source.matched(), to, **options)
         return replace(found, notes=(*source.notes, *found.notes))
     source.checked()
     with tempfile.TemporaryDirectory(prefix="grow-memory-") as folder:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from grow.applying.sharded_source import PiecedCheckpoint, is_pieced
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.errors import BadInput, did_you_mean, listing
-from grow.families import family_of
-from grow.families.family import Family
+from grow.families import architecture_of
+from grow.families.architecture import Architecture
+from grow.families.config_values import check_fields
 from grow.families.match import Match, check_duplicates, match, twins
 from grow.files.header import CHUNK, show
 from grow.files.locate import locate
@@ -21,33 +21,34 @@ from grow.planning.record import assumed
 @contextmanager
 def opened(
     src: str | os.PathLike, *, revision: str | None = None, assume_harmless: Sequence[str] = (), trust: bool = False
-) -> Iterator[tuple[Checkpoint, Family, Match]]:
+) -> Iterator[tuple[Checkpoint, Match]]:
     """A checkpoint whose every tensor and config field is accounted for.
 
     trust  open a sharded training checkpoint, whose index is a pickle, even where it is somebody else's
     """
     folder = locate(src, revision=revision)
     with PiecedCheckpoint(folder, trust) if is_pieced(folder) else open_checkpoint(folder) as checkpoint:
-        family = family_of(checkpoint.config["model_type"])
+        source = architecture_of(checkpoint.config)
         vouched = {*assume_harmless, *assumed(checkpoint.path, checkpoint.config)}
-        checkpoint.notes += check_vouched(family, checkpoint.config, assume_harmless)
-        checkpoint.notes += family.check_config(checkpoint.config, vouched)
-        checkpoint.vouched = {k: v for k, v in checkpoint.config.items() if k in vouched and not family.knows(k)}
+        checkpoint.notes += check_vouched(source, assume_harmless)
+        checkpoint.notes += check_fields(source, vouched)
+        checkpoint.vouched = {k: v for k, v in checkpoint.config.items() if k in vouched and not source.family.knows(k)}
         if isinstance(checkpoint, PiecedCheckpoint):
-            checkpoint.name_as(family)
-        matched = match(family, checkpoint.config, checkpoint.tensors, str(checkpoint.path))
+            checkpoint.name_as(source)
+        matched = match(source, checkpoint.tensors, str(checkpoint.path))
         check_duplicates(matched, lambda a, b: _same_bytes(checkpoint, a, b))
         checkpoint.notes += [
             f"{a} and {b} hold the same numbers and config.json does not tie them: they grow apart; where they were "
             'one, "tie_word_embeddings": true keeps them one'
-            for a, b in twins(family, matched)
+            for a, b in twins(matched)
             if _same_bytes(checkpoint, a, b)
         ]
-        yield checkpoint, family, matched
+        yield checkpoint, matched
 
 
-def check_vouched(family: Family, config: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+def check_vouched(source: Architecture, names: Sequence[str]) -> list[str]:
     """Notes of fields that need nobody to vouch for them; BadInput for one that is not there."""
+    family, config = source.family, source.config
     for name in names:
         if name not in config:
             hint = did_you_mean(name, [field for field in config if not family.knows(field)] or config)

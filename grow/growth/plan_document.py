@@ -79,18 +79,13 @@ def grouped(plan: Plan) -> Iterator[tuple[str, int, TensorPlan]]:
         yield name, len(members), members[0]
 
 
-def normed(plan: Plan) -> bool:
-    """Whether the weights of the chosen experts sum to 1 in the result."""
-    return plan.family.experts is not None and plan.family.holds(plan.new_config, plan.family.experts.normed)
-
-
 def couplings(plan: Plan) -> list[str]:
     """The facts that shapes do not show, for this config."""
-    family, config = plan.family, plan.config
-    norm, attention, tie = family.norm, family.attention, family.tie
+    source, family = plan.source, plan.family
+    norm, attention = family.norm, family.attention
     kind = {"rms": "RMSNorm", "layernorm": "LayerNorm"}[norm.kind]
     place = "behind each branch" if family.branch_norms else "in front of each branch"
-    if family.holds(config, norm.writes_stream):
+    if source.norm_writes_stream:
         place = "whose output is the residual stream"
     facts = [f"{kind} {place}; its eps stays as it is"]
     if attention.rope:
@@ -98,13 +93,12 @@ def couplings(plan: Plan) -> list[str]:
     if attention.qk_norm:
         facts.append("RMSNorm on " + ("all heads" if attention.whole_norm else "each head") + " of q and k")
     if family.experts:
-        top_k = family.experts.top_k
-        facts.append(f"a token gets {family.get(config, top_k)} -> {plan.new_config[top_k]} experts")
-        facts.append("their weights sum to 1" if normed(plan) else "their weights are not normalised")
-    facts.append("scores ÷ √head_dim" if family.holds(config, attention.scaled) else "scores unscaled")
+        facts.append(f"a token gets {source.top_k} -> {plan.grown.top_k} experts")
+        facts.append("their weights sum to 1" if plan.grown.experts_sum_to_one else "their weights are not normalised")
+    facts.append("scores ÷ √head_dim" if source.scaled else "scores unscaled")
     if family.derived_head_dim:
         facts.append("head_dim = hidden / heads, not a field")
-    if tie and family.holds(config, tie.when):
+    if source.tie:
         stays = plan.new_config.get("tie_word_embeddings", True)
         facts.append("embedding and head are one table and stay so" if stays else "embedding and head part")
     if family.divides:

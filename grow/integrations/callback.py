@@ -13,7 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from grow.api import plan
 from grow.errors import BadInput, Refused
-from grow.families import family_of
+from grow.families import architecture_of
 from grow.files.writer import write_json
 from grow.growth.in_memory import ModelSource
 from grow.growth.results import Growth
@@ -158,8 +158,7 @@ class GrowCallback(TrainerCallback, ExportableState):
         """Whether the model has the sizes of the last growth."""
         if not self.done:
             return True
-        source = ModelSource(model)
-        sizes = family_of(source.config["model_type"]).sizes_of(source.config)
+        sizes = architecture_of(ModelSource(model).config).sizes
         return sizes == self.done[-1]["record"]["plan"]["new_sizes"]
 
     def _best_is_older(self, state) -> bool:

@@ -29,6 +29,7 @@ from transformers.models.auto import modeling_auto
 
 from grow.checkpoint.pickled import is_pickled
 from grow.errors import BadInput, did_you_mean, listing
+from grow.families.common_fields import FLOAT32_ATTENTION
 from grow.files.foreign_names import told
 from grow.files.regular import read_file
 from grow.models.widened import Widened, worth_it
@@ -211,9 +212,7 @@ def load(
     ):
         try:
             config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
-            # GPT-2's eager path with this flag raises unless its scratch tensor is float32; the flag changes
-            # rounding only.
-            if exact and attention is None and not getattr(config, "reorder_and_upcast_attn", False):
+            if exact and attention is None and not any(getattr(config, name, False) for name in FLOAT32_ATTENTION):
                 attention = "eager"
             if attention is not None:
                 kwargs["attn_implementation"] = attention

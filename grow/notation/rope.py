@@ -69,7 +69,6 @@ REQUIRED = {
 }
 OPTIONAL = ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "factor")  # null is none
 SPELLED = ("rope_theta", "partial_rotary_factor")
-OLDER = ("rotary_emb_base", "rotary_pct")
 FRACTION_OF_PAIRS = ("proportional",)
 """Types that turn all of the head and let the pairs behind the fraction stand still; null is none of their factors."""
 OWN_LENGTH = ("yarn", "longrope", "llama3")
@@ -80,12 +79,12 @@ def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
     BadInput or Refused for whatever is not understood: nothing is taken for its default but what is not there. Stock
     code prefers `rope_scaling` to `rope_parameters`, and either to fields of their own (`convert_rope_params_to_dict`
-    of transformers 5.23); fields that say another thing than the one that counts are refused. `Family.rope_config`
-    says what is not there.
+    of transformers 5.23); fields that say another thing than the one that counts are refused. `Architecture.rope`
+    says what is not there, and under which names older configs say it.
     """
     homes = {name: _home(name, config[name]) for name in HOMES if config.get(name) not in (None, {})}
     rope = dict(next(iter(homes.values()), {"rope_type": "default"}))
-    own = OLDER if config.get("rope_spelling") == OLDER else SPELLED
+    own = config.get("rope_spelling", SPELLED)
     for name, field in zip(SPELLED, own):
         # null is taken for what it says, but for a fraction under its newer name
         said = field in config and (config[field] is not None or field != "partial_rotary_factor")
@@ -104,7 +103,7 @@ def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
     stated = [(f"{home}.{name}", name, value) for home, found in homes.items() for name, value in found.items()]
     stated += [
         (field, name, config[field])
-        for pair in (SPELLED, OLDER)
+        for pair in config.get("rope_spellings", (SPELLED,))
         for name, field in zip(SPELLED, pair)
         if field in config
     ]
@@ -225,7 +224,7 @@ def grow_partial(config: Mapping[str, Any], d: int, d2: int) -> RopeGrowth:
     The half keeps int(d2 · fraction) from falling below the width by a rounding of the fraction.
     """
     rope = rope_of(config)
-    rotated = int(d * rope.setdefault("partial_rotary_factor", 0.25))
+    rotated = int(d * rope.setdefault("partial_rotary_factor", 1.0))
     new = {**rope, "partial_rotary_factor": (rotated + 0.5) / d2}
     if int(d2 * new["partial_rotary_factor"]) != rotated:
         raise _refused(rope["rope_type"], d, d2, "no fraction gives the old rotated width", "another head_dim")
@@ -299,7 +298,7 @@ def _edited(config: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str,
     for name, value in new.items():
         if old.get(name) == value:
             continue
-        pairs = [dict(zip(SPELLED, pair)) for pair in (SPELLED, OLDER)]
+        pairs = [dict(zip(SPELLED, pair)) for pair in config.get("rope_spellings", (SPELLED,))]
         spots = [pair[name] for pair in pairs if name in pair and config.get(pair[name]) is not None]
         inside = [home for home in homes if name in config[home]]
         changes |= dict.fromkeys(spots, value)
@@ -308,8 +307,7 @@ def _edited(config: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str,
         for home in inside:
             changes.setdefault(home, deepcopy(dict(config[home])))[name] = value
         if not spots and not inside:
-            spelled = OLDER if config.get("rope_spelling") == OLDER else SPELLED
-            changes[dict(zip(SPELLED, spelled)).get(name, name)] = value
+            changes[dict(zip(SPELLED, config.get("rope_spelling", SPELLED))).get(name, name)] = value
     return changes
 
 

@@ -9,7 +9,7 @@ from itertools import takewhile
 
 import numpy as np
 
-from grow.families.family import Family
+from grow.families.family import Experts
 from grow.families.match import Match, Matched
 from grow.notation.axes import WRITE, Dim, Label, Row, Signature
 from grow.notation.maps import AxisMap, behind, concatenate, identity, product
@@ -17,21 +17,19 @@ from grow.planning.change import DRAWN, Change, Treatment, layer_maps, treat
 from grow.planning.tensor import Share, TensorPlan
 
 
-def assemble(
-    family: Family, matched: Match, change: Change, dtypes: Mapping[str, str]
-) -> tuple[tuple[TensorPlan, ...], str]:
+def assemble(matched: Match, change: Change, dtypes: Mapping[str, str]) -> tuple[tuple[TensorPlan, ...], str]:
     """The result's tensors, and the name of a head that has to part from its tied table (or "")."""
-    config = matched.config
-    tie = family.tie if family.tie and family.holds(config, family.tie.when) else None
+    source, family = matched.architecture, matched.family
+    tie = source.tie
     if tie and not any(t.canonical == tie.table and "hidden" in t.row.signature.axes for t in matched.tensors):
         tie = None  # the table lives in another space than the one that grows: OPT's word_embed_proj_dim
     grows = not change.maps["hidden"].is_identity
-    parted = tie if tie and grows and not family.holds(config, tie.norms_when) else None
+    parted = tie if tie and grows and not source.tie_norms else None
     stored = {(t.row.name, t.index("layers"), t.index("experts")): t for t in matched.tensors}
     tensors, untied = [], ""
     for row, name, canonical, layer, expert in _in_order(matched, change):
-        maps = layer_maps(family, config, change.maps, change.depth, layer)
-        treated = Treatment(0) if layer is None else treat(family, config, change, row, layer, expert)
+        maps = layer_maps(source, change.maps, change.depth, layer)
+        treated = Treatment(0) if layer is None else treat(source, change, row, layer, expert)
         old_expert = None if expert is None else int(maps["experts"].source[expert])
         t = stored[row.name, None if layer is None else treated.layer, old_expert]
         tied = tie is not None and parted is None and canonical in tie.norms
@@ -47,10 +45,10 @@ def assemble(
             among = tuple((t.at(t.at(t.name, layers=layer or 0), experts=k), 0) for k in copies)
             place = copies.index(expert)
             grown = replace(grown, copy=place, share=Share(place, among) if change.shared(row) else None)
-            grown = replace(grown, redraw=_redraw(family, change, row.signature, layer, expert, place))
+            grown = replace(grown, redraw=_redraw(family.experts, change, row.signature, layer, expert, place))
         tensors.append(_treated(grown, treated))
         if row.signature.stacked and tensors[-1].fill is None:
-            tensors[-1] = _stack(family, t, tensors[-1], row, maps, change, layer)
+            tensors[-1] = _stack(family.experts, t, tensors[-1], row, maps, change, layer)
         if parted and canonical == parted.table:
             head = next(row for row in family.rows if row.name == parted.head)
             untied = parted.head
@@ -73,19 +71,17 @@ def _above(t: TensorPlan, upper: Matched | None) -> str:
 
 
 def _redraw(
-    family: Family, change: Change, signature: Signature, layer: int | None, expert: int, place: int
+    experts: Experts | None, change: Change, signature: Signature, layer: int | None, expert: int, place: int
 ) -> tuple[float, str, int] | None:
     """Which share of an expert's units is drawn anew, by which name, and along which dim they are."""
-    if change.redraw is None or family.experts is None or (place == 0 and not change.redraw.first):
+    if change.redraw is None or experts is None or (place == 0 and not change.redraw.first):
         return None
-    dims = [
-        d for d, dim in enumerate(signature.dims) if any(label.axis == family.experts.width for label in dim.labels)
-    ]
+    dims = [d for d, dim in enumerate(signature.dims) if any(label.axis == experts.width for label in dim.labels)]
     return (change.redraw.share, f"redraw {layer}.{expert}", dims[0]) if dims else None
 
 
 def _stack(
-    family: Family,
+    facts: Experts | None,
     t: Matched,
     grown: TensorPlan,
     row: Row,
@@ -107,7 +103,7 @@ def _stack(
         for p, part in enumerate(t.parts[i * each : (i + 1) * each] or (alone,)):
             piece = _tensor(part, f"{grown.name}[{j}.{p}]", part.row.signature, maps, grown.dtype)
             piece = replace(piece, canonical=grown.canonical, inserted=grown.inserted, copy=copies.index(j))
-            piece = replace(piece, redraw=_redraw(family, change, part.row.signature, layer, j, piece.copy))
+            piece = replace(piece, redraw=_redraw(facts, change, part.row.signature, layer, j, piece.copy))
             if change.shared(row):
                 among = tuple((grown.name, k * height) for k in copies)
                 piece = replace(piece, share=Share(copies.index(j), among))

@@ -6,7 +6,6 @@ A plan is made from a `Change`, `grow.json` stores it, and verification lays it 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from grow.errors import BadInput, Refused
-from grow.families.family import Chain, Family, Window
+from grow.families.architecture import Architecture
+from grow.families.family import Chain, Window
 from grow.notation.axes import GAIN, SHIFT, WRITE, Row
 from grow.notation.maps import AxisMap, is_power_of_two
 from grow.planning.layers import Depth, chain_scales
@@ -111,43 +111,38 @@ class Treatment:
     moved: bool = False
 
 
-def treat(
-    family: Family, config: Mapping[str, Any], change: Change, row: Row, layer: int, expert: int | None = None
-) -> Treatment:
+def treat(source: Architecture, change: Change, row: Row, layer: int, expert: int | None = None) -> Treatment:
     """How a row of the new layer `layer` comes about; see `grow.planning.layers`."""
-    depth = change.depth
-    source = depth.source[layer]
-    chained = family.chain if family.holds(config, family.norm.writes_stream) else None
-    if chained is not None and depth.lawful:
-        found = _chained(family, config, chained, depth, row, layer)
+    family, depth = source.family, change.depth
+    old = depth.source[layer]
+    if source.chain is not None and depth.lawful:
+        found = _chained(source, source.chain, depth, row, layer)
         if found is not None:
             return found
     if not depth.inserted[layer]:
-        return Treatment(source)
+        return Treatment(old)
     if depth.zero == "norm":
         first, *others = row.signature.dims
         still = not others and (first.role == WRITE or first.labels[0].axis == "hidden")
-        return Treatment(source, fill=0.0 if still else None)
+        return Treatment(old, fill=0.0 if still else None)
     if row.name in family.branch_norms:
-        return Treatment(source, fill=family.silent_gain)
+        return Treatment(old, fill=family.silent_gain)
     if not family.branch_norms and writes_stream(row):
-        return Treatment(source, fill=0.0)
+        return Treatment(old, fill=0.0)
     if expert is not None and change.upcycling is None and not writes_stream(row) and change.copies(expert)[0] < expert:
-        return Treatment(source, fill=DRAWN)  # nothing else would tell it from its twin: what they write is 0
+        return Treatment(old, fill=DRAWN)  # nothing else would tell it from its twin: what they write is 0
     if depth.fill == "fresh" and row.signature.dims[0].role not in (GAIN, SHIFT):
-        return Treatment(source, fill=DRAWN if len(row.signature.dims) > 1 else 0.0)
-    return Treatment(source)
+        return Treatment(old, fill=DRAWN if len(row.signature.dims) > 1 else 0.0)
+    return Treatment(old)
 
 
-def _chained(
-    family: Family, config: Mapping[str, Any], chain: Chain, depth: Depth, row: Row, layer: int
-) -> Treatment | None:
+def _chained(source: Architecture, chain: Chain, depth: Depth, row: Row, layer: int) -> Treatment | None:
     """The rows of a post-norm layer that is, or stands in front of, a run of inserted ones; None: nothing special."""
     length, place = depth.chain(layer)
     if not length:
         return None
     module, _, kind = row.name.rpartition(".")
-    scales = chain_scales(length, eps_of(family, config))
+    scales = chain_scales(length, source.eps)
     gain = kind == "weight"
     last = module == chain.last
     if place == 0:
@@ -169,17 +164,13 @@ def _chained(
     return None
 
 
-def eps_of(family: Family, config: Mapping[str, Any]) -> float:
-    """The eps of the family's LayerNorms: a config field or hard-coded."""
-    return float(family.get(config, family.eps) if isinstance(family.eps, str) else family.eps)
-
-
-def check_depth(family: Family, config: Mapping[str, Any], depth: Depth) -> None:
+def check_depth(source: Architecture, depth: Depth) -> None:
     """Refused where no inserted layer of this kind computes the identity."""
-    if depth.is_identity or not family.holds(config, family.norm.writes_stream):
+    if depth.is_identity or not source.norm_writes_stream:
         return
+    family = source.family
     field = family.axes["layers"]
-    if family.chain is None or not family.holds(config, family.norm.affine):
+    if source.chain is None or not source.norm_is_affine:
         raise Refused(
             f"--to {field}={depth.m}",
             what=f"layers {depth.n} -> {depth.m}",
@@ -187,13 +178,13 @@ def check_depth(family: Family, config: Mapping[str, Any], depth: Depth) -> None
             fix=f"leave {field} at {depth.n}",
         )
     try:
-        eps = eps_of(family, config)
+        eps = source.eps
     except (TypeError, ValueError):
         eps = math.nan
     if not 0 < eps < math.inf:
         raise BadInput(
             f"config.json: {family.eps}",
-            what=f"{config.get(str(family.eps))!r}, wanted a positive number",
+            what=f"{source.config.get(str(family.eps))!r}, wanted a positive number",
             why="the gains of the LayerNorms between which layers are inserted follow from it",
             fix=f"set {family.eps} to the eps that the model was trained with",
         )
@@ -202,75 +193,72 @@ def check_depth(family: Family, config: Mapping[str, Any], depth: Depth) -> None
 LIVE = ("sigmoid", "laplace")  # activations that are not 0 at 0
 
 
-def norms_silence(family: Family, config: Mapping[str, Any]) -> str:
+def norms_silence(source: Architecture) -> str:
     """Why layers whose norms are 0 would not be silent; "" where they are."""
-    if family.hidden_context(config) == "plain" or family.branch_norms:
+    if source.hidden_context == "plain" or source.family.branch_norms:
         return "it needs norms in front of each branch that have a gain"
-    named = {k: v for k, v in config.items() if re.fullmatch(r"(hidden_act|activation)(_function)?", k)}
-    if set(map(str, named.values())) & set(LIVE):
-        field, value = next(iter(named.items()))
-        return f"{field}={value} is not 0 at 0, so the FFN is not silent"
+    for field, value in source.activations.items():
+        if value in LIVE:
+            return f"{field}={value} is not 0 at 0, so the FFN is not silent"
     return ""
 
 
-def depth_rounds(family: Family, config: Mapping[str, Any], depth: Depth) -> tuple[str, ...]:
+def depth_rounds(source: Architecture, depth: Depth) -> tuple[str, ...]:
     """Why inserting these layers rounds weights; empty where it does not."""
     if depth.is_identity:
         return ()
     reasons = []
-    if family.holds(config, family.norm.writes_stream) and any(depth.inserted):
+    if source.norm_writes_stream and any(depth.inserted):
         reasons.append(f"layers {depth.n} -> {depth.m}: chains of LayerNorms that make up for each other")
-    if any(not is_power_of_two(index_scale(family, config, depth, j)) for j in range(depth.m)):
+    if any(not is_power_of_two(index_scale(source, depth, j)) for j in range(depth.m)):
         reasons.append(f"layers {depth.n} -> {depth.m}: scores divided by the layer's number move")
     return tuple(reasons)
 
 
-def index_scale(family: Family, config: Mapping[str, Any], depth: Depth, layer: int) -> float:
+def index_scale(source: Architecture, depth: Depth, layer: int) -> float:
     """What q is multiplied with where scores are divided by layer + 1 and the layer has moved."""
-    if not family.holds(config, family.attention.index_scaled):
-        return 1.0
-    return (layer + 1) / (depth.source[layer] + 1)
+    return (layer + 1) / (depth.source[layer] + 1) if source.index_scaled else 1.0
 
 
 def layer_maps(
-    family: Family, config: Mapping[str, Any], maps: Mapping[str, AxisMap], depth: Depth, layer: int | None
+    source: Architecture, maps: Mapping[str, AxisMap], depth: Depth, layer: int | None
 ) -> Mapping[str, AxisMap]:
     """The maps as this layer needs them."""
-    scale = 1.0 if layer is None else index_scale(family, config, depth, layer)
+    scale = 1.0 if layer is None else index_scale(source, depth, layer)
     if scale == 1.0:
         return maps
     q = maps["head_dim.q"]
     return {**maps, "head_dim.q": AxisMap(q.n, q.source, q.write * scale, q.read / scale, q.gain, q.operator)}
 
 
-def layer_config(family: Family, config: Mapping[str, Any], depth: Depth) -> dict[str, Any]:
+def layer_config(source: Architecture, depth: Depth) -> dict[str, Any]:
     """Per-layer fields, rewritten for the new layers."""
     if depth.is_identity:
         return {}
+    family, config = source.family, source.config
     changes: dict[str, Any] = {}
-    window = family.window
-    if window:
-        changes |= _window_config(family, window, config, depth)
+    if family.window:
+        changes |= _window_config(source, family.window, depth)
     for name in family.layer_lists:
         if isinstance(config.get(name), list):
             changes[name] = [config[name][i] for i in depth.source]
     if family.experts and family.experts.step:
-        dense = [j for j, i in enumerate(depth.source) if not family.sparse(config, i)]
-        if dense or family.get(config, family.experts.step) != 1:
+        dense = [j for j, i in enumerate(depth.source) if not source.sparse(i)]
+        if dense or source.get(family.experts.step) != 1:
             changes |= {family.experts.only: dense, family.experts.step: 1}
     return changes
 
 
-def _window_config(family: Family, window: Window, config: Mapping[str, Any], depth: Depth) -> dict[str, Any]:
+def _window_config(source: Architecture, window: Window, depth: Depth) -> dict[str, Any]:
     """The kinds of attention of the new layers, listed where they do not follow by themselves.
 
     What they would follow from is carried along, too: older readers know no list.
     """
-    first = int(family.get(config, window.first))
+    config, first = source.config, int(source.get(window.first))
     kinds = config.get(window.field)
     changes: dict[str, Any] = {}
     if not kinds and config.get(window.switch) and config.get("sliding_window", 0) is not None:
-        kinds = [window.kind(i, first) for i in range(depth.n)]
+        kinds = source.window_kinds
         changes[window.field] = [kinds[i] for i in depth.source]
     elif window.first not in config:
         return {}

@@ -12,37 +12,40 @@ from typing import Any
 import numpy as np
 
 from grow.errors import BadInput, Refused
-from grow.families.family import UNITS, WIDTHS, Family
+from grow.families.architecture import Architecture
+from grow.families.family import UNITS, WIDTHS
 from grow.notation import rope
 from grow.notation.maps import BLEND, SILENT, AxisMap, appended, axis_map, identity
 from grow.notation.operators import OPERATORS, default_operator, grow_head_dim, grow_heads
 from grow.planning.nearest_sizes import nearest
 
 
-def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, AxisMap], dict[str, str]]:
+def choose_maps(
+    source: Architecture, new: Mapping[str, int], chosen: Mapping[str, Any]
+) -> tuple[dict[str, AxisMap], dict[str, str]]:
     """(space -> map, axis -> how it grows in words).
 
     chosen  axis -> the name of an operator, or for hidden and ffn an operator itself, whose caller knows that it fits
     """
+    old = source.sizes
     words = dict.fromkeys((a for a in WIDTHS if a in old), "unchanged")
     maps: dict[str, AxisMap] = {}
     units = [(axis, "elementwise") for axis in UNITS if axis in old]
-    for axis, context in (("hidden", family.hidden_context(config)), *units):
+    for axis, context in (("hidden", source.hidden_context), *units):
         maps[axis] = identity(old[axis])
         if new[axis] != old[axis]:
             operator = chosen.get(axis) or default_operator(old[axis], new[axis], context)
             if operator is None:
-                raise _no_multiple(family, config, old, new)
+                raise _no_multiple(source, new)
             if isinstance(operator, str):
-                _check_operator(family, axis, old[axis], new[axis], context, operator)
+                _check_operator(source, axis, old[axis], new[axis], context, operator)
                 operator = OPERATORS[operator]
             maps[axis] = operator(old[axis], new[axis], context)
             words[axis] = _describe(maps[axis])
-    maps["heads"], maps["kv_heads"] = _head_maps(family, config, old, new, chosen, words)
-    d, d2 = old["head_dim"], new["head_dim"]
-    sides, _, how = head_dim_maps(family, config, d, d2)
+    maps["heads"], maps["kv_heads"] = _head_maps(source, new, chosen, words)
+    sides, _, how = head_dim_maps(source, new["head_dim"])
     maps |= sides
-    if d2 != d:
+    if new["head_dim"] != old["head_dim"]:
         words["head_dim"] = how
     for space, grown_map in maps.items():
         law = grown_map.law()
@@ -51,20 +54,18 @@ def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, Axi
     return maps, words
 
 
-def head_dim_maps(
-    family: Family, config: Mapping[str, Any], d: int, d2: int
-) -> tuple[dict[str, AxisMap], dict[str, Any], str]:
+def head_dim_maps(source: Architecture, d2: int) -> tuple[dict[str, AxisMap], dict[str, Any], str]:
     """(space -> map, config fields that change, how in words): what q, k and v become follows from the sizes alone."""
-    scaled = family.holds(config, family.attention.scaled)
+    attention, d = source.family.attention, source.sizes["head_dim"]
     place, changes, how = np.arange(d), {}, "appended"
-    if d2 != d and family.attention.rope:
-        turn = rope.grow_half if family.attention.rope == "half" else rope.grow_partial
-        grown = turn(family.rope_config(config), d, d2)
+    if d2 != d and attention.rope:
+        turn = rope.grow_half if attention.rope == "half" else rope.grow_partial
+        grown = turn(source.rope, d, d2)
         place, changes, how = grown.place, grown.config, grown.how
-    scale = math.sqrt(d2 / d) if scaled else 1.0
-    sides = grow_head_dim(d, d2, place, scale=scale, qk_norm=family.attention.qk_norm)
-    norm = "; q and k copied, k's new gains 0" if family.attention.qk_norm else "; k's new rows 0"
-    how += norm + (f", q × √({d2}/{d})" if scaled else "")
+    scale = math.sqrt(d2 / d) if source.scaled else 1.0
+    sides = grow_head_dim(d, d2, place, scale=scale, qk_norm=attention.qk_norm)
+    norm = "; q and k copied, k's new gains 0" if attention.qk_norm else "; k's new rows 0"
+    how += norm + (f", q × √({d2}/{d})" if source.scaled else "")
     return dict(zip(("head_dim.q", "head_dim.k", "head_dim.v"), sides)), changes, how
 
 
@@ -72,9 +73,7 @@ LOW = -1e4  # far below any logit, and float16 can hold it
 NEW_TOKENS = ("blend", "zero", "low")
 
 
-def grow_counts(
-    family: Family, config: Mapping[str, Any], old: Mapping[str, int], new: Mapping[str, int], tokens: str, words: dict
-) -> dict[str, AxisMap]:
+def grow_counts(source: Architecture, new: Mapping[str, int], tokens: str, words: dict[str, str]) -> dict[str, AxisMap]:
     """Maps of the tables that are looked up: rows are appended, the old ones stay as they are.
 
     vocab      a new token's row is a drawn convex combination of the old ones, so its logit lies between the smallest
@@ -88,6 +87,7 @@ def grow_counts(
             why="choices: " + ", ".join(NEW_TOKENS),
             fix="--new-tokens blend",
         )
+    old = source.sizes
     v, v2 = old["vocab"], new["vocab"]
     kind = SILENT if tokens == "zero" else BLEND
     maps = {"vocab": appended(v, v2, kind, tokens)}
@@ -102,71 +102,61 @@ def grow_counts(
         )
     if "positions" in old:
         p, p2 = old["positions"], new["positions"]
-        maps["positions"] = position_map(family, config, p, p2)
+        maps["positions"] = position_map(source, p2)
         if p2 > p:
             tabled = f"{p2 - p} appended, repeating the old ones"
-            words["positions"] = "no weight has them" if family.attention.rope else tabled
+            words["positions"] = "no weight has them" if source.family.attention.rope else tabled
     return maps
 
 
-def position_map(family: Family, config: Mapping[str, Any], p: int, p2: int) -> AxisMap:
+def position_map(source: Architecture, p2: int) -> AxisMap:
     """The old positions, then the old ones again; Refused where stock code scales the rotation by their number."""
+    p = source.sizes["positions"]
     if p2 == p:
         return identity(p)
-    if family.attention.rope:  # millions of them cost nothing
-        rope.check_positions(family.rope_config(config), p, p2)
+    if source.family.attention.rope:  # millions of them cost nothing
+        rope.check_positions(source.rope, p, p2)
         return appended(p, p2, SILENT, "no weight")
-    first = first_position(family, config)
+    first = source.first_position
     extra = np.arange(p2 - p) % max(1, p - first) + min(first, p - 1)
     return axis_map(p, np.concatenate([np.arange(p), extra]), operator="repeated")
 
 
-def first_position(family: Family, config: Mapping[str, Any]) -> int:
-    """The first row of the position table that is a position; RoBERTa counts from behind its padding id."""
-    return int(family.get(config, family.positions_from)) + 1 if family.positions_from else 0
-
-
 def grow_experts(
-    family: Family,
-    config: Mapping[str, Any],
-    old: Mapping[str, int],
-    new: Mapping[str, int],
-    words: dict,
-    *,
-    upcycled: bool = False,
+    source: Architecture, new: Mapping[str, int], words: dict[str, str], *, upcycled: bool = False
 ) -> dict[str, AxisMap]:
     """The map of the experts: c copies of each, copy k of expert i at k·n + i.
 
     The copies have one router row, so a token that chose an expert chooses all of its copies once top_k is c times as
     large: each then has 1/c of the weight, and their down projections have the old one as their mean.
     """
-    if "experts" not in old:
+    if "experts" not in source.sizes:
         return {}
-    n, m = old["experts"], new["experts"]
-    top_k = family.get(config, family.experts.top_k) if family.experts else 0
+    n, m, field = source.sizes["experts"], new["experts"], source.family.axes["experts"]
     if m % n:
-        fields = f"{family.axes['experts']}=" + " or ".join(str(k * n) for k in (m // n, m // n + 1) if k)
+        fields = f"{field}=" + " or ".join(str(k * n) for k in (m // n, m // n + 1) if k)
         raise Refused(
-            f"--to {family.axes['experts']}={m}",
+            f"--to {field}={m}",
             what=f"experts {n} -> {m}, which is not a whole multiple",
             details=(("equation", "c copies each get the weight p/c, so with top_k × c: Σ p/c · W_copy = p · W"),),
             why="an expert with a row of its own in the router takes tokens away from the old ones",
             fix=f"nearest exact targets: {fields}",
         )
     if m > n:
-        words["experts"] = f"copies × {m // n}" + ("" if upcycled else f", top_k {top_k} -> {m // n * top_k}")
+        words["experts"] = f"copies × {m // n}" + (
+            "" if upcycled else f", top_k {source.top_k} -> {m // n * source.top_k}"
+        )
     return {"experts": axis_map(n, np.arange(m) % n, operator="copies")}
 
 
-def low_logit(family: Family, config: Mapping[str, Any], tokens: str) -> float | None:
+def low_logit(source: Architecture, tokens: str) -> float | None:
     """What the head's bias gives new tokens, None unless `low` was asked for; Refused without such a bias."""
     if tokens != "low":
         return None
-    rows = [row for row in family.rows if family.holds(config, row.when) and not row.optional]
-    if not any(str(row.signature) == "vocab <-" for row in rows):
+    if not any(str(row.signature) == "vocab <-" for row in source.rows if not row.optional):
         raise Refused(
             "--new-tokens low",
-            what=f"the head of this {family.model_type} has no bias",
+            what=f"the head of this {source.family.model_type} has no bias",
             why="w·x <= every w_i·x for states x of all directions has no solution w, so no row alone gives a logit "
             "below all others",
             fix="--new-tokens blend: new logits stay below the largest old one",
@@ -174,12 +164,12 @@ def low_logit(family: Family, config: Mapping[str, Any], tokens: str) -> float |
     return LOW
 
 
-def _check_operator(family: Family, axis: str, n: int, m: int, context: str, name: str) -> None:
+def _check_operator(source: Architecture, axis: str, n: int, m: int, context: str, name: str) -> None:
     """Refused when the operator that somebody chose is not exact here."""
     fits = [op.name for op in OPERATORS.values() if context in op.contexts and op.allows(n, m, context)]
     if name not in fits:
         multiples = {m // n * n, -(-m // n) * n} - {n}
-        exact = [f"{family.axes.get(axis, axis)}={k}" for k in sorted(multiples)]
+        exact = [f"{source.family.axes.get(axis, axis)}={k}" for k in sorted(multiples)]
         raise Refused(
             f"--operator {axis}={name}",
             what=f"{name} cannot grow {axis} {n} -> {m}",
@@ -188,7 +178,8 @@ def _check_operator(family: Family, axis: str, n: int, m: int, context: str, nam
         )
 
 
-def _no_multiple(family: Family, config, old, new) -> Refused:
+def _no_multiple(source: Architecture, new: Mapping[str, int]) -> Refused:
+    old = source.sizes
     return Refused(
         "hidden",
         what=f"would grow {old['hidden']} -> {new['hidden']}, which is not a whole multiple",
@@ -199,7 +190,7 @@ def _no_multiple(family: Family, config, old, new) -> Refused:
             ),
         ),
         why=_WHY["plain"],
-        fix="nearest exact targets: " + nearest(family, config, old, new),
+        fix="nearest exact targets: " + nearest(source, new),
     )
 
 
@@ -213,7 +204,10 @@ _WHY = {
 }
 
 
-def _head_maps(family: Family, config, old, new, chosen, words) -> tuple[AxisMap, AxisMap]:
+def _head_maps(
+    source: Architecture, new: Mapping[str, int], chosen: Mapping[str, Any], words: dict[str, str]
+) -> tuple[AxisMap, AxisMap]:
+    family, old = source.family, source.sizes
     sizes = (old["heads"], old["kv_heads"], new["heads"], new["kv_heads"])
     if sizes[:2] == sizes[2:]:
         return identity(sizes[0]), identity(sizes[1])
@@ -235,7 +229,7 @@ def _head_maps(family: Family, config, old, new, chosen, words) -> tuple[AxisMap
             + (f",{family.axes['kv_heads']}={k2}" if "kv_heads" in family.axes else ""),
             what=f"{h} query heads in {k} groups of {g} do not fit into {k2} groups of {g2}",
             why="stock attention reads kv head ⌊q / q_per_kv⌋: every old query head needs a group with its kv head",
-            fix=nearest(family, config, old, new),
+            fix=nearest(source, new),
         )
     if family.attention.whole_norm and not grown.even:
         raise Refused(
@@ -243,7 +237,7 @@ def _head_maps(family: Family, config, old, new, chosen, words) -> tuple[AxisMap
             what=f"{sizes[0]} query heads and {sizes[1]} kv heads have no whole number of copies in it",
             details=(("equation", "RMS([u; u; …]) = RMS(u); with copies of a part of u it is another number"),),
             why=_WHY["whole_norm"],
-            fix="nearest exact targets: " + nearest(family, config, old, new),
+            fix="nearest exact targets: " + nearest(source, new),
         )
     words["heads"] = _describe(grown.heads)
     words["kv_heads"] = _describe(grown.kv_heads) if sizes[1] != sizes[3] else "unchanged"
@@ -259,7 +253,7 @@ def _describe(m: AxisMap) -> str:
     return "copies × " + " and ".join(map(str, counts))
 
 
-def rounding(maps: Mapping[str, AxisMap], old, new, split: str) -> tuple[str, ...]:
+def rounding(maps: Mapping[str, AxisMap], split: str) -> tuple[str, ...]:
     """Why weights must be rounded: factors that are no powers of two, means, or shares that do not divide."""
     reasons = []
     for space, m in maps.items():

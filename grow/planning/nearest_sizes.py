@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
+from grow.families.architecture import Architecture
 from grow.families.family import WIDTHS, Family
 from grow.notation.operators import grow_heads
 from grow.notation.size_limits import HEADS_WIDTH, cap_of
@@ -23,13 +23,15 @@ def complete(family: Family, old: Mapping[str, int], given: Mapping[str, int]) -
         new["kv_heads"] = new["heads"]
     if family.derived_head_dim and "head_dim" not in given and new["hidden"] % new["heads"] == 0:
         new["head_dim"] = new["hidden"] // new["heads"]
-    if "embed" in old and old["embed"] == old["hidden"]:
-        new["embed"] = new["hidden"]
+    for axis, other in family.follows.items():
+        if old[axis] == old[other]:
+            new[axis] = new[other]
     return new
 
 
-def reachable(family: Family, config: Mapping[str, Any], old: Mapping[str, int], new: Mapping[str, int]) -> bool:
-    """Whether an exact growth leads from `old` to `new` (RoPE's conditions on head_dim apart)."""
+def reachable(source: Architecture, new: Mapping[str, int]) -> bool:
+    """Whether an exact growth leads from the source to the sizes `new` (RoPE's conditions on head_dim apart)."""
+    family, old = source.family, source.sizes
     widths = [axis for axis in (*WIDTHS, "experts") if axis in old]
     if any(not old[axis] <= new[axis] <= cap_of(axis) for axis in widths) or new["heads"] % new["kv_heads"]:
         return False
@@ -45,23 +47,22 @@ def reachable(family: Family, config: Mapping[str, Any], old: Mapping[str, int],
         return False
     if family.derived_head_dim and new["head_dim"] * new["heads"] != new["hidden"]:
         return False
-    if family.hidden_context(config) == "plain" and new["hidden"] % old["hidden"]:
+    if source.hidden_context == "plain" and new["hidden"] % old["hidden"]:
         return False
     group, new_group = old["heads"] // old["kv_heads"], new["heads"] // new["kv_heads"]
     return -(-group // new_group) * old["kv_heads"] <= new["kv_heads"]
 
 
-def nearest(
-    family: Family, config: Mapping[str, Any], old: Mapping[str, int], new: Mapping[str, int], limit: int = 3
-) -> str:
+def nearest(source: Architecture, new: Mapping[str, int], limit: int = 3) -> str:
     """`hidden_size=24 or num_attention_heads=6`: the changes of fewest fields that reach, and the least one."""
-    given = {a: n for a, n in new.items() if n != old[a] and a not in ("embed", *_derived(family))}
+    family, old = source.family, source.sizes
+    given = {a: n for a, n in new.items() if n != old[a] and a not in (*family.follows, *_derived(family))}
     if old["kv_heads"] == old["heads"] and new["kv_heads"] == new["heads"]:
         given.pop("kv_heads", None)
     found: dict[str, tuple[int, float]] = {}
-    for change in _changes(family, old, new):
+    for change in _changes(source, new):
         trial = complete(family, old, {**given, **change})
-        if not reachable(family, config, old, trial) or all(trial[a] == old[a] for a in WIDTHS if a in old):
+        if not reachable(source, trial) or all(trial[a] == old[a] for a in WIDTHS if a in old):
             continue
         named = [a for a in ("hidden", "heads", "kv_heads") if a in family.axes and trial[a] != new[a]]
         text = ",".join(f"{family.axes[a]}={trial[a]}" for a in named)
@@ -80,8 +81,9 @@ def _derived(family: Family) -> tuple[str, ...]:
     return ("head_dim",) if family.derived_head_dim else ()
 
 
-def _changes(family: Family, old: Mapping[str, int], new: Mapping[str, int]) -> Iterator[dict[str, int]]:
+def _changes(source: Architecture, new: Mapping[str, int]) -> Iterator[dict[str, int]]:
     """Single fields first, then hidden and heads together."""
+    family, old = source.family, source.sizes
     kv_heads = [*_around(new["kv_heads"]), old["heads"], new["heads"]] if "kv_heads" in family.axes else []
     heads = {*_around(new["heads"]), *(new["kv_heads"] * k for k in range(1, REACH))}
     hidden = _multiples(new["hidden"], new["heads"], old["hidden"], math.lcm(new["heads"], old["hidden"]))

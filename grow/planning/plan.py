@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from grow.errors import BadInput, did_you_mean
+from grow.families.architecture import Architecture
 from grow.families.family import GROWABLE, UNITS, Family
 from grow.families.match import Match
 from grow.notation.dtypes import BITS, CODES, STORES
@@ -27,7 +29,9 @@ from grow.planning.upcycle import read_so
 class Plan:
     """What `grow` will do.
 
-    sizes, new_sizes   axis -> size
+    source             the model that grows: a family read with a config
+    new_config         of the result
+    new_sizes          axis -> size
     change             the maps (hidden, heads, kv_heads, head_dim.q, .k, .v, ffn, vocab, positions) and the layers
     operators          axis -> how it grows, in words
     tensors            in the order of the result's files
@@ -36,10 +40,8 @@ class Plan:
     lossy              what is lost and why, whatever is stored; empty for an exact growth
     """
 
-    family: Family
-    config: dict[str, Any]
+    source: Architecture
     new_config: dict[str, Any]
-    sizes: dict[str, int]
     new_sizes: dict[str, int]
     change: Change
     operators: dict[str, str]
@@ -52,6 +54,24 @@ class Plan:
     lossy: str = ""
 
     @property
+    def family(self) -> Family:
+        return self.source.family
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return dict(self.source.config)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Axis -> size, of the source."""
+        return dict(self.source.sizes)
+
+    @cached_property
+    def grown(self) -> Architecture:
+        """The model of the result."""
+        return self.source.with_config(self.new_config)
+
+    @property
     def maps(self) -> Mapping[str, AxisMap]:
         return self.change.maps
 
@@ -61,8 +81,8 @@ class Plan:
 
     @property
     def config_changes(self) -> dict[str, tuple[Any, Any]]:
-        keys = [k for k in self.new_config if self.new_config[k] != self.config.get(k)]
-        return {k: (self.config.get(k), self.new_config[k]) for k in keys}
+        keys = [k for k in self.new_config if self.new_config[k] != self.source.config.get(k)]
+        return {k: (self.source.config.get(k), self.new_config[k]) for k in keys}
 
     @property
     def parameters(self) -> tuple[int, int]:
@@ -84,7 +104,6 @@ OF_LAYERS = {"place": "spread", "fill": "copy"}
 
 
 def make_plan(
-    family: Family,
     matched: Match,
     target: Target,
     *,
@@ -106,35 +125,33 @@ def make_plan(
     method       of `grow.planning.methods`: it chooses operators, split and layers, unless it is ours
     allow_lossy  let a method that is not exact have its way; the plan then says what is lost
     """
-    config, old, new = matched.config, family.sizes_of(matched.config), target.sizes
+    source, old, new = matched.architecture, matched.architecture.sizes, target.sizes
     chosen = _check_options(operators or {}, split, dtype, seed)
     _check_method(method, chosen, split, place, fill)
     idle = _check_effect(old, new, {"place": place, "fill": fill}, new_tokens, chosen)
-    request = Request(family, config, old, new, seed, chosen, place, fill, upcycling is not None)
+    request = Request(source, new, seed, chosen, place, fill, upcycling is not None)
     made = design(method, request, allow_lossy=allow_lossy)
     maps, words, depth = made.maps, made.words, made.depth
     split = split or made.split
-    maps |= grow_counts(family, config, old, new, new_tokens, words)
-    maps |= grow_experts(family, config, old, new, words, upcycled=upcycling is not None)
+    maps |= grow_counts(source, new, new_tokens, words)
+    maps |= grow_experts(source, new, words, upcycled=upcycling is not None)
     if any(depth.inserted):
-        check_depth(family, config, depth)
+        check_depth(source, depth)
     words["layers"] = depth.describe()
-    low = low_logit(family, config, new_tokens) if new["vocab"] > old["vocab"] else None
+    low = low_logit(source, new_tokens) if new["vocab"] > old["vocab"] else None
     change = Change(maps, depth, low, upcycling, made.above, made.redraw)
     notes = [*target.notes, *idle]
-    rounded = why_rounded(family, matched, change, old, new, split)
+    rounded = why_rounded(matched, change, new, split)
     out_dtype = _dtypes(matched, dtype, rounded, notes)
-    tensors, untied = assemble(family, matched, change, out_dtype)
-    new_config = grown_config(family, config, old, new, depth, {t.dtype for t in tensors}, untied, top_k=top_k)
+    tensors, untied = assemble(matched, change, out_dtype)
+    new_config = grown_config(source, new, depth, {t.dtype for t in tensors}, untied, top_k=top_k)
     if untied:
         notes.append(
             f"{untied} is written apart from the embedding: no norm in front of the head can absorb the growth"
         )
     return Plan(
-        family,
-        dict(config),
+        source,
         new_config,
-        old,
         new,
         change,
         words,
@@ -149,7 +166,6 @@ def make_plan(
 
 
 def plan_for(
-    family: Family,
     matched: Match,
     to: Any,
     *,
@@ -162,12 +178,12 @@ def plan_for(
     upcycling  as in `grow.planning.upcycle.read_so`
     """
     if upcycling is None:
-        return make_plan(family, matched, resolve(family, matched.config, to, deepen=deepen), **options)
-    family, matched, how, top_k = read_so(family, matched, **upcycling)
-    target = resolve(family, matched.config, {} if to is None else to, deepen=deepen)
+        return make_plan(matched, resolve(matched.architecture, to, deepen=deepen), **options)
+    matched, how, top_k = read_so(matched, **upcycling)
+    target = resolve(matched.architecture, {} if to is None else to, deepen=deepen)
     target = replace(target, sizes={**target.sizes, "experts": upcycling["experts"]})
-    family.check_caps(target.sizes, "--experts: ")
-    return make_plan(family, matched, target, upcycling=how, top_k=top_k, **options)
+    matched.family.check_caps(target.sizes, "--experts: ")
+    return make_plan(matched, target, upcycling=how, top_k=top_k, **options)
 
 
 def _dtypes(matched: Match, dtype: str, rounded: tuple[str, ...], notes: list[str]) -> dict[str, str]:
@@ -183,9 +199,7 @@ def _dtypes(matched: Match, dtype: str, rounded: tuple[str, ...], notes: list[st
 
 
 def grown_config(
-    family: Family,
-    config: Mapping[str, Any],
-    old: Mapping[str, int],
+    source: Architecture,
     new: Mapping[str, int],
     depth: Depth,
     stored: Set[str],
@@ -199,8 +213,8 @@ def grown_config(
     untied  the head that had to part from its table, or ""
     top_k   where somebody chose it
     """
-    changes = head_dim_maps(family, config, old["head_dim"], new["head_dim"])[1]
-    result = _new_config(family, config, old, new, changes, top_k) | layer_config(family, config, depth)
+    changes = head_dim_maps(source, new["head_dim"])[1]
+    result = _new_config(source, new, changes, top_k) | layer_config(source, depth)
     if untied:
         result["tie_word_embeddings"] = False
     if len(stored) == 1:
@@ -209,12 +223,10 @@ def grown_config(
     return result
 
 
-def why_rounded(
-    family: Family, matched: Match, change: Change, old: Mapping[str, int], new: Mapping[str, int], split: str
-) -> tuple[str, ...]:
+def why_rounded(matched: Match, change: Change, new: Mapping[str, int], split: str) -> tuple[str, ...]:
     """Why this growth rounds weights, whatever they are stored in; empty where it does not."""
-    shares = rounding(change.maps, old, new, split)
-    return (*shares, *depth_rounds(family, matched.config, change.depth), *_rounding_factors(matched))
+    shares = rounding(change.maps, split)
+    return (*shares, *depth_rounds(matched.architecture, change.depth), *_rounding_factors(matched))
 
 
 def why_narrowed(tensors: Sequence[TensorPlan], maps: Mapping[str, AxisMap], split: str) -> tuple[str, ...]:
@@ -232,12 +244,15 @@ def _rounding_factors(matched: Match) -> tuple[str, ...]:
     return tuple(f"weights × {factor:g}" for factor in sorted(factors) if not is_power_of_two(factor))
 
 
-def _new_config(family: Family, config, old, new, changes, top_k: int | None = None) -> dict[str, Any]:
+def _new_config(
+    source: Architecture, new: Mapping[str, int], changes: Mapping[str, Any], top_k: int | None
+) -> dict[str, Any]:
+    family, config, old = source.family, source.config, source.sizes
     result = {**config, **changes}
     if family.experts:
         copies = new["experts"] // old["experts"]
-        result[family.experts.top_k] = top_k or copies * family.get(config, family.experts.top_k)
-    for axis in (*GROWABLE, "embed"):
+        result[family.experts.top_k] = top_k or copies * source.top_k
+    for axis in (*GROWABLE, *family.follows):
         if axis in family.axes and (new[axis] != old[axis] or config.get(family.axes[axis]) is not None):
             result[family.axes[axis]] = new[axis]
     for axis, name in family.axes.items():

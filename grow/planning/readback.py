@@ -1,17 +1,16 @@
 """Where the old coordinates are in a grown hidden state.
 
 maps = read_record(grown).change.maps
-source, factor, shared = stream_readback(family, source_config, maps, final=False)    # compare.Readback's fields
+source, factor, shared = stream_readback(architecture, maps, final=False)    # compare.Readback's fields
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from grow.families.family import Family
+from grow.families.architecture import Architecture
 from grow.notation.maps import AxisMap
 
 
@@ -22,7 +21,7 @@ def output_readback(maps: Mapping[str, AxisMap]) -> tuple[np.ndarray, np.ndarray
 
 
 def stream_readback(
-    family: Family, config: Mapping[str, Any], maps: Mapping[str, AxisMap], *, final: bool
+    source: Architecture, maps: Mapping[str, AxisMap], *, final: bool
 ) -> tuple[np.ndarray, np.ndarray, bool] | None:
     """How to read a hidden state: (source, factor, shared) as in `compare.Readback`, None when unchanged.
 
@@ -31,20 +30,17 @@ def stream_readback(
     hidden = maps["hidden"]
     if hidden.is_identity:
         return None
-    bare = family.holds(config, family.norm.writes_stream) or family.holds(config, family.norm.bare)
-    normed = final and not bare
-    tied = normed and shares_final_norm(family, config)
+    normed = final and not source.stream_is_bare
+    tied = normed and shares_final_norm(source)
     factor = hidden.gain * hidden.write if normed and not tied else hidden.write
     return np.maximum(hidden.source, -1), factor, tied
 
 
-def shares_final_norm(family: Family, config: Mapping[str, Any]) -> bool:
+def shares_final_norm(source: Architecture) -> bool:
     """Whether the norm in front of a tied head shares its gain among copies, as `grow.planning.assemble` decides it."""
-    tie = family.tie
-    if tie is None or not (family.holds(config, tie.when) and family.holds(config, tie.norms_when)):
-        return False
-    rows = {row.name: row for row in family.rows if family.holds(config, row.when)}
-    return tie.table in rows and "hidden" in rows[tie.table].signature.axes and any(name in rows for name in tie.norms)
+    rows = {row.name: row for row in source.rows}
+    table = rows.get(source.tie.table) if source.tie else None
+    return table is not None and "hidden" in table.signature.axes and any(name in rows for name in source.tie_norms)
 
 
 def fold(

@@ -19,6 +19,7 @@ from typing import Any
 
 from grow.errors import BadInput, Refused, did_you_mean
 from grow.families import FAMILIES
+from grow.families.architecture import Architecture
 from grow.families.family import GROWABLE, UNITS, WIDTHS, Family
 from grow.families.upcycling import PAIRS
 from grow.files.header import show
@@ -34,29 +35,30 @@ class Target:
     notes: tuple[str, ...] = ()
 
 
-def resolve(family: Family, config: Mapping[str, Any], to: Any, *, deepen: bool = False) -> Target:
+def resolve(source: Architecture, to: Any, *, deepen: bool = False) -> Target:
     """The sizes that `to` asks for; `BadInput` or `Refused` when they cannot be a model of this family.
 
     deepen  take a size's or a config's number of layers too; layers that a field names are always taken
     """
-    old = family.sizes_of(config)
+    old = source.sizes
     if hasattr(to, "to_dict"):
         to = to.to_dict()
     if isinstance(to, Mapping):
         fields = "model_type" not in to
-        target = _from_fields(family, old, dict(to)) if fields else _from_config(family, old, to, "target", deepen)
+        target = _from_fields(source, old, dict(to)) if fields else _from_config(source, to, "target", deepen)
     else:
-        target = _from_text(family, config, old, os.fspath(to), deepen)
-    _check(family, config, old, target.sizes)
+        target = _from_text(source, os.fspath(to), deepen)
+    _check(source, target.sizes)
     if deepen and target.sizes["layers"] == old["layers"]:
         told = f"--deepen has no effect: the target has {old['layers']} layers, as many as the source, or names none"
         return replace(target, notes=(*target.notes, told))
     return target
 
 
-def _from_text(family: Family, config: Mapping[str, Any], old: dict[str, int], text: str, deepen: bool) -> Target:
+def _from_text(source: Architecture, text: str, deepen: bool) -> Target:
+    family = source.family
     if text in family.sizes:
-        return _from_config(family, old, {**config, **_only(family, text)}, text, deepen)
+        return _from_config(source, {**source.config, **_only(family, text)}, text, deepen)
     parts = [part.strip() for part in text.split(",")]
     if not all(parts) and not os.path.exists(text):
         kept = ",".join(filter(None, parts))
@@ -69,16 +71,16 @@ def _from_text(family: Family, config: Mapping[str, Any], old: dict[str, int], t
     if "=" in text:
         first, *rest = text.split(",")
         if "=" in first:
-            return _from_fields(family, old, _once([_parse_field(part) for part in (first, *rest)]))
-        base = _from_text(family, config, old, first, deepen)
-        return Target(_from_fields(family, base.sizes, _once(list(map(_parse_field, rest)))).sizes, base.notes)
+            return _from_fields(source, source.sizes, _once([_parse_field(part) for part in (first, *rest)]))
+        base = _from_text(source, first, deepen)
+        return Target(_from_fields(source, base.sizes, _once(list(map(_parse_field, rest)))).sizes, base.notes)
     if text[-1:] in ("x", "X") and text[:1] in "0123456789.-+":
-        return _from_factor(family, old, text)
+        return _from_factor(source, text)
     path = Path(text)
     if path.is_dir():
         path /= "config.json"
     if path.is_file():
-        return _from_config(family, old, _read_json(path), str(path), deepen)
+        return _from_config(source, _read_json(path), str(path), deepen)
     hint = did_you_mean(text, family.sizes)
     raise BadInput(
         f"--to {text}",
@@ -124,7 +126,8 @@ def _twice(name: str, one: int, other: int) -> BadInput:
     )
 
 
-def _from_fields(family: Family, old: dict[str, int], fields: dict[str, Any]) -> Target:
+def _from_fields(source: Architecture, old: Mapping[str, int], fields: dict[str, Any]) -> Target:
+    family = source.family
     by_field = {field: axis for axis, field in family.axes.items()}
     by_field |= {other: by_field[name] for name, other in family.synonyms.items()}
     given: dict[str, int] = {}
@@ -158,7 +161,8 @@ def _from_fields(family: Family, old: dict[str, int], fields: dict[str, Any]) ->
     return Target(sizes)
 
 
-def _from_factor(family: Family, old: dict[str, int], text: str) -> Target:
+def _from_factor(source: Architecture, text: str) -> Target:
+    old = source.sizes
     try:  # as a fraction 1e999999999 has a thousand million digits
         factor = Fraction(text[:-1]) if len(text) <= 32 and "e" not in text.lower()[:-1] else Fraction(0)
     except (ValueError, ZeroDivisionError):
@@ -177,7 +181,7 @@ def _from_factor(family: Family, old: dict[str, int], text: str) -> Target:
             why="every width is a whole number",
             fix="--to " + " or ".join(f"{_factor(f)}x" for f in near) + ", or name the fields",
         )
-    return Target(complete(family, old, {axis: int(old[axis] * factor) for axis in scaled}))
+    return Target(complete(source.family, old, {axis: int(old[axis] * factor) for axis in scaled}))
 
 
 def _factor(f: Fraction) -> str:
@@ -186,15 +190,16 @@ def _factor(f: Fraction) -> str:
     return text if Fraction(text) == f else str(f)
 
 
-def _from_config(family: Family, old: dict[str, int], config: Mapping[str, Any], name: str, deepen: bool) -> Target:
+def _from_config(source: Architecture, config: Mapping[str, Any], name: str, deepen: bool) -> Target:
+    family, old = source.family, source.sizes
     if config.get("model_type") != family.model_type:
         if any((pair.source, pair.target) == (family.model_type, config.get("model_type")) for pair in PAIRS):
-            other = FAMILIES[str(config["model_type"])]
+            other = Architecture(FAMILIES[str(config["model_type"])], config)
             raise Refused(
                 name,
-                what=f"model_type {other.model_type!r} has experts, the source is {family.model_type!r}",
+                what=f"model_type {other.family.model_type!r} has experts, the source is {family.model_type!r}",
                 why="what they are made of is a choice that a config does not make",
-                fix=f"grow upcycle --experts {other.sizes_of(config)['experts']} --to {name}",
+                fix=f"grow upcycle --experts {other.sizes['experts']} --to {name}",
             )
         raise Refused(
             name,
@@ -202,8 +207,8 @@ def _from_config(family: Family, old: dict[str, int], config: Mapping[str, Any],
             why="widen keeps the architecture",
             fix="a target of the source's family",
         )
-    sizes = family.sizes_of(config)
-    new = complete(family, old, {axis: sizes[axis] for axis in (*WIDTHS, "embed", "experts") if axis in sizes})
+    sizes = source.with_config(config).sizes
+    new = complete(family, old, {axis: sizes[axis] for axis in (*WIDTHS, *family.follows, "experts") if axis in sizes})
     notes = []
     for axis in ("layers", "vocab", "positions"):
         if axis not in old or sizes[axis] == old[axis]:
@@ -223,9 +228,10 @@ def _from_config(family: Family, old: dict[str, int], config: Mapping[str, Any],
     return Target(new, tuple(notes))
 
 
-def _check(family: Family, config: Mapping[str, Any], old: dict[str, int], new: dict[str, int]) -> None:
+def _check(source: Architecture, new: dict[str, int]) -> None:
+    family, old = source.family, source.sizes
     field = lambda axis: family.axes.get(axis, axis)  # noqa: E731
-    family.check_caps({axis: new[axis] for axis in (*GROWABLE, "embed") if axis in new}, "--to ")
+    family.check_caps({axis: new[axis] for axis in (*GROWABLE, *family.follows) if axis in new}, "--to ")
     fewer = [axis for axis in GROWABLE if axis in new and axis not in WIDTHS and new[axis] < old[axis]]
     if fewer:  # before the widths: what is suggested for them would be refused for these
         raise Refused(
@@ -239,14 +245,14 @@ def _check(family: Family, config: Mapping[str, Any], old: dict[str, int], new: 
             f"--to {field('heads')}={new['heads']}",
             what=f"{new['kv_heads']} kv heads do not divide {new['heads']} heads",
             why="each kv head serves heads / kv_heads query heads",
-            fix=nearest(family, config, old, new),
+            fix=nearest(source, new),
         )
     if (family.divides or family.derived_head_dim) and new["hidden"] % new["heads"]:
         raise Refused(
             f"--to {field('hidden')}={new['hidden']}",
             what=f"{new['heads']} heads do not divide hidden {new['hidden']}",
             why=f"the stock {family.model_type} config refuses hidden % heads != 0 when it is loaded",
-            fix=nearest(family, config, old, new),
+            fix=nearest(source, new),
         )
     if family.derived_head_dim and new["head_dim"] * new["heads"] != new["hidden"]:
         wide = {**new, "hidden": new["heads"] * new["head_dim"]}
@@ -254,7 +260,7 @@ def _check(family: Family, config: Mapping[str, Any], old: dict[str, int], new: 
             f"--to head_dim={new['head_dim']}",
             what=f"{new['heads']} heads × {new['head_dim']} != hidden {new['hidden']}",
             why=f"{family.model_type} computes head_dim = hidden / heads",
-            fix=f"{field('hidden')}={wide['hidden']}" if reachable(family, config, old, wide) else "leave head_dim out",
+            fix=f"{field('hidden')}={wide['hidden']}" if reachable(source, wide) else "leave head_dim out",
         )
     shrunk = [axis for axis in GROWABLE if axis in new and new[axis] < old[axis]]
     if shrunk:
@@ -265,8 +271,8 @@ def _check(family: Family, config: Mapping[str, Any], old: dict[str, int], new: 
             what=", ".join(f"{a} {old[a]} -> {new[a]}" for a in shrunk),
             why="a smaller axis loses information" + ("; here head_dim = hidden / heads" if derived else ""),
             fix="at least " + ",".join(f"{field(a)}={old[a]}" for a in shrunk)
-            if not derived and reachable(family, config, old, raised)
-            else nearest(family, config, old, new),
+            if not derived and reachable(source, raised)
+            else nearest(source, new),
         )
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from grow.errors import BadInput, Refused
 from grow.families import FAMILIES
+from grow.families.architecture import Architecture
 from grow.families.family import Experts, Family
 from grow.families.match import Match, Matched
 from grow.families.upcycling import PAIRS, Pair
@@ -30,7 +31,6 @@ LARGEST = 1 << 16  # experts; the largest published models have some hundreds
 
 
 def read_so(
-    family: Family,
     matched: Match,
     *,
     experts: int,
@@ -38,8 +38,8 @@ def read_so(
     granularity: int = 1,
     every: int = 1,
     route: str = "routed",
-) -> tuple[Family, Match, Upcycling, int]:
-    """The target family, the checkpoint as one of it, how that was done, and top_k; see `grow.api.upcycle`."""
+) -> tuple[Match, Upcycling, int]:
+    """The checkpoint as one of the target family, how that was done, and top_k; see `grow.api.upcycle`."""
     numbers = {"experts": experts, "granularity": granularity, "every": every, "top_k": top_k or 1}
     for name, value in numbers.items():
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST:
@@ -49,19 +49,20 @@ def read_so(
                 why=f"a whole number from 1 to {LARGEST}",
                 fix=f"--{name.replace('_', '-')} 2",
             )
-    how = Upcycling(family.model_type, pair_of(family, matched.config).target, granularity, every, route)
-    target, seen = as_experts(family, matched, how)
-    return target, seen, how, check_choice(experts, top_k, how)
+    pair = pair_of(matched.architecture)
+    how = Upcycling(pair.source, pair.target, granularity, every, route)
+    return as_experts(matched, how), how, check_choice(experts, top_k, how)
 
 
-def pair_of(family: Family, config: Mapping[str, Any]) -> Pair:
+def pair_of(source: Architecture) -> Pair:
     """The pair for a dense source; `Refused`, with what to do instead, when there is none."""
+    family = source.family
     if family.experts is not None:
         raise Refused(
             "config.json: model_type",
             what=f"{family.model_type} has experts already",
             why="upcycling turns a dense FFN into experts",
-            fix=f"grow widen --to {family.axes['experts']}={2 * family.sizes_of(config)['experts']}",
+            fix=f"grow widen --to {family.axes['experts']}={2 * source.sizes['experts']}",
         )
     found = next((pair for pair in PAIRS if pair.source == family.model_type), None)
     if found is None:
@@ -72,7 +73,7 @@ def pair_of(family: Family, config: Mapping[str, Any]) -> Pair:
             fix="a source of " + ", ".join(pair.source for pair in PAIRS),
         )
     for name, allowed in found.needs.items():
-        if (value := family.get(config, name)) not in allowed:
+        if (value := source.get(name)) not in allowed:
             raise Refused(
                 f"config.json: {name}",
                 what=f"{value!r}; {family.model_type} is read as {found.target} with {allowed[0]!r}",
@@ -82,29 +83,27 @@ def pair_of(family: Family, config: Mapping[str, Any]) -> Pair:
     return found
 
 
-def as_experts(family: Family, matched: Match, how: Upcycling) -> tuple[Family, Match]:
-    """The target family, and the same checkpoint as one of it: `how.granularity` experts, of which a token gets all.
+def as_experts(matched: Match, how: Upcycling) -> Match:
+    """The same checkpoint as one of the target family: `how.granularity` experts, of which a token gets all.
 
     Raises Refused where that is another function, or no checkpoint of the target.
     """
-    pair = pair_of(family, matched.config)
+    pair = pair_of(matched.architecture)
     if pair.target != how.target or pair.source != how.source:
         raise BadInput(
             how.target,
             what=f"{how.source} -> {how.target} is no known pair",
-            why=f"{family.model_type} is read as {pair.target}",
+            why=f"{pair.source} is read as {pair.target}",
             fix="remove grow.json to compare by outputs alone",
         )
     target = FAMILIES[pair.target]
     assert target.experts is not None
-    sizes = family.sizes_of(matched.config)
-    _check(family, target, target.experts, sizes, how)
-    config = _config(family, target, pair, matched.config, sizes, how)
-    tensors = tuple(_tensors(family, target, matched, config, sizes, how))
-    return target, Match(config, tensors, matched.duplicates, matched.stale)
+    _check(target, target.experts, matched.architecture.sizes, how)
+    into = Architecture(target, _config(matched.architecture, target, pair, how))
+    return Match(into, tuple(_tensors(matched, into, how)), matched.duplicates, matched.stale)
 
 
-def _check(family: Family, target: Family, experts: Experts, sizes: Mapping[str, int], how: Upcycling) -> None:
+def _check(target: Family, experts: Experts, sizes: Mapping[str, int], how: Upcycling) -> None:
     ffn, layers, g = sizes["ffn"], sizes["layers"], how.granularity
     if how.route not in ROUTES or (how.route == "shared" and not experts.shared):
         raise Refused(
@@ -175,47 +174,42 @@ def check_choice(experts: int, top_k: int | None, how: Upcycling) -> int:
     return chosen
 
 
-def _config(
-    family: Family, target: Family, pair: Pair, source: Mapping[str, Any], sizes: Mapping[str, int], how: Upcycling
-) -> dict[str, Any]:
+def _config(source: Architecture, target: Family, pair: Pair, how: Upcycling) -> dict[str, Any]:
     """The source's config as one of the target: G experts, all chosen."""
-    experts, rope = target.experts, source.get("rope_parameters") or source.get("rope_scaling") or {}
+    family, said, sizes = source.family, source.config, source.sizes
+    experts, rope = target.experts, said.get("rope_parameters") or said.get("rope_scaling") or {}
     assert experts is not None
-    architecture = source["architectures"][0]
-    before, after = pair.classes
-    head = architecture.removeprefix(before)
-    if head not in pair.heads or not architecture.startswith(before):
+    before, after = family.class_begins, target.class_begins
+    head = source.class_name.removeprefix(before)
+    if head not in pair.heads or not source.class_name.startswith(before):
         raise Refused(
             "config.json: architectures",
-            what=f"{architecture}, and there is no {after}{head}",
+            what=f"{source.class_name}, and there is no {after}{head}",
             why=f"stock {target.model_type} has " + ", ".join(after + name for name in pair.heads),
             fix=f"save the source as {before}ForCausalLM or {before}Model",
         )
-    carried = {name: value for name, value in pair.carried.items() if name not in source}
+    carried = {name: value for name, value in pair.carried.items() if name not in said}
     if "rope_theta" in rope:
         carried.pop("rope_theta", None)
-    config = {name: value for name, value in source.items() if name not in pair.dropped} | carried | dict(pair.sets)
+    config = {name: value for name, value in said.items() if name not in pair.dropped} | carried | dict(pair.sets)
     config |= {target.axes[axis]: size for axis, size in sizes.items() if axis in target.axes}
     units = sizes["ffn"] // how.granularity
     config |= {target.axes[experts.width]: units, target.axes["experts"]: how.granularity}
     config |= {name: how.granularity for field, name in target.synonyms.items() if field == target.axes["experts"]}
-    if "shared_ffn" in target.axes:
-        config[target.axes["shared_ffn"]] = sizes["ffn"]
+    if experts.shared_width:
+        config[target.axes[experts.shared_width]] = sizes["ffn"]
     if experts.step:
         config[experts.step] = how.every
     if family.window and target.window and not config.get(family.window.field) and config.get(family.window.switch):
-        first = int(family.get(source, family.window.first))  # the target would take other layers by default
-        config[family.window.field] = [family.window.kind(i, first) for i in range(sizes["layers"])]
+        config[family.window.field] = [*source.window_kinds]  # the target would take other layers by default
     config["head_dim"] = sizes["head_dim"]
     config |= {experts.top_k: how.granularity, "model_type": target.model_type, "architectures": [after + head]}
     return config
 
 
-def _tensors(
-    family: Family, target: Family, matched: Match, config: dict[str, Any], sizes: Mapping[str, int], how: Upcycling
-) -> Iterator[Matched]:
+def _tensors(matched: Match, into: Architecture, how: Upcycling) -> Iterator[Matched]:
     """Every tensor of the target: the source's own, and where its FFN stood what the target has there instead."""
-    experts = target.experts
+    family, target, experts = matched.family, into.family, into.family.experts
     assert experts is not None
     rows = {row.name: row for row in target.rows}
     old = {(t.row.name, t.index("layers")): t for t in matched.tensors}
@@ -224,12 +218,12 @@ def _tensors(
         layer = t.index("layers")
         # a class may have another prefix than the target's (LlamaForQuestionAnswering)
         bare = family.prefix + t.name == t.canonical
-        if layer is None or t.row.name not in dense or not target.sparse(config, layer):
+        if layer is None or t.row.name not in dense or not into.sparse(layer):
             name = t.name if bare else t.canonical
             yield replace(t, name=name, row=rows[t.row.name], source=t.source or t.name)
         elif t.row.name == next(iter(experts.parts.values()))[0]:  # where the FFN begins
             ffn = {name: old[name, layer] for name in dense}
-            for made in _experts(target, experts, rows, ffn, layer, sizes["ffn"], how):
+            for made in _experts(target, experts, rows, ffn, layer, matched.architecture.sizes["ffn"], how):
                 yield replace(made, name=made.canonical.removeprefix(target.prefix) if bare else made.canonical)
 
 

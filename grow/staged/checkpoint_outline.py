@@ -13,9 +13,10 @@ from typing import Any
 
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, Refused, did_you_mean
-from grow.families import FAMILIES, family_of
-from grow.families.family import Family
-from grow.families.match import expected_rows, match
+from grow.families import FAMILIES, architecture_of
+from grow.families.architecture import Architecture
+from grow.families.config_values import check_fields
+from grow.families.match import match
 from grow.files.locate import locate
 from grow.notation.dtypes import CODES, ITEMSIZE
 from grow.planning.change import Change
@@ -62,21 +63,20 @@ def random_outline(
 ) -> Outline:
     """Of random weights with the config of `src`, in other sizes."""
     given = outline_of(src, revision)
-    family = family_of(given.config["model_type"])
-    family.check_config(given.config, {*harmless, *assumed(given.path, given.config)})
-    known = match(family, given.config, given.tensors, str(given.path)).config
-    config = sized(family, known, sizes)
+    source = architecture_of(given.config)
+    check_fields(source, {*harmless, *assumed(given.path, given.config)})
+    config = sized(match(source, given.tensors, str(given.path)).architecture, sizes)
     config.pop("torch_dtype", None)
     config["dtype"] = dtype
-    shapes = family.sizes_of(config)
-    code = CODES[dtype]
-    rows = {name: row for name, row in expected_rows(family, config).items() if not row.optional}
-    tensors = {name: Slot(code, tuple(dim.size(shapes) for dim in row.signature.dims)) for name, row in rows.items()}
+    made, code = source.with_config(config), CODES[dtype]
+    rows = {name: row for name, row in made.tensors.items() if not row.optional}
+    tensors = {name: Slot(code, row.signature.shape(made.sizes)) for name, row in rows.items()}
     return Outline(given.path, config, tensors)
 
 
-def sized(family: Family, config: Mapping[str, Any], sizes: str | Mapping[str, int]) -> dict[str, Any]:
+def sized(source: Architecture, sizes: str | Mapping[str, int]) -> dict[str, Any]:
     """The config in other sizes, larger or smaller; BadInput when the family has no such model."""
+    family = source.family
     if isinstance(sizes, str):
         if sizes not in family.sizes:
             hint = did_you_mean(sizes, family.sizes)
@@ -87,7 +87,7 @@ def sized(family: Family, config: Mapping[str, Any], sizes: str | Mapping[str, i
         sizes = family.sizes[sizes]
     by_field = {field: axis for axis, field in family.axes.items()}
     by_field |= {other: by_field[name] for name, other in family.synonyms.items() if name in by_field}
-    old, fields = family.sizes_of(config), {}
+    old, fields = source.sizes, {}
     for name, size in sizes.items():
         axis = by_field.get(name, name)
         if axis not in family.axes:
@@ -101,8 +101,8 @@ def sized(family: Family, config: Mapping[str, Any], sizes: str | Mapping[str, i
                 fix="leave it out",
             )
         fields[family.axes[axis]] = size
-    made = {**config, **fields}
-    new = family.sizes_of(made)
+    made = {**source.config, **fields}
+    new = source.with_config(made).sizes
     if new["layers"] != old["layers"]:
         for name in (*family.layer_lists, *([family.window.field] if family.window else [])):
             made.pop(name, None)  # the stock config says them anew
@@ -119,9 +119,9 @@ def grown_outline(
     source: Outline, to: Any, options: Mapping[str, Any], harmless: Sequence[str]
 ) -> tuple[Outline, Plan]:
     """What a growth makes of it, and its plan; Refused and BadInput as of the growth itself."""
-    family = family_of(source.config["model_type"])
-    family.check_config(source.config, {*harmless, *assumed(source.path, source.config)})
-    plan = plan_for(family, match(family, source.config, source.tensors, str(source.path)), to, **options)
+    known = architecture_of(source.config)
+    check_fields(known, {*harmless, *assumed(source.path, source.config)})
+    plan = plan_for(match(known, source.tensors, str(source.path)), to, **options)
     tensors = {t.name: Slot(t.dtype, t.new_shape) for t in plan.tensors}
     return Outline(source.path, dict(plan.new_config), tensors, plan.change), plan
 

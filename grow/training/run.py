@@ -16,7 +16,7 @@ from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.costs.literature import doubts_of
 from grow.costs.spent_so_far import spent_on
 from grow.errors import BadInput
-from grow.families import FAMILIES
+from grow.families import known_architecture
 from grow.families.match import match
 from grow.files.distributed_checkpoint import check_owner
 from grow.files.header import show
@@ -264,8 +264,8 @@ class _Request:
             raise BadInput(
                 option, what=f"{checkpoint.path.name} is not known to have grown", why=why, fix=f"without {option}"
             )
-        if family := FAMILIES.get(checkpoint.config["model_type"]):
-            match(family, checkpoint.config, checkpoint.tensors, str(checkpoint.path))
+        if known := known_architecture(checkpoint.config):
+            match(known, checkpoint.tensors, str(checkpoint.path))
         model, ignored = load_model(checkpoint, settings, world)
         if ignored:
             self.notes.append(f"{len(ignored)} tensors of no use to {type(model).__name__} are left out")

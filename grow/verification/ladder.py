@@ -23,7 +23,7 @@ from typing import Any
 
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, GrowError, Refused, no_such
-from grow.families import family_of
+from grow.families import architecture_of
 from grow.notation.dtypes import BITS, ITEMSIZE, NAMES
 from grow.planning.record import growth_document, read_record
 from grow.verification.checks.same_tokenizer import tokenizers
@@ -430,7 +430,7 @@ def _check_order(source: Checkpoint, grown: Checkpoint) -> None:
     record = read_record(source.path)
     if record is None or record.sizes == record.new_sizes or grown.config.get("model_type") != record.model_type:
         return
-    if family_of(record.model_type).sizes_of(grown.config) == record.sizes:
+    if architecture_of(grown.config).sizes == record.sizes:
         raise BadInput(
             str(source.path),
             what="was grown from a checkpoint like the one given as its result",

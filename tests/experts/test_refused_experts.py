@@ -113,8 +113,8 @@ def test_the_command_upcycles_and_verifies(tiny, tmp_path, monkeypatch, capsys):
 def test_the_cost_counts_the_experts_that_a_token_uses(tiny):
     from grow.costs.of_a_model import cost_of
 
-    with opened(tiny("llama")) as (_, family, matched):
-        plan = plan_for(family, matched, None, upcycling={"experts": 8, "top_k": 2})
+    with opened(tiny("llama")) as (_, matched):
+        plan = plan_for(matched, None, upcycling={"experts": 8, "top_k": 2})
     old, new = cost_of(plan)
     assert old.parameters == sum(t.numel() for t in load_file(tiny("llama") / "model.safetensors").values())
     router = 2 * 2.0 * 8 * LLAMA["hidden_size"]

@@ -30,7 +30,7 @@ from damaged_checkpoints import (
 
 import grow
 from grow.families import FAMILIES
-from grow.families.match import expected_rows
+from grow.families.architecture import Architecture
 from grow.notation.axes import GAIN, READ, SHIFT, WRITE
 from grow.notation.maps import MEAN
 from grow.notation.numbers import narrow
@@ -60,7 +60,7 @@ def target(name: str, growth: str) -> Any:
         return "2x"
     config = TABLES[name].config
     facts = FAMILIES[config["model_type"]]
-    old = facts.sizes_of(config)
+    old = Architecture(facts, config).sizes
     if facts.norm.writes_stream == "always":  # whole multiples only; a head twice as wide scales its scores by √2
         return {"hidden": 2 * old["hidden"]}
     if facts.derived_head_dim:
@@ -74,8 +74,8 @@ def from_table(name: str, folder: Path) -> Path:
     """A checkpoint with all the tensors that a table's config allows, N(0, 1): the certificate runs no model."""
     config = TABLES[name].config
     facts = FAMILIES[config["model_type"]]
-    sizes, draw = {**facts.sizes_of(config), "labels": 3}, np.random.default_rng(0)
-    shapes = {tensor: row.signature.shape(sizes) for tensor, row in expected_rows(facts, config).items()}
+    sizes, draw = {**Architecture(facts, config).sizes, "labels": 3}, np.random.default_rng(0)
+    shapes = {tensor: row.signature.shape(sizes) for tensor, row in Architecture(facts, config).tensors.items()}
     folder.mkdir(parents=True)
     tiny.write_json(folder / "config.json", config)
     tensors = {n: tiny.Tensor("F32", narrow(draw.standard_normal(shape), "F32")) for n, shape in shapes.items()}
@@ -139,7 +139,7 @@ def test_the_tables_below_have_every_row_of_every_family():
         rows = {(row.name, row.when) for row in facts.rows}
         seen = set()
         for table in (table for name, table in TABLES.items() if name.split()[0] == family):
-            found = expected_rows(facts, table.config)
+            found = Architecture(facts, table.config).tensors
             seen |= {(found[tensor].name, found[tensor].when) for tensor in table.tensors}
         # a second name of a tied bias, which stock classes no longer write: tests/test_layouts.py stores it alone
         twins = facts.tie.biases[1:] if facts.tie else ()

@@ -18,7 +18,9 @@ import grow
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, GrowError, Refused
 from grow.families import FAMILIES
-from grow.families.config_values import TRAINS
+from grow.families.architecture import Architecture
+from grow.families.common_fields import TRAINS
+from grow.families.config_values import check_fields
 from grow.notation.rope import rope_of
 
 KV = "num_key_value_heads"
@@ -28,12 +30,12 @@ KV = "num_key_value_heads"
 def test_null_is_what_stock_code_makes_of_it(kind):
     config = {**defaults_of(kind), KV: None, "num_attention_heads": 4, "hidden_size": 32}
     try:
-        FAMILIES[kind].check_config(config)
+        check_fields(Architecture(FAMILIES[kind], config))
     except BadInput:
         with suppress(StrictDataclassFieldValidationError):
             assert getattr(stock_config(config), KV) is None  # of no use to a model
     else:
-        assert FAMILIES[kind].sizes_of(config)["kv_heads"] == getattr(stock_config(config), KV)
+        assert Architecture(FAMILIES[kind], config).sizes["kv_heads"] == getattr(stock_config(config), KV)
 
 
 def drawn_rope(draw: random.Random, own: tuple[str, str]) -> dict:
@@ -86,12 +88,12 @@ def test_rope_is_read_as_stock_code_reads_it_or_refused(kind):
     for _ in range(400):
         config = {**base, **drawn_rope(draw, family.rope_spelling)}
         try:
-            family.check_config(config)
+            check_fields(Architecture(family, config))
         except GrowError:
             continue
         agreed += 1
         stock = stock_config(json.loads(json.dumps(config))).rope_parameters
-        found = rope_of(family.rope_config(config))
+        found = rope_of(Architecture(family, config).rope)
         assert {k: v for k, v in stock.items() if k != "type"} == found, config
     assert agreed > 40
 
@@ -117,7 +119,7 @@ def test_one_theta_in_three_places_grows_in_all(tmp_path):
     )
     new = grow.plan(source, "head_dim=8").new_config
     assert new["rope_theta"] == new["rope_parameters"]["rope_theta"] == new["rope_scaling"]["rope_theta"] != 500.0
-    FAMILIES["llama"].check_config(new)
+    check_fields(Architecture(FAMILIES["llama"], new))
 
 
 def test_positions_do_not_grow_where_the_rotation_takes_them_for_its_own(tmp_path):
@@ -147,7 +149,7 @@ def test_the_other_names_of_fields_are_read_and_written_as_stock_code_does(kind,
     for name, other in ALIASES[kind].items():
         assert new[other] == new.get(name, new[other]) != config[other]
     assert difference(outputs(source), outputs(tmp_path / "grown")) < 1e-12
-    FAMILIES[kind].check_config(new)
+    check_fields(Architecture(FAMILIES[kind], new))
 
 
 @pytest.mark.parametrize("value", [48, None, "24"])
@@ -223,8 +225,8 @@ def test_one_rule_for_all_dropouts(kind):
     dropouts = {name for name in defaults_of(kind) if TRAINS.fullmatch(name)}
     assert dropouts
     for name in dropouts:
-        family.check_config({**defaults_of(kind), name: 0.3})
+        check_fields(Architecture(family, {**defaults_of(kind), name: 0.3}))
         assert family.knows(name)
         assert name not in family.known_fields  # no list says it again
         with pytest.raises(BadInput):
-            family.check_config({**defaults_of(kind), name: 1.3})
+            check_fields(Architecture(family, {**defaults_of(kind), name: 1.3}))

@@ -18,6 +18,8 @@ from stock_configs import INF, NAN, defaults_of, stock_config, variant_of
 import grow
 from grow.errors import BadInput, GrowError, Refused
 from grow.families import FAMILIES
+from grow.families.architecture import Architecture
+from grow.families.config_values import check_fields
 from grow.families.stock_source import stock_of
 
 HOSTILE = (None, True, -1, 0, 3, -1.0, 1.5, "1e-5", "false", "banana", [], ["a"], {}, INF, NAN)
@@ -33,7 +35,7 @@ def test_what_is_accepted_is_what_stock_code_takes(kind):
             if name == "model_type":
                 continue
             try:
-                family.check_config(config)
+                check_fields(Architecture(family, config))
             except GrowError:
                 refused += 1
                 continue
@@ -91,14 +93,15 @@ def test_a_wrong_value_is_refused_before_anything_is_planned(kind, field, value,
     if field == "hidden_size":
         del config["n_embd"]
     with pytest.raises(GrowError) as caught:
-        FAMILIES[kind].check_config(config)
+        check_fields(Architecture(FAMILIES[kind], config))
     assert words in str(caught.value)
     assert caught.value.exit_code == 2
 
 
 def test_all_wrong_values_are_told_at_once():
+    wrong = {"rms_norm_eps": -2.0, "tie_word_embeddings": 1}
     with pytest.raises(BadInput) as caught:
-        FAMILIES["llama"].check_config({**defaults_of("llama"), "rms_norm_eps": -2.0, "tie_word_embeddings": 1})
+        check_fields(Architecture(FAMILIES["llama"], {**defaults_of("llama"), **wrong}))
     assert "rms_norm_eps: -2.0" in str(caught.value)
     assert "also       tie_word_embeddings: 1" in str(caught.value)
 

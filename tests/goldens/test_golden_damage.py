@@ -16,6 +16,7 @@ from models import save
 import grow
 from grow.errors import Refused
 from grow.families import family_of
+from grow.families.architecture import Architecture
 from grow.verification import golden
 from grow.verification.golden import against, record, sketch
 from grow.verification.golden.golden_file import write
@@ -29,7 +30,7 @@ from grow.verification.result import Verification
 def kinds(family: str, **fields) -> list[str]:
     """One tensor of each row of the family's table: of the last layer, where there are layers."""
     config = {"model_type": family, **tiny.CONFIGS[family], **fields}
-    rows = tiny.expected_rows(family_of(family), config)
+    rows = Architecture(family_of(family), config).tensors
     return list({row.name: name for name, row in rows.items() if not row.optional}.values())
 
 

@@ -11,6 +11,7 @@ from golden_files import judged
 import grow
 from grow.checkpoint.reader import open_checkpoint
 from grow.families import family_of
+from grow.families.architecture import Architecture
 from grow.notation.maps import identity
 from grow.planning import readback
 from grow.planning.record import read_record
@@ -151,13 +152,13 @@ def test_reading_back_needs_no_source_and_agrees_with_replay(family, tied, tmp_p
         replay = Replay(found, a, b)
         wanted = {final: replay.stream(final=final) for final in (True, False)}
         for final, (index, factor, shared) in wanted.items():
-            got = readback.stream_readback(facts, a.config, maps, final=final)
+            got = readback.stream_readback(Architecture(facts, a.config), maps, final=final)
             assert (got[0] == index).all()
             assert (got[1] == factor).all()
             assert got[2] == shared
         assert all((x == y).all() for x, y in zip(readback.output_readback(maps), replay.readback))
     unchanged = {**maps, "hidden": identity(24)}
-    assert readback.stream_readback(facts, {}, unchanged, final=True) is None
+    assert readback.stream_readback(Architecture(facts, {}), unchanged, final=True) is None
     assert readback.output_readback(unchanged) is None
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import tiny
 
 from grow.families import FAMILIES
-from grow.families.match import expected_rows
+from grow.families.architecture import Architecture
 from grow.notation.axes import SHIFT, WRITE
 from grow.planning.plan import Plan
 
@@ -78,7 +78,7 @@ def tables(family: str) -> Iterator[tuple[str, Table]]:
         for embed in ({}, {"word_embed_proj_dim": 10}) if "embed" in facts.axes else ({},):
             config = {**fields, **untied, **embed, "architectures": [f"Stock{suffix}"]}
             # of every row the tensor of the last layer, and expert, that has it
-            last = {(row.name, row.when): name for name, row in expected_rows(facts, config).items()}
+            last = {(row.name, row.when): name for name, row in Architecture(facts, config).tensors.items()}
             rows = {name: key for key, name in last.items()}
             new = tuple(name for name, key in rows.items() if key not in seen)
             if suffix[0].isupper() and new:
@@ -96,7 +96,7 @@ DAMAGES = ("reversed", "2 ulp", "zeroed")
 
 def biases(name: str) -> list[str]:
     """The tensors of a table that are added to something."""
-    rows = expected_rows(FAMILIES[TABLES[name].config["model_type"]], TABLES[name].config)
+    rows = Architecture(FAMILIES[TABLES[name].config["model_type"]], TABLES[name].config).tensors
     dims = {tensor: rows[tensor].signature.dims for tensor in TABLES[name].tensors}
     return [tensor for tensor, (dim, *more) in dims.items() if not more and dim.role in (WRITE, SHIFT)]
 
@@ -154,8 +154,8 @@ def stored_names(variant: str) -> list[str]:
     facts = FAMILIES[kind]
     suffix = next(s for s in ("ForMaskedLM", "LMHeadModel", "ForCausalLM") if s in facts.tie.when)
     config = {**fields, "architectures": [f"Stock{suffix}"]}
-    last = str(facts.sizes_of(config)["layers"] - 1)
-    rows = expected_rows(facts, config)
+    last = str(Architecture(facts, config).sizes["layers"] - 1)
+    rows = Architecture(facts, config).tensors
     return [n for n, row in rows.items() if not row.optional and n == row.name.replace("{layers}", last)]
 
 

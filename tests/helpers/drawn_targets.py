@@ -5,6 +5,7 @@ from __future__ import annotations
 from models import VARIANTS, seeded
 
 import grow
+from grow.families.architecture import Architecture
 
 # 40 roundings of 2^-53 in a row, on outputs of order 1, and some: measured 2e-15 to 4e-14.
 EXACT = 1e-12
@@ -21,7 +22,7 @@ PLAIN_OPT = ("opt-post", "opt-post-projected", "opt-no-affine", "opt-no-final-no
 
 def sizes_of(variant: str) -> dict[str, int]:
     kind, _, fields, _ = VARIANTS[variant]
-    return grow.families[kind].sizes_of(fields)
+    return Architecture(grow.families[kind], fields).sizes
 
 
 def draw_free(variant: str) -> dict[str, tuple[dict, dict]]:

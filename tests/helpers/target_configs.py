@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from grow.families import FAMILIES
-from grow.families.match import expected_rows, match
+from grow.families import architecture_of
+from grow.families.config_values import check_fields
+from grow.families.match import match
 from grow.planning.plan import Plan, make_plan
 from grow.planning.target import resolve
 
@@ -34,12 +35,11 @@ BERT = {
 
 def plan(config: dict, to, **options) -> Plan:
     """The plan for a checkpoint of this config; headers only."""
-    family = FAMILIES[config["model_type"]]
-    family.check_config(config)
-    old = family.sizes_of(config)
+    source = architecture_of(config)
+    check_fields(source)
     stored = {
-        name: SimpleNamespace(dtype="F32", shape=row.signature.shape({**old, "labels": 2}))
-        for name, row in expected_rows(family, config).items()
+        name: SimpleNamespace(dtype="F32", shape=row.signature.shape({**source.sizes, "labels": 2}))
+        for name, row in source.tensors.items()
     }
-    found = match(family, config, stored, "here")
-    return make_plan(family, found, resolve(family, found.config, to), **options)
+    found = match(source, stored, "here")
+    return make_plan(found, resolve(found.architecture, to), **options)

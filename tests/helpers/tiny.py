@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from grow.families import FAMILIES
-from grow.families.match import expected_rows
+from grow.families.architecture import Architecture
 from grow.notation.axes import GAIN, READ
 from grow.notation.dtypes import RAW
 from grow.notation.numbers import narrow
@@ -129,10 +129,10 @@ def checkpoint(
     """A checkpoint of `CONFIGS[family]` with `fields` replaced: tables N(0, 1), weights N(0, 1.7 / fan_in), gains
     1 + N(0, .09), biases N(0, .09)."""
     config = {"model_type": family, "dtype": DTYPES[dtype], **CONFIGS[family], **fields}
-    facts = FAMILIES[family]
-    sizes, draw = facts.sizes_of(config), np.random.default_rng(seed)
+    known = Architecture(FAMILIES[family], config)
+    sizes, draw = known.sizes, np.random.default_rng(seed)
     tensors = {}
-    for name, row in expected_rows(facts, config).items():
+    for name, row in known.tensors.items():
         if row.optional:
             continue
         shape = row.signature.shape(sizes)

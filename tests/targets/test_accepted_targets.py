@@ -9,7 +9,8 @@ import pytest
 from target_configs import BERT, GPT2, LLAMA, MHA, OPT, QWEN3, plan
 
 from grow.errors import Refused
-from grow.families import FAMILIES
+from grow.families import FAMILIES, architecture_of
+from grow.families.architecture import Architecture
 from grow.planning.target import resolve
 
 pytestmark = pytest.mark.quick
@@ -17,8 +18,8 @@ pytestmark = pytest.mark.quick
 
 def sizes(config: dict, to, **options) -> dict[str, int]:
     """The axes that change."""
-    family = FAMILIES[config["model_type"]]
-    old, new = family.sizes_of(config), resolve(family, config, to, **options).sizes
+    source = architecture_of(config)
+    old, new = source.sizes, resolve(source, to, **options).sizes
     return {axis: new[axis] for axis in new if new[axis] != old[axis]}
 
 
@@ -73,7 +74,7 @@ def test_the_depth_of_a_size_is_taken_with_deepen_only():
     assert sizes(BERT, "bert-base,layers=5", deepen=True) == {**widths, "layers": 5}  # a field has the last word
     assert sizes(LLAMA, "2x", deepen=True) == sizes(LLAMA, "2x")
     assert sizes(LLAMA, {"layers": 4}, deepen=True) == {"layers": 4}
-    shallow = resolve(FAMILIES["bert"], {**BERT, "num_hidden_layers": 24}, "bert-base")
+    shallow = resolve(architecture_of({**BERT, "num_hidden_layers": 24}), "bert-base")
     assert shallow.sizes["layers"] == 24
     assert shallow.notes == ("layers stay 24 (bert-base has 12), and nothing shrinks",)
 
@@ -87,7 +88,7 @@ def test_the_config_of_another_checkpoint(tmp_path):
         assert sizes(LLAMA, to) == expected
         assert sizes(LLAMA, to, deepen=True) == {**expected, "layers": 5}
     assert sizes(LLAMA, f"{tmp_path},layers=3,vocab_size=41") == {"hidden": 36, "heads": 12, "layers": 3}
-    assert resolve(FAMILIES["llama"], LLAMA, tmp_path).notes == (
+    assert resolve(architecture_of(LLAMA), tmp_path).notes == (
         f"layers stay 2 ({tmp_path / 'config.json'} has 5); --deepen takes its depth too",
         f"positions stay 64 ({tmp_path / 'config.json'} has 32), and nothing shrinks",
     )
@@ -102,7 +103,7 @@ def test_every_named_size_is_a_model_of_its_family(family):
     assert family.sizes
     for name, fields in family.sizes.items():
         config = {"vocab_size": 41, "model_type": family.model_type, **fields}
-        found = family.sizes_of(config)
+        found = Architecture(family, config).sizes
         assert found["heads"] % found["kv_heads"] == 0, name
         assert sizes(config, name) == {}
         transformers.AutoConfig.for_model(family.model_type, **fields)

@@ -11,7 +11,7 @@ import pytest
 from target_configs import BERT, GPT2, LLAMA, MHA, OPT, QWEN3, plan
 
 from grow.errors import BadInput, GrowError, Refused
-from grow.families import FAMILIES
+from grow.families import FAMILIES, architecture_of
 from grow.notation.size_limits import cap_of
 from grow.planning.target import resolve
 
@@ -220,7 +220,7 @@ def test_a_refusal_of_a_huge_size_is_as_quick_as_any(to):
 def test_a_config_that_is_none(tmp_path: Path, text, what):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(GrowError, match=what):
-        resolve(FAMILIES["llama"], LLAMA, tmp_path)
+        resolve(architecture_of(LLAMA), tmp_path)
 
 
 # Options beside the target

@@ -118,7 +118,7 @@ class Staged(WholeMultiples):
     def depth(self, r: Request) -> Depth:
         n, m = r.old["layers"], r.new["layers"]
         stay = f"{r.field('layers')}={n}"
-        if why := norms_silence(r.family, r.config):
+        if why := norms_silence(r.source):
             raise self.refuse(f"layers {n} -> {m}", why, stay)
         after = [*range(n)] * (m // n - 1)
         after += spread(n, n + m % n) if m % n else []

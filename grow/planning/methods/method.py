@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from grow.errors import Refused
-from grow.families.family import UNITS, WIDTHS, Family
+from grow.families.architecture import Architecture
+from grow.families.family import UNITS, WIDTHS
 from grow.notation.maps import AxisMap
 from grow.planning.change import Redraw
 from grow.planning.choose_maps import choose_maps
@@ -34,15 +35,14 @@ class Operator(Protocol):
 class Request:
     """What is to grow.
 
-    old, new     axis -> size
+    source       the model that grows
+    new          axis -> size
     operators    axis -> name, as people chose them; only `default` takes them
     place, fill  of inserted layers, as people chose them; only methods that are `free` take them
     upcycled     a dense model is read as one with experts
     """
 
-    family: Family
-    config: Mapping[str, Any]
-    old: Mapping[str, int]
+    source: Architecture
     new: Mapping[str, int]
     seed: int = 0
     operators: Mapping[str, str] | None = None
@@ -51,15 +51,15 @@ class Request:
     upcycled: bool = False
 
     @property
-    def context(self) -> str:
-        """What sits on the hidden axis."""
-        return self.family.hidden_context(self.config)
+    def old(self) -> Mapping[str, int]:
+        """Axis -> size, of the source."""
+        return self.source.sizes
 
     def grows(self, axis: str) -> bool:
         return self.new.get(axis) != self.old.get(axis)
 
     def field(self, axis: str) -> str:
-        return self.family.axes.get(axis, axis)
+        return self.source.family.axes.get(axis, axis)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Method:
             if r.grows(axis) and not operators[axis].allows(r.old[axis], r.new[axis], self._context(r, axis)):
                 raise self._no_map(r, axis, operators[axis])
         self._check_heads(r)
-        maps, words = choose_maps(r.family, r.config, r.old, r.new, operators)
+        maps, words = choose_maps(r.source, r.new, operators)
         depth = self.depth(r) if r.grows("layers") else unchanged(r.old["layers"])
         return Design(maps, words, depth, self.split, lossy=self.loss(r, maps, depth))
 
@@ -142,7 +142,7 @@ class Method:
         """A subclass may want whole multiples."""
 
     def _context(self, r: Request, axis: str) -> str:
-        return r.context if axis == "hidden" else "elementwise"
+        return r.source.hidden_context if axis == "hidden" else "elementwise"
 
     def _no_map(self, r: Request, axis: str, operator: Operator | None = None) -> Refused:
         n, m, context = r.old[axis], r.new[axis], self._context(r, axis)

@@ -22,7 +22,7 @@ class Default(Method):
     free = True
 
     def design(self, r: Request) -> Design:
-        maps, words = choose_maps(r.family, r.config, r.old, r.new, dict(r.operators or {}))
+        maps, words = choose_maps(r.source, r.new, dict(r.operators or {}))
         return Design(maps, words, self.depth(r), self.split)
 
 

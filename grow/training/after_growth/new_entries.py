@@ -7,7 +7,7 @@ their bits; neither touches anything else.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from grow.applying.fused import wholes
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
 from grow.families import FAMILIES, family_of
+from grow.families.architecture import Architecture
 from grow.families.family import Family
 from grow.families.match import Match, Matched, match
 from grow.growth.in_memory import ModelSource
@@ -40,7 +41,7 @@ def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorP
     the old sizes. BadInput when the record is of another checkpoint."""
     how = record.change.upcycling
     family = family_of(how.target if how else record.model_type)
-    found = match(family, grown.config, grown.tensors, str(grown.path))
+    found = match(Architecture(family, grown.config), grown.tensors, str(grown.path))
     config = dict(found.config)
     for axis, size in record.sizes.items():
         field = family.axes.get(axis)
@@ -48,7 +49,7 @@ def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorP
             config[field] = size
     if record.config_changes.get("tie_word_embeddings") is False:
         config["tie_word_embeddings"] = True
-    depth = record.change.depth
+    before, depth = Architecture(family, config), record.change.depth
     if not knows_new(record):
         raise Refused(
             f"{grown.path}: {NAME}",
@@ -73,11 +74,11 @@ def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorP
         if layer is not None:
             to = depth.source[layer]
             t = replace(t, name=t.at(t.name, layers=to), canonical=t.at(t.canonical, layers=to))
-        if not _parted(family, t, found, config):
+        if not _parted(before, t):
             source.append(replace(t, shape=shape))
-    matched = Match(config, tuple(source), (), ())
+    matched = Match(before, tuple(source), (), ())
     try:
-        tensors, _ = assemble(family, matched, record.change, {t.name: t.dtype for t in source})
+        tensors, _ = assemble(matched, record.change, {t.name: t.dtype for t in source})
     except (KeyError, IndexError, ValueError) as error:
         raise _foreign(grown, f"{type(error).__name__}: {error}") from None
     stored = {t.name: t for t in found.tensors}
@@ -101,10 +102,9 @@ def _named_like(t: Matched, family: Family, made: Iterable[Matched]) -> Iterator
         yield replace(one, name=one.canonical.removeprefix(family.prefix) if bare else one.canonical)
 
 
-def _parted(family: Any, t: Matched, found: Match, config: Mapping[str, Any]) -> bool:
+def _parted(before: Architecture, t: Matched) -> bool:
     """A head that the growth wrote apart from its table: the source has none."""
-    tie = family.tie
-    return bool(tie and t.canonical == tie.head and family.holds(config, tie.when))
+    return before.tie is not None and t.canonical == before.tie.head
 
 
 def _foreign(grown: Checkpoint | ModelSource, why: str) -> BadInput:

@@ -13,13 +13,14 @@ import torch.nn.functional as F
 
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
+from grow.families.common_fields import POSITIONS
 from grow.models.tokenizers import load_tokenizer
 from grow.models.true_float64 import TrueFloat64
 from grow.training.settings.limits import MEANINGS
 from grow.training.settings.run_settings import Settings
 from grow.training.text.objectives import IGNORED
 
-CAPACITY = ("max_position_embeddings", "n_positions", "max_sequence_length")
+CAPACITY = (*POSITIONS, "max_sequence_length")
 ATTENTION = ("full_attention", "sliding_attention")
 LONGEST = 512  # tokens of a sequence when nobody says it
 
@@ -40,14 +41,12 @@ def tokenizer_of(folder: Path) -> Any | None:
 
 def capacity(config: Mapping[str, Any]) -> int | None:
     """Tokens of a sequence that the model has positions for; None where nothing limits it."""
-    from grow.families import FAMILIES
-    from grow.planning.choose_maps import first_position
+    from grow.families import known_architecture
 
     if config.get("is_encoder_decoder"):  # BART has a table of positions, T5's are relative
         return next((int(config[name]) for name in CAPACITY[:1] if isinstance(config.get(name), int)), None)
-    if family := FAMILIES.get(str(config.get("model_type"))):
-        sizes = family.sizes_of(config)
-        return sizes["positions"] - first_position(family, config) if "positions" in sizes else None
+    if known := known_architecture(config):
+        return known.sizes["positions"] - known.first_position if "positions" in known.sizes else None
     return next((int(config[name]) for name in CAPACITY if isinstance(config.get(name), int)), None)
 
 
@@ -147,10 +146,9 @@ def flops_per_token(checkpoint: Checkpoint, length: int) -> float:
     Of a model without a family 2 per weight of a matrix.
     """
     from grow.costs.of_a_model import forward_flops
-    from grow.families import FAMILIES
+    from grow.families import known_architecture
     from grow.families.match import match
 
-    if family := FAMILIES.get(str(checkpoint.config.get("model_type"))):
-        matched = match(family, checkpoint.config, checkpoint.tensors, str(checkpoint.path))
-        return 3 * forward_flops(family, matched, length)
+    if known := known_architecture(checkpoint.config):
+        return 3 * forward_flops(match(known, checkpoint.tensors, str(checkpoint.path)), length)
     return 3 * sum(2.0 * np.prod(info.shape) for info in checkpoint.tensors.values() if len(info.shape) > 1)

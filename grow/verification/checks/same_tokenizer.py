@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.errors import BadInput
+from grow.families.common_fields import POSITIONS
 from grow.files.regular import read_file
 from grow.models.tokenizers import load_tokenizer
 from grow.verification.result import Check
@@ -105,9 +106,7 @@ def settings(tokenizer: Any, folder: Path) -> dict[str, Any]:
 def positions(folder: Path) -> int | None:
     """How many positions the folder's config counts."""
     config = _json(folder / "config.json")
-    found = (
-        (config.get(name) for name in ("max_position_embeddings", "n_positions")) if isinstance(config, dict) else ()
-    )
+    found = (config.get(name) for name in POSITIONS) if isinstance(config, dict) else ()
     return next((n for n in found if isinstance(n, int)), None)
 
 

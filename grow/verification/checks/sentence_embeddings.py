@@ -124,7 +124,7 @@ def _followed(source: Checkpoint, modules: Sequence[Module], replay: Replay | No
     if replay is None:
         return Followed()
     record = replay.record
-    start = vectors(replay.family, replay.matched.config, record.change.maps, record.split)
+    start = vectors(replay.matched.architecture, record.change.maps, record.split)
     changed = frozenset(axis for axis, size in record.sizes.items() if size != record.new_sizes[axis])
     return follow(source, modules, start, changed)
 

@@ -20,7 +20,8 @@ import numpy as np
 from grow.checkpoint.pickled import open_readable
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, listing
-from grow.families import family_of
+from grow.families import architecture_of
+from grow.families.architecture import Architecture
 from grow.files.header import show
 from grow.files.locate import locate
 from grow.notation.dtypes import NAMES
@@ -90,20 +91,20 @@ class Growth:
     record: Record | None
 
     @functools.cached_property
-    def family(self) -> Any:
-        """The family, when the record tells of the recorded source; else None."""
+    def architecture(self) -> Architecture | None:
+        """The source's family read with its config, when the record tells of the recorded source; else None."""
         config, record = self.golden.source["config"], self.record
         if record is None or config.get("model_type") != record.model_type:
             return None
-        family = family_of(record.model_type)
+        found = architecture_of(config)
         try:
-            return family if family.sizes_of(config) == record.sizes else None
+            return found if found.sizes == record.sizes else None
         except BadInput:
             return None
 
     @property
     def rounded(self) -> bool:
-        return self.family is not None and self.record is not None and self.record.storage == "rounded"
+        return self.architecture is not None and self.record is not None and self.record.storage == "rounded"
 
     @functools.cached_property
     def dtype(self) -> str:
@@ -122,22 +123,21 @@ class Growth:
         """How an output becomes one of the source's width."""
         if name in VOCABULARY:
             return lambda y, n: (y[:, :n], 0.0, "")
-        back = output_readback(self.record.change.maps) if self.family and self.record else None
+        back = output_readback(self.record.change.maps) if self.architecture and self.record else None
         return _as_it_is if back is None or name not in HIDDEN_OUTPUTS else lambda y, n: fold(y, n, *back)
 
     def place(self, layer: str) -> str:
         """Where a hidden state of the source is among the grown ones."""
-        if not (self.family and self.record):
+        if not (self.architecture and self.record):
             return layer
         name, _, k = layer.rpartition(".")
         return f"{name}.{self.record.change.depth.hidden_index(int(k))}"
 
     def layer(self, name: str, last: bool) -> Fold:
         """How a hidden state becomes one of the source's width."""
-        if not (self.family and self.record):
+        if not (self.architecture and self.record):
             return _as_it_is
-        maps, config = self.record.change.maps, self.golden.source["config"]
-        back = stream_readback(self.family, config, maps, final=last)
+        back = stream_readback(self.architecture, self.record.change.maps, final=last)
         return lambda y, n: _as_it_is(y, n) if back is None or len(back[0]) != y.shape[1] else fold(y, n, *back)
 
 
@@ -168,7 +168,7 @@ def _checks(
             yield hidden_states(golden, growth, pair, limit > EXACT)
         else:
             found = true_float64(golden, growth, pair, limit)
-            if found.status == "fail" and found.measured and growth.family is None and growth.floor() > EXACT:
+            if found.status == "fail" and found.measured and growth.architecture is None and growth.floor() > EXACT:
                 limit = growth.floor()
                 found = true_float64(golden, growth, pair, limit)
                 found = replace(found, measured={**found.measured, "within_storage": found.status == "pass"})
@@ -302,7 +302,7 @@ def _notes(golden: Golden, growth: Growth, checks: Sequence[Check], now: dict[st
     yield f"compared with what {golden.source['name']} answered when {Path(golden.path).name} was recorded"
     if growth.record is None:
         yield "no grow.json in the grown checkpoint: the outputs decide"
-    elif growth.family is None:
+    elif growth.architecture is None:
         yield "grow.json tells of a growth from another checkpoint than the recorded one: its maps are not used"
     elif growth.record.lossy:
         yield f"grow.json says that this growth is not exact; {growth.record.method}: {growth.record.lossy}"

@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from grow.families.config_values import TRAINS
+from grow.families.common_fields import TRAINS
 from grow.families.stock_source import stock_of
 
 # Written beside a model and read by no forward pass, no loss and no head.

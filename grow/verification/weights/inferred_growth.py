@@ -16,8 +16,9 @@ from typing import Any
 
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import GrowError
-from grow.families import FAMILIES
-from grow.families.family import UNITS, Family
+from grow.families import known_architecture
+from grow.families.architecture import Architecture
+from grow.families.family import UNITS
 from grow.families.match import Match, match
 from grow.notation.dtypes import BITS, STORES
 from grow.notation.operators import OPERATORS
@@ -37,17 +38,16 @@ MOST = 0.5  # of the tensors must follow: of a growth that is another one next t
 
 def supposed(source: Checkpoint, grown: Checkpoint) -> Replay | None:
     """The growth that most tensors of `grown` follow, laid over both; None where there is none."""
-    family = FAMILIES.get(str(source.config.get("model_type")))
-    into = FAMILIES.get(str(grown.config.get("model_type")))
-    if family is None or into is None:
+    before, after = known_architecture(source.config), known_architecture(grown.config)
+    if before is None or after is None:
         return None
     try:
-        matched = match(family, source.config, source.tensors, str(source.path))
-        into.sizes_of(grown.config)
+        matched = match(before, source.tensors, str(source.path))
+        after.sizes  # noqa: B018  a GrowError where they contradict each other
     except GrowError:
         return None
     best: tuple[float, Replay | None] = MOST, None
-    for plan in _plans(family, matched, into, grown.config):
+    for plan in _plans(matched, after):
         found = _laid_over(plan, source, grown)
         if found is None:
             continue
@@ -108,23 +108,23 @@ def _numbers(t: TensorPlan) -> int:
     return int(rows * columns)
 
 
-def _plans(family: Family, matched: Match, into: Family, grown: Mapping[str, Any]) -> Iterator[Plan]:
+def _plans(matched: Match, after: Architecture) -> Iterator[Plan]:
     """Every growth to these sizes that `grow` can be asked for without a seed, the usual one first."""
-    new = into.sizes_of(grown)
-    for how in _upcyclings(family, into, new, grown):
+    new = after.sizes
+    for how in _upcyclings(matched.architecture, after):
         try:
-            read, seen, *_ = read_so(family, matched, **how) if how else (family, matched)
-            old = read.sizes_of(seen.config)
+            old = (read_so(matched, **how)[0] if how else matched).architecture.sizes
         except GrowError:
             continue
-        to = {axis: size for axis, size in new.items() if size != old.get(axis) and axis not in ("embed", "experts")}
+        fixed = (*after.family.follows, "experts")
+        to = {axis: size for axis, size in new.items() if size != old.get(axis) and axis not in fixed}
         if not how and new.get("experts") != old.get("experts"):
             to["experts"] = new["experts"]
-        if into.derived_head_dim:
+        if after.family.derived_head_dim:
             to.pop("head_dim", None)
         for options in _options(to, new["layers"] > old["layers"]):
             with contextlib.suppress(GrowError):
-                yield plan_for(family, matched, to, upcycling=how, **options)
+                yield plan_for(matched, to, upcycling=how, **options)
 
 
 def _options(to: Mapping[str, int], deeper: bool) -> Iterator[dict[str, Any]]:
@@ -140,14 +140,12 @@ def _options(to: Mapping[str, int], deeper: bool) -> Iterator[dict[str, Any]]:
     yield from ({"method": name} for name in METHODS if name != DEFAULT)
 
 
-def _upcyclings(
-    family: Family, into: Family, new: Mapping[str, int], grown: Mapping[str, Any]
-) -> Iterator[dict[str, Any] | None]:
+def _upcyclings(before: Architecture, after: Architecture) -> Iterator[dict[str, Any] | None]:
     """How an FFN can have become these experts; None where it is no other family."""
-    if into is family:
+    if after.family is before.family:
         yield None
-    elif into.experts and not family.experts:
-        count, chosen = new["experts"], into.get(grown, into.experts.top_k)
+    elif after.family.experts and not before.family.experts:
+        count, chosen = after.sizes["experts"], after.top_k
         cuts = [cut for cut in range(1, min(count, 64) + 1) if count % cut == 0 and chosen % cut == 0]
         for route in ROUTES:
             yield from ({"experts": count, "top_k": chosen, "granularity": cut, "route": route} for cut in cuts)

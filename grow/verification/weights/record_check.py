@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from grow.errors import GrowError
+from grow.families.architecture import Architecture
 from grow.families.family import UNITS, Family
 from grow.notation.maps import BLEND, SILENT, AxisMap
 from grow.notation.operators import HeadMaps, commutes
@@ -27,7 +28,7 @@ Sizes = Mapping[str, int]
 MOST = 10  # fields of which it is asked whether a source's config had them
 
 
-def map_faults(family: Family, config: Mapping[str, Any], change: Change, old: Sizes, new: Sizes) -> Iterator[str]:
+def map_faults(source: Architecture, change: Change, new: Sizes) -> Iterator[str]:
     """Where the maps, the layers or the new tokens of grow.json are none that leave the function as it is."""
     for space, axis_map in change.maps.items():
         # shares and square roots are rounded a few times each; a wrong factor is off by far more
@@ -37,13 +38,13 @@ def map_faults(family: Family, config: Mapping[str, Any], change: Change, old: S
         if axis_map.m != new[space.split(".")[0]]:
             yield f"grow.json: the map of {space} does not reach the size {dict(new)}"
     contexts = dict.fromkeys((*UNITS, "heads", "kv_heads"), "elementwise")
-    contexts["hidden"] = family.hidden_context(config)
+    contexts["hidden"] = source.hidden_context
     for space, context in contexts.items():
         if space in change.maps and (why := commutes(change.maps[space], context)):
             yield f"grow.json: the map of {space} does not commute with what sits on it: {why}"
-    yield from _heads(family, change.maps)
-    yield from _recomputed(family, config, change, old, new)
-    yield from _layers(family, config, change)
+    yield from _heads(source.family, change.maps)
+    yield from _recomputed(source, change, new)
+    yield from _layers(source, change)
 
 
 def _heads(family: Family, maps: Mapping[str, AxisMap]) -> Iterator[str]:
@@ -60,13 +61,13 @@ def _heads(family: Family, maps: Mapping[str, AxisMap]) -> Iterator[str]:
         yield "grow.json: the map of heads is no whole number of copies: a norm over all heads sees another mean square"
 
 
-def _recomputed(family: Family, config: Mapping[str, Any], change: Change, old: Sizes, new: Sizes) -> Iterator[str]:
+def _recomputed(source: Architecture, change: Change, new: Sizes) -> Iterator[str]:
     """Maps that follow from the sizes, by their name."""
     try:
-        wanted = head_dim_maps(family, config, old["head_dim"], new["head_dim"])[0]
-        wanted |= grow_experts(family, config, old, new, {}, upcycled=change.upcycling is not None)
-        if "positions" in old:
-            wanted["positions"] = position_map(family, config, old["positions"], new["positions"])
+        wanted = head_dim_maps(source, new["head_dim"])[0]
+        wanted |= grow_experts(source, new, {}, upcycled=change.upcycling is not None)
+        if "positions" in source.sizes:
+            wanted["positions"] = position_map(source, new["positions"])
     except GrowError as error:
         yield f"grow.json: no such growth: {error.where}: {error.what}"
         return
@@ -80,24 +81,24 @@ def _recomputed(family: Family, config: Mapping[str, Any], change: Change, old: 
         yield "grow.json: the map of vocab does not append tokens to the old ones"
     if change.low is not None:
         try:
-            known = vocab.m > vocab.n and change.low == LOW == low_logit(family, config, "low")
+            known = vocab.m > vocab.n and change.low == LOW == low_logit(source, "low")
         except GrowError:
             known = False
         if not known:
             yield f"grow.json: low: found {change.low:g}, which is no logit that new tokens get here"
 
 
-def _layers(family: Family, config: Mapping[str, Any], change: Change) -> Iterator[str]:
+def _layers(source: Architecture, change: Change) -> Iterator[str]:
     depth = change.depth
     if not depth.lawful:
         yield f"grow.json: the layers {list(depth.source)} are not the old ones in their order"
     if not any(depth.inserted):
         return
     try:
-        check_depth(family, config, depth)
+        check_depth(source, depth)
     except GrowError as error:
         yield f"grow.json: no such growth: {error.what}: {error.why}"
-    if depth.zero == "norm" and (why := norms_silence(family, config)):
+    if depth.zero == "norm" and (why := norms_silence(source)):
         yield f"grow.json: layers that zero norms silence do not compute the identity here: {why}"
 
 

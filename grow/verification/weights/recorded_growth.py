@@ -20,8 +20,9 @@ from grow.applying.engine import FileSource, write_plan
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, GrowError, listing
 from grow.families import FAMILIES, family_of
-from grow.families.config_values import TRAINS
-from grow.families.family import COMMON_FIELDS, GROWABLE, Family
+from grow.families.architecture import Architecture
+from grow.families.common_fields import COMMON_FIELDS, TRAINS
+from grow.families.family import GROWABLE, Family
 from grow.families.match import match
 from grow.files.header import show
 from grow.files.writer import write_json
@@ -50,20 +51,20 @@ class Replay:
 
     def __init__(self, record: Record, source: Checkpoint, grown: Checkpoint) -> None:
         self.record, self.source, self.grown = record, source, grown
-        self.family: Family = family_of(record.model_type)
+        before = Architecture(family_of(record.model_type), source.config)
         dense = record.change.upcycling is not None
-        if source.config.get("model_type") != record.model_type or (not dense and self._sizes() != record.sizes):
+        if source.config.get("model_type") != record.model_type or (not dense and not _has_sizes(before, record.sizes)):
             raise self._not_the_source()
         self.change = record.change
         self.maps = record.change.maps
-        self.matched = match(self.family, source.config, source.tensors, str(source.path))
+        self.matched = match(before, source.tensors, str(source.path))
         self.names = {t.name for t in self.matched.tensors}
         if self.change.upcycling:
-            self.family, self.matched = as_experts(self.family, self.matched, self.change.upcycling)
-            if self._read_sizes() != record.sizes:
+            self.matched = as_experts(self.matched, self.change.upcycling)
+            if self.matched.architecture.sizes != record.sizes:
                 raise self._not_the_source()
         same = {t.name: t.dtype for t in self.matched.tensors}
-        made, self.untied = assemble(self.family, self.matched, self.change, same)
+        made, self.untied = assemble(self.matched, self.change, same)
         self.tensors = tuple(self._as_stored(t) for t in made)
 
     def _as_stored(self, t: TensorPlan) -> TensorPlan:
@@ -82,14 +83,14 @@ class Replay:
             fix="grow verify SOURCE GROWN, in this order",
         )
 
-    def _read_sizes(self) -> dict[str, int]:
-        return self.family.sizes_of(self.matched.config)
+    @property
+    def architecture(self) -> Architecture:
+        """The source as it was read: with experts where the growth made some of a dense FFN."""
+        return self.matched.architecture
 
-    def _sizes(self) -> dict[str, int] | None:
-        try:
-            return self.family.sizes_of(self.source.config)
-        except BadInput:
-            return None
+    @property
+    def family(self) -> Family:
+        return self.matched.family
 
     @property
     def readback(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -98,7 +99,7 @@ class Replay:
 
     def stream(self, *, final: bool) -> tuple[np.ndarray, np.ndarray, bool] | None:
         """How to read a hidden state, see `readback.stream_readback`."""
-        return stream_readback(self.family, self.matched.config, self.maps, final=final)
+        return stream_readback(self.architecture, self.maps, final=final)
 
     def source_module(self, name: str) -> str | None:
         """The source's module that a grown one stands for; None inside layers that the source does not have as such."""
@@ -113,7 +114,7 @@ class Replay:
 
     @property
     def _chained(self) -> bool:
-        return self.family.holds(self.matched.config, self.family.norm.writes_stream)
+        return self.architecture.norm_writes_stream
 
     @cached_property
     def _layer(self) -> re.Pattern[str]:
@@ -136,8 +137,7 @@ class Replay:
     def rounded(self) -> tuple[str, ...]:
         """Why this growth, as it is stored, rounds weights."""
         record = self.record
-        sizes = record.sizes, record.new_sizes
-        always = why_rounded(self.family, self.matched, self.change, *sizes, record.split)
+        always = why_rounded(self.matched, self.change, record.new_sizes, record.split)
         return (*always, *why_narrowed(self.tensors, self.maps, record.split))
 
     @cached_property
@@ -150,10 +150,9 @@ class Replay:
         record, experts = self.record, self.family.experts
         top_k = None
         if experts and self.change.upcycling:  # somebody chose it
-            top_k = record.config_changes.get(experts.top_k, self.family.get(self.matched.config, experts.top_k))
+            top_k = record.config_changes.get(experts.top_k, self.architecture.top_k)
             top_k = check_choice(record.new_sizes["experts"], top_k, self.change.upcycling)
-        sizes = record.sizes, record.new_sizes
-        return grown_config(self.family, self.matched.config, *sizes, self.change.depth, stored, untied, top_k=top_k)
+        return grown_config(self.architecture, record.new_sizes, self.change.depth, stored, untied, top_k=top_k)
 
     def certificate(self) -> Check:
         """The proof on the stored weights."""
@@ -219,7 +218,7 @@ class Replay:
     def _law(self) -> Iterator[str]:
         record = self.record
         yield from uncovered(self.tensors, {name: info.shape for name, info in self.source.tensors.items()})
-        yield from map_faults(self.family, self.matched.config, self.change, record.sizes, record.new_sizes)
+        yield from map_faults(self.architecture, self.change, record.new_sizes)
 
     def _storage(self) -> Iterator[str]:
         """The weights are stored as grow.json says: rounded or not."""
@@ -231,7 +230,7 @@ class Replay:
     def _config(self) -> Iterator[str]:
         """The grown config is the source's but for what this growth has to change, and the source's is the recorded
         one."""
-        family, record, source = self.family, self.record, self.matched.config
+        record, source = self.record, self.matched.config
         if not known_source(source, self.grown.config, record.config_changes, record.source_config_sha256):
             where = f"config.json of the source, {show(self.source.path, 200)}"
             yield f"{where}: was edited since it grew: its sha256 is not the one in grow.json"
@@ -252,7 +251,7 @@ class Replay:
         for field in self.fields():
             yield f"config.json: {field['field']}: found {field['grown']!r}, wanted {field['source']!r}"
         try:
-            sizes = family.sizes_of(self.grown.config)
+            sizes = self.architecture.with_config(self.grown.config).sizes
         except BadInput as error:
             yield str(error).splitlines()[0]
         else:
@@ -266,9 +265,9 @@ class Replay:
             wanted = self.config
         except GrowError:
             wanted = {**self.matched.config, **self.record.config_changes}
-        a, b = one_dtype(wanted), one_dtype(self.grown.config)
+        a, b = (self.architecture.with_config(one_dtype(config)) for config in (wanted, self.grown.config))
         return [
-            {"field": name, "source": self.family.get(a, name), "grown": self.family.get(b, name)}
+            {"field": name, "source": a.get(name), "grown": b.get(name)}
             for name in self._differing(wanted, self.grown.config)
         ]
 
@@ -278,10 +277,7 @@ class Replay:
 
     def _possible(self, config: Mapping[str, Any]) -> bool:
         """Whether the sizes are those that the weights have: no class is asked about others."""
-        try:
-            return self.family.sizes_of(config) == self.record.new_sizes
-        except BadInput:
-            return False
+        return _has_sizes(self.architecture.with_config(config), self.record.new_sizes)
 
     def fault(self, t: TensorPlan) -> dict[str, Any] | None:
         """The first element of a tensor that breaks its equation."""
@@ -325,14 +321,12 @@ class Replay:
         dtypes  of the result's tensors; of those that are not named, the source's
         """
         stored = {t.name: dtypes.get(t.name, t.dtype) for t in self.matched.tensors}
-        tensors, untied = assemble(self.family, self.matched, self.change, stored)
+        tensors, untied = assemble(self.matched, self.change, stored)
         record = self.record
         config = self.config_for({t.dtype for t in tensors}, untied)
         plan = Plan(
-            self.family,
-            self.matched.config,
+            self.architecture,
             config,
-            record.sizes,
             record.new_sizes,
             self.change,
             {},
@@ -346,6 +340,13 @@ class Replay:
             raise NoSpace(f"a copy needs {plan.nbytes / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free")
         write_plan(plan, FileSource(self.source), folder, 5 * 10**9)
         write_json(folder / "config.json", config)
+
+
+def _has_sizes(architecture: Architecture, sizes: Mapping[str, int]) -> bool:
+    try:
+        return architecture.sizes == sizes
+    except BadInput:
+        return False
 
 
 class NoSpace(Exception):
@@ -372,7 +373,7 @@ def significant(
 ) -> list[dict[str, Any]]:
     """Without those that change no output, and without sizes of a family that became larger, as in a growth."""
     family = FAMILIES.get(widths_of or "")
-    widths = {family.axes[axis] for axis in (*GROWABLE, "embed") if axis in family.axes} if family else set()
+    widths = {family.axes[axis] for axis in (*GROWABLE, *family.follows) if axis in family.axes} if family else set()
     widths |= {family.synonyms[name] for name in widths & family.synonyms.keys()} if family else set()
     lists = {*family.layer_lists} if family else set()
     ignored = {*neutral, "dtype", "torch_dtype"}

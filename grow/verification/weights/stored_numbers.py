@@ -17,7 +17,7 @@ from grow.applying.engine import stored_rows
 from grow.applying.tensor_rows import BLOCK
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import GrowError, listing
-from grow.families import FAMILIES
+from grow.families import known_architecture
 from grow.families.match import match
 from grow.notation.axes import WRITE
 from grow.notation.dtypes import BITS, STORES
@@ -141,11 +141,11 @@ def narrowest(checkpoint: Checkpoint) -> str:
 
 def invisible(checkpoint: Checkpoint) -> Mapping[str, tuple[str, slice]]:
     """Tensor -> why no output depends on some of its rows, and which, for the families whose tables say so."""
-    family = FAMILIES.get(str(checkpoint.config.get("model_type")))
-    if family is None or family.attention.rope or family.attention.qk_norm:
+    known = known_architecture(checkpoint.config)
+    if known is None or known.family.attention.rope or known.family.attention.qk_norm:
         return {}
     try:
-        matched = match(family, checkpoint.config, checkpoint.tensors, str(checkpoint.path))
+        matched = match(known, checkpoint.tensors, str(checkpoint.path))
     except GrowError:
         return {}
     found = {}

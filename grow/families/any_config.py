@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from grow.errors import BadInput, Refused, did_you_mean, listing
+from grow.families import FAMILIES
+from grow.families.common_fields import SIZES
 from grow.files.header import show
 from grow.files.json_floats import FLOAT
 
-SIZES = re.compile(
-    "hidden_size|intermediate_size|vocab_size|head_dim|num_(hidden_)?layers|num_(attention|key_value)_heads|"
-    "num_heads|max_position_embeddings|n_(embd|inner|layers?|heads?|positions|ctx)|d_(model|ff|kv)|ffn_dim|"
-    "word_embed_proj_dim|moe_intermediate_size|num_experts_per_tok"
-)
 FLOATS = ("bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
 
 
@@ -27,8 +23,8 @@ NOT_PLAIN = {
     "transformers_weights": ("names another weight file", "rename it to model.safetensors, remove the field"),
 }
 
-# Stock OPT reads it: the checkpoint has no norm in front of its head.
-READ_THOUGH_PRIVATE = ("_remove_final_layer_norm",)
+READ_THOUGH_PRIVATE = frozenset(name for family in FAMILIES.values() for name in family.defaults if name[0] == "_")
+"""Private by their name, and stock code of a family reads them all the same."""
 
 
 def check_config(raw: Any, where: str, notes: list[str]) -> dict[str, Any]:
@@ -75,13 +71,18 @@ def check_config(raw: Any, where: str, notes: list[str]) -> dict[str, Any]:
     return config
 
 
+def is_public(name: str) -> bool:
+    """Whether a field is one that somebody else may read."""
+    return not name.startswith("_") or name in READ_THOUGH_PRIVATE
+
+
 def _public(value: Any, prefix: str, private: list[str]) -> Any:
     """`value` without keys that begin with an underscore, at any depth: stock loading obeys some of them."""
     if isinstance(value, list):
         return [_public(item, prefix, private) for item in value]
     if not isinstance(value, dict) or value.keys() == {FLOAT}:  # such an object is a number
         return value
-    hidden = [name for name in value if name.startswith("_") and name not in READ_THOUGH_PRIVATE]
+    hidden = [name for name in value if not is_public(name)]
     private += [prefix + name for name in hidden]
     public = [(name, item) for name, item in value.items() if name not in hidden]
     return {name: _public(item, f"{prefix}{name}.", private) for name, item in public}

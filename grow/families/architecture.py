@@ -1,0 +1,227 @@
+"""A family read with one config: every fact of one model that follows from the two, as an attribute.
+
+source = Architecture(FAMILIES["llama"], config)
+source.sizes["head_dim"], source.tie, source.hidden_context, source.get("rope_theta")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from grow.errors import BadInput
+from grow.families.common_fields import ELEMENTWISE, OLDER_ROPE
+from grow.families.family import Chain, Family, Tie
+from grow.notation.axes import Row
+from grow.notation.rope import SPELLED
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a family's table says of the model with this config.
+
+    Facts are found when somebody asks for them: a config that contradicts itself is BadInput then. The config is a
+    copy and must not be changed; another config makes another architecture, see `with_config`.
+    """
+
+    family: Family
+    config: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "config", dict(self.config))
+
+    def with_config(self, config: Mapping[str, Any]) -> Architecture:
+        """The same family read with another config."""
+        return Architecture(self.family, config)
+
+    def of_class(self, name: str) -> Architecture:
+        """The same model as another class, `LlamaForCausalLM` or only what its name ends in."""
+        return self.with_config({**self.config, "architectures": [name]})
+
+    def get(self, name: str) -> Any:
+        """A config field, or the value that the stock config gives it when it is left out."""
+        family, config = self.family, self.config
+        value = config.get(name)
+        if value is None and name in family.synonyms:
+            value = config.get(family.synonyms[name])
+        if value is None:
+            value = (family.nulls if name in config and name in family.nulls else family.defaults).get(name)
+            if isinstance(value, str) and value.startswith("="):
+                value = self.get(value[1:])
+        return value
+
+    def holds(self, when: str, layer: int | None = None) -> bool:
+        """Whether a condition of the family's table holds; without a layer it may hold in any of them."""
+        return self.family.conditions[when].holds(self, layer)
+
+    @property
+    def class_name(self) -> str:
+        """The stock model class, `?` where the config does not name it: nobody may have looked at it yet."""
+        named = self.config.get("architectures")
+        return str(named[0]) if isinstance(named, list) and named else "?"
+
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        """Axis -> size, head_dim and kv_heads resolved; BadInput when the fields contradict each other."""
+        family = self.family
+        sizes: dict[str, int] = {}
+        for axis, name in family.axes.items():
+            value = self.get(name)
+            if axis == "ffn" and value is None:
+                value = 4 * sizes["hidden"]  # n_inner = None
+            if axis == "head_dim" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise BadInput(
+                    f"config.json: {name}",
+                    what=f"{value!r}, wanted a positive integer",
+                    why=f"{name} is the size of the axis {axis}",
+                    fix=f"set {name} to the size that the weights have",
+                )
+            sizes[axis] = value
+        sizes.setdefault("kv_heads", sizes["heads"])
+        family.check_caps(sizes, "config.json: ")
+        if "head_dim" not in sizes:
+            if sizes["hidden"] % sizes["heads"]:
+                raise BadInput(
+                    f"config.json: {family.axes['heads']}",
+                    what=f"{sizes['heads']} heads do not divide hidden {sizes['hidden']}",
+                    why="head_dim = hidden / heads",
+                    fix=self.divisor_hint(sizes["hidden"], sizes["heads"]),
+                )
+            sizes["head_dim"] = sizes["hidden"] // sizes["heads"]
+            family.check_caps(sizes, "config.json: ")
+        if sizes["heads"] % sizes["kv_heads"]:
+            raise BadInput(
+                f"config.json: {family.axes['kv_heads']}",
+                what=f"{sizes['kv_heads']} kv heads do not divide {sizes['heads']} heads",
+                why="each kv head serves heads / kv_heads query heads",
+                fix=self.divisor_hint(sizes["heads"], sizes["kv_heads"], "kv_heads"),
+            )
+        return sizes
+
+    def divisor_hint(self, whole: int, part: int, axis: str = "heads") -> str:
+        """The divisors of `whole` that are nearest to `part`, as values of the axis's field."""
+        divisors = [k for k in range(1, whole + 1) if whole % k == 0]
+        near = sorted(sorted(divisors, key=lambda k: abs(k - part))[:3])
+        return f"{self.family.axes[axis]} = " + " or ".join(map(str, near))
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of the table that some layer of this model has."""
+        return tuple(row for row in self.family.rows if self.holds(row.when))
+
+    @cached_property
+    def tensors(self) -> dict[str, Row]:
+        """Tensor name -> row for every tensor that a checkpoint with this config may hold."""
+        tensors: dict[str, Row] = {}
+        for row in self.family.rows:
+            layers = range(self.sizes["layers"]) if "{layers}" in row.name else (None,)
+            experts = range(self.sizes["experts"]) if "{experts}" in row.name else (None,)
+            for layer in layers:
+                if self.holds(row.when, layer):
+                    name = row.name.replace("{layers}", str(layer))
+                    tensors.update((name.replace("{experts}", str(e)), row) for e in experts)
+        return tensors
+
+    @property
+    def norm_writes_stream(self) -> bool:
+        """Whether a norm's output is the residual stream (post-LN)."""
+        return self.holds(self.family.norm.writes_stream)
+
+    @property
+    def stream_is_bare(self) -> bool:
+        """Whether something reads the residual stream without a norm in between."""
+        return self.norm_writes_stream or self.holds(self.family.norm.bare)
+
+    @property
+    def norm_is_affine(self) -> bool:
+        """Whether norms have a gain (and a bias)."""
+        return self.holds(self.family.norm.affine)
+
+    @property
+    def hidden_context(self) -> str:
+        """What sits on the hidden axis, for `grow.notation.operators`: "rms", "layernorm" or "plain"."""
+        return self.family.norm.kind if self.norm_is_affine and not self.stream_is_bare else "plain"
+
+    @property
+    def activations(self) -> Mapping[str, Any]:
+        """The fields of the config that name an activation -> what they name."""
+        fields = (name for name, allowed in self.family.fixed.items() if allowed is ELEMENTWISE)
+        return {name: self.config[name] for name in fields if name in self.config}
+
+    @property
+    def eps(self) -> float:
+        """What the norms add to a variance: a config field or hard-coded."""
+        eps = self.family.eps
+        return float(self.get(eps) if isinstance(eps, str) else eps)
+
+    @property
+    def chain(self) -> Chain | None:
+        """The modules of a layer whose norms write the stream; None where they do not."""
+        return self.family.chain if self.norm_writes_stream else None
+
+    @property
+    def scaled(self) -> bool:
+        """Whether scores are divided by √head_dim."""
+        return self.holds(self.family.attention.scaled)
+
+    @property
+    def index_scaled(self) -> bool:
+        """Whether scores are divided by the layer's index + 1, too."""
+        return self.holds(self.family.attention.index_scaled)
+
+    @cached_property
+    def rope(self) -> Mapping[str, Any]:
+        """The config as `grow.notation.rope` reads it: where it says nothing, as the stock class takes it."""
+        family = self.family
+        said = {"max_position_embeddings": self.get(family.axes["positions"])}
+        said |= {"rope_spelling": family.rope_spelling, "rope_spellings": (SPELLED, OLDER_ROPE)}
+        said["default.rope_theta"] = family.default_theta
+        said["default.partial_rotary_factor"] = family.defaults.get("partial_rotary_factor")
+        return {**self.config, **said}
+
+    @property
+    def first_position(self) -> int:
+        """The first row of the position table that is a position: some count from behind their padding id."""
+        return int(self.get(self.family.positions_from)) + 1 if self.family.positions_from else 0
+
+    @property
+    def tie(self) -> Tie | None:
+        """The table that is the embedding and the head; None where they are two, or there is no head."""
+        tie = self.family.tie
+        return tie if tie is not None and self.holds(tie.when) else None
+
+    @property
+    def tie_norms(self) -> tuple[str, ...]:
+        """Gain and bias of the norm in front of a tied head, () where there is none."""
+        return self.tie.norms if self.tie and self.holds(self.tie.norms_when) else ()
+
+    def sparse(self, layer: int) -> bool:
+        """Whether this layer has experts."""
+        experts = self.family.experts
+        if experts is None or not experts.step:
+            return experts is not None
+        only, step = self.get(experts.only) or (), int(self.get(experts.step) or 1)
+        return layer not in only and (layer + 1) % step == 0
+
+    @property
+    def top_k(self) -> int:
+        """How many experts a token gets; 0 without experts."""
+        return self.get(self.family.experts.top_k) if self.family.experts else 0
+
+    @property
+    def experts_sum_to_one(self) -> bool:
+        """Whether the weights of the chosen experts sum to 1."""
+        return self.family.experts is not None and self.holds(self.family.experts.normed)
+
+    @property
+    def window_kinds(self) -> tuple[str, ...]:
+        """The kind of attention of every layer where the config does not list them; () where all are alike."""
+        window = self.family.window
+        if window is None:
+            return ()
+        first = int(self.get(window.first))
+        return tuple(window.kind(i, first) for i in range(self.sizes["layers"]))

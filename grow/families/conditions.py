@@ -1,0 +1,144 @@
+"""Conditions in a family's table: words that must all hold, parsed with the table.
+
+always · never · optional     optional says of a row that some checkpoints store it, and nothing of the config
+sparse · dense                the layer has experts, or has none
+attention_bias                this config field is true
+a==b · a!=b                   two config fields are equal, or are not
+ForCausalLM|ForMaskedLM       the name of the model class ends in one of these
+not WORD                      the word does not hold
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from grow.errors import did_you_mean
+
+CONSTANTS = {"always": True, "optional": True, "never": False}
+SPARSE, DENSE = "sparse", "dense"
+HEADS = (
+    *("ForCausalLM", "ForMaskedLM", "ForPreTraining", "LMHeadModel", "ForSequenceClassification"),
+    *("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"),
+)
+"""What the names of stock model classes with a head end in."""
+
+_COMPARED = re.compile(r"(?P<a>\w+)(?P<sign>[=!]=)(?P<b>\w+)")
+
+
+class Facts(Protocol):
+    """What a condition asks of a model."""
+
+    @property
+    def class_name(self) -> str: ...
+
+    def get(self, name: str) -> Any: ...
+
+    def sparse(self, layer: int) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Constant:
+    value: bool
+
+    def holds(self, facts: Facts, layer: int | None) -> bool:
+        return self.value
+
+
+@dataclass(frozen=True)
+class IsTrue:
+    field: str
+
+    def holds(self, facts: Facts, layer: int | None) -> bool:
+        return bool(facts.get(self.field))
+
+
+@dataclass(frozen=True)
+class Compared:
+    a: str
+    b: str
+    equal: bool
+
+    def holds(self, facts: Facts, layer: int | None) -> bool:
+        return bool(facts.get(self.a) == facts.get(self.b)) == self.equal
+
+
+@dataclass(frozen=True)
+class OfClass:
+    endings: tuple[str, ...]
+
+    def holds(self, facts: Facts, layer: int | None) -> bool:
+        return facts.class_name.endswith(self.endings)
+
+
+@dataclass(frozen=True)
+class HasExperts:
+    """Of a layer; without one nothing is decided, because some layer may have them and another may not."""
+
+    def holds(self, facts: Facts, layer: int | None) -> bool | None:
+        return None if layer is None else facts.sparse(layer)
+
+
+Word = Constant | IsTrue | Compared | OfClass | HasExperts
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Words, and for each whether it must hold (True) or must not (False)."""
+
+    words: tuple[tuple[Word, bool], ...]
+
+    def holds(self, facts: Facts, layer: int | None = None) -> bool:
+        """Whether all words are as wanted; without a layer it may be any layer."""
+        return all(word.holds(facts, layer) in (wanted, None) for word, wanted in self.words)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The endings of class names that it tells apart."""
+        return tuple(ending for word, _ in self.words if isinstance(word, OfClass) for ending in word.endings)
+
+
+def parse_condition(text: str, fields: Collection[str]) -> Condition:
+    """The condition that a table's text says; ValueError, quoting it, for a word that means nothing.
+
+    fields  the config fields that the family knows
+    """
+    return Condition(tuple(_parsed(text, fields)))
+
+
+def _parsed(text: str, fields: Collection[str]) -> Iterator[tuple[Word, bool]]:
+    words = iter(text.split())
+    for word in words:
+        wanted = word != "not"
+        if not wanted and (word := next(words, "")) in ("", "not"):
+            raise ValueError(f"condition {text!r}: 'not' must stand in front of a word")
+        if word == DENSE:
+            yield HasExperts(), not wanted
+        else:
+            yield _word(word, text, fields), wanted
+
+
+def _word(word: str, text: str, fields: Collection[str]) -> Word:
+    if word in CONSTANTS:
+        return Constant(CONSTANTS[word])
+    if word == SPARSE:
+        return HasExperts()
+    if compared := _COMPARED.fullmatch(word):
+        for name in (compared["a"], compared["b"]):
+            _check(name, text, fields, "a config field that the family knows")
+        return Compared(compared["a"], compared["b"], compared["sign"] == "==")
+    if word[0].isupper():
+        endings = tuple(word.split("|"))
+        for ending in endings:
+            _check(ending, text, HEADS, "what the name of a model class ends in")
+        return OfClass(endings)
+    _check(word, text, fields, "a config field that the family knows")
+    return IsTrue(word)
+
+
+def _check(name: str, text: str, known: Collection[str], kind: str) -> None:
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise ValueError(f"condition {text!r}: {name!r} is not {kind}" + (f"; {hint}" if hint else ""))
