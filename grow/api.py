@@ -24,6 +24,7 @@ from grow.growth.from_files import LINE, SHARD_SIZE, plan_files, widen_files
 from grow.growth.opened import opened
 from grow.growth.results import Growth
 from grow.planning.methods import DEFAULT
+from grow.planning.options import GrowthOptions
 from grow.planning.plan import Plan
 from grow.plotting.savings import Curves
 from grow.training.settings.run_settings import Training
@@ -75,9 +76,7 @@ def plan(
     assume_harmless: Sequence[str] = (),
 ) -> Plan:
     """What `widen` with the same arguments would do; nothing is written. See `widen`."""
-    options: dict[str, Any] = dict(operators=operators, split=split, seed=seed, dtype=dtype)
-    options |= dict(deepen=deepen, place=place, fill=fill, new_tokens=new_tokens, upcycling=upcycling)
-    options |= dict(method=method, allow_lossy=allow_lossy)
+    options = GrowthOptions.among(locals())
     if _is_model(src):
         from grow.growth.in_memory import plan_model
 
@@ -139,9 +138,7 @@ def widen(
 
     Raises BadInput, Refused: nothing was written. Different: verification failed, nothing was kept.
     """
-    options: dict[str, Any] = dict(operators=operators, split=split, seed=seed, dtype=dtype)
-    options |= dict(deepen=deepen, place=place, fill=fill, new_tokens=new_tokens, upcycling=upcycling)
-    options |= dict(method=method, allow_lossy=allow_lossy)
+    options = GrowthOptions.among(locals())
     if _is_model(src):
         from grow.growth.in_memory import widen_model
 

@@ -22,6 +22,7 @@ from grow.notation.dtypes import RAW
 from grow.planning.plan import Plan
 from grow.planning.tensor import TensorPlan
 from grow.processes import World
+from grow.spelling import here
 
 ALONE = World(0, 1)
 THREADS = min(4, os.cpu_count() or 1)
@@ -145,7 +146,7 @@ def _write_share(
 
     stop = Event()
     with ThreadPoolExecutor(threads) as pool:
-        jobs = [pool.submit(one, item) for item in items]
+        jobs = [pool.submit(here(one), item) for item in items]
         try:
             return dict(job.result() for job in as_completed(jobs))
         except BaseException:

@@ -31,6 +31,7 @@ from grow.growth.from_files import check_state
 from grow.planning.change import ROUTES
 from grow.planning.methods import METHODS
 from grow.processes import processes
+from grow.spelling import COMMAND_LINE, spelled
 from grow.verification.result import LADDER
 
 
@@ -38,6 +39,7 @@ from grow.verification.result import LADDER
 @click.version_option(grow.__version__, prog_name="grow")
 def cli() -> None:
     """Enlarge a pretrained Transformer without changing a single output."""
+    click.get_current_context().with_resource(spelled(COMMAND_LINE))
 
 
 for _command in (train_commands.data, train_commands.train, train_commands.plot, train_commands.run):

@@ -21,6 +21,7 @@ from grow.files.config_json import NOT_PLAIN, SIZES
 from grow.notation.axes import INDICES, Row, parse_table
 from grow.notation.rope import SPELLED, check_rope
 from grow.notation.size_limits import check_caps
+from grow.spelling import option
 
 UNITS = ("ffn", "expert_ffn", "shared_ffn")  # of a dense layer (or of all), of an expert, of the shared expert
 WIDTHS = ("hidden", "heads", "kv_heads", "head_dim", *UNITS)
@@ -398,7 +399,7 @@ class Family:
             why="a field that nobody has read may change the function" + (f"; {hint}" if hint else ""),
             fix=f"remove {listing(sizes)} from a copy of config.json: a size that is no axis here would stay behind"
             if sizes
-            else f"if they are harmless: --assume-harmless {','.join(faults)}",
+            else f"if they are harmless: {option(assume_harmless=faults)}",
         )
 
 

@@ -30,9 +30,11 @@ from grow.growth.written_and_verified import (
     write_result,
     write_state,
 )
+from grow.planning.options import GrowthOptions, UpcyclingOptions
 from grow.planning.plan import Plan, plan_for
 from grow.planning.record import ASSUMED
 from grow.processes import World, world_of
+from grow.spelling import option
 
 SHARD_SIZE = "5GB"
 LINE = 4096  # characters of a path in records and results: all of it
@@ -41,21 +43,21 @@ LINE = 4096  # characters of a path in records and results: all of it
 def plan_files(
     src: str | os.PathLike,
     to: Any,
-    options: Mapping[str, Any],
+    options: GrowthOptions,
     *,
     revision: str | None = None,
     assume_harmless: Sequence[str] = (),
 ) -> Plan:
-    """`grow.plan` for a checkpoint on disk; `options` are those of `plan_for`."""
+    """`grow.plan` for a checkpoint on disk."""
     with opened(src, revision=revision, assume_harmless=assume_harmless) as (checkpoint, family, matched):
-        found = plan_for(family, matched, to, **options)
+        found = plan_for(family, matched, to, options)
         return replace(found, notes=(*found.notes, *companion_notes(checkpoint, found)))
 
 
 def widen_files(
     src: str | os.PathLike,
     to: Any,
-    options: Mapping[str, Any],
+    options: GrowthOptions,
     *,
     out: str | os.PathLike | None = None,
     state: str | None = None,
@@ -69,16 +71,16 @@ def widen_files(
     progress: Callable[[int, int], None] = lambda done, total: None,
     on_rung: Callable[[str], None] = lambda rung: None,
 ) -> Growth:
-    """`grow.widen` for a checkpoint on disk, its other arguments too; `options` are those of `plan_for`."""
+    """`grow.widen` for a checkpoint on disk, its other arguments too."""
     started = time.monotonic()
     shard = parse_size(max_shard_size)
-    folder = Path(out) if out is not None else Path(default_name(src, to, options["upcycling"]))
+    folder = Path(out) if out is not None else Path(default_name(src, to, options.upcycling))
     with ExitStack() as stack:
         here = stack.enter_context(world_of(world, train=False)) if world else World(0, 1, None)
         stack.enter_context(here.together())
         source = opened(src, revision=revision, assume_harmless=assume_harmless, trust=trust_checkpoint)
         checkpoint, family, matched = stack.enter_context(source)
-        the_plan = plan_for(family, matched, to, **options)
+        the_plan = plan_for(family, matched, to, options)
         check_same(the_plan, checkpoint, here)
         beside = companion_notes(checkpoint, the_plan)
         moments, told = training_state(stack, checkpoint, the_plan, state, trust_checkpoint)
@@ -128,19 +130,19 @@ def parse_size(size: str | int) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(size))
     if not found or found[2].upper() not in units or not 1 <= float(found[1]) * units[found[2].upper()] < 1 << 63:
         raise BadInput(
-            f"--max-shard-size {size}",
+            option(max_shard_size=size),
             what="is no size",
             why="a number with KB, MB, GB, KiB, MiB or GiB",
-            fix="--max-shard-size 5GB",
+            fix=option(max_shard_size="5GB"),
         )
     return int(float(found[1]) * units[found[2].upper()])
 
 
-def default_name(src: Any, to: Any, upcycling: Mapping[str, Any] | None = None) -> str:
+def default_name(src: Any, to: Any, upcycling: UpcyclingOptions | None = None) -> str:
     """`small-2x`, `small-8-experts`: the folder of a result when nobody names one."""
     text = ",".join(f"{k}={v}" for k, v in to.items()) if isinstance(to, Mapping) else os.fspath(to or "")
     if upcycling:
-        text = f"{upcycling['experts']}-experts-{text}"
+        text = f"{upcycling.experts}-experts-{text}"
     base, target = (Path(os.fspath(x)).name or "checkpoint" for x in (src, text.removesuffix("/config.json")))
     return re.sub(r"[^\w.,=+-]+", "_", f"{base}-{target}".strip("-"))[:120]
 

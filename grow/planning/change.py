@@ -18,6 +18,7 @@ from grow.families.family import Chain, Family, Window
 from grow.notation.axes import GAIN, SHIFT, WRITE, Row
 from grow.notation.maps import AxisMap, is_power_of_two
 from grow.planning.layers import Depth, chain_scales
+from grow.spelling import option
 
 DRAWN = "drawn"
 
@@ -181,7 +182,7 @@ def check_depth(family: Family, config: Mapping[str, Any], depth: Depth) -> None
     field = family.axes["layers"]
     if family.chain is None or not family.holds(config, family.norm.affine):
         raise Refused(
-            f"--to {field}={depth.m}",
+            option(to={field: depth.m}),
             what=f"layers {depth.n} -> {depth.m}",
             why="here a LayerNorm writes the residual stream and has no gain: LN(x) is x for no x that is not normal",
             fix=f"leave {field} at {depth.n}",

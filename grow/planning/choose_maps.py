@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from grow.errors import BadInput, Refused
+from grow.errors import Refused
 from grow.families.family import UNITS, WIDTHS, Family
 from grow.notation import rope
 from grow.notation.maps import BLEND, SILENT, AxisMap, appended, axis_map, identity
 from grow.notation.operators import OPERATORS, default_operator, grow_head_dim, grow_heads
 from grow.planning.nearest_sizes import nearest
+from grow.spelling import option
 
 
 def choose_maps(family: Family, config, old, new, chosen) -> tuple[dict[str, AxisMap], dict[str, str]]:
@@ -81,13 +82,6 @@ def grow_counts(
                and the largest old one and is never the first choice; or 0
     positions  new rows repeat the old ones, as far as they are positions
     """
-    if tokens not in NEW_TOKENS:
-        raise BadInput(
-            f"--new-tokens {tokens}",
-            what="no such choice",
-            why="choices: " + ", ".join(NEW_TOKENS),
-            fix="--new-tokens blend",
-        )
     v, v2 = old["vocab"], new["vocab"]
     kind = SILENT if tokens == "zero" else BLEND
     maps = {"vocab": appended(v, v2, kind, tokens)}
@@ -147,7 +141,7 @@ def grow_experts(
     if m % n:
         fields = f"{family.axes['experts']}=" + " or ".join(str(k * n) for k in (m // n, m // n + 1) if k)
         raise Refused(
-            f"--to {family.axes['experts']}={m}",
+            option(to={family.axes["experts"]: m}),
             what=f"experts {n} -> {m}, which is not a whole multiple",
             details=(("equation", "c copies each get the weight p/c, so with top_k × c: Σ p/c · W_copy = p · W"),),
             why="an expert with a row of its own in the router takes tokens away from the old ones",
@@ -165,11 +159,11 @@ def low_logit(family: Family, config: Mapping[str, Any], tokens: str) -> float |
     rows = [row for row in family.rows if family.holds(config, row.when) and not row.optional]
     if not any(str(row.signature) == "vocab <-" for row in rows):
         raise Refused(
-            "--new-tokens low",
+            option(new_tokens="low"),
             what=f"the head of this {family.model_type} has no bias",
             why="w·x <= every w_i·x for states x of all directions has no solution w, so no row alone gives a logit "
             "below all others",
-            fix="--new-tokens blend: new logits stay below the largest old one",
+            fix=f"{option(new_tokens='blend')}: new logits stay below the largest old one",
         )
     return LOW
 
@@ -181,10 +175,10 @@ def _check_operator(family: Family, axis: str, n: int, m: int, context: str, nam
         multiples = {m // n * n, -(-m // n) * n} - {n}
         exact = [f"{family.axes.get(axis, axis)}={k}" for k in sorted(multiples)]
         raise Refused(
-            f"--operator {axis}={name}",
+            option(operators={axis: name}),
             what=f"{name} cannot grow {axis} {n} -> {m}",
             why=_WHY[context],
-            fix=" or ".join(f"--operator {axis}={fit}" for fit in fits) or " or ".join(exact),
+            fix=" or ".join(option(operators={axis: fit}) for fit in fits) or " or ".join(exact),
         )
 
 
@@ -221,25 +215,24 @@ def _head_maps(family: Family, config, old, new, chosen, words) -> tuple[AxisMap
     name = chosen.get("heads", fits[0])
     if name not in fits:
         raise Refused(
-            f"--operator heads={name}",
+            option(operators={"heads": name}),
             what="heads grow by " + " or ".join(fits),
             why=_WHY["whole_norm" if family.attention.whole_norm else "elementwise"],
-            fix=f"--operator heads={fits[0]}",
+            fix=option(operators={"heads": fits[0]}),
         )
     grown = grow_heads(*sizes, name)
     if grown is None:
         h, k, h2, k2 = sizes
         g, g2 = h // k, h2 // k2
         raise Refused(
-            f"--to {family.axes['heads']}={h2}"
-            + (f",{family.axes['kv_heads']}={k2}" if "kv_heads" in family.axes else ""),
+            option(to={family.axes[a]: m for a, m in (("heads", h2), ("kv_heads", k2)) if a in family.axes}),
             what=f"{h} query heads in {k} groups of {g} do not fit into {k2} groups of {g2}",
             why="stock attention reads kv head ⌊q / q_per_kv⌋: every old query head needs a group with its kv head",
             fix=nearest(family, config, old, new),
         )
     if family.attention.whole_norm and not grown.even:
         raise Refused(
-            f"--to {family.axes['heads']}={sizes[2]},{family.axes['kv_heads']}={sizes[3]}",
+            option(to={family.axes["heads"]: sizes[2], family.axes["kv_heads"]: sizes[3]}),
             what=f"{sizes[0]} query heads and {sizes[1]} kv heads have no whole number of copies in it",
             details=(("equation", "RMS([u; u; …]) = RMS(u); with copies of a part of u it is another number"),),
             why=_WHY["whole_norm"],

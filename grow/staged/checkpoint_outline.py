@@ -19,6 +19,7 @@ from grow.families.match import expected_rows, match
 from grow.files.locate import locate
 from grow.notation.dtypes import CODES, ITEMSIZE
 from grow.planning.change import Change
+from grow.planning.options import GrowthOptions
 from grow.planning.plan import Plan, plan_for
 from grow.planning.record import assumed, read_record
 
@@ -115,13 +116,11 @@ def sized(family: Family, config: Mapping[str, Any], sizes: str | Mapping[str, i
     return made
 
 
-def grown_outline(
-    source: Outline, to: Any, options: Mapping[str, Any], harmless: Sequence[str]
-) -> tuple[Outline, Plan]:
+def grown_outline(source: Outline, to: Any, options: GrowthOptions, harmless: Sequence[str]) -> tuple[Outline, Plan]:
     """What a growth makes of it, and its plan; Refused and BadInput as of the growth itself."""
     family = family_of(source.config["model_type"])
     family.check_config(source.config, {*harmless, *assumed(source.path, source.config)})
-    plan = plan_for(family, match(family, source.config, source.tensors, str(source.path)), to, **options)
+    plan = plan_for(family, match(family, source.config, source.tensors, str(source.path)), to, options)
     tensors = {t.name: Slot(t.dtype, t.new_shape) for t in plan.tensors}
     return Outline(source.path, dict(plan.new_config), tensors, plan.change), plan
 
