@@ -83,7 +83,7 @@ class CommandLine:
             value = ",".join(f"{key}={_words(inner)}" for key, inner in value.items())
         elif isinstance(value, (list, tuple)):
             value = ",".join(map(_words, value))
-        return f"{self.name(name)} {_words(value)}"
+        return f"{self.name(name)} {_words(value) or repr('')}"
 
 
 class RecipeKeys:
@@ -157,14 +157,26 @@ def check_choice(name: str, value: Any, known: Iterable[str], one: str, many: st
 
 
 def check_flags(**given: Any) -> None:
-    """BadInput unless each is True or False: a text such as "no" would count as True."""
+    """BadInput unless each is True or False: a text such as "no" counts as True."""
     for name, value in given.items():
         if not isinstance(value, bool):
             raise BadInput(
                 option(**{name: value}),
-                what="is neither True nor False",
-                why="it is on or off",
-                fix=option(**{name: True}),
+                what=f"must be True or False, got {type(value).__name__}",
+                why="any other value would count as one of them",
+                fix=option(**{name: Either((True, False))}),
+            )
+
+
+def check_functions(**given: Any) -> None:
+    """BadInput unless each can be called."""
+    for name, value in given.items():
+        if not callable(value):
+            raise BadInput(
+                option(**{name: value}),
+                what=f"must be a function, got {type(value).__name__}",
+                why="it is called with what is going on",
+                fix=f"leave {option(name)} out",
             )
 
 

@@ -206,7 +206,7 @@ def test_a_tokenizer_larger_than_the_table_is_told_with_the_size_that_fits(sourc
     tokenizer(source, 30, 3)
     notes = [n for n in grow.plan(source, {"intermediate_size": 40}).notes if "vocab_size=" in n]
     assert len(notes) == 1
-    assert "--to vocab_size=33 " in notes[0]
+    assert 'to={"vocab_size": 33} ' in notes[0]
     assert " 64 is a multiple of 64" in notes[0]
     assert not [n for n in grow.plan(source, {"vocab_size": 33}).notes if "vocab_size=" in n]
     assert [n for n in grow.plan(source, {"vocab_size": 32}).notes if "vocab_size=33" in n]

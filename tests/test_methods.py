@@ -213,9 +213,9 @@ def lossy_target(method: str, variant: str = "llama") -> dict[str, int]:
 
 @pytest.mark.parametrize("method", LOSSY)
 def test_a_lossy_growth_is_refused_unless_allowed(method, tiny, tmp_path):
-    with pytest.raises(grow.Refused, match="--allow-lossy") as error:
+    with pytest.raises(grow.Refused, match="allow_lossy=True") as error:
         widen(tiny("llama"), lossy_target(method), tmp_path / "grown", method=method)
-    assert "--method default, which is exact here" in error.value.fix
+    assert 'method="default", which is exact here' in error.value.fix
     assert METHODS[method].arxiv in error.value.what
     assert error.value.exit_code == 2
     assert list(tmp_path.iterdir()) == []

@@ -626,7 +626,7 @@ def test_what_has_no_rule_stays_behind_or_is_refused(run, tmp_path):
     source = run / "step-00000004"
     lossy: dict[str, Any] = {"to": {"layers": 4}, "method": "gstack", "allow_lossy": True, "split": None}
     growth = widen(source, tmp_path / "lossy", **lossy)
-    assert "stays behind: --state cannot follow gstack, which is not exact here" in growth.notes[-1]
+    assert "stays behind: state=… cannot follow gstack, which is not exact here" in growth.notes[-1]
     assert "cannot follow gstack" in refused(Refused, widen, source, tmp_path / "no", state="carry", **lossy)
     assert not (tmp_path / "no").exists()
 

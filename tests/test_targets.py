@@ -15,8 +15,10 @@ from grow.errors import BadInput, GrowError, Refused
 from grow.families import FAMILIES
 from grow.families.match import expected_rows, match
 from grow.notation.size_limits import cap_of
+from grow.planning.options import GrowthOptions
 from grow.planning.plan import Plan, make_plan
 from grow.planning.target import resolve
+from grow.spelling import COMMAND_LINE, spelled
 
 LLAMA = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 18, "num_attention_heads": 6,
@@ -58,7 +60,8 @@ def plan(config: dict, to, **options) -> Plan:
         for name, row in expected_rows(family, config).items()
     }
     found = match(family, config, stored, "here")
-    return make_plan(family, found, resolve(family, found.config, to), **options)
+    with spelled(COMMAND_LINE):  # what a fix suggests is tried
+        return make_plan(family, found, resolve(family, found.config, to), GrowthOptions(**options))
 
 
 # What may be written
@@ -127,7 +130,7 @@ def test_the_config_of_another_checkpoint(tmp_path):
         assert sizes(LLAMA, to, deepen=True) == {**expected, "layers": 5}
     assert sizes(LLAMA, f"{tmp_path},layers=3,vocab_size=41") == {"hidden": 36, "heads": 12, "layers": 3}
     assert resolve(FAMILIES["llama"], LLAMA, tmp_path).notes == (
-        f"layers stay 2 ({tmp_path / 'config.json'} has 5); --deepen takes its depth too",
+        f"layers stay 2 ({tmp_path / 'config.json'} has 5); deepen=True takes its depth too",
         f"positions stay 64 ({tmp_path / 'config.json'} has 32), and nothing shrinks",
     )
     with pytest.raises(Refused, match="layers 5 -> 2"):

@@ -144,9 +144,9 @@ def _write_share(
         compute(item, put)
         return item.name, writer.sha256(item.name)
 
-    stop = Event()
+    stop, work = Event(), here(one)
     with ThreadPoolExecutor(threads) as pool:
-        jobs = [pool.submit(here(one), item) for item in items]
+        jobs = [pool.submit(work, item) for item in items]
         try:
             return dict(job.result() for job in as_completed(jobs))
         except BaseException:

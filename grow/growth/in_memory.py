@@ -27,6 +27,7 @@ from grow.families.family import Family
 from grow.families.match import Match, check_duplicates, match
 from grow.files.json_floats import plain
 from grow.files.writer import write_json
+from grow.growth.file_options import FileOptions
 from grow.growth.from_files import plan_files, widen_files
 from grow.growth.results import Growth
 from grow.growth.written_and_verified import Different
@@ -155,7 +156,7 @@ def plan_model(model: Any, to: Any, options: GrowthOptions) -> Plan:
     source.checked()
     with tempfile.TemporaryDirectory(prefix="grow-memory-") as folder:
         _save(model, Path(folder))
-        found = plan_files(folder, to, options)
+        found = plan_files(folder, to, options, FileOptions())
         return replace(found, notes=(*source.notes, *found.notes))
 
 
@@ -164,7 +165,7 @@ def _through_files(model: Any, to: Any, options: GrowthOptions, *, verify: bool)
     with tempfile.TemporaryDirectory(prefix="grow-memory-") as folder:
         source, out = Path(folder, "source"), Path(folder, "grown")
         _save(model, source)
-        growth = widen_files(source, to, options, out=out, verify=verify)
+        growth = widen_files(source, to, options, FileOptions(out=out, verify=verify))
         with quiet():
             kernel = model.config._attn_implementation
             grown = model_class(out).from_pretrained(  # type: ignore[attr-defined]

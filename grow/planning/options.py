@@ -150,7 +150,7 @@ def _check_operators(operators: Any) -> None:
     if not isinstance(operators, Mapping):
         raise BadInput(
             option(operators=operators),
-            what=f"is a {type(operators).__name__}, not a dict",
+            what=f"must be a dict, got {type(operators).__name__}",
             why="an operator is chosen for an axis",
             fix=option(operators={"ffn": "copies"}),
         )
@@ -181,7 +181,7 @@ def _upcycling(given: Any) -> UpcyclingOptions:
     if not isinstance(given, Mapping):
         raise BadInput(
             option(upcycling=given),
-            what=f"is a {type(given).__name__}, not a dict",
+            what=f"must be a dict, got {type(given).__name__}",
             why="it is of " + ", ".join(known),
             fix=option(upcycling={"experts": 8}),
         )

@@ -46,8 +46,15 @@ def resolve(family: Family, config: Mapping[str, Any], to: Any, *, deepen: bool 
     if isinstance(to, Mapping):
         fields = "model_type" not in to
         target = _from_fields(family, old, dict(to)) if fields else _from_config(family, old, to, "target", deepen)
+    elif isinstance(to, (str, os.PathLike)):
+        target = _from_text(family, config, old, str(os.fspath(to)), deepen)
     else:
-        target = _from_text(family, config, old, os.fspath(to), deepen)
+        raise BadInput(
+            option(to=to),
+            what=f"must be a text, a path, a config or a dict of fields, got {type(to).__name__}",
+            why="a target is a size, a factor, a folder, a config, or fields with their sizes",
+            fix=option(to="2x"),
+        )
     _check(family, config, old, target.sizes)
     if deepen and target.sizes["layers"] == old["layers"]:
         told = f"the target has {old['layers']} layers, as many as the source, or names none"
@@ -63,7 +70,7 @@ def _from_text(family: Family, config: Mapping[str, Any], old: dict[str, int], t
     if not all(parts) and not os.path.exists(text):
         kept = ",".join(filter(None, parts))
         raise BadInput(
-            option(to=show(text, 80) or repr(text)),
+            option(to=show(text, 80)),
             what="has an empty field" if kept else "is empty",
             why="a target is a size, a factor, a folder, or fields with a comma between two",
             fix=option(to=show(kept, 80) or "2x"),
@@ -134,7 +141,7 @@ def _from_fields(family: Family, old: dict[str, int], fields: dict[str, Any]) ->
         axis = by_field.get(name, name)
         if axis not in old:
             known = [*(family.axes[a] for a in GROWABLE if a in family.axes), *(a for a in GROWABLE if a in old)]
-            hint = did_you_mean(name, known)
+            hint = did_you_mean(str(name), known)
             raise BadInput(
                 option(to={name: value}),
                 what=f"{family.model_type} has no such axis" + (f"; {hint}" if hint else ""),

@@ -1,0 +1,356 @@
+"""Whoever gets an option wrong reads it as he has written it: in Python, on the command line, in a recipe."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+import pytest
+import tiny
+from safetensors.numpy import load_file, save_file
+
+import grow
+from grow.cli.commands import cli
+from grow.errors import BadInput, GrowError, Refused
+from grow.growth.file_options import FileOptions
+from grow.planning.options import GrowthOptions, UpcyclingOptions
+from grow.spelling import COMMAND_LINE, Either, RecipeKeys, command, here, option, spelled
+from grow.staged.keys import KINDS, OPTIONS
+
+
+class Wrong(NamedTuple):
+    """An option that nothing can be done with, and where the error says it is.
+
+    value, python  given to `grow.widen`, and the error's first words
+    line, shell    the same on the command line; "" where click knows no such option, or refuses the value itself
+    key, recipe    the same as the line of a stage; "" where recipes have no such key, or check the key alone
+    """
+
+    value: Any
+    python: str
+    line: str = ""
+    shell: str = ""
+    key: str = ""
+    recipe: str = ""
+
+
+WRONG: dict[str, list[Wrong]] = {
+    "to": [
+        Wrong("3.7x", 'to="3.7x": ', "--to 3.7x", "--to 3.7x: ", 'to = "3.7x"', 'to = "3.7x": '),
+        Wrong("", 'to="": ', "--to ''", "--to '': "),
+        Wrong(
+            {"n_embd": 48},
+            'to={"n_embd": 48}: ',
+            "--to n_embd=48",
+            "--to n_embd=48: ",
+            "to = {n_embd = 48}",
+            "to = {n_embd = 48}: ",
+        ),
+        Wrong({1: 2}, "to={1: 2}: "),
+        Wrong(3, "to=3: "),
+        Wrong(None, "to=None: "),
+    ],
+    "out": [
+        Wrong("nowhere/out", 'out="/', "--out nowhere/out", "--out /"),
+        Wrong(3, "out=3: "),
+        Wrong(b"out", "out=b'out': "),
+    ],
+    "operators": [
+        Wrong(
+            {"head_dim": "copies"},
+            'operators={"head_dim": "copies"}: ',
+            "--operator head_dim=copies",
+            "--operator head_dim=copies: ",
+            'operators = {head_dim = "copies"}',
+            'operators = {head_dim = "copies"}: ',
+        ),
+        Wrong(
+            {"ffn": "mean"},
+            'operators={"ffn": "mean"}: ',
+            "--operator ffn=mean",
+            "--operator ffn=mean: ",
+            'operators = {ffn = "mean"}',
+            'operators = {ffn = "mean"}: ',
+        ),
+        Wrong("ffn=copies", 'operators="ffn=copies": ', "--operator ffn", "--operator ffn: "),
+        Wrong({"ffn": ["copies"]}, 'operators={"ffn": ["copies"]}: '),
+        Wrong({2: "copies"}, 'operators={2: "copies"}: '),
+    ],
+    "split": [
+        Wrong("foo", 'split="foo": ', "--split foo", "--split", 'split = "foo"', "split: "),
+        Wrong(["exact"], 'split=["exact"]: '),
+    ],
+    "seed": [
+        Wrong(-1, "seed=-1: ", "--seed=-1", "--seed -1: ", "seed = -1", "seed: "),
+        Wrong(0.5, "seed=0.5: ", "--seed 0.5", "--seed"),
+        Wrong(True, "seed=True: "),
+        Wrong(10**5000, "seed=<int>: "),
+    ],
+    "dtype": [
+        Wrong("int8", 'dtype="int8": ', "--dtype int8", "--dtype", 'dtype = "int8"', "dtype: "),
+        Wrong(["float32"], 'dtype=["float32"]: '),
+    ],
+    "deepen": [Wrong("no", 'deepen="no": ', "", "", 'deepen = "no"', "deepen: "), Wrong(1, "deepen=1: ")],
+    "place": [
+        Wrong("top", 'place="top": ', "--place top", "--place top: ", 'place = "top"', 'place = "top": '),
+        Wrong([0, 1], "place=[0, 1]: ", "--place 0,1", "--place 0,1: ", "place = [0, 1]", "place = [0, 1]: "),
+        Wrong(None, "place=None: "),
+    ],
+    "fill": [
+        Wrong("zeros", 'fill="zeros": ', "--fill zeros", "--fill", 'fill = "zeros"', "fill: "),
+        Wrong("fresh", 'fill="fresh": ', "--fill fresh", "--fill fresh: ", 'fill = "fresh"', 'fill = "fresh": '),
+        Wrong(None, "fill=None: "),
+    ],
+    "new_tokens": [
+        Wrong("high", 'new_tokens="high": ', "--new-tokens high", "--new-tokens", 'new_tokens = "high"',
+              "new_tokens: "),
+        Wrong([], "new_tokens=[]: "),
+    ],
+    "method": [
+        Wrong("lemom", 'method="lemom": ', "--method lemom", "--method lemom: ", 'method = "lemom"', "method: "),
+        Wrong("gstack", 'method="gstack": ', "--method gstack", "--method gstack: ", 'method = "gstack"',
+              'method = "gstack": '),
+        Wrong(3, "method=3: "),
+    ],
+    "allow_lossy": [Wrong("no", 'allow_lossy="no": ', "", "", 'allow_lossy = "no"', "allow_lossy: ")],
+    "optimizer": [Wrong("adamw", "optimizer: ")],
+    "state": [
+        Wrong("keep", 'state="keep": ', "--state keep", "--state", 'state = "keep"', "state: "),
+        Wrong("carry", 'state="carry": ', "--state carry", "--state carry: ", 'state = "carry"', 'state = "carry": '),
+        Wrong(["drop"], 'state=["drop"]: '),
+    ],
+    "trust_checkpoint": [Wrong("no", 'trust_checkpoint="no": ')],
+    "upcycling": [
+        Wrong({"experts": 4, "slices": 2}, 'upcycling={"experts": 4, "slices": 2}: '),
+        Wrong({"top_k": 4}, 'upcycling={"top_k": 4}: '),
+        Wrong(8, "upcycling=8: "),
+        Wrong({"experts": "8"}, 'experts="8": '),
+        Wrong({"experts": 4, "top_k": 0}, "top_k=0: "),
+        Wrong({"experts": 4, "route": "all"}, 'route="all": '),
+    ],
+    "max_shard_size": [
+        Wrong("5 apples", 'max_shard_size="5 apples": ', "--max-shard-size apples", "--max-shard-size apples: ",
+              'max_shard_size = "5 apples"', "max_shard_size: "),
+        Wrong(-1, "max_shard_size=-1: "),
+        Wrong(None, "max_shard_size=None: "),
+    ],
+    "overwrite": [Wrong("no", 'overwrite="no": ')],
+    "verify": [Wrong("no", 'verify="no": ', "", "", 'verify = "no"', "verify: ")],
+    "world": [Wrong(3, "world=3: ", "--world 3", "--world 3: "), Wrong(0, "world=0: ", "--world 0", "--world")],
+    "revision": [
+        Wrong("main", 'revision="main": ', "--revision main", "--revision main: "),
+        Wrong(3, "revision=3: "),
+    ],
+    "assume_harmless": [
+        Wrong(["x"], 'assume_harmless=["x"]: ', "--assume-harmless x", "--assume-harmless x: ",
+              'assume_harmless = "x"', 'assume_harmless = ["x"]: '),
+        Wrong("x", 'assume_harmless="x": '),
+        Wrong([3], "assume_harmless=[3]: "),
+    ],
+    "progress": [Wrong(3, "progress=3: ")],
+    "on_rung": [Wrong("print", 'on_rung="print": ')],
+}  # fmt: skip
+EACH = [(name, wrong) for name, some in WRONG.items() for wrong in some]
+SHELL = re.compile(rf"(?<!torchrun )--[a-z]|\bgrow ({'|'.join(cli.commands)})\b")
+"""How the command line writes options and commands."""
+
+
+def ids(value: Any) -> str | None:
+    return value if isinstance(value, str) else value.python[:40] if isinstance(value, Wrong) else None
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    return tiny.checkpoint(tmp_path_factory.mktemp("source") / "llama", "llama", tokenizer=True)
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch) -> Path:
+    """An empty folder in which the test runs, empty behind it too."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_option_of_a_growth_has_a_wrong_value():
+    assert list(WRONG) == [name for name in inspect.signature(grow.widen).parameters if name != "src"]
+
+
+@pytest.mark.parametrize(("name", "wrong"), EACH, ids=ids)
+def test_python_reads_it_as_a_parameter(name, wrong, source, alone):
+    given = {"to": "2x", "out": "out", "verify": False, name: wrong.value}
+    with pytest.raises(GrowError) as caught:
+        grow.widen(source, given.pop("to"), **given)
+    assert str(caught.value).startswith(wrong.python)
+    assert caught.value.exit_code == 2
+    assert caught.value.what
+    assert caught.value.fix
+    assert not SHELL.search(str(caught.value)), str(caught.value)
+    assert not any(alone.iterdir())
+
+
+@pytest.mark.parametrize(("name", "wrong"), [(n, w) for n, w in EACH if w.line], ids=ids)
+def test_the_command_line_reads_it_as_an_option(name, wrong, source, alone, monkeypatch, capsys):
+    line = ["widen", "--from", str(source), "--out", "out", "--no-verify"]
+    line += [] if name == "to" else ["--to", "2x"]
+    first, _, rest = wrong.line.partition(" ")
+    code, out, err = tiny.command(monkeypatch, capsys, *line, first, *([rest.strip("'")] if " " in wrong.line else []))
+    assert (code, out) == (2, "")
+    assert wrong.shell in err
+    assert err.startswith(("error: " + wrong.shell, "usage: ", "Usage: ")) or "Invalid value" in err, err
+    assert not any(alone.iterdir())
+
+
+@pytest.mark.parametrize(("name", "wrong"), [(n, w) for n, w in EACH if w.key], ids=ids)
+def test_a_recipe_reads_it_as_a_key_of_its_stage(name, wrong, source, alone):
+    file = alone / "r.toml"
+    to = "" if name == "to" else 'to = "2x"\n'
+    file.write_text(
+        f'name = "r"\n[[stage]]\nkind = "load"\nfrom = "{source}"\n[[stage]]\nkind = "widen"\n{to}{wrong.key}\n'
+    )
+    with pytest.raises(GrowError) as caught:
+        grow.run(file, out=alone / "out")
+    assert str(caught.value).startswith(f"{file}: stage 2 (widen): {wrong.recipe}")
+    assert not list(alone.glob("out/*widen"))
+
+
+def test_an_option_stands_in_a_message_as_each_caller_writes_it():
+    def said() -> list[str]:
+        return [
+            option(split='a"b'),
+            option("max_shard_size"),
+            option(operators={"ffn": "copies"}),
+            option(deepen=True, to="base"),
+            option(verify=False),
+            option(place=[3, 7]),
+            option(to={"hidden_size": ..., "heads": 4}),
+            option(to=Either(("3x", "4x"))),
+            option(out=Path("a/b"), seed=7),
+            command("upcycle", experts=8, method="upcycle"),
+            command("plan", json=True),
+        ]
+
+    assert said() == [
+        'split="a\\"b"',
+        "max_shard_size=…",
+        'operators={"ffn": "copies"}',
+        'deepen=True, to="base"',
+        "verify=False",
+        "place=[3, 7]",
+        'to={"hidden_size": …, "heads": 4}',
+        'to="3x" or "4x"',
+        'out="a/b", seed=7',
+        'grow.upcycle(…, experts=8, method="upcycle")',
+        "grow.plan(…)",
+    ]
+    with spelled(COMMAND_LINE):
+        assert said() == [
+            '--split a"b',
+            "--max-shard-size",
+            "--operator ffn=copies",
+            "--deepen --to base",
+            "--no-verify",
+            "--place 3,7",
+            "--to hidden_size=…,heads=4",
+            "--to 3x or 4x",
+            "--out a/b --seed 7",
+            "grow upcycle --experts 8 --method upcycle",
+            "grow plan --json",
+        ]
+        with spelled(RecipeKeys(KINDS["widen"], ("widen", "upcycle"), COMMAND_LINE)):
+            assert said() == [
+                'split = "a\\"b"',
+                "max_shard_size = …",
+                'operators = {ffn = "copies"}',
+                'deepen = true, to = "base"',
+                "verify = false",
+                "place = [3, 7]",
+                "to = {hidden_size = …, heads = 4}",
+                'to = "3x" or "4x"',
+                "--out a/b, seed = 7",
+                'kind = "upcycle", experts = 8, method = "upcycle"',
+                "grow plan --json",
+            ]
+    assert option(split="even") == 'split="even"'
+
+
+def test_what_cannot_be_shown_is_no_second_error():
+    class Silent:
+        def __str__(self):
+            raise RuntimeError
+
+    assert option(seed=10**5000, to=Silent()) == "seed=<int>, to=<Silent>"
+    assert len(option(to=list(range(9)), seed=list(range(99)))) < 600
+    assert len(option(seed=object())) < 100
+
+
+def test_another_thread_spells_for_the_caller_of_its_work():
+    with ThreadPoolExecutor(3) as pool, spelled(COMMAND_LINE):
+        work = here(lambda value: option(seed=value))
+        found = [job.result() for job in [pool.submit(work, k) for k in range(20)]]
+        alone = pool.submit(option, "seed").result()
+    assert found == [f"--seed {k}" for k in range(20)]
+    assert alone == "seed=…"  # the reason for `here`
+
+
+def test_what_a_thread_of_the_writer_refuses_is_spelled_for_the_caller(source, alone, monkeypatch, capsys):
+    big = alone / "big"
+    shutil.copytree(source, big)
+    weights = load_file(big / tiny.WEIGHTS)
+    name = next(name for name in weights if name.endswith("q_proj.weight"))
+    weights[name] = np.full_like(weights[name], 1e30)
+    save_file(weights, big / tiny.WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(Refused) as caught:
+        grow.widen(big, "2x", out="out", dtype="float16", verify=False)
+    assert caught.value.fix == 'dtype="float32" or "bfloat16"'
+    line = ["widen", "--from", big, "--to", "2x", "--out", "out", "--dtype", "float16", "--no-verify"]
+    assert "fix        --dtype float32 or bfloat16\n" in tiny.command(monkeypatch, capsys, *line)[2]
+
+
+# The list of the options is one
+
+
+@pytest.mark.parametrize("function", [grow.plan, grow.widen])
+def test_functions_have_the_options_with_their_defaults(function):
+    parameters = inspect.signature(function).parameters
+    kinds = [GrowthOptions] if function is grow.plan else [GrowthOptions, FileOptions]
+    for field in (field for kind in kinds for field in fields(kind)):
+        assert parameters[field.name].default == field.default, field.name
+
+
+def test_upcycling_has_the_options_with_their_defaults():
+    parameters = inspect.signature(grow.upcycle).parameters
+    for field in fields(UpcyclingOptions):
+        default = inspect.Parameter.empty if field.default is MISSING else field.default
+        assert parameters[field.name].default == default, field.name
+
+
+def test_the_command_line_has_the_options_with_their_defaults():
+    widen = cli.commands["widen"]
+    given = widen.make_context("widen", ["--from", "small", "--to", "2x"], parent=click.Context(cli)).params
+    for field in (*fields(GrowthOptions), *fields(FileOptions)):
+        if field.name not in ("upcycling", "verify"):  # a command of its own; --no-verify
+            # nothing is "" or () there
+            assert (given[field.name] or None) == (field.default or None), field.name
+
+
+def test_recipes_have_a_check_for_each_option():
+    taken = {"out", "trust_checkpoint", "overwrite", "world", "revision", "upcycling"}  # what a recipe itself says
+    assert {field.name for field in (*fields(GrowthOptions), *fields(FileOptions))} - set(OPTIONS) == taken
+
+
+def test_a_method_that_chooses_the_same_names_what_was_written():
+    with pytest.raises(BadInput) as caught:
+        GrowthOptions(method="net2net", split="even")
+    assert caught.value.where == 'method="net2net", split="even"'
+    assert caught.value.fix == 'leave split=… out, or method="default", split="even"'
+    with spelled(COMMAND_LINE), pytest.raises(BadInput) as caught:
+        GrowthOptions(method="hypercloning-noisy", place=[1, 2])
+    assert caught.value.where == "--method hypercloning-noisy --place 1,2"
+    assert caught.value.fix == "leave --place out, or --method default --place 1,2"
