@@ -490,7 +490,7 @@ def test_a_state_that_is_not_there_is_an_error_where_it_is_named(tiny, text, tmp
     source = tiny("llama")
     for policy in ("carry", "fresh-new"):
         said = refused(BadInput, widen, source, tmp_path / "grown", state=policy)
-        assert f"--state {policy}: {source} has no training state" in said
+        assert f'state="{policy}": {source} has no training state' in said
     said = refused(BadInput, widen, source, tmp_path / "grown", state="cary")
     assert "did you mean 'carry'?" in said
     said = refused(BadInput, grow.train, source, text, out=tmp_path / "run", state="carry", **QUICK)
@@ -572,7 +572,7 @@ def test_a_damaged_state_is_never_used_and_never_passed_over(grown, text, tmp_pa
     ):
         said = refused(BadInput, call)
         assert words in said
-        assert "--state drop" in said
+        assert 'state="drop"' in said
     assert {p.name for p in tmp_path.iterdir()} == {"grown"}
     plain = widen(path, tmp_path / "plain", to={"hidden": 72})
     told_that_it_stays(plain, words)
@@ -616,7 +616,7 @@ def test_a_strangers_state_stays_behind_unless_trusted(run, text, tmp_path, monk
         lambda: widen(source, tmp_path / "more", state="carry"),
         lambda: grow.train(source, text, out=tmp_path / "run", **QUICK),
     ):
-        assert "--trust-checkpoint" in refused(BadInput, call)
+        assert "trust_checkpoint=True" in refused(BadInput, call)
     assert open_state(widen(source, tmp_path / "more", trust_checkpoint=True).path) is not None
     done = grow.train(source, text, out=tmp_path / "run", trust_checkpoint=True, **{**QUICK, "steps": 1})
     assert "continues from the training state" in " ".join(done.notes)
