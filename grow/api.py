@@ -27,6 +27,7 @@ from grow.growth.results import Growth
 from grow.planning.methods import DEFAULT
 from grow.planning.options import GrowthOptions
 from grow.planning.plan import Plan
+from grow.planning.target import depth_alone
 from grow.plotting.savings import Curves
 from grow.spelling import check_functions
 from grow.training.settings.run_settings import Training
@@ -169,7 +170,8 @@ def deepen(src: Any, layers: int, **options: Any) -> Growth:
     The new ones compute the identity at first and train: `place` and `fill` say where they stand and what they hold.
     Options, result and errors as of `widen`, which grows depth too where its target names `layers`.
     """
-    return widen(src, {"layers": layers}, **options)
+    with depth_alone():
+        return widen(src, {"layers": layers}, **options)
 
 
 def upcycle(

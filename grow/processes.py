@@ -135,7 +135,7 @@ class World:
             what="has ended before the work was done",
             why="each process has a share of it, so all end; what was whole before is as it was",
             fix="look for what it printed, or for the system's log (out of memory?), and start again: training with "
-            "--resume",
+            f"{option(resume=True)}",
         )
 
 

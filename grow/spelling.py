@@ -109,6 +109,26 @@ class RecipeKeys:
         return ", ".join(f"{key} = {_literal(value, toml=True)}" for key, value in stage.items())
 
 
+class OneSize:
+    """A command whose target is one size has an option for it: --layers 8 instead of --to num_hidden_layers=8."""
+
+    def __init__(self, option: str, sizes: Collection[str], caller: Spelling) -> None:
+        self.option, self.sizes, self.caller = option, sizes, caller
+
+    def name(self, name: str) -> str:
+        return self.caller.name(name)
+
+    def options(self, given: Mapping[str, Any]) -> str:
+        target = given.get("to")
+        if isinstance(target, Mapping) and len(target) == 1 and not set(target) - set(self.sizes):
+            given = {self.option if name == "to" else name: value for name, value in given.items()}
+            given[self.option] = next(iter(target.values()))
+        return self.caller.options(given)
+
+    def command(self, name: str, given: Mapping[str, Any]) -> str:
+        return self.caller.command(name, given)
+
+
 PYTHON, COMMAND_LINE = Python(), CommandLine()
 _caller: ContextVar[Spelling] = ContextVar("caller", default=PYTHON)
 

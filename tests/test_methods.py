@@ -325,7 +325,7 @@ def test_lossy_models_in_memory(tiny):
 REFUSED = {
     "an axis that it does not grow": ("llama", "2x", "llama-pro", 'method="llama-pro": hidden'),
     "layers by a method for widths": ("llama", "layers=4", "hypercloning-noisy", "it grows width only"),
-    "a width that is no whole multiple": ("llama", "hidden_size=36", "hypercloning-diagonal", "hidden_size=48 or method="),
+    "a width that is no whole multiple": ("llama", "hidden_size=36", "hypercloning-diagonal", "size=48 or method="),
     "silent coordinates under LayerNorm": ("gpt2", "2x", "gesmundo-maile", 'or method=|method="default"'),
     "silent norms where they write the stream": ("bert", "layers=4", "staged", "norms in front of each branch"),
     "a name that nobody has": ("llama", "2x", "lemn", "did you mean 'lemon'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -209,15 +210,90 @@ def test_the_command_line_reads_it_as_an_option(name, wrong, source, alone, monk
 
 @pytest.mark.parametrize(("name", "wrong"), [(n, w) for n, w in EACH if w.key], ids=ids)
 def test_a_recipe_reads_it_as_a_key_of_its_stage(name, wrong, source, alone):
-    file = alone / "r.toml"
-    to = "" if name == "to" else 'to = "2x"\n'
-    file.write_text(
-        f'name = "r"\n[[stage]]\nkind = "load"\nfrom = "{source}"\n[[stage]]\nkind = "widen"\n{to}{wrong.key}\n'
-    )
+    said = refused_stage(alone, source, "widen", ["" if name == "to" else 'to = "2x"', wrong.key])
+    assert said.startswith(wrong.recipe)
+
+
+def refused_stage(folder: Path, source: Path, kind: str, keys: list[str]) -> str:
+    """What is said of a stage behind one that loads `source`; nothing is grown."""
+    file, stages = folder / "r.toml", [["load", f'from = "{source}"'], [kind, *keys]]
+    lines = (line for name, *rest in stages for line in ("[[stage]]", f'kind = "{name}"', *rest))
+    file.write_text("\n".join(['name = "r"', *lines]))
     with pytest.raises(GrowError) as caught:
-        grow.run(file, out=alone / "out")
-    assert str(caught.value).startswith(f"{file}: stage 2 (widen): {wrong.recipe}")
-    assert not list(alone.glob("out/*widen"))
+        grow.run(file, out=folder / "out")
+    where = f"{file}: stage 2 ({kind}): "
+    assert str(caught.value).startswith(where)
+    assert not list(folder.glob(f"out/*{kind}"))
+    return str(caught.value).removeprefix(where)
+
+
+# Commands whose target is their own option
+
+
+@pytest.mark.parametrize("layers", [1, 20_000])
+def test_deepening_is_spelled_by_its_layers(layers, source, alone, monkeypatch, capsys):
+    with pytest.raises(GrowError) as caught:
+        grow.deepen(source, layers, out="out")
+    line = ["deepen", "--from", source, "--layers", layers, "--out", "out"]
+    told = tiny.command(monkeypatch, capsys, *line)[2]
+    if layers == 1:
+        assert str(caught.value).startswith("layers=1: layers 2 -> 1\n")
+        assert told.startswith("error: --layers 1: layers 2 -> 1\n")
+        assert refused_stage(alone, source, "deepen", ["layers = 1"]).startswith("layers = 1: layers 2 -> 1\n")
+    else:
+        assert not SHELL.search(str(caught.value))
+
+
+EXPERTS: dict[str, tuple[dict[str, Any], str, str, str]] = {
+    "experts": ({"experts": 1}, "experts=1: one expert", "--experts 1: one expert", "experts = 1: one expert"),
+    "top_k": (
+        {"experts": 4, "top_k": 5},
+        "top_k=5: of 4 experts",
+        "--top-k 5: of 4 experts",
+        "top_k = 5: of 4 experts",
+    ),
+    "granularity": (
+        {"experts": 6, "granularity": 3},
+        "granularity=3: 20 units are no 3 slices",
+        "--granularity 3: 20 units are no 3 slices",
+        "granularity = 3: 20 units are no 3 slices",
+    ),
+    "every": ({"experts": 4, "every": 2}, "every=2: ", "--every 2: ", "every = 2: "),
+    "route": ({"experts": 4, "route": "shared"}, 'route="shared": ', "--route shared: ", 'route = "shared": '),
+    "to": ({"experts": 4, "to": "0.5x"}, 'to="0.5x": ', "--to 0.5x: ", 'to = "0.5x": '),
+}
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_upcycling_is_spelled_by_its_options(name, source, alone, monkeypatch, capsys):
+    given, python, shell, recipe = EXPERTS[name]
+    with pytest.raises(GrowError) as caught:
+        grow.upcycle(source, out="out", **given)
+    assert str(caught.value).startswith(python)
+    assert not SHELL.search(str(caught.value))
+    line = [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", value)]
+    assert tiny.command(monkeypatch, capsys, "upcycle", "--from", source, "--out", "out", *line)[2].startswith(
+        f"error: {shell}"
+    )
+    keys = [f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {value}" for key, value in given.items()]
+    assert refused_stage(alone, source, "upcycle", keys).startswith(recipe)
+
+
+# Notes
+
+
+def test_a_note_is_spelled_for_its_reader_too(source, monkeypatch, capsys):
+    said = grow.plan(source, "2x", new_tokens="zero", operators={"heads": "copies"}, deepen=True).notes
+    assert not SHELL.search("\n".join(said))
+    line = ["plan", "--from", source, "--to", "2x", "--new-tokens", "zero", "--deepen", "--json"]
+    code, out, _ = tiny.command(monkeypatch, capsys, *line)
+    assert code == 0
+    told = [note.split(" has no effect")[0] for note in json.loads(out)["notes"] if "has no effect" in note]
+    assert told == ["--deepen", "--new-tokens zero"]
+    assert "new_tokens=" not in out
+
+
+# The words themselves
 
 
 def test_an_option_stands_in_a_message_as_each_caller_writes_it():

@@ -31,6 +31,7 @@ from grow.families import FAMILIES
 from grow.growth.from_files import check_state
 from grow.planning.change import ROUTES
 from grow.planning.methods import METHODS
+from grow.planning.target import depth_alone
 from grow.processes import processes
 from grow.spelling import COMMAND_LINE, spelled
 from grow.verification.result import LADDER
@@ -63,7 +64,8 @@ def widen(src, to, **options) -> int:
 @writing
 def deepen(src, count, **options) -> int:
     """Insert layers that compute the identity until they are trained; every output is preserved."""
-    return _grow(src, {"layers": count}, options)
+    with depth_alone():
+        return _grow(src, {"layers": count}, options)
 
 
 @cli.command()

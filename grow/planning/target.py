@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import gcd
@@ -24,7 +25,7 @@ from grow.families.upcycling import PAIRS
 from grow.files.header import show
 from grow.files.regular import read_json
 from grow.planning.nearest_sizes import complete, nearest, reachable
-from grow.spelling import Either, command, option
+from grow.spelling import Either, OneSize, caller, command, option, spelled
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,12 @@ def resolve(family: Family, config: Mapping[str, Any], to: Any, *, deepen: bool 
         told = f"{option(deepen=True)} has no effect: {told}"
         return replace(target, notes=(*target.notes, told))
     return target
+
+
+def depth_alone() -> AbstractContextManager[None]:
+    """In here a target is a number of layers, as in `grow deepen`, which spells it `layers`."""
+    names = {"layers", *(family.axes["layers"] for family in FAMILIES.values())}
+    return spelled(OneSize("layers", names, caller()))
 
 
 def _from_text(family: Family, config: Mapping[str, Any], old: dict[str, int], text: str, deepen: bool) -> Target:

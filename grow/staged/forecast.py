@@ -6,7 +6,7 @@ A growth that would be refused is refused here, and so are data of another token
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +16,7 @@ from grow.data import Corpus, Loader
 from grow.errors import BadInput, GrowError
 from grow.planning.options import GrowthOptions, UpcyclingOptions
 from grow.planning.plan import Plan
+from grow.planning.target import depth_alone
 from grow.spelling import RecipeKeys, caller, spelled
 from grow.staged.checkpoint_outline import (
     Outline,
@@ -232,9 +233,12 @@ def _check_class(made: Outline) -> None:
 @contextmanager
 def named(recipe: Recipe, stage: str, kind: str = "") -> Iterator[None]:
     """An error in here says which stage of the recipe it is about; of a growth, in the words of the recipe."""
-    written = RecipeKeys(KINDS[kind], GROWTHS, caller()) if kind in GROWTHS else caller()
     try:
-        with spelled(written):
+        with ExitStack() as stack:
+            if kind in GROWTHS:
+                stack.enter_context(spelled(RecipeKeys(KINDS[kind], GROWTHS, caller())))
+            if kind == "deepen":
+                stack.enter_context(depth_alone())
             yield
     except GrowError as error:
         where = f"{recipe.path}: {stage}: {error.where}"
