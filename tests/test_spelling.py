@@ -7,11 +7,9 @@ import json
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import click
 import numpy as np
 import pytest
 import tiny
@@ -19,11 +17,9 @@ from safetensors.numpy import load_file, save_file
 
 import grow
 from grow.cli.commands import cli
-from grow.errors import BadInput, GrowError, Refused
-from grow.growth.file_options import FileOptions
-from grow.planning.options import GrowthOptions, UpcyclingOptions
+from grow.errors import GrowError, Refused
 from grow.spelling import COMMAND_LINE, Either, RecipeKeys, command, here, option, spelled
-from grow.staged.keys import KINDS, OPTIONS
+from grow.staged.keys import KINDS
 
 
 class Wrong(NamedTuple):
@@ -387,46 +383,3 @@ def test_what_a_thread_of_the_writer_refuses_is_spelled_for_the_caller(source, a
     assert caught.value.fix == 'dtype="float32" or "bfloat16"'
     line = ["widen", "--from", big, "--to", "2x", "--out", "out", "--dtype", "float16", "--no-verify"]
     assert "fix        --dtype float32 or bfloat16\n" in tiny.command(monkeypatch, capsys, *line)[2]
-
-
-# The list of the options is one
-
-
-@pytest.mark.parametrize("function", [grow.plan, grow.widen])
-def test_functions_have_the_options_with_their_defaults(function):
-    parameters = inspect.signature(function).parameters
-    kinds = [GrowthOptions] if function is grow.plan else [GrowthOptions, FileOptions]
-    for field in (field for kind in kinds for field in fields(kind)):
-        assert parameters[field.name].default == field.default, field.name
-
-
-def test_upcycling_has_the_options_with_their_defaults():
-    parameters = inspect.signature(grow.upcycle).parameters
-    for field in fields(UpcyclingOptions):
-        default = inspect.Parameter.empty if field.default is MISSING else field.default
-        assert parameters[field.name].default == default, field.name
-
-
-def test_the_command_line_has_the_options_with_their_defaults():
-    widen = cli.commands["widen"]
-    given = widen.make_context("widen", ["--from", "small", "--to", "2x"], parent=click.Context(cli)).params
-    for field in (*fields(GrowthOptions), *fields(FileOptions)):
-        if field.name not in ("upcycling", "verify"):  # a command of its own; --no-verify
-            # nothing is "" or () there
-            assert (given[field.name] or None) == (field.default or None), field.name
-
-
-def test_recipes_have_a_check_for_each_option():
-    taken = {"out", "trust_checkpoint", "overwrite", "world", "revision", "upcycling"}  # what a recipe itself says
-    assert {field.name for field in (*fields(GrowthOptions), *fields(FileOptions))} - set(OPTIONS) == taken
-
-
-def test_a_method_that_chooses_the_same_names_what_was_written():
-    with pytest.raises(BadInput) as caught:
-        GrowthOptions(method="net2net", split="even")
-    assert caught.value.where == 'method="net2net", split="even"'
-    assert caught.value.fix == 'leave split=… out, or method="default", split="even"'
-    with spelled(COMMAND_LINE), pytest.raises(BadInput) as caught:
-        GrowthOptions(method="hypercloning-noisy", place=[1, 2])
-    assert caught.value.where == "--method hypercloning-noisy --place 1,2"
-    assert caught.value.fix == "leave --place out, or --method default --place 1,2"

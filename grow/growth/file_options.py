@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -97,7 +97,8 @@ def parse_size(size: Any) -> int:
 
 def check_names(name: str, value: Any) -> None:
     """BadInput unless the option is a list of texts: the letters of one text would count as such."""
-    if not isinstance(value, (list, tuple, set, frozenset)) or not all(isinstance(item, str) for item in value):
+    several = isinstance(value, (Sequence, Set)) and not isinstance(value, (str, bytes))
+    if not several or not all(isinstance(item, str) for item in value):
         raise BadInput(
             option(**{name: value}),
             what="must be a list of texts",
