@@ -20,12 +20,16 @@ from grow.families.family import Family
 from grow.families.match import Match
 from grow.files.header import show
 from grow.files.locate import locate
-from grow.growth.from_files import LINE, SHARD_SIZE, plan_files, widen_files
+from grow.growth.file_options import SHARD_SIZE, FileOptions
+from grow.growth.from_files import LINE, plan_files, widen_files
 from grow.growth.opened import opened
 from grow.growth.results import Growth
 from grow.planning.methods import DEFAULT
+from grow.planning.options import GrowthOptions
 from grow.planning.plan import Plan
+from grow.planning.target import depth_alone
 from grow.plotting.savings import Curves
+from grow.spelling import check_functions
 from grow.training.settings.run_settings import Training
 from grow.verification.ladder import verify_folders
 from grow.verification.result import LADDER, Verification
@@ -75,14 +79,12 @@ def plan(
     assume_harmless: Sequence[str] = (),
 ) -> Plan:
     """What `widen` with the same arguments would do; nothing is written. See `widen`."""
-    options: dict[str, Any] = dict(operators=operators, split=split, seed=seed, dtype=dtype)
-    options |= dict(deepen=deepen, place=place, fill=fill, new_tokens=new_tokens, upcycling=upcycling)
-    options |= dict(method=method, allow_lossy=allow_lossy)
+    options, files = GrowthOptions.among(locals()), FileOptions.among(locals())
     if _is_model(src):
         from grow.growth.in_memory import plan_model
 
         return plan_model(src, to, options)
-    return plan_files(src, to, options, revision=revision, assume_harmless=assume_harmless)
+    return plan_files(src, to, options, files)
 
 
 def widen(
@@ -139,9 +141,8 @@ def widen(
 
     Raises BadInput, Refused: nothing was written. Different: verification failed, nothing was kept.
     """
-    options: dict[str, Any] = dict(operators=operators, split=split, seed=seed, dtype=dtype)
-    options |= dict(deepen=deepen, place=place, fill=fill, new_tokens=new_tokens, upcycling=upcycling)
-    options |= dict(method=method, allow_lossy=allow_lossy)
+    options, files = GrowthOptions.among(locals()), FileOptions.among(locals())
+    check_functions(progress=progress, on_rung=on_rung)
     if _is_model(src):
         from grow.growth.in_memory import widen_model
 
@@ -160,22 +161,7 @@ def widen(
             why="its parameters are those of a model in memory",
             fix="model = AutoModel….from_pretrained(src), then grow.widen(model, to, optimizer=optimizer)",
         )
-    return widen_files(
-        src,
-        to,
-        options,
-        out=out,
-        state=state,
-        trust_checkpoint=trust_checkpoint,
-        max_shard_size=max_shard_size,
-        overwrite=overwrite,
-        verify=verify,
-        world=world,
-        revision=revision,
-        assume_harmless=assume_harmless,
-        progress=progress,
-        on_rung=on_rung,
-    )
+    return widen_files(src, to, options, files, progress=progress, on_rung=on_rung)
 
 
 def deepen(src: Any, layers: int, **options: Any) -> Growth:
@@ -184,7 +170,8 @@ def deepen(src: Any, layers: int, **options: Any) -> Growth:
     The new ones compute the identity at first and train: `place` and `fill` say where they stand and what they hold.
     Options, result and errors as of `widen`, which grows depth too where its target names `layers`.
     """
-    return widen(src, {"layers": layers}, **options)
+    with depth_alone():
+        return widen(src, {"layers": layers}, **options)
 
 
 def upcycle(

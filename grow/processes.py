@@ -18,6 +18,7 @@ from datetime import timedelta
 from typing import Any
 
 from grow.errors import BadInput, GrowError, one_line
+from grow.spelling import option
 from grow.waiting import beside
 
 PATIENCE = timedelta(days=30)  # one may verify a large model while the others wait; a lost one is noticed at once
@@ -134,7 +135,7 @@ class World:
             what="has ended before the work was done",
             why="each process has a share of it, so all end; what was whole before is as it was",
             fix="look for what it printed, or for the system's log (out of memory?), and start again: training with "
-            "--resume",
+            f"{option(resume=True)}",
         )
 
 
@@ -178,7 +179,7 @@ def world_of(wanted: int | None, *, train: bool = True) -> Iterator[World]:
     size, rank = _place()
     if wanted is not None and wanted != size:
         raise BadInput(
-            f"--world {wanted}",
+            option(world=wanted),
             what=f"{wanted} processes were asked for, WORLD_SIZE is {size}",
             why="every process has its part of the work",
             fix=f"torchrun --nproc-per-node {wanted} -m grow …",

@@ -1,6 +1,7 @@
 """The words of the main refusals: what was asked, the rule or equation behind the no, and the nearest yes.
 
-Compared letter by letter: a message is an interface, and changing one is a decision.
+Compared letter by letter, as the command line says it: a message is an interface, and changing one is a decision. How
+Python and recipes spell the options in it is in test_spelling.py.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tiny
 
 import grow
 from grow.errors import BadInput, GrowError, Refused, did_you_mean, listing
+from grow.spelling import COMMAND_LINE, spelled
 
 pytestmark = pytest.mark.quick
 
@@ -273,7 +275,7 @@ def test_what_a_refusal_says(name, tmp_path):
 
 
 def refusal(source: Path, to: str, options: dict[str, Any]) -> GrowError:
-    with pytest.raises(GrowError) as error:
+    with spelled(COMMAND_LINE), pytest.raises(GrowError) as error:
         grow.plan(source, to, **options)
     return error.value
 

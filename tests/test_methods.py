@@ -214,9 +214,9 @@ def lossy_target(method: str, variant: str = "llama") -> dict[str, int]:
 
 @pytest.mark.parametrize("method", LOSSY)
 def test_a_lossy_growth_is_refused_unless_allowed(method, tiny, tmp_path):
-    with pytest.raises(grow.Refused, match="--allow-lossy") as error:
+    with pytest.raises(grow.Refused, match="allow_lossy=True") as error:
         widen(tiny("llama"), lossy_target(method), tmp_path / "grown", method=method)
-    assert "--method default, which is exact here" in error.value.fix
+    assert 'method="default", which is exact here' in error.value.fix
     assert METHODS[method].arxiv in error.value.what
     assert error.value.exit_code == 2
     assert list(tmp_path.iterdir()) == []
@@ -324,10 +324,10 @@ def test_lossy_models_in_memory(tiny):
 
 
 REFUSED = {
-    "an axis that it does not grow": ("llama", "2x", "llama-pro", "--method llama-pro: hidden"),
+    "an axis that it does not grow": ("llama", "2x", "llama-pro", 'method="llama-pro": hidden'),
     "layers by a method for widths": ("llama", "layers=4", "hypercloning-noisy", "it grows width only"),
-    "a width that is no whole multiple": ("llama", "hidden_size=36", "hypercloning-diagonal", "hidden_size=48 or --"),
-    "silent coordinates under LayerNorm": ("gpt2", "2x", "gesmundo-maile", "or --method|--method default"),
+    "a width that is no whole multiple": ("llama", "hidden_size=36", "hypercloning-diagonal", "size=48 or method="),
+    "silent coordinates under LayerNorm": ("gpt2", "2x", "gesmundo-maile", 'or method=|method="default"'),
     "silent norms where they write the stream": ("bert", "layers=4", "staged", "norms in front of each branch"),
     "a name that nobody has": ("llama", "2x", "lemn", "did you mean 'lemon'"),
 }  # fmt: skip

@@ -157,8 +157,8 @@ def test_a_trainers_dense_model_gets_experts_and_it_goes_on(tiny, tmp_path):
 def test_what_has_no_rule_is_refused(stepped, tiny, text, tmp_path):
     for source, name in ((stepped("llama"), "copies"), (stepped("mixtral"), "more")):
         said = refused(Refused, made, name, source, tmp_path / "no", state="carry")
-        assert "--state carry: cannot follow experts that are made or added" in said
-        assert "--state fresh-new lets experts and routers begin anew" in said
+        assert 'state="carry": cannot follow experts that are made or added' in said
+        assert 'state="fresh-new" lets experts and routers begin anew' in said
     growth = made("copies", tiny("llama"), tmp_path / "grown")
     for rates in ("mup", "implied"):
         said = refused(Refused, grow.train, growth.path, text, out=tmp_path / "no", rates=rates, **QUICK)

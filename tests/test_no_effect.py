@@ -39,8 +39,8 @@ def run(monkeypatch, capsys):
 def test_an_empty_field_of_a_target_is_told(source, to, fix):
     with pytest.raises(BadInput) as error:
         grow.plan(source, to)
-    assert (error.value.where, error.value.what) == (f"--to {to}", "has an empty field")
-    assert error.value.fix == f"--to {fix}"
+    assert (error.value.where, error.value.what) == (f'to="{to}"', "has an empty field")
+    assert error.value.fix == f'to="{fix}"'
 
 
 @pytest.mark.parametrize("to", ["", " ", ",", ", ,"])
@@ -92,10 +92,10 @@ def test_names_that_differ_in_case_are_told(tmp_path):
 @pytest.mark.parametrize(
     ("options", "where"),
     [
-        ({"place": "top"}, "--place top"),
-        ({"place": [0]}, "--place 0"),
-        ({"fill": "fresh"}, "--fill fresh"),
-        ({"assume_harmless": ["hidden_sise"]}, "--assume-harmless hidden_sise"),
+        ({"place": "top"}, 'place="top"'),
+        ({"place": [0]}, "place=[0]"),
+        ({"fill": "fresh"}, 'fill="fresh"'),
+        ({"assume_harmless": ["hidden_sise"]}, 'assume_harmless=["hidden_sise"]'),
     ],
 )
 @pytest.mark.parametrize("to", ["2x", {"hidden": 48}, "hidden_size=48"])
@@ -124,8 +124,8 @@ def test_an_option_that_has_an_effect_is_not_told(source, to, options):
 def test_an_operator_of_an_axis_that_stays_is_a_note(source):
     said = grow.plan(source, {"hidden": 48}, operators={"hidden": "copies", "ffn": "copies", "heads": "copies"}).notes
     assert [note for note in said if "no effect" in note] == [
-        "--operator ffn=copies has no effect: ffn does not grow",
-        "--operator heads=copies has no effect: heads does not grow",
+        'operators={"ffn": "copies"} has no effect: ffn does not grow',
+        'operators={"heads": "copies"} has no effect: heads does not grow',
     ]
 
 
@@ -133,18 +133,18 @@ def test_an_operator_of_an_axis_that_stays_is_a_note(source):
 def test_settings_of_what_may_come_are_a_note(source, to):
     said = grow.plan(source, to, new_tokens="zero", deepen=True).notes
     assert sum("no effect" in note for note in said) == 2
-    assert any(note.startswith("--new-tokens zero has no effect") for note in said)
-    assert any(note.startswith("--deepen has no effect") for note in said)
+    assert any(note.startswith('new_tokens="zero" has no effect') for note in said)
+    assert any(note.startswith("deepen=True has no effect") for note in said)
 
 
 def test_a_config_of_as_many_layers_makes_deepening_a_note(source, tmp_path):
     target = tiny.checkpoint(tmp_path / "target", "llama", hidden_size=48)
-    assert any("--deepen has no effect" in note for note in grow.plan(source, str(target), deepen=True).notes)
+    assert any("deepen=True has no effect" in note for note in grow.plan(source, str(target), deepen=True).notes)
 
 
 def test_a_field_that_is_known_needs_nobody_to_vouch_for_it(source):
     seen = grow.inspect(source, assume_harmless=["hidden_size"])
-    assert any("--assume-harmless has no effect on hidden_size" in note for note in seen.notes)
+    assert any("assume_harmless=… has no effect on hidden_size" in note for note in seen.notes)
 
 
 def test_a_field_that_is_not_there_is_spelled_for_the_user(tmp_path):

@@ -197,7 +197,7 @@ def test_shares_of_a_tied_norm_are_no_embedding_unless_they_are_even(tmp_path):
     source = folder_of(tmp_path / "source", pooling("mean"), UNIT, family="llama")
     with pytest.raises(Refused, match="cosine similarities") as found:
         grow.plan(source, {"hidden_size": 48})
-    assert "--split even" in found.value.fix
+    assert 'split="even"' in found.value.fix
     even = grow.widen(source, {"hidden_size": 48}, out=tmp_path / "grown", split="even")
     assert even.verification.check("embeddings").status == "pass"
     np.testing.assert_allclose(cosines(embed(even.path)), cosines(embed(source)), rtol=0, atol=1e-6)

@@ -22,6 +22,7 @@ from grow.notation.dtypes import RAW
 from grow.planning.plan import Plan
 from grow.planning.tensor import TensorPlan
 from grow.processes import World
+from grow.spelling import here
 
 ALONE = World(0, 1)
 THREADS = min(4, os.cpu_count() or 1)
@@ -143,9 +144,9 @@ def _write_share(
         compute(item, put)
         return item.name, writer.sha256(item.name)
 
-    stop = Event()
+    stop, work = Event(), here(one)
     with ThreadPoolExecutor(threads) as pool:
-        jobs = [pool.submit(one, item) for item in items]
+        jobs = [pool.submit(work, item) for item in items]
         try:
             return dict(job.result() for job in as_completed(jobs))
         except BaseException:

@@ -31,6 +31,7 @@ from grow.notation.maps import AxisMap, axis_map, concatenate, is_power_of_two
 from grow.notation.numbers import narrow
 from grow.planning.readback import stream_readback
 from grow.planning.tensor import TensorPlan
+from grow.spelling import option
 
 MODULES, SETTINGS, ROUTER = "modules.json", "config_sentence_transformers.json", "router_config.json"
 TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
@@ -290,9 +291,9 @@ class _Walk:
             why="copies of one number hold other shares than those of another"
             if state.shares
             else "some numbers of an embedding would be there more often than others",
-            fix="--split even, whose shares are equal"
+            fix=f"{option(split='even')}, whose shares are equal"
             if state.shares
-            else "a whole multiple of the width, or --operator hidden=silent",
+            else f"a whole multiple of the width, or {option(operators={'hidden': 'silent'})}",
         )
 
     def _pooling(self, module: Module) -> None:

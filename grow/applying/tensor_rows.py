@@ -32,6 +32,7 @@ from grow.notation.numbers import (
 )
 from grow.planning.change import DRAWN
 from grow.planning.tensor import HALVED, TensorPlan
+from grow.spelling import Either, option
 
 BLOCK = 1 << 18  # elements of a source block: about a megabyte in float32
 UNSEEN_RMS = 0.02  # scale of fresh weights beside a tensor that is all zeros
@@ -422,7 +423,7 @@ def _stored(t: TensorPlan, values: np.ndarray) -> np.ndarray:
             t.name,
             what=f"a value does not fit into {t.dtype}",
             why="it would be stored as Inf",
-            fix="--dtype float32 or bfloat16" if t.dtype == "F16" else "--dtype float64",
+            fix=option(dtype=Either(("float32", "bfloat16")) if t.dtype == "F16" else "float64"),
         )
     return raw
 

@@ -43,6 +43,7 @@ from grow.files.locate import (
     refuse_other_weights,
 )
 from grow.files.regular import MAX_JSON, check_length, longest
+from grow.spelling import option
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 STOCK = {
@@ -351,7 +352,7 @@ def merge(
             what=f"disagrees with the shards: {', '.join(f'{len(faults[f])} {f}' for f in faults)}",
             details=[(fault, listing(found)) for fault, found in faults.items()],
             why="; ".join(STOCK[fault] for fault in faults),
-            fix="--ignore-unexpected PATTERN" if set(faults) == {"unlisted"} else AGAIN,
+            fix=option(ignore_unexpected="PATTERN") if set(faults) == {"unlisted"} else AGAIN,
         )
     if not checkpoint.tensors:
         where = show(checkpoint.files[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from grow.families import FAMILIES
 from grow.growth.from_files import check_state
 from grow.planning.change import ROUTES
 from grow.planning.methods import METHODS
+from grow.planning.target import depth_alone
 from grow.processes import processes
+from grow.spelling import COMMAND_LINE, spelled
 from grow.verification.result import LADDER
 
 
@@ -38,6 +41,7 @@ from grow.verification.result import LADDER
 @click.version_option(grow.__version__, prog_name="grow")
 def cli() -> None:
     """Enlarge a pretrained Transformer without changing a single output."""
+    click.get_current_context().with_resource(spelled(COMMAND_LINE))
 
 
 for _command in (train_commands.data, train_commands.train, train_commands.plot, train_commands.run):
@@ -60,7 +64,8 @@ def widen(src, to, **options) -> int:
 @writing
 def deepen(src, count, **options) -> int:
     """Insert layers that compute the identity until they are trained; every output is preserved."""
-    return _grow(src, {"layers": count}, options)
+    with depth_alone():
+        return _grow(src, {"layers": count}, options)
 
 
 @cli.command()
@@ -99,16 +104,16 @@ def upcycle(src, to, experts, top_k, granularity, every, route, **options) -> in
 def _grow(src: str, to: Any, options: dict[str, Any]) -> int:
     """Plan, write, verify and show one growth."""
     as_json, dry_run = options.pop("as_json"), options.pop("dry_run")
-    written = {name: options.pop(name) for name in ("out", "max_shard_size", "overwrite", "state", "trust_checkpoint")}
     verify, world = not options.pop("no_verify"), options.pop("world") or processes()
     options = _growth_options(options)
     if dry_run:
-        the_plan = api.plan(src, to, **options)
-        check_state(src, the_plan, written["state"], written["trust_checkpoint"], revision=options["revision"])
+        planned = {name: options[name] for name in signature(api.plan).parameters if name in options}
+        the_plan = api.plan(src, to, **planned)
+        check_state(src, the_plan, options["state"], options["trust_checkpoint"], revision=options["revision"])
         return _show_plan(the_plan, as_json, world if world > 1 else None)
     with Progress(quiet=as_json or not show.first_process()) as progress:
         told: dict[str, Any] = {"progress": progress.bytes, "on_rung": progress.rung}
-        grown = api.widen(src, to, verify=verify, world=world, **told, **written, **options)
+        grown = api.widen(src, to, verify=verify, world=world, **told, **options)
     if not show.first_process():
         return 0
     if as_json:

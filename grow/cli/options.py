@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
-from grow.growth.from_files import SHARD_SIZE
+from grow.growth.file_options import SHARD_SIZE
 from grow.notation.dtypes import CODES
 from grow.optimizer.dual_rule import POLICIES
 from grow.planning.choose_maps import NEW_TOKENS
 from grow.planning.layers import FILLS
-from grow.planning.methods import DEFAULT, METHODS
+from grow.planning.methods import METHODS
+from grow.planning.options import USUAL
 from grow.planning.tensor import SPLITS
 from grow.zoo import BUNDLED
 
@@ -42,7 +43,7 @@ harmless = click.option(
     default="",
     help="Config fields, comma-separated, to accept unread.",
 )
-seed = click.option("--seed", type=int, default=0, show_default=True, help="Of every random choice.")
+seed = click.option("--seed", type=int, default=USUAL.seed, show_default=True, help="Of every random choice.")
 exactness = options(
     click.option(
         "--split",
@@ -51,7 +52,7 @@ exactness = options(
     ),
     click.option(
         "--method",
-        default=DEFAULT,
+        default=USUAL.method,
         show_default=True,
         metavar="NAME",
         help="Grow as in the literature: " + ", ".join(METHODS) + ".",
@@ -60,7 +61,7 @@ exactness = options(
     click.option(
         "--dtype",
         type=click.Choice(["auto", *CODES]),
-        default="auto",
+        default=USUAL.dtype,
         show_default=True,
         help="Stored dtype.",
     ),
@@ -72,7 +73,7 @@ exactness = options(
 layers = options(
     click.option(
         "--place",
-        default="spread",
+        default=USUAL.place,
         show_default=True,
         metavar="WHERE",
         help="New layers: spread, top, after:K, or the old layers behind which they stand (3,7,11).",
@@ -80,7 +81,7 @@ layers = options(
     click.option(
         "--fill",
         type=click.Choice(FILLS),
-        default="copy",
+        default=USUAL.fill,
         show_default=True,
         help="New layers hold copies of their neighbours or fresh weights; their output is 0.",
     ),
@@ -92,7 +93,7 @@ widths = options(
     click.option(
         "--new-tokens",
         type=click.Choice(NEW_TOKENS),
-        default="blend",
+        default=USUAL.new_tokens,
         show_default=True,
         help="Logits of new tokens: between the old ones, 0, or far below by the head's bias.",
     ),

@@ -27,6 +27,7 @@ from grow.files.header import open_regular, read_exactly, show
 from grow.files.locate import inside, plain_name
 from grow.files.regular import opened
 from grow.notation.dtypes import ITEMSIZE, RAW, code_of
+from grow.spelling import option
 
 INDEX = ".metadata"
 KNOWN = {
@@ -182,7 +183,7 @@ def check_owner(folder: Path, trust: bool) -> None:
             str(folder),
             what=f"belongs to user {owner}, you are user {os.getuid()}",
             why="such a checkpoint has a pickled index, and a pickle of a stranger is not opened",
-            fix="--trust-checkpoint, or the weights alone: --from RUN/step-… --state drop",
+            fix=f"{option(trust_checkpoint=True)}, or the weights alone: {option(src='RUN/step-…', state='drop')}",
         )
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from grow.errors import BadInput, GrowError, Refused, did_you_mean, listing
 from grow.files.foreign_names import MERGE, PLAIN, in_command
 from grow.files.header import PICKLE_FIX, open_regular, read_exactly, show, strict_json
+from grow.spelling import option
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
@@ -96,6 +97,13 @@ def locate(src: str | os.PathLike, *, revision: str | None = None) -> Path:
 
     >>> locate("HuggingFaceTB/SmolLM2-135M", revision="main")    # doctest: +SKIP
     """
+    if not isinstance(src, (str, os.PathLike)):
+        raise BadInput(
+            option(src=src),
+            what=f"must be a text or a path, got {type(src).__name__}",
+            why="a source is a checkpoint folder, a bundled name or a hub id ORG/NAME",
+            fix="write the path of a folder, one of the bundled names, or ORG/NAME",
+        )
     text = os.fspath(src)
     is_path = not isinstance(src, str) or not text or text.startswith((".", "~", "/")) or os.path.isdir(text)
     bundled = () if is_path else _bundled()
@@ -104,7 +112,7 @@ def locate(src: str | os.PathLike, *, revision: str | None = None) -> Path:
         return _download(text, revision)
     if revision is not None:
         raise BadInput(
-            f"revision {show(revision)}",
+            option(revision=show(revision)),
             what=f"{show(text) or 'the empty source'} is not a hub id",
             why="only a repository on the hub has revisions",
             fix="leave the revision out, or give ORG/NAME",
@@ -191,7 +199,7 @@ def inside(folder: Path, name: str, follow_symlinks: bool = False) -> Path:
         show(path),
         what=f"is a symlink that leaves the folder, to {show(target)}",
         why="a downloaded checkpoint must not reach files elsewhere on this machine",
-        fix="--follow-symlinks, when you made this link yourself",
+        fix=f"{option(follow_symlinks=True)}, when you made this link yourself",
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from grow.errors import BadInput, GrowError, listing
 from grow.files.header import open_regular, read_exactly, show, strict_json
+from grow.spelling import option
 
 MARK = ".made-by-grow"  # in a folder from its beginning until it has its name
 LARGEST = 100_000_000  # bytes of a JSON document
@@ -69,18 +70,18 @@ def check_replaced(out: Path, kind: Kind, where: str, why: str) -> None:
             what=f"is not {kind.words} folder",
             details=[("found", fault)],
             why=why,
-            fix="another --out",
+            fix=f"another {option('out')}",
         )
     if others := foreign(out, kind):
-        raise _held(where, kind, others, why)
+        raise _held(where, kind, others, why, f"move it elsewhere, or another {option('out')}")
 
 
-def _held(where: str, kind: Kind, others: Sequence[str], why: str) -> BadInput:
+def _held(where: str, kind: Kind, others: Sequence[str], why: str, fix: str) -> BadInput:
     return BadInput(
         where,
         what=f"holds what is no part of {kind.words}: {listing(map(show, others))}",
         why=f"{why}, and this would be lost",
-        fix="move it elsewhere" + (", or another --out" if where.startswith("--out") else ""),
+        fix=fix,
     )
 
 
@@ -113,7 +114,7 @@ def discard(folder: Path, kinds: Sequence[Kind], why: str) -> None:
         raise BadInput(show(folder), what="is in the way", why=why, fix="move it elsewhere")
     kind = min(kinds, key=lambda kind: len(foreign(folder, kind)))
     if others := foreign(folder, kind):
-        raise _held(show(folder), kind, others, why)
+        raise _held(show(folder), kind, others, why, "move it elsewhere")
     if not remove(folder, kind):
         raise BadInput(show(folder), what="cannot be removed", why="it is read-only, or in use", fix="remove it")
 

@@ -21,6 +21,7 @@ from typing import Any
 from grow.errors import BadInput
 from grow.files.staging import Staging, refuse_full
 from grow.processes import World
+from grow.spelling import option
 
 TOKEN = ".shared"
 SEEN_AFTER = 10.0  # seconds that a network file system may take to show a new file
@@ -91,9 +92,9 @@ def _see(stage: Staging | Guest, token: str, world: World) -> None:
             break
         time.sleep(0.1)
     raise BadInput(
-        f"--out {stage.out}",
+        option(out=stage.out),
         what=f"process {world.rank} on {socket.gethostname()} does not see there what process 0 on "
         f"{world.peers[0][0]} has written",
         why="all processes write into one folder",
-        fix="--out on a file system that all nodes share, or the processes of one node",
+        fix=f"{option('out')} on a file system that all nodes share, or the processes of one node",
     )

@@ -21,8 +21,7 @@ from pathlib import Path
 from grow.errors import BadInput, listing
 from grow.files import finished
 from grow.files.owned import CHECKPOINT, MARK, Kind, check_replaced, remove
-
-REPLACES = "--overwrite replaces the whole folder"
+from grow.spelling import option
 
 
 class Staging:
@@ -60,9 +59,7 @@ class Staging:
         try:
             _make(self.path)
         except OSError as error:
-            raise BadInput(
-                str(self.out.parent), what="cannot be written", why=str(error), fix="another --out"
-            ) from None
+            raise BadInput(str(self.out.parent), what="cannot be written", why=str(error), fix=_another()) from None
         try:
             self._lock()
             self._settle()
@@ -122,7 +119,7 @@ class Staging:
                 str(path),
                 what="is in the way",
                 why=f"{why}, and it is not one that grow has made",
-                fix="move it elsewhere, or another --out",
+                fix=f"move it elsewhere, or {_another()}",
             )
 
     def _check_whole(self, files: Mapping[str, int | None]) -> None:
@@ -131,7 +128,7 @@ class Staging:
         other = [name for name, size in files.items() if size is not None and found[name] not in (None, size)]
         if lost or other:
             raise BadInput(
-                f"--out {self.out}",
+                option(out=self.out),
                 what=f"{listing(lost + other)} {'went away' if lost else 'changed'} while the result was made",
                 why=f"another program works in {self.path.name}; nothing was kept",
                 fix="end it, and the same command again",
@@ -171,7 +168,7 @@ class Staging:
                 str(self.out),
                 what="another run is writing it",
                 why=f"{self.path.name} is locked",
-                fix="wait for it, or choose another --out",
+                fix=f"wait for it, or choose {_another()}",
             ) from None
 
     def _unlock(self) -> None:
@@ -184,10 +181,10 @@ def refuse_full(out: Path, error: BaseException | None) -> None:
     """BadInput where the error is a full disk."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         raise BadInput(
-            f"--out {out}",
+            option(out=out),
             what=f"{error.strerror or 'the disk is full'}; nothing was kept",
             why="the disk filled while the result was written",
-            fix="make room, or another --out",
+            fix=f"make room, or {_another()}",
         ) from error
 
 
@@ -196,14 +193,15 @@ def check_output(out: Path, source: Path | None, overwrite: bool, needed: int, k
 
     kind  what a folder must be to be replaced
     """
-    where = f"--out {out}"
+    where = option(out=out)
+    replaces = f"{option(overwrite=True)} replaces the whole folder"
     parent = out.parent
     if not out.name or len(os.fsencode(out.name)) > 200:
         raise BadInput(
             where[:120],
             what="is no usable folder name",
             why="a name has 1 to 200 bytes",
-            fix="a shorter --out",
+            fix=f"a shorter {option('out')}",
         )
     if not parent.is_dir():
         what = "is not a folder" if parent.exists() else "does not exist"
@@ -218,40 +216,40 @@ def check_output(out: Path, source: Path | None, overwrite: bool, needed: int, k
             where,
             what="is a dangling link",
             why="the result replaces nothing it cannot see",
-            fix="another --out",
+            fix=_another(),
         )
     if source is not None:
         check_apart(out, source)
     if out.exists():
         if not out.is_dir():
-            raise BadInput(where, what="is a file", why="a checkpoint is a folder", fix="another --out")
+            raise BadInput(where, what="is a file", why="a checkpoint is a folder", fix=_another())
         if any(out.iterdir()):
             if not overwrite:
                 raise BadInput(
                     where,
                     what="exists and is not empty",
                     why="nothing is overwritten unasked",
-                    fix="--overwrite, or another --out",
+                    fix=f"{option(overwrite=True)}, or {_another()}",
                 )
-            check_replaced(out, kind, where, REPLACES)
+            check_replaced(out, kind, where, replaces)
             if not os.access(out, os.W_OK | os.X_OK):
-                raise BadInput(where, what="is read-only", why=REPLACES, fix="chmod u+w, or another --out")
+                raise BadInput(where, what="is read-only", why=replaces, fix=f"chmod u+w, or {_another()}")
         if out.is_symlink():
             raise BadInput(
                 where,
                 what="is a link",
                 why="the rename at the end would replace the link",
-                fix=f"--out {os.path.realpath(out)}",
+                fix=option(out=os.path.realpath(out)),
             )
     if not os.access(parent, os.W_OK):
-        raise BadInput(where, what=f"{parent} is read-only", why="the result is created inside it", fix="another --out")
+        raise BadInput(where, what=f"{parent} is read-only", why="the result is created inside it", fix=_another())
     free = shutil.disk_usage(parent).free
     if needed > free:
         raise BadInput(
             where,
             what=f"needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free",
             why="a result is written whole or not at all",
-            fix="another --out, or make room",
+            fix=f"{_another()}, or make room",
         )
 
 
@@ -262,12 +260,16 @@ def check_apart(out: Path, source: str | os.PathLike | None) -> None:
     real, origin = (Path(os.path.realpath(path)) for path in (out, source))  # a link to itself is none of its own
     if real == origin or origin in real.parents or real in origin.parents:
         raise BadInput(
-            f"--out {out}",
+            option(out=out),
             what="is the source, inside it or around it",
             details=[] if out == source else [("source", str(source))],
             why="source files are never touched",
-            fix="another --out",
+            fix=_another(),
         )
+
+
+def _another() -> str:
+    return f"another {option('out')}"
 
 
 def _make(path: Path) -> None:

@@ -20,6 +20,7 @@ from grow.notation.size_limits import cap_of
 from grow.optimizer.state.unreadable import READ, foreign
 from grow.planning.plan import Plan
 from grow.planning.record import NAME
+from grow.spelling import option
 
 CARD = "README.md"
 REPLACED = ("config.json", INDEX, NAME, CARD)
@@ -117,7 +118,7 @@ def _too_few_rows(checkpoint: Checkpoint, plan: Plan) -> str:
         return ""
     return (
         f"the tokenizer has ids up to {entries - 1:,} and the model {rows:,} rows: the others cannot be read; "
-        f"--to vocab_size={entries} has room for them, and {-(-entries // 64) * 64} is a multiple of 64"
+        f"{option(to={'vocab_size': entries})} has room for them, and {-(-entries // 64) * 64} is a multiple of 64"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +13,11 @@ from typing import Any
 
 from grow.applying.sharded_source import PiecedCheckpoint
 from grow.checkpoint.reader import open_checkpoint
-from grow.errors import BadInput
 from grow.files.header import show
 from grow.files.locate import locate
 from grow.files.shared_staging import staged
 from grow.growth.companions import companion_notes
+from grow.growth.file_options import FileOptions
 from grow.growth.model_card import model_card, public_name, source_card
 from grow.growth.opened import opened
 from grow.growth.results import Growth
@@ -30,71 +30,61 @@ from grow.growth.written_and_verified import (
     write_result,
     write_state,
 )
+from grow.planning.options import GrowthOptions, UpcyclingOptions
 from grow.planning.plan import Plan, plan_for
 from grow.planning.record import ASSUMED
 from grow.processes import World, world_of
 
-SHARD_SIZE = "5GB"
 LINE = 4096  # characters of a path in records and results: all of it
 
 
 def plan_files(
     src: str | os.PathLike,
     to: Any,
-    options: Mapping[str, Any],
-    *,
-    revision: str | None = None,
-    assume_harmless: Sequence[str] = (),
+    options: GrowthOptions,
+    files: FileOptions,
 ) -> Plan:
-    """`grow.plan` for a checkpoint on disk; `options` are those of `plan_for`."""
-    with opened(src, revision=revision, assume_harmless=assume_harmless) as (checkpoint, matched):
-        found = plan_for(matched, to, **options)
+    """`grow.plan` for a checkpoint on disk."""
+    with opened(src, revision=files.revision, assume_harmless=files.assume_harmless) as (checkpoint, matched):
+        found = plan_for(matched, to, options)
         return replace(found, notes=(*found.notes, *companion_notes(checkpoint, found)))
 
 
 def widen_files(
     src: str | os.PathLike,
     to: Any,
-    options: Mapping[str, Any],
+    options: GrowthOptions,
+    files: FileOptions,
     *,
-    out: str | os.PathLike | None = None,
-    state: str | None = None,
-    trust_checkpoint: bool = False,
-    max_shard_size: str | int = SHARD_SIZE,
-    overwrite: bool = False,
-    verify: bool = True,
-    world: int | None = None,
-    revision: str | None = None,
-    assume_harmless: Sequence[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
     on_rung: Callable[[str], None] = lambda rung: None,
 ) -> Growth:
-    """`grow.widen` for a checkpoint on disk, its other arguments too; `options` are those of `plan_for`."""
+    """`grow.widen` for a checkpoint on disk."""
     started = time.monotonic()
-    shard = parse_size(max_shard_size)
-    folder = Path(out) if out is not None else Path(default_name(src, to, options["upcycling"]))
+    state, trust, verify = files.state, files.trust_checkpoint, files.verify
     with ExitStack() as stack:
-        here = stack.enter_context(world_of(world, train=False)) if world else World(0, 1, None)
+        here = stack.enter_context(world_of(files.world, train=False)) if files.world else World(0, 1, None)
         stack.enter_context(here.together())
-        source = opened(src, revision=revision, assume_harmless=assume_harmless, trust=trust_checkpoint)
+        source = opened(src, revision=files.revision, assume_harmless=files.assume_harmless, trust=trust)
         checkpoint, matched = stack.enter_context(source)
-        the_plan = plan_for(matched, to, **options)
+        the_plan = plan_for(matched, to, options)
+        folder = Path(files.out if files.out is not None else default_name(src, to, options.upcycling))
         check_same(the_plan, checkpoint, here)
         beside = companion_notes(checkpoint, the_plan)
-        moments, told = training_state(stack, checkpoint, the_plan, state, trust_checkpoint)
+        moments, told = training_state(stack, checkpoint, the_plan, state, trust)
         needed = the_plan.nbytes + (moments.nbytes if moments else 0)
         if verify and isinstance(checkpoint, PiecedCheckpoint):
             needed += checkpoint.nbytes
         # room for the result, and for the float64 proof beside it only if somebody asks for it
-        with staged(folder, here, source=checkpoint.path, overwrite=overwrite, needed=needed) as stage:
+        with staged(folder, here, source=checkpoint.path, overwrite=files.overwrite, needed=needed) as stage:
             name = public_name(src, checkpoint.path)
-            write_result(the_plan, checkpoint, stage.path, shard, name.shown, progress, here)
-            found, files = None, {}
+            write_result(the_plan, checkpoint, stage.path, files.shard, name.shown, progress, here)
+            found, made = None, {}
             if verify:
                 names = show(src, LINE), show(folder, LINE)
                 found = verified(the_plan, checkpoint, stage.path, names, on_rung, here)
             if moments:
-                moments, told = write_state(moments, stage.path, shard, here, asked=state is not None, told=told)
+                moments, told = write_state(moments, stage.path, files.shard, here, asked=state is not None, told=told)
             with here.together():
                 if here.first:
                     if moments:
@@ -103,44 +93,23 @@ def widen_files(
                         add_to_record(stage.path, ASSUMED, checkpoint.vouched)
                     card = model_card(the_plan, name, found, source_card(checkpoint))
                     (stage.path / "README.md").write_text(card, encoding="utf-8")
-                    files = check_written(the_plan, checkpoint, stage.path, folder, moments is not None)
-                    add_to_record(stage.path, "files", files)
+                    made = check_written(the_plan, checkpoint, stage.path, folder, moments is not None)
+                    add_to_record(stage.path, "files", made)
                 checkpoint.check_unchanged()
             with here.together():
-                stage.commit(files)
+                stage.commit(made)
         notes = (*checkpoint.notes, *the_plan.notes, *beside, *stage.notes, *told)
         return Growth(the_plan, folder, None, found, time.monotonic() - started, notes)
 
 
-def parse_size(size: str | int) -> int:
-    """Bytes of "5GB", "500MB", "1.5GiB" or a number."""
-    units = {
-        "": 1,
-        "KB": 10**3,
-        "MB": 10**6,
-        "GB": 10**9,
-        "TB": 10**12,
-        "KIB": 2**10,
-        "MIB": 2**20,
-        "GIB": 2**30,
-        "TIB": 2**40,
-    }
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(size))
-    if not found or found[2].upper() not in units or not 1 <= float(found[1]) * units[found[2].upper()] < 1 << 63:
-        raise BadInput(
-            f"--max-shard-size {size}",
-            what="is no size",
-            why="a number with KB, MB, GB, KiB, MiB or GiB",
-            fix="--max-shard-size 5GB",
-        )
-    return int(float(found[1]) * units[found[2].upper()])
-
-
-def default_name(src: Any, to: Any, upcycling: Mapping[str, Any] | None = None) -> str:
+def default_name(src: Any, to: Any, upcycling: UpcyclingOptions | None = None) -> str:
     """`small-2x`, `small-8-experts`: the folder of a result when nobody names one."""
-    text = ",".join(f"{k}={v}" for k, v in to.items()) if isinstance(to, Mapping) else os.fspath(to or "")
+    if isinstance(to, Mapping):
+        text = ",".join(f"{k}={v}" for k, v in to.items())
+    else:  # a config in memory has no name but its class's
+        text = type(to).__name__ if hasattr(to, "to_dict") else os.fspath(to or "")
     if upcycling:
-        text = f"{upcycling['experts']}-experts-{text}"
+        text = f"{upcycling.experts}-experts-{text}"
     base, target = (Path(os.fspath(x)).name or "checkpoint" for x in (src, text.removesuffix("/config.json")))
     return re.sub(r"[^\w.,=+-]+", "_", f"{base}-{target}".strip("-"))[:120]
 

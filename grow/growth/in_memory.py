@@ -29,6 +29,7 @@ from grow.families.config_values import check_fields
 from grow.families.match import Match, check_duplicates, match
 from grow.files.json_floats import plain
 from grow.files.writer import write_json
+from grow.growth.file_options import FileOptions
 from grow.growth.from_files import plan_files, widen_files
 from grow.growth.results import Growth
 from grow.growth.written_and_verified import Different
@@ -48,6 +49,7 @@ from grow.models.true_float64 import LOCAL, model_class, quiet
 from grow.notation.dtypes import RAW, code_of
 from grow.optimizer.dual_rule import POLICIES
 from grow.optimizer.torch_classes import check_optimizers, grow_optimizers, refuse_sharded
+from grow.planning.options import GrowthOptions
 from grow.planning.plan import Plan, plan_for
 from grow.planning.record import NAME, record_of
 from grow.planning.tensor import TensorPlan
@@ -108,19 +110,19 @@ class ModelSource:
 
 
 def widen_model(
-    model: Any, to: Any, options: Mapping[str, Any], *, verify: bool, optimizer: Any = None, state: str | None = None
+    model: Any, to: Any, options: GrowthOptions, *, verify: bool, optimizer: Any = None, state: str | None = None
 ):
     """`grow.widen` for a model in memory: a `Growth` whose `.model` is new, on the source's device and in its mode."""
     started, state = time.monotonic(), state or POLICIES[0]
     source = ModelSource(model)
-    if fused(model) or options.get("upcycling"):
+    if fused(model) or options.upcycling:
         if optimizer is not None:
             raise Refused(
                 "optimizer",
                 what="given for a model with experts",
                 why="stock classes fuse experts in memory, so such a model grows through files, and its optimizer's "
                 "state where a checkpoint has it",
-                fix="grow widen --from the checkpoint, or a new optimizer for grown.model.parameters()",
+                fix="grow.widen(the checkpoint's folder, …), or a new optimizer for grown.model.parameters()",
             )
         _, twin = source.checked()
         if verify:
@@ -130,7 +132,7 @@ def widen_model(
     found = source.matched()
     if verify:
         check_runs_alike(model, twin_of(model, source.config))
-    plan = plan_for(found, to, **options)
+    plan = plan_for(found, to, options)
     if plan.lossy and optimizer is not None:
         raise BadInput(
             "optimizer",
@@ -140,32 +142,32 @@ def widen_model(
         )
     grown = build(plan, model, grow_state(plan, source))
     new = None if optimizer is None else grow_optimizers(optimizer, state, plan, model, grown)
-    verification = _verify(model, grown, plan, options["seed"]) if verify else None
+    verification = _verify(model, grown, plan, options.seed) if verify else None
     if verify:
         check_answers(plan, model, grown)
     notes = (*source.notes, *plan.notes)
     return Growth(plan, None, grown, verification, time.monotonic() - started, notes, new)
 
 
-def plan_model(model: Any, to: Any, options: Mapping[str, Any]) -> Plan:
+def plan_model(model: Any, to: Any, options: GrowthOptions) -> Plan:
     """`grow.plan` for a model in memory."""
     source = ModelSource(model)
     if not fused(model):
-        found = plan_for(source.matched(), to, **options)
+        found = plan_for(source.matched(), to, options)
         return replace(found, notes=(*source.notes, *found.notes))
     source.checked()
     with tempfile.TemporaryDirectory(prefix="grow-memory-") as folder:
         _save(model, Path(folder))
-        found = plan_files(folder, to, options)
+        found = plan_files(folder, to, options, FileOptions())
         return replace(found, notes=(*source.notes, *found.notes))
 
 
-def _through_files(model: Any, to: Any, options: Mapping[str, Any], *, verify: bool):
+def _through_files(model: Any, to: Any, options: GrowthOptions, *, verify: bool):
     """Stock classes fuse experts in memory and the files hold them one by one, so the growth goes through files."""
     with tempfile.TemporaryDirectory(prefix="grow-memory-") as folder:
         source, out = Path(folder, "source"), Path(folder, "grown")
         _save(model, source)
-        growth = widen_files(source, to, options, out=out, verify=verify)
+        growth = widen_files(source, to, options, FileOptions(out=out, verify=verify))
         with quiet():
             kernel = model.config._attn_implementation
             grown = model_class(out).from_pretrained(  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from grow.families.match import Match, check_duplicates, match, twins
 from grow.files.header import CHUNK, show
 from grow.files.locate import locate
 from grow.planning.record import assumed
+from grow.spelling import option
 
 
 @contextmanager
@@ -53,13 +54,14 @@ def check_vouched(source: Architecture, names: Sequence[str]) -> list[str]:
         if name not in config:
             hint = did_you_mean(name, [field for field in config if not family.knows(field)] or config)
             raise BadInput(
-                f"--assume-harmless {show(name, 80)}",
+                option(assume_harmless=[show(name, 80)]),
                 what=f"config.json has no such field; {hint}".rstrip("; "),
                 why="it is of a field that is there and that the family does not know",
                 fix="leave it out, or spell it as config.json does",
             )
     known = [name for name in names if family.knows(name)]
-    return [f"--assume-harmless has no effect on {listing(known)}: the family knows what it is"] if known else []
+    told = f"{option('assume_harmless')} has no effect on {listing(known)}: the family knows what it is"
+    return [told] if known else []
 
 
 def _same_bytes(checkpoint: Checkpoint, a: str, b: str) -> bool:

@@ -22,6 +22,7 @@ from grow.optimizer.state.unreadable import foreign
 from grow.planning.plan import Plan
 from grow.planning.record import NAME, earlier_of, record_of
 from grow.processes import World
+from grow.spelling import command, option
 from grow.verification.ladder import verify_folders
 from grow.verification.result import FUNCTION, LOSSY, Verification
 from grow.version import __version__
@@ -118,7 +119,8 @@ def _checked(
             names[1],
             what=f"is {found.verdict} after the growth; it was not kept",
             why=next(failed, "no rung could run"),
-            fix="report this with the plan (grow plan --json); --no-verify keeps the result, unverified",
+            fix=f"report this with the plan ({command('plan', json=True)}); "
+            f"{option(verify=False)} keeps the result, unverified",
             verification=found,
         )
     add_to_record(folder, "verification", _published(found.to_dict(), checkpoint.path, folder, names[1]))
@@ -130,7 +132,7 @@ def check_written(the_plan: Plan, checkpoint: Checkpoint, folder: Path, out: Pat
 
     def lost(what: str) -> BadInput:
         return BadInput(
-            f"--out {out}",
+            option(out=out),
             what=f"{what} while the result was made",
             why=f"another program works in {folder.name}; nothing was kept",
             fix="end it, and the same command again",

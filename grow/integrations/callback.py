@@ -213,7 +213,7 @@ def check_arguments(args: TrainingArguments) -> None:
                 f"GrowCallback: {where}",
                 what="wraps the model",
                 why="the wrapper keeps code or buffers for the old shapes",
-                fix="train up to the growth, grow widen --from the checkpoint, and train on from the result",
+                fix="train up to the growth, grow.widen(its checkpoint, …), and train on from the result",
             )
 
 

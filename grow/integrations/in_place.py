@@ -85,7 +85,7 @@ def check_in_place(model: Any, optimizers: Sequence[torch.optim.Optimizer]) -> N
             "a growth in place",
             what=f"runs on one process, here are {torch.distributed.get_world_size()}",
             why="DDP, FSDP and DeepSpeed keep buffers of the old parameters",
-            fix="save a checkpoint, grow widen --from it, and start the processes from the result",
+            fix="save a checkpoint, grow.widen(it, …), and start the processes from the result",
         )
     for name, module in model.named_modules():
         where = name or type(model).__name__

@@ -29,10 +29,11 @@ from typing import Any
 
 import torch
 
-from grow.errors import BadInput, Refused, no_such
+from grow.errors import BadInput, Refused
 from grow.optimizer.dual_rule import POLICIES, grow_factored, grow_moment
 from grow.planning.plan import Plan
 from grow.planning.tensor import TensorPlan
+from grow.spelling import check_choice, option
 
 ROW, COL = "row_var", "col_var"
 
@@ -57,17 +58,11 @@ def grow_optimizers(optimizer: Any, state: str, plan: Plan, model: Any, grown: A
 
 def check_optimizers(optimizer: Any, state: str, model: Any) -> None:
     """BadInput or Refused unless every optimizer can be grown; reads, computes nothing."""
-    if state not in POLICIES:
-        raise BadInput(
-            f"state={state!r}",
-            what=no_such("policy", str(state), POLICIES),
-            why="policies: " + ", ".join(POLICIES),
-            fix='state="fresh-new"',
-        )
+    check_choice("state", state, POLICIES, "policy", "policies")
     if optimizer is None:
         if state != POLICIES[0]:
             raise BadInput(
-                f"state={state!r}",
+                option(state=state),
                 what="given without an optimizer",
                 why="it says what becomes of an optimizer's state",
                 fix="optimizer=…, or no state",

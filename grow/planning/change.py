@@ -18,6 +18,7 @@ from grow.families.family import Chain, Window
 from grow.notation.axes import GAIN, SHIFT, WRITE, Row
 from grow.notation.maps import AxisMap, is_power_of_two
 from grow.planning.layers import Depth, chain_scales
+from grow.spelling import option
 
 DRAWN = "drawn"
 
@@ -172,7 +173,7 @@ def check_depth(source: Architecture, depth: Depth) -> None:
     field = family.axes["layers"]
     if source.chain is None or not source.norm_is_affine:
         raise Refused(
-            f"--to {field}={depth.m}",
+            option(to={field: depth.m}),
             what=f"layers {depth.n} -> {depth.m}",
             why="here a LayerNorm writes the residual stream and has no gain: LN(x) is x for no x that is not normal",
             fix=f"leave {field} at {depth.n}",

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from grow.errors import BadInput, Refused
+from grow.errors import Refused
 from grow.families.architecture import Architecture
 from grow.families.family import UNITS, WIDTHS
 from grow.notation import rope
 from grow.notation.maps import BLEND, SILENT, AxisMap, appended, axis_map, identity
 from grow.notation.operators import OPERATORS, default_operator, grow_head_dim, grow_heads
 from grow.planning.nearest_sizes import nearest
+from grow.spelling import option
 
 
 def choose_maps(
@@ -80,13 +81,6 @@ def grow_counts(source: Architecture, new: Mapping[str, int], tokens: str, words
                and the largest old one and is never the first choice; or 0
     positions  new rows repeat the old ones, as far as they are positions
     """
-    if tokens not in NEW_TOKENS:
-        raise BadInput(
-            f"--new-tokens {tokens}",
-            what="no such choice",
-            why="choices: " + ", ".join(NEW_TOKENS),
-            fix="--new-tokens blend",
-        )
     old = source.sizes
     v, v2 = old["vocab"], new["vocab"]
     kind = SILENT if tokens == "zero" else BLEND
@@ -136,7 +130,7 @@ def grow_experts(
     if m % n:
         fields = f"{field}=" + " or ".join(str(k * n) for k in (m // n, m // n + 1) if k)
         raise Refused(
-            f"--to {field}={m}",
+            option(to={field: m}),
             what=f"experts {n} -> {m}, which is not a whole multiple",
             details=(("equation", "c copies each get the weight p/c, so with top_k × c: Σ p/c · W_copy = p · W"),),
             why="an expert with a row of its own in the router takes tokens away from the old ones",
@@ -155,11 +149,11 @@ def low_logit(source: Architecture, tokens: str) -> float | None:
         return None
     if not any(str(row.signature) == "vocab <-" for row in source.rows if not row.optional):
         raise Refused(
-            "--new-tokens low",
+            option(new_tokens="low"),
             what=f"the head of this {source.family.model_type} has no bias",
             why="w·x <= every w_i·x for states x of all directions has no solution w, so no row alone gives a logit "
             "below all others",
-            fix="--new-tokens blend: new logits stay below the largest old one",
+            fix=f"{option(new_tokens='blend')}: new logits stay below the largest old one",
         )
     return LOW
 
@@ -171,10 +165,10 @@ def _check_operator(source: Architecture, axis: str, n: int, m: int, context: st
         multiples = {m // n * n, -(-m // n) * n} - {n}
         exact = [f"{source.family.axes.get(axis, axis)}={k}" for k in sorted(multiples)]
         raise Refused(
-            f"--operator {axis}={name}",
+            option(operators={axis: name}),
             what=f"{name} cannot grow {axis} {n} -> {m}",
             why=_WHY[context],
-            fix=" or ".join(f"--operator {axis}={fit}" for fit in fits) or " or ".join(exact),
+            fix=" or ".join(option(operators={axis: fit}) for fit in fits) or " or ".join(exact),
         )
 
 
@@ -215,25 +209,24 @@ def _head_maps(
     name = chosen.get("heads", fits[0])
     if name not in fits:
         raise Refused(
-            f"--operator heads={name}",
+            option(operators={"heads": name}),
             what="heads grow by " + " or ".join(fits),
             why=_WHY["whole_norm" if family.attention.whole_norm else "elementwise"],
-            fix=f"--operator heads={fits[0]}",
+            fix=option(operators={"heads": fits[0]}),
         )
     grown = grow_heads(*sizes, name)
     if grown is None:
         h, k, h2, k2 = sizes
         g, g2 = h // k, h2 // k2
         raise Refused(
-            f"--to {family.axes['heads']}={h2}"
-            + (f",{family.axes['kv_heads']}={k2}" if "kv_heads" in family.axes else ""),
+            option(to={family.axes[a]: m for a, m in (("heads", h2), ("kv_heads", k2)) if a in family.axes}),
             what=f"{h} query heads in {k} groups of {g} do not fit into {k2} groups of {g2}",
             why="stock attention reads kv head ⌊q / q_per_kv⌋: every old query head needs a group with its kv head",
             fix=nearest(source, new),
         )
     if family.attention.whole_norm and not grown.even:
         raise Refused(
-            f"--to {family.axes['heads']}={sizes[2]},{family.axes['kv_heads']}={sizes[3]}",
+            option(to={family.axes["heads"]: sizes[2], family.axes["kv_heads"]: sizes[3]}),
             what=f"{sizes[0]} query heads and {sizes[1]} kv heads have no whole number of copies in it",
             details=(("equation", "RMS([u; u; …]) = RMS(u); with copies of a part of u it is another number"),),
             why=_WHY["whole_norm"],

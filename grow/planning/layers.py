@@ -23,6 +23,7 @@ from operator import index
 from grow.errors import BadInput, Refused
 from grow.files.header import show
 from grow.notation.size_limits import fault, short
+from grow.spelling import option
 
 PLACES = ("spread", "top", "after:K", "a list of layers")
 FILLS = ("copy", "fresh")
@@ -129,17 +130,15 @@ def spread(n: int, m: int) -> list[int]:
 
 def place(n: int, m: int, where: str | Sequence[int] = "spread", fill: str = "copy") -> Depth:
     """The `Depth` that somebody asked for; BadInput when it cannot be understood."""
-    if fill not in FILLS:
-        raise BadInput(f"--fill {fill}", what="no such fill", why="fills: " + ", ".join(FILLS), fix="--fill copy")
     if m < n:
         raise Refused(
-            f"--layers {m}",
+            option(layers=m),
             what=f"layers {n} -> {m}",
             why="a layer that is left out takes its function with it",
-            fix=f"at least --layers {n}",
+            fix=f"at least {option(layers=n)}",
         )
     if why := fault("layers", m):
-        raise BadInput(f"--layers {short(m)}", what="out of range", why=why, fix="another depth")
+        raise BadInput(option(layers=short(m)), what="out of range", why=why, fix="another depth")
     if where == "spread":
         return insert(n, spread(n, m), fill)
     if where == "top":
@@ -147,17 +146,17 @@ def place(n: int, m: int, where: str | Sequence[int] = "spread", fill: str = "co
     after = _after(where, n, m)
     if len(after) != m - n:
         raise BadInput(
-            f"--place {_text(where)}",
+            option(place=_shown(where)),
             what=f"names {len(after)} places for {m - n} new layers",
             why="every new layer stands behind one old layer; name one twice for two new layers",
-            fix="--place spread",
+            fix=option(place="spread"),
         )
     if bad := [k for k in after if not 0 <= k < n]:
         raise BadInput(
-            f"--place {_text(where)}",
+            option(place=_shown(where)),
             what=f"there is no layer {bad[0]}",
             why=f"the source has layers 0 to {n - 1}",
-            fix=f"--place after:{n - 1}",
+            fix=option(place=f"after:{n - 1}"),
         )
     return insert(n, after, fill)
 
@@ -171,15 +170,19 @@ def _after(where: str | Sequence[int], n: int, m: int) -> list[int]:
         return [int(k) for k in where.split(",") if k.strip()]
     except (TypeError, ValueError):
         raise BadInput(
-            f"--place {_text(where)}",
+            option(place=_shown(where)),
             what="is no place",
             why="places: " + ", ".join(PLACES),
-            fix="--place spread, --place top, --place after:5 or --place 3,7,11",
+            fix=", ".join(option(place=known) for known in ("spread", "top", "after:5"))
+            + f" or {option(place=[3, 7, 11])}",
         ) from None
 
 
-def _text(where: object) -> str:
-    return show(",".join(map(str, where)) if isinstance(where, (list, tuple)) else where, 80)
+def _shown(where: object) -> object:
+    """A place for a message, short whatever it is."""
+    if isinstance(where, (list, tuple)):
+        return list(where) if len(where) <= 20 else [*where[:10], ..., *where[-5:]]
+    return show(where, 80) if isinstance(where, str) else where
 
 
 @dataclass(frozen=True)

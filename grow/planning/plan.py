@@ -8,21 +8,21 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from grow.errors import BadInput, did_you_mean
 from grow.families.architecture import Architecture
 from grow.families.family import GROWABLE, UNITS, Family
 from grow.families.match import Match
 from grow.notation.dtypes import BITS, CODES, STORES
 from grow.notation.maps import AxisMap, is_power_of_two
-from grow.notation.operators import OPERATORS
 from grow.planning.assemble import assemble
 from grow.planning.change import Change, Upcycling, check_depth, depth_rounds, layer_config
 from grow.planning.choose_maps import grow_counts, grow_experts, head_dim_maps, low_logit, rounding
 from grow.planning.layers import Depth
-from grow.planning.methods import DEFAULT, METHODS, Request, design, method_named
+from grow.planning.methods import DEFAULT, Request, design
+from grow.planning.options import USUAL, GrowthOptions
 from grow.planning.target import Target, resolve
-from grow.planning.tensor import HALVED, SPLITS, TensorPlan
+from grow.planning.tensor import HALVED, TensorPlan
 from grow.planning.upcycle import read_so
+from grow.spelling import option
 
 
 @dataclass(frozen=True)
@@ -99,50 +99,35 @@ class Plan:
         return sum(t.nbytes for t in self.tensors)
 
 
-OF_LAYERS = {"place": "spread", "fill": "copy"}
-"""What is said of new layers, and what it is where nobody says it."""
-
-
 def make_plan(
     matched: Match,
     target: Target,
+    options: GrowthOptions = USUAL,
     *,
-    operators: Mapping[str, str] | None = None,
-    split: str | None = None,
-    seed: int = 0,
-    dtype: str = "auto",
-    place: str | Sequence[int] = "spread",
-    fill: str = "copy",
-    new_tokens: str = "blend",
     upcycling: Upcycling | None = None,
     top_k: int | None = None,
-    method: str = DEFAULT,
-    allow_lossy: bool = False,
 ) -> Plan:
     """The plan that takes `matched` to `target`; `Refused` when an axis cannot grow exactly.
 
-    upcycling    how `matched` was read as a model with experts; `top_k` is then how many of them a token gets
-    method       of `grow.planning.methods`: it chooses operators, split and layers, unless it is ours
-    allow_lossy  let a method that is not exact have its way; the plan then says what is lost
+    upcycling  how `matched` was read as a model with experts; `top_k` is then how many of them a token gets
     """
     source, old, new = matched.architecture, matched.architecture.sizes, target.sizes
-    chosen = _check_options(operators or {}, split, dtype, seed)
-    _check_method(method, chosen, split, place, fill)
-    idle = _check_effect(old, new, {"place": place, "fill": fill}, new_tokens, chosen)
-    request = Request(source, new, seed, chosen, place, fill, upcycling is not None)
-    made = design(method, request, allow_lossy=allow_lossy)
+    idle = options.check_effect(old, new)
+    chosen, tokens = dict(options.operators or {}), options.new_tokens
+    request = Request(source, new, options.seed, chosen, options.place, options.fill, upcycling is not None)
+    made = design(options.method, request, allow_lossy=options.allow_lossy)
     maps, words, depth = made.maps, made.words, made.depth
-    split = split or made.split
-    maps |= grow_counts(source, new, new_tokens, words)
+    split = options.split or made.split
+    maps |= grow_counts(source, new, tokens, words)
     maps |= grow_experts(source, new, words, upcycled=upcycling is not None)
     if any(depth.inserted):
         check_depth(source, depth)
     words["layers"] = depth.describe()
-    low = low_logit(source, new_tokens) if new["vocab"] > old["vocab"] else None
+    low = low_logit(source, tokens) if new["vocab"] > old["vocab"] else None
     change = Change(maps, depth, low, upcycling, made.above, made.redraw)
     notes = [*target.notes, *idle]
     rounded = why_rounded(matched, change, new, split)
-    out_dtype = _dtypes(matched, dtype, rounded, notes)
+    out_dtype = _dtypes(matched, options.dtype, rounded, notes)
     tensors, untied = assemble(matched, change, out_dtype)
     new_config = grown_config(source, new, depth, {t.dtype for t in tensors}, untied, top_k=top_k)
     if untied:
@@ -157,33 +142,24 @@ def make_plan(
         words,
         tensors,
         split,
-        seed,
+        options.seed,
         rounded=(*rounded, *why_narrowed(tensors, maps, split)),
         notes=tuple(notes),
-        method=method,
+        method=options.method,
         lossy=made.lossy,
     )
 
 
-def plan_for(
-    matched: Match,
-    to: Any,
-    *,
-    deepen: bool = False,
-    upcycling: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> Plan:
-    """`make_plan` for a target as people write it, see `grow.planning.target`.
-
-    upcycling  as in `grow.planning.upcycle.read_so`
-    """
-    if upcycling is None:
-        return make_plan(matched, resolve(matched.architecture, to, deepen=deepen), **options)
-    matched, how, top_k = read_so(matched, **upcycling)
-    target = resolve(matched.architecture, {} if to is None else to, deepen=deepen)
-    target = replace(target, sizes={**target.sizes, "experts": upcycling["experts"]})
-    matched.family.check_caps(target.sizes, "--experts: ")
-    return make_plan(matched, target, upcycling=how, top_k=top_k, **options)
+def plan_for(matched: Match, to: Any, options: GrowthOptions = USUAL) -> Plan:
+    """`make_plan` for a target as people write it, see `grow.planning.target`."""
+    asked = options.upcycling
+    if asked is None:
+        return make_plan(matched, resolve(matched.architecture, to, deepen=options.deepen), options)
+    matched, how, top_k = read_so(matched, asked)
+    target = resolve(matched.architecture, {} if to is None else to, deepen=options.deepen)
+    target = replace(target, sizes={**target.sizes, "experts": asked.experts})
+    matched.family.check_caps(target.sizes, f"{option('experts')}: ")
+    return make_plan(matched, target, options, upcycling=how, top_k=top_k)
 
 
 def _dtypes(matched: Match, dtype: str, rounded: tuple[str, ...], notes: list[str]) -> dict[str, str]:
@@ -265,85 +241,3 @@ def _new_config(
             if axis in family.axes:
                 result[family.axes[axis]] = new[axis]
     return result
-
-
-def _check_method(name: str, operators: Mapping[str, str], split: str | None, place: Any, fill: str) -> None:
-    """BadInput where something is chosen that the method chooses."""
-    method = method_named(name)
-    if name == DEFAULT:
-        return
-    given = [f"--operator {axis}={operator}" for axis, operator in operators.items()]
-    given += [f"--split {split}"] if split else []
-    if not method.free:
-        given += [f"--place {place}"] if place != "spread" else []
-        given += [f"--fill {fill}"] if fill != "copy" else []
-    if given:
-        raise BadInput(
-            f"--method {name} {given[0]}",
-            what="both choose the same",
-            why=f"{name} is: {METHODS[name].law}",
-            fix=f"leave {given[0].split()[0]} out, or --method {DEFAULT} {given[0]}",
-        )
-
-
-def _check_effect(
-    old: Mapping[str, int], new: Mapping[str, int], said: Mapping[str, Any], tokens: str, operators: Mapping[str, str]
-) -> list[str]:
-    """Notes of what has no effect; BadInput for what was said of new layers where there are none: a slip."""
-    for name, usual in OF_LAYERS.items():
-        if new["layers"] == old["layers"] and said[name] != usual:
-            value = said[name] if isinstance(said[name], str) else ",".join(map(str, said[name]))
-            raise BadInput(
-                f"--{name} {value}",
-                what=f"has no effect: there are {old['layers']:,} layers before and after",
-                why="it is of new layers",
-                fix=f"leave it out, or --to layers={old['layers'] + 1}; --deepen takes those of a size or a config",
-            )
-    follow = {"heads": ("heads", "kv_heads", "head_dim")}
-    idle = [
-        f"--operator {axis}={name} has no effect: {axis} does not grow"
-        for axis, name in operators.items()
-        if all(new.get(a) == old.get(a) for a in follow.get(axis, (axis,)))
-    ]
-    if tokens != "blend" and new["vocab"] == old["vocab"]:
-        idle.append(f"--new-tokens {tokens} has no effect: the vocabulary does not grow")
-    return idle
-
-
-def _check_options(operators: Mapping[str, str], split: str | None, dtype: str, seed: int) -> dict[str, str]:
-    for axis, name in operators.items():
-        if axis not in ("hidden", "heads", *UNITS):
-            hint = did_you_mean(axis, ("hidden", "ffn", "heads"))
-            raise BadInput(
-                f"--operator {axis}={name}",
-                what=f"no choice for {axis!r} {hint}".rstrip(),
-                why="axes with a choice: hidden, ffn, heads",
-                fix="--operator ffn=copies",
-            )
-        if name not in OPERATORS:
-            hint = did_you_mean(name, OPERATORS)
-            raise BadInput(
-                f"--operator {axis}={name}",
-                what=f"no such operator {hint}".rstrip(),
-                why="operators: " + ", ".join(OPERATORS),
-                fix=f"--operator {axis}=copies",
-            )
-    if split is not None and split not in SPLITS:
-        raise BadInput(
-            f"--split {split}", what="no such split", why="splits: " + ", ".join(SPLITS), fix="--split exact"
-        )
-    if dtype != "auto" and dtype not in CODES:
-        raise BadInput(
-            f"--dtype {dtype}",
-            what="no such dtype",
-            why="dtypes: auto, " + ", ".join(CODES),
-            fix="--dtype auto",
-        )
-    if not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise BadInput(
-            f"--seed {seed}",
-            what="out of range",
-            why="a seed is a whole number from 0 to 2^63 - 1",
-            fix="--seed 0",
-        )
-    return dict(operators)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import gcd
@@ -25,6 +26,7 @@ from grow.families.upcycling import PAIRS
 from grow.files.header import show
 from grow.files.regular import read_json
 from grow.planning.nearest_sizes import complete, nearest, reachable
+from grow.spelling import Either, OneSize, caller, command, option, spelled
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,27 @@ def resolve(source: Architecture, to: Any, *, deepen: bool = False) -> Target:
     if isinstance(to, Mapping):
         fields = "model_type" not in to
         target = _from_fields(source, old, dict(to)) if fields else _from_config(source, to, "target", deepen)
+    elif isinstance(to, (str, os.PathLike)):
+        target = _from_text(source, str(os.fspath(to)), deepen)
     else:
-        target = _from_text(source, os.fspath(to), deepen)
+        raise BadInput(
+            option(to=to),
+            what=f"must be a text, a path, a config or a dict of fields, got {type(to).__name__}",
+            why="a target is a size, a factor, a folder, a config, or fields with their sizes",
+            fix=option(to="2x"),
+        )
     _check(source, target.sizes)
     if deepen and target.sizes["layers"] == old["layers"]:
-        told = f"--deepen has no effect: the target has {old['layers']} layers, as many as the source, or names none"
+        told = f"the target has {old['layers']} layers, as many as the source, or names none"
+        told = f"{option(deepen=True)} has no effect: {told}"
         return replace(target, notes=(*target.notes, told))
     return target
+
+
+def depth_alone() -> AbstractContextManager[None]:
+    """In here a target is a number of layers, as in `grow deepen`, which spells it `layers`."""
+    names = {"layers", *(family.axes["layers"] for family in FAMILIES.values())}
+    return spelled(OneSize("layers", names, caller()))
 
 
 def _from_text(source: Architecture, text: str, deepen: bool) -> Target:
@@ -63,10 +79,10 @@ def _from_text(source: Architecture, text: str, deepen: bool) -> Target:
     if not all(parts) and not os.path.exists(text):
         kept = ",".join(filter(None, parts))
         raise BadInput(
-            f"--to {show(text, 80) or repr(text)}",
+            option(to=show(text, 80)),
             what="has an empty field" if kept else "is empty",
             why="a target is a size, a factor, a folder, or fields with a comma between two",
-            fix=f"--to {show(kept, 80) or '2x'}",
+            fix=option(to=show(kept, 80) or "2x"),
         )
     if "=" in text:
         first, *rest = text.split(",")
@@ -83,10 +99,10 @@ def _from_text(source: Architecture, text: str, deepen: bool) -> Target:
         return _from_config(source, _read_json(path), str(path), deepen)
     hint = did_you_mean(text, family.sizes)
     raise BadInput(
-        f"--to {text}",
+        option(to=text),
         what="is no size of the family, factor, field list, folder or config.json" + (f"; {hint}" if hint else ""),
         why=f"sizes of {family.model_type}: {', '.join(family.sizes)}",
-        fix="--to 2x, or --to " + ",".join(f"{family.axes[a]}=…" for a in ("hidden", "heads")),
+        fix=f"{option(to='2x')}, or {option(to={family.axes[a]: ... for a in ('hidden', 'heads')})}",
     )
 
 
@@ -102,7 +118,7 @@ def _parse_field(part: str) -> tuple[str, int]:
         return name.strip(), int(value)
     except ValueError:
         raise BadInput(
-            f"--to {show(part.strip(), 80)}",
+            option(to=show(part.strip(), 80)),
             what=f"{show(value.strip(), 40)!r} is not a whole number",
             why="a field of the target is a size",
             fix=f"{name.strip() or 'hidden_size'}=960",
@@ -119,7 +135,7 @@ def _once(fields: list[tuple[str, int]]) -> dict[str, int]:
 
 def _twice(name: str, one: int, other: int) -> BadInput:
     return BadInput(
-        f"--to {name}={other}",
+        option(to={name: other}),
         what=f"is given twice: {one} and {other}",
         why="an axis has one size",
         fix=f"{name}={other}",
@@ -135,15 +151,16 @@ def _from_fields(source: Architecture, old: Mapping[str, int], fields: dict[str,
         axis = by_field.get(name, name)
         if axis not in old:
             known = [*(family.axes[a] for a in GROWABLE if a in family.axes), *(a for a in GROWABLE if a in old)]
-            hint = did_you_mean(name, known)
+            hint = did_you_mean(str(name), known)
             raise BadInput(
-                f"--to {name}={value}",
+                option(to={name: value}),
                 what=f"{family.model_type} has no such axis" + (f"; {hint}" if hint else ""),
                 why="axes: " + ", ".join(known),
                 fix="leave it out",
             )
         if not isinstance(value, int) or isinstance(value, bool):
-            raise BadInput(f"--to {name}={value!r}", what="not a whole number", why="a size is one", fix=f"{name}=960")
+            where = option(to={name: value})
+            raise BadInput(where, what="not a whole number", why="a size is one", fix=f"{name}=960")
         if given.setdefault(axis, value) != value:
             raise _twice(name, given[axis], value)
     grown = {axis: value for axis, value in given.items() if axis in GROWABLE}
@@ -153,7 +170,7 @@ def _from_fields(source: Architecture, old: Mapping[str, int], fields: dict[str,
             name = next(name for name in fields if by_field.get(name, name) == axis)
             also = f"; it follows the others to {sizes[axis]}" if sizes[axis] != old[axis] else ""
             raise Refused(
-                f"--to {name}={value}",
+                option(to={name: value}),
                 what=f"would change {axis} {old[axis]} -> {value}{also}",
                 why="axes that grow: " + ", ".join(a for a in GROWABLE if a in old),
                 fix=f"leave {name} out",
@@ -168,7 +185,8 @@ def _from_factor(source: Architecture, text: str) -> Target:
     except (ValueError, ZeroDivisionError):
         factor = Fraction(0)
     if not 1 <= factor <= 1024:
-        raise BadInput(f"--to {text}", what="not a factor", why="a factor is a number from 1 to 1024", fix="--to 2x")
+        why = "a factor is a number from 1 to 1024"
+        raise BadInput(option(to=text), what="not a factor", why=why, fix=option(to="2x"))
     scaled = [axis for axis in ("hidden", "heads", "kv_heads", *UNITS) if axis in old]
     broken = [axis for axis in scaled if (old[axis] * factor).denominator != 1]
     if broken:
@@ -176,10 +194,10 @@ def _from_factor(source: Architecture, text: str) -> Target:
         below = int(factor * step)
         near = [Fraction(k, step) for k in (below, below + 1) if k > step]
         raise Refused(
-            f"--to {text}",
+            option(to=text),
             what=", ".join(f"{a} {old[a]} × {float(factor):g} = {float(old[a] * factor):g}" for a in broken),
             why="every width is a whole number",
-            fix="--to " + " or ".join(f"{_factor(f)}x" for f in near) + ", or name the fields",
+            fix=f"{option(to=Either(tuple(f'{_factor(f)}x' for f in near)))}, or name the fields",
         )
     return Target(complete(source.family, old, {axis: int(old[axis] * factor) for axis in scaled}))
 
@@ -199,7 +217,7 @@ def _from_config(source: Architecture, config: Mapping[str, Any], name: str, dee
                 name,
                 what=f"model_type {other.family.model_type!r} has experts, the source is {family.model_type!r}",
                 why="what they are made of is a choice that a config does not make",
-                fix=f"grow upcycle --experts {other.sizes['experts']} --to {name}",
+                fix=command("upcycle", experts=other.sizes["experts"], to=name),
             )
         raise Refused(
             name,
@@ -217,13 +235,15 @@ def _from_config(source: Architecture, config: Mapping[str, Any], name: str, dee
             new[axis] = sizes[axis]
         elif axis == "layers" and deepen:
             raise Refused(
-                f"--deepen --to {name}",
+                option(deepen=True, to=name),
                 what=f"layers {old[axis]} -> {sizes[axis]}",
                 why="a layer that is left out takes its function with it",
-                fix="leave --deepen out: the layers then stay",
+                fix=f"leave {option('deepen')} out: the layers then stay",
             )
         else:
-            more = "; --deepen takes its depth too" if sizes[axis] > old[axis] else ", and nothing shrinks"
+            more = (
+                f"; {option(deepen=True)} takes its depth too" if sizes[axis] > old[axis] else ", and nothing shrinks"
+            )
             notes.append(f"{axis} stay {old[axis]} ({name} has {sizes[axis]}){more}")
     return Target(new, tuple(notes))
 
@@ -231,25 +251,25 @@ def _from_config(source: Architecture, config: Mapping[str, Any], name: str, dee
 def _check(source: Architecture, new: dict[str, int]) -> None:
     family, old = source.family, source.sizes
     field = lambda axis: family.axes.get(axis, axis)  # noqa: E731
-    family.check_caps({axis: new[axis] for axis in (*GROWABLE, *family.follows) if axis in new}, "--to ")
+    family.check_caps({axis: new[axis] for axis in (*GROWABLE, *family.follows) if axis in new}, f"{option('to')} ")
     fewer = [axis for axis in GROWABLE if axis in new and axis not in WIDTHS and new[axis] < old[axis]]
     if fewer:  # before the widths: what is suggested for them would be refused for these
         raise Refused(
-            "--to " + ",".join(f"{field(a)}={new[a]}" for a in fewer),
+            option(to={field(a): new[a] for a in fewer}),
             what=", ".join(f"{a} {old[a]} -> {new[a]}" for a in fewer),
             why="a smaller axis loses information",
             fix="at least " + ",".join(f"{field(a)}={old[a]}" for a in fewer),
         )
     if new["heads"] % new["kv_heads"]:
         raise Refused(
-            f"--to {field('heads')}={new['heads']}",
+            option(to={field("heads"): new["heads"]}),
             what=f"{new['kv_heads']} kv heads do not divide {new['heads']} heads",
             why="each kv head serves heads / kv_heads query heads",
             fix=nearest(source, new),
         )
     if (family.divides or family.derived_head_dim) and new["hidden"] % new["heads"]:
         raise Refused(
-            f"--to {field('hidden')}={new['hidden']}",
+            option(to={field("hidden"): new["hidden"]}),
             what=f"{new['heads']} heads do not divide hidden {new['hidden']}",
             why=f"the stock {family.model_type} config refuses hidden % heads != 0 when it is loaded",
             fix=nearest(source, new),
@@ -257,7 +277,7 @@ def _check(source: Architecture, new: dict[str, int]) -> None:
     if family.derived_head_dim and new["head_dim"] * new["heads"] != new["hidden"]:
         wide = {**new, "hidden": new["heads"] * new["head_dim"]}
         raise Refused(
-            f"--to head_dim={new['head_dim']}",
+            option(to={"head_dim": new["head_dim"]}),
             what=f"{new['heads']} heads × {new['head_dim']} != hidden {new['hidden']}",
             why=f"{family.model_type} computes head_dim = hidden / heads",
             fix=f"{field('hidden')}={wide['hidden']}" if reachable(source, wide) else "leave head_dim out",
@@ -267,7 +287,7 @@ def _check(source: Architecture, new: dict[str, int]) -> None:
         derived = family.derived_head_dim and shrunk == ["head_dim"]
         raised = {**new, **{axis: old[axis] for axis in shrunk}}
         raise Refused(
-            "--to " + ",".join(f"{field(a)}={new[a]}" for a in shrunk),
+            option(to={field(a): new[a] for a in shrunk}),
             what=", ".join(f"{a} {old[a]} -> {new[a]}" for a in shrunk),
             why="a smaller axis loses information" + ("; here head_dim = hidden / heads" if derived else ""),
             fix="at least " + ",".join(f"{field(a)}={old[a]}" for a in shrunk)

@@ -26,32 +26,15 @@ from grow.families.family import Experts, Family
 from grow.families.match import Match, Matched
 from grow.families.upcycling import PAIRS, Pair
 from grow.planning.change import DRAWN, ROUTES, Upcycling
+from grow.planning.options import UpcyclingOptions
+from grow.spelling import command, option
 
-LARGEST = 1 << 16  # experts; the largest published models have some hundreds
 
-
-def read_so(
-    matched: Match,
-    *,
-    experts: int,
-    top_k: int | None = None,
-    granularity: int = 1,
-    every: int = 1,
-    route: str = "routed",
-) -> tuple[Match, Upcycling, int]:
-    """The checkpoint as one of the target family, how that was done, and top_k; see `grow.api.upcycle`."""
-    numbers = {"experts": experts, "granularity": granularity, "every": every, "top_k": top_k or 1}
-    for name, value in numbers.items():
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST:
-            raise BadInput(
-                f"--{name.replace('_', '-')} {value}",
-                what="out of range",
-                why=f"a whole number from 1 to {LARGEST}",
-                fix=f"--{name.replace('_', '-')} 2",
-            )
+def read_so(matched: Match, asked: UpcyclingOptions) -> tuple[Match, Upcycling, int]:
+    """The checkpoint as one of the target family, how that was done, and top_k."""
     pair = pair_of(matched.architecture)
-    how = Upcycling(pair.source, pair.target, granularity, every, route)
-    return as_experts(matched, how), how, check_choice(experts, top_k, how)
+    how = Upcycling(pair.source, pair.target, asked.granularity, asked.every, asked.route)
+    return as_experts(matched, how), how, chosen_experts(asked.experts, asked.top_k, how)
 
 
 def pair_of(source: Architecture) -> Pair:
@@ -62,7 +45,7 @@ def pair_of(source: Architecture) -> Pair:
             "config.json: model_type",
             what=f"{family.model_type} has experts already",
             why="upcycling turns a dense FFN into experts",
-            fix=f"grow widen --to {family.axes['experts']}={2 * source.sizes['experts']}",
+            fix=command("widen", to={family.axes["experts"]: 2 * source.sizes["experts"]}),
         )
     found = next((pair for pair in PAIRS if pair.source == family.model_type), None)
     if found is None:
@@ -107,69 +90,70 @@ def _check(target: Family, experts: Experts, sizes: Mapping[str, int], how: Upcy
     ffn, layers, g = sizes["ffn"], sizes["layers"], how.granularity
     if how.route not in ROUTES or (how.route == "shared" and not experts.shared):
         raise Refused(
-            f"--route {how.route}",
+            option(route=how.route),
             what=f"{target.model_type} has no shared expert" if how.route in ROUTES else "no such route",
             why="routes: " + ", ".join(ROUTES),
-            fix="--route routed",
+            fix=option(route="routed"),
         )
     if how.every != 1 and not experts.step:
         raise Refused(
-            f"--every {how.every}",
+            option(every=how.every),
             what=f"{target.model_type} has experts in every layer",
             why="its config has no field for dense layers",
-            fix="--every 1",
+            fix=option(every=1),
         )
     if not 1 <= how.every <= layers:
         raise BadInput(
-            f"--every {how.every}",
+            option(every=how.every),
             what=f"no layer of {layers} would have experts",
             why="layers every, 2·every, … get them",
-            fix=f"--every {layers}" if how.every > layers else "--every 1",
+            fix=option(every=layers if how.every > layers else 1),
         )
     target.check_caps(
-        {**{axis: sizes[axis] for axis in ("heads", "head_dim", "layers")}, "experts": max(g, 1)}, "--granularity: "
+        {**{axis: sizes[axis] for axis in ("heads", "head_dim", "layers")}, "experts": max(g, 1)},
+        f"{option('granularity')}: ",
     )
     if g < 1 or ffn % g:
         near = sorted((k for k in range(1, min(ffn, 4096) + 1) if ffn % k == 0), key=lambda k: (abs(k - g), k))[:3]
         raise Refused(
-            f"--granularity {g}",
+            option(granularity=g),
             what=f"{ffn} units are no {g} slices",
             details=(("equation", f"slice s holds units [s·F/G, (s+1)·F/G), F = {ffn}"),),
             why="all experts have one width",
-            fix=" or ".join(f"--granularity {k}" for k in sorted(near)),
+            fix=" or ".join(option(granularity=k) for k in sorted(near)),
         )
 
 
-def check_choice(experts: int, top_k: int | None, how: Upcycling) -> int:
+def chosen_experts(experts: int, top_k: int | None, how: Upcycling) -> int:
     """top_k, when these numbers of experts and choices are exact and can train; `Refused` else."""
     g = how.granularity
     chosen = min(2 * g, experts) if top_k is None else top_k
     groups = how.route == "routed"
     if experts < 2 or (groups and experts % g):
         raise Refused(
-            f"--experts {experts}",
+            option(experts=experts),
             what=f"{experts} experts are no whole number of groups of {g}"
             if experts > 1
             else "one expert is no choice",
             why="a group is one copy of the whole FFN, and at least two experts make a router's work",
             fix=" or ".join(
-                f"--experts {k * g}" for k in sorted({max(1, experts // g), experts // g + 1}) if k * g > 1
+                option(experts=k * g) for k in sorted({max(1, experts // g), experts // g + 1}) if k * g > 1
             ),
         )
     if not 1 <= chosen <= experts or (groups and chosen % g):
         exact = sorted({max(1, chosen // g), min(chosen // g + 1, experts // g)})
         raise Refused(
-            f"--top-k {chosen}",
+            option(top_k=chosen),
             what=f"of {experts} experts in groups of {g}" if groups and g > 1 else f"of {experts} experts",
             why="a token gets whole groups: top_k = granularity × groups" if groups else "1 to the number of experts",
-            fix=" or ".join(f"--top-k {k * g}" for k in exact),
+            fix=" or ".join(option(top_k=k * g) for k in exact),
         )
     if groups and chosen == 1:
         raise Refused(
-            "--top-k 1",
+            option(top_k=1),
             what="one chosen expert",
             why="its weight is 1 whatever the router says, so the router has no gradient and never learns",
-            fix="--top-k 2",
+            fix=option(top_k=2),
         )
     return chosen
 

@@ -20,6 +20,7 @@ from grow.families.match import match
 from grow.files.locate import locate
 from grow.notation.dtypes import CODES, ITEMSIZE
 from grow.planning.change import Change
+from grow.planning.options import GrowthOptions
 from grow.planning.plan import Plan, plan_for
 from grow.planning.record import assumed, read_record
 
@@ -115,13 +116,11 @@ def sized(source: Architecture, sizes: str | Mapping[str, int]) -> dict[str, Any
     return made
 
 
-def grown_outline(
-    source: Outline, to: Any, options: Mapping[str, Any], harmless: Sequence[str]
-) -> tuple[Outline, Plan]:
+def grown_outline(source: Outline, to: Any, options: GrowthOptions, harmless: Sequence[str]) -> tuple[Outline, Plan]:
     """What a growth makes of it, and its plan; Refused and BadInput as of the growth itself."""
     known = architecture_of(source.config)
     check_fields(known, {*harmless, *assumed(source.path, source.config)})
-    plan = plan_for(match(known, source.tensors, str(source.path)), to, **options)
+    plan = plan_for(match(known, source.tensors, str(source.path)), to, options)
     tensors = {t.name: Slot(t.dtype, t.new_shape) for t in plan.tensors}
     return Outline(source.path, dict(plan.new_config), tensors, plan.change), plan
 

@@ -6,15 +6,18 @@ A growth that would be refused is refused here, and so are data of another token
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any
 
 from grow.costs.of_a_model import TRAIN_BYTES
 from grow.data import Corpus, Loader
 from grow.errors import BadInput, GrowError
+from grow.planning.options import GrowthOptions, UpcyclingOptions
 from grow.planning.plan import Plan
+from grow.planning.target import depth_alone
+from grow.spelling import RecipeKeys, caller, spelled
 from grow.staged.checkpoint_outline import (
     Outline,
     check_new_entries,
@@ -22,14 +25,12 @@ from grow.staged.checkpoint_outline import (
     outline_of,
     random_outline,
 )
-from grow.staged.keys import GROWTHS, SETTINGS, TREATED, UNTREATED
+from grow.staged.keys import GROWTHS, KINDS, SETTINGS, TREATED, UNTREATED
 from grow.staged.recipe import Recipe, Stage
 from grow.training.settings.run_settings import Settings, continued, plateau_of, rewarm_of, settings_of
 from grow.training.text.inputs import Source, check_plateau, is_bundled, parse_sources
 
 STATE_BYTES = 12  # per parameter of a run's checkpoint, beside the stock file: the weight and two moments in float32
-PLANNED = ("operators", "split", "seed", "dtype", "deepen", "place", "fill", "new_tokens", "method", "allow_lossy")
-UPCYCLING = ("experts", "top_k", "granularity", "every", "route")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def forecast(recipe: Recipe, world: int = 1) -> tuple[list[Forecast], Forecast |
     """
     found: list[Forecast] = []
     for number, stage in enumerate(recipe.stages, 1):
-        with named(recipe, f"stage {number} ({stage.kind})"):
+        with named(recipe, f"stage {number} ({stage.kind})", stage.kind):
             found.append(_one(stage, found, world))
     if recipe.baseline is None:
         return found, None
@@ -124,13 +125,12 @@ def _check_optimizer(made: Forecast, earlier: list[Forecast]) -> None:
             return
 
 
-def growth_arguments(stage: Stage) -> tuple[Any, dict[str, Any]]:
-    """(target, options) of a growth as `grow.plan_for` takes them."""
+def growth_arguments(stage: Stage) -> tuple[Any, GrowthOptions]:
+    """(target, options) of a growth."""
     options = dict(stage.options)
-    planned = {name: options[name] for name in PLANNED if name in options}
     if stage.kind == "upcycle":
-        planned["upcycling"] = {name: options[name] for name in UPCYCLING}
-    return {"layers": options["layers"]} if stage.kind == "deepen" else options["to"], planned
+        options["upcycling"] = {f.name: options[f.name] for f in fields(UpcyclingOptions)}
+    return {"layers": options["layers"]} if stage.kind == "deepen" else options["to"], GrowthOptions.among(options)
 
 
 def train_settings(stage: Stage) -> dict[str, Any]:
@@ -231,10 +231,15 @@ def _check_class(made: Outline) -> None:
 
 
 @contextmanager
-def named(recipe: Recipe, stage: str) -> Iterator[None]:
-    """An error in here says which stage of the recipe it is about."""
+def named(recipe: Recipe, stage: str, kind: str = "") -> Iterator[None]:
+    """An error in here says which stage of the recipe it is about; of a growth, in the words of the recipe."""
     try:
-        yield
+        with ExitStack() as stack:
+            if kind in GROWTHS:
+                stack.enter_context(spelled(RecipeKeys(KINDS[kind], GROWTHS, caller())))
+            if kind == "deepen":
+                stack.enter_context(depth_alone())
+            yield
     except GrowError as error:
         where = f"{recipe.path}: {stage}: {error.where}"
         parts: dict[str, Any] = dict(what=error.what, why=error.why, fix=error.fix, details=error.details)

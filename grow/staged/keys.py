@@ -14,7 +14,7 @@ from typing import Any
 
 from grow import api
 from grow.errors import BadInput, GrowError, did_you_mean
-from grow.growth.from_files import parse_size
+from grow.growth.file_options import parse_size
 from grow.notation.dtypes import CODES
 from grow.optimizer.dual_rule import POLICIES
 from grow.planning.change import ROUTES

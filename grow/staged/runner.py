@@ -150,7 +150,7 @@ class _Run:
                 if not checked:  # what follows is made here
                     self._check_source(before)
                     checked = True
-                with named(self.recipe, f"stage {number} ({stage.kind})"):
+                with named(self.recipe, f"stage {number} ({stage.kind})", stage.kind):
                     stopped = self._do(entry, partial(conductor.carry_out, stage, entry, before))
                 if stopped:
                     return self._finished(stopped)

@@ -87,13 +87,13 @@ class Conductor:
             if self.world.first:
                 _clear(folder)
         to, options = growth_arguments(stage)
-        options |= {name: stage.options[name] for name in ("max_shard_size", "verify", "assume_harmless")}
+        beside = {name: stage.options[name] for name in ("state", "max_shard_size", "verify", "assume_harmless")}
         grown = api.widen(
             self.book.path(before),
             to,
             out=folder,
-            **options,
-            state=stage.options["state"],
+            **vars(options),
+            **beside,
             trust_checkpoint=self.trust,
             world=self.world.size,
             on_rung=self.say,

@@ -26,6 +26,7 @@ from grow.errors import BadInput, GrowError, Refused, no_such
 from grow.families import architecture_of
 from grow.notation.dtypes import BITS, ITEMSIZE, NAMES
 from grow.planning.record import growth_document, read_record
+from grow.spelling import option
 from grow.verification.checks.same_tokenizer import tokenizers
 from grow.verification.result import EXACT, LADDER, RUNG_OF, RUNGS, Check, Verification
 from grow.verification.weights import chain as chains
@@ -409,13 +410,14 @@ def checks_of(rungs: Sequence[str]) -> set[str]:
             known = dict.fromkeys([*RUNGS, *RUNG_OF])
             single = ", ".join(check for check in RUNG_OF if check not in RUNGS)
             raise BadInput(
-                f"--rung {name}",
+                option(rungs=[name]),
                 what=no_such("rung", name, known),
                 why=f"rungs: {', '.join(RUNGS)}; single checks: {single}",
-                fix="--rung certificate",
+                fix=option(rungs=["certificate"]),
             )
     if not found:
-        raise Refused("--rung", what="nothing to verify", why="at least one rung", fix="leave --rung out")
+        rungs = option("rungs")
+        raise Refused(rungs, what="nothing to verify", why="at least one rung", fix=f"leave {rungs} out")
     return found
 
 

@@ -84,7 +84,7 @@ def test_unlisted_tensors_are_ignored_only_on_request(tmp_path):
     )
     with pytest.raises(BadInput, match=r"unlisted +old\.bias") as found:
         open_checkpoint(tmp_path, ignore_unexpected=["*.weight"])
-    assert "--ignore-unexpected" in found.value.fix
+    assert "ignore_unexpected=" in found.value.fix
     with open_checkpoint(tmp_path, ignore_unexpected=["old.*"]) as checkpoint:
         assert_sound(checkpoint)
         assert checkpoint.notes == ["ignored, as asked: old.bias"]

@@ -6,7 +6,9 @@ As in `test_lossless`, each case goes through the files and is compared in a flo
 
 from __future__ import annotations
 
+import ast
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -232,9 +234,10 @@ def test_a_place_that_is_none_is_bad_input(where, what):
     with pytest.raises(BadInput) as caught:
         place(3, 5, where)
     assert what in caught.value.what
-    assert caught.value.where.startswith("--place ")
+    assert caught.value.where.startswith("place=")
     assert len(str(caught.value)) < 500
-    fixes = [fix.split()[-1] for fix in caught.value.fix.replace(" or ", ", ").split(", ")]
-    for fix in fixes:
-        if fix not in ("after:5", "3,7,11"):  # shown as a form, for more layers than these
+    fixes = re.findall(r"place=(\"[^\"]*\"|\[[^]]*\])", caught.value.fix)
+    assert fixes
+    for fix in map(ast.literal_eval, fixes):
+        if fix not in ("after:5", [3, 7, 11]):  # shown as a form, for more layers than these
             place(3, 5, fix)

@@ -14,6 +14,7 @@ from tiny import edit_json
 import grow
 from grow.growth.opened import opened
 from grow.planning.expert_slices import uncovered
+from grow.planning.options import GrowthOptions, UpcyclingOptions
 from grow.planning.plan import plan_for
 from grow.planning.record import read_record
 
@@ -68,7 +69,7 @@ def test_router_rows_of_one_group_that_differ_are_a_fault(tiny, tmp_path):
 
 def test_slices_that_leave_units_out_or_take_them_twice_are_a_fault(tiny):
     with opened(tiny("llama")) as (checkpoint, matched):
-        plan = plan_for(matched, None, upcycling={"experts": 4, "granularity": 2})
+        plan = plan_for(matched, None, GrowthOptions(upcycling=UpcyclingOptions(4, granularity=2)))
         shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
     assert not list(uncovered(plan.tensors, shapes))
     name = "model.layers.0.block_sparse_moe.experts.1.w1.weight"

@@ -16,13 +16,19 @@ from tiny import command
 import grow
 from grow.families import FAMILIES
 from grow.growth.opened import opened
+from grow.planning.options import GrowthOptions, UpcyclingOptions
 from grow.planning.plan import plan_for
 
 # What is refused
 
 
 REFUSED = {
-    "experts-already": ("mixtral", dict(experts=4), "has experts already", "grow widen --to num_local_experts=8"),
+    "experts-already": (
+        "mixtral",
+        dict(experts=4),
+        "has experts already",
+        'grow.widen(…, to={"num_local_experts": 8})',
+    ),
     "no-pair": ("gpt2", dict(experts=4), "no family with experts", "a source of llama"),
     "biases": ("llama-biases", dict(experts=4), "attention_bias", "a source without it"),
     "granite-biases": ("granite-biases", dict(experts=4), "mlp_bias", "a source without it"),
@@ -30,18 +36,18 @@ REFUSED = {
         "llama",
         dict(experts=6, granularity=3),
         "28 units are no 3 slices",
-        "--granularity 2 or --granularity 4",
+        "granularity=2 or granularity=4",
     ),
-    "groups": ("llama", dict(experts=5, granularity=2), "5 experts", "--experts 4 or --experts 6"),
-    "one": ("llama", dict(experts=1), "one expert", "--experts 2"),
-    "half-a-group": ("llama", dict(experts=8, granularity=2, top_k=3), "--top-k 3", "--top-k 2 or --top-k 4"),
-    "too-many": ("llama", dict(experts=4, top_k=5), "--top-k 5", "--top-k 4"),
-    "idle-router": ("llama", dict(experts=4, top_k=1), "never learns", "--top-k 2"),
-    "shared": ("llama", dict(experts=4, route="shared"), "no shared expert", "--route routed"),
-    "route": ("llama", dict(experts=4, route="middle"), "no such route", "--route routed"),
-    "every": ("llama", dict(experts=4, every=2), "experts in every layer", "--every 1"),
-    "never": ("qwen2", dict(experts=4, every=3), "no layer of 2", "--every 2"),
-    "number": ("llama", dict(experts=4, granularity=-1), "out of range", "--granularity 2"),
+    "groups": ("llama", dict(experts=5, granularity=2), "5 experts", "experts=4 or experts=6"),
+    "one": ("llama", dict(experts=1), "one expert", "experts=2"),
+    "half-a-group": ("llama", dict(experts=8, granularity=2, top_k=3), "top_k=3", "top_k=2 or top_k=4"),
+    "too-many": ("llama", dict(experts=4, top_k=5), "top_k=5", "top_k=4"),
+    "idle-router": ("llama", dict(experts=4, top_k=1), "never learns", "top_k=2"),
+    "shared": ("llama", dict(experts=4, route="shared"), "no shared expert", 'route="routed"'),
+    "route": ("llama", dict(experts=4, route="middle"), "no such route", 'route="routed"'),
+    "every": ("llama", dict(experts=4, every=2), "experts in every layer", "every=1"),
+    "never": ("qwen2", dict(experts=4, every=3), "no layer of 2", "every=2"),
+    "number": ("llama", dict(experts=4, granularity=-1), "out of range", "granularity=2"),
 }
 
 
@@ -84,7 +90,7 @@ def test_a_norm_over_all_heads_wants_whole_copies(variant, tiny):
 def test_widen_to_a_folder_with_experts_names_upcycle(tiny):
     with pytest.raises(grow.Refused) as caught:
         grow.plan(tiny("llama"), str(tiny("mixtral")))
-    assert "grow upcycle --experts 4 --to" in str(caught.value)
+    assert 'grow.upcycle(…, experts=4, to="' in str(caught.value)
     plan = grow.plan(tiny("mixtral"), str(tiny("mixtral") / "config.json"))
     assert plan.new_sizes == plan.sizes
 
@@ -114,7 +120,7 @@ def test_the_cost_counts_the_experts_that_a_token_uses(tiny):
     from grow.costs.of_a_model import cost_of
 
     with opened(tiny("llama")) as (_, matched):
-        plan = plan_for(matched, None, upcycling={"experts": 8, "top_k": 2})
+        plan = plan_for(matched, None, GrowthOptions(upcycling=UpcyclingOptions(8, top_k=2)))
     old, new = cost_of(plan)
     assert old.parameters == sum(t.numel() for t in load_file(tiny("llama") / "model.safetensors").values())
     router = 2 * 2.0 * 8 * LLAMA["hidden_size"]
@@ -152,7 +158,7 @@ def redrawn_units(source: Path, grown: Path, expert: int, slices: int) -> dict[s
 @pytest.mark.parametrize("method", ["drop-upcycling", "random-expert"])
 def test_lossy_methods_draw_what_their_papers_draw(tmp_path, method, slices):
     source = save("llama-mha", tmp_path / "source")
-    with pytest.raises(grow.Refused, match="--allow-lossy"):
+    with pytest.raises(grow.Refused, match="allow_lossy=True"):
         grow.upcycle(source, 4, granularity=slices, method=method, out=tmp_path / "no")
     assert not (tmp_path / "no").exists()
     grown = grow.upcycle(source, 4, granularity=slices, method=method, allow_lossy=True, out=tmp_path / "grown")

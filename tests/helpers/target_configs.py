@@ -7,8 +7,10 @@ from types import SimpleNamespace
 from grow.families import architecture_of
 from grow.families.config_values import check_fields
 from grow.families.match import match
+from grow.planning.options import GrowthOptions
 from grow.planning.plan import Plan, make_plan
 from grow.planning.target import resolve
+from grow.spelling import COMMAND_LINE, spelled
 
 LLAMA = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 18, "num_attention_heads": 6,
@@ -42,4 +44,5 @@ def plan(config: dict, to, **options) -> Plan:
         for name, row in source.tensors.items()
     }
     found = match(source, stored, "here")
-    return make_plan(found, resolve(found.architecture, to), **options)
+    with spelled(COMMAND_LINE):  # what a fix suggests is tried
+        return make_plan(found, resolve(found.architecture, to), GrowthOptions(**options))

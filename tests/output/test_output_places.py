@@ -25,8 +25,8 @@ def test_a_folder_that_is_not_empty_is_not_touched_unasked(source, tmp_path):
     out.mkdir()
     (out / "thesis.txt").write_text("three years")
     error = refused(source, out)
-    assert (error.where, error.what) == (f"--out {out}", "exists and is not empty")
-    assert error.fix == "--overwrite, or another --out"
+    assert (error.where, error.what) == (f'out="{out}"', "exists and is not empty")
+    assert error.fix == "overwrite=True, or another out=…"
 
 
 def test_an_empty_folder_is_used(source, tmp_path):
@@ -44,7 +44,7 @@ def test_overwrite_replaces_a_checkpoint_and_nothing_else(source, tmp_path):
     (out / "notes.txt").write_text("somebody's own")
     error = refused(source, out, overwrite=True)
     assert error.what == "holds what is no part of a checkpoint: notes.txt"
-    assert error.fix == "move it elsewhere, or another --out"
+    assert error.fix == "move it elsewhere, or another out=…"
     (out / "notes.txt").unlink()
     (out / "generation_config.json").write_text("{}")
     widen(source, out, overwrite=True)

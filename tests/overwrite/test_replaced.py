@@ -44,7 +44,7 @@ CONFIGS = {
 def test_a_folder_with_a_config_alone_is_no_checkpoint(source, tmp_path, name):
     out = web(tmp_path / "site", CONFIGS[name])
     error = refused(source, out)
-    assert (error.where, error.what) == (f"--out {out}", "is not a checkpoint folder")
+    assert (error.where, error.what) == (f'out="{out}"', "is not a checkpoint folder")
     assert error.details[0][0] == "found"
 
 
@@ -104,7 +104,7 @@ def test_what_is_somebodys_own_is_named_and_stays(source, tmp_path, name):
     OTHERS[name](out)
     error = refused(source, out)
     assert error.what == f"holds what is no part of a checkpoint: {name}"
-    assert error.fix == "move it elsewhere, or another --out"
+    assert error.fix == "move it elsewhere, or another out=…"
 
 
 def test_what_came_while_the_result_was_made_stays(source, tmp_path, monkeypatch):

@@ -175,7 +175,7 @@ def test_stages_that_were_not_begun_may_change_and_so_may_what_changes_nothing(p
     with monkeypatch.context() as patch:
         patch.setattr(Log, "record", in_the_first)
         grow.run(short, out=tmp_path / "two")
-    with pytest.raises(GrowError, match=re.escape("stage 3 (widen): --to 0.5x")):
+    with pytest.raises(GrowError, match=re.escape('stage 3 (widen): to = "0.5x"')):
         grow.run(written(place, refused_later, "later.toml"), out=tmp_path / "two", resume=True)
 
 

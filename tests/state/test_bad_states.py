@@ -36,7 +36,7 @@ def test_a_state_that_is_not_there_is_an_error_where_it_is_named(tiny, text, tmp
     source = tiny("llama")
     for policy in ("carry", "fresh-new"):
         said = refused(BadInput, widen, source, tmp_path / "grown", state=policy)
-        assert f"--state {policy}: {source} has no training state" in said
+        assert f'state="{policy}": {source} has no training state' in said
     said = refused(BadInput, widen, source, tmp_path / "grown", state="cary")
     assert "did you mean 'carry'?" in said
     said = refused(BadInput, grow.train, source, text, out=tmp_path / "run", state="carry", **QUICK)
@@ -118,7 +118,7 @@ def test_a_damaged_state_is_never_used_and_never_passed_over(grown, text, tmp_pa
     ):
         said = refused(BadInput, call)
         assert words in said
-        assert "--state drop" in said
+        assert 'state="drop"' in said
     assert {p.name for p in tmp_path.iterdir()} == {"grown"}
     plain = widen(path, tmp_path / "plain", to={"hidden": 72})
     told_that_it_stays(plain, words)
@@ -162,7 +162,7 @@ def test_a_strangers_state_stays_behind_unless_trusted(run, text, tmp_path, monk
         lambda: widen(source, tmp_path / "more", state="carry"),
         lambda: grow.train(source, text, out=tmp_path / "run", **QUICK),
     ):
-        assert "--trust-checkpoint" in refused(BadInput, call)
+        assert "trust_checkpoint=True" in refused(BadInput, call)
     assert open_state(widen(source, tmp_path / "more", trust_checkpoint=True).path) is not None
     done = grow.train(source, text, out=tmp_path / "run", trust_checkpoint=True, **{**QUICK, "steps": 1})
     assert "continues from the training state" in " ".join(done.notes)
@@ -172,7 +172,7 @@ def test_what_has_no_rule_stays_behind_or_is_refused(run, tmp_path):
     source = run / "step-00000004"
     lossy: dict[str, Any] = {"to": {"layers": 4}, "method": "gstack", "allow_lossy": True, "split": None}
     growth = widen(source, tmp_path / "lossy", **lossy)
-    assert "stays behind: --state cannot follow gstack, which is not exact here" in growth.notes[-1]
+    assert "stays behind: state=… cannot follow gstack, which is not exact here" in growth.notes[-1]
     assert "cannot follow gstack" in refused(Refused, widen, source, tmp_path / "no", state="carry", **lossy)
     assert not (tmp_path / "no").exists()
 

@@ -89,7 +89,7 @@ def test_the_config_of_another_checkpoint(tmp_path):
         assert sizes(LLAMA, to, deepen=True) == {**expected, "layers": 5}
     assert sizes(LLAMA, f"{tmp_path},layers=3,vocab_size=41") == {"hidden": 36, "heads": 12, "layers": 3}
     assert resolve(architecture_of(LLAMA), tmp_path).notes == (
-        f"layers stay 2 ({tmp_path / 'config.json'} has 5); --deepen takes its depth too",
+        f"layers stay 2 ({tmp_path / 'config.json'} has 5); deepen=True takes its depth too",
         f"positions stay 64 ({tmp_path / 'config.json'} has 32), and nothing shrinks",
     )
     with pytest.raises(Refused, match="layers 5 -> 2"):

@@ -10,6 +10,7 @@ from damaged_pairs import ONLY, Pair, certificate, faults
 
 import grow
 from grow.errors import BadInput, GrowError
+from grow.spelling import COMMAND_LINE, spelled
 
 # grow.json
 
@@ -103,7 +104,7 @@ MALFORMED = {
 @pytest.mark.parametrize("name", MALFORMED)
 def test_a_malformed_record_is_bad_input(copied, name):
     edit_record(copied, MALFORMED[name])
-    with pytest.raises(GrowError) as error:
+    with spelled(COMMAND_LINE), pytest.raises(GrowError) as error:
         certificate(copied)
     assert error.value.exit_code == 2
     assert error.value.why

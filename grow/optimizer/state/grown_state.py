@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.applying.engine import write_items
-from grow.errors import BadInput, GrowError, Refused, no_such
+from grow.errors import BadInput, GrowError, Refused
 from grow.files.distributed_checkpoint import check_owner
 from grow.optimizer.dual_rule import POLICIES
 from grow.optimizer.state.find import SHARDED, kind_of, open_state
@@ -20,6 +20,7 @@ from grow.optimizer.state.train_json import STATE
 from grow.optimizer.state.unreadable import foreign, told
 from grow.planning.plan import Plan
 from grow.processes import World
+from grow.spelling import check_choice, option
 
 
 class GrownState:
@@ -105,10 +106,10 @@ def grown_state(path: Path, plan: Plan, policy: str | None, trust: bool) -> tupl
             return None, (_behind(others),) if others else ()
         what = f"{path} has no training state"
         raise BadInput(
-            f"--state {policy}",
+            option(state=policy),
             what=f"{what} that can be read: {told(others)}" if others else what,
             why=f"it says what becomes of the optimizer's state, in {STATE}/ or {OPTIMIZER}",
-            fix="the checkpoint of a run (RUN/step-…, checkpoint-…), or no --state",
+            fix=f"the checkpoint of a run (RUN/step-…, checkpoint-…), or no {option('state')}",
         )
     try:
         if kind == SHARDED and policy is None and not trust:
@@ -134,30 +135,25 @@ def left_behind(fault: GrowError, others: dict[str, list[str]] | None = None) ->
 
 
 def check_policy(policy: str | None) -> None:
-    if policy is not None and policy not in POLICIES:
-        raise BadInput(
-            f"--state {policy}",
-            what=no_such("policy", str(policy), POLICIES),
-            why="policies: " + ", ".join(POLICIES),
-            fix=f"--state {POLICIES[0]}",
-        )
+    if policy is not None:
+        check_choice("state", policy, POLICIES, "policy", "policies")
 
 
 def refuse_plan(plan: Plan, policy: str) -> None:
     """Refused where the rule does not hold."""
     if plan.lossy:
         raise Refused(
-            "--state",
+            option("state"),
             what=f"cannot follow {plan.method}, which is not exact here",
             why="gradients of a function that changed are not those that its moments were made of",
-            fix="--state drop",
+            fix=option(state="drop"),
         )
     if policy == "carry" and plan.change.makes_experts:
         raise Refused(
-            "--state carry",
+            option(state="carry"),
             what="cannot follow experts that are made or added",
             why="what a router sends to each of them, and so its gradient, is no multiple of the old one",
-            fix="--state fresh-new lets experts and routers begin anew and carries the rest",
+            fix=f"{option(state='fresh-new')} lets experts and routers begin anew and carries the rest",
         )
 
 

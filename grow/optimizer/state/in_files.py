@@ -15,6 +15,7 @@ from grow.errors import BadInput, listing
 from grow.notation.dtypes import ITEMSIZE, NAMES
 from grow.optimizer.torch_classes import COL, ROW, STATES, STEP
 from grow.planning.tensor import flat
+from grow.spelling import option
 
 S = TypeVar("S", bound="TrainingState")
 
@@ -28,7 +29,6 @@ NEEDED = {
 }
 """Class -> the sets of entries that a parameter of it may have."""
 TORCH: dict[str, torch.dtype] = {code: getattr(torch, name) for code, name in NAMES.items()}
-DROP = "--state drop goes on without it"
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,8 @@ def shape_of(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape[:-2], 1, shape[-1]) if key == COL else shape
 
 
-def damaged(path: Path, why: str, fix: str = DROP) -> BadInput:
+def damaged(path: Path, why: str, fix: str = "") -> BadInput:
+    fix = fix or f"{option(state='drop')} goes on without it"
     return BadInput(
         str(path), what="holds no training state that is whole", why=why, fix=f"another checkpoint, or {fix}"
     )
@@ -197,5 +198,5 @@ def damaged(path: Path, why: str, fix: str = DROP) -> BadInput:
 def check_finite(state: TrainingState, tensor: str, values: torch.Tensor, *, why: str) -> None:
     """BadInput where some of a tensor's `values` are no numbers."""
     if not torch.isfinite(values).all():
-        fix = "an earlier checkpoint, or --state drop"
+        fix = f"an earlier checkpoint, or {option(state='drop')}"
         raise BadInput(f"{state.path}: {tensor}", what="is not finite", why=why, fix=fix)

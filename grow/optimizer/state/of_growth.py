@@ -25,6 +25,7 @@ from grow.notation.dtypes import BITS, ITEMSIZE, RAW
 from grow.optimizer.state.in_files import Carried, Info, TrainingState, as_tensor, bytes_of, damaged
 from grow.optimizer.state.train_json import STATE, TRAIN
 from grow.planning.tensor import flat
+from grow.spelling import option
 
 SCHEMA, WRITER = 1, "grow"
 
@@ -96,7 +97,7 @@ def document_of(path: Path) -> dict[str, Any] | None:
     file = path / STATE / TRAIN
     if not is_there(file):
         return None
-    document = read_json(file, "grow again, or --state drop goes on without it")
+    document = read_json(file, f"grow again, or {option(state='drop')} goes on without it")
     written = isinstance(document, dict) and document.get("writer") == WRITER
     return document if written else None
 

@@ -27,6 +27,7 @@ from grow.optimizer.state.in_files import Carried, Info, TrainingState, damaged,
 from grow.optimizer.state.of_growth import WrittenState
 from grow.optimizer.state.parameter_names import bare_model, shapes
 from grow.optimizer.torch_classes import COL, ROW, STEP
+from grow.spelling import option
 
 OPTIMIZER, SCHEDULER, TRAINER = "optimizer.pt", "scheduler.pt", "trainer_state.json"
 COPIED = ("rng_state*.pth", "scaler.pt", SCHEDULER)
@@ -73,7 +74,7 @@ class TrainerState(TrainingState):
                 what=f"{key} of parameter {number} is {tuple(value.shape)} of {value.dtype}; a Trainer gives it to "
                 f"{name}, {shape}",
                 why="its numbering does not fit the model of config.json: another class, or frozen or added parameters",
-                fix="--state drop",
+                fix=option(state="drop"),
             )
         self._values[f"optim.{name}.{key}"] = value
         self.tensors[f"optim.{name}.{key}"] = Info(str(code_of(value.dtype)), tuple(value.shape))
@@ -96,7 +97,7 @@ def open_trainer(path: Path) -> TrainerState:
             f"{path}: {OPTIMIZER}",
             what=f"stands alone: {', '.join(lost)} is missing, without which a Trainer begins with a fresh optimizer",
             why="the files of a Trainer's state are of use together alone",
-            fix="another checkpoint, or --state drop",
+            fix=f"another checkpoint, or {option(state='drop')}",
         )
     try:
         document = json.loads(read_file(path / TRAINER))  # a loss in it may be NaN
@@ -191,7 +192,7 @@ def _kind(path: Path, groups: Sequence[Mapping[str, Any]], state: Mapping[int, M
             f"{path}: {OPTIMIZER}",
             what="has not taken a step",
             why="there is nothing in it that a run could continue from",
-            fix="--state drop",
+            fix=option(state="drop"),
         )
     named = next((name for key, name in OTHERS.items() if key in keys), "another one")
     if {"exp_avg", "exp_avg_sq"} <= keys:
@@ -200,7 +201,7 @@ def _kind(path: Path, groups: Sequence[Mapping[str, Any]], state: Mapping[int, M
         f"{path}: {OPTIMIZER}",
         what=f"is of {named} ({listing(sorted(keys))}); known are AdamW and Adafactor",
         why="first moments grow by γ and second moments by γ²; which of its tensors is which cannot be seen",
-        fix="--state drop",
+        fix=option(state="drop"),
     )
 
 
@@ -212,7 +213,7 @@ def _numbered(path: Path, groups: Sequence[Mapping[str, Any]], names: list[list[
             what=f"has groups of {found} parameters; a Trainer makes {wanted} of {type(model).__name__}",
             why="its numbering does not fit the model of config.json: another class, own groups, or frozen or added "
             "parameters",
-            fix="--state drop",
+            fix=option(state="drop"),
         )
     return [name for some in names for name in some]
 

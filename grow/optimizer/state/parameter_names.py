@@ -15,6 +15,7 @@ from grow.errors import Refused
 from grow.models.true_float64 import LOCAL, model_class, quiet
 from grow.planning.plan import Plan
 from grow.planning.tensor import TensorPlan
+from grow.spelling import option
 
 
 def bare_model(folder: Path, config: Mapping[str, Any] | None = None) -> Any:
@@ -71,5 +72,5 @@ def pairs(plan: Plan, model: Any, grown: Any) -> Iterator[tuple[str, TensorPlan,
 
 def _unknown(name: str, what: str) -> Refused:
     return Refused(
-        f"state of {name}", what=what, why="moments grow with the weight that they belong to", fix="--state drop"
+        f"state of {name}", what=what, why="moments grow with the weight that they belong to", fix=option(state="drop")
     )

@@ -9,6 +9,7 @@ from grow.errors import BadInput
 from grow.files.distributed_checkpoint import INDEX
 from grow.files.header import show
 from grow.files.regular import is_there, read_json
+from grow.spelling import option
 
 SCHEMA = 1
 STATE, TRAIN = "state", "train.json"
@@ -19,7 +20,8 @@ WRITER = "grow train"
 def read_train(path: Path) -> dict[str, Any]:
     """state/train.json of a checkpoint all of whose files are there; BadInput otherwise."""
     file = path / STATE / TRAIN
-    fix = "an earlier checkpoint, or a new run from its weights alone: --from RUN/step-… --state drop"
+    weights = option(src="RUN/step-…", state="drop")
+    fix = f"an earlier checkpoint, or a new run from its weights alone: {weights}"
     if not is_there(file):
         raise BadInput(
             show(path), what=f"no {STATE}/{TRAIN}", why="it is not whole, or no checkpoint of a run", fix=fix

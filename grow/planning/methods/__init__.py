@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from grow.errors import BadInput, GrowError, Refused, no_such
+from grow.errors import GrowError, Refused
 from grow.planning.methods import bert2bert, copies, dense_to_experts, layers_only, padding
 from grow.planning.methods.method import Design, Method, Request
+from grow.spelling import check_choice, option
 
 __all__ = ["DEFAULT", "METHODS", "Design", "Method", "Request", "design", "exact_instead", "method_named"]
 
@@ -24,13 +25,7 @@ METHODS: Mapping[str, Method] = {
 
 
 def method_named(name: str) -> Method:
-    if name not in METHODS:
-        raise BadInput(
-            f"--method {name}",
-            what=no_such("method", name, METHODS),
-            why="methods: " + ", ".join(METHODS),
-            fix=f"--method {DEFAULT}",
-        )
+    check_choice("method", name, METHODS, "method")
     return METHODS[name]
 
 
@@ -43,14 +38,16 @@ def design(name: str, request: Request, *, allow_lossy: bool = False) -> Design:
         exact = "" if name == DEFAULT else exact_instead(request)
         if not exact:
             raise
-        fix = " or ".join(filter(None, (error.fix, f"--method {exact}")))
+        fix = " or ".join(filter(None, (error.fix, option(method=exact))))
         raise Refused(error.where, what=error.what, why=error.why, fix=fix, details=error.details) from None
     if made.lossy and not allow_lossy:
         exact = exact_instead(request)
-        instead = f"--method {exact}, which is exact here; or " if exact else ""
+        instead = f"{option(method=exact)}, which is exact here; or " if exact else ""
         paper = f"arXiv {method.arxiv}"
         raise method.refuse(
-            f"is not exact here ({paper})", made.lossy, f"{instead}--allow-lossy: the loss is then measured"
+            f"is not exact here ({paper})",
+            made.lossy,
+            f"{instead}{option(allow_lossy=True)}: the loss is then measured",
         )
     return made
 

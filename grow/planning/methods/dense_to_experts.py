@@ -9,6 +9,7 @@ from typing import ClassVar
 from grow.planning.change import Redraw
 from grow.planning.methods.method import Design, Method, Request
 from grow.planning.methods.padding import Default
+from grow.spelling import command
 
 
 class Upcycle(Default):
@@ -26,7 +27,7 @@ class Upcycle(Default):
     def design(self, r: Request) -> Design:
         if not r.upcycled:
             raise self.refuse(
-                "makes experts of a dense model", self.law, f"grow upcycle --experts 8 --method {self.name}"
+                "makes experts of a dense model", self.law, command("upcycle", experts=8, method=self.name)
             )
         made = super().design(r)
         return replace(made, redraw=self.redraw, lossy=self.lost)

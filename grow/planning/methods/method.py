@@ -19,6 +19,7 @@ from grow.planning.change import Redraw
 from grow.planning.choose_maps import choose_maps
 from grow.planning.layers import Depth, unchanged
 from grow.planning.layers import place as place_layers
+from grow.spelling import option
 
 
 class Operator(Protocol):
@@ -124,7 +125,7 @@ class Method:
         return ""
 
     def refuse(self, what: str, why: str, fix: str) -> Refused:
-        return Refused(f"--method {self.name}", what=what, why=why, fix=fix)
+        return Refused(option(method=self.name), what=what, why=why, fix=fix)
 
     def _check_axes(self, r: Request) -> None:
         known = {"width": WIDTHS, "depth": ("layers",), "experts": ("experts",)}

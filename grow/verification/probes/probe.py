@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from grow.errors import Refused
+from grow.spelling import option
 
 LENGTH = 64  # tokens per row: long enough for several periods of every RoPE frequency that turns within a context
 
@@ -113,5 +114,5 @@ class Subject:
             what=f"no probes for its main input {main!r}"
             + (f", together with {beside!r}" if beside not in ("", main) else ""),
             why="probes are token ids, images and sound; what else a processor makes is no part of a checkpoint",
-            fix="verify a model that it is made of, or the stored weights alone: --rung certificate",
+            fix=f"verify a model that it is made of, or the stored weights alone: {option(rungs=['certificate'])}",
         )

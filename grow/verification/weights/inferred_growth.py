@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from grow.checkpoint.reader import Checkpoint
@@ -24,6 +25,7 @@ from grow.notation.dtypes import BITS, STORES
 from grow.notation.operators import OPERATORS
 from grow.planning.change import DRAWN, ROUTES
 from grow.planning.methods import DEFAULT, METHODS
+from grow.planning.options import GrowthOptions, UpcyclingOptions
 from grow.planning.plan import Plan, plan_for
 from grow.planning.record import parse_record, record_of
 from grow.planning.tensor import TensorPlan
@@ -113,7 +115,8 @@ def _plans(matched: Match, after: Architecture) -> Iterator[Plan]:
     new = after.sizes
     for how in _upcyclings(matched.architecture, after):
         try:
-            old = (read_so(matched, **how)[0] if how else matched).architecture.sizes
+            upcycling = UpcyclingOptions(**how) if how else None
+            old = (read_so(matched, upcycling)[0] if upcycling else matched).architecture.sizes
         except GrowError:
             continue
         fixed = (*after.family.follows, "experts")
@@ -124,20 +127,20 @@ def _plans(matched: Match, after: Architecture) -> Iterator[Plan]:
             to.pop("head_dim", None)
         for options in _options(to, new["layers"] > old["layers"]):
             with contextlib.suppress(GrowError):
-                yield plan_for(matched, to, upcycling=how, **options)
+                yield plan_for(matched, to, replace(options, upcycling=upcycling))
 
 
-def _options(to: Mapping[str, int], deeper: bool) -> Iterator[dict[str, Any]]:
-    """Arguments of `plan_for`: none, layers in another place, an axis or all of them by another operator, a method."""
-    yield {}
+def _options(to: Mapping[str, int], deeper: bool) -> Iterator[GrowthOptions]:
+    """The usual ones, layers in another place, an axis or all of them by another operator, a method."""
+    yield GrowthOptions()
     if deeper:
-        yield from ({"place": "top"}, {"fill": "fresh"})
+        yield from (GrowthOptions(place="top"), GrowthOptions(fill="fresh"))
     units = [axis for axis in ("heads", *UNITS) if axis in to]
     wide = [axis for axis in ("hidden", *units) if axis in to]
-    yield from ({"operators": {axis: name}} for axis in wide for name in OPERATORS)
+    yield from (GrowthOptions({axis: name}) for axis in wide for name in OPERATORS)
     for name in OPERATORS if "hidden" in to and units else ():
-        yield from ({"operators": {"hidden": name, **dict.fromkeys(units, other)}} for other in OPERATORS)
-    yield from ({"method": name} for name in METHODS if name != DEFAULT)
+        yield from (GrowthOptions({"hidden": name, **dict.fromkeys(units, other)}) for other in OPERATORS)
+    yield from (GrowthOptions(method=name) for name in METHODS if name != DEFAULT)
 
 
 def _upcyclings(before: Architecture, after: Architecture) -> Iterator[dict[str, Any] | None]:

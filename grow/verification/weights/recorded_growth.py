@@ -33,7 +33,7 @@ from grow.planning.plan import Plan, grown_config, why_narrowed, why_rounded
 from grow.planning.readback import output_readback, stream_readback
 from grow.planning.record import Record
 from grow.planning.tensor import TensorPlan
-from grow.planning.upcycle import as_experts, check_choice
+from grow.planning.upcycle import as_experts, chosen_experts
 from grow.verification.result import Check
 from grow.verification.weights.certificate import Fault, TensorCheck, check_tensor
 from grow.verification.weights.config_fields import alike, differing, one_dtype, read_by_stock
@@ -151,7 +151,7 @@ class Replay:
         top_k = None
         if experts and self.change.upcycling:  # somebody chose it
             top_k = record.config_changes.get(experts.top_k, self.architecture.top_k)
-            top_k = check_choice(record.new_sizes["experts"], top_k, self.change.upcycling)
+            top_k = chosen_experts(record.new_sizes["experts"], top_k, self.change.upcycling)
         return grown_config(self.architecture, record.new_sizes, self.change.depth, stored, untied, top_k=top_k)
 
     def certificate(self) -> Check:

@@ -1,0 +1,115 @@
+"""What may be asked of the files of a growth: where the result goes, and how source and result are treated."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, fields
+from typing import Any
+
+from grow.errors import BadInput
+from grow.optimizer.dual_rule import POLICIES
+from grow.spelling import check_choice, check_flags, option
+
+SHARD_SIZE = "5GB"
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """Each is explained in `grow.widen`. BadInput names the first that is none."""
+
+    out: str | os.PathLike | None = None
+    state: str | None = None
+    trust_checkpoint: bool = False
+    max_shard_size: str | int = SHARD_SIZE
+    overwrite: bool = False
+    verify: bool = True
+    world: int | None = None
+    revision: str | None = None
+    assume_harmless: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.out is not None and not _is_path(self.out):
+            raise BadInput(
+                option(out=self.out),
+                what=f"must be a path, got {type(self.out).__name__}",
+                why="the result is a folder",
+                fix=option(out="folder"),
+            )
+        if self.state is not None:
+            check_choice("state", self.state, POLICIES, "policy", "policies")
+        check_flags(trust_checkpoint=self.trust_checkpoint, overwrite=self.overwrite, verify=self.verify)
+        parse_size(self.max_shard_size)
+        if self.world is not None and not _is_count(self.world):
+            raise BadInput(
+                option(world=self.world),
+                what="must be a whole number from 1",
+                why="it is a number of processes",
+                fix=option(world=1),
+            )
+        if self.revision is not None and not isinstance(self.revision, str):
+            raise BadInput(
+                option(revision=self.revision),
+                what=f"must be a text, got {type(self.revision).__name__}",
+                why="it is a branch, a tag or a commit of a hub id",
+                fix=option(revision="main"),
+            )
+        check_names("assume_harmless", self.assume_harmless)
+
+    @classmethod
+    def among(cls, given: Mapping[str, Any]) -> FileOptions:
+        """Those that are among `given`, such as the parameters of a function that has them and others beside."""
+        return cls(**{f.name: given[f.name] for f in fields(cls) if f.name in given})
+
+    @property
+    def shard(self) -> int:
+        """Bytes of a file, at most."""
+        return parse_size(self.max_shard_size)
+
+
+def parse_size(size: Any) -> int:
+    """Bytes of "5GB", "500MB", "1.5GiB" or a number."""
+    units = {
+        "": 1,
+        "KB": 10**3,
+        "MB": 10**6,
+        "GB": 10**9,
+        "TB": 10**12,
+        "KIB": 2**10,
+        "MIB": 2**20,
+        "GIB": 2**30,
+        "TIB": 2**40,
+    }
+    try:
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(size))
+    except ValueError:  # a number of thousands of digits
+        found = None
+    if not found or found[2].upper() not in units or not 1 <= float(found[1]) * units[found[2].upper()] < 1 << 63:
+        raise BadInput(
+            option(max_shard_size=size),
+            what="is no size",
+            why="a number with KB, MB, GB, KiB, MiB or GiB",
+            fix=option(max_shard_size=SHARD_SIZE),
+        )
+    return int(float(found[1]) * units[found[2].upper()])
+
+
+def check_names(name: str, value: Any) -> None:
+    """BadInput unless the option is a list of texts: the letters of one text would count as such."""
+    several = isinstance(value, (Sequence, Set)) and not isinstance(value, (str, bytes))
+    if not several or not all(isinstance(item, str) for item in value):
+        raise BadInput(
+            option(**{name: value}),
+            what="must be a list of texts",
+            why="each of them is a name",
+            fix=option(**{name: [value if isinstance(value, str) else "name"]}),
+        )
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, os.PathLike) and isinstance(os.fspath(value), str))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -1,0 +1,230 @@
+"""A message spells an option as its reader has written it: in Python, on the command line or in a recipe.
+
+>>> option(split="foo"), option("out"), command("upcycle", experts=8)
+('split="foo"', 'out=…', 'grow.upcycle(…, experts=8)')
+>>> with spelled(COMMAND_LINE):
+...     option(split="foo"), option("out"), command("upcycle", experts=8)
+('--split foo', '--out', 'grow upcycle --experts 8')
+
+A check knows the name of an option, in Python's words, and its value. Through which door the caller came, the door
+alone knows: it says so once, and whatever is raised or noted behind it asks here. Without a door it is Python.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from grow.errors import BadInput, no_such
+
+SHOWING = ("json",)
+"""Options that say how a command shows what it found: a function returns it."""
+LONGEST = 80  # characters of a value that is neither a text nor made of such
+
+
+@dataclass(frozen=True)
+class Either:
+    """A value of which there are several: --to 3x or 4x."""
+
+    values: tuple[Any, ...]
+
+
+class Spelling(Protocol):
+    """How one kind of caller writes."""
+
+    def name(self, name: str) -> str:
+        """An option without a value: another `--out`."""
+
+    def options(self, given: Mapping[str, Any]) -> str:
+        """Options with their values, as they stand beside each other."""
+
+    def command(self, name: str, given: Mapping[str, Any]) -> str:
+        """A command with the options that matter."""
+
+
+class Python:
+    """split="exact", operators={"ffn": "copies"}"""
+
+    def name(self, name: str) -> str:
+        return f"{name}=…"
+
+    def options(self, given: Mapping[str, Any]) -> str:
+        return ", ".join(f"{name}={_literal(value)}" for name, value in given.items() if name not in SHOWING)
+
+    def command(self, name: str, given: Mapping[str, Any]) -> str:
+        return f"grow.{name}({', '.join(filter(None, ('…', self.options(given))))})"
+
+
+class CommandLine:
+    """--split exact --operator ffn=copies"""
+
+    NAMES: Mapping[str, str] = {"src": "from", "operators": "operator", "rungs": "rung"}
+    """What is called otherwise than in Python."""
+
+    def name(self, name: str) -> str:
+        return "--" + self.NAMES.get(name, name).replace("_", "-")
+
+    def options(self, given: Mapping[str, Any]) -> str:
+        return " ".join(self._one(name, value) for name, value in given.items())
+
+    def command(self, name: str, given: Mapping[str, Any]) -> str:
+        return " ".join(filter(None, (f"grow {name}", self.options(given))))
+
+    def _one(self, name: str, value: Any) -> str:
+        if isinstance(value, bool):
+            return self.name(name if value else f"no_{name}")
+        if isinstance(value, Mapping):
+            value = ",".join(f"{key}={_words(inner)}" for key, inner in value.items())
+        elif isinstance(value, (list, tuple)):
+            value = ",".join(map(_words, value))
+        return f"{self.name(name)} {_words(value) or repr('')}"
+
+
+class RecipeKeys:
+    """split = "exact", operators = {ffn = "copies"}: the keys of a stage. What is none of them the caller of the recipe
+    has given, and what is none of the `kinds` of stages is a command of his."""
+
+    def __init__(self, keys: Collection[str], kinds: Collection[str], caller: Spelling) -> None:
+        self.keys, self.kinds, self.caller = keys, kinds, caller
+
+    def name(self, name: str) -> str:
+        return f"{name} = …" if name in self.keys else self.caller.name(name)
+
+    def options(self, given: Mapping[str, Any]) -> str:
+        return ", ".join(
+            f"{name} = {_literal(value, toml=True)}" if name in self.keys else self.caller.options({name: value})
+            for name, value in given.items()
+        )
+
+    def command(self, name: str, given: Mapping[str, Any]) -> str:
+        if name not in self.kinds:
+            return self.caller.command(name, given)
+        stage = {"kind": name, **given}
+        return ", ".join(f"{key} = {_literal(value, toml=True)}" for key, value in stage.items())
+
+
+class OneSize:
+    """A command whose target is one size has an option for it: --layers 8 instead of --to num_hidden_layers=8."""
+
+    def __init__(self, option: str, sizes: Collection[str], caller: Spelling) -> None:
+        self.option, self.sizes, self.caller = option, sizes, caller
+
+    def name(self, name: str) -> str:
+        return self.caller.name(name)
+
+    def options(self, given: Mapping[str, Any]) -> str:
+        target = given.get("to")
+        if isinstance(target, Mapping) and len(target) == 1 and not set(target) - set(self.sizes):
+            given = {self.option if name == "to" else name: value for name, value in given.items()}
+            given[self.option] = next(iter(target.values()))
+        return self.caller.options(given)
+
+    def command(self, name: str, given: Mapping[str, Any]) -> str:
+        return self.caller.command(name, given)
+
+
+PYTHON, COMMAND_LINE = Python(), CommandLine()
+_caller: ContextVar[Spelling] = ContextVar("caller", default=PYTHON)
+
+
+@contextmanager
+def spelled(spelling: Spelling) -> Iterator[None]:
+    """Options are spelled so in here."""
+    before = _caller.set(spelling)
+    try:
+        yield
+    finally:
+        _caller.reset(before)
+
+
+def caller() -> Spelling:
+    """How the options of now were written."""
+    return _caller.get()
+
+
+def here(function: Callable) -> Callable:
+    """`function`, which other threads call for the caller of now: a thread alone would know of none."""
+    context = copy_context()
+    return lambda *args: context.copy().run(function, *args)
+
+
+def option(name: str = "", /, **given: Any) -> str:
+    """An option by its name in Python, or options with their values, as the caller writes them."""
+    return caller().name(name) if name else caller().options(given)
+
+
+def command(name: str, /, **given: Any) -> str:
+    """A command of grow with some of its options, as the caller writes it."""
+    return caller().command(name, given)
+
+
+def check_choice(name: str, value: Any, known: Iterable[str], one: str, many: str = "") -> None:
+    """BadInput unless the option is one of `known`, the first of which is the one to begin with."""
+    known = tuple(known)
+    if not isinstance(value, str) or value not in known:
+        raise BadInput(
+            option(**{name: value}),
+            what=no_such(one, value, known) if isinstance(value, str) else f"no such {one}",
+            why=f"{many or one + 's'}: " + ", ".join(known),
+            fix=option(**{name: known[0]}),
+        )
+
+
+def check_flags(**given: Any) -> None:
+    """BadInput unless each is True or False: a text such as "no" counts as True."""
+    for name, value in given.items():
+        if not isinstance(value, bool):
+            raise BadInput(
+                option(**{name: value}),
+                what=f"must be True or False, got {type(value).__name__}",
+                why="any other value would count as one of them",
+                fix=option(**{name: Either((True, False))}),
+            )
+
+
+def check_functions(**given: Any) -> None:
+    """BadInput unless each can be called."""
+    for name, value in given.items():
+        if not callable(value):
+            raise BadInput(
+                option(**{name: value}),
+                what=f"must be a function, got {type(value).__name__}",
+                why="it is called with what is going on",
+                fix=f"leave {option(name)} out",
+            )
+
+
+def _words(value: Any) -> str:
+    """A value on the command line; another than a text is shown as far as it can be."""
+    if value is ...:
+        return "…"
+    if isinstance(value, Either):
+        return " or ".join(map(_words, value.values))
+    if isinstance(value, (str, os.PathLike)):
+        return str(value)
+    try:
+        text = str(value)
+    except Exception:  # a number of 5000 digits, or an object that somebody has written
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}...{text[-LONGEST // 2 :]}"
+
+
+def _literal(value: Any, *, toml: bool = False) -> str:
+    """A value as a literal of Python, or of TOML."""
+    inner = partial(_literal, toml=toml)
+    if isinstance(value, Either):
+        return " or ".join(map(inner, value.values))
+    if isinstance(value, (str, os.PathLike)):
+        return json.dumps(str(value), ensure_ascii=False)
+    if isinstance(value, Mapping):
+        pairs = [f"{k} = {inner(v)}" if toml else f"{inner(k)}: {inner(v)}" for k, v in value.items()]
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(inner, value))}]"
+    return str(value).lower() if toml and isinstance(value, bool) else _words(value)
