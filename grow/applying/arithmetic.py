@@ -31,18 +31,18 @@ NOISE = 3**0.5 * 10**-0.5
 class Arithmetic:
     """How precisely a tensor is computed.
 
-    work   float32, or float64 where a factor is no power of two or numbers of 64 bits are read or written
-    whole  every number that is computed is one that the result's dtype stores; what is drawn then loses its last bits,
-           which is faster than rounding and as random
-    share  dtype that shares of a consumer's weights are drawn in: a producer's factor that rounds them afterwards must
-           find them unrounded
-    mean   the same for the shares of experts, which every factor rounds afterwards
+    work          float32, or float64 where a factor is no power of two or numbers of 64 bits are read or written
+    storable      every number that is computed is one that the result's dtype stores; what is drawn then loses its last
+                  bits, which is faster than rounding and as random
+    share_dtype   dtype in which the shares of a consumer's weights are drawn: float64 where a producer's factor rounds
+                  them afterwards, for a number is rounded once
+    expert_dtype  the same for the shares of experts, which every other factor rounds afterwards
     """
 
     work: np.dtype
-    whole: bool
-    share: str
-    mean: str
+    storable: bool
+    share_dtype: str
+    expert_dtype: str
 
 
 def arithmetic(t: TensorPlan, split: str) -> Arithmetic:
@@ -54,9 +54,9 @@ def arithmetic(t: TensorPlan, split: str) -> Arithmetic:
     rounding_producer = any(role == WRITE and not m.exact_factors for m, role in maps)
     return Arithmetic(
         work=F64 if not exact or "F64" in (t.dtype, t.source_dtype) else F32,
-        whole=exact and still and not halves and t.dtype == t.source_dtype,
-        share="F64" if rounding_producer else t.dtype,
-        mean=t.dtype if exact else "F64",
+        storable=exact and still and not halves and t.dtype == t.source_dtype,
+        share_dtype="F64" if rounding_producer else t.dtype,
+        expert_dtype=t.dtype if exact else "F64",
     )
 
 
@@ -113,7 +113,7 @@ def rounded(t: TensorPlan, values: np.ndarray) -> np.ndarray:
 
 def as_drawn(t: TensorPlan, values: np.ndarray, how: Arithmetic) -> np.ndarray:
     """Drawn numbers as they are written."""
-    return stored(values, t.dtype) if how.whole else rounded(t, values)
+    return stored(values, t.dtype) if how.storable else rounded(t, values)
 
 
 def is_random(kind: int, reads: bool) -> bool:

@@ -29,9 +29,9 @@ from grow.applying.arithmetic import (
     runs,
     taken,
 )
-from grow.applying.fresh_rows import SourceStatistics
 from grow.applying.paths import Path
 from grow.applying.reference import blend, copy_number
+from grow.applying.source_statistics import SourceStatistics
 from grow.notation.axes import READ, WRITE
 from grow.notation.dtypes import RAW
 from grow.notation.maps import BLEND, MEAN, SILENT, UNREAD, AxisMap
@@ -74,15 +74,16 @@ class MatrixRows:
         seen = SourceStatistics(self.t)
         for number, start in enumerate(range(0, height, step)):
             stop = min(start + step, height)
-            parts = self._old_rows(read_rows(start, stop), start, Noise(self.seed, self.t.name, number), number, seen)
+            parts = self._old_rows(read_rows(start, stop), start, self.t.name, number, seen)
             if read_above is not None:
-                above = read_above(start, stop)
-                noise = Noise(self.seed, self.t.above, number)
-                parts = self._from_above(parts, self._old_rows(above, start, noise, number, seen))
+                above = self._old_rows(read_above(start, stop), start, self.t.above, number, seen)
+                parts = self._from_above(parts, above)
             for first, rows in parts:
                 write_rows(first, rows)
         if self.rows is not None:
-            computed = replace(self, path=Path.STORE if self.how.whole else Path.ROUND)  # where old rows only move, too
+            computed = replace(
+                self, path=Path.STORE if self.how.storable else Path.ROUND
+            )  # where old rows only move, too
             for first, rows in computed._fresh_rows(self.rows, seen):
                 write_rows(first, rows)
 
@@ -96,9 +97,9 @@ class MatrixRows:
         """Rows that are spread and scaled."""
         return rounded(self.t, rows) if self.path is Path.ROUND else rows
 
-    def _old_rows(self, raw: np.ndarray, start: int, noise: Noise, number: int, seen: SourceStatistics) -> Parts:
-        """(first new row, finished rows) for every copy of the source rows from `start` on."""
-        values = widen(raw, self.t.source_dtype, self.how.work)
+    def _old_rows(self, raw: np.ndarray, start: int, name: str, number: int, seen: SourceStatistics) -> Parts:
+        """(first new row, finished rows) for every copy of the old rows from `start` on, with the noise of `name`."""
+        values, noise = widen(raw, self.t.source_dtype, self.how.work), Noise(self.seed, name, number)
         seen.add(values, start)
         values = raw if self.path is Path.MOVE else self._multiplied(values, number)
         if self.rows is None:
@@ -129,7 +130,7 @@ class MatrixRows:
 
     def _multiplied(self, values: np.ndarray, number: int) -> np.ndarray:
         """The old numbers times the tensor's factor; of one of several experts, its share of them."""
-        t, dtype = self.t, self.how.mean
+        t, dtype = self.t, self.how.expert_dtype
         if t.factor != 1:
             values = values * self.how.work.type(t.factor)
         if t.share is None:
@@ -164,7 +165,7 @@ class MatrixRows:
 
     def _shares(self, values: np.ndarray, axis_map: AxisMap, span: slice, noise: Noise) -> list[np.ndarray]:
         """The shares of a consumer's weights: values (other, n in span), one array per copy that span has."""
-        counts, dtype = axis_map.counts[span], self.how.share
+        counts, dtype = axis_map.counts[span], self.how.share_dtype
         if counts.max(initial=1) == 1:
             shares = [values]
         elif self.paired:
@@ -172,7 +173,7 @@ class MatrixRows:
         elif self.split in HALVED:
             shares = split_even(values, counts)
         else:
-            whole = values if self.how.whole else representable(values, dtype)
+            whole = values if self.how.storable else representable(values, dtype)
             shares = split_exact(whole, counts, dtype, noise, NOISE if self.split == "noisy" else None)
         for k, (old, new) in enumerate(axis_map.layers[: len(shares)]):
             factor = 1 / (axis_map.gain[new] * axis_map.write[new])

@@ -29,7 +29,7 @@ def path_of(t: TensorPlan, how: Arithmetic) -> Path:
     still = t.factor == 1 and t.share is None and t.dtype == t.source_dtype
     if still and all(_only_moves(m, role, rows=k == 0) for k, (m, role) in enumerate(zip(t.maps, t.roles))):
         return Path.MOVE
-    return Path.STORE if how.whole else Path.ROUND
+    return Path.STORE if how.storable else Path.ROUND
 
 
 def _only_moves(axis_map: AxisMap | None, role: str, rows: bool) -> bool:

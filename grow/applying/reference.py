@@ -103,7 +103,9 @@ class _Matrix:
         """(first row, numbers) of every block of the source."""
         step = max(1, self.block // max(1, self.t.matrix[1]))
         for start in range(0, len(old), step):
-            yield start, widen(old[start : start + step], self.t.source_dtype, self.how.work)
+            values = widen(old[start : start + step], self.t.source_dtype, self.how.work)
+            check_finite(self.t.source, values)
+            yield start, values
 
     def old_rows(self, old: np.ndarray, name: str) -> Rows:
         """Every copy of every old row, with the noise of `name`.
@@ -149,13 +151,13 @@ class _Matrix:
 
     def shares(self, values: np.ndarray, axis_map: AxisMap, span: slice, noise: Noise) -> list[np.ndarray]:
         """What each copy of a coordinate has of the weights that read it: values (other, n in span), one per copy."""
-        counts, dtype = axis_map.counts[span], self.how.share
+        counts, dtype = axis_map.counts[span], self.how.share_dtype
         if counts.max(initial=1) == 1 or paired(self.t, self.split):  # of a pair's copies one has the whole weight
             shares = [values] * len(axis_map.layers)
         elif self.split in HALVED:
             shares = split_even(values, counts)
         else:
-            values = values if self.how.whole else representable(values, dtype)
+            values = values if self.how.storable else representable(values, dtype)
             shares = split_exact(values, counts, dtype, noise, NOISE if self.split == "noisy" else None)
         for k, (source, place) in enumerate(axis_map.layers[: len(shares)]):
             factor = np.ones(axis_map.n)
@@ -166,7 +168,7 @@ class _Matrix:
 
     def share_of_expert(self, values: np.ndarray, block: int) -> np.ndarray:
         """What one of several experts gets of the old one's weights; all draw alike, from the old one's name."""
-        share, dtype = self.t.share, self.how.mean
+        share, dtype = self.t.share, self.how.expert_dtype
         if share is None:
             return values
         noise = Noise(self.seed, f"{self.t.source}+{self.t.corner[0]}:pair {share.place // 2}", block)

@@ -1,4 +1,4 @@
-"""Rows that have no source, and what they must know of all old rows: their scale, their mean, means of some."""
+"""What fresh rows must know of all old ones, learnt while these pass: their scale, their mean, means of groups."""
 
 from __future__ import annotations
 
