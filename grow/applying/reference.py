@@ -218,7 +218,7 @@ class _Matrix:
     def blended(self, place: np.ndarray, means: np.ndarray) -> np.ndarray:
         """Convex combinations of the old rows' means, or a number that no old row has."""
         if self.t.low is not None:
-            return np.full((len(place), self.t.new_matrix[1]), self.t.low)
+            return np.full((len(place), self.t.new_matrix[1]), self.t.low, self.how.work)
         blends = np.stack([blend(self.seed, row, len(means)) for row in place.tolist()]) @ means
         values = representable(blends.astype(self.how.work), self.t.dtype)
         return self.columns(values, Noise(self.seed, self.t.name + ":blend", int(place[0])))
