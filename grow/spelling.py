@@ -1,4 +1,4 @@
-"""A message spells an option as its reader has written it: in Python, on the command line or in a recipe.
+"""The spelling of options in messages: as the caller wrote them.
 
 >>> option(split="foo"), option("out"), command("upcycle", experts=8)
 ('split="foo"', 'out=…', 'grow.upcycle(…, experts=8)')

@@ -1,100 +1,26 @@
-"""The modules of a sentence-transformers folder, grown with the width that they read.
+"""The modules of a sentence-transformers folder, read.
 
     modules.json       [{"path": "", "type": "….Transformer"}, {"path": "1_Pooling", "type": "….Pooling"}, …]
     N_Kind/            config.json and, where a module has weights, model.safetensors
 
-Behind the transformer every old number lies in the grown vector as `Vectors` says. Pooling, Normalize and Dropout hand
-that on, LayerNorm does where every number is there equally often, and Dense reads it: its columns grow like those of
-any consumer, so that behind it the embeddings are the old ones. What reads the width otherwise is refused by name.
+How they grow is told in `grow.applying.sentence_growth`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from grow.applying.engine import FileSource, Put, write_items
-from grow.applying.tensor_rows import grow_tensor
-from grow.checkpoint.reader import SINGLE, Checkpoint, open_tensors
+from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
-from grow.families.architecture import Architecture
 from grow.files.header import show
 from grow.files.locate import inside, module_folder
-from grow.notation.axes import parse_signature
-from grow.notation.dtypes import BITS, ITEMSIZE
-from grow.notation.maps import AxisMap, axis_map, concatenate, is_power_of_two
-from grow.notation.numbers import narrow
-from grow.planning.readback import stream_readback
-from grow.planning.tensor import TensorPlan
-from grow.spelling import option
 
 MODULES, SETTINGS, ROUTER = "modules.json", "config_sentence_transformers.json", "router_config.json"
-TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
-MODES = ("cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
 WIDTHS = ("word_embedding_dimension", "embedding_dimension")  # before version 5.5 of the library, and since
-READS: Mapping[str, frozenset[str]] = {
-    "CNN": frozenset({"hidden"}),
-    "Dropout": frozenset(),
-    "LSTM": frozenset({"hidden"}),
-    "MultiVectorMask": frozenset(),
-    "SparseAutoEncoder": frozenset({"hidden"}),
-    "SpladePooling": frozenset({"vocab"}),
-    "WeightedLayerPooling": frozenset({"hidden", "layers"}),
-    "WordWeights": frozenset({"vocab"}),
-}
-"""Module -> axes that it depends on, for those that come along as they are or not at all; another one may read any."""
-ANY = frozenset({"hidden", "layers", "vocab"})
+MODES = ("cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
 PLAIN_FIX = "a copy of the folder without modules.json grows as a plain transformer"
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """Where the old numbers lie in a grown vector: coordinate j holds factor[j] · old[source[j]], fresh ones hold 0.
-
-    shares  copies hold shares of the old number instead: over the copies of each, Σ factor[j] · new[j] is the old one
-    """
-
-    n: int
-    source: np.ndarray
-    factor: np.ndarray
-    shares: bool = False
-
-    @property
-    def m(self) -> int:
-        return len(self.source)
-
-    @property
-    def squares(self) -> np.ndarray:
-        """(n,) what each old number contributes to a scalar product, relative to before."""
-        kept = self.source >= 0
-        return np.bincount(self.source[kept], weights=self.factor[kept] ** 2, minlength=self.n)
-
-    @property
-    def even(self) -> bool:
-        """Whether scalar products are a multiple of what they were."""
-        return not self.shares and bool(np.abs(self.squares / self.squares[0] - 1).max() <= 1e-12)
-
-    @property
-    def repeated(self) -> bool:
-        """Whether every old number is there equally often and as it was, and nothing else: mean and variance stay."""
-        counts = np.bincount(self.source[self.source >= 0], minlength=self.n)
-        return not self.shares and self.m == counts.sum() and len(set(counts)) == 1 and bool((self.factor == 1).all())
-
-    @property
-    def columns(self) -> AxisMap:
-        """Of a matrix that reads the vector."""
-        read = self.factor if self.shares else None
-        return axis_map(self.n, self.source, write=self.factor, read=read)
-
-    def times(self, k: int) -> Vectors:
-        """k such vectors behind each other."""
-        whole = concatenate([self.columns] * k)
-        return replace(self, n=whole.n, source=whole.source, factor=whole.write)
 
 
 @dataclass(frozen=True)
@@ -106,40 +32,6 @@ class Module:
     config: dict[str, Any] = field(default_factory=dict)
     routes: dict[str, tuple[Module, ...]] = field(default_factory=dict)
     foreign: str = ""
-
-
-@dataclass
-class Followed:
-    """What becomes of the modules.
-
-    edits    path of a JSON file -> its new content
-    tensors  path of a module -> its tensors, of which some grow
-    end      where the old numbers lie in an embedding; None: it is the old one
-    """
-
-    edits: dict[str, dict[str, Any]] = field(default_factory=dict)
-    tensors: dict[str, tuple[TensorPlan, ...]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    end: Vectors | None = None
-
-    @property
-    def rounded(self) -> bool:
-        """Whether a weight is multiplied by something else than a power of two."""
-        maps = [m for tensors in self.tensors.values() for t in tensors for m in t.maps if m is not None]
-        return not all(is_power_of_two(x) for m in maps for x in np.unique(m.write))
-
-
-def vectors(source: Architecture, maps: Mapping[str, AxisMap], split: str) -> Vectors | None:
-    """Of the transformer's last hidden state; None when it is the old one."""
-    found = stream_readback(source, maps, final=True)
-    if found is None:
-        return None
-    origin, factor, shares = maps["hidden"].source, found[1], found[2]
-    counts = maps["hidden"].counts
-    if shares and (split == "even" or counts.max() == 1):  # each copy holds as much as the others
-        kept = np.maximum(origin, 0)
-        return Vectors(maps["hidden"].n, origin, 1 / (counts[kept] * factor))
-    return Vectors(maps["hidden"].n, origin, np.asarray(factor, dtype=np.float64), shares)
 
 
 def read_modules(checkpoint: Checkpoint) -> tuple[Module, ...]:
@@ -155,7 +47,7 @@ def read_modules(checkpoint: Checkpoint) -> tuple[Module, ...]:
         raise _malformed(where, "is no list of modules")
     found = tuple(_module(checkpoint, where, e.get("type"), e.get("path"), top=k == 0) for k, e in enumerate(entries))
     if found[0].kind not in ("Transformer", "MLMTransformer") or found[0].foreign:
-        raise _refused(checkpoint, found[0], "the first module must be the transformer of this folder")
+        raise refused(checkpoint, found[0], "the first module must be the transformer of this folder")
     return found
 
 
@@ -172,7 +64,7 @@ def _module(checkpoint: Checkpoint, where: str, kind: Any, path: Any, *, top: bo
                 fix="SentenceTransformer(SRC).save(DST) writes the transformer into the folder itself",
             )
         names = sorted(n for n in checkpoint.companions if n.startswith("sentence_") and n.endswith("_config.json"))
-        return Module(name, "", _config(checkpoint, names[0]) if names else {}, foreign=foreign)
+        return Module(name, "", read_object(checkpoint, names[0]) if names else {}, foreign=foreign)
     if not module_folder(path):
         raise _malformed(where, f"names {show(path)} as the folder of a module")
     path = f"{below}{path}"
@@ -181,13 +73,15 @@ def _module(checkpoint: Checkpoint, where: str, kind: Any, path: Any, *, top: bo
     config = f"{path}/config.json"
     if (checkpoint.path / config).is_dir():
         raise _malformed(show(checkpoint.path / config), "is a folder")
-    return Module(name, path, _config(checkpoint, config) if config in checkpoint.companions else {}, foreign=foreign)
+    return Module(
+        name, path, read_object(checkpoint, config) if config in checkpoint.companions else {}, foreign=foreign
+    )
 
 
 def _router(checkpoint: Checkpoint, path: str) -> Module:
     file = next((f for n in (ROUTER, "config.json") if (f := f"{path}/{n}") in checkpoint.companions), None)
     where = show(checkpoint.path / (file or path))
-    config = _config(checkpoint, file) if file else {}
+    config = read_object(checkpoint, file) if file else {}
     types, structure = config.get("types"), config.get("structure")
     if not isinstance(types, dict) or not isinstance(structure, dict):
         raise _malformed(where, "says nothing of the routes")
@@ -202,227 +96,11 @@ def _router(checkpoint: Checkpoint, path: str) -> Module:
     return Module("Router", path, config, routes)
 
 
-def _config(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+def read_object(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     found = checkpoint._json(inside(checkpoint.path, name))
     if not isinstance(found, dict):
         raise _malformed(show(checkpoint.path / name), "is no JSON object")
     return found
-
-
-def follow(
-    checkpoint: Checkpoint, modules: Sequence[Module], start: Vectors | None, changed: frozenset[str]
-) -> Followed:
-    """What becomes of the modules behind a transformer whose last hidden state is `start`; Refused, by name, where one
-    cannot come along.
-
-    changed  axes of the transformer that grow
-    """
-    if not modules:
-        return Followed(end=start)
-    task = modules[0].config.get("transformer_task", "feature-extraction")
-    if modules[0].kind == "MLMTransformer" or task in ("fill-mask", "sequence-classification"):
-        start = None  # it hands on logits
-    elif start is not None and (task != "feature-extraction" or _other_output(modules[0].config)):
-        raise _refused(checkpoint, modules[0], f"it hands on another output than the last hidden state ({show(task)})")
-    walk = _Walk(checkpoint, changed, {TOKENS: start})
-    walk.along(modules[1:])
-    walk.done.end = walk.at.get(SENTENCE, walk.at[TOKENS])
-    walk.judge_end()
-    return walk.done
-
-
-def _other_output(config: Mapping[str, Any]) -> bool:
-    """Whether a configured transformer hands on something else than its last hidden state."""
-    modalities = config.get("modality_config")
-    if modalities is None:
-        return False
-    text = modalities.get("text") if isinstance(modalities, dict) else None
-    return not isinstance(text, dict) or text.get("method_output_name") != "last_hidden_state"
-
-
-class _Walk:
-    """Along a chain: `at` says of each feature where its old numbers lie."""
-
-    def __init__(self, checkpoint: Checkpoint, changed: frozenset[str], at: dict[str, Vectors | None]) -> None:
-        self.checkpoint, self.changed, self.at = checkpoint, changed, at
-        self.done = Followed()
-
-    def along(self, modules: Sequence[Module]) -> None:
-        steps: dict[str, Callable[[Module], None]] = {
-            "Dense": self._dense,
-            "LayerNorm": self._layer_norm,
-            "Normalize": self._normalize,
-            "Pooling": self._pooling,
-            "Router": self._router,
-        }
-        for module in modules:
-            if module.foreign:
-                raise _refused(self.checkpoint, module, f"{show(module.foreign)} is code of its own")
-            steps.get(module.kind, self._as_it_is)(module)
-
-    def judge_end(self) -> None:
-        """Refused where the embeddings would not be the old ones to those who compare them."""
-        end, folder = self.done.end, self.checkpoint.path
-        if end is None:
-            return
-        if not end.even:
-            raise self._uneven(MODULES, end)
-        settings = _config(self.checkpoint, SETTINGS) if SETTINGS in self.checkpoint.companions else {}
-        cut = settings.get("truncate_dim")
-        if isinstance(cut, int) and not (cut <= end.n and (end.source[:cut] == np.arange(cut)).all()):
-            raise Refused(
-                show(folder / SETTINGS),
-                what=f"cuts embeddings after {cut} numbers, which would not be the old ones",
-                why="the old numbers lie elsewhere in the grown embedding",
-                fix="a target of the same width",
-            )
-        scale = 1.0 if isinstance(cut, int) else float(end.squares[0])
-        similarity = settings.get("similarity_fn_name") or "cosine"
-        known = f"embeddings have {end.m} numbers instead of {end.n}; their cosine similarities are the old ones"
-        if similarity != "cosine" and abs(scale - 1) > 1e-12:
-            known += f", others ({show(str(similarity))}) are not: scalar products are {scale:g} times the old ones"
-        self.done.notes.append(known)
-
-    def _uneven(self, path: str, state: Vectors) -> Refused:
-        """Lengths and scalar products would not be a multiple of what they were."""
-        return Refused(
-            show(self.checkpoint.path / path),
-            what="the cosine similarities of the grown embeddings would not be those of the source",
-            why="copies of one number hold other shares than those of another"
-            if state.shares
-            else "some numbers of an embedding would be there more often than others",
-            fix=f"{option(split='even')}, whose shares are equal"
-            if state.shares
-            else f"a whole multiple of the width, or {option(operators={'hidden': 'silent'})}",
-        )
-
-    def _pooling(self, module: Module) -> None:
-        tokens = self.at[TOKENS]
-        modes = pooling_modes(module.config)
-        if tokens is None:
-            self.at[SENTENCE] = None
-            return
-        if "max" in modes and tokens.shares:
-            raise _refused(self.checkpoint, module, "the largest of shares of a number is no share of the largest")
-        self.at[SENTENCE] = tokens.times(len(modes))
-        widths = {name: tokens.m for name in WIDTHS if module.config.get(name) == tokens.n}
-        self.done.edits[f"{module.path}/config.json"] = {**module.config, **widths}
-
-    def _normalize(self, module: Module) -> None:
-        name, to = _features(module.config)
-        state = self.at.get(name)
-        if state is not None:
-            if not state.even:
-                raise self._uneven(module.path, state)
-            state = replace(state, factor=state.factor / math.sqrt(state.squares[0]))
-        self.at[to] = state
-
-    def _layer_norm(self, module: Module) -> None:
-        state = self.at.get(SENTENCE)
-        if state is None:
-            return
-        if not state.repeated:
-            raise _refused(self.checkpoint, module, "mean and variance would be others: it needs whole multiples")
-        signatures = {"norm.weight": "hidden *", "norm.bias": "hidden +"}
-        self._grow(module, "dimension", state, {name: (text, (state.columns,)) for name, text in signatures.items()})
-
-    def _dense(self, module: Module) -> None:
-        name, to = _features(module.config)
-        state = self.at.get(name)
-        self.at[to] = None
-        if state is None:
-            return
-        reads = ("units -> hidden" if state.shares else "units <- hidden", (None, state.columns))
-        grows = {"linear.weight": reads, "residual.weight": reads}
-        square = module.config.get("use_residual") is True and state.n == module.config.get("out_features")
-        self._grow(module, "in_features", state, grows, identity="residual.weight" if square else "")
-
-    def _grow(
-        self,
-        module: Module,
-        width: str,
-        state: Vectors,
-        grows: Mapping[str, tuple[str, tuple[AxisMap | None, ...]]],
-        identity: str = "",
-    ) -> None:
-        """identity  a tensor that is not stored, because it is the identity until the width grows"""
-        where = show(self.checkpoint.path / module.path)
-        if module.config.get(width) != state.n:
-            raise BadInput(
-                f"{where}/config.json: {width}",
-                what=f"must be {state.n}, got {show(repr(module.config.get(width)), 40)}",
-                why="the module reads what the modules before it hand on",
-                fix=f"{width}={state.n}, or the weights that belong to this config",
-            )
-        if f"{module.path}/{SINGLE}" not in self.checkpoint.companions:
-            raise Refused(
-                where,
-                what=f"has no {SINGLE}",
-                why=f"{module.kind} reads the width that grows, and grow reads safetensors only",
-                fix="SentenceTransformer(SRC).save(DST) writes every module as safetensors",
-            )
-        tensors = []
-        with open_tensors(self.checkpoint.path / module.path) as stored:
-            for name, info in stored.tensors.items():
-                signature, maps = grows.get(name, ("units <-", (None,)))
-                fits = name in grows or name.endswith(".bias")
-                if not fits or info.dtype not in ITEMSIZE or len(info.shape) != len(maps) or not _fit(info.shape, maps):
-                    raise BadInput(
-                        f"{where}: {show(name)}",
-                        what=f"is {info.dtype} {list(info.shape)}, which a {module.kind} of this config has not",
-                        why=f"it must read {state.n} numbers",
-                        fix="SentenceTransformer(SRC).save(DST) of a model that loads",
-                    )
-                tensors.append(_planned(name, signature, maps, info.shape, info.dtype))
-        if not any(t.name in grows for t in tensors):
-            raise BadInput(
-                where, what=f"holds none of {', '.join(grows)}", why=f"it is a {module.kind}", fix="download it again"
-            )
-        if identity:
-            like = next(t for t in tensors if t.name in grows)
-            signature, maps = grows[identity]
-            tensors.append(
-                replace(_planned(identity, signature, maps, (state.n, state.n), like.source_dtype), source="")
-            )
-        self.done.tensors[module.path] = tuple(tensors)
-        self.done.edits[f"{module.path}/config.json"] = {**module.config, width: state.m}
-
-    def _router(self, module: Module) -> None:
-        ends = []
-        for route in module.routes.values():
-            inner = _Walk(self.checkpoint, self.changed, dict(self.at))
-            inner.done = self.done
-            inner.along(route)
-            ends.append(inner.at)
-        widths = [{name: state and state.m for name, state in end.items()} for end in ends]
-        if any(width != widths[0] for width in widths):
-            raise _refused(self.checkpoint, module, "its routes would hand on embeddings of different widths")
-        self.at.update(ends[0] if ends else {})
-
-    def _as_it_is(self, module: Module) -> None:
-        reads = READS.get(module.kind, ANY)
-        width = {"hidden"} if any(state is not None for state in self.at.values()) else set()
-        concerned = reads & ((self.changed - {"hidden"}) | width)
-        if concerned:
-            raise _refused(self.checkpoint, module, f"it may depend on what grows: {', '.join(sorted(concerned))}")
-
-
-def _planned(
-    name: str, signature: str, maps: tuple[AxisMap | None, ...], shape: tuple[int, ...], dtype: str
-) -> TensorPlan:
-    grown = tuple(n if m is None else m.m for m, n in zip(maps, shape))
-    rounds = any(m is not None and not m.exact_factors for m in maps)
-    wide = "F32" if rounds and BITS[dtype] < BITS["F32"] else dtype
-    return TensorPlan(name, name, parse_signature(signature), maps, tuple(shape), grown, dtype, wide)
-
-
-def _fit(shape: Sequence[int], maps: Sequence[AxisMap | None]) -> bool:
-    return all(m is None or m.n == n for m, n in zip(maps, shape))
-
-
-def _features(config: Mapping[str, Any]) -> tuple[str, str]:
-    name = config.get("module_input_name") or SENTENCE
-    return str(name), str(config.get("module_output_name") or name)
 
 
 def pooling_modes(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -437,27 +115,7 @@ def pooling_modes(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(known.get(flag, flag) for flag in flags) or ("mean",)
 
 
-def write_modules(checkpoint: Checkpoint, followed: Followed, folder: Path, split: str, seed: int) -> None:
-    """The weights of the modules that grew, beside the result's own."""
-    for path, tensors in followed.tensors.items():
-        (folder / path).mkdir(parents=True, exist_ok=True)
-        with open_tensors(checkpoint.path / path) as stored:
-            source = _WithIdentity(stored)
-
-            def compute(t: TensorPlan, put: Put, source: FileSource = source) -> None:
-                grow_tensor(t, lambda start, stop: source.rows(t, start, stop), put, split=split, seed=seed)
-
-            write_items(tensors, compute, folder / path, 1 << 62)
-
-
-class _WithIdentity(FileSource):
-    def rows(self, t: TensorPlan, start: int, stop: int) -> np.ndarray:
-        if t.source:
-            return super().rows(t, start, stop)
-        return narrow(np.eye(stop - start, t.shape[1], start, dtype=np.float32), t.source_dtype)
-
-
-def _refused(checkpoint: Checkpoint, module: Module, why: str) -> Refused:
+def refused(checkpoint: Checkpoint, module: Module, why: str) -> Refused:
     return Refused(
         show(checkpoint.path / (module.path or MODULES)),
         what=f"the module {show(module.kind)} of sentence-transformers cannot come along",

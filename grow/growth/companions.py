@@ -8,7 +8,9 @@ import os
 import shutil
 from pathlib import Path
 
-from grow.applying.sentence_modules import Followed, follow, read_modules, vectors, write_modules
+from grow.applying.sentence_growth import Followed, follow, write_modules
+from grow.applying.sentence_modules import read_modules
+from grow.applying.sentence_vectors import vectors
 from grow.checkpoint.reader import INDEX, Checkpoint
 from grow.errors import BadInput, listing
 from grow.files.header import show

@@ -120,12 +120,6 @@ def mean_share(values: np.ndarray, place: int, count: int, dtype: str, rng: Nois
     return 2 * split_in_two(values, dtype, rng)[second]
 
 
-def split_one(values: np.ndarray, counts: np.ndarray, copy: int) -> list[np.ndarray]:
-    """All of every column for one of its copies, number copy mod counts, nothing for the others."""
-    last = int(counts.max(initial=1))
-    return [np.where(copy % counts == k, values, values.dtype.type(0)) for k in range(last)]
-
-
 def split_even(values: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
     """Equal parts: exact for powers of two, and twins that training never separates."""
     share = values / counts.astype(values.dtype)

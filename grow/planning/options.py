@@ -1,4 +1,4 @@
-"""What may be asked of a growth beside its target: every option once, with its default and its check.
+"""The options of a growth: every one with its default and its check.
 
 `grow.plan`, `grow.widen`, the command line and recipes write these fields as parameters, as options and as keys. Below
 them goes one `GrowthOptions`, which is whole: nothing in it is a value that no growth knows.

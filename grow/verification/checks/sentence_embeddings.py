@@ -15,17 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from grow.applying.sentence_modules import (
-    SENTENCE,
-    SETTINGS,
-    TOKENS,
-    Followed,
-    Module,
-    follow,
-    pooling_modes,
-    read_modules,
-    vectors,
-)
+from grow.applying.sentence_growth import SENTENCE, TOKENS, Followed, follow
+from grow.applying.sentence_modules import SETTINGS, Module, pooling_modes, read_modules
+from grow.applying.sentence_vectors import vectors
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import GrowError
 from grow.files.header import show

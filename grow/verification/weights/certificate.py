@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from grow.applying.arithmetic import paired
 from grow.applying.engine import part_rows, stored_matrix
-from grow.applying.tensor_rows import BLOCK, paired
+from grow.applying.tensor_rows import BLOCK
 from grow.checkpoint.reader import Checkpoint
 from grow.notation.axes import GAIN, READ, SHIFT
 from grow.notation.dtypes import BITS, SMALLEST, STORES

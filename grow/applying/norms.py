@@ -1,0 +1,31 @@
+"""The growth of a norm's gain or bias, whole."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from grow.applying.arithmetic import F64, NOISE, check_finite, rounded
+from grow.notation.axes import SHIFT
+from grow.notation.maps import identity
+from grow.notation.numbers import Noise, representable, split_even, split_exact, widen
+from grow.planning.tensor import HALVED, TensorPlan
+
+
+def grow_norm(t: TensorPlan, old: np.ndarray, split: str, seed: int) -> np.ndarray:
+    """(m, 1) a norm's gain or bias. In front of a tied head it is shared among copies like a consumer's weight."""
+    values = widen(old, t.source_dtype, F64).ravel()
+    check_finite(t.source, values)
+    values, shift = values * t.factor, t.roles[0] == SHIFT
+    axis_map = identity(len(values)) if t.maps[0] is None else t.maps[0]
+    shares = [values[None]] * len(axis_map.layers)
+    if t.tied and split in HALVED:
+        shares = split_even(values[None], axis_map.counts)
+    elif t.tied:
+        dtype = t.dtype if axis_map.exact_factors else "F64"  # what a factor rounds afterwards is not rounded before
+        whole, noise = representable(values[None], dtype), Noise(seed, t.name, 0)
+        shares = split_exact(whole, axis_map.counts, dtype, noise, NOISE if split == "noisy" else None)
+    new = np.zeros(axis_map.m) if shift else np.abs(values).mean() * axis_map.gain
+    for share, (source, place) in zip(shares, axis_map.layers):
+        scale = np.ones(len(place)) if shift else axis_map.gain[place]
+        new[place] = share[0, source] * (scale / axis_map.write[place] if t.tied else scale)
+    return rounded(t, new[:, None])
