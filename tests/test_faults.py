@@ -22,7 +22,7 @@ import torch
 
 import grow
 from grow.errors import GrowError
-from grow.families import FAMILIES
+from grow.families import FAMILIES, config_values
 from grow.families.architecture import Architecture
 from grow.notation.axes import GAIN, READ, SHIFT, WRITE
 from grow.notation.maps import MEAN
@@ -131,7 +131,7 @@ def tables(family: str) -> Iterator[tuple[str, Table]]:
 def any_class():
     """Here a table has a class for each of its conditions, whether or not stock code has one of that name."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("grow.families.config_values._architectures", lambda *_: iter(()))
+        patch.setattr(config_values, "_architectures", lambda *_: iter(()))
         yield
 
 
