@@ -26,9 +26,9 @@ from grow.api import (
     verify_against,
     widen,
 )
+from grow.architectures import FAMILIES as families
 from grow.comparison import Comparison, compare
 from grow.errors import BadInput, GrowError, Refused
-from grow.families import FAMILIES as families
 from grow.growth.results import Growth
 from grow.growth.written_and_verified import Different
 from grow.optimizer.dual_rule import new_entries, rates

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from grow.architectures.family import Family
+from grow.architectures.match import Match
 from grow.checkpoint.pickled import open_readable
 from grow.errors import BadInput
-from grow.families.family import Family
-from grow.families.match import Match
 from grow.files.header import show
 from grow.files.locate import locate
 from grow.growth.file_options import SHARD_SIZE, FileOptions

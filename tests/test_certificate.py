@@ -13,9 +13,9 @@ import pytest
 import tiny as files
 
 import grow
+from grow.architectures.common_fields import TRAINS
+from grow.architectures.stock_source import stock_of
 from grow.errors import BadInput
-from grow.families.common_fields import TRAINS
-from grow.families.stock_source import stock_of
 from grow.verification.weights.config_fields import BOOKKEEPING
 
 CERTIFICATE = ("certificate",)

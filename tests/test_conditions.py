@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from grow.families import FAMILIES, stock_source
-from grow.families.architecture import Architecture
-from grow.families.conditions import HEADS, parse_condition
+from grow.architectures import FAMILIES, stock_source
+from grow.architectures.architecture import Architecture
+from grow.architectures.conditions import HEADS, parse_condition
 
 FIELDS = ("attention_bias", "tie_word_embeddings", "embed", "width")
 

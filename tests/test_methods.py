@@ -15,7 +15,7 @@ from models import VARIANTS, difference, outputs
 from safetensors.torch import load_file
 
 import grow
-from grow.families.architecture import Architecture
+from grow.architectures.architecture import Architecture
 from grow.notation.maps import MEAN, SILENT
 from grow.notation.operators import commutes
 from grow.planning.methods import METHODS

@@ -17,8 +17,8 @@ import transformers
 from models import ONE_EACH, VARIANTS
 
 import grow
-from grow.families import FAMILIES
-from grow.families.architecture import Architecture
+from grow.architectures import FAMILIES
+from grow.architectures.architecture import Architecture
 from grow.models.true_float64 import quiet
 from grow.verification.result import Verification
 from grow.zoo import bundled_path

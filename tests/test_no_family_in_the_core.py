@@ -1,5 +1,5 @@
-"""What belongs to one family stands in `grow/families/` and nowhere else: the rest of `grow` is read, and searched for
-model types, names of stock classes, and axes, parts of tensor names and config fields that only one family has.
+"""What belongs to one family stands in `grow/architectures/` and nowhere else: the rest of `grow` is read, and searched
+for model types, names of stock classes, and axes, parts of tensor names and config fields that only one family has.
 
 Comments and docstrings may give examples. `grow/zoo/` is left out: its models are of some family.
 """
@@ -16,12 +16,14 @@ from pathlib import Path
 import pytest
 
 import grow
-from grow.families import FAMILIES
-from grow.families.common_fields import COMMON_FIELDS
-from grow.families.stock_source import stock_of
+from grow.architectures import FAMILIES
+from grow.architectures.common_fields import COMMON_FIELDS
+from grow.architectures.stock_source import stock_of
 
 ROOT = Path(grow.__file__).parent
-OUTSIDE = [path for path in sorted(ROOT.rglob("*.py")) if path.relative_to(ROOT).parts[0] not in ("families", "zoo")]
+OUTSIDE = [
+    path for path in sorted(ROOT.rglob("*.py")) if path.relative_to(ROOT).parts[0] not in ("architectures", "zoo")
+]
 
 EVERYDAY = {
     "activation": "English, and torch.nn.modules.activation",

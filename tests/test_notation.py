@@ -10,12 +10,12 @@ import pytest
 import transformers
 from models import VARIANTS
 
+from grow.architectures import FAMILIES
+from grow.architectures.architecture import Architecture
+from grow.architectures.config_values import check_fields
+from grow.architectures.match import match
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, Refused
-from grow.families import FAMILIES
-from grow.families.architecture import Architecture
-from grow.families.config_values import check_fields
-from grow.families.match import match
 from grow.notation.axes import FIXED, GAIN, READ, SHIFT, WRITE, Label, parse_signature, parse_table
 
 pytestmark = pytest.mark.quick
@@ -202,6 +202,8 @@ def test_a_tensor_that_no_row_has_is_an_error(family):
 
 
 def test_torch_is_not_needed_to_read_a_table():
-    modules = "grow.notation.axes, grow.families, grow.families.match, grow.planning.target, grow.planning.plan"
+    modules = (
+        "grow.notation.axes, grow.architectures, grow.architectures.match, grow.planning.target, grow.planning.plan"
+    )
     code = f"import {modules}, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

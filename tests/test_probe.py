@@ -11,10 +11,10 @@ import sys
 import pytest
 from models import VARIANTS
 
-from grow.families import FAMILIES
-from grow.families.architecture import Architecture
-from grow.families.family import Family
-from grow.families.match import match, numberless
+from grow.architectures import FAMILIES
+from grow.architectures.architecture import Architecture
+from grow.architectures.family import Family
+from grow.architectures.match import match, numberless
 from grow.models.shapes_by_config import SIZES, axes_of, draft, probe, shapes
 from grow.notation.axes import Row
 

@@ -15,7 +15,7 @@ import tiny
 import torch
 
 import grow
-from grow.families.architecture import Architecture
+from grow.architectures.architecture import Architecture
 from grow.verification.checks.expert_stacks import Stacks
 from grow.verification.checks.table_rows import strange
 from grow.verification.outputs.pair import Pair

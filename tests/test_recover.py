@@ -10,7 +10,7 @@ import tiny
 from models import ONE_EACH, VARIANTS, save, seeded
 
 import grow
-from grow.families.architecture import Architecture
+from grow.architectures.architecture import Architecture
 
 WIDE = {"2x": 2, "3x": 3}
 

@@ -16,7 +16,7 @@ from models import save
 from safetensors.numpy import load_file, save_file
 
 import grow
-from grow.families import FAMILIES
+from grow.architectures import FAMILIES
 from grow.verification.outputs.pair import NoRoom
 from grow.verification.result import Check, Verification
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from grow.families.architecture import Architecture
+from grow.architectures.architecture import Architecture
 from grow.notation.maps import AxisMap, axis_map, concatenate
 from grow.planning.readback import stream_readback
 

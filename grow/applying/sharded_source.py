@@ -19,11 +19,11 @@ import numpy as np
 
 from grow.applying.engine import write_items
 from grow.applying.tensor_rows import BLOCK
+from grow.architectures.any_config import check_config
+from grow.architectures.architecture import Architecture
 from grow.checkpoint.layout import as_in_table, stored_spellings
 from grow.checkpoint.reader import Checkpoint, add_companion, identity
 from grow.errors import BadInput
-from grow.families.any_config import check_config
-from grow.families.architecture import Architecture
 from grow.files.distributed_checkpoint import INDEX, PiecedFolder
 from grow.files.header import TensorInfo, show
 from grow.files.locate import companions, inside

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from grow.architectures import known_architecture
+from grow.architectures.architecture import Architecture
+from grow.architectures.family import Family, Tie
 from grow.errors import BadInput, listing
-from grow.families import known_architecture
-from grow.families.architecture import Architecture
-from grow.families.family import Family, Tie
 from grow.files.header import TensorInfo, show
 from grow.notation.axes import Row
 

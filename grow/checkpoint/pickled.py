@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from grow.architectures.any_config import check_config
 from grow.checkpoint.layout import as_in_table
 from grow.checkpoint.reader import Checkpoint, add_companion, check_index, merge, missing_shards, open_checkpoint
 from grow.errors import BadInput, Refused
-from grow.families.any_config import check_config
 from grow.files.header import TensorInfo, show
 from grow.files.locate import check_folder, check_kind, companions, inside
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from grow.architectures.any_config import check_config, found
 from grow.checkpoint.layout import as_in_table
 from grow.errors import BadInput, Refused, listing
-from grow.families.any_config import check_config, found
 from grow.files.header import (
     AGAIN,
     CHUNK,

@@ -10,6 +10,7 @@ import click
 
 import grow
 from grow import api
+from grow.architectures import FAMILIES
 from grow.cli import show, train_commands
 from grow.cli.options import (
     TARGET,
@@ -27,7 +28,6 @@ from grow.cli.options import (
 from grow.cli.progress import Progress
 from grow.comparison import RATE
 from grow.errors import BadInput
-from grow.families import FAMILIES
 from grow.growth.from_files import check_state
 from grow.planning.change import ROUTES
 from grow.planning.methods import METHODS
@@ -290,7 +290,7 @@ def inspect(src, revision, assume_harmless, as_json) -> int:
 def families(name, as_json) -> int:
     """List the families and their sizes; with NAME, its table of tensors."""
     if name is not None and name not in FAMILIES:
-        from grow.families import family_of
+        from grow.architectures import family_of
 
         family_of(name)
     chosen = [FAMILIES[name]] if name else list(FAMILIES.values())

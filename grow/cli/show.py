@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from grow.api import Inspection
+from grow.architectures.family import WIDTHS, Family
 from grow.cli.progress import size
 from grow.comparison.summary import Comparison, Row
 from grow.costs.of_a_model import cost_of
@@ -22,7 +23,6 @@ from grow.costs.process_memory import portions
 from grow.costs.spent_so_far import Spent
 from grow.data.corpus import Manifest
 from grow.errors import OBEYED, GrowError, one_line, plain
-from grow.families.family import WIDTHS, Family
 from grow.growth.plan_document import couplings, grouped, notes, plan_document
 from grow.growth.results import Growth
 from grow.notation.operators import OPERATORS

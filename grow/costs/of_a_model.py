@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from grow.families.family import UNITS
-from grow.families.match import Match
+from grow.architectures.family import UNITS
+from grow.architectures.match import Match
 from grow.notation.axes import LOOKUPS, READ, SIDES, WRITE
 from grow.notation.dtypes import ITEMSIZE
 from grow.notation.maps import identity

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from grow.families.match import numberless
+from grow.architectures.match import numberless
 from grow.notation.axes import LOOKUPS, READ, WRITE
 from grow.planning.plan import Plan
 from grow.planning.tensor import TensorPlan

@@ -20,13 +20,13 @@ import torch
 from transformers import PreTrainedModel
 
 from grow.applying.tensor_rows import grow_tensor
+from grow.architectures import architecture_of
+from grow.architectures.any_config import is_public
+from grow.architectures.architecture import Architecture
+from grow.architectures.config_values import check_fields
+from grow.architectures.match import Match, check_duplicates, match
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, Refused
-from grow.families import architecture_of
-from grow.families.any_config import is_public
-from grow.families.architecture import Architecture
-from grow.families.config_values import check_fields
-from grow.families.match import Match, check_duplicates, match
 from grow.files.json_floats import plain
 from grow.files.writer import write_json
 from grow.growth.file_options import FileOptions

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from grow.applying.sharded_source import PiecedCheckpoint, is_pieced
+from grow.architectures import architecture_of
+from grow.architectures.architecture import Architecture
+from grow.architectures.config_values import check_fields
+from grow.architectures.match import Match, check_duplicates, match, twins
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.errors import BadInput, did_you_mean, listing
-from grow.families import architecture_of
-from grow.families.architecture import Architecture
-from grow.families.config_values import check_fields
-from grow.families.match import Match, check_duplicates, match, twins
 from grow.files.header import CHUNK, show
 from grow.files.locate import locate
 from grow.planning.record import assumed

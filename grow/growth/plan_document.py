@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from grow.architectures.family import WIDTHS
+from grow.architectures.match import numberless
 from grow.costs.literature import doubts
 from grow.costs.of_a_model import cost_of
 from grow.costs.process_memory import portions_document
-from grow.families.family import WIDTHS
-from grow.families.match import numberless
 from grow.planning.plan import Plan
 from grow.planning.tensor import TensorPlan
 

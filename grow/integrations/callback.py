@@ -12,8 +12,8 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from grow.api import plan
+from grow.architectures import architecture_of
 from grow.errors import BadInput, Refused
-from grow.families import architecture_of
 from grow.files.writer import write_json
 from grow.growth.in_memory import ModelSource
 from grow.growth.results import Growth

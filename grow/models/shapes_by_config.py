@@ -17,8 +17,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from grow.families import FAMILIES
-from grow.families.match import numberless
+from grow.architectures import FAMILIES
+from grow.architectures.match import numberless
 
 # Distinct, even, and divisible where stock configs ask for it, before and after doubling.
 SIZES = {

@@ -27,9 +27,9 @@ import transformers
 from torch.overrides import TorchFunctionMode
 from transformers.models.auto import modeling_auto
 
+from grow.architectures.common_fields import FLOAT32_ATTENTION
 from grow.checkpoint.pickled import is_pickled
 from grow.errors import BadInput, did_you_mean, listing
-from grow.families.common_fields import FLOAT32_ATTENTION
 from grow.files.foreign_names import told
 from grow.files.regular import read_file
 from grow.models.widened import Widened, worth_it

@@ -9,8 +9,8 @@ from itertools import takewhile
 
 import numpy as np
 
-from grow.families.family import Experts
-from grow.families.match import Match, Matched
+from grow.architectures.family import Experts
+from grow.architectures.match import Match, Matched
 from grow.notation.axes import WRITE, Dim, Label, Row, Signature
 from grow.notation.maps import AxisMap, behind, concatenate, identity, product
 from grow.planning.change import DRAWN, Change, Treatment, layer_maps, treat

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from grow.architectures.architecture import Architecture
+from grow.architectures.family import Chain, Window
 from grow.errors import BadInput, Refused
-from grow.families.architecture import Architecture
-from grow.families.family import Chain, Window
 from grow.notation.axes import GAIN, SHIFT, WRITE, Row
 from grow.notation.maps import AxisMap, is_power_of_two
 from grow.planning.layers import Depth, chain_scales

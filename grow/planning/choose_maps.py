@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from grow.architectures.architecture import Architecture
+from grow.architectures.family import UNITS, WIDTHS
 from grow.errors import Refused
-from grow.families.architecture import Architecture
-from grow.families.family import UNITS, WIDTHS
 from grow.notation import rope
 from grow.notation.maps import BLEND, SILENT, AxisMap, appended, axis_map, identity
 from grow.notation.operators import OPERATORS, default_operator, grow_head_dim, grow_heads

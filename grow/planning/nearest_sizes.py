@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from grow.families.architecture import Architecture
-from grow.families.family import WIDTHS, Family
+from grow.architectures.architecture import Architecture
+from grow.architectures.family import WIDTHS, Family
 from grow.notation.operators import grow_heads
 from grow.notation.size_limits import HEADS_WIDTH, cap_of
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from grow.architectures.family import UNITS
 from grow.errors import BadInput, did_you_mean, no_such
-from grow.families.family import UNITS
 from grow.notation.dtypes import CODES
 from grow.notation.operators import OPERATORS
 from grow.planning.change import ROUTES

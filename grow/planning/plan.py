@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from grow.families.architecture import Architecture
-from grow.families.family import GROWABLE, UNITS, Family
-from grow.families.match import Match
+from grow.architectures.architecture import Architecture
+from grow.architectures.family import GROWABLE, UNITS, Family
+from grow.architectures.match import Match
 from grow.notation.dtypes import BITS, CODES, STORES
 from grow.notation.maps import AxisMap, is_power_of_two
 from grow.planning.assemble import assemble

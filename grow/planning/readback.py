@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from grow.families.architecture import Architecture
+from grow.architectures.architecture import Architecture
 from grow.notation.maps import AxisMap
 
 

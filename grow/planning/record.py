@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from grow.architectures.family import UNITS
 from grow.errors import BadInput
-from grow.families.family import UNITS
 from grow.files.header import show
 from grow.files.locate import inside
 from grow.files.regular import is_there, read_json

@@ -18,11 +18,11 @@ from math import gcd
 from pathlib import Path
 from typing import Any
 
+from grow.architectures import FAMILIES
+from grow.architectures.architecture import Architecture
+from grow.architectures.family import GROWABLE, UNITS, WIDTHS, Family
+from grow.architectures.upcycling import PAIRS
 from grow.errors import BadInput, Refused, did_you_mean
-from grow.families import FAMILIES
-from grow.families.architecture import Architecture
-from grow.families.family import GROWABLE, UNITS, WIDTHS, Family
-from grow.families.upcycling import PAIRS
 from grow.files.header import show
 from grow.files.regular import read_json
 from grow.planning.nearest_sizes import complete, nearest, reachable

@@ -19,12 +19,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from grow.architectures import FAMILIES
+from grow.architectures.architecture import Architecture
+from grow.architectures.family import Experts, Family
+from grow.architectures.match import Match, Matched
+from grow.architectures.upcycling import PAIRS, Pair
 from grow.errors import BadInput, Refused
-from grow.families import FAMILIES
-from grow.families.architecture import Architecture
-from grow.families.family import Experts, Family
-from grow.families.match import Match, Matched
-from grow.families.upcycling import PAIRS, Pair
 from grow.planning.change import DRAWN, ROUTES, Upcycling
 from grow.planning.options import UpcyclingOptions
 from grow.spelling import command, option

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from grow.architectures import FAMILIES, architecture_of
+from grow.architectures.architecture import Architecture
+from grow.architectures.config_values import check_fields
+from grow.architectures.match import match
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, Refused, did_you_mean
-from grow.families import FAMILIES, architecture_of
-from grow.families.architecture import Architecture
-from grow.families.config_values import check_fields
-from grow.families.match import match
 from grow.files.locate import locate
 from grow.notation.dtypes import CODES, ITEMSIZE
 from grow.planning.change import Change
@@ -27,7 +27,7 @@ from grow.planning.record import assumed, read_record
 
 @dataclass(frozen=True)
 class Slot:
-    """What `grow.families.match` has to know of a tensor."""
+    """What `grow.architectures.match` has to know of a tensor."""
 
     dtype: str
     shape: tuple[int, ...]

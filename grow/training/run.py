@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
+from grow.architectures import known_architecture
+from grow.architectures.match import match
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.costs.literature import doubts_of
 from grow.costs.spent_so_far import spent_on
 from grow.errors import BadInput
-from grow.families import known_architecture
-from grow.families.match import match
 from grow.files.distributed_checkpoint import check_owner
 from grow.files.header import show
 from grow.files.locate import locate

@@ -21,9 +21,9 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
+from grow.architectures import architecture_of
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, GrowError, Refused, no_such
-from grow.families import architecture_of
 from grow.notation.dtypes import BITS, ITEMSIZE, NAMES
 from grow.planning.record import growth_document, read_record
 from grow.spelling import option

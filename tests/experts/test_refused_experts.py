@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny import command
 
 import grow
-from grow.families import FAMILIES
+from grow.architectures import FAMILIES
 from grow.growth.opened import opened
 from grow.planning.options import GrowthOptions, UpcyclingOptions
 from grow.planning.plan import plan_for

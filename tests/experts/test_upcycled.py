@@ -17,8 +17,8 @@ from models import VARIANTS, make
 from safetensors.torch import load_file
 
 import grow
-from grow.families import FAMILIES
-from grow.families.upcycling import PAIRS
+from grow.architectures import FAMILIES
+from grow.architectures.upcycling import PAIRS
 from grow.notation.numbers import Noise, mean_share
 
 DENSE = ("llama", "mistral", "qwen2", "qwen3", "olmo2", "granite")

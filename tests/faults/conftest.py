@@ -10,7 +10,7 @@ import models
 import pytest
 
 import grow
-from grow.families import config_values
+from grow.architectures import config_values
 
 
 @pytest.fixture(autouse=True)

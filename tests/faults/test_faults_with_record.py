@@ -29,8 +29,8 @@ from damaged_checkpoints import (
 )
 
 import grow
-from grow.families import FAMILIES
-from grow.families.architecture import Architecture
+from grow.architectures import FAMILIES
+from grow.architectures.architecture import Architecture
 from grow.notation.axes import GAIN, READ, SHIFT, WRITE
 from grow.notation.maps import MEAN
 from grow.notation.numbers import narrow

@@ -27,8 +27,8 @@ from damaged_checkpoints import (
 )
 
 import grow
+from grow.architectures import FAMILIES
 from grow.errors import GrowError
-from grow.families import FAMILIES
 from grow.notation.numbers import narrow, widen
 from grow.verification.result import Verification
 from grow.zoo import bundled_path

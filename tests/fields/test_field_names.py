@@ -15,12 +15,12 @@ from models import difference, outputs, save
 from stock_configs import INF, NAN, defaults_of, stock_config, variant_of
 
 import grow
+from grow.architectures import FAMILIES
+from grow.architectures.architecture import Architecture
+from grow.architectures.common_fields import TRAINS
+from grow.architectures.config_values import check_fields
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, GrowError, Refused
-from grow.families import FAMILIES
-from grow.families.architecture import Architecture
-from grow.families.common_fields import TRAINS
-from grow.families.config_values import check_fields
 from grow.notation.rope import rope_of
 
 KV = "num_key_value_heads"

@@ -16,11 +16,11 @@ from models import difference, inputs, make, outputs, save
 from stock_configs import INF, NAN, defaults_of, stock_config, variant_of
 
 import grow
+from grow.architectures import FAMILIES
+from grow.architectures.architecture import Architecture
+from grow.architectures.config_values import check_fields
+from grow.architectures.stock_source import stock_of
 from grow.errors import BadInput, GrowError, Refused
-from grow.families import FAMILIES
-from grow.families.architecture import Architecture
-from grow.families.config_values import check_fields
-from grow.families.stock_source import stock_of
 
 HOSTILE = (None, True, -1, 0, 3, -1.0, 1.5, "1e-5", "false", "banana", [], ["a"], {}, INF, NAN)
 

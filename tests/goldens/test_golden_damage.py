@@ -14,9 +14,9 @@ from golden_files import judged, statuses
 from models import save
 
 import grow
+from grow.architectures import family_of
+from grow.architectures.architecture import Architecture
 from grow.errors import Refused
-from grow.families import family_of
-from grow.families.architecture import Architecture
 from grow.verification import golden
 from grow.verification.golden import against, record, sketch
 from grow.verification.golden.golden_file import write

@@ -9,9 +9,9 @@ import torch
 from golden_files import judged
 
 import grow
+from grow.architectures import family_of
+from grow.architectures.architecture import Architecture
 from grow.checkpoint.reader import open_checkpoint
-from grow.families import family_of
-from grow.families.architecture import Architecture
 from grow.notation.maps import identity
 from grow.planning import readback
 from grow.planning.record import read_record

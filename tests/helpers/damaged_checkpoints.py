@@ -12,8 +12,8 @@ import models
 import numpy as np
 import tiny
 
-from grow.families import FAMILIES
-from grow.families.architecture import Architecture
+from grow.architectures import FAMILIES
+from grow.architectures.architecture import Architecture
 from grow.notation.axes import SHIFT, WRITE
 from grow.planning.plan import Plan
 

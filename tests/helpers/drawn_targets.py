@@ -5,7 +5,7 @@ from __future__ import annotations
 from models import VARIANTS, seeded
 
 import grow
-from grow.families.architecture import Architecture
+from grow.architectures.architecture import Architecture
 
 # 40 roundings of 2^-53 in a row, on outputs of order 1, and some: measured 2e-15 to 4e-14.
 EXACT = 1e-12

@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 ORDER = [
     "errors", "spelling", "version", "waiting", "processes", "zoo",  # the ground
-    "notation", "files", "families", "checkpoint", "models",  # what is known, and what is there
+    "notation", "files", "architectures", "checkpoint", "models",  # what is known, and what is there
     "planning", "applying", "costs", "data", "optimizer",  # what is wished for, and done
     "verification", "growth", "training", "plotting",
     "api", "comparison", "staged", "integrations", "grow", "testing", "cli", "__main__",

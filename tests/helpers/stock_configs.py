@@ -8,7 +8,7 @@ import warnings
 import transformers
 from models import ONE_EACH, VARIANTS
 
-from grow.families.any_config import check_config
+from grow.architectures.any_config import check_config
 from grow.files.json_floats import plain
 
 INF, NAN = {"__float__": "Infinity"}, {"__float__": "NaN"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from grow.families import architecture_of
-from grow.families.config_values import check_fields
-from grow.families.match import match
+from grow.architectures import architecture_of
+from grow.architectures.config_values import check_fields
+from grow.architectures.match import match
 from grow.planning.options import GrowthOptions
 from grow.planning.plan import Plan, make_plan
 from grow.planning.target import resolve

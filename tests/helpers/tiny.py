@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from grow.families import FAMILIES
-from grow.families.architecture import Architecture
+from grow.architectures import FAMILIES
+from grow.architectures.architecture import Architecture
 from grow.notation.axes import GAIN, READ
 from grow.notation.dtypes import RAW
 from grow.notation.numbers import narrow

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 from target_configs import BERT, GPT2, LLAMA, MHA, OPT, QWEN3, plan
 
+from grow.architectures import FAMILIES, architecture_of
+from grow.architectures.architecture import Architecture
 from grow.errors import Refused
-from grow.families import FAMILIES, architecture_of
-from grow.families.architecture import Architecture
 from grow.planning.target import resolve
 
 pytestmark = pytest.mark.quick

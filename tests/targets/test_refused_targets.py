@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from target_configs import BERT, GPT2, LLAMA, MHA, OPT, QWEN3, plan
 
+from grow.architectures import FAMILIES, architecture_of
 from grow.errors import BadInput, GrowError, Refused
-from grow.families import FAMILIES, architecture_of
 from grow.notation.size_limits import cap_of
 from grow.planning.target import resolve
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+from grow.architectures.architecture import Architecture
+from grow.architectures.family import UNITS, WIDTHS
 from grow.errors import Refused
-from grow.families.architecture import Architecture
-from grow.families.family import UNITS, WIDTHS
 from grow.notation.maps import AxisMap
 from grow.planning.change import Redraw
 from grow.planning.choose_maps import choose_maps

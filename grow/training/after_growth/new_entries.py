@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from grow.applying.fused import wholes
+from grow.architectures import FAMILIES, family_of
+from grow.architectures.architecture import Architecture
+from grow.architectures.family import Family
+from grow.architectures.match import Match, Matched, match
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
-from grow.families import FAMILIES, family_of
-from grow.families.architecture import Architecture
-from grow.families.family import Family
-from grow.families.match import Match, Matched, match
 from grow.growth.in_memory import ModelSource
 from grow.optimizer.dual_rule import new_entries_of
 from grow.planning.assemble import assemble

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from grow.architectures import FAMILIES
 from grow.checkpoint.reader import Checkpoint
 from grow.costs.process_memory import READ_AT_ONCE
 from grow.errors import BadInput, Refused
-from grow.families import FAMILIES
 from grow.files.header import TensorInfo
 from grow.models import gradient_checkpointing
 from grow.models.true_float64 import LOCAL, TrueFloat64, load, model_class, quiet

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from grow.architectures.common_fields import POSITIONS
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
-from grow.families.common_fields import POSITIONS
 from grow.models.tokenizers import load_tokenizer
 from grow.models.true_float64 import TrueFloat64
 from grow.training.settings.limits import MEANINGS
@@ -41,7 +41,7 @@ def tokenizer_of(folder: Path) -> Any | None:
 
 def capacity(config: Mapping[str, Any]) -> int | None:
     """Tokens of a sequence that the model has positions for; None where nothing limits it."""
-    from grow.families import known_architecture
+    from grow.architectures import known_architecture
 
     if config.get("is_encoder_decoder"):  # BART has a table of positions, T5's are relative
         return next((int(config[name]) for name in CAPACITY[:1] if isinstance(config.get(name), int)), None)
@@ -145,9 +145,9 @@ def flops_per_token(checkpoint: Checkpoint, length: int) -> float:
 
     Of a model without a family 2 per weight of a matrix.
     """
+    from grow.architectures import known_architecture
+    from grow.architectures.match import match
     from grow.costs.of_a_model import forward_flops
-    from grow.families import known_architecture
-    from grow.families.match import match
 
     if known := known_architecture(checkpoint.config):
         return 3 * forward_flops(match(known, checkpoint.tensors, str(checkpoint.path)), length)

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from grow.architectures.common_fields import POSITIONS
 from grow.errors import BadInput
-from grow.families.common_fields import POSITIONS
 from grow.files.regular import read_file
 from grow.models.tokenizers import load_tokenizer
 from grow.verification.result import Check

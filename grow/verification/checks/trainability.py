@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from grow.families.match import numberless
+from grow.architectures.match import numberless
 from grow.models.experts import asked, in_files
 from grow.models.true_float64 import SMALL, TrueFloat64
 from grow.notation.axes import GAIN, READ, SHIFT

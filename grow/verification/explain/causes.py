@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from grow.architectures import FAMILIES
+from grow.architectures.stock_source import stock_of
 from grow.errors import listing
-from grow.families import FAMILIES
-from grow.families.stock_source import stock_of
 from grow.models.true_float64 import model_class
 from grow.planning.tensor import TensorPlan
 from grow.verification.explain.first_difference import first_difference, same_end, unseen

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from grow.architectures import architecture_of
+from grow.architectures.architecture import Architecture
 from grow.checkpoint.pickled import open_readable
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, listing
-from grow.families import architecture_of
-from grow.families.architecture import Architecture
 from grow.files.header import show
 from grow.files.locate import locate
 from grow.notation.dtypes import NAMES

@@ -10,8 +10,8 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from grow.families.common_fields import TRAINS
-from grow.families.stock_source import stock_of
+from grow.architectures.common_fields import TRAINS
+from grow.architectures.stock_source import stock_of
 
 # Written beside a model and read by no forward pass, no loss and no head.
 BOOKKEEPING = frozenset(

@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from grow.architectures import known_architecture
+from grow.architectures.architecture import Architecture
+from grow.architectures.family import UNITS
+from grow.architectures.match import Match, match
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import GrowError
-from grow.families import known_architecture
-from grow.families.architecture import Architecture
-from grow.families.family import UNITS
-from grow.families.match import Match, match
 from grow.notation.dtypes import BITS, STORES
 from grow.notation.operators import OPERATORS
 from grow.planning.change import DRAWN, ROUTES

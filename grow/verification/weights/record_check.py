@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from grow.architectures.architecture import Architecture
+from grow.architectures.family import UNITS, Family
 from grow.errors import GrowError
-from grow.families.architecture import Architecture
-from grow.families.family import UNITS, Family
 from grow.notation.maps import BLEND, SILENT, AxisMap
 from grow.notation.operators import HeadMaps, commutes
 from grow.planning.change import Change, check_depth, norms_silence

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from grow.applying.engine import FileSource, write_plan
+from grow.architectures import FAMILIES, family_of
+from grow.architectures.architecture import Architecture
+from grow.architectures.common_fields import COMMON_FIELDS, TRAINS
+from grow.architectures.family import GROWABLE, Family
+from grow.architectures.match import match
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, GrowError, listing
-from grow.families import FAMILIES, family_of
-from grow.families.architecture import Architecture
-from grow.families.common_fields import COMMON_FIELDS, TRAINS
-from grow.families.family import GROWABLE, Family
-from grow.families.match import match
 from grow.files.header import show
 from grow.files.writer import write_json
 from grow.notation.dtypes import BITS

@@ -15,10 +15,10 @@ import numpy as np
 
 from grow.applying.engine import stored_rows
 from grow.applying.tensor_rows import BLOCK
+from grow.architectures import known_architecture
+from grow.architectures.match import match
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import GrowError, listing
-from grow.families import known_architecture
-from grow.families.match import match
 from grow.notation.axes import WRITE
 from grow.notation.dtypes import BITS, STORES
 from grow.notation.numbers import narrow, widen

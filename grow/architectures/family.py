@@ -1,8 +1,8 @@
 """A family: its table of tensors, and the facts that shapes do not show.
 
-`Family` holds the data; the modules in `grow/families/` fill it in and contain no code. Conditions (`Row.when`,
-`Norm.writes_stream`, …) are text in the language of `grow.families.conditions`. What follows from a table and a config
-together is an `Architecture`.
+`Family` holds the data; the modules in `grow/architectures/` fill it in and contain no code. Conditions (`Row.when`,
+`Norm.writes_stream`, …) are text in the language of `grow.architectures.conditions`. What follows from a table and a
+config together is an `Architecture`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from grow.families.common_fields import COMMON_FIELDS, TRAINS
-from grow.families.conditions import Condition, parse_condition
+from grow.architectures.common_fields import COMMON_FIELDS, TRAINS
+from grow.architectures.conditions import Condition, parse_condition
 from grow.notation.axes import INDICES, Row, parse_table
 from grow.notation.rope import SPELLED
 from grow.notation.size_limits import check_caps

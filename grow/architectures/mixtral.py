@@ -1,7 +1,7 @@
 """Mixtral: Mistral with experts instead of the FFN; the chosen weights sum to 1."""
 
-from grow.families.family import Experts
-from grow.families.llama import block, rms_decoder, size
+from grow.architectures.family import Experts
+from grow.architectures.llama import block, rms_decoder, size
 
 EXPERTS = """
 model.layers.{layers}.block_sparse_moe.gate.weight                    experts <- hidden

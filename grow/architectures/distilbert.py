@@ -1,8 +1,8 @@
 """DistilBERT: BERT's encoder with half the layers, no token types and a hard-coded eps of 1e-12."""
 
-from grow.families.bert import CLASSIFIED
-from grow.families.common_fields import ELEMENTWISE
-from grow.families.family import Attention, Chain, Family, Norm, Tie
+from grow.architectures.bert import CLASSIFIED
+from grow.architectures.common_fields import ELEMENTWISE
+from grow.architectures.family import Attention, Chain, Family, Norm, Tie
 
 POOLED = "ForSequenceClassification|ForMultipleChoice"
 

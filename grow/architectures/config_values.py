@@ -1,6 +1,6 @@
 """Checks that every field of a config is known, and that stock code and the table accept its value.
 
-The stock config class says the type of each of its fields (see `grow.families.stock_source`); what a number may be
+The stock config class says the type of each of its fields (see `grow.architectures.stock_source`); what a number may be
 follows from what the field is for. All faults are told at once, before a byte is written.
 """
 
@@ -11,12 +11,12 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
+from grow.architectures.any_config import NOT_PLAIN, found
+from grow.architectures.architecture import Architecture
+from grow.architectures.common_fields import OLDER_ROPE, SIZES, TRAINS
+from grow.architectures.family import Family
+from grow.architectures.stock_source import Stock, stock_of
 from grow.errors import BadInput, Refused, did_you_mean, listing, near_miss
-from grow.families.any_config import NOT_PLAIN, found
-from grow.families.architecture import Architecture
-from grow.families.common_fields import OLDER_ROPE, SIZES, TRAINS
-from grow.families.family import Family
-from grow.families.stock_source import Stock, stock_of
 from grow.files.json_floats import is_special
 from grow.notation.rope import HOMES, SPELLED, check_rope
 

@@ -1,9 +1,9 @@
 """Qwen3-MoE: Qwen3 with experts in some layers and no shared one."""
 
-from grow.families.family import Attention
-from grow.families.llama import O_BIAS, QKV_BIAS, block, rms_decoder, size
-from grow.families.qwen2_moe import DENSE, ROUTED, ROUTER_FIELDS, routed
-from grow.families.qwen3 import QK_NORM
+from grow.architectures.family import Attention
+from grow.architectures.llama import O_BIAS, QKV_BIAS, block, rms_decoder, size
+from grow.architectures.qwen2_moe import DENSE, ROUTED, ROUTER_FIELDS, routed
+from grow.architectures.qwen3 import QK_NORM
 
 QWEN3_MOE = rms_decoder(
     "qwen3_moe",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from grow.architectures import FAMILIES
+from grow.architectures.common_fields import SIZES
 from grow.errors import BadInput, Refused, did_you_mean, listing
-from grow.families import FAMILIES
-from grow.families.common_fields import SIZES
 from grow.files.header import show
 from grow.files.json_floats import FLOAT
 

@@ -1,9 +1,9 @@
 """Granite MoE: Granite with experts that are stacked in one tensor."""
 
-from grow.families.family import Experts
-from grow.families.granite import BIASES, MULTIPLIERS, UNSCALED
-from grow.families.llama import block, rms_decoder, size
-from grow.families.qwen2_moe import ROUTER_FIELDS
+from grow.architectures.family import Experts
+from grow.architectures.granite import BIASES, MULTIPLIERS, UNSCALED
+from grow.architectures.llama import block, rms_decoder, size
+from grow.architectures.qwen2_moe import ROUTER_FIELDS
 
 STACKS = """
 model.layers.{layers}.block_sparse_moe.router.layer.weight     experts <- hidden

@@ -1,7 +1,7 @@
 """GPT-NeoX and Pythia: LayerNorm before each branch, fused qkv rows per head, partial RoPE."""
 
-from grow.families.common_fields import ELEMENTWISE, OLDER_ROPE
-from grow.families.family import Attention, Family, Norm, Tie
+from grow.architectures.common_fields import ELEMENTWISE, OLDER_ROPE
+from grow.architectures.family import Attention, Family, Norm, Tie
 
 GPT_NEOX = Family(
     model_type="gpt_neox",

@@ -4,8 +4,8 @@ The embedding lives in `word_embed_proj_dim`; where that differs from hidden, `p
 translate and the head never sees the hidden axis.
 """
 
-from grow.families.common_fields import ELEMENTWISE
-from grow.families.family import Attention, Chain, Family, Norm, Tie
+from grow.architectures.common_fields import ELEMENTWISE
+from grow.architectures.family import Attention, Chain, Family, Norm, Tie
 
 PROJECTED = "word_embed_proj_dim!=hidden_size"
 DIRECT = "word_embed_proj_dim==hidden_size"

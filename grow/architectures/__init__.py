@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from grow.architectures.architecture import Architecture
+from grow.architectures.bert import BERT
+from grow.architectures.distilbert import DISTILBERT
+from grow.architectures.family import Family
+from grow.architectures.flex_olmo import FLEX_OLMO
+from grow.architectures.gpt2 import GPT2
+from grow.architectures.gpt_neox import GPT_NEOX
+from grow.architectures.granite import GRANITE
+from grow.architectures.granitemoe import GRANITEMOE
+from grow.architectures.llama import LLAMA
+from grow.architectures.mistral import MISTRAL
+from grow.architectures.mixtral import MIXTRAL
+from grow.architectures.olmo2 import OLMO2
+from grow.architectures.opt import OPT
+from grow.architectures.qwen2 import QWEN2
+from grow.architectures.qwen2_moe import QWEN2_MOE
+from grow.architectures.qwen3 import QWEN3
+from grow.architectures.qwen3_moe import QWEN3_MOE
+from grow.architectures.roberta import ROBERTA
+from grow.architectures.stock_source import known_type
 from grow.errors import Refused, did_you_mean
-from grow.families.architecture import Architecture
-from grow.families.bert import BERT
-from grow.families.distilbert import DISTILBERT
-from grow.families.family import Family
-from grow.families.flex_olmo import FLEX_OLMO
-from grow.families.gpt2 import GPT2
-from grow.families.gpt_neox import GPT_NEOX
-from grow.families.granite import GRANITE
-from grow.families.granitemoe import GRANITEMOE
-from grow.families.llama import LLAMA
-from grow.families.mistral import MISTRAL
-from grow.families.mixtral import MIXTRAL
-from grow.families.olmo2 import OLMO2
-from grow.families.opt import OPT
-from grow.families.qwen2 import QWEN2
-from grow.families.qwen2_moe import QWEN2_MOE
-from grow.families.qwen3 import QWEN3
-from grow.families.qwen3_moe import QWEN3_MOE
-from grow.families.roberta import ROBERTA
-from grow.families.stock_source import known_type
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family

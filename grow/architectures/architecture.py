@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from grow.architectures.common_fields import ELEMENTWISE, OLDER_ROPE
+from grow.architectures.family import Chain, Family, Tie
 from grow.errors import BadInput
-from grow.families.common_fields import ELEMENTWISE, OLDER_ROPE
-from grow.families.family import Chain, Family, Tie
 from grow.notation.axes import Row
 from grow.notation.rope import SPELLED
 

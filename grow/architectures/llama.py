@@ -1,7 +1,7 @@
 """Llama: RMSNorm before each branch, grouped-query attention with RoPE, gated FFN."""
 
-from grow.families.common_fields import ELEMENTWISE
-from grow.families.family import Attention, Family, Norm, Tie
+from grow.architectures.common_fields import ELEMENTWISE
+from grow.architectures.family import Attention, Family, Norm, Tie
 
 # Shared by all families of this kind; FFN lines differ where there are experts, norm lines where norms do.
 EMBEDDING = """

@@ -1,7 +1,7 @@
 """RoBERTa: BERT's encoder with positions that start after the padding id, and its own heads."""
 
-from grow.families.bert import ENCODER, ENCODER_FACTS, chain
-from grow.families.family import Family, Tie
+from grow.architectures.bert import ENCODER, ENCODER_FACTS, chain
+from grow.architectures.family import Family, Tie
 
 MASKED = "ForMaskedLM|ForCausalLM"
 

@@ -1,6 +1,6 @@
 """Mistral: Llama without biases, with one sliding window for all layers."""
 
-from grow.families.llama import BLOCK, rms_decoder, size
+from grow.architectures.llama import BLOCK, rms_decoder, size
 
 MISTRAL = rms_decoder(
     "mistral",

@@ -3,8 +3,18 @@
 The projections read the residual stream itself, so hidden grows by whole copies.
 """
 
-from grow.families.family import Attention, Norm
-from grow.families.llama import ATTENTION, ATTENTION_NORM, EMBEDDING, FFN, HEADS, O_BIAS, QKV_BIAS, rms_decoder, size
+from grow.architectures.family import Attention, Norm
+from grow.architectures.llama import (
+    ATTENTION,
+    ATTENTION_NORM,
+    EMBEDDING,
+    FFN,
+    HEADS,
+    O_BIAS,
+    QKV_BIAS,
+    rms_decoder,
+    size,
+)
 
 QK_NORMS = """
 model.layers.{layers}.self_attn.q_norm.weight               (kv_heads q_per_kv head_dim.q) *

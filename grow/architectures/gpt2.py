@@ -1,7 +1,7 @@
 """GPT-2: LayerNorm before each branch, learned positions; Conv1D weights are stored (in, out)."""
 
-from grow.families.common_fields import ELEMENTWISE
-from grow.families.family import Attention, Family, Norm, Tie
+from grow.architectures.common_fields import ELEMENTWISE
+from grow.architectures.family import Attention, Family, Norm, Tie
 
 GPT2 = Family(
     model_type="gpt2",

@@ -1,7 +1,7 @@
 """Qwen1.5-MoE and Qwen2-MoE: Qwen2 with experts and a shared expert in some layers."""
 
-from grow.families.family import Experts, Window
-from grow.families.llama import FFN, QKV_BIAS, block, rms_decoder, size
+from grow.architectures.family import Experts, Window
+from grow.architectures.llama import FFN, QKV_BIAS, block, rms_decoder, size
 
 MLP = "model.layers.{layers}.mlp."
 DENSE = FFN.replace("hidden\n", "hidden  ? dense\n").replace("<- ffn\n", "<- ffn  ? dense\n")

@@ -1,8 +1,8 @@
 """FlexOlmo: OLMo 2 with experts instead of the FFN."""
 
-from grow.families.llama import rms_decoder, size
-from grow.families.olmo2 import FACTS, behind
-from grow.families.qwen2_moe import ROUTED, ROUTER_FIELDS, routed
+from grow.architectures.llama import rms_decoder, size
+from grow.architectures.olmo2 import FACTS, behind
+from grow.architectures.qwen2_moe import ROUTED, ROUTER_FIELDS, routed
 
 FLEX_OLMO = rms_decoder(
     "flex_olmo",

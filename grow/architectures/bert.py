@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from grow.families.common_fields import ELEMENTWISE
-from grow.families.family import Attention, Chain, Family, Norm, Tie
+from grow.architectures.common_fields import ELEMENTWISE
+from grow.architectures.family import Attention, Chain, Family, Norm, Tie
 
 AXES = {
     "hidden": "hidden_size",

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from grow.architectures.architecture import Architecture
+from grow.architectures.family import Family
 from grow.errors import BadInput, Refused, listing
-from grow.families.architecture import Architecture
-from grow.families.family import Family
 from grow.files.foreign_names import CAST, told
 from grow.notation.axes import INDICES, Row
 from grow.notation.dtypes import BITS
