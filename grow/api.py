@@ -24,8 +24,8 @@ from grow.growth.file_options import SHARD_SIZE, FileOptions
 from grow.growth.from_files import LINE, plan_files, widen_files
 from grow.growth.opened import opened
 from grow.growth.results import Growth
+from grow.planning.growth_options import GrowthOptions
 from grow.planning.methods import DEFAULT
-from grow.planning.options import GrowthOptions
 from grow.planning.plan import Plan
 from grow.planning.target import depth_alone
 from grow.plotting.savings import Curves

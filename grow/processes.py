@@ -296,7 +296,7 @@ def _environment(name: str, default: int | None, most: int, least: int = 0) -> i
             raise _misset(name, "is not set", "torchrun sets it")
         return default
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and least <= int(text) <= most):
-        what = f"is no number from {least} to {most}"
+        what = f"is not a number from {least} to {most}"
         raise _misset(f"{name}={text}"[:60], what, "torchrun sets it", name)
     return int(text)
 

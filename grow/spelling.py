@@ -87,8 +87,8 @@ class CommandLine:
 
 
 class RecipeKeys:
-    """split = "exact", operators = {ffn = "copies"}: the keys of a stage. What is none of them the caller of the recipe
-    has given, and what is none of the `kinds` of stages is a command of his."""
+    """split = "exact", operators = {ffn = "copies"}: the keys of a stage. What is not one of them the caller of the recipe
+    has given, and what is not one of the `kinds` of stages is a command of his."""
 
     def __init__(self, keys: Collection[str], kinds: Collection[str], caller: Spelling) -> None:
         self.keys, self.kinds, self.caller = keys, kinds, caller

@@ -276,7 +276,7 @@ def grow_golden(
     def compare(grown: Any, name: str, *, source: Any = None, seed: int = 0) -> Verification:
         __tracebackhide__ = True
         if not re.fullmatch(r"\w[\w.-]*", name):
-            pytest.fail(f'grow_golden: {name!r} is no plain name\n  fix        name="small"', pytrace=False)
+            pytest.fail(f'grow_golden: {name!r} is not a plain name\n  fix        name="small"', pytrace=False)
         path = folder / f"{name}.safetensors"
         if not path.is_file() and not update:
             pytest.fail(

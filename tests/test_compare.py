@@ -160,7 +160,7 @@ def test_the_rate_rises_and_falls():
 
 BAD = {
     "no such source": ("--from nowhere --to 2x", "nowhere"),
-    "no such size": ("--from SOURCE --to bse", "is no size"),
+    "no such size": ("--from SOURCE --to bse", "is not a size"),
     "only methods that do not apply": ("--from SOURCE --to 2x --methods llama-pro,gstack", "none of them applies"),
     "a text that is not there": ("--from SOURCE --to 2x --text nowhere.txt", "No such file"),
     "a text that is too short": ("--from SOURCE --to 2x --text short.txt", "tokens"),

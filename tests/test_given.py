@@ -335,5 +335,5 @@ def test_a_class_of_ones_own_is_no_stock_class():
 
     model = make("llama")
     model.__class__ = Mine
-    with pytest.raises(grow.Refused, match="is no class of transformers"):
+    with pytest.raises(grow.Refused, match="is not a class of transformers"):
         grow.widen(model, TO, verify=False)

@@ -12,7 +12,7 @@ import grow
 from grow.cli.commands import cli
 from grow.errors import BadInput
 from grow.growth.file_options import FileOptions
-from grow.planning.options import GrowthOptions, UpcyclingOptions
+from grow.planning.growth_options import GrowthOptions, UpcyclingOptions
 from grow.spelling import COMMAND_LINE, spelled
 from grow.staged.keys import OPTIONS
 

@@ -172,7 +172,7 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], type[GrowErr
     "a place that is none": (
         "llama", {}, "layers=4", {"place": "bottom"}, BadInput,
         """
-        --place bottom: is no place
+        --place bottom: is not a place
           why        places: spread, top, after:K, a list of layers
           fix        --place spread, --place top, --place after:5 or --place 3,7,11
         """,

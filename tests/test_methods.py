@@ -39,7 +39,7 @@ def multiple(variant: str, c: int) -> dict[str, int]:
 
 
 def uneven(variant: str) -> dict[str, int]:
-    """Sizes that are no whole multiples; hidden between two and three times the old one."""
+    """Sizes that are not a whole multiples; hidden between two and three times the old one."""
     old = sizes_of(variant)
     if VARIANTS[variant].model_type in ("llama", "qwen3"):
         return {"hidden": old["hidden"] * 8 // 3, "ffn": old["ffn"] + 5}
@@ -326,7 +326,7 @@ def test_lossy_models_in_memory(tiny):
 REFUSED = {
     "an axis that it does not grow": ("llama", "2x", "llama-pro", 'method="llama-pro": hidden'),
     "layers by a method for widths": ("llama", "layers=4", "hypercloning-noisy", "it grows width only"),
-    "a width that is no whole multiple": ("llama", "hidden_size=36", "hypercloning-diagonal", "size=48 or method="),
+    "a width that is not a whole multiple": ("llama", "hidden_size=36", "hypercloning-diagonal", "size=48 or method="),
     "silent coordinates under LayerNorm": ("gpt2", "2x", "gesmundo-maile", 'or method=|method="default"'),
     "silent norms where they write the stream": ("bert", "layers=4", "staged", "norms in front of each branch"),
     "a name that nobody has": ("llama", "2x", "lemn", "did you mean 'lemon'"),

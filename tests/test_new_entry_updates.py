@@ -181,7 +181,7 @@ def test_wrong_uses_are_one_error():
     growth, small = grown_of(), make("llama-tied")
     optimizer = optimizer_of(growth.model)
     for call, said in (
-        (lambda: parameter_groups(small, growth, lr=1e-3), "is no tensor of the growth"),
+        (lambda: parameter_groups(small, growth, lr=1e-3), "is not a tensor of the growth"),
         (lambda: parameter_groups(growth.model, {}, lr=1e-3), "is a dict, wanted a Growth, a Plan or a folder"),
         (lambda: NewEntryUpdates(optimizer_of(small), growth.model, growth), "has none of the model's parameters"),
         (lambda: NewEntryUpdates([optimizer], growth.model, growth), "is a list, wanted a torch.optim.Optimizer"),

@@ -72,7 +72,7 @@ def test_a_stage_has_no_name_that_the_run_uses(tmp_path, name):
 def test_a_stage_has_no_name_that_is_no_folders(tmp_path, name):
     file = tmp_path / "r.toml"
     file.write_text(f'name = "r"\n[[stage]]\nkind = "init"\nname = "{name}"\nfrom = "small"\n')
-    with pytest.raises(BadInput, match="is no name for a stage's folder"):
+    with pytest.raises(BadInput, match="is not a name for a stage's folder"):
         read_recipe(file)
 
 

@@ -206,7 +206,7 @@ def deepened(tmp_path_factory) -> tuple[Path, Path]:
 def test_a_damaged_depth_is_bad_input(name, deepened, tmp_path):
     source, grown = copied(deepened, tmp_path)
     tiny.edit_json(grown / "grow.json", lambda record: DAMAGED[name](record["plan"]["depth"]))
-    with pytest.raises(BadInput, match="is no record of a growth") as caught:
+    with pytest.raises(BadInput, match="is not a record of a growth") as caught:
         read_record(grown)
     assert all((caught.value.where, caught.value.what, caught.value.why, caught.value.fix))
     with pytest.raises(BadInput):
@@ -228,7 +228,7 @@ OTHER = {
 def test_what_belongs_to_a_depth_may_not_contradict_it(name, deepened, tmp_path):
     source, grown = copied(deepened, tmp_path)
     tiny.edit_json(grown / "grow.json", lambda record: OTHER[name](record["plan"]))
-    with pytest.raises(BadInput, match="is no record of a growth"):
+    with pytest.raises(BadInput, match="is not a record of a growth"):
         grow.verify(source, grown, rungs=["certificate"])
 
 

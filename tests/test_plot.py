@@ -287,7 +287,7 @@ def test_a_run_of_one_step_is_a_point(tmp_path):
 def test_runs_that_are_none(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "is no folder" in refused(lambda: grow.plot(tmp_path / "nowhere"))
+    assert "is not a folder" in refused(lambda: grow.plot(tmp_path / "nowhere"))
     assert "has no metrics.jsonl and no recipe.json" in refused(lambda: grow.plot(empty))
     (empty / "metrics.jsonl").touch()
     assert "has no loss" in refused(lambda: grow.plot(empty))
@@ -295,7 +295,7 @@ def test_runs_that_are_none(tmp_path):
     assert "no step was finished" in refused(lambda: grow.plot(empty))
     for line in ('{"step": 1, "loss": 2.0}', '{"step": 1, "tokens": 1, "flops": 1, "seconds": 1, "loss": NaN}'):
         (empty / "metrics.jsonl").write_text(line + "\n")
-        assert "is no record of a run" in refused(lambda: grow.plot(empty))
+        assert "is not a record of a run" in refused(lambda: grow.plot(empty))
     assert "RUN: is missing" in refused(lambda: grow.plot([]))
     (empty / "recipe.json").write_text('{"stages": [{"name": "a", "kind": "train", "folder": "b"}]}')
     assert "has trained nothing yet" in refused(lambda: grow.plot(empty))
@@ -316,7 +316,7 @@ def test_names(pair, tmp_path):
 def test_pictures_that_cannot_be(pair, tmp_path, monkeypatch):
     out = tmp_path / "out.png"
     assert ".png, .svg, .pdf" in refused(lambda: grow.plot(pair, tmp_path / "out.gif"))
-    assert "is no folder to write in" in refused(lambda: grow.plot(pair, tmp_path / "no" / "out.png"))
+    assert "is not a folder" in refused(lambda: grow.plot(pair, tmp_path / "no" / "out.png"))
     out.write_text("mine")
     assert "nothing is overwritten unasked" in refused(lambda: grow.plot(pair, out))
     assert out.read_text() == "mine"

@@ -273,5 +273,5 @@ def test_grow_golden_of_itself_in_a_folder_of_choice(inner, pytester, pair):
         "--grow-update",
     )
     result.assert_outcomes(passed=2, failed=1)
-    result.stdout.fnmatch_lines(["grow_golden: '../tiny' is no plain name"])
+    result.stdout.fnmatch_lines(["grow_golden: '../tiny' is not a plain name"])
     assert [path.name for path in (pytester.path / "kept" / "here").iterdir()] == ["tiny.safetensors"]

@@ -250,9 +250,9 @@ EXPERTS: dict[str, tuple[dict[str, Any], str, str, str]] = {
     ),
     "granularity": (
         {"experts": 6, "granularity": 3},
-        "granularity=3: 20 units are no 3 slices",
-        "--granularity 3: 20 units are no 3 slices",
-        "granularity = 3: 20 units are no 3 slices",
+        "granularity=3: 20 units cannot be cut into 3 slices",
+        "--granularity 3: 20 units cannot be cut into 3 slices",
+        "granularity = 3: 20 units cannot be cut into 3 slices",
     ),
     "every": ({"experts": 4, "every": 2}, "every=2: ", "--every 2: ", "every = 2: "),
     "route": ({"experts": 4, "route": "shared"}, 'route="shared": ', "--route shared: ", 'route = "shared": '),

@@ -300,7 +300,7 @@ def test_a_record_of_earlier_growths_that_is_none_is_refused(earlier, twice, tmp
     source, grown = twice("gpt2")
     folder = Path(shutil.copytree(grown, tmp_path / "bad"))
     files.edit_json(folder / "grow.json", lambda r: r.update(earlier=earlier))
-    with pytest.raises(grow.BadInput, match="is no record of a growth"):
+    with pytest.raises(grow.BadInput, match="is not a record of a growth"):
         grow.verify(source, folder, rungs=CERTIFICATE)
 
 

@@ -32,7 +32,7 @@ NOISE = 3**0.5 * 10**-0.5
 class Arithmetic:
     """How precisely a tensor is computed.
 
-    work          float32, or float64 where a factor is no power of two or numbers of 64 bits are read or written
+    work          float32, or float64 where a factor is not a power of two or numbers of 64 bits are read or written
     storable      every number that is computed is one that the result's dtype stores; what is drawn then loses its last
                   bits, which is faster than rounding and as random
     share_dtype   dtype in which the shares of a consumer's weights are drawn: float64 where a producer's factor rounds

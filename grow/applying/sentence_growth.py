@@ -159,7 +159,7 @@ class _Walk:
             self.at[SENTENCE] = None
             return
         if "max" in modes and tokens.shares:
-            raise refused(self.checkpoint, module, "the largest of shares of a number is no share of the largest")
+            raise refused(self.checkpoint, module, "the largest of shares of a number is not a share of the largest")
         self.at[SENTENCE] = tokens.times(len(modes))
         widths = {name: tokens.m for name in WIDTHS if module.config.get(name) == tokens.n}
         self.done.edits[f"{module.path}/config.json"] = {**module.config, **widths}

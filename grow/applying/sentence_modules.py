@@ -44,7 +44,7 @@ def read_modules(checkpoint: Checkpoint) -> tuple[Module, ...]:
     where = show(checkpoint.path / MODULES)
     entries = checkpoint._json(inside(checkpoint.path, MODULES))
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
-        raise _malformed(where, "is no list of modules")
+        raise _malformed(where, "is not a list of modules")
     found = tuple(_module(checkpoint, where, e.get("type"), e.get("path"), top=k == 0) for k, e in enumerate(entries))
     if found[0].kind not in ("Transformer", "MLMTransformer") or found[0].foreign:
         raise refused(checkpoint, found[0], "the first module must be the transformer of this folder")
@@ -86,7 +86,7 @@ def _router(checkpoint: Checkpoint, path: str) -> Module:
     if not isinstance(types, dict) or not isinstance(structure, dict):
         raise _malformed(where, "says nothing of the routes")
     if not all(isinstance(ids, list) and all(isinstance(i, str) for i in ids) for ids in structure.values()):
-        raise _malformed(where, "has a route that is no list of modules")
+        raise _malformed(where, "has a route that is not a list of modules")
     if any(str(t).endswith(".Router") for t in types.values()):
         raise _malformed(where, "has a router within a router")
     routes = {
@@ -99,7 +99,7 @@ def _router(checkpoint: Checkpoint, path: str) -> Module:
 def read_object(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     found = checkpoint._json(inside(checkpoint.path, name))
     if not isinstance(found, dict):
-        raise _malformed(show(checkpoint.path / name), "is no JSON object")
+        raise _malformed(show(checkpoint.path / name), "is not a JSON object")
     return found
 
 

@@ -13,7 +13,7 @@ from grow.files.json_floats import FLOAT
 FLOATS = ("bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
 
 
-# Fields with which a checkpoint is no plain one, unless they are null -> what that means, and what to do.
+# Fields with which a checkpoint is not a plain one, unless they are null -> what that means, and what to do.
 NOT_PLAIN = {
     "quantization_config": ("weights are quantised", "use the unquantised checkpoint, or dequantise first"),
     "auto_map": (

@@ -100,7 +100,7 @@ def _check_unknown(architecture: Architecture, harmless: Collection[str]) -> tup
         f"config.json: {listing(faults)}",
         what=f"fields that the family {family.model_type} does not know",
         why="a field that nobody has read may change the function" + (f"; {hint}" if hint else ""),
-        fix=f"remove {listing(sizes)} from a copy of config.json: a size that is no axis here would stay behind"
+        fix=f"remove {listing(sizes)} from a copy of config.json: a size that is not an axis here would stay behind"
         if sizes
         else f"if they are harmless: --assume-harmless {','.join(faults)}",
     )
@@ -200,7 +200,7 @@ def _architectures(family: Family, stock: Stock, named: Any) -> Iterator[tuple[s
     elif stock.classes and named[0] not in stock.classes:
         hint = did_you_mean(named[0], stock.classes)
         some = listing([name for name in stock.classes if not name.endswith("PreTrainedModel")], 4)
-        what = f"{_show(named[0])} is no class of stock {family.model_type}, which has {some}"
+        what = f"{_show(named[0])} is not a class of stock {family.model_type}, which has {some}"
         yield where, f"{what}; {hint}" if hint else what, fix
 
 

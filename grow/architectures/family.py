@@ -106,7 +106,7 @@ class Experts:
     shared_gate row of its gate, a sigmoid
     only, step  config fields: layers without experts, and every how many layers there are some
     fused       name of a parameter of the stock class, under which it may be stored too -> the rows of the table that
-                lie in it, of every expert one behind the other; one row that is no expert's has another name there
+                lie in it, of every expert one behind the other; one row that is not an expert's has another name there
     """
 
     width: str

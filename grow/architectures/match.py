@@ -241,7 +241,7 @@ def _report(architecture: Architecture, where, names, problems, unexpected, miss
 
 
 def _own_fix(architecture: Architecture, names, problems, unexpected, missing, where: str) -> str:
-    """What to do where all faults are of one kind that is no damage, "" for others."""
+    """What to do where all faults are of one kind that is not damage, "" for others."""
     if problems and {why for _, _, why in problems} == {DTYPE} and not (unexpected or missing):
         return CAST.format(dtype="float32").replace("SRC", where)
     tie = architecture.family.tie

@@ -206,7 +206,7 @@ def open_checkpoint(
 
 
 def open_tensors(path: str | os.PathLike) -> Checkpoint:
-    """The sharded safetensors of a folder that is no checkpoint: no config and no companions. BadInput as there."""
+    """The sharded safetensors of a folder that is not a checkpoint: no config and no companions. BadInput as there."""
     folder = check_folder(path)
     checkpoint = Checkpoint(folder, {}, ())
     try:
@@ -249,7 +249,7 @@ def add_companion(checkpoint: Checkpoint, name: str, file: Path) -> None:
     finally:
         os.close(fd)
     if name.endswith(".model") and not sentencepiece:
-        checkpoint.notes.append(f"{show(name)} is no SentencePiece model and does not come along")
+        checkpoint.notes.append(f"{show(name)} is not a SentencePiece model and does not come along")
     else:
         checkpoint.companions.append(name)
 

@@ -58,7 +58,9 @@ def widen(src, to, **options) -> int:
 
 @cli.command()
 @source
-@click.option("--layers", "count", required=True, type=click.IntRange(1), metavar="N", help="Layers of the result.")
+@click.option(
+    "--layers", "count", required=True, type=click.IntRange(1), metavar="N", help="The number of layers of the result."
+)
 @layers
 @exactness
 @writing
@@ -71,26 +73,36 @@ def deepen(src, count, **options) -> int:
 @cli.command()
 @source
 @click.option(
-    "--experts", required=True, type=click.IntRange(1), metavar="E", help="Experts of a layer, slices counted."
+    "--experts", required=True, type=click.IntRange(1), metavar="E", help="The experts of a layer, slices counted."
 )
-@click.option("--top-k", type=click.IntRange(1), metavar="K", help="Experts a token gets [default: 2 × granularity].")
+@click.option(
+    "--top-k",
+    type=click.IntRange(1),
+    metavar="K",
+    help="The experts that a token is sent to [default: 2 × granularity].",
+)
 @click.option(
     "--granularity",
     type=click.IntRange(1),
     default=1,
     show_default=True,
     metavar="G",
-    help="Cut the FFN into G slices: smaller experts, of which a token gets whole groups.",
+    help="Cut the FFN into G slices, so that experts are smaller and a token is sent to whole groups.",
 )
 @click.option(
-    "--every", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Experts in every Nth layer."
+    "--every",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Put experts into every Nth layer.",
 )
 @click.option(
     "--route",
     type=click.Choice(ROUTES),
     default="routed",
     show_default=True,
-    help="Who carries the old FFN: the routed experts or the shared one.",
+    help="Which experts carry the old FFN: the routed ones or the shared one.",
 )
 @click.option("--to", metavar="TARGET", help="Grow widths or depth too; TARGET in the words of the new family.")
 @widths
@@ -126,7 +138,7 @@ def _grow(src: str, to: Any, options: dict[str, Any]) -> int:
 @cli.command()
 @growth
 @click.option(
-    "--world", type=click.IntRange(1), metavar="N", help="Also the memory of each of N processes that train it."
+    "--world", type=click.IntRange(1), metavar="N", help="Also show the memory of each of N processes that train it."
 )
 def plan(src, to, as_json, world, **options) -> int:
     """Show what widen would do: axes, tensors, config, parameters, FLOPs, memory, disk. No byte is written."""
@@ -172,10 +184,16 @@ class _Verify(click.Command):
 @click.option(
     "--record", type=click.Path(path_type=Path), metavar="FILE", help="Write what SRC answers to a golden file."
 )
-@click.option("--against", type=click.Path(path_type=Path), metavar="FILE", help="A golden file instead of SRC.")
+@click.option(
+    "--against", type=click.Path(path_type=Path), metavar="FILE", help="Compare with a golden file instead of SRC."
+)
 @click.option("--overwrite", is_flag=True, help="Replace the golden file.")
 @click.option(
-    "--rung", "rungs", multiple=True, metavar="NAME", help="Only these, or single checks: " + ", ".join(LADDER) + "."
+    "--rung",
+    "rungs",
+    multiple=True,
+    metavar="NAME",
+    help="Run only these rungs, or single checks: " + ", ".join(LADDER) + ".",
 )
 @click.option("--recover", is_flag=True, help="Also rebuild SRC's weights from GROWN and compare them bit for bit.")
 @click.option(
@@ -183,9 +201,9 @@ class _Verify(click.Command):
     is_flag=False,
     flag_value="",
     metavar="NAMES",
-    help="Also downstream tasks (lm-evaluation-harness), comma-separated; without names those that come with grow.",
+    help="Also run downstream tasks (lm-evaluation-harness), comma-separated; without names those that come with grow.",
 )
-@click.option("--samples", type=click.IntRange(1), metavar="N", help="Of each task, at most N.")
+@click.option("--samples", type=click.IntRange(1), metavar="N", help="Use at most N samples of each task.")
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML page.")
 @seed
 @revision
@@ -239,7 +257,9 @@ def verify(
 @source
 @click.option("--to", "to", required=True, metavar="TARGET", help=TARGET)
 @click.option("--deepen", is_flag=True, help="Take the number of layers of a size or a config too.")
-@click.option("--methods", metavar="NAMES", default="", help="Comma-separated [default: all that apply]; see below.")
+@click.option(
+    "--methods", metavar="NAMES", default="", help="The methods, comma-separated [default: all that apply]; see below."
+)
 @click.option(
     "--train-steps",
     type=click.IntRange(0),
@@ -247,7 +267,7 @@ def verify(
     metavar="N",
     help="Also train each for N steps on the same text, beside the source and a model from scratch.",
 )
-@click.option("--rate", type=float, default=RATE, show_default=True, help="Learning rate of AdamW at its highest.")
+@click.option("--rate", type=float, default=RATE, show_default=True, help="The peak learning rate of AdamW.")
 @click.option("--text", type=click.Path(path_type=Path), metavar="FILE", help="Train and measure on this text.")
 @click.option("--out", type=click.Path(path_type=Path), help="A new folder for checkpoints, comparison.json, loss.svg.")
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML page.")

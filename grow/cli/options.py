@@ -11,9 +11,9 @@ from grow.growth.file_options import SHARD_SIZE
 from grow.notation.dtypes import CODES
 from grow.optimizer.dual_rule import POLICIES
 from grow.planning.choose_maps import NEW_TOKENS
+from grow.planning.growth_options import USUAL
 from grow.planning.layers import FILLS
 from grow.planning.methods import METHODS
-from grow.planning.options import USUAL
 from grow.planning.tensor import SPLITS
 from grow.zoo import BUNDLED
 
@@ -33,22 +33,22 @@ def options(*options: Callable) -> Callable:
 
 
 as_json = click.option(
-    "--json", "as_json", is_flag=True, help="One JSON document on stdout, everything else on stderr."
+    "--json", "as_json", is_flag=True, help="Write one JSON document to stdout and everything else to stderr."
 )
 source = click.option("--from", "src", required=True, metavar="SRC", help=SOURCE)
-revision = click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub id.")
+revision = click.option("--revision", metavar="REV", help="The branch, tag or commit of a hub id.")
 harmless = click.option(
     "--assume-harmless",
     metavar="FIELDS",
     default="",
-    help="Config fields, comma-separated, to accept unread.",
+    help="Config fields that grow does not know and may ignore, comma-separated.",
 )
-seed = click.option("--seed", type=int, default=USUAL.seed, show_default=True, help="Of every random choice.")
+seed = click.option("--seed", type=int, default=USUAL.seed, show_default=True, help="The seed of every random choice.")
 exactness = options(
     click.option(
         "--split",
         type=click.Choice(SPLITS),
-        help="How copies share a weight [default: exact, or the method's].",
+        help="How copies share the weight that reads them [default: exact, or the method's].",
     ),
     click.option(
         "--method",
@@ -57,13 +57,13 @@ exactness = options(
         metavar="NAME",
         help="Grow as in the literature: " + ", ".join(METHODS) + ".",
     ),
-    click.option("--allow-lossy", is_flag=True, help="Let a method that is not exact have its way, and measure it."),
+    click.option("--allow-lossy", is_flag=True, help="Allow a method that is not exact, and measure what it loses."),
     click.option(
         "--dtype",
         type=click.Choice(["auto", *CODES]),
         default=USUAL.dtype,
         show_default=True,
-        help="Stored dtype.",
+        help="The dtype that weights are stored in.",
     ),
     seed,
     revision,
@@ -76,14 +76,14 @@ layers = options(
         default=USUAL.place,
         show_default=True,
         metavar="WHERE",
-        help="New layers: spread, top, after:K, or the old layers behind which they stand (3,7,11).",
+        help="Where new layers go: spread, top, after:K, or the old layers that they follow (3,7,11).",
     ),
     click.option(
         "--fill",
         type=click.Choice(FILLS),
         default=USUAL.fill,
         show_default=True,
-        help="New layers hold copies of their neighbours or fresh weights; their output is 0.",
+        help="What new layers hold: copies of their neighbours or fresh weights; either way their output is 0.",
     ),
 )
 target = click.option("--to", "to", required=True, metavar="TARGET", help=TARGET)
@@ -95,14 +95,14 @@ widths = options(
         type=click.Choice(NEW_TOKENS),
         default=USUAL.new_tokens,
         show_default=True,
-        help="Logits of new tokens: between the old ones, 0, or far below by the head's bias.",
+        help="The logits of new tokens: between the old ones, 0, or far below them by the head's bias.",
     ),
     click.option(
         "--operator",
         "operators",
         multiple=True,
         metavar="AXIS=NAME",
-        help="How hidden, ffn or heads grow: copies, silent, mean, unread.",
+        help="How hidden, ffn or heads grow: copies, silent, mean or unread.",
     ),
     exactness,
 )
@@ -111,16 +111,20 @@ training_state = options(
     click.option(
         "--state",
         type=click.Choice(POLICIES),
-        help="Of a run's checkpoint: what new entries get of the optimizer's state [default: fresh-new, where there is "
+        help="What new entries get of the optimizer state in a run's checkpoint [default: fresh-new, where there is "
         "one].",
     ),
-    click.option("--trust-checkpoint", is_flag=True, help="Read the state of a run whose files are somebody else's."),
+    click.option(
+        "--trust-checkpoint", is_flag=True, help="Read the state of a run whose files belong to somebody else."
+    ),
 )
 writing = options(
     click.option("--out", type=click.Path(path_type=Path), help="The new folder [default: SRC-TARGET]."),
-    click.option("--max-shard-size", default=SHARD_SIZE, show_default=True, help="Of one safetensors file."),
+    click.option(
+        "--max-shard-size", default=SHARD_SIZE, show_default=True, help="The largest size of one safetensors file."
+    ),
     click.option("--overwrite", is_flag=True, help="Replace an existing checkpoint folder."),
-    click.option("--no-verify", is_flag=True, help="Skip the check; the result then says that it is unverified."),
+    click.option("--no-verify", is_flag=True, help="Skip verification; the result then says that it is unverified."),
     click.option("--dry-run", is_flag=True, help="Show the plan and write nothing."),
     training_state,
     click.option(

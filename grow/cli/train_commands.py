@@ -74,7 +74,7 @@ def _rewarm(_: Any, __: Any, text: str | None) -> tuple[float, int] | tuple[()] 
         return None if text is None else rewarm_of(text) or ()
     except ValueError:
         raise BadInput(
-            f"--rewarm {text}", what="is no RATIO:STEPS", why="a factor and for how long", fix="--rewarm 1.25:250"
+            f"--rewarm {text}", what="is not RATIO:STEPS", why="a factor and for how long", fix="--rewarm 1.25:250"
         ) from None
 
 
@@ -84,7 +84,7 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
         return None if text is None else plateau_of(text)
     except ValueError:
         why = "it ends where the validation loss fell by less than NATS over STEPS steps"
-        raise BadInput(f"--plateau {text}", what="is no STEPS:NATS", why=why, fix="--plateau 200:0.01") from None
+        raise BadInput(f"--plateau {text}", what="is not STEPS:NATS", why=why, fix="--plateau 200:0.01") from None
 
 
 @click.command()
@@ -130,7 +130,7 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
     type=float,
     help="The weight decay of matrices; norms, biases and embeddings have none [default: 0.1].",
 )
-@click.option("--clip", type=float, help="The largest global norm of a gradient; 0 is no limit [default: 1].")
+@click.option("--clip", type=float, help="The largest global norm of a gradient; 0 is not a limit [default: 1].")
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="The optimizer [default: adamw].")
 @click.option(
     "--dtype",

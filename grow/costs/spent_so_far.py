@@ -46,7 +46,7 @@ class Spent:
 
     @classmethod
     def of(cls, stored: Any) -> Spent | None:
-        """None where `stored` is no such document."""
+        """None where `stored` is not such a document."""
         if not isinstance(stored, Mapping):
             return None
         try:

@@ -100,7 +100,7 @@ class Corpus:
         if not is_there(file):
             raise BadInput(
                 str(folder),
-                what="is no folder of token files" if path.is_dir() else "does not exist",
+                what="is not a folder of token files" if path.is_dir() else "does not exist",
                 why=f"there is no {MANIFEST}",
                 fix=f"grow data prepare TEXT --tokenizer SRC --out {path.name or 'tokens'}",
             )
@@ -203,7 +203,7 @@ def _manifest(raw: Mapping[str, Any], file: Path) -> Manifest:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(
-            str(file), what="is no manifest of token files", why=f"{type(error).__name__}: {error}", fix=AGAIN
+            str(file), what="is not a manifest of token files", why=f"{type(error).__name__}: {error}", fix=AGAIN
         ) from None
 
 

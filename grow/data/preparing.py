@@ -55,7 +55,7 @@ def prepare(
     if not 0 <= validation < 1:
         raise BadInput(
             f"--validation {validation}",
-            what="is no share",
+            what="is not a share",
             why="a share is from 0 to below 1",
             fix="--validation 0.01",
         )

@@ -155,7 +155,7 @@ def _lines(file: IO[str], path: Path, field: str) -> Iterator[str]:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             why = str(error) if isinstance(error, ValueError) else "it nests without end"
-            raise BadInput(f"{path}:{number}", what="is no JSON", why=why, fix="one JSON object per line") from None
+            raise BadInput(f"{path}:{number}", what="is not JSON", why=why, fix="one JSON object per line") from None
         yield _text(record, field, f"{path}:{number}")
 
 
@@ -172,7 +172,7 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
                 for row, value in enumerate(batch.column(0).to_pylist()):
                     yield _text({field: value}, field, f"{path}: row {row}")
     except (OSError, ValueError) as error:  # pyarrow's own errors are both
-        raise BadInput(str(path), what="is no parquet file", why=show(error, 200), fix="download it again") from None
+        raise BadInput(str(path), what="is not a parquet file", why=show(error, 200), fix="download it again") from None
 
 
 def _dataset(name: str, field: str, split: str) -> Iterator[str]:
@@ -192,7 +192,7 @@ def _dataset(name: str, field: str, split: str) -> Iterator[str]:
     except Exception as error:  # the library raises what its many backends raise
         raise BadInput(
             name,
-            what="is no file, and the hub gives no dataset of this name",
+            what="is not a file, and the hub gives no dataset of this name",
             why=show(f"{type(error).__name__}: {error}".splitlines()[0], 200),
             fix="a path, or NAME:CONFIG of a dataset; --split for another split",
         ) from None
@@ -219,7 +219,7 @@ def _text(record: Any, field: str, where: str) -> str:
     except UnicodeEncodeError:
         why = f"{field} has half a character, which UTF-8 has no bytes for"
         raise BadInput(
-            where, what="is no text", why=why, fix="write such characters whole, or leave the line out"
+            where, what="is not text", why=why, fix="write such characters whole, or leave the line out"
         ) from None
     return record[field]
 

@@ -64,7 +64,7 @@ class IndexUnpickler(pickle.Unpickler):
                 allowed = name in known or isinstance(found, torch.dtype)
             if allowed:
                 return found
-        raise pickle.UnpicklingError(f"{module}.{name} is no part of an index")
+        raise pickle.UnpicklingError(f"{module}.{name} is not part of an index")
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def read_index(folder: Path) -> Any:
             raise ValueError(f"a {type(index).__name__}")
     except faults as error:
         why = f"its index cannot be read: {error}"
-        raise BadInput(str(folder), what="is no torch.distributed.checkpoint", why=why, fix=AGAIN) from None
+        raise BadInput(str(folder), what="is not a torch.distributed.checkpoint", why=why, fix=AGAIN) from None
     return index
 
 
@@ -262,7 +262,7 @@ def _numbers(fd: int, t: PiecedTensor, p: Piece) -> int:
             damaged = archive.testzip()
     except Exception as error:  # torch raises what its many versions raise
         found = str(error).strip().splitlines() or [type(error).__name__]
-        raise BadInput(where, what="is no tensor", why=found[0][:200], fix=AGAIN) from None
+        raise BadInput(where, what="is not a tensor", why=found[0][:200], fix=AGAIN) from None
     if damaged:
         raise BadInput(where, what="is damaged", why=f"{show(damaged)} has another CRC-32 than it had", fix=AGAIN)
     code = code_of(getattr(made, "dtype", ""))

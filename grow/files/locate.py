@@ -165,15 +165,15 @@ def plain_name(name: object, where: str) -> str:
     text = name if isinstance(name, str) else ""
     fault = ""
     if not isinstance(name, str) or not name or name in (".", ".."):
-        fault = "is no file name"
+        fault = "is not a file name"
     elif any(ord(char) < 32 or ord(char) == 127 or "\ud800" <= char <= "\udfff" for char in text):
         fault = "holds a NUL, control character or lone surrogate"
     elif any(char in text for char in '/\\:*?"<>|'):
-        fault = "leaves the folder or is no file name on every system"
+        fault = "leaves the folder or is not a file name on every system"
     elif WINDOWS_DEVICE.fullmatch(text):
         fault = "is a device on Windows"
     elif text.endswith((".", " ")) or len(os.fsencode(text)) > 255:
-        fault = "is no file name on every system"
+        fault = "is not a file name on every system"
     if fault:
         raise BadInput(
             where,
@@ -404,7 +404,7 @@ def _hub_fault(where: str, repo: str, error: Exception) -> BadInput:
         what, why = "the hub answers 429, too many requests", "it limits requests per address"
         fix = "wait a minute, or hf auth login, which raises the limit"
     elif isinstance(error, errors.LocalEntryNotFoundError) or _is_network(error):
-        what = "is no folder here and not in the cache"
+        what = "is not a folder here and not in the cache"
         why = "the hub cannot be reached (offline, HF_HUB_OFFLINE or a server fault)"
         fix = "connect, or give the folder of a checkpoint that is on this machine"
     else:

@@ -79,7 +79,7 @@ def check_replaced(out: Path, kind: Kind, where: str, why: str) -> None:
 def _held(where: str, kind: Kind, others: Sequence[str], why: str, fix: str) -> BadInput:
     return BadInput(
         where,
-        what=f"holds what is no part of {kind.words}: {listing(map(show, others))}",
+        what=f"holds what is not part of {kind.words}: {listing(map(show, others))}",
         why=f"{why}, and this would be lost",
         fix=fix,
     )
@@ -193,7 +193,7 @@ def _checkpoint_list(folder: Path) -> dict[str, int]:
 
 def written(folder: Path) -> dict[str, int]:
     """Relative path -> bytes of all files in a finished folder, for the list in its grow.json; what ends with the
-    writing, hidden, is none of them."""
+    writing, hidden, is not one of them."""
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
     names = {path.relative_to(folder): path.stat().st_size for path in paths}
     return {str(name): size for name, size in names.items() if name.parts[0][0] != "." and str(name) != "grow.json"}

@@ -199,7 +199,7 @@ def check_output(out: Path, source: Path | None, overwrite: bool, needed: int, k
     if not out.name or len(os.fsencode(out.name)) > 200:
         raise BadInput(
             where[:120],
-            what="is no usable folder name",
+            what="is not a usable folder name",
             why="a name has 1 to 200 bytes",
             fix=f"a shorter {option('out')}",
         )
@@ -257,7 +257,7 @@ def check_apart(out: Path, source: str | os.PathLike | None) -> None:
     """BadInput where writing `out` would touch `source`; one that is not here cannot be touched."""
     if source is None or not os.path.exists(source):
         return
-    real, origin = (Path(os.path.realpath(path)) for path in (out, source))  # a link to itself is none of its own
+    real, origin = (Path(os.path.realpath(path)) for path in (out, source))  # a link to itself is not one of its own
     if real == origin or origin in real.parents or real in origin.parents:
         raise BadInput(
             option(out=out),

@@ -88,7 +88,7 @@ def parse_size(size: Any) -> int:
     if not found or found[2].upper() not in units or not 1 <= float(found[1]) * units[found[2].upper()] < 1 << 63:
         raise BadInput(
             option(max_shard_size=size),
-            what="is no size",
+            what="is not a size",
             why="a number with KB, MB, GB, KiB, MiB or GiB",
             fix=option(max_shard_size=SHARD_SIZE),
         )

@@ -30,7 +30,7 @@ from grow.growth.written_and_verified import (
     write_result,
     write_state,
 )
-from grow.planning.options import GrowthOptions, UpcyclingOptions
+from grow.planning.growth_options import GrowthOptions, UpcyclingOptions
 from grow.planning.plan import Plan, plan_for
 from grow.planning.record import ASSUMED
 from grow.processes import World, world_of

@@ -49,7 +49,7 @@ from grow.models.true_float64 import LOCAL, model_class, quiet
 from grow.notation.dtypes import RAW, code_of
 from grow.optimizer.dual_rule import POLICIES
 from grow.optimizer.torch_classes import check_optimizers, grow_optimizers, refuse_sharded
-from grow.planning.options import GrowthOptions
+from grow.planning.growth_options import GrowthOptions
 from grow.planning.plan import Plan, plan_for
 from grow.planning.record import NAME, record_of
 from grow.planning.tensor import TensorPlan
@@ -77,7 +77,7 @@ class ModelSource:
         self.config = {k: v for k, v in self.config.items() if is_public(k)}
         self.path = type(model).__name__
         self.notes: tuple[str, ...] = ()
-        """What `checked` found that is no fault."""
+        """What `checked` found that is not a fault."""
 
     @property
     def tensors(self) -> dict[str, Info]:
@@ -279,7 +279,7 @@ def check_model(model: Any) -> None:
         inner = next((name for name, part in named if isinstance(part, PreTrainedModel)), "")
         raise BadInput(
             f"a {type(model).__name__}",
-            what="is no transformers.PreTrainedModel",
+            what="is not a transformers.PreTrainedModel",
             why="a wrapper renames parameters and has no config of its own to grow",
             fix=f"pass what it wraps: model.{inner}; wrap the result"
             if inner

@@ -110,7 +110,7 @@ def check_updates(scale: Any, rewarm: Any) -> None:
 
 
 def bare(optimizer: Any) -> torch.optim.Optimizer:
-    """What Accelerate's wrapper holds; BadInput for what is no optimizer."""
+    """What Accelerate's wrapper holds; BadInput for what is not an optimizer."""
     while type(optimizer).__module__.startswith("accelerate.") and hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     if not isinstance(optimizer, torch.optim.Optimizer):

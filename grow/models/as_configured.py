@@ -99,7 +99,7 @@ def check_class(model: Any) -> None:
     if getattr(transformers, cls.__name__, None) is not cls:
         raise Refused(
             f"{cls.__module__}.{cls.__qualname__}",
-            what="is no class of transformers",
+            what="is not a class of transformers",
             why="the result is a stock checkpoint, which the stock class of that name computes",
             fix=f"load the weights into a stock class: {cls.__mro__[1].__name__}.from_pretrained(…)",
         )

@@ -69,7 +69,7 @@ def probe(
         if axis == "layers":
             copies = {name.replace(".0.", ".1.", 1): shape for name, shape in before.items() if ".0." in name}
             if missing := set(after) - set(before) - set(copies):
-                raise ValueError(f"{field} adds tensors that are no copies of layer 0's: {sorted(missing)}")
+                raise ValueError(f"{field} adds tensors that are not copies of layer 0's: {sorted(missing)}")
     # of the experts all are alike; the first one's names stand for them
     first = {name: dims for name, dims in moved.items() if not (hit := EXPERT.search(name)) or hit[1] == "0"}
     return {numberless(name): tuple(map(frozenset, dims)) for name, dims in first.items()}

@@ -1,6 +1,6 @@
 """Stored numbers: bits to floats and back, the exact split, and seeded noise.
 
-bfloat16 travels as uint16 bits. Work is done in float32, or in float64 where a factor is no power of two or the
+bfloat16 travels as uint16 bits. Work is done in float32, or in float64 where a factor is not a power of two or the
 result is float64.
 """
 

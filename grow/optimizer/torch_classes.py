@@ -83,7 +83,7 @@ def check_optimizers(optimizer: Any, state: str, model: Any) -> None:
                 if id(p) not in names:
                     raise BadInput(
                         f"optimizer: param_groups[{g}], parameter {i} of shape {tuple(p.shape)}",
-                        what="is none of the model's parameters",
+                        what="is not one of the model's parameters",
                         why="a state can only grow with the weight it belongs to",
                         fix="pass the optimizer that was built from this model's parameters, or one without this group",
                     )
@@ -125,7 +125,7 @@ def _check_state(one: torch.optim.Optimizer, name: str, p: torch.Tensor) -> None
         if key in (ROW, COL):
             wanted = (p.shape[0], 1) if key == ROW else (1, p.shape[1])
         if key not in known:
-            what, why = f"is no state of torch.optim.{type(one).__name__}", "whether it is a moment cannot be seen"
+            what, why = f"is not a state of torch.optim.{type(one).__name__}", "whether it is a moment cannot be seen"
         elif key != STEP and value is not None and (tuple(value.shape) != wanted or not value.is_floating_point()):
             what = f"is {value.dtype} of shape {tuple(value.shape)}, wanted floating point of {wanted}"
             why = "it is sharded, quantised or of another model; its entries are not those of the weight"

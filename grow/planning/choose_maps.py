@@ -247,16 +247,16 @@ def _describe(m: AxisMap) -> str:
 
 
 def rounding(maps: Mapping[str, AxisMap], split: str) -> tuple[str, ...]:
-    """Why weights must be rounded: factors that are no powers of two, means, or shares that do not divide."""
+    """Why weights must be rounded: factors that are not powers of two, means, or shares that do not divide."""
     reasons = []
     for space, m in maps.items():
         if not m.exact_factors:
-            what = "coordinates that carry a mean" if "mean" in m.operator else "a factor that is no power of two"
+            what = "coordinates that carry a mean" if "mean" in m.operator else "a factor that is not a power of two"
             reasons.append(f"{space} {m.n} -> {m.m}: {what}")
         elif (
             split in ("even", "diagonal")
             and any(c & (c - 1) for c in m.counts.tolist())
             and space in ("hidden", "heads", *UNITS)
         ):
-            reasons.append(f"{space} {m.n} -> {m.m}: even shares that are no powers of two")
+            reasons.append(f"{space} {m.n} -> {m.m}: even shares that are not powers of two")
     return tuple(reasons)

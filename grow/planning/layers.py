@@ -171,7 +171,7 @@ def _after(where: str | Sequence[int], n: int, m: int) -> list[int]:
     except (TypeError, ValueError):
         raise BadInput(
             option(place=_shown(where)),
-            what="is no place",
+            what="is not a place",
             why="places: " + ", ".join(PLACES),
             fix=", ".join(option(place=known) for known in ("spread", "top", "after:5"))
             + f" or {option(place=[3, 7, 11])}",

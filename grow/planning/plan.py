@@ -16,9 +16,9 @@ from grow.notation.maps import AxisMap, is_power_of_two
 from grow.planning.assemble import assemble
 from grow.planning.change import Change, Upcycling, check_depth, depth_rounds, layer_config
 from grow.planning.choose_maps import grow_counts, grow_experts, head_dim_maps, low_logit, rounding
+from grow.planning.growth_options import USUAL, GrowthOptions
 from grow.planning.layers import Depth
 from grow.planning.methods import DEFAULT, Request, design
-from grow.planning.options import USUAL, GrowthOptions
 from grow.planning.target import Target, resolve
 from grow.planning.tensor import HALVED, TensorPlan
 from grow.planning.upcycle import read_so

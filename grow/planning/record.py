@@ -221,7 +221,7 @@ def parse_record(raw: Any, where: str, fix: str) -> Record:
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise BadInput(
             where,
-            what="is no record of a growth",
+            what="is not a record of a growth",
             why=f"{type(error).__name__}: {error}",
             fix=fix,
         ) from None
@@ -229,10 +229,10 @@ def parse_record(raw: Any, where: str, fix: str) -> Record:
 
 def _earlier(stored: Any, where: str, fix: str) -> tuple[Record, ...]:
     if not isinstance(stored, list) or len(stored) > MOST or any("earlier" in record for record in stored):
-        raise ValueError("earlier is no list of records")
+        raise ValueError("earlier is not a list of records")
     for record in stored:
         if not all(name in record["tensors"] and dtype in BITS for name, dtype in record["dtypes"].items()):
-            raise ValueError("earlier: dtypes are none of the record's tensors")
+            raise ValueError("earlier: dtypes are not among the record's tensors")
     return tuple(parse_record(record, where, fix) for record in stored)
 
 
@@ -259,7 +259,7 @@ def _change(plan: Mapping[str, Any], sizes: Mapping[str, int], new_sizes: Mappin
             raise ValueError(f"depth: inserted layers are some of 1 to {m - 1}")
         zero = stored.get("zero", ZEROS[0])
         if zero not in ZEROS:
-            raise ValueError(f"depth: zero {zero!r} is none of {', '.join(ZEROS)}")
+            raise ValueError(f"depth: zero {zero!r} is not one of {', '.join(ZEROS)}")
         depth = Depth(n, tuple(source), tuple(j in inserted for j in range(m)), stored["fill"], zero)
     low = plan.get("low")
     if depth.m != m or depth.inserted[:1] == (True,) or not (low is None or isinstance(low, float)):
@@ -287,9 +287,9 @@ def _upcycling(stored: Mapping[str, Any] | None) -> Upcycling | None:
 
 
 def _map(space: str, stored: Mapping[str, Any], sizes: Mapping[str, int], new_sizes: Mapping[str, int]) -> AxisMap:
-    """One map of grow.json; ValueError, before anything of its size is built, when it is none of this axis."""
+    """One map of grow.json; ValueError, before anything of its size is built, when it is not one of this axis."""
     if space not in SPACES:
-        raise ValueError(f"maps: {space!r} is no space")
+        raise ValueError(f"maps: {space!r} is not a space")
     n, m, runs = sizes[SPACES[space]], new_sizes[SPACES[space]], stored["runs"]
     lengths = [run[0] for run in runs]
     if stored["n"] != n or not all(type(k) is int and k > 0 for k in lengths) or sum(lengths) != m:

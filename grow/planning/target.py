@@ -100,7 +100,7 @@ def _from_text(source: Architecture, text: str, deepen: bool) -> Target:
     hint = did_you_mean(text, family.sizes)
     raise BadInput(
         option(to=text),
-        what="is no size of the family, factor, field list, folder or config.json" + (f"; {hint}" if hint else ""),
+        what="is not a size of the family, factor, field list, folder or config.json" + (f"; {hint}" if hint else ""),
         why=f"sizes of {family.model_type}: {', '.join(family.sizes)}",
         fix=f"{option(to='2x')}, or {option(to={family.axes[a]: ... for a in ('hidden', 'heads')})}",
     )

@@ -26,7 +26,7 @@ from grow.architectures.match import Match, Matched
 from grow.architectures.upcycling import PAIRS, Pair
 from grow.errors import BadInput, Refused
 from grow.planning.change import DRAWN, ROUTES, Upcycling
-from grow.planning.options import UpcyclingOptions
+from grow.planning.growth_options import UpcyclingOptions
 from grow.spelling import command, option
 
 
@@ -75,7 +75,7 @@ def as_experts(matched: Match, how: Upcycling) -> Match:
     if pair.target != how.target or pair.source != how.source:
         raise BadInput(
             how.target,
-            what=f"{how.source} -> {how.target} is no known pair",
+            what=f"{how.source} -> {how.target} is not a known pair",
             why=f"{pair.source} is read as {pair.target}",
             fix="remove grow.json to compare by outputs alone",
         )
@@ -117,7 +117,7 @@ def _check(target: Family, experts: Experts, sizes: Mapping[str, int], how: Upcy
         near = sorted((k for k in range(1, min(ffn, 4096) + 1) if ffn % k == 0), key=lambda k: (abs(k - g), k))[:3]
         raise Refused(
             option(granularity=g),
-            what=f"{ffn} units are no {g} slices",
+            what=f"{ffn} units cannot be cut into {g} slices",
             details=(("equation", f"slice s holds units [s·F/G, (s+1)·F/G), F = {ffn}"),),
             why="all experts have one width",
             fix=" or ".join(option(granularity=k) for k in sorted(near)),
@@ -132,9 +132,9 @@ def chosen_experts(experts: int, top_k: int | None, how: Upcycling) -> int:
     if experts < 2 or (groups and experts % g):
         raise Refused(
             option(experts=experts),
-            what=f"{experts} experts are no whole number of groups of {g}"
+            what=f"{experts} experts are not a whole number of groups of {g}"
             if experts > 1
-            else "one expert is no choice",
+            else "one expert leaves nothing to choose",
             why="a group is one copy of the whole FFN, and at least two experts make a router's work",
             fix=" or ".join(
                 option(experts=k * g) for k in sorted({max(1, experts // g), experts // g + 1}) if k * g > 1

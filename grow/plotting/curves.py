@@ -110,7 +110,7 @@ def read_curve(folder: Path, name: str | None = None) -> Curve:
     if is_there(folder / RECIPE):
         return _recipe(folder, name)
     if not is_there(folder / METRICS):
-        what = f"has no {METRICS} and no {RECIPE}" if folder.is_dir() else "is no folder"
+        what = f"has no {METRICS} and no {RECIPE}" if folder.is_dir() else "is not a folder"
         raise BadInput(f"RUN {folder}", what=what, why="they say how a run went", fix=FIX)
     begun = _document(folder / RUN)
     before = Spent.of(begun.get("before"))
@@ -178,7 +178,9 @@ def _points(file: Path) -> list[Point]:
                 raise ValueError("no tokens, flops, seconds, or a loss that is not finite")
             found.append(Point(int(entry["step"]), spent, *losses))
         except (TypeError, ValueError, OverflowError) as error:
-            raise BadInput(str(file), what="is no record of a run", why=f"{error} in {line[:80]!r}", fix=FIX) from None
+            raise BadInput(
+                str(file), what="is not a record of a run", why=f"{error} in {line[:80]!r}", fix=FIX
+            ) from None
     if not any(p.loss is not None for p in found):
         why = "no step was finished" if found else "it is empty"
         raise BadInput(str(file), what="has no loss", why=why, fix="wait for the first step, or another run")

@@ -40,9 +40,9 @@ def check_picture(path: Path, overwrite: bool) -> None:
     where = f"--out {show(path)}"
     if path.suffix.lower() not in SUFFIXES:
         why = f"the suffix says what is drawn: {', '.join(SUFFIXES)}"
-        raise BadInput(where, what="is no picture", why=why, fix=f"-o {show(path.with_suffix('.png').name)}")
+        raise BadInput(where, what="is not a picture", why=why, fix=f"-o {show(path.with_suffix('.png').name)}")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
-        why = f"{show(path.parent)} is no folder to write in"
+        why = f"{show(path.parent)} is not a folder"
         raise BadInput(where, what="cannot be written", why=why, fix="a name in a folder that exists")
     if path.exists() and (not overwrite or not path.is_file()):
         fix = "--overwrite, or another name" if path.is_file() else "another name"

@@ -35,7 +35,7 @@ class Saving:
 
     def saved(self, cost: str) -> float | None:
         """A share of the baseline's cost; below 0 the run cost more. None where one never got there, or where the
-        baseline was there before it cost anything: that is no number to have a share of."""
+        baseline was there before it cost anything: that is not a number to have a share of."""
         if self.run_cost is None or self.baseline_cost is None or not getattr(self.baseline_cost, cost):
             return None
         return float(1 - getattr(self.run_cost, cost) / getattr(self.baseline_cost, cost))
@@ -94,7 +94,7 @@ def compare(curves: Sequence[Curve], baseline: str | None = None) -> Curves:
     if baseline is not None and baseline not in names:
         fix = did_you_mean(baseline, names) or f"--baseline {names[-1]}"
         raise BadInput(
-            f"--baseline {baseline}", what="is none of the runs", why=f"there are {', '.join(names)}", fix=fix
+            f"--baseline {baseline}", what="is not one of the runs", why=f"there are {', '.join(names)}", fix=fix
         )
     validation = all(curve.losses(validation=True) for curve in curves)
     _check_texts(curves, validation)

@@ -20,7 +20,7 @@ from grow.errors import BadInput, Refused, did_you_mean
 from grow.files.locate import locate
 from grow.notation.dtypes import CODES, ITEMSIZE
 from grow.planning.change import Change
-from grow.planning.options import GrowthOptions
+from grow.planning.growth_options import GrowthOptions
 from grow.planning.plan import Plan, plan_for
 from grow.planning.record import assumed, read_record
 
@@ -134,7 +134,7 @@ def check_new_entries(outline: Outline, name: str) -> None:
         what, why = "the growth before it draws units of experts anew", "which they are does not follow from sizes"
         raise Refused(name, what=what, why=why, fix=f"leave {name} out")
     if name == "rates" and outline.change.makes_experts:
-        what, why = "the growth before it makes experts", "their gradients are no multiples of the old ones"
+        what, why = "the growth before it makes experts", "their gradients are not multiples of the old ones"
         raise Refused(name, what=what, why=why, fix=f"leave {name} out")
 
 

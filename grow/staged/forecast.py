@@ -14,7 +14,7 @@ from typing import Any
 from grow.costs.of_a_model import TRAIN_BYTES
 from grow.data import Corpus, Loader
 from grow.errors import BadInput, GrowError
-from grow.planning.options import GrowthOptions, UpcyclingOptions
+from grow.planning.growth_options import GrowthOptions, UpcyclingOptions
 from grow.planning.plan import Plan
 from grow.planning.target import depth_alone
 from grow.spelling import RecipeKeys, caller, spelled
@@ -227,7 +227,7 @@ def _check_class(made: Outline) -> None:
             bare_model(made.path, made.config)(torch.ones((1, 4), dtype=torch.int64, device="meta"))
     except Exception as error:  # its classes raise what they like
         why = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
-        raise BadInput("sizes", what="are no model of the stock class", why=why, fix="other sizes") from None
+        raise BadInput("sizes", what="do not make a model of the stock class", why=why, fix="other sizes") from None
 
 
 @contextmanager

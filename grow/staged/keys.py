@@ -76,7 +76,7 @@ def rungs(value: Any) -> str:
     if not isinstance(value, list) or not value:
         return "wanted a list of rungs"
     bad = next((name for name in value if name not in known), None)
-    return "" if bad is None else f"{shown(bad)} is no rung; {did_you_mean(shown(bad), known)}".rstrip("; ")
+    return "" if bad is None else f"{shown(bad)} is not a rung; {did_you_mean(shown(bad), known)}".rstrip("; ")
 
 
 def sizes(value: Any) -> str:

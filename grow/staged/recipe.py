@@ -182,7 +182,7 @@ def _stage(at: int, raw: Any, base: Mapping[str, Any], seed: int, path: Path, fa
     taken = not bad and (name.casefold() in TAKEN or name.casefold().startswith("data-"))
     if bad or taken:
         why = ": the run has a file or folder of this name of its own" if taken else ""
-        faults.append((f"{where}: name", f"{shown(name)} is no name for a stage's folder{why}"))
+        faults.append((f"{where}: name", f"{shown(name)} is not a name for a stage's folder{why}"))
         name = where
     return Stage(kind, name, _placed(options, path))
 

@@ -91,7 +91,7 @@ class Book:
                 raise ValueError("a stage's folder is not inside")
         except (KeyError, TypeError, ValueError) as error:
             why = f"{type(error).__name__}: {error}"
-            raise BadInput(str(file), what="is no record of a recipe's run", why=why, fix=FIX) from None
+            raise BadInput(str(file), what="is not a record of a recipe's run", why=why, fix=FIX) from None
         return cls(out, document)
 
     @property

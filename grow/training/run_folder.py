@@ -61,7 +61,7 @@ def check_run(run: Path, resume: bool) -> bool:
             return True
         what, fix = "does not exist", "the folder of the run, or without --resume"
         if run.exists():
-            what, fix = "is no run to resume", "the folder of the run, or another --out and without --resume"
+            what, fix = "is not a run to resume", "the folder of the run, or another --out and without --resume"
         raise BadInput(f"--out {run}", what=what, why=f"a run has a {RUN}", fix=fix)
     if not left and run.is_dir() and any(run.iterdir()):
         fix = "--resume continues it" if (run / RUN).is_file() else "another --out"

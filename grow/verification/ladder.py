@@ -298,7 +298,7 @@ class _Ladder:
         return self._passed("certificate")
 
     def _reach(self, pair: Any, limit: float, readback: Any) -> None:
-        """Equal outputs are no proof of what no probe reached: `true_float64` fails where that differs."""
+        """Equal outputs are not a proof of what no probe reached: `true_float64` fails where that differs."""
         from grow.verification.checks.unreached import reach
 
         found = reach(pair, limit=limit, dtype=NAMES[self.narrow], readback=readback)

@@ -40,15 +40,15 @@ BAD = {
     "cut.txt.gz": (gzip.compress(b"x" * 10_000)[:20], "cannot be unpacked"),
     "cut.txt.xz": (lzma.compress(b"x" * 10_000)[:40], "cannot be unpacked"),
     "no.txt.gz": (b"plain text", "cannot be unpacked"),
-    "bad.jsonl": (b'{"text": "a"}\n{"text": \n', "is no JSON"),
+    "bad.jsonl": (b'{"text": "a"}\n{"text": \n', "is not JSON"),
     "field.jsonl": (b'{"body": "a"}\n', "has no field 'text'"),
     "list.jsonl": (b"[1, 2]\n", "has no field 'text'"),
     "number.jsonl": (b'{"text": 5}\n', "text is 5"),
-    "half.jsonl": (b'{"text": "\\ud83d"}\n', "is no text"),
-    "deep.jsonl": (b"[" * 100_000, "is no JSON"),
+    "half.jsonl": (b'{"text": "\\ud83d"}\n', "is not text"),
+    "deep.jsonl": (b"[" * 100_000, "is not JSON"),
     "flipped.txt.gz": (gzip.compress(bytes(range(256)) * 99)[:30] + b"\xff" * 99, "cannot be unpacked"),
     "no.txt.bz2": (b"plain text", "cannot be unpacked"),
-    "not.parquet": (b"PAR1 is not enough", "is no parquet file"),
+    "not.parquet": (b"PAR1 is not enough", "is not a parquet file"),
 }
 
 
@@ -103,7 +103,7 @@ def test_other_refusals_write_nothing(tmp_path):
     assert "does not exist" in refused(["no.parquet"], tokenizer="small", out=out).what
     assert "no tokenizer" in refused([source], tokenizer=tmp_path / "bare", out=out).what
     for share in (-0.1, 1, float("nan")):
-        assert "is no share" in refused([source], tokenizer="small", out=out, validation=share).what
+        assert "is not a share" in refused([source], tokenizer="small", out=out, validation=share).what
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years")
     for overwrite in (False, True):

@@ -211,21 +211,21 @@ def test_lost_doubled_or_moved_layers_break_the_law():
 
 
 BAD_PLACES = {
-    "a word": ("bottom", "is no place"),
-    "after nothing": ("after:", "is no place"),
-    "after a word": ("after:last", "is no place"),
-    "after a fraction": ("after:0.5", "is no place"),
+    "a word": ("bottom", "is not a place"),
+    "after nothing": ("after:", "is not a place"),
+    "after a word": ("after:last", "is not a place"),
+    "after a fraction": ("after:0.5", "is not a place"),
     "after a layer that is not there": ("after:3", "there is no layer 3"),
     "after a negative one": ("after:-1", "there is no layer -1"),
     "a list with a layer that is not there": ("0,7", "there is no layer 7"),
     "too few": ("1", "names 1 places for 2 new layers"),
     "too many": ("0,1,2", "names 3 places for 2 new layers"),
     "empty": ("", "names 0 places for 2 new layers"),
-    "a list of fractions": ([0, 1.5], "is no place"),
-    "a list of words": (["0", "1"], "is no place"),
-    "a number": (1, "is no place"),
-    "nothing": (None, "is no place"),
-    "5000 digits": ("1" * 5000, "is no place"),
+    "a list of fractions": ([0, 1.5], "is not a place"),
+    "a list of words": (["0", "1"], "is not a place"),
+    "a number": (1, "is not a place"),
+    "nothing": (None, "is not a place"),
+    "5000 digits": ("1" * 5000, "is not a place"),
 }
 
 

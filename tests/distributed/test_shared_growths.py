@@ -95,7 +95,7 @@ def harmful(path: Path) -> str:
             return os.mkdir, (str(path / "harm"),)
 
     (path / ".metadata").write_bytes(pickle.dumps(Harm()))
-    return "mkdir is no part of an index"
+    return "mkdir is not part of an index"
 
 
 @pytest.mark.parametrize("damage", [lost, cut, unnamed, foreign, harmful])

@@ -14,7 +14,7 @@ from tiny import edit_json
 import grow
 from grow.growth.opened import opened
 from grow.planning.expert_slices import uncovered
-from grow.planning.options import GrowthOptions, UpcyclingOptions
+from grow.planning.growth_options import GrowthOptions, UpcyclingOptions
 from grow.planning.plan import plan_for
 from grow.planning.record import read_record
 

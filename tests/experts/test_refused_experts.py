@@ -16,7 +16,7 @@ from tiny import command
 import grow
 from grow.architectures import FAMILIES
 from grow.growth.opened import opened
-from grow.planning.options import GrowthOptions, UpcyclingOptions
+from grow.planning.growth_options import GrowthOptions, UpcyclingOptions
 from grow.planning.plan import plan_for
 
 # What is refused
@@ -35,7 +35,7 @@ REFUSED = {
     "slices": (
         "llama",
         dict(experts=6, granularity=3),
-        "28 units are no 3 slices",
+        "28 units cannot be cut into 3 slices",
         "granularity=2 or granularity=4",
     ),
     "groups": ("llama", dict(experts=5, granularity=2), "5 experts", "experts=4 or experts=6"),

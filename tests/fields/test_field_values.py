@@ -73,7 +73,7 @@ def test_the_names_of_one_field_are_those_of_the_stock_class(kind):
         ("llama", "architectures", [], "wanted a list with the name of the class"),
         ("llama", "architectures", [3], "wanted a list with the name of the class"),
         ("llama", "architectures", "LlamaForCausalLM", "wanted a list with the name of the class"),
-        ("llama", "architectures", ["GPT2LMHeadModel"], "is no class of stock llama"),
+        ("llama", "architectures", ["GPT2LMHeadModel"], "is not a class of stock llama"),
         ("llama", "architectures", ["LLaMAForCausalLM"], "did you mean 'LlamaForCausalLM'?"),
         ("llama", "attention_dropout", 1.5, "wanted a number from 0 to 1"),
         ("llama", "initializer_range", 1.5, "wanted float from 0 to 1"),

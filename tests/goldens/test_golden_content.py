@@ -178,7 +178,7 @@ def test_content_that_does_not_belong_together_is_bad_input(wide, tmp_path):
         {"seed": "x"},
     ]  # fmt: skip
     for change in wrong:
-        assert refused(signed(read, tmp_path, **change)).what == "is no record of a model's answers", change
+        assert refused(signed(read, tmp_path, **change)).what == "is not a record of a model's answers", change
     for large in (shape(10**12, 500), shape(128, 10**12)):  # could be; nothing is built of a size that a file claims
         found = against(signed(read, tmp_path, **large), wide[2], rungs=["true_float64"])
         assert "instead of" in found.checks[0].reason

@@ -265,7 +265,7 @@ def different_document():
             axis("heads", 6, [[3, 0, 1, 1, 1], [1, -2, 1, 0, 1], [3, 3, 1, 1, 1], [5, -2, 1, 0, 1]], "unread"),
         ],
         "storage": "rounded",
-        "rounded": ["hidden 128 -> 192: a factor that is no power of two"],
+        "rounded": ["hidden 128 -> 192: a factor that is not a power of two"],
     }
     return d
 

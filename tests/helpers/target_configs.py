@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from grow.architectures import architecture_of
 from grow.architectures.config_values import check_fields
 from grow.architectures.match import match
-from grow.planning.options import GrowthOptions
+from grow.planning.growth_options import GrowthOptions
 from grow.planning.plan import Plan, make_plan
 from grow.planning.target import resolve
 from grow.spelling import COMMAND_LINE, spelled

@@ -133,7 +133,7 @@ def test_wrapped_models_foreign_optimizers_and_several_processes_are_refused(tmp
     model = make("llama")
     with pytest.raises(grow.BadInput, match="pass what it wraps"):
         grow_in_place(torch.nn.DataParallel(model), "2x")
-    with pytest.raises(grow.BadInput, match="is none of the model's parameters"):
+    with pytest.raises(grow.BadInput, match="is not one of the model's parameters"):
         grow_in_place(model, "2x", optimizer=torch.optim.SGD(make("llama").parameters()), verify=False)
     with pytest.raises(grow.BadInput, match="is a list"):
         grow_in_place(model, "2x", optimizer=[[]], verify=False)

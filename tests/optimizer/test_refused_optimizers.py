@@ -46,7 +46,7 @@ def test_a_parameter_of_another_model_is_bad_input():
     found = refusal(model, [adamw(model.parameters()), adamw(other.parameters())])
     assert type(found) is grow.BadInput
     assert found.where == "optimizer: param_groups[0], parameter 0 of shape (41, 18)"
-    assert found.what == "is none of the model's parameters"
+    assert found.what == "is not one of the model's parameters"
 
 
 def test_what_is_no_optimizer_or_no_policy_is_bad_input(tmp_path):
@@ -65,7 +65,7 @@ def test_what_is_no_optimizer_or_no_policy_is_bad_input(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: s | {"trace": torch.ones(3)}, "is no state of torch.optim.AdamW"),
+        (lambda s: s | {"trace": torch.ones(3)}, "is not a state of torch.optim.AdamW"),
         (lambda s: s | {"exp_avg": s["exp_avg"].flatten()[:5]}, "shape (5,)"),
         (lambda s: s | {"exp_avg": s["exp_avg"].to(torch.int8)}, "torch.int8"),
     ],

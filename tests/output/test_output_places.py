@@ -43,7 +43,7 @@ def test_overwrite_replaces_a_checkpoint_and_nothing_else(source, tmp_path):
     tiny.checkpoint(out, "gpt2")
     (out / "notes.txt").write_text("somebody's own")
     error = refused(source, out, overwrite=True)
-    assert error.what == "holds what is no part of a checkpoint: notes.txt"
+    assert error.what == "holds what is not part of a checkpoint: notes.txt"
     assert error.fix == "move it elsewhere, or another out=…"
     (out / "notes.txt").unlink()
     (out / "generation_config.json").write_text("{}")

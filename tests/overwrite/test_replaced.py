@@ -27,7 +27,7 @@ def refused(source: Path, out: Path) -> BadInput:
     return error.value
 
 
-# What is no checkpoint
+# What is not a checkpoint
 
 
 CONFIGS = {
@@ -103,7 +103,7 @@ def test_what_is_somebodys_own_is_named_and_stays(source, tmp_path, name):
     out = tiny.checkpoint(tmp_path / "out", "gpt2")
     OTHERS[name](out)
     error = refused(source, out)
-    assert error.what == f"holds what is no part of a checkpoint: {name}"
+    assert error.what == f"holds what is not part of a checkpoint: {name}"
     assert error.fix == "move it elsewhere, or another out=…"
 
 

@@ -84,7 +84,7 @@ def test_a_different_page_names_the_place():
         "✗ Different ✗ not trainable",
         "does not compute what small computes",
         "The outputs differ by up to 3.1e-01 of their standard deviation in true float64. It begins in model.layers.1",
-        "storage rounded hidden 128 -> 192: a factor that is no power of two",
+        "storage rounded hidden 128 -> 192: a factor that is not a power of two",
         "proof ✓ pass 8.0e-15",
         "and 35 more tensors",
         "tensor model.layers.1.mlp.down_proj.weight index [3, 5] found 0.25 wanted 0.5 rule the copies' shares sum",

@@ -104,7 +104,7 @@ def test_runs_that_are_no_map_are_not_drawn(runs):
         {"axis": "hidden", "space": "hidden", "old": 2, "new": 2, "operator": "", "runs": runs}
     ]
     assert axis_pictures.looks(2, 2, runs) == []
-    assert "Its runs are no map between these sizes" in Page(render(document)).shown
+    assert "Its runs are not a map between these sizes" in Page(render(document)).shown
 
 
 def test_the_scale_is_logarithmic_and_zero_has_its_own_look():
@@ -176,10 +176,10 @@ def test_the_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        (".", "is no regular file"),
+        (".", "is not a regular file"),
         ("none/a.html", "cannot be written"),
         ("x" * 300, "cannot be written"),
-        ("/dev/null", "is no regular file"),
+        ("/dev/null", "is not a regular file"),
     ],
 )
 def test_a_path_that_cannot_be_written_is_refused(tmp_path, name, what):

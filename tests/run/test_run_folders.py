@@ -55,7 +55,7 @@ NO_RECORD: dict[str, Callable[[dict[str, Any]], Any]] = {
 def test_a_record_that_is_none_is_refused(short, done, tmp_path, name):
     path = shutil.copytree(done.path, tmp_path / "out", symlinks=True)
     files.edit_json(path / RECIPE, NO_RECORD[name])
-    with pytest.raises(BadInput, match="is no record of a recipe's run"):
+    with pytest.raises(BadInput, match="is not a record of a recipe's run"):
         grow.run(short, out=path, resume=True)
 
 

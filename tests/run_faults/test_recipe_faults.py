@@ -113,7 +113,7 @@ def test_a_record_whose_folders_are_elsewhere_is_neither_drawn_nor_gone_on_with(
         files.edit_json(done.path / "recipe.json", lambda d, name=elsewhere: d["stages"][1].update(folder=name))
         with pytest.raises(BadInput, match="lists no stages"):
             grow.plot([done.path])
-        with pytest.raises(BadInput, match="is no record of a recipe's run"):
+        with pytest.raises(BadInput, match="is not a record of a recipe's run"):
             grow.run(place / "recipe.toml", out=done.path, resume=True)
 
 

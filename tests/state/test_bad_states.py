@@ -143,8 +143,8 @@ def test_a_damaged_state_of_a_run(run, text, tmp_path):
     raw = bytearray(part.read_bytes())
     raw[: len(raw) // 2] = bytes(len(raw) // 2)
     part.write_bytes(raw)
-    assert "is no tensor" in refused(BadInput, widen, path, tmp_path / "grown", state="carry")
-    assert "is no tensor" in refused(BadInput, grow.train, path, text, out=tmp_path / "run", **QUICK)
+    assert "is not a tensor" in refused(BadInput, widen, path, tmp_path / "grown", state="carry")
+    assert "is not a tensor" in refused(BadInput, grow.train, path, text, out=tmp_path / "run", **QUICK)
     part.unlink()
     assert "missing" in refused(BadInput, widen, path, tmp_path / "grown", state="carry")
     assert {p.name for p in tmp_path.iterdir()} == {"step"}
@@ -212,7 +212,7 @@ def as_8bit(loaded: dict) -> None:
         (lambda x: x["state"][3].pop("exp_avg_sq"), BadInput, "half: "),
         (lambda x: x["state"][3]["exp_avg"].fill_(torch.inf), BadInput, "is not finite"),
         (lambda x: x["state"].clear(), Refused, "has not taken a step"),
-        (lambda x: x.pop("param_groups"), BadInput, "is no optimizer's state"),
+        (lambda x: x.pop("param_groups"), BadInput, "is not an optimizer's state"),
         (as_lion, Refused, "is of Lion"),
         (as_8bit, Refused, "is of an 8-bit optimizer"),
     ],

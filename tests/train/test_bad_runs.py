@@ -126,7 +126,7 @@ def damaged(folder: Path, kind: str) -> Path:
         ("odd", "has 1,399 bytes, 1,400 are wanted"),
         ("larger", "was made with a tokenizer of 42 tokens"),
         ("lying", "token 77 is 41, the model has 41 rows"),
-        ("manifest", "is no manifest of token files"),
+        ("manifest", "is not a manifest of token files"),
     ],
 )
 def test_bad_data_is_refused(tiny, tmp_path, kind, said):
@@ -168,7 +168,7 @@ def test_a_strangers_state_is_opened_only_when_trusted_and_never_runs(run, tmp_p
     raw = pickle.dumps(Harm()).ljust(mine.stat().st_size, b"\0")
     mine.write_bytes(raw[: mine.stat().st_size])
     said = refused(out=path, resume=True, trust_checkpoint=True)
-    assert "mkdir is no part of an index" in said
+    assert "mkdir is not part of an index" in said
     assert not (tmp_path / "harm").exists()
 
 

@@ -23,7 +23,7 @@ Places = Mapping[str, tuple[str, int]]
 
 
 def anew(plan: Plan) -> list[str]:
-    """Names of the tensors whose gradient is no multiple of an old one: experts that are made or added, and routers.
+    """Names of the tensors whose gradient is not a multiple of an old one: experts that are made or added, and routers.
 
     A shared expert has the FFN's gradient where it carries all of it, or where it was there before.
     """

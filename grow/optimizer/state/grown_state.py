@@ -152,7 +152,7 @@ def refuse_plan(plan: Plan, policy: str) -> None:
         raise Refused(
             option(state="carry"),
             what="cannot follow experts that are made or added",
-            why="what a router sends to each of them, and so its gradient, is no multiple of the old one",
+            why="what a router sends to each of them, and so its gradient, is not a multiple of the old one",
             fix=f"{option(state='fresh-new')} lets experts and routers begin anew and carries the rest",
         )
 

@@ -196,7 +196,7 @@ def damaged(path: Path, why: str, fix: str = "") -> BadInput:
 
 
 def check_finite(state: TrainingState, tensor: str, values: torch.Tensor, *, why: str) -> None:
-    """BadInput where some of a tensor's `values` are no numbers."""
+    """BadInput where some of a tensor's `values` are not numbers."""
     if not torch.isfinite(values).all():
         fix = f"an earlier checkpoint, or {option(state='drop')}"
         raise BadInput(f"{state.path}: {tensor}", what="is not finite", why=why, fix=fix)

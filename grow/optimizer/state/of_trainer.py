@@ -64,7 +64,7 @@ class TrainerState(TrainingState):
         try:
             value = torch.as_tensor(value, dtype=None if torch.is_tensor(value) else torch.float32)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise damaged(self.path, f"{OPTIMIZER}: {key} of parameter {number} is no number: {error}") from None
+            raise damaged(self.path, f"{OPTIMIZER}: {key} of parameter {number} is not a number: {error}") from None
         if self.kind.startswith("transformers"):
             key = ADAFACTOR[key]
             value = value.unsqueeze(LAST[key]) if key in LAST else value
@@ -102,7 +102,7 @@ def open_trainer(path: Path) -> TrainerState:
     try:
         document = json.loads(read_file(path / TRAINER))  # a loss in it may be NaN
         if type(document["global_step"]) is not int:
-            raise TypeError("global_step is no number")
+            raise TypeError("global_step is not a number")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(path, f"{TRAINER}: {type(error).__name__}: {error}") from None
     try:
@@ -172,7 +172,7 @@ def _parts(path: Path, loaded: Any) -> tuple[list[dict[str, Any]], dict[int, dic
             raise ValueError("its parameters are not numbered from 0 on")
         return groups, {number: dict(entries) for number, entries in state.items()}
     except (KeyError, TypeError, ValueError) as error:
-        raise damaged(path, f"{OPTIMIZER} is no optimizer's state: {error}") from None
+        raise damaged(path, f"{OPTIMIZER} is not an optimizer's state: {error}") from None
 
 
 def _kind(path: Path, groups: Sequence[Mapping[str, Any]], state: Mapping[int, Mapping[str, Any]]) -> str:

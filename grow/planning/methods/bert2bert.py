@@ -15,7 +15,7 @@ from grow.planning.methods.method import Design, Method, Request
 
 
 class Anyhow(Random):
-    """As `Random`, but through a norm at sizes that are no whole multiple too, with write 1 and gain 1."""
+    """As `Random`, but through a norm at sizes that are not a whole multiple too, with write 1 and gain 1."""
 
     def allows(self, n: int, m: int, context: str) -> bool:
         return True

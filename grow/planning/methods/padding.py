@@ -54,7 +54,7 @@ class Lemon(Method):
     name = "lemon"
     paper = "Wang et al.: LEMON: Lossless model expansion"
     arxiv = "2310.07999"
-    law = "copies with uneven shares; what is no whole copy is padded with the mean (LayerNorm) or 0 (RMSNorm)"
+    law = "copies with uneven shares; what is not a whole copy is padded with the mean (LayerNorm) or 0 (RMSNorm)"
     free = True
 
     def operators(self, r: Request) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def parts_of(model: Any, tensors: Iterable[TensorPlan]) -> Iterator[tuple[str, t
         if found is None:
             raise BadInput(
                 name,
-                what=f"is no tensor of the growth ({tuple(p.shape)})",
+                what=f"is not a tensor of the growth ({tuple(p.shape)})",
                 why="which of its entries are new cannot be known",
                 fix="train without --rewarm, --freeze-old and --rates, or give the model that this growth made",
             )

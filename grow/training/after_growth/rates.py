@@ -53,7 +53,7 @@ def treat(model: Any, record: Record, grown: Checkpoint, settings: Settings) -> 
         raise Refused(
             f"--rates {settings.rates}",
             what="does not know experts that were made or added",
-            why="what a router sends to each of them, and so its gradient, is no multiple of the old one",
+            why="what a router sends to each of them, and so its gradient, is not a multiple of the old one",
             fix="without --rates",
         )
     made, notes = tensors_of(record, grown), []

@@ -55,7 +55,7 @@ def read_begun(run: Path, stored: Mapping[str, Any] | None = None) -> dict[str, 
         Settings.from_document(begun["settings"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         why = f"{type(error).__name__}: {error}"
-        raise BadInput(str(file), what="is no record of a run", why=why, fix=AGAIN) from None
+        raise BadInput(str(file), what="is not a record of a run", why=why, fix=AGAIN) from None
     return {**found, **{key: begun.get(key) for key in ("before", "carried")}}
 
 

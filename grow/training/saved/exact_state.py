@@ -116,7 +116,7 @@ def _failure(error: CheckpointException) -> OSError:
 def _lost(folder: Path, why: str) -> BadInput:
     return BadInput(
         str(folder),
-        what="is no complete state of this run",
+        what="is not a complete state of this run",
         why=why,
         fix="resume from an earlier checkpoint (move this one away), or begin anew: --from RUN/step-… --state drop",
     )

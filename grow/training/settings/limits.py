@@ -92,7 +92,7 @@ def check(s: Settings) -> Settings:
 
 
 def steps_of(tokens: int, of_a_step: int) -> int:
-    """Whole steps of at least so many tokens; BadInput when that is no number of tokens."""
+    """Whole steps of at least so many tokens; BadInput when that is not a number of tokens."""
     _number("tokens", tokens, 1)
     return -(-tokens // of_a_step)
 

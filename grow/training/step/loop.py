@@ -160,7 +160,7 @@ class Loop:
 
     @torch.no_grad()
     def check_state(self) -> None:
-        """NotFinite where a weight or a moment is no number: no such checkpoint is ever written."""
+        """NotFinite where a weight or a moment is not a number: no such checkpoint is ever written."""
         named = [*self.model.named_parameters(), *states(self.optimizers)]
         if self.world.sum(sum(_odd(value) for _, value in named))[0]:
             mine = next((name for name, value in named if _odd(value)), "a tensor of another process")
@@ -179,7 +179,7 @@ class Loop:
 
 
 def _odd(value: torch.Tensor) -> int:
-    """How many entries on this process are no numbers."""
+    """How many entries on this process are not numbers."""
     return int((~torch.isfinite(local(value))).sum())
 
 

@@ -113,7 +113,9 @@ class Data:
         for tokens in (corpus.split("val") for corpus in corpora):
             count = tokens.blocks(block)
             if not count:
-                self.notes.append(f"{tokens.name}: {len(tokens.ids):,} tokens are no block of {block}: not evaluated")
+                self.notes.append(
+                    f"{tokens.name}: {len(tokens.ids):,} tokens do not fill a block of {block}: not evaluated"
+                )
             share = max(1, EVALUATED // len(corpora))
             self.validation += [(tokens, k) for k in range(min(count, share))]
         check_plateau(settings, len(self.validation))

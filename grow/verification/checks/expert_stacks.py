@@ -212,7 +212,7 @@ def forced(grown: Stacks, source: Stacks, shift: int) -> Iterator[_Outs]:
             copies = grown.copies[name]
             c = len(copies[0])
             if k % c:
-                raise ValueError(f"{k} experts per token are no {c} copies of some")
+                raise ValueError(f"{k} experts per token are not {c} copies of some")
             old = turn(source.counts[name], len(value), k // c, groups=False)
             table = torch.tensor([copies[e] for e in range(len(copies))])
             new = table[old].reshape(len(value), k)

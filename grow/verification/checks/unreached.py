@@ -203,7 +203,7 @@ class _Look:
         n, m = source.counts[name], grown.counts[name]
         x, y = source.logits(name), grown.logits(name)
         if m % n:
-            return f"{m} experts of {name} are no whole number of copies of {n}"
+            return f"{m} experts of {name} are not a whole number of copies of {n}"
         if x is None or y is None or len(x) != len(y):
             # no module gives logits: experts stand where they stood
             grown.copies[name] = {e: [e + c * n for c in range(m // n)] for e in range(n)}

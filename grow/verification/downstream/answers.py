@@ -84,7 +84,7 @@ def compare(source: Answers, grown: Answers, tolerance: float) -> list[dict[str,
 
 def _verdict(a: Mapping[str, Answer], b: Mapping[str, Answer], moves: float, *, exact: bool) -> dict[str, Any]:
     """What all rows of one task share: relative, limit, where, same, reason."""
-    limit = math.expm1(min(2 * moves, 500.0))  # e^500 is no limit, and no overflow either
+    limit = math.expm1(min(2 * moves, 500.0))  # e^500 is not a limit, and no overflow either
     worst, where = 0.0, ""
     wrong: list[tuple[float, str]] = []
     unknown: list[str] = []
@@ -121,7 +121,7 @@ def _verdict(a: Mapping[str, Answer], b: Mapping[str, Answer], moves: float, *, 
 
 
 def _apart(p: float, q: float) -> float:
-    """|p - q| / max(|p|, 1 nat); infinite when either is no number."""
+    """|p - q| / max(|p|, 1 nat); infinite when either is not a number."""
     gap = 0.0 if p == q else abs(p - q) / max(abs(p), LEAST)
     return math.inf if math.isnan(gap) else gap
 

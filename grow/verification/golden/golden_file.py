@@ -40,7 +40,7 @@ def check_target(path: Path, overwrite: bool) -> None:
     """What can be refused before a model is loaded."""
     if not path.parent.is_dir():
         raise BadInput(
-            show(path), what=f"{show(path.parent)} is no folder", why="the file is created in it",
+            show(path), what=f"{show(path.parent)} is not a folder", why="the file is created in it",
             fix=f"mkdir -p {show(path.parent)}",
         )  # fmt: skip
     if path.is_dir() or (os.path.lexists(path) and not path.is_file()):
@@ -130,7 +130,7 @@ def read(path: str | os.PathLike) -> Golden:
         return _golden(path, document, arrays)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise BadInput(
-            where, what="is no record of a model's answers", why=f"{type(error).__name__}: {show(error)}", fix=RECORD
+            where, what="is not a record of a model's answers", why=f"{type(error).__name__}: {show(error)}", fix=RECORD
         ) from None
 
 

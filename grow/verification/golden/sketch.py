@@ -94,7 +94,7 @@ def check(kept: Sketch, n: int, width: int) -> None:
         wanted["sum"] = (PROJECTIONS,)
     shapes = {name: value.shape for name, value in kept.items()}
     if shapes != wanted or not (1 <= rows <= n and max(columns, top) <= width and (not top or columns < width)):
-        raise ValueError(f"{shapes} is no sketch of ({n}, {width})")
+        raise ValueError(f"{shapes} is not a sketch of ({n}, {width})")
     for name, value in kept.items():
         whole = name == "top_columns"
         fits = ((value >= 0) & (value < width)).all() if whole else np.isfinite(value).all()

@@ -182,7 +182,7 @@ def _noise_floor(pair: Pair, dtype: str) -> dict[str, float]:
     variants["eager_attention"] = pair.outputs("source", dtype, "eager")
     variants["true_float64"] = pair.outputs("source", "float64")
     found = {name: difference(reference, other) for name, other in variants.items()}
-    return {name: d.relative for name, d in found.items() if not d.reason}  # what cannot be compared is no noise
+    return {name: d.relative for name, d in found.items() if not d.reason}  # what cannot be compared is not noise
 
 
 def redrawn_floor(pair: Pair, dtype: str) -> float:
@@ -219,7 +219,7 @@ def runtime_dtype(pair: Pair, dtype: str | None = None, *, readback: ReadbackArg
     ran = dtype or grown_dtype(pair)
     dtype = dtype or _unrounded(pair, ran)
     if ran == "float64":
-        return Check("runtime_dtype", "skip", reason="float64 is no runtime dtype; true_float64 judges it to 1e-12")
+        return Check("runtime_dtype", "skip", reason="float64 is not a runtime dtype; true_float64 judges it to 1e-12")
     if dtype == "float64":  # what the source does in its own dtype has no noise worth speaking of
         floor = {"true_float64": EXACT}
     else:

@@ -113,6 +113,6 @@ class Subject:
             self.cls.__name__,
             what=f"no probes for its main input {main!r}"
             + (f", together with {beside!r}" if beside not in ("", main) else ""),
-            why="probes are token ids, images and sound; what else a processor makes is no part of a checkpoint",
+            why="probes are token ids, images and sound; what else a processor makes is not part of a checkpoint",
             fix=f"verify a model that it is made of, or the stored weights alone: {option(rungs=['certificate'])}",
         )

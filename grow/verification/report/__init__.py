@@ -35,9 +35,9 @@ def check_place(path: Path) -> Path:
     """Where the page will lie, a link followed; BadInput when it cannot be written there, before any work is done."""
     where, target = f"--report {path}", Path(os.path.realpath(path))
     if os.path.exists(target) and not target.is_file():
-        raise BadInput(where, what="is no regular file", why="the report replaces what is there", fix=FIX)
+        raise BadInput(where, what="is not a regular file", why="the report replaces what is there", fix=FIX)
     if not os.access(target.parent, os.W_OK | os.X_OK):
-        raise BadInput(where, what="cannot be written", why=f"{target.parent} is no folder to write in", fix=FIX)
+        raise BadInput(where, what="cannot be written", why=f"{target.parent} is not a folder", fix=FIX)
     check_file(target, where, "a page of grow", MARKS, "a report replaces an earlier one, and nothing else")
     return target
 

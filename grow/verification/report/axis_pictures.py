@@ -2,7 +2,7 @@
 
     runs of an axis map  ->  bands with a look  ->  few enough of them to be seen  ->  SVG and legend
 
-Runs that are no map between the two sizes give no picture.
+Runs that are not a map between the two sizes give no picture.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Band:
 
 
 def looks(old: int, new: int, runs: Sequence[Sequence[Number]]) -> list[tuple[Band, Sequence[Number]]]:
-    """Every run with its place and look; empty when the runs are no map from `old` to `new` coordinates."""
+    """Every run with its place and look; empty when the runs are not a map from `old` to `new` coordinates."""
     if not 0 < old <= LARGEST or not 0 < new <= LARGEST or any(len(run) < 5 or None in run for run in runs):
         return []
     seen = np.zeros(old, np.int32)
@@ -113,7 +113,7 @@ IDENTITY = "compute the identity until they are trained"
 
 
 def axis_picture(axis: Mapping[str, Any], ident: str) -> tuple[Markup, list[dict[str, str]]]:
-    """The picture of one axis and its legend; both empty when its runs are no map."""
+    """The picture of one axis and its legend; both empty when its runs are not a map."""
     old, new = int(axis["old"] or 0), int(axis["new"] or 0)
     placed = looks(old, new, axis["runs"])
     if not placed:

@@ -26,7 +26,7 @@ from grow.verification.weights.recorded_growth import NoSpace, Replay
 def links(record: Record, source: Checkpoint, grown: Checkpoint) -> Iterator[tuple[Replay, ...]]:
     """The growths that lead from `source` to `grown`, the first one first; one, unless it grew more than once.
 
-    BadInput where `source` is none of the checkpoints that grow.json tells of.
+    BadInput where `source` is not one of the checkpoints that grow.json tells of.
     """
     last, found = None, []
     try:
@@ -47,7 +47,7 @@ def links(record: Record, source: Checkpoint, grown: Checkpoint) -> Iterator[tup
 
 
 def _from(record: Record, source: Checkpoint, grown: Checkpoint) -> list[Record]:
-    """The records of the growths between `source` and the last one; none where it is no source of any."""
+    """The records of the growths between `source` and the last one; none where it is not a source of any."""
     earlier = list(record.earlier) or _beside(record, grown)
     for k, one in enumerate(earlier):
         if source.config.get("model_type") != one.model_type:

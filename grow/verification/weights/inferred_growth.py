@@ -24,8 +24,8 @@ from grow.errors import GrowError
 from grow.notation.dtypes import BITS, STORES
 from grow.notation.operators import OPERATORS
 from grow.planning.change import DRAWN, ROUTES
+from grow.planning.growth_options import GrowthOptions, UpcyclingOptions
 from grow.planning.methods import DEFAULT, METHODS
-from grow.planning.options import GrowthOptions, UpcyclingOptions
 from grow.planning.plan import Plan, plan_for
 from grow.planning.record import parse_record, record_of
 from grow.planning.tensor import TensorPlan

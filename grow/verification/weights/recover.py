@@ -81,7 +81,7 @@ def recover_tensor(name: str, begin: int, t: TensorPlan, replay: Replay) -> Reco
         raw = part_rows(replay.source, t, start, stop)
         wanted = widen(raw, t.source_dtype, F64)
         back = values if unit == 0 else widen(narrow(values, t.source_dtype), t.source_dtype, F64)
-        differs = back != wanted  # the sign of a zero is no number
+        differs = back != wanted  # the sign of a zero is not a number
         entries += differs.size
         changed += int(differs.sum())
         if differs.any():

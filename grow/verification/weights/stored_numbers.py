@@ -81,7 +81,7 @@ def stored_differences(source: Checkpoint, grown: Checkpoint) -> Iterator[Stored
         reason, rows = unseen.get(name, ("", slice(0, 0)))
         first, found, wanted, count = None, 0.0, 0.0, 0
         for (start, a), (_, b) in zip(_blocks(source, name), _blocks(grown, name)):
-            off = ~((a == b) & np.isfinite(b))  # what is no number equals nothing
+            off = ~((a == b) & np.isfinite(b))  # what is not a number equals nothing
             if off.any():
                 if first is None:
                     i, j = np.argwhere(off)[0]
