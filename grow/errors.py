@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
-"""What a terminal obeys or does not show: controls, marks of direction, line separators; a newline is not one of them."""
+"""What a terminal obeys or does not show: controls, marks of direction, line separators; not a newline."""
 
 
 def plain(text: str) -> str:

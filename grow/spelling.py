@@ -87,7 +87,7 @@ class CommandLine:
 
 
 class RecipeKeys:
-    """split = "exact", operators = {ffn = "copies"}: the keys of a stage. What is not one of them the caller of the recipe
+    """split = "exact", operators = {ffn = "copies"}: the keys of a stage. What is not one of them, the recipe's caller
     has given, and what is not one of the `kinds` of stages is a command of his."""
 
     def __init__(self, keys: Collection[str], kinds: Collection[str], caller: Spelling) -> None:

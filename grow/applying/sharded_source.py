@@ -42,7 +42,7 @@ def is_pieced(folder: Path) -> bool:
 
 
 class PiecedCheckpoint(Checkpoint):
-    """`Checkpoint` whose tensors lie in pieces; what is not a tensor of the model is not in it once it has been named."""
+    """`Checkpoint` whose tensors lie in pieces; what is no tensor of the model is left out once it was named."""
 
     def __init__(self, folder: Path, trust: bool) -> None:
         home = next((path for path in (folder, folder.parent) if (path / "config.json").is_file()), None)

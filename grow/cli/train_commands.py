@@ -130,7 +130,7 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
     type=float,
     help="The weight decay of matrices; norms, biases and embeddings have none [default: 0.1].",
 )
-@click.option("--clip", type=float, help="The largest global norm of a gradient; 0 is not a limit [default: 1].")
+@click.option("--clip", type=float, help="The largest global norm of a gradient; 0 sets no limit [default: 1].")
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="The optimizer [default: adamw].")
 @click.option(
     "--dtype",

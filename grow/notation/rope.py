@@ -70,7 +70,7 @@ REQUIRED = {
 OPTIONAL = ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "factor")  # null is none
 SPELLED = ("rope_theta", "partial_rotary_factor")
 FRACTION_OF_PAIRS = ("proportional",)
-"""Types that turn all of the head and let the pairs behind the fraction stand still; null is not one of their factors."""
+"""Types that turn all of the head and let the pairs behind the fraction stand still; none has a factor null."""
 OWN_LENGTH = ("yarn", "longrope", "llama3")
 
 

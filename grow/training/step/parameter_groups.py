@@ -103,6 +103,6 @@ def gradient_norm(model: nn.Module, world: World) -> float:
 
 
 def clip_gradients(model: nn.Module, norm: float, limit: float) -> None:
-    """Scale every gradient so that the global norm is at most `limit`; 0 is not a limit."""
+    """Scale every gradient so that the global norm is at most `limit`; 0 sets no limit."""
     if limit and norm > limit:
         torch._foreach_mul_([local(p.grad) for p in model.parameters() if p.grad is not None], limit / norm)

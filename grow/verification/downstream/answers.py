@@ -84,7 +84,7 @@ def compare(source: Answers, grown: Answers, tolerance: float) -> list[dict[str,
 
 def _verdict(a: Mapping[str, Answer], b: Mapping[str, Answer], moves: float, *, exact: bool) -> dict[str, Any]:
     """What all rows of one task share: relative, limit, where, same, reason."""
-    limit = math.expm1(min(2 * moves, 500.0))  # e^500 is not a limit, and no overflow either
+    limit = math.expm1(min(2 * moves, 500.0))  # e^500 limits nothing, and no overflow either
     worst, where = 0.0, ""
     wrong: list[tuple[float, str]] = []
     unknown: list[str] = []

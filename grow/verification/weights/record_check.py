@@ -58,7 +58,7 @@ def _heads(family: Family, maps: Mapping[str, AxisMap]) -> Iterator[str]:
     if len(strays):
         yield f"grow.json: the map of heads puts head {strays[0]} into a group without the kv head that it reads"
     if family.attention.whole_norm and not HeadMaps(q, kv).even:
-        yield "grow.json: the map of heads is not a whole number of copies: a norm over all heads sees another mean square"
+        yield "grow.json: the map of heads is not one of whole copies: a norm over all heads sees another mean square"
 
 
 def _recomputed(source: Architecture, change: Change, new: Sizes) -> Iterator[str]:
