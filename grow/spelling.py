@@ -1,4 +1,4 @@
-"""The spelling of options in messages: as the caller wrote them.
+"""How messages write an option: as `--split`, as `split=` or as a key of a recipe.
 
 >>> option(split="foo"), option("out"), command("upcycle", experts=8)
 ('split="foo"', 'out=…', 'grow.upcycle(…, experts=8)')

@@ -26,8 +26,8 @@ from grow.applying.fused import layout
 from grow.errors import Refused
 from grow.integrations.trainer_state import load_trainer_state
 from grow.optimizer.dual_rule import rates_of
-from grow.optimizer.state.in_files import POWERS
 from grow.optimizer.state.parameter_names import bare_model
+from grow.optimizer.state.stored_state import POWERS
 from grow.optimizer.torch_classes import COL, ROW
 from grow.training.after_growth import rates as rates_module
 from grow.training.after_growth.new_entries import parts_of

@@ -12,8 +12,8 @@ import pytest
 
 from grow.applying import filled_rows, matrix_rows, reference, source_statistics, tensor_rows
 from grow.applying.arithmetic import arithmetic
-from grow.applying.paths import Path, path_of
 from grow.applying.reference import grow_whole
+from grow.applying.row_methods import Path, path_of
 from grow.errors import BadInput, Refused
 from grow.notation.axes import parse_signature
 from grow.notation.dtypes import RAW

@@ -7,9 +7,9 @@ import tiny
 import torch
 
 import grow
-from grow.models import widened
+from grow.models import upcast
 from grow.models.true_float64 import load, stored, tensors
-from grow.models.widened import Widened, worth_it
+from grow.models.upcast import Widened, worth_it
 from grow.verification.outputs import pair as pair_module
 from grow.verification.outputs import stored_outputs
 from grow.verification.outputs.compare import difference
@@ -22,8 +22,8 @@ from grow.verification.outputs.stored_outputs import on_disk
 def always(monkeypatch):
     """No model fits as a whole, every matrix is large, and products take several slices."""
     monkeypatch.setattr(Pair, "whole", False)
-    monkeypatch.setattr(widened, "LARGE", 2)
-    monkeypatch.setattr(widened, "SLICE", 50)
+    monkeypatch.setattr(upcast, "LARGE", 2)
+    monkeypatch.setattr(upcast, "SLICE", 50)
 
 
 def drawn(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
@@ -111,8 +111,8 @@ def test_a_model_gives_the_outputs_of_the_plain_way(family, dtype, tmp_path, mon
     source = tiny.checkpoint(tmp_path / "source", family, dtype=dtype)
     found = []
     for large in (2, 10**9):
-        monkeypatch.setattr(widened, "LARGE", large)
-        monkeypatch.setattr(widened, "SLICE", 50)
+        monkeypatch.setattr(upcast, "LARGE", large)
+        monkeypatch.setattr(upcast, "SLICE", 50)
         monkeypatch.setattr(Pair, "whole", False)
         with Pair(source, source) as pair:
             model = pair.model("source", "float64")
@@ -163,7 +163,7 @@ def test_one_rounding_of_each_weight_moves_it_as_the_plain_way_does(tmp_path, mo
     floors = []
     monkeypatch.setattr(Pair, "whole", False)
     for large in (2, 10**9):
-        monkeypatch.setattr(widened, "LARGE", large)
+        monkeypatch.setattr(upcast, "LARGE", large)
         with Pair(source, source) as pair:
             floors.append([storage_floor(pair, dtype) for dtype in ("bfloat16", "float32")])
             assert moved(pair, "bfloat16")[0].keys() == pair.outputs("source", "float64").keys()
@@ -188,7 +188,7 @@ def test_the_estimate_counts_a_large_weight_as_it_is_stored(tmp_path, monkeypatc
     sizes = {}
     monkeypatch.setattr(Pair, "whole", False)
     for large in (4000, 10**9):
-        monkeypatch.setattr(widened, "LARGE", large)
+        monkeypatch.setattr(upcast, "LARGE", large)
         with Pair(source, source) as pair:
             sizes[large] = pair._needs("source", "float64", pair.probes)
             whole = pair._needs("source", "float64", pair.probes, whole=True)
@@ -202,7 +202,7 @@ def test_the_estimate_counts_a_large_weight_as_it_is_stored(tmp_path, monkeypatc
 def test_weights_stay_as_they_are_stored_only_where_a_model_does_not_fit_as_a_whole(free, tmp_path, monkeypatch):
     """Widening them in every pass takes time."""
     source = tiny.checkpoint(tmp_path / "source", "llama", dtype="BF16", vocab_size=4001)
-    monkeypatch.setattr(widened, "LARGE", 4000)
+    monkeypatch.setattr(upcast, "LARGE", 4000)
     with Pair(source, source) as pair:
         whole = pair._needs("source", "float64", pair.probes, whole=True).total
     monkeypatch.setattr(pair_module, "available_memory", lambda: 100 * whole if free == "all" else whole - 1)

@@ -29,8 +29,8 @@ from grow.applying.arithmetic import (
     runs,
     taken,
 )
-from grow.applying.paths import Path
 from grow.applying.reference import blend, copy_number
+from grow.applying.row_methods import Path
 from grow.applying.source_statistics import SourceStatistics
 from grow.notation.axes import READ, WRITE
 from grow.notation.dtypes import RAW

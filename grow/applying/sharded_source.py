@@ -67,7 +67,9 @@ class PiecedCheckpoint(Checkpoint):
             self.close()
             if isinstance(error, OSError):
                 what, fix = f"cannot be read: {error.strerror}", "copy the folder again, or an earlier checkpoint"
-                raise BadInput(show(error.filename or folder), what=what, fix=fix) from None
+                raise BadInput(
+                    show(error.filename or folder), what=what, why="every file of it is read", fix=fix
+                ) from None
             raise
         self._stored: dict[str, str] = {}
 

@@ -18,7 +18,7 @@ from grow.applying.arithmetic import ReadRows, WriteRows, arithmetic
 from grow.applying.filled_rows import fill_rows, redrawn
 from grow.applying.matrix_rows import MatrixRows
 from grow.applying.norms import grow_norm
-from grow.applying.paths import Path, path_of
+from grow.applying.row_methods import Path, path_of
 from grow.planning.tensor import TensorPlan
 
 BLOCK = 1 << 18  # elements of a source block: about a megabyte in float32

@@ -1,4 +1,4 @@
-"""The families that grow knows: one file of data for each, and the registry."""
+"""The families that grow knows, one file of data for each, and the code that reads their tables."""
 
 from __future__ import annotations
 

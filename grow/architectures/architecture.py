@@ -1,4 +1,4 @@
-"""A family read with one config: every fact of one model that follows from the two, as an attribute.
+"""A family read with one config: every fact that follows from the two, as an attribute.
 
 source = Architecture(FAMILIES["llama"], config)
 source.sizes["head_dim"], source.tie, source.hidden_context, source.get("rope_theta")

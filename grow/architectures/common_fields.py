@@ -1,4 +1,4 @@
-"""Config fields and values that are no one family's: what nobody computes with, what acts in training only, sizes.
+"""Config fields that belong to no single family.
 
 The families' own fields stand in their tables.
 """

@@ -1,4 +1,4 @@
-"""Llama: RMSNorm before each branch, grouped-query attention with RoPE, gated FFN."""
+"""Llama: RMSNorm before each branch, grouped-query attention with RoPE, gated FFN; and rows that others share."""
 
 from grow.architectures.common_fields import ELEMENTWISE
 from grow.architectures.family import Attention, Family, Norm, Tie

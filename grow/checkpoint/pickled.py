@@ -67,7 +67,7 @@ class PickledCheckpoint(Checkpoint):
             if not isinstance(error, OSError):
                 raise
             what, fix = f"cannot be read: {error.strerror}", "check its permissions and the disk"
-            raise BadInput(show(error.filename or folder), what=what, fix=fix) from None
+            raise BadInput(show(error.filename or folder), what=what, why="every file of it is read", fix=fix) from None
         self.notes.append("the weights are pickles, which are verified and not grown")
 
     def _merge(self, folder: Path, names: list[str]) -> None:

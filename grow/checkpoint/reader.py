@@ -201,7 +201,7 @@ def open_checkpoint(
         if not isinstance(error, OSError):
             raise
         what, fix = f"cannot be read: {error.strerror}", "check its permissions and the disk"
-        raise BadInput(show(error.filename or folder), what=what, fix=fix) from None
+        raise BadInput(show(error.filename or folder), what=what, why="every file of it is read", fix=fix) from None
     return checkpoint
 
 

@@ -262,7 +262,7 @@ def run(ctx, recipe, listed, dry_run, as_json, **options) -> int:
 
     Exit code 130: SIGTERM or SIGINT came; --resume goes on from there, to the same bits.
     """
-    from grow.cli import recipes
+    from grow.cli import run_command
 
     chosen = "--list" if listed else "--dry-run" if dry_run else ""
     given = {"RECIPE": recipe, "--dry-run": dry_run} if listed else {}
@@ -270,9 +270,9 @@ def run(ctx, recipe, listed, dry_run, as_json, **options) -> int:
     if chosen and (ignored := [name for name, value in given.items() if value]):
         raise click.UsageError(f"{ignored[0]} has no meaning with {chosen}.", ctx)
     if listed:
-        return recipes.listed(as_json)
+        return run_command.listed(as_json)
     if recipe is None:
         raise click.MissingParameter(ctx=ctx, param_hint="'RECIPE'", param_type="argument")
     if dry_run:
-        return recipes.price(recipe, as_json)
-    return recipes.run(recipe, as_json, **options)
+        return run_command.price(recipe, as_json)
+    return run_command.run(recipe, as_json, **options)

@@ -1,4 +1,4 @@
-"""What is measured of each method: damage, trainability, and loss in the race."""
+"""What is measured of each method: damage, trainability, and loss over the training steps."""
 
 from __future__ import annotations
 

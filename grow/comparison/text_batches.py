@@ -98,7 +98,8 @@ def read_text(source: Path, file: Path | None, positions: int, seed: int) -> Tex
             fix=f"at least {HELD_OUT * BLOCK * length} tokens of text",
         )
     if masked and tokenizer.mask_token_id is None:
-        raise BadInput(str(source), what="the tokenizer has no mask token", why="a masked LM fills masks in")
+        fix = "add the mask token to the checkpoint's tokenizer"
+        raise BadInput(str(source), what="the tokenizer has no mask token", why="a masked LM fills masks in", fix=fix)
     blocks = ids[: whole * BLOCK * length].reshape(whole, -1)
     apart = torch.arange(whole) % HELD_OUT == HELD_OUT - 1
     mask = tokenizer.mask_token_id if masked else None

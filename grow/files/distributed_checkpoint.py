@@ -177,7 +177,8 @@ def check_owner(folder: Path, trust: bool) -> None:
         owner = os.stat(folder / INDEX).st_uid
     except OSError as error:
         fix = "the folder that torch.distributed.checkpoint has written"
-        raise BadInput(f"{folder}: {INDEX}", what=error.strerror or "cannot be read", fix=fix) from None
+        why = "it says which file holds which tensor"
+        raise BadInput(f"{folder}: {INDEX}", what=error.strerror or "cannot be read", why=why, fix=fix) from None
     if owner != os.getuid() and not trust:
         raise BadInput(
             str(folder),

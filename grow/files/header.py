@@ -122,7 +122,8 @@ def read_exactly(fd: int, count: int, offset: int, where: str) -> bytes:
         try:
             part = os.pread(fd, count, offset)
         except OSError as error:
-            raise BadInput(where, what=f"cannot be read: {error.strerror}", fix=AGAIN) from None
+            why = "the disk or the file system refuses"
+            raise BadInput(where, what=f"cannot be read: {error.strerror}", why=why, fix=AGAIN) from None
         if not part:
             why = "it became shorter while it was read"
             raise BadInput(where, what=f"ends at byte {offset:,}", why=why, fix=AGAIN)

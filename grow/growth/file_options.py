@@ -1,4 +1,4 @@
-"""What may be asked of the files of a growth: where the result goes, and how source and result are treated."""
+"""The options of a growth's files: where the result goes, and how source and result are treated."""
 
 from __future__ import annotations
 

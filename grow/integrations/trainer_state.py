@@ -22,9 +22,9 @@ import transformers
 from grow.errors import BadInput
 from grow.optimizer.state.grown_entries import items_of
 from grow.optimizer.state.grown_state import check_policy, refuse_plan
-from grow.optimizer.state.in_files import check_state
 from grow.optimizer.state.of_trainer import OPTIMIZER, TrainerState, open_trainer, own_entries, trainer_order
 from grow.optimizer.state.parameter_names import bare_model, shapes
+from grow.optimizer.state.stored_state import check_state
 from grow.planning.plan import Plan
 
 CLASSES: dict[str, Any] = {

@@ -32,7 +32,7 @@ from grow.checkpoint.pickled import is_pickled
 from grow.errors import BadInput, did_you_mean, listing
 from grow.files.foreign_names import told
 from grow.files.regular import read_file
-from grow.models.widened import Widened, worth_it
+from grow.models.upcast import Widened, worth_it
 from grow.notation.dtypes import CODES
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in CODES}

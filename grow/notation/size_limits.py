@@ -1,4 +1,4 @@
-"""The largest size of each axis that grow accepts, from whatever file or person it comes.
+"""The largest size of each axis that grow accepts, whether from a file or from a user.
 
 A size is a claim of a file or a slip of a finger; it is held against this table before anything is as long as it says.
 Each cap is far above every known model, and what a plan needs for it is some hundred megabytes.

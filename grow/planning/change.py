@@ -1,4 +1,4 @@
-"""What a growth does apart from any file: one map per space, and the source of every layer.
+"""The growth itself, independent of files: one map per space, and the source of every layer.
 
 A plan is made from a `Change`, `grow.json` stores it, and verification lays it over the two checkpoints again.
 """
@@ -66,7 +66,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Redraw:
-    """Units of upcycled experts that are drawn anew (lossy, see `grow.planning.methods.dense_to_experts`).
+    """Units of upcycled experts that are drawn anew (lossy, see `grow.planning.methods.upcycling`).
 
     share  of each expert's units, drawn for each expert apart; the same in all of its matrices
     first  whether the first expert of a group loses some, too

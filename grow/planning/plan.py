@@ -19,9 +19,9 @@ from grow.planning.choose_maps import grow_counts, grow_experts, head_dim_maps, 
 from grow.planning.growth_options import USUAL, GrowthOptions
 from grow.planning.layers import Depth
 from grow.planning.methods import DEFAULT, Request, design
+from grow.planning.read_as_experts import read_so
 from grow.planning.target import Target, resolve
 from grow.planning.tensor import HALVED, TensorPlan
-from grow.planning.upcycle import read_so
 from grow.spelling import option
 
 

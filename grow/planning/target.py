@@ -21,7 +21,7 @@ from typing import Any
 from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
 from grow.architectures.family import GROWABLE, UNITS, WIDTHS, Family
-from grow.architectures.upcycling import PAIRS
+from grow.architectures.upcycling_pairs import PAIRS
 from grow.errors import BadInput, Refused, did_you_mean
 from grow.files.header import show
 from grow.files.regular import read_json

@@ -1,4 +1,4 @@
-"""The keys of a recipe and the values that they may have.
+"""The keys of a recipe, and the type of value that each takes.
 
 The options of a command are read off its function, those of `grow train` off its settings: neither is listed twice.
 """

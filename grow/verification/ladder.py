@@ -313,9 +313,8 @@ class _Ladder:
                     self.first = found.fault
 
     def _behaviour(self, pair: Any, wanted: set[str], limit: float) -> Iterator[Check]:
-        from grow.verification.checks import behaviour, generation, sentence_embeddings
+        from grow.verification.checks import behaviour, generation, labels, sentence_embeddings
         from grow.verification.checks import hidden_states as layers
-        from grow.verification.weights import labels
 
         replay, chain = self.replay, self.chain
         readback = read_through([link.readback for link in chain])

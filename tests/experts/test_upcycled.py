@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 import grow
 from grow.architectures import FAMILIES
-from grow.architectures.upcycling import PAIRS
+from grow.architectures.upcycling_pairs import PAIRS
 from grow.notation.numbers import Noise, mean_share
 
 DENSE = ("llama", "mistral", "qwen2", "qwen3", "olmo2", "granite")

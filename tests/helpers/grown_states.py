@@ -14,8 +14,8 @@ import grow
 from grow.errors import GrowError
 from grow.optimizer.dual_rule import new_entries_of, rates_of
 from grow.optimizer.state.find import open_state
-from grow.optimizer.state.in_files import POWERS
 from grow.optimizer.state.parameter_names import bare_model, pairs
+from grow.optimizer.state.stored_state import POWERS
 from grow.optimizer.torch_classes import STEP
 
 # A gradient summed in another order in float64, relative to the tensor's largest: measured up to 3e-14.

@@ -22,7 +22,7 @@ ORDER = [
 """Folders and files of the package, "grow" for its public names: each imports only what stands before it."""
 BEGIN, END = "<!-- tree -->", "<!-- /tree -->"
 DATA = {
-    "py.typed": "says that the package has types",
+    "py.typed": "marks the package as typed",
     "zoo/sotu.txt.xz": "the speeches that the bundled models were trained on",
     "zoo/heldout.txt.xz": "five speeches that none of them has seen",
     "zoo/results.json": "what was measured of the bundled models, with commands and dates",
@@ -33,7 +33,7 @@ DATA = {
     "comparison/comparison.html.j2": "the template of the page",
     "verification/downstream/data": "the tasks that come with the package",
     "verification/report/page.html.j2": "the template of the report",
-    "verification/report/style.css.j2": "its style, and the comparison's",
+    "verification/report/style.css.j2": "the style sheet of the report and of the comparison",
 }
 """What is no Python: path -> phrase."""
 

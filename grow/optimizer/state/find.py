@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from grow.optimizer.state.in_files import TrainingState, check_state, damaged
 from grow.optimizer.state.of_grow_train import open_sharded
 from grow.optimizer.state.of_growth import document_of, open_written
 from grow.optimizer.state.of_trainer import OPTIMIZER, open_trainer
 from grow.optimizer.state.parameter_names import bare_model, shapes
+from grow.optimizer.state.stored_state import TrainingState, check_state, damaged
 from grow.optimizer.state.train_json import STATE, TRAIN
 
 SHARDED, WRITTEN, TRAINER = "state/ of grow train", "state/ of a growth", "optimizer.pt of a Trainer"

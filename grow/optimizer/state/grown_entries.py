@@ -12,9 +12,9 @@ import torch
 
 from grow.applying.tensor_rows import BLOCK, grow_tensor
 from grow.optimizer.dual_rule import carries, grow_factored, grow_moment
-from grow.optimizer.state.in_files import POWERS, TORCH, TrainingState, as_rows, check_finite, shape_of
 from grow.optimizer.state.of_growth import Item, Put
 from grow.optimizer.state.parameter_names import pairs, places
+from grow.optimizer.state.stored_state import POWERS, TORCH, TrainingState, as_rows, check_finite, shape_of
 from grow.optimizer.torch_classes import COL, ROW, STEP
 from grow.planning.plan import Plan
 from grow.planning.tensor import TensorPlan

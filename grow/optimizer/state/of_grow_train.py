@@ -12,7 +12,7 @@ import torch
 from grow.errors import GrowError
 from grow.files.distributed_checkpoint import PiecedFolder
 from grow.notation.dtypes import RAW
-from grow.optimizer.state.in_files import Carried, Info, TrainingState, as_tensor, damaged
+from grow.optimizer.state.stored_state import Carried, Info, TrainingState, as_tensor, damaged
 from grow.optimizer.state.train_json import STATE, read_train
 
 CLASSES = {"adamw": ("AdamW",), "adafactor": ("Adafactor",), "muon": ("Muon", "AdamW")}

@@ -1,4 +1,4 @@
-"""Training states that are named and never opened: DeepSpeed, FSDP, Accelerate, Megatron.
+"""Training states that are recognised and never opened: DeepSpeed, FSDP, Megatron, Lightning and others.
 
 No torch in here: a growth asks before it knows whether there is a state at all.
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from grow.errors import GrowError, Refused
-from grow.planning.methods import bert2bert, copies, dense_to_experts, layers_only, padding
+from grow.planning.methods import bert2bert, copies, layers_only, padding, upcycling
 from grow.planning.methods.method import Design, Method, Request
 from grow.spelling import check_choice, option
 
@@ -20,7 +20,7 @@ METHODS: Mapping[str, Method] = {
     **copies.METHODS,
     **layers_only.METHODS,
     **bert2bert.METHODS,
-    **dense_to_experts.METHODS,
+    **upcycling.METHODS,
 }
 
 

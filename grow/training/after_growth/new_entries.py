@@ -24,9 +24,9 @@ from grow.errors import BadInput, Refused
 from grow.growth.in_memory import ModelSource
 from grow.optimizer.dual_rule import new_entries_of
 from grow.planning.assemble import assemble
+from grow.planning.read_as_experts import experts_of
 from grow.planning.record import NAME, Record
 from grow.planning.tensor import TensorPlan
-from grow.planning.upcycle import experts_of
 from grow.training.settings.schedule import rewarm
 from grow.training.sharding import local, part_of
 

@@ -20,8 +20,8 @@ import torch
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, no_such
 from grow.optimizer.state.find import open_state
-from grow.optimizer.state.in_files import TrainingState, check_finite
 from grow.optimizer.state.of_grow_train import CLASSES, ShardedState
+from grow.optimizer.state.stored_state import TrainingState, check_finite
 from grow.optimizer.torch_classes import STEP
 from grow.planning.record import read_record
 from grow.processes import World

@@ -1,4 +1,4 @@
-"""What a resumed run finds of itself.
+"""What a resumed run reads and checks of its earlier part.
 
 Each of these may be gone, or be another one's; a run goes on only where it is the run that was.
 """

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from grow.errors import Refused, listing
-from grow.optimizer.state.in_files import shape_of
+from grow.optimizer.state.stored_state import shape_of
 from grow.optimizer.torch_classes import COL, ROW
 from grow.training.sharding import gathered, local, rows_of, zeros
 

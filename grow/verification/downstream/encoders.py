@@ -32,7 +32,8 @@ def masked_words(model: Any, tokenizer: Any, *, limit: int | None = None) -> Ans
     """What a masked LM answers on the first `limit` of 20 passages; a sample is a masked token, "3.17" the 17th of
     passage 3. The masks are drawn from a fixed seed."""
     if tokenizer.mask_token_id is None:
-        raise BadInput("--tasks mlm_heldout", what="the tokenizer has no mask token", fix="--tasks similarity")
+        what, why = "the tokenizer has no mask token", "the task masks words"
+        raise BadInput("--tasks mlm_heldout", what=what, why=why, fix="--tasks similarity")
     lines = (DATA / "grow_heldout.jsonl").read_text(encoding="utf-8").splitlines()[:limit]
     draw = np.random.default_rng(0)
     samples: dict[str, Answer] = {}

@@ -149,6 +149,7 @@ def _check_kind(source: Path, names: Sequence[str]) -> None:
             raise BadInput(
                 f"--tasks {name}",
                 what=f"is for {wants} language models, and {source} is a {model_class(source).__name__}",
+                why="a task asks what its kind of model answers",
                 fix=f"--tasks {','.join(builtin(source))}",
             )
 

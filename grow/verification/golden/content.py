@@ -1,4 +1,4 @@
-"""What a golden file holds: questions, sketches of the answers, and what judges others."""
+"""What a golden file holds: questions, sketches of the answers, and tolerances for others."""
 
 from __future__ import annotations
 

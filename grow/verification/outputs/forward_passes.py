@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from grow.errors import GrowError
-from grow.models.widened import Widened
+from grow.models.upcast import Widened
 from grow.verification.outputs.compare import Difference, Outputs, Readback, difference, scatter
 from grow.verification.outputs.pair import Differs, NoRoom, Pair, stock_dtype, stored_dtype
 from grow.verification.outputs.stored_outputs import Held, on_disk, slices

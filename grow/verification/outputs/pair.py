@@ -19,7 +19,7 @@ import transformers
 from grow.checkpoint.pickled import open_readable
 from grow.errors import BadInput, GrowError, listing
 from grow.models.true_float64 import DTYPES, LOCAL, Loaded, Unloadable, load, model_class, quiet
-from grow.models.widened import worth_it
+from grow.models.upcast import worth_it
 from grow.notation.dtypes import NAMES
 from grow.verification.outputs.compare import CannotRun, Outputs, run
 from grow.verification.outputs.free_memory import available_memory, counts_mapped_files, give_back
@@ -368,7 +368,9 @@ class Pair:
         """What to raise when a forward pass did: the grown model differs, or the source is bad input."""
         if side == "grown":
             return Differs(f"the source runs and the grown model does not: {what}")
-        return BadInput(str(self.folders["source"]), what=f"the source cannot run {what}", fix="check its config.json")
+        why = "outputs that are not there cannot be compared"
+        where = str(self.folders["source"])
+        return BadInput(where, what=f"the source cannot run {what}", why=why, fix="check its config.json")
 
     def _load(self, side: Side, dtype: str, attention: str | None, *, lazy: bool = True) -> Loaded:
         disk = lazy and self._to_disk(side, dtype)

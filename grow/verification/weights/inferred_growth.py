@@ -27,9 +27,9 @@ from grow.planning.change import DRAWN, ROUTES
 from grow.planning.growth_options import GrowthOptions, UpcyclingOptions
 from grow.planning.methods import DEFAULT, METHODS
 from grow.planning.plan import Plan, plan_for
+from grow.planning.read_as_experts import read_so
 from grow.planning.record import parse_record, record_of
 from grow.planning.tensor import TensorPlan
-from grow.planning.upcycle import read_so
 from grow.verification.weights.recorded_growth import Replay
 
 SAMPLE = 40  # tensors by which a growth is judged: a layer or two, and the tables

@@ -1,4 +1,4 @@
-"""Which path a tensor takes, and why."""
+"""Which of five ways each tensor is grown, and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large weights kept as they are stored, and widened to float64 slice by slice.
+"""Large weights kept in their stored dtype, and converted to float64 slice by slice.
 
     w = Widened(table)          # table: (262144, 640) bfloat16, 0.3 GB, mapped from its file
     x @ w.T                     # the float64 product, slice by slice; w in float64 would take 1.3 GB

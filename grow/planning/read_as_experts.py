@@ -23,7 +23,7 @@ from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
 from grow.architectures.family import Experts, Family
 from grow.architectures.match import Match, Matched
-from grow.architectures.upcycling import PAIRS, Pair
+from grow.architectures.upcycling_pairs import PAIRS, Pair
 from grow.errors import BadInput, Refused
 from grow.planning.change import DRAWN, ROUTES, Upcycling
 from grow.planning.growth_options import UpcyclingOptions

@@ -1,4 +1,4 @@
-"""A training state in files: its tensors, rows of them, and what is carried beside them."""
+"""A stored training state: its tensors, rows of them, and what is carried beside them."""
 
 from __future__ import annotations
 
