@@ -18,6 +18,7 @@ from models import difference
 
 import grow
 from grow.errors import BadInput
+from grow.notation.operators import OPERATORS
 from grow.planning.change import Change
 from grow.planning.record import read_record
 
@@ -127,6 +128,7 @@ def test_the_table_of_a_plan_has_every_axis(made, monkeypatch, capsys):
         "layers 2 5 3 inserted (copies of their neighbours, output 0) at 1, 2, 3",
         "vocab 41 60 19 appended, logits between the old ones",
         "positions 64 97 33 appended, repeating the old ones",
+        *(f"{word}: {OPERATORS[word].meaning}" for word in ("copies", "unread")),
     ]
     fields = out.split("\nconfig.json\n")[1].split("\n\n")[0]
     assert all(name in fields for name in ("n_embd", "n_head", "n_inner", "n_layer", "n_positions", "vocab_size"))

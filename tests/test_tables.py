@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -119,7 +120,8 @@ def test_low_needs_a_bias(variant, tiny, tmp_path):
     error = caught.value
     assert all((error.where, error.what, error.why, error.fix))
     assert (error.exit_code, (tmp_path / "grown").exists()) == (2, False)
-    grow.plan(tiny(variant), {"vocab": MORE}, new_tokens=error.fix.split()[1].rstrip(":"))  # what the fix says
+    said = re.search(r'new_tokens="(\w+)"', error.fix)
+    grow.plan(tiny(variant), {"vocab": MORE}, new_tokens=said[1])  # what the fix says
     assert grow.plan(tiny(variant), {"ffn": 99}, new_tokens="low").new_sizes["ffn"] == 99  # no new token, no question
 
 

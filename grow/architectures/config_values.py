@@ -19,6 +19,7 @@ from grow.architectures.stock_source import Stock, stock_of
 from grow.errors import BadInput, Refused, did_you_mean, listing, near_miss
 from grow.files.json_floats import is_special
 from grow.notation.rope import HOMES, SPELLED, check_rope
+from grow.spelling import option
 
 
 def _number(value: Any) -> bool:
@@ -102,7 +103,7 @@ def _check_unknown(architecture: Architecture, harmless: Collection[str]) -> tup
         why="a field that nobody has read may change the function" + (f"; {hint}" if hint else ""),
         fix=f"remove {listing(sizes)} from a copy of config.json: a size that is not an axis here would stay behind"
         if sizes
-        else f"if they are harmless: --assume-harmless {','.join(faults)}",
+        else f"if they are harmless: {option(assume_harmless=faults)}",
     )
 
 

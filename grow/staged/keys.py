@@ -112,7 +112,8 @@ def setting(name: str) -> Check:
             roomy = {"length": 8, "steps": 1 << 60, **({"batch": value} if name == "accumulate" else {})}
             check(replace(Settings(), **{**roomy, name: parse(value) if parse is not None else value}))
         except GrowError as error:
-            return f"{error.why} {error.fix if error.fix.startswith('did') else ''}".rstrip()
+            hint = error.fix if error.fix.startswith("did") else ""
+            return f"{error.what}; {hint}" if hint else error.what
         except (ValueError, OverflowError):
             return "wanted two numbers" if parse else "out of range"
         return ""

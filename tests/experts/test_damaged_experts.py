@@ -137,7 +137,7 @@ def test_a_record_that_says_something_else_is_no_record(tiny, tmp_path):
     with pytest.raises(grow.BadInput, match="upcycling"):
         read_record(tmp_path / "grown")
     edit_json(path, lambda d: d["plan"]["upcycling"].update(granularity=1, target="qwen2_moe"))
-    with pytest.raises(grow.BadInput, match="no known pair"):
+    with pytest.raises(grow.BadInput, match="not a known pair"):
         grow.verify(tiny("llama"), tmp_path / "grown", rungs=["certificate"])
 
 

@@ -213,5 +213,5 @@ def test_a_record_with_a_senseless_redraw_is_refused(tmp_path):
     ).path
     for damage in ({"share": 2.0, "first": True}, {"share": 0.5}, {"share": 0.5, "first": 1}, "half"):
         tiny.edit_json(grown / "grow.json", lambda r, damage=damage: r["plan"].update(redraw=damage))
-        with pytest.raises(grow.BadInput, match="no record of a growth"):
+        with pytest.raises(grow.BadInput, match="not a record of a growth"):
             grow.verify(source, grown)

@@ -13,7 +13,6 @@ import tiny
 
 import grow
 from grow.errors import GrowError
-from grow.spelling import COMMAND_LINE, spelled
 
 
 def widen(source: Path, out: Any, **options: Any) -> grow.Growth:
@@ -23,7 +22,7 @@ def widen(source: Path, out: Any, **options: Any) -> grow.Growth:
 def refused(source: Path, out: Any, **options: Any) -> GrowError:
     """The error of a growth that leaves everything around it as it was."""
     before = tiny.snapshot(source.parent)
-    with spelled(COMMAND_LINE), pytest.raises(GrowError) as error:
+    with pytest.raises(GrowError) as error:
         widen(source, out, **options)
     assert tiny.snapshot(source.parent) == before
     assert error.value.fix

@@ -114,7 +114,7 @@ def test_a_stage_removes_only_what_a_stage_has_left(tmp_path):
     grow.run(recipe, out=out)
     tiny.edit_json(out / "recipe.json", lambda book: book["stages"][1].update(status="running"))
     (out / "02-widen" / "notes.txt").write_text("my own")
-    with pytest.raises(BadInput, match=r"no part of a checkpoint: notes\.txt"):
+    with pytest.raises(BadInput, match=r"not part of a checkpoint: notes\.txt"):
         grow.run(recipe, out=out, resume=True)
     assert (out / "02-widen" / "notes.txt").read_text() == "my own"
     (out / "02-widen" / "notes.txt").unlink()

@@ -115,7 +115,7 @@ def test_what_came_while_the_result_was_made_stays(source, tmp_path, monkeypatch
         write(*arguments)
 
     monkeypatch.setattr(from_files, "write_result", meanwhile)
-    with pytest.raises(BadInput, match=r"no part of a checkpoint: notes\.txt"):
+    with pytest.raises(BadInput, match=r"not part of a checkpoint: notes\.txt"):
         widen(source, out)
     assert (out / "notes.txt").read_text() == "my own"
     assert tiny.read_json(out / "config.json")["model_type"] == "gpt2"
@@ -208,7 +208,7 @@ def test_token_files_are_replaced_and_what_lies_beside_them_is_not(tmp_path):
     prepare([text], tokenizer="small", out=out)
     (out / "notes.txt").write_text("my own")
     before = tiny.snapshot(out)
-    with pytest.raises(BadInput, match=r"no part of a token.*: notes\.txt"):
+    with pytest.raises(BadInput, match=r"not part of a token.*: notes\.txt"):
         prepare([text], tokenizer="small", out=out, overwrite=True, validation=0.5)
     assert tiny.snapshot(out) == before
     (out / "notes.txt").unlink()

@@ -34,11 +34,11 @@ LONGROPE = {
 POST = {"do_layer_norm_before": False, "layer_norm_elementwise_affine": False}
 DYNAMIC = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 2.0}}
 REFUSED = {
-    "not-a-size": (LLAMA, "gigantic", BadInput, "no size of the family"),
+    "not-a-size": (LLAMA, "gigantic", BadInput, "not a size of the family"),
     "misspelt-size": (LLAMA, "SmolLM2-360m", BadInput, "did you mean 'SmolLM2-360M'"),
     "empty": (LLAMA, "", BadInput, "is empty"),
-    "missing-folder": (LLAMA, "./nowhere", BadInput, "no size of the family"),
-    "nan-x": (LLAMA, "nanx", BadInput, "no size of the family"),
+    "missing-folder": (LLAMA, "./nowhere", BadInput, "not a size of the family"),
+    "nan-x": (LLAMA, "nanx", BadInput, "not a size of the family"),
     "0x": (LLAMA, "0x", BadInput, "not a factor"),
     "minus": (LLAMA, "-2x", BadInput, "not a factor"),
     "half": (LLAMA, "0.5x", BadInput, "not a factor"),
@@ -83,7 +83,7 @@ REFUSED = {
     "depth-twice": (LLAMA, "layers=3,num_hidden_layers=4", BadInput, "given twice: 3 and 4"),
     "size-twice": (LLAMA, "2x,3x", BadInput, "not a factor"),
     "size-last": (LLAMA, "layers=3,2x", BadInput, "'' is not a whole number"),
-    "no-size-first": (LLAMA, "gigantic,layers=3", BadInput, "no size of the family"),
+    "no-size-first": (LLAMA, "gigantic,layers=3", BadInput, "not a size of the family"),
     "post-ln-no-gain": ({**OPT, **POST}, "layers=3", Refused, "layers 2 -> 3"),
     "positions-dynamic": (
         {**LLAMA, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 2.0}},
