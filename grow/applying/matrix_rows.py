@@ -81,9 +81,8 @@ class MatrixRows:
             for first, rows in parts:
                 write_rows(first, rows)
         if self.rows is not None:
-            computed = replace(
-                self, path=Path.STORE if self.how.storable else Path.ROUND
-            )  # where old rows only move, too
+            # fresh rows are computed even where old ones only move
+            computed = replace(self, path=Path.STORE if self.how.storable else Path.ROUND)
             for first, rows in computed._fresh_rows(self.rows, seen):
                 write_rows(first, rows)
 

@@ -12,8 +12,7 @@ from grow.cli import show
 from grow.cli.options import SOURCE, as_json, revision, seed
 from grow.cli.progress import Progress
 from grow.errors import BadInput
-from grow.training.settings.limits import COMPUTE, OPTIMIZERS, RULES, TRACKERS
-from grow.training.settings.run_settings import plateau_of, rewarm_of
+from grow.training.settings.limits import COMPUTE, OPTIMIZERS, RULES, TRACKERS, plateau_of, rewarm_of
 from grow.training.settings.schedule import SCHEDULES, SHAPES
 
 

@@ -22,8 +22,8 @@ from grow.planning.choose_maps import NEW_TOKENS
 from grow.planning.layers import FILLS
 from grow.planning.methods import METHODS
 from grow.planning.tensor import SPLITS
-from grow.training.settings.limits import check
-from grow.training.settings.run_settings import Settings, plateau_of, rewarm_of
+from grow.training.settings.limits import plateau_of, rewarm_of
+from grow.training.settings.run_settings import Settings, check
 from grow.verification.result import RUNG_OF, RUNGS
 
 Check = Callable[[Any], str]  # what is wrong with a value; "" when nothing is

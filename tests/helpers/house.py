@@ -48,10 +48,10 @@ def modules(root: Path = ROOT) -> dict[str, Path]:
 
 
 def imports(root: Path = ROOT) -> Iterator[tuple[str, str]]:
-    """(module, module of the package that it imports), late imports too; those for annotations alone are none."""
+    """(module, module of the package that it imports), late ones and those for annotations alone too."""
     known = modules(root)
     for name, path in known.items():
-        for node in _runs(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 targets = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -60,15 +60,6 @@ def imports(root: Path = ROOT) -> Iterator[tuple[str, str]]:
             else:
                 continue
             yield from ((name, target) for target in targets if target in known and target != name)
-
-
-def _runs(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes below one, those under `if TYPE_CHECKING:` left out."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            continue
-        yield child
-        yield from _runs(child)
 
 
 def step(module: str) -> str:

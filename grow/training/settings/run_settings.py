@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from grow.errors import BadInput, no_such
-from grow.training.settings.limits import bad, check, steps_of
-from grow.training.settings.schedule import rate
+from grow.errors import BadInput, did_you_mean, no_such
+from grow.training.settings.limits import (
+    COMPUTE,
+    FARTHEST,
+    NUMBERS,
+    OPTIMIZERS,
+    RULES,
+    TRACKERS,
+    as_typed,
+    bad,
+    check_number,
+    is_pair,
+    option,
+    steps_of,
+)
+from grow.training.settings.schedule import SCHEDULES, SHAPES, rate
 
 FREE = {"save_every", "eval_every", "log_every", "keep", "tensorboard", "tracker", "checkpointing", "compile"}
 """What may change on resume: none of these is part of what is computed, beyond rounding."""
@@ -103,6 +117,54 @@ class Settings:
             "plateau": None if plateau is None else (int(plateau[0]), float(plateau[1])),
         }
         return check(cls(**{**stored, **pairs}))
+
+
+def check(s: Settings) -> Settings:
+    """BadInput for a setting that is none."""
+    for name in ("batch", "length", "accumulate", "steps", "save_every", "eval_every", "log_every", "keep"):
+        check_number(name, getattr(s, name), 1)
+    for name in ("warmup", "decay", "seed"):
+        check_number(name, getattr(s, name), 0)
+    for name in ("skip", "begin"):
+        check_number(name, getattr(s, name), 0, FARTHEST)
+    for name, (least, most, fix) in NUMBERS.items():
+        value = getattr(s, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+            raise bad(name, value, f"a number from {least:g} to {most:g}", f"{option(name)} {fix}")
+    for name in ("documents", "freeze_old", "checkpointing", "compile", "tensorboard"):
+        if not isinstance(getattr(s, name), bool):
+            raise bad(name, getattr(s, name), "on or off", f"{name}=True")
+    for name, known in (
+        ("schedule", SCHEDULES),
+        ("decay_shape", SHAPES),
+        ("optimizer", OPTIMIZERS),
+        ("dtype", COMPUTE),
+        ("tracker", ("", *TRACKERS)),
+        ("rates", RULES),
+    ):
+        if getattr(s, name) not in known:
+            hint = did_you_mean(str(getattr(s, name)), known)
+            names = [n for n in known if n]
+            raise bad(name, getattr(s, name), f"one of {', '.join(names)}", hint or f"{option(name)} {names[0]}")
+    if s.warmup > s.steps or (s.schedule == "wsd" and s.warmup + s.decay > s.steps):
+        what = f"{s.warmup} steps of warm-up and {s.decay} of decay, of {s.steps}"
+        raise BadInput("--warmup", what=what, why="they are parts of the run", fix="fewer of them, or more --steps")
+    if s.batch % s.accumulate:
+        why = "every part of an accumulated batch has as many sequences"
+        raise bad("accumulate", s.accumulate, f"a divisor of --batch {s.batch}", "--accumulate 1", why)
+    if s.rates != "uniform" and s.optimizer != "adamw":
+        raise bad(
+            "rates",
+            s.rates,
+            f"uniform with --optimizer {s.optimizer}",
+            "--optimizer adamw",
+            f"it is a rule for AdamW, not for {s.optimizer}",
+        )
+    if s.rewarm is not None and not (is_pair(s.rewarm) and 0 < s.rewarm[0] < 100 and s.rewarm[1] >= 1):
+        raise bad("rewarm", as_typed(s.rewarm), "RATIO:STEPS, both above 0", "--rewarm 1.25:250")
+    if s.plateau is not None and not (is_pair(s.plateau) and s.plateau[0] >= 1 and math.isfinite(s.plateau[1])):
+        raise bad("plateau", as_typed(s.plateau), "STEPS:NATS, at least one step", "--plateau 200:0.01")
+    return s
 
 
 @dataclass(frozen=True)
@@ -221,20 +283,6 @@ def refuse_change(name: str, before: Any, now: Any, done: int) -> BadInput:
         why=f"after {done} steps the curve would be that of neither",
         fix=f"leave {name} as it was, or begin a new run from the checkpoint: --from RUN/step-…",
     )
-
-
-def rewarm_of(text: str) -> tuple[float, int] | None:
-    """RATIO:STEPS as numbers, None for off; ValueError when they are none. RATIO alone is for 250 steps."""
-    if text == "off":
-        return None
-    ratio, colon, steps = text.partition(":")
-    return float(ratio), int(steps) if colon else 250
-
-
-def plateau_of(text: str) -> tuple[int, float]:
-    """STEPS:NATS as numbers; ValueError when they are none."""
-    steps, _, nats = text.partition(":")
-    return int(steps), float(nats)
 
 
 def _steps(tokens: int, s: Settings) -> int:
