@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,27 @@ def forked(work: Callable[[], object]) -> int:
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def killed_at(event: int, patched: Iterable[tuple[Any, Iterable[str]]], work: Callable[[], Any]) -> int:
+    """Exit status of `work` in a fork that SIGKILLs itself at its n-th event: the n-th call of any of the functions
+    that are named beside their owner."""
+    left = event
+
+    def count(function: Callable) -> Callable:
+        def counted(*args, **kwargs):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return counted
+
+    def counted_work() -> None:
+        for owner, names in patched:
+            for name in names:
+                setattr(owner, name, count(getattr(owner, name)))
+        work()
+
+    return forked(counted_work)

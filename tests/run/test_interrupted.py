@@ -6,65 +6,45 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny as files
 from models import seeded
 from short_recipes import SHORT, SMALL, STEPS, TRAIN, assert_same_runs, plain, recipe_json, written
-from training import curve, forked
+from training import curve, killed_at
 
 import grow
 from grow.errors import BadInput, GrowError
-from grow.staged import recipe_report
+from grow.staged import recipe_folder, recipe_report, stages
+from grow.training.log import metrics
+from grow.training.saved import checkpoints
+from grow.training.step import loop
 
 # Interrupted
 
 
-def killed_at(event: int, recipe: Path, out: Path) -> int:
-    """A recipe, begun or continued, that SIGKILLs itself at its n-th event: whatever is written, synced, renamed,
-    removed, recorded or stepped."""
-    left = event
-
-    def count(function: Callable) -> Callable:
-        def counted(*args, **kwargs):
-            nonlocal left
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **kwargs)
-
-        return counted
-
-    def work() -> None:
-        from grow.staged import recipe_folder, stages
-        from grow.training.log import metrics
-        from grow.training.saved import checkpoints
-        from grow.training.step import loop
-
-        for owner, names in (
-            (checkpoints, ("save_state", "write_stock", "_write_documents", "_sync", "prune")),
-            (recipe_folder, ("write_json", "_sync")),
-            (stages, ("write_json", "random_checkpoint", "hashes")),
-            (Path, ("rename", "replace", "mkdir", "write_text", "write_bytes", "symlink_to")),
-            (shutil, ("rmtree",)),
-            (os, ("pwrite", "fsync")),
-            (metrics.Log, ("record", "sync")),
-            (loop, ("set_rate", "gradient_norm")),
-        ):
-            for name in names:
-                setattr(owner, name, count(getattr(owner, name)))
-        grow.run(recipe, out=out, resume=out.is_dir())
-
-    return forked(work)
+def killed_recipe(event: int, recipe: Path, out: Path) -> int:
+    """A recipe, begun or continued, that is killed at its n-th event: whatever is written, synced, renamed, removed,
+    recorded or stepped."""
+    patched = (
+        (checkpoints, ("save_state", "write_stock", "_write_documents", "_sync", "prune")),
+        (recipe_folder, ("write_json", "_sync")),
+        (stages, ("write_json", "random_checkpoint", "hashes")),
+        (Path, ("rename", "replace", "mkdir", "write_text", "write_bytes", "symlink_to")),
+        (shutil, ("rmtree",)),
+        (os, ("pwrite", "fsync")),
+        (metrics.Log, ("record", "sync")),
+        (loop, ("set_rate", "gradient_norm")),
+    )
+    return killed_at(event, patched, lambda: grow.run(recipe, out=out, resume=out.is_dir()))
 
 
 def test_killed_at_any_moment_a_recipe_goes_on_as_if_it_had_not_been(short, done, tmp_path):
     out = tmp_path / "out"
     draw, kills, code = seeded("recipe"), 0, -9
     while code:
-        code = killed_at(draw.randrange(20, 150), short, out)
+        code = killed_recipe(draw.randrange(20, 150), short, out)
         assert code in (0, -signal.SIGKILL)
         kills += code != 0
         assert kills < 60

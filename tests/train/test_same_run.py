@@ -11,7 +11,6 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,14 @@ import models
 import pytest
 import tiny as files
 import torch
-from training import QUICK, apart, curve, forked, refused, same, torchrun, weights
+from training import QUICK, apart, curve, killed_at, refused, same, torchrun, weights
 
 import grow
 import grow.data
+from grow.training.log import metrics
 from grow.training.saved import checkpoints
 from grow.training.settings.schedule import rate, rewarm
+from grow.training.step import loop
 from grow.training.step.loop import NotFinite
 
 # Schedules
@@ -120,43 +121,26 @@ def test_two_processes_are_one_and_the_next_number_continues(run, tiny, text, tm
 # Interrupted
 
 
-def killed_at(event: int, path: Path, begin: dict[str, Any]) -> int:
-    """A run, begun or continued, that SIGKILLs itself at its n-th event: whatever is written, synced, renamed, removed,
+def killed_run(event: int, path: Path, begin: dict[str, Any]) -> int:
+    """A run, begun or continued, that is killed at its n-th event: whatever is written, synced, renamed, removed,
     recorded or stepped."""
-    left = event
-
-    def count(function: Callable) -> Callable:
-        def counted(*args, **kwargs):
-            nonlocal left
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **kwargs)
-
-        return counted
 
     def work() -> None:
-        from grow.training.log import metrics
-        from grow.training.saved import checkpoints
-        from grow.training.step import loop
-
-        for owner, names in (
-            (checkpoints, ("save_state", "write_stock", "_write_documents", "_sync", "prune")),
-            (Path, ("rename", "mkdir", "write_text", "write_bytes")),
-            (shutil, ("rmtree",)),
-            (os, ("pwrite", "fsync")),
-            (metrics.Log, ("record", "sync")),
-            (loop, ("set_rate", "gradient_norm", "clip_gradients")),
-        ):
-            for name in names:
-                setattr(owner, name, count(getattr(owner, name)))
         if (path / "run.json").is_file():
             grow.train(out=path, resume=True)
         else:
             shutil.rmtree(path, ignore_errors=True)
             grow.train(**begin, out=path)
 
-    return forked(work)
+    patched = (
+        (checkpoints, ("save_state", "write_stock", "_write_documents", "_sync", "prune")),
+        (Path, ("rename", "mkdir", "write_text", "write_bytes")),
+        (shutil, ("rmtree",)),
+        (os, ("pwrite", "fsync")),
+        (metrics.Log, ("record", "sync")),
+        (loop, ("set_rate", "gradient_norm", "clip_gradients")),
+    )
+    return killed_at(event, patched, work)
 
 
 def test_killed_at_any_moment_a_run_goes_on_as_if_it_had_not_been(tiny, text, tmp_path):
@@ -165,7 +149,7 @@ def test_killed_at_any_moment_a_run_goes_on_as_if_it_had_not_been(tiny, text, tm
     grow.train(**begin, out=whole)
     draw, kills, code = models.seeded("kill"), 0, -9
     while code:
-        code = killed_at(draw.randrange(20, 120), cut, begin)
+        code = killed_run(draw.randrange(20, 120), cut, begin)
         assert code in (0, -signal.SIGKILL)
         kills += code != 0
         if cut.is_dir():  # under its name a checkpoint is whole
