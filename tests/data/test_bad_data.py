@@ -7,14 +7,15 @@ import json
 import lzma
 import os
 import signal
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tiny
+from launched import command, started
 from small_texts import TEXTS, jsonl
 
 import grow
@@ -185,25 +186,24 @@ def test_too_little_data_is_told(tokens):
             Loader([split], length=8, batch=4, weights=weights)
 
 
-def test_a_killed_run_leaves_nothing_under_the_name(tmp_path):
-    with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
+def test_a_killed_run_leaves_nothing_under_the_name(tmp_path, monkeypatch, capsys):
+    with gzip.open(tmp_path / "a.jsonl.gz", "wt", compresslevel=1) as file:
         for k in range(40_000):
             file.write(json.dumps({"text": f"line {k} " * 20}) + "\n")
-    line = [sys.executable, "-m", "grow", "data", "prepare", "a.jsonl.gz", "--tokenizer", "small", "--out", "t"]
-    env = {**os.environ, "PYTHONPATH": str(Path(grow.__file__).parents[1])}
+    (tmp_path / "said").mkdir()
+    line = ["data", "prepare", tmp_path / "a.jsonl.gz", "--tokenizer", "small", "--out", tmp_path / "t"]
     for kill in (signal.SIGTERM, signal.SIGKILL):
-        run = subprocess.Popen(line, cwd=tmp_path, env=env, stderr=subprocess.PIPE)
+        child = started(partial(command, *line), tmp_path / "said")
         while not list(tmp_path.glob(".t.grow-partial/train.bin")):
-            assert run.poll() is None, run.stderr.read()
-        run.send_signal(kill)
-        code = run.wait()
-        run.stderr.close()
+            assert os.waitpid(child, os.WNOHANG) == (0, 0), (tmp_path / "said" / "stderr").read_text()
+        os.kill(child, kill)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert not (tmp_path / "t").exists()
         assert code == (130 if kill == signal.SIGTERM else -9)
         assert bool(list(tmp_path.glob(".t.grow-partial"))) == (kill == signal.SIGKILL)
-    subprocess.run(
-        [*line, "--overwrite", "--validation", "0.5"], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
-    )
+    jsonl(tmp_path / "a.jsonl")
+    line[2] = tmp_path / "a.jsonl"
+    assert tiny.command(monkeypatch, capsys, *line, "--overwrite", "--validation", "0.5")[0] == 0
     assert not list(tmp_path.glob(".t.grow-partial"))
 
 

@@ -25,6 +25,7 @@ import grow
 
 ROOT = Path(grow.__file__).parents[1]
 LOADED = {"tied": ("gpt2", "bfloat16"), "words": ("bert-mlm", "float32"), "fused": ("mixtral", "float32")}
+PRINTED = ("stdout", "stderr")
 FAULTS = ("full", "apart", "other", "missing", "different")
 
 
@@ -45,6 +46,15 @@ class Forks(NamedTuple):
     stderr: str
 
 
+def started(work: Callable[[], object], folder: Path, **environment: object) -> int:
+    """The id of a fork of this process that runs `work` as a program of its own; what it prints is added to
+    `folder`/stdout and stderr."""
+    child = os.fork()
+    if not child:
+        _become(work, folder, {name: str(value) for name, value in environment.items()})
+    return child
+
+
 def forks(count: int, work: Callable[[], object], folder: Path, timeout: float = 240) -> Forks:
     """`work` in so many forks of this process, with the environment that torchrun gives each.
 
@@ -53,16 +63,11 @@ def forks(count: int, work: Callable[[], object], folder: Path, timeout: float =
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    said = [folder / name for name in ("stdout", "stderr")]
-    for path in said:
-        path.write_bytes(b"")
-    children = []
-    for rank in range(count):
-        child = os.fork()
-        if not child:
-            _become(rank, count, port, said, work)
-        children.append(child)
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free.getsockname()[1]}
+    for name in PRINTED:
+        (folder / name).write_bytes(b"")
+    world = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, **address}
+    children = [started(work, folder, RANK=rank, LOCAL_RANK=rank, **world) for rank in range(count)]
     ended: dict[int, int] = {}
     latest = time.monotonic() + timeout
     while len(ended) < count:
@@ -73,22 +78,21 @@ def forks(count: int, work: Callable[[], object], folder: Path, timeout: float =
             elif time.monotonic() > latest:
                 os.kill(child, signal.SIGKILL)
         time.sleep(0.02)
-    return Forks([ended[child] for child in children], *(path.read_text() for path in said))
+    return Forks([ended[child] for child in children], *((folder / name).read_text() for name in PRINTED))
 
 
-def _become(rank: int, count: int, port: int, said: list[Path], work: Callable[[], object]) -> NoReturn:
+def _become(work: Callable[[], object], folder: Path, environment: dict[str, str]) -> NoReturn:
     """In the fork: a process that knows nothing of pytest runs `work` and ends as a program does."""
     code = 1
     try:
-        for fd, path in enumerate(said, 1):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), fd)
-        sys.stdout, sys.stderr = (open(fd, "w", closefd=False) for fd in (1, 2))
+        for fd, name in enumerate(PRINTED, 1):
+            os.dup2(os.open(folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT), fd)
+        sys.stdout, sys.stderr = (open(fd, "w", closefd=False) for fd in (1, 2))  # noqa: SIM115
         warnings.resetwarnings()
         warnings.simplefilter("ignore")
         torch.set_num_threads(1)  # a new pool, before several threads at once ask for one
-        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in own.items()}}
-        for module in (dealing, together):  # which read them
+        os.environ |= environment
+        for module in (dealing, together):  # which read it
             importlib.reload(module)
         work()
         code = 0
