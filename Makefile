@@ -53,8 +53,9 @@ demo: $(VENV)/installed
 quick: $(VENV)/installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) -m quick $(ARGS) $$(grep -rl --include='test_*.py' 'mark\.quick' tests)
 
+# Neighbours stay with one process, which then makes what they share once.
 test: $(VENV)/installed-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -118,6 +118,7 @@ BAD: dict[str, str] = {
 }
 FORKS = """
 import json, os, sys, tempfile
+import grow.api, grow.growth.from_files, grow.staged  # once, and not in every fork
 from grow.cli import main
 found = {}
 for name, line in json.load(sys.stdin).items():

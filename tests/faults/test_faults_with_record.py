@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import tiny
 from damaged_checkpoints import (
+    ANY,
     BOTH,
     CERTIFICATE,
     CERTIFIED,
@@ -145,6 +147,15 @@ def test_the_tables_below_have_every_row_of_every_family():
         twins = facts.tie.biases[1:] if facts.tie else ()
         assert rows - seen <= {(name, when) for name, when in rows if name in twins and when.endswith("optional")}
         assert seen <= rows
+
+
+def test_every_tensor_has_every_growth_and_every_damage():
+    """The certificate looks at a tensor's maps and numbers alone, so neighbours stand for the triples that are not."""
+    for name, table in TABLES.items():
+        faults = [fault[1:] for fault in CERTIFIED if fault[0] == name]
+        assert {(growth, tensor) for growth, tensor, _ in faults} == set(itertools.product(GROWTHS, table.tensors))
+        assert {(tensor, damage) for _, tensor, damage in faults} >= set(itertools.product(table.tensors, ANY))
+    assert {fault[1::2] for fault in CERTIFIED} >= set(itertools.product(GROWTHS, ANY))
 
 
 @pytest.mark.parametrize("growth", GROWTHS)
