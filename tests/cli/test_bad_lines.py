@@ -128,7 +128,10 @@ for name, line in json.load(sys.stdin).items():
         for fd, file in enumerate(files, 1):
             os.dup2(file.fileno(), fd)
         sys.argv = ["grow", *line]
-        main()
+        try:
+            main()
+        except SystemExit as stop:  # all is flushed; the rest of an interpreter's end takes longer than the line
+            os._exit(stop.code)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     texts = []
     for file in files:
