@@ -11,6 +11,8 @@ import tiny
 from damaged_checkpoints import BOTH, ROWS, STORED_IN, copy, damaged, forget, reversed_
 
 import grow
+from grow.checkpoint.reader import open_checkpoint
+from grow.verification.weights.inferred_growth import _followed, supposed
 
 # Without grow.json: the outputs decide
 
@@ -86,6 +88,15 @@ def test_in_a_growth_without_grow_json_every_row_is_seen_and_named(variant, tens
     assert found.first["tensor"] == tensor  # all the others say what its numbers should be
     assert found.first["module"].endswith((home(tensor), readers(tensor)))
     assert "as in most other tensors" in found.first["rule"]
+
+
+def test_a_growth_that_cannot_explain_as_much_as_another_is_left(made, spare):
+    """It counts for nothing; one that explains just as much counts in full, whatever the other explains."""
+    source, folder = made("llama-biases", STORED_IN["llama-biases"]), spare("llama-biases", "2x")
+    with damaged(folder, {"model.norm.weight": reversed_}), open_checkpoint(source) as a, open_checkpoint(folder) as b:
+        found = supposed(a, b)
+        share = (len(found.tensors) - 1) / len(found.tensors)
+        assert [_followed(found, least) for least in (0, share, share + 1e-9)] == [share, share, 0]
 
 
 @pytest.mark.parametrize("tensor", ["cls.seq_relationship.weight", "bert.pooler.dense.bias"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import transformers
 from damaged_checkpoints import (
     BOTH,
     CERTIFICATE,
@@ -30,6 +32,8 @@ import grow
 from grow.architectures import FAMILIES
 from grow.errors import GrowError
 from grow.notation.numbers import narrow, widen
+from grow.verification.outputs import pair as pair_module
+from grow.verification.outputs.pair import Pair
 from grow.verification.result import Verification
 from grow.zoo import bundled_path
 
@@ -282,3 +286,26 @@ def test_at_least_300_faults_are_tried():
     assert all(len(set(faults)) == len(faults) for faults in (CERTIFIED, SWAPPED, CONFIGURED, ROWS, UNREACHED))
     without_grow_json = len(SWAPPED) + len(CONFIGURED) + 2 * len(ROWS) + len(UNREACHED) + len(DEEP_FAULTS)
     assert min(len(CERTIFIED), without_grow_json) >= 300
+
+
+def test_a_pair_reads_each_config_and_header_once_and_anew_when_it_was_closed(made, monkeypatch):
+    folders, read = [made("llama"), made("gpt2")], Counter()
+
+    def counted(owner: object, name: str) -> None:
+        before = getattr(owner, name)
+
+        def count(*args, **kwargs):
+            read[name] += 1
+            return before(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, count)
+
+    counted(transformers.AutoConfig, "from_pretrained")
+    counted(pair_module, "shapes")
+    with Pair(*folders) as pair:
+        for times in (1, 2):
+            for _ in range(3):
+                assert [pair.config(side).model_type for side in ("source", "grown")] == ["llama", "gpt2"]
+                assert pair.elements("source") != pair.elements("grown")
+            assert read == {"from_pretrained": 2 * times, "shapes": 2 * times}
+            pair.close()
