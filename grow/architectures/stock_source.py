@@ -14,8 +14,9 @@ import ast
 import importlib.util
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 from grow.architectures.stock_declarations import Declared, declared_fields
 from grow.architectures.stock_reads import Reading, parsed, search
@@ -29,29 +30,22 @@ class Stock:
     fields: Mapping[str, Declared] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     root: Path | None = None
-    _found: dict[str, Reading] = field(default_factory=dict, repr=False, compare=False)
+    _readings: dict[str, Reading] = field(default_factory=dict, repr=False, compare=False)
 
     def readings(self, names: Iterable[str]) -> dict[str, Reading]:
-        """How each of these is read; as if it were, where there is no source to tell."""
+        """How each of these is read; where there is no source to tell, all count as read."""
         names = [*names]
         if self.root is None:
             return dict.fromkeys(names, Reading(True, True))
-        wanted = [name for name in names if name not in self._found]
+        wanted = [name for name in names if name not in self._readings]
         if wanted:
-            self._found.update(search(self.root, self.model_type, wanted))
-        return {name: self._found[name] for name in names}
+            self._readings.update(search(self.root, self.model_type, wanted))
+        return {name: self._readings[name] for name in names}
 
-    @cached_property
+    @property
     def generates(self) -> frozenset[str]:
         """Fields that only generation takes from a config: the parameters of the generation config."""
-        tree = parsed(self.root / "generation" / "configuration_utils.py") if self.root else None
-        wanted = [node for node in ast.walk(tree) if _is_class(node, "GenerationConfig")] if tree else []
-        popped = (node for found in wanted for node in ast.walk(found) if isinstance(node, ast.Call))
-        return frozenset(
-            str(call.args[0].value)
-            for call in popped
-            if _is_call_of(call, "kwargs", "pop") and call.args and isinstance(call.args[0], ast.Constant)
-        )
+        return _generation_fields(self.root) if self.root else frozenset()
 
 
 @cache
@@ -61,16 +55,37 @@ def stock_of(model_type: str) -> Stock:
     if root is None or not model_type.isidentifier():
         return Stock(model_type)
     folder = root / "models" / model_type
-    tree = parsed(folder / f"configuration_{model_type}.py")
-    base = parsed(root / "configuration_utils.py")
-    if tree is None or base is None:
+    tree, common = parsed(folder / f"configuration_{model_type}.py"), _common_fields(root)
+    if tree is None or common is None:
         return Stock(model_type)
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and _says(node, model_type)]
-    common = [node for node in base.body if isinstance(node, ast.ClassDef) and node.name == "PreTrainedConfig"]
     strict = classes and any("strict" in ast.unparse(d) for d in classes[0].decorator_list)
-    fields = dict(declared_fields(common[0])) | dict(declared_fields(classes[0])) if strict and common else {}
+    fields = {**common, **dict(declared_fields(classes[0]))} if strict and common else {}
     models = parsed(folder / f"modeling_{model_type}.py")
     return Stock(model_type, fields, _exported(models) if models else (), root)
+
+
+@cache
+def _common_fields(root: Path) -> Mapping[str, Declared] | None:
+    """The fields of every config; None where their file cannot be parsed."""
+    base = parsed(root / "configuration_utils.py")
+    if base is None:
+        return None
+    classes = (node for node in base.body if _is_class(node, "PreTrainedConfig"))
+    return {name: declared for node in classes for name, declared in declared_fields(node)}
+
+
+@cache
+def _generation_fields(root: Path) -> frozenset[str]:
+    """The arguments that the constructor of `GenerationConfig` takes out of its `kwargs`."""
+    tree = parsed(root / "generation" / "configuration_utils.py")
+    classes = [node for node in ast.walk(tree) if _is_class(node, "GenerationConfig")] if tree else []
+    calls = (node for found in classes for node in ast.walk(found) if isinstance(node, ast.Call))
+    return frozenset(
+        str(call.args[0].value)
+        for call in calls
+        if _is_call_of(call, "kwargs", "pop") and call.args and isinstance(call.args[0], ast.Constant)
+    )
 
 
 @cache
@@ -90,14 +105,14 @@ def known_type(model_type: str) -> bool:
     return bool(root and model_type.isidentifier() and (root / "models" / model_type).is_dir())
 
 
-def _is_class(node: ast.AST, name: str) -> bool:
+def _is_class(node: ast.AST, name: str) -> TypeGuard[ast.ClassDef]:
     return isinstance(node, ast.ClassDef) and node.name == name
 
 
-def _is_call_of(call: ast.Call, base: str, method: str) -> bool:
-    found = call.func
-    named = isinstance(found, ast.Attribute) and found.attr == method
-    return named and isinstance(found, ast.Attribute) and isinstance(found.value, ast.Name) and found.value.id == base
+def _is_call_of(call: ast.Call, owner: str, method: str) -> bool:
+    called = call.func
+    named = isinstance(called, ast.Attribute) and called.attr == method
+    return named and isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) and called.value.id == owner
 
 
 def _says(node: ast.ClassDef, model_type: str) -> bool:

@@ -19,7 +19,7 @@ from grow.architectures.architecture import Architecture
 from grow.architectures.family import Family, Tie
 from grow.errors import BadInput, listing
 from grow.files.header import TensorInfo, show
-from grow.notation.axes import Row
+from grow.notation.axes import name_pattern
 
 
 def as_in_table(
@@ -66,7 +66,7 @@ def _parts(known: Architecture, info: TensorInfo) -> Iterator[TensorInfo]:
         if not info.name.startswith(lead):
             continue
         for fused, rows in (family.experts.fused if family.experts else {}).items():
-            hit = Row(fused, family.rows[0].signature).pattern.match(family.prefix + info.name.removeprefix(lead))
+            hit = name_pattern(fused).match(family.prefix + info.name.removeprefix(lead))
             if hit:
                 at = [lead + r.removeprefix(family.prefix).replace("{layers}", hit["layers"]) for r in rows]
                 yield from _matrices(known, info, at)
