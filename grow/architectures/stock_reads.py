@@ -55,7 +55,9 @@ def search(root: Path, model_type: str, names: Iterable[str]) -> dict[str, Readi
         at_all |= present & reads.at_all
         at_all |= {name for name in names if any(name.startswith(start) for start in reads.starts)}
         if path.parent.name == model_type or path in own:
-            of_null |= present & reads.of_null  # elsewhere caches and masks are chosen, and null chooses as nothing does
+            of_null |= (
+                present & reads.of_null
+            )  # elsewhere caches and masks are chosen, and null chooses as nothing does
     return {name: Reading(name in at_all, name in of_null) for name in names}
 
 

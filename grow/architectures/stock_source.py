@@ -112,7 +112,9 @@ def _is_class(node: ast.AST, name: str) -> TypeGuard[ast.ClassDef]:
 def _is_call_of(call: ast.Call, owner: str, method: str) -> bool:
     called = call.func
     named = isinstance(called, ast.Attribute) and called.attr == method
-    return named and isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) and called.value.id == owner
+    return (
+        named and isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) and called.value.id == owner
+    )
 
 
 def _says(node: ast.ClassDef, model_type: str) -> bool:
