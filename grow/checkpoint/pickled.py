@@ -105,11 +105,6 @@ class PickledCheckpoint(Checkpoint):
         raw = self._values[info.file, self._stored[info.name]].reshape(-1).view(torch.uint8)
         return raw[info.offset + start : info.offset + stop].numpy().tobytes()
 
-    def read_into(self, info: TensorInfo, start: int, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        view[:] = self.read(info, start, start + len(view))
-        return len(view)
-
     def close(self) -> None:
         self._values = {}
         super().close()

@@ -89,21 +89,6 @@ class Checkpoint:
         where = f"{show(info.file)}: {show(info.name)}"
         return read_exactly(self._fd(info), stop - start, info.offset + start, where)
 
-    def read_into(self, info: TensorInfo, start: int, buffer: Any) -> int:
-        """`buffer` (writable, contiguous) holds the tensor's bytes from `start` on; returns its length."""
-        view = memoryview(buffer).cast("B")
-        self._inside(info, start, start + len(view))
-        fd, done = self._fd(info), 0
-        while done < len(view):
-            try:
-                count = os.preadv(fd, [view[done:]], info.offset + start + done)
-            except OSError as error:
-                raise self._changed(info.file, f"cannot be read: {error.strerror}") from None
-            if not count:
-                raise self._changed(info.file, f"ends inside {show(info.name)}")
-            done += count
-        return done
-
     def sha256(self, info: TensorInfo) -> str:
         """Of a tensor's stored bytes."""
         digest = hashlib.sha256()

@@ -28,6 +28,7 @@ from malformed import (
 from grow.checkpoint.reader import INDEX, SINGLE, Checkpoint, open_checkpoint
 from grow.errors import BadInput
 from grow.files.header import DTYPES, parse_header, read_header, strict_json
+from grow.files.stored_rows import read_rows
 
 pytestmark = pytest.mark.quick
 
@@ -219,11 +220,10 @@ def test_slices_are_read_from_many_threads(tmp_path):
         info, wrong = checkpoint.tensors["embed.weight"], []
 
         def work(row: int) -> None:
-            into = np.zeros(8, "<f4")
             for _ in range(200):
                 raw = checkpoint.read(info, row * 32, row * 32 + 32)
-                assert checkpoint.read_into(info, row * 32, into) == 32
-                if raw != TENSORS["embed.weight"][row].tobytes() or raw != into.tobytes():
+                rows = read_rows(checkpoint, info, row, row + 1)
+                if raw != TENSORS["embed.weight"][row].tobytes() or raw != rows.tobytes():
                     wrong.append(row)
 
         threads = [threading.Thread(target=work, args=(row,)) for row in range(4)]
@@ -242,7 +242,7 @@ def test_bytes_outside_a_tensor_and_closed_files_are_programming_errors(tmp_path
         with pytest.raises(ValueError, match=r"norm\.weight: bytes"):
             checkpoint.read(info, start, stop)
     with pytest.raises(ValueError, match=r"norm\.weight: bytes"):
-        checkpoint.read_into(info, 4, bytearray(32))
+        read_rows(checkpoint, info, 1, 9)
     checkpoint.close()
     checkpoint.close()
     with pytest.raises(ValueError, match="is not open"):
@@ -279,7 +279,7 @@ def test_a_file_cut_while_open_is_no_short_read(tmp_path):
         os.truncate(tmp_path / SINGLE, info.offset + 8)
         for read in (
             lambda: checkpoint.read(info, 0, 32),
-            lambda: checkpoint.read_into(info, 0, bytearray(32)),
+            lambda: read_rows(checkpoint, info, 0, 8),
         ):
             with pytest.raises(BadInput) as found:
                 read()
