@@ -17,7 +17,7 @@ import numpy as np
 
 from grow.applying.tensor_rows import grow_tensor
 from grow.checkpoint.reader import Checkpoint
-from grow.files.stored_rows import read_matrix
+from grow.files.stored_rows import read_matrix, read_rows
 from grow.files.writer import Planned, ShardWriter
 from grow.planning.plan import Plan
 from grow.planning.tensor import TensorPlan
@@ -50,11 +50,20 @@ class FileSource:
         return part_rows(self.checkpoint, t, start, stop)
 
 
+def stored_rows(checkpoint: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop) of a stored tensor as a (rows, columns) matrix of raw values."""
+    return read_rows(checkpoint, checkpoint.tensors[name], start, stop)
+
+
 def part_rows(checkpoint: Checkpoint, t: TensorPlan, start: int, stop: int) -> np.ndarray:
     """Rows [start, stop) of the part of its source that a tensor is read from; a stack of matrices lies flat."""
     top, left = t.corner
-    rows = read_matrix(checkpoint, checkpoint.tensors[t.source], top + start, top + stop)
-    return rows[:, left : left + t.matrix[1]]
+    return stored_matrix(checkpoint, t.source, top + start, top + stop)[:, left : left + t.matrix[1]]
+
+
+def stored_matrix(checkpoint: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop) of a stored tensor whose matrices, if it is a stack, lie flat."""
+    return read_matrix(checkpoint, checkpoint.tensors[name], start, stop)
 
 
 def write_plan(

@@ -109,8 +109,6 @@ class Pair:
         self._outputs: dict[tuple, Held] = {}
         self._hidden: dict[tuple, Held] = {}
         self._stock: dict[tuple, str | None] = {}  # the attention kernel with which a model was loaded
-        self._text_configs: dict[Side, Any] = {}
-        self._stored_shapes: dict[Side, dict[str, tuple[str, tuple[int, ...]]]] = {}
         self._drawn: Probes | None = None
         self._probes: Probes | None = None
         self.refused: dict[str, str] = {}
@@ -129,8 +127,6 @@ class Pair:
         self._outputs.clear()
         self._hidden.clear()
         self.memo.clear()
-        self._text_configs.clear()
-        self._stored_shapes.clear()
         self.release()
 
     def against(self, grown: str | Path) -> Pair:
@@ -257,22 +253,18 @@ class Pair:
         return getattr(self._text_config(side), "vocab_size", 0) or 0
 
     def _text_config(self, side: Side) -> Any:
-        if side not in self._text_configs:
-            try:
-                self._text_configs[side] = self.config(side).get_text_config()
-            except ValueError:  # several text models
-                self._text_configs[side] = None
-        return self._text_configs[side]
+        try:
+            return self.config(side).get_text_config()
+        except ValueError:  # several text models
+            return None
 
     def _shapes(self, side: Side) -> dict[str, tuple[str, tuple[int, ...]]]:
-        if side not in self._stored_shapes:
-            try:
-                self._stored_shapes[side] = shapes(self.folders[side])
-            except GrowError as error:
-                if side == "grown":
-                    raise Differs(str(error)) from error
-                raise
-        return self._stored_shapes[side]
+        try:
+            return shapes(self.folders[side])
+        except GrowError as error:
+            if side == "grown":
+                raise Differs(str(error)) from error
+            raise
 
     def elements(self, side: Side) -> int:
         """Numbers stored in the files of this side."""
@@ -404,7 +396,7 @@ class Pair:
             self.room(side, dtype)
         except NoRoom:
             free = available_memory() or 0
-            largest = max(math.prod(shape) for _, shape in self._shapes(side).values()) * _BYTES[dtype]
+            largest = max(math.prod(shape) for _, shape in shapes(self.folders[side]).values()) * _BYTES[dtype]
             if not self.streaming or largest * WORKING + self._working(side, dtype, self.probes) > free:
                 raise
             return True

@@ -22,10 +22,9 @@ from typing import Any
 import numpy as np
 
 from grow.applying.arithmetic import paired
-from grow.applying.engine import part_rows
+from grow.applying.engine import part_rows, stored_matrix
 from grow.applying.tensor_rows import BLOCK
 from grow.checkpoint.reader import Checkpoint
-from grow.files.stored_rows import read_matrix
 from grow.notation.axes import GAIN, READ, SHIFT
 from grow.notation.dtypes import BITS, SMALLEST, STORES
 from grow.notation.maps import BLEND, MEAN, SILENT, UNREAD, AxisMap, is_power_of_two
@@ -188,9 +187,8 @@ def _check_part(t: TensorPlan, name: str, begin: int, source: Checkpoint, grown:
 def grown_rows(grown: Checkpoint, tensor: str, index: np.ndarray) -> np.ndarray:
     """(rows, columns) in float64 of a stored tensor as a matrix; neighbours in `index` are read together."""
     runs = np.split(index, np.flatnonzero(np.diff(index) != 1) + 1)
-    info = grown.tensors[tensor]
-    blocks = [read_matrix(grown, info, int(run[0]), int(run[-1]) + 1) for run in runs if len(run)]
-    return widen(np.concatenate(blocks), info.dtype, F64)
+    blocks = [stored_matrix(grown, tensor, int(r[0]), int(r[-1]) + 1) for r in runs if len(r)]
+    return widen(np.concatenate(blocks), grown.tensors[tensor].dtype, F64)
 
 
 def _check_share(check: TensorCheck, own: Callable) -> None:

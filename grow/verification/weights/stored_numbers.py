@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from grow.applying.engine import stored_rows
 from grow.applying.tensor_rows import BLOCK
 from grow.architectures import known_architecture
 from grow.architectures.match import match
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import GrowError, listing
-from grow.files.stored_rows import read_rows
 from grow.notation.axes import WRITE
 from grow.notation.dtypes import BITS, STORES
 from grow.notation.numbers import narrow, widen
@@ -100,7 +100,7 @@ def _blocks(checkpoint: Checkpoint, name: str) -> Iterator[tuple[int, np.ndarray
     step = max(1, BLOCK // max(1, math.prod(info.shape[1:])))
     rows = info.shape[0] if info.shape else 1
     for start in range(0, rows, step):
-        yield start, widen(read_rows(checkpoint, info, start, min(start + step, rows)), info.dtype, F64)
+        yield start, widen(stored_rows(checkpoint, name, start, min(start + step, rows)), info.dtype, F64)
 
 
 def not_finite(checkpoint: Checkpoint) -> dict[str, Any] | None:
