@@ -34,7 +34,7 @@ def check_config(raw: Any, where: str, notes: list[str]) -> dict[str, Any]:
         fix = "use the config.json of a transformers checkpoint"
         raise BadInput(where, what=what, why="a config is fields with names", fix=fix)
     private: list[str] = []
-    config = _public(raw, "", private)
+    config: dict[str, Any] = _public(raw, "", private)
     if private:
         notes.append(f"config.json: private fields do not come along: {listing(map(show, private))}")
     faults: list[tuple[str, str, str]] = []

@@ -183,7 +183,7 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     derived_head_dim: bool = False
     divides: bool = False
-    fixed: Mapping[str, tuple] = field(default_factory=dict)
+    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     reads: frozenset[str] = frozenset()
     harmless: frozenset[str] = frozenset()
     spelling: tuple[tuple[str, str], ...] = ()

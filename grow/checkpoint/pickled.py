@@ -28,7 +28,7 @@ SINGLE, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 AGAIN = "download or copy the file again"
 
 
-def open_readable(path: str | os.PathLike) -> Checkpoint:
+def open_readable(path: str | os.PathLike[str]) -> Checkpoint:
     """The checkpoint in a folder, also one that has pickled weights alone: to look at, not to grow from."""
     folder = Path(path)
     return PickledCheckpoint(folder) if is_pickled(folder) else open_checkpoint(path)
@@ -103,7 +103,8 @@ class PickledCheckpoint(Checkpoint):
 
         self._inside(info, start, stop)
         raw = self._values[info.file, self._stored[info.name]].reshape(-1).view(torch.uint8)
-        return raw[info.offset + start : info.offset + stop].numpy().tobytes()
+        data: bytes = raw[info.offset + start : info.offset + stop].numpy().tobytes()
+        return data
 
     def close(self) -> None:
         self._values = {}

@@ -158,7 +158,7 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    path: str | os.PathLike, *, follow_symlinks: bool = False, ignore_unexpected: Iterable[str] = ()
+    path: str | os.PathLike[str], *, follow_symlinks: bool = False, ignore_unexpected: Iterable[str] = ()
 ) -> Checkpoint:
     """The checkpoint in a folder. BadInput when it is malformed, Refused when it is sound but of no use here.
 
@@ -190,7 +190,7 @@ def open_checkpoint(
     return checkpoint
 
 
-def open_tensors(path: str | os.PathLike) -> Checkpoint:
+def open_tensors(path: str | os.PathLike[str]) -> Checkpoint:
     """The sharded safetensors of a folder that is not a checkpoint: no config and no companions. BadInput as there."""
     folder = check_folder(path)
     checkpoint = Checkpoint(folder, {}, ())

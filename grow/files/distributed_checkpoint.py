@@ -277,7 +277,7 @@ def _numbers(fd: int, t: PiecedTensor, p: Piece) -> int:
     begin += made.storage_offset() * ITEMSIZE[t.dtype]
     if begin + count * ITEMSIZE[t.dtype] > p.length:
         raise BadInput(where, what="ends before its last number", why="the file is damaged", fix=AGAIN)
-    return begin
+    return int(begin)
 
 
 class _Window(io.RawIOBase):

@@ -13,7 +13,7 @@ COMPLETE = "is complete and stays"
 _kept: dict[Path, str] = {}
 
 
-def keep(path: str | os.PathLike, how: str = COMPLETE) -> None:
+def keep(path: str | os.PathLike[str], how: str = COMPLETE) -> None:
     """From here on `path` stays, whatever fails."""
     _kept[Path(os.path.abspath(path))] = how
 

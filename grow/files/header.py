@@ -179,7 +179,7 @@ def strict_json(raw: bytes, where: str, fix: str, *, constants: bool = False) ->
     raise bad("is nested too deeply", f"at most {MAX_DEPTH} levels are read")
 
 
-def read_header(path: str | os.PathLike) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """The tensors of a safetensors file in file order, and its `__metadata__`. BadInput for anything amiss.
 
     >>> tensors, metadata = read_header("model.safetensors")               # doctest: +SKIP

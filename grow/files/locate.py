@@ -89,7 +89,7 @@ ADAPTED = {
 LARGEST_ADAPTER = 1 << 20  # bytes of its config
 
 
-def locate(src: str | os.PathLike, *, revision: str | None = None) -> Path:
+def locate(src: str | os.PathLike[str], *, revision: str | None = None) -> Path:
     """The local folder of a checkpoint; a hub id is downloaded, all files from one commit.
 
     src       folder, bundled name or hub id; an existing folder wins over the other two
@@ -132,7 +132,7 @@ def locate(src: str | os.PathLike, *, revision: str | None = None) -> Path:
     return check_folder(src)
 
 
-def check_folder(path: str | os.PathLike) -> Path:
+def check_folder(path: str | os.PathLike[str]) -> Path:
     """`path` as a real, absolute folder; a file, a missing path and the empty string are explained."""
     text = os.fspath(path)
     where = show(text)
@@ -273,7 +273,7 @@ def check_kind(folder: Path, names: list[str]) -> None:
 
 def _merged(folder: Path) -> str:
     """The command that adds an adapter to its base model, as far as adapter_config.json names the two."""
-    said: dict = {}
+    said: dict[str, Any] = {}
     with contextlib.suppress(GrowError, OSError):
         fd = open_regular(inside(folder, "adapter_config.json"))
         try:
@@ -382,7 +382,7 @@ def _is_network(error: Exception) -> bool:
     """No answer at all from the hub, or a server fault; an answer such as 404 is not one."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
-        return status >= 500
+        return bool(status >= 500)
     offline = isinstance(error, (ConnectionError, TimeoutError))
     return offline or type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "requests")
 

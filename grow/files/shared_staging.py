@@ -40,7 +40,7 @@ class Guest:
 
 
 @contextlib.contextmanager
-def staged(out: str | os.PathLike, world: World, **options: Any) -> Iterator[Staging | Guest]:
+def staged(out: str | os.PathLike[str], world: World, **options: Any) -> Iterator[Staging | Guest]:
     """`Staging(out, **options)` for all processes; each of them may write into `.path`. Errors are raised on all."""
     if world.size == 1:
         with Staging(out, **options) as alone:

@@ -17,6 +17,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 
 from grow.errors import BadInput, listing
 from grow.files import finished
@@ -32,7 +33,7 @@ class Staging:
 
     def __init__(
         self,
-        out: str | os.PathLike,
+        out: str | os.PathLike[str],
         *,
         source: Path | None = None,
         overwrite: bool = False,
@@ -100,7 +101,9 @@ class Staging:
         if replaced:
             self._clear()
 
-    def __exit__(self, kind, value, trace) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._abandon()
         refuse_full(self.out, value)
 
@@ -253,7 +256,7 @@ def check_output(out: Path, source: Path | None, overwrite: bool, needed: int, k
         )
 
 
-def check_apart(out: Path, source: str | os.PathLike | None) -> None:
+def check_apart(out: Path, source: str | os.PathLike[str] | None) -> None:
     """BadInput where writing `out` would touch `source`; one that is not here cannot be touched."""
     if source is None or not os.path.exists(source):
         return

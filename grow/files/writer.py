@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -81,7 +81,7 @@ class ShardWriter:
         self.files = tuple(self.fds)
 
     def _place(self, file: str, shard: Sequence[Planned]) -> None:
-        header: dict = {"__metadata__": {"format": "pt"}}
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         at = 0
         for t in shard:
             header[t.name] = {
@@ -196,7 +196,7 @@ def _allocate(fd: int, size: int) -> None:
         os.ftruncate(fd, size)  # not on this file system: a sparse file will do
 
 
-def _pwrite(fd: int, data, offset: int) -> None:
+def _pwrite(fd: int, data: Any, offset: int) -> None:
     view = memoryview(data).cast("B")
     while view:
         done = os.pwrite(fd, view, offset)

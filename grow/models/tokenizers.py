@@ -22,7 +22,7 @@ IDS = ("tokenizer.json", "added_tokens.json", "vocab.json", "tokenizer_config.js
 """Files that name ids."""
 
 
-def load_tokenizer(folder: str | os.PathLike) -> Any:
+def load_tokenizer(folder: str | os.PathLike[str]) -> Any:
     """The tokenizer; BadInput for a file that is a pipe, a device or endless, and whatever stock code raises."""
     import transformers
 

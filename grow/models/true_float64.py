@@ -18,7 +18,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,7 +98,7 @@ class TrueFloat64(TorchFunctionMode):
             torch.load = self._read
             torch.FloatTensor = self._narrow  # type: ignore[misc]
 
-    def __torch_function__(self, func, types, args=(), kwargs: Mapping[str, Any] | None = None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         kwargs = dict(kwargs or {})
         if func is torch.Tensor.view:
             return func(*args, **kwargs)
@@ -133,18 +133,20 @@ def _widen(value: Any) -> Any:
 class Unloadable(BadInput):
     """Stock transformers cannot load every weight of the checkpoint in `folder`."""
 
-    def __init__(self, folder: Path, *, what: str, why: str = "", fix: str = "", details=()) -> None:
+    def __init__(
+        self, folder: Path, *, what: str, why: str = "", fix: str = "", details: Sequence[tuple[str, str]] = ()
+    ) -> None:
         self.folder = folder
         super().__init__(str(folder), what=what, why=why, fix=fix, details=details)
 
-    def __reduce__(self):
-        return _again, (
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unloadable, (
             self.folder,
             {"what": self.what, "why": self.why, "fix": self.fix, "details": self.details},
         )
 
 
-def _again(folder: Path, args: dict) -> Unloadable:
+def _unloadable(folder: Path, args: dict[str, Any]) -> Unloadable:
     return Unloadable(folder, **args)
 
 

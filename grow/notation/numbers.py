@@ -55,7 +55,9 @@ def representable(values: np.ndarray, dtype: str) -> np.ndarray:
     return widen(narrow(values, dtype), dtype, values.dtype)
 
 
-def split_in_two(values: np.ndarray, dtype: str, rng: Noise, share=None) -> tuple[np.ndarray, np.ndarray]:
+def split_in_two(
+    values: np.ndarray, dtype: str, rng: Noise, share: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """(a, b) with a + b == values bit for bit, both representable in `dtype`, a/w uniform on [0, 1].
 
     Let x = w·(1 + u), 0 ≤ u < 1, rounded to `dtype`. Then w ≤ x ≤ 2w, so a = x - w is exact (Sterbenz's lemma) and a
@@ -151,7 +153,7 @@ class Noise:
         long |= np.uint64(0x3FF0000000000000)
         return long.view(np.float64).reshape(shape)
 
-    def uniform(self, shape: tuple[int, ...], rms, work: np.dtype) -> np.ndarray:
+    def uniform(self, shape: tuple[int, ...], rms: float | np.ndarray, work: np.dtype) -> np.ndarray:
         """Zero mean, the given root mean square (a scalar, or one per row), never 0 where rms > 0."""
         values = self.words(shape).astype(work)
         values -= work.type(32767.5)

@@ -9,7 +9,7 @@ frequencies become is computed here and compared, so that a scaling whose freque
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -236,16 +236,18 @@ def grow_partial(config: Mapping[str, Any], d: int, d2: int) -> RopeGrowth:
 def inv_freq(rope: Mapping[str, Any], d: int, config: Mapping[str, Any], *, long: bool = False) -> np.ndarray:
     """(d/2,) float64 frequencies; modeling_rope_utils.py of transformers 5.23, in float64."""
     theta, kind = float(rope["rope_theta"]), rope["rope_type"]
-    plain = theta ** -(np.arange(0, d, 2) / d)
+    plain: np.ndarray = theta ** -(np.arange(0, d, 2) / d)
+    factor: float = rope.get("factor", 1.0)
     if kind == "linear":
-        return plain / rope["factor"]
+        return plain / factor
     if kind == "longrope":
         return plain / np.asarray(rope["long_factor" if long else "short_factor"], dtype=np.float64)
     if kind == "llama3":
-        length, factor = rope["original_max_position_embeddings"], rope["factor"]
+        length = rope["original_max_position_embeddings"]
         low, high = rope["low_freq_factor"], rope["high_freq_factor"]
         smooth = np.clip((length * plain / (2 * math.pi) - low) / (high - low), 0, 1)
-        return (1 - smooth) * plain / factor + smooth * plain
+        blended: np.ndarray = (1 - smooth) * plain / factor + smooth * plain
+        return blended
     if kind == "yarn":
         length = float(rope.get("original_max_position_embeddings") or config["max_position_embeddings"])
 
@@ -257,7 +259,8 @@ def inv_freq(rope: Mapping[str, Any], d: int, config: Mapping[str, Any], *, long
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, d - 1)
         ramp = np.clip((np.arange(d // 2) - low) / ((high - low) or 0.001), 0, 1)
-        return plain / rope["factor"] * ramp + plain * (1 - ramp)
+        ramped: np.ndarray = plain / factor * ramp + plain * (1 - ramp)
+        return ramped
     return plain
 
 
@@ -285,7 +288,7 @@ def _check_known(rope: Mapping[str, Any], kind: str, d: int, d2: int) -> None:
         raise _refused(kind, d, d2, "a partial rotation is not read by this family's stock code", "keep head_dim")
 
 
-def _stretch(rope: dict[str, Any], change) -> None:
+def _stretch(rope: dict[str, Any], change: Callable[[list[float]], list[float]]) -> None:
     for name in ("short_factor", "long_factor"):
         if name in rope:
             rope[name] = change(list(rope[name]))
