@@ -22,9 +22,10 @@ from grow.architectures.architecture import Architecture
 from grow.checkpoint.layout import as_in_table, stored_spellings
 from grow.checkpoint.reader import Checkpoint, add_companion, identity
 from grow.errors import BadInput
+from grow.files.allowed_files import inside
+from grow.files.companion_files import companions
 from grow.files.distributed_checkpoint import INDEX, PiecedFolder
 from grow.files.header import TensorInfo, show
-from grow.files.locate import companions, inside
 from grow.files.regular import MAX_BESIDE, read_file
 from grow.files.stored_rows import read_matrix
 from grow.files.writer import write_json

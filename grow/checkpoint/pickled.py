@@ -21,8 +21,11 @@ from grow.architectures.any_config import check_config
 from grow.checkpoint.layout import as_in_table
 from grow.checkpoint.reader import Checkpoint, add_companion, check_index, merge, missing_shards, open_checkpoint
 from grow.errors import BadInput, Refused
+from grow.files.allowed_files import inside
+from grow.files.companion_files import companions
+from grow.files.folder_kind import check_kind
 from grow.files.header import TensorInfo, show
-from grow.files.locate import check_folder, check_kind, companions, inside
+from grow.files.locate import check_folder
 
 SINGLE, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 AGAIN = "download or copy the file again"

@@ -23,6 +23,9 @@ from typing import Any
 from grow.architectures.any_config import check_config, found
 from grow.checkpoint.layout import as_in_table
 from grow.errors import BadInput, Refused, listing
+from grow.files.allowed_files import inside, plain_name
+from grow.files.companion_files import companions
+from grow.files.folder_kind import check_kind, refuse_other_weights
 from grow.files.header import (
     AGAIN,
     CHUNK,
@@ -34,14 +37,7 @@ from grow.files.header import (
     show,
     strict_json,
 )
-from grow.files.locate import (
-    check_folder,
-    check_kind,
-    companions,
-    inside,
-    plain_name,
-    refuse_other_weights,
-)
+from grow.files.locate import check_folder
 from grow.files.regular import MAX_JSON, check_length, longest
 from grow.spelling import option
 

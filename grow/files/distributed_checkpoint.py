@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from grow.errors import BadInput, Refused
+from grow.files.allowed_files import inside, plain_name
 from grow.files.header import open_regular, read_exactly, show
-from grow.files.locate import inside, plain_name
 from grow.files.regular import opened
 from grow.notation.dtypes import ITEMSIZE, RAW, code_of
 from grow.spelling import option

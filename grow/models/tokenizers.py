@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from grow.errors import BadInput
+from grow.files.allowed_files import inside
+from grow.files.companion_files import companions
 from grow.files.header import show
-from grow.files.locate import companions, inside
 from grow.files.regular import check_file, is_there, read_file
 from grow.notation.size_limits import cap_of, short
 

@@ -20,8 +20,8 @@ from grow.applying.sentence_modules import SETTINGS, Module, pooling_modes, read
 from grow.applying.sentence_vectors import vectors
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import GrowError
+from grow.files.allowed_files import inside
 from grow.files.header import show
-from grow.files.locate import inside
 from grow.files.regular import MAX_BESIDE, read_file
 from grow.models.true_float64 import TrueFloat64, quiet
 from grow.planning.readback import fold

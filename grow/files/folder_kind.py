@@ -1,0 +1,94 @@
+"""Refusals of folders that hold something else than a transformers checkpoint: an adapter, modules, other formats."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import os
+from pathlib import Path
+from typing import Any
+
+from grow.errors import BadInput, GrowError, Refused, listing
+from grow.files.allowed_files import inside
+from grow.files.companion_files import MODULES
+from grow.files.foreign_names import MERGE, PLAIN, in_command
+from grow.files.header import PICKLE_FIX, open_regular, read_exactly, show, strict_json
+
+OTHER_WEIGHTS = {
+    "*.gguf": ("GGUF weights only", "use the unquantised safetensors checkpoint that they were made from"),
+    "*.bin": ("pickled weights only", PICKLE_FIX),
+    "*.bin.index.json": ("pickled weights only", PICKLE_FIX),
+    "*.pt": ("pickled weights only", PICKLE_FIX),
+    "*.pth": ("pickled weights only", PICKLE_FIX),
+    "*.ckpt": ("pickled weights only", PICKLE_FIX),
+    "*.h5": ("Keras weights only", "use the safetensors version of the checkpoint"),
+    "*.msgpack": ("Flax weights only", "use the safetensors version of the checkpoint"),
+    "*.onnx": ("ONNX weights only", "use the safetensors checkpoint that they were exported from"),
+}
+ADAPTED = {
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+}
+"""task_type of an adapter -> the class of its base model."""
+LARGEST_ADAPTER = 1 << 20  # bytes of its config
+
+
+def check_kind(folder: Path, names: list[str]) -> None:
+    """The folder is a transformers checkpoint and not something else that people keep in folders."""
+    where = show(folder)
+    if any(name in names for name in ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")):
+        raise Refused(
+            where,
+            what="is a PEFT adapter, not a model",
+            why="an adapter is a difference to a base model; growth needs the sum",
+            fix=_merged(folder),
+        )
+    if "config.json" not in names:
+        if MODULES in names:
+            raise Refused(
+                where,
+                what=f"has {MODULES} and no config.json; found {listing(map(show, names))}",
+                why="the transformer of this sentence-transformers folder lies in another one, or there is none",
+                fix="SentenceTransformer(SRC).save(DST) writes the transformer into the folder itself",
+            )
+        refuse_other_weights(folder, names)
+        raise BadInput(
+            where,
+            what=f"has no config.json; found {listing(map(show, names)) or 'nothing, the folder is empty'}",
+            why="a checkpoint is config.json and safetensors together in one folder",
+            fix="give the folder that holds config.json; for a repository: hf download ORG/NAME",
+        )
+
+
+def _merged(folder: Path) -> str:
+    """The command that adds an adapter to its base model, as far as adapter_config.json names the two."""
+    said: dict[str, Any] = {}
+    with contextlib.suppress(GrowError, OSError):
+        fd = open_regular(inside(folder, "adapter_config.json"))
+        try:
+            raw = read_exactly(fd, min(os.fstat(fd).st_size, LARGEST_ADAPTER), 0, "adapter_config.json")
+        finally:
+            os.close(fd)
+        found = strict_json(raw, "adapter_config.json", "")
+        said = found if isinstance(found, dict) else {}
+    base, task = said.get("base_model_name_or_path"), said.get("task_type")
+    base = base if isinstance(base, str) and PLAIN.fullmatch(base) else "BASE"
+    return MERGE.format(cls=ADAPTED.get(str(task), "AutoModel"), base=base, adapter=in_command(folder, "ADAPTER"))
+
+
+def refuse_other_weights(folder: Path, names: list[str]) -> None:
+    """There are safetensors, or no weights at all; a folder with weights in other formats only is refused."""
+    if any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
+        return
+    for pattern, (found, fix) in OTHER_WEIGHTS.items():
+        if others := fnmatch.filter(names, pattern):
+            what = f"{found}: {listing(map(show, others))}"
+            raise Refused(
+                show(folder),
+                what=what,
+                why="grow reads safetensors, unquantised",
+                fix=fix.replace("SRC", in_command(folder)),
+            )
