@@ -24,7 +24,8 @@ from grow.checkpoint.reader import Checkpoint, add_companion, identity
 from grow.errors import BadInput
 from grow.files.allowed_files import inside
 from grow.files.companion_files import companions
-from grow.files.distributed_checkpoint import INDEX, PiecedFolder
+from grow.files.distributed_checkpoint import PiecedFolder
+from grow.files.distributed_index import INDEX
 from grow.files.header import TensorInfo, show
 from grow.files.regular import MAX_BESIDE, read_file
 from grow.files.stored_rows import read_matrix

@@ -15,7 +15,7 @@ from grow.architectures.common_fields import ELEMENTWISE, OLDER_ROPE
 from grow.architectures.family import Chain, Family, Tie
 from grow.errors import BadInput
 from grow.notation.axes import Row
-from grow.notation.rope import SPELLED
+from grow.notation.rope_parameters import SPELLED
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class Architecture:
 
     @cached_property
     def rope(self) -> Mapping[str, Any]:
-        """The config as `grow.notation.rope` reads it: where it says nothing, as the stock class takes it."""
+        """The config as `grow.notation.rope_parameters` reads it: where it says nothing, as the stock class takes it."""
         family = self.family
         said = {"max_position_embeddings": self.get(family.axes["positions"])}
         said |= {"rope_spelling": family.rope_spelling, "rope_spellings": (SPELLED, OLDER_ROPE)}

@@ -18,7 +18,7 @@ from grow.architectures.family import Family
 from grow.architectures.stock_source import Stock, stock_of
 from grow.errors import BadInput, Refused, did_you_mean, listing, near_miss
 from grow.files.json_floats import is_special
-from grow.notation.rope import HOMES, SPELLED, check_rope
+from grow.notation.rope_parameters import HOMES, SPELLED, check_rope
 from grow.spelling import option
 
 
@@ -41,7 +41,7 @@ RULES: tuple[tuple[re.Pattern[str], Callable[[Any], bool], str], ...] = (
     ),
 )
 
-# Judged by rules of their own, here or in `grow.notation.rope`; the version is nobody's business.
+# Judged by rules of their own, here or in `grow.notation.rope_parameters`; the version is nobody's business.
 ELSEWHERE = {"architectures", "id2label", "label2id", "dtype", "transformers_version", *HOMES, *SPELLED, *OLDER_ROPE}
 
 

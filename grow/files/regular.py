@@ -1,7 +1,7 @@
 """Reading files safely: regular ones only, and none longer than such a file can be.
 
 A pipe waits for ever, /dev/zero never ends, a sparse file claims a terabyte: each is refused before a byte is read. A
-link counts as what it points to; whoever reads a checkpoint's own files asks `allowed_files.inside` first where that may be.
+link counts as what it points to; whoever reads a checkpoint's own files asks `allowed_files.inside` first.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ from grow.errors import BadInput, Refused
 from grow.files.header import TensorInfo
 from grow.files.stored_rows import read_rows
 from grow.models import gradient_checkpointing
-from grow.models.true_float64 import LOCAL, TrueFloat64, load, model_class, quiet
+from grow.models.float64_mode import TrueFloat64
+from grow.models.true_float64 import LOCAL, load, model_class, quiet
 from grow.notation.dtypes import RAW
 from grow.notation.numbers import widen
 from grow.processes import World

@@ -23,7 +23,8 @@ from grow.errors import GrowError
 from grow.files.allowed_files import inside
 from grow.files.header import show
 from grow.files.regular import MAX_BESIDE, read_file
-from grow.models.true_float64 import TrueFloat64, quiet
+from grow.models.float64_mode import TrueFloat64
+from grow.models.true_float64 import quiet
 from grow.planning.readback import fold
 from grow.verification.outputs.pair import Differs, NoRoom, Pair, Side
 from grow.verification.result import Check
