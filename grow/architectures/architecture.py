@@ -175,7 +175,7 @@ class Architecture:
 
     @cached_property
     def rope(self) -> Mapping[str, Any]:
-        """The config as `grow.notation.rope_parameters` reads it: where it says nothing, as the stock class takes it."""
+        """The config as `grow.notation.rope_parameters` reads it; what it leaves out is as the stock class takes it."""
         family = self.family
         said = {"max_position_embeddings": self.get(family.axes["positions"])}
         said |= {"rope_spelling": family.rope_spelling, "rope_spellings": (SPELLED, OLDER_ROPE)}

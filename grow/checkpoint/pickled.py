@@ -19,7 +19,8 @@ from typing import Any
 
 from grow.architectures.any_config import check_config
 from grow.checkpoint.layout import as_in_table
-from grow.checkpoint.reader import Checkpoint, add_companion, check_index, merge, missing_shards, open_checkpoint
+from grow.checkpoint.reader import Checkpoint, add_companion, open_checkpoint
+from grow.checkpoint.shard_index import check_index, missing_shards
 from grow.errors import BadInput, Refused
 from grow.files.allowed_files import inside
 from grow.files.companion_files import companions
@@ -59,7 +60,7 @@ class PickledCheckpoint(Checkpoint):
             check_kind(folder, names)
             raw = self._json(inside(folder, "config.json"), constants=True)
             self.config = check_config(raw, show(folder / "config.json"), self.notes)
-            self._merge(folder, names)
+            self._open_shards(folder, names)
             found = as_in_table(self.config, self.tensors, self.notes)
             self.tensors = {name: info for name, (_, info) in found.items()}
             self._stored = {name: stored for name, (stored, _) in found.items()}
@@ -73,7 +74,7 @@ class PickledCheckpoint(Checkpoint):
             raise BadInput(show(error.filename or folder), what=what, why="every file of it is read", fix=fix) from None
         self.notes.append("the weights are pickles, which are verified and not grown")
 
-    def _merge(self, folder: Path, names: list[str]) -> None:
+    def _open_shards(self, folder: Path, names: list[str]) -> None:
         weight_map: dict[str, str] = {}
         if INDEX in names:
             raw = self._json(inside(folder, INDEX))
@@ -86,7 +87,7 @@ class PickledCheckpoint(Checkpoint):
             fd = self._open(file)  # a regular file, and the one that is looked at again in the end
             self.files.append(file)
             held[file] = self._load(file, os.fstat(fd).st_size)
-        merge(self, held, weight_map, None, INDEX)
+        self.take_tensors(held, weight_map, None, INDEX)
 
     def _load(self, file: Path, size: int) -> dict[str, TensorInfo]:
         found = {}

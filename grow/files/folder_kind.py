@@ -11,20 +11,10 @@ from typing import Any
 from grow.errors import BadInput, GrowError, Refused, listing
 from grow.files.allowed_files import inside
 from grow.files.companion_files import MODULES
+from grow.files.foreign_files import OTHER_WEIGHTS
 from grow.files.foreign_names import MERGE, PLAIN, in_command
-from grow.files.header import PICKLE_FIX, open_regular, read_exactly, show, strict_json
+from grow.files.header import open_regular, read_exactly, show, strict_json
 
-OTHER_WEIGHTS = {
-    "*.gguf": ("GGUF weights only", "use the unquantised safetensors checkpoint that they were made from"),
-    "*.bin": ("pickled weights only", PICKLE_FIX),
-    "*.bin.index.json": ("pickled weights only", PICKLE_FIX),
-    "*.pt": ("pickled weights only", PICKLE_FIX),
-    "*.pth": ("pickled weights only", PICKLE_FIX),
-    "*.ckpt": ("pickled weights only", PICKLE_FIX),
-    "*.h5": ("Keras weights only", "use the safetensors version of the checkpoint"),
-    "*.msgpack": ("Flax weights only", "use the safetensors version of the checkpoint"),
-    "*.onnx": ("ONNX weights only", "use the safetensors checkpoint that they were exported from"),
-}
 ADAPTED = {
     "CAUSAL_LM": "AutoModelForCausalLM",
     "SEQ_CLS": "AutoModelForSequenceClassification",

@@ -9,7 +9,8 @@ from typing import Any
 
 from grow.errors import BadInput, GrowError, Refused
 from grow.files.companion_files import COMPANIONS, MODULES, module_folder
-from grow.files.header import PICKLE_FIX, show
+from grow.files.foreign_files import PICKLE_FIX
+from grow.files.header import show
 
 HUB_FILES = ("*.json", "*.safetensors", *COMPANIONS)
 HUB_SKIP = ("*/*.safetensors", "consolidated*", "onnx/*", "openvino/*", "coreml/*", "checkpoint-*/*")

@@ -17,7 +17,6 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 from grow.errors import BadInput, listing
 from grow.files import finished
@@ -101,9 +100,7 @@ class Staging:
         if replaced:
             self._clear()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, value: BaseException | None, trace: object) -> None:
         self._abandon()
         refuse_full(self.out, value)
 

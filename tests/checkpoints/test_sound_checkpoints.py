@@ -27,8 +27,9 @@ from malformed import (
 
 from grow.checkpoint.reader import INDEX, SINGLE, Checkpoint, open_checkpoint
 from grow.errors import BadInput
-from grow.files.header import DTYPES, parse_header, read_header, strict_json
+from grow.files.header import parse_header, read_header, strict_json
 from grow.files.stored_rows import read_rows
+from grow.notation.dtypes import FILE_DTYPES
 
 pytestmark = pytest.mark.quick
 
@@ -37,7 +38,7 @@ def contents(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     found = {}
     for name, info in checkpoint.tensors.items():
         raw = checkpoint.read(info, 0, info.nbytes)
-        found[name] = np.frombuffer(raw, DTYPES[info.dtype][1]).reshape(info.shape)
+        found[name] = np.frombuffer(raw, FILE_DTYPES[info.dtype][1]).reshape(info.shape)
     return found
 
 
@@ -194,9 +195,9 @@ def test_an_invalid_generation_config_comes_along_unread(tmp_path):
         assert checkpoint.companions == ["generation_config.json"]
 
 
-@pytest.mark.parametrize("code", DTYPES)
+@pytest.mark.parametrize("code", FILE_DTYPES)
 def test_every_dtype_and_empty_tensor_is_located(code, tmp_path):
-    size, dtype = DTYPES[code]
+    size, dtype = FILE_DTYPES[code]
     header = {"a": entry((3,), (0, 3 * size), code), "none": entry((0, 5), (3 * size, 3 * size), code)}
     path = tmp_path / "x.safetensors"
     path.write_bytes(framed({**header, "__metadata__": {"format": "pt"}}, bytes(3 * size)))
