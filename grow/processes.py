@@ -79,13 +79,13 @@ class World:
             if error is not None:
                 raise error
             return [value]
-        found = self._exchanged((_portable(error), value))
-        errors: list[Any] = [e for e, _ in found if e is not None]
+        sent = self._exchanged((_portable(error), value))
+        errors: list[Any] = [failure for failure, _ in sent if failure is not None]
         if errors:
-            told: Any = error or errors[0]
-            told.shared = True
-            raise told
-        return [theirs for _, theirs in found]
+            raised: Any = error or errors[0]
+            raised.shared = True
+            raise raised
+        return [theirs for _, theirs in sent]
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:

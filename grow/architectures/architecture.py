@@ -123,7 +123,7 @@ class Architecture:
             for layer in layers:
                 if self.holds(row.when, layer):
                     name = row.name.replace("{layers}", str(layer))
-                    tensors.update((name.replace("{experts}", str(e)), row) for e in experts)
+                    tensors.update((name.replace("{experts}", str(expert)), row) for expert in experts)
         return tensors
 
     @property
@@ -177,11 +177,11 @@ class Architecture:
     def rope(self) -> Mapping[str, Any]:
         """The config as `grow.notation.rope_parameters` reads it; what it leaves out is as the stock class takes it."""
         family = self.family
-        said = {"max_position_embeddings": self.get(family.axes["positions"])}
-        said |= {"rope_spelling": family.rope_spelling, "rope_spellings": (SPELLED, OLDER_ROPE)}
-        said["default.rope_theta"] = family.default_theta
-        said["default.partial_rotary_factor"] = family.defaults.get("partial_rotary_factor")
-        return {**self.config, **said}
+        stock = {"max_position_embeddings": self.get(family.axes["positions"])}
+        stock |= {"rope_spelling": family.rope_spelling, "rope_spellings": (SPELLED, OLDER_ROPE)}
+        stock["default.rope_theta"] = family.default_theta
+        stock["default.partial_rotary_factor"] = family.defaults.get("partial_rotary_factor")
+        return {**self.config, **stock}
 
     @property
     def first_position(self) -> int:

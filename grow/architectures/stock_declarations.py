@@ -32,8 +32,8 @@ class Declared:
         call = self.default.func if isinstance(self.default, ast.Call) else None
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id != "interval":
             return {}
-        found = {str(k.arg): k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)}
-        return {name: n for name, n in found.items() if name in ("min", "max") and isinstance(n, (int, float))}
+        arguments = {str(k.arg): k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)}
+        return {name: n for name, n in arguments.items() if name in ("min", "max") and isinstance(n, (int, float))}
 
     @property
     def unset(self) -> bool:
@@ -66,8 +66,8 @@ def _admits(kind: ast.expr, value: Any) -> bool:
         if name in ("Union", "Optional"):
             return (name == "Optional" and value is None) or any(_admits(item, value) for item in inner)
         if name == "Literal":
-            said = [item.value for item in inner if isinstance(item, ast.Constant)]
-            return any(type(item) is type(value) and item == value for item in said)
+            literals = [item.value for item in inner if isinstance(item, ast.Constant)]
+            return any(type(item) is type(value) and item == value for item in literals)
         if name in ("list", "List"):
             return isinstance(value, list) and all(_admits(inner[0], item) for item in value)
         if name in ("dict", "Dict"):

@@ -80,7 +80,7 @@ def _generation_fields(root: Path) -> frozenset[str]:
     """The arguments that the constructor of `GenerationConfig` takes out of its `kwargs`."""
     tree = parsed(root / "generation" / "configuration_utils.py")
     classes = [node for node in ast.walk(tree) if _is_class(node, "GenerationConfig")] if tree else []
-    calls = (node for found in classes for node in ast.walk(found) if isinstance(node, ast.Call))
+    calls = (node for cls in classes for node in ast.walk(cls) if isinstance(node, ast.Call))
     return frozenset(
         str(call.args[0].value)
         for call in calls

@@ -61,9 +61,9 @@ class PickledCheckpoint(Checkpoint):
             raw = self._json(inside(folder, "config.json"), constants=True)
             self.config = check_config(raw, show(folder / "config.json"), self.notes)
             self._open_shards(folder, names)
-            found = as_in_table(self.config, self.tensors, self.notes)
-            self.tensors = {name: info for name, (_, info) in found.items()}
-            self._stored = {name: stored for name, (stored, _) in found.items()}
+            named = as_in_table(self.config, self.tensors, self.notes)
+            self.tensors = {name: info for name, (_, info) in named.items()}
+            self._stored = {name: stored for name, (stored, _) in named.items()}
             for name in companions(folder, names):
                 add_companion(self, name, inside(folder, name))
         except BaseException as error:
@@ -90,17 +90,17 @@ class PickledCheckpoint(Checkpoint):
         self.take_tensors(held, weight_map, None, INDEX)
 
     def _load(self, file: Path, size: int) -> dict[str, TensorInfo]:
-        found = {}
+        infos = {}
         for name, tensor in _tensors(file).items():
             code, width = _code(tensor), tensor.element_size()
-            held = tensor.untyped_storage().nbytes()
-            if tensor.numel() * width > held or held > max(size, 1):
+            stored_bytes = tensor.untyped_storage().nbytes()
+            if tensor.numel() * width > stored_bytes or stored_bytes > max(size, 1):
                 what = f"{name} claims {tensor.numel():,} numbers, more than the file holds"
                 raise BadInput(show(file), what=show(what), why="a view repeats what is stored once", fix=AGAIN)
             tensor = tensor.detach().contiguous()
-            found[name] = TensorInfo(name, code, tuple(tensor.shape), file, 0, tensor.numel() * width)
+            infos[name] = TensorInfo(name, code, tuple(tensor.shape), file, 0, tensor.numel() * width)
             self._values[file, name] = tensor
-        return found
+        return infos
 
     def read(self, info: TensorInfo, start: int, stop: int) -> bytes:
         import torch
@@ -131,10 +131,10 @@ def _tensors(file: Path) -> Mapping[str, Any]:
     except MemoryError:
         raise
     except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        imported = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise Refused(
             show(file),
-            what=f"asks for {show(asked[1])}" if asked else "holds more than tensors",
+            what=f"asks for {show(imported[1])}" if imported else "holds more than tensors",
             why="a pickle can run any code while it is loaded; grow reads tensors alone and never runs code",
             fix="a safetensors version, or a plain state dict: torch.save(model.state_dict(), 'pytorch_model.bin')",
         ) from None

@@ -158,8 +158,8 @@ def open_checkpoint(
         raw = checkpoint._json(inside(folder, "config.json", follow_symlinks), constants=True)
         checkpoint.config = check_config(raw, show(folder / "config.json"), checkpoint.notes)
         shards = _open_shards(checkpoint, names, follow_symlinks)
-        found = as_in_table(checkpoint.config, checkpoint.tensors, checkpoint.notes)
-        checkpoint.tensors = {name: info for name, (_, info) in found.items()}
+        named = as_in_table(checkpoint.config, checkpoint.tensors, checkpoint.notes)
+        checkpoint.tensors = {name: info for name, (_, info) in named.items()}
         unread = [name for name in names if name.endswith(".safetensors") and name not in shards]
         if unread:
             checkpoint.notes.append(f"not part of the checkpoint, left unread: {listing(map(show, unread))}")

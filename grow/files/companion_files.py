@@ -75,23 +75,23 @@ def module_folders(folder: Path, follow_symlinks: bool = False) -> list[str]:
 
 def module_files(folder: Path, follow_symlinks: bool = False) -> list[str]:
     """The files of the modules that modules.json names, without code."""
-    found: list[str] = []
+    paths: list[str] = []
     for path in module_folders(folder, follow_symlinks):
         inside(folder, path, follow_symlinks)
         for place, below, names in os.walk(folder / path):
             at = Path(place).relative_to(folder)
             below[:] = sorted(below) if len(at.parts) < MODULE_DEPTH else []
-            found += [
+            paths += [
                 str(at / name)
                 for name in sorted(names)
                 if any(fnmatch.fnmatchcase(name, pattern) for pattern in MODULE_FILES)
             ]
-    return found
+    return paths
 
 
 def companions(folder: Path, names: Iterable[str], follow_symlinks: bool = False) -> list[str]:
     """Paths relative to `folder` that match COMPANIONS, never code or weights; `names`: its listing."""
-    found = []
+    candidates = []
     names = list(names)
     modules = module_files(folder, follow_symlinks) if MODULES in names else []
     own = {module.split(os.sep)[0] for module in modules}
@@ -100,15 +100,15 @@ def companions(folder: Path, names: Iterable[str], follow_symlinks: bool = False
         if name in own:
             continue
         if not path.is_dir():
-            found.append(name)
+            candidates.append(name)
         elif name in COMPANIONS:
             raise BadInput(show(path), what="is a folder; wanted a file", why="it comes along", fix="remove it")
         elif any(fnmatch.fnmatchcase(name, pattern) for pattern in SUBFOLDERS):
             inside(folder, name, follow_symlinks)
-            found += [f"{name}/{child}" for child in sorted(os.listdir(path)) if not (path / child).is_dir()]
+            candidates += [f"{name}/{child}" for child in sorted(os.listdir(path)) if not (path / child).is_dir()]
     kept = [
         name
-        for name in found
+        for name in candidates
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in COMPANIONS)
         and not name.lower().endswith(NO_COMPANIONS)
     ]

@@ -44,13 +44,13 @@ class IndexUnpickler(pickle.Unpickler):
         if "." not in name and (known is None or name in known or module == "torch"):
             import torch
 
-            found = super().find_class(module, name)
+            cls = super().find_class(module, name)
             if known is None:
-                allowed = getattr(found, "__module__", "") == module
+                allowed = getattr(cls, "__module__", "") == module
             else:
-                allowed = name in known or isinstance(found, torch.dtype)
+                allowed = name in known or isinstance(cls, torch.dtype)
             if allowed:
-                return found
+                return cls
         raise pickle.UnpicklingError(f"{module}.{name} is not part of an index")
 
 
@@ -118,13 +118,13 @@ def indexed_tensors(folder: Path, index: Any) -> dict[str, PiecedTensor]:
     stored: dict[tuple[str, tuple[int, ...]], Any] = {}
     for at, info in index.storage_data.items():
         stored[at.fqn, tuple(at.offset or ())] = info
-    found = {}
+    tensors = {}
     for name, meta in index.state_dict_metadata.items():
         code = code_of(getattr(getattr(meta, "properties", None), "dtype", ""))
         if isinstance(meta, TensorStorageMetadata) and code:
             pieces = [_piece(folder, name, chunk, stored) for chunk in meta.chunks]
-            found[name] = _tiled(folder, PiecedTensor(name, code, tuple(meta.size), tuple(pieces)))
-    return found
+            tensors[name] = _tiled(folder, PiecedTensor(name, code, tuple(meta.size), tuple(pieces)))
+    return tensors
 
 
 def _piece(folder: Path, name: str, chunk: Any, stored: dict[tuple[str, tuple[int, ...]], Any]) -> Piece:
@@ -140,19 +140,24 @@ def _piece(folder: Path, name: str, chunk: Any, stored: dict[tuple[str, tuple[in
     return Piece(begin, sizes, file, int(info.offset), int(info.length))
 
 
-def _tiled(folder: Path, t: PiecedTensor) -> PiecedTensor:
+def _tiled(folder: Path, tensor: PiecedTensor) -> PiecedTensor:
     """The tensor, when its pieces lie inside it, none over another, and leave nothing out."""
     fault = ""
-    for p in t.pieces:
-        if len(p.begin) != len(t.shape) or any(
-            b < 0 or n < 0 or b + n > m for b, n, m in zip(p.begin, p.sizes, t.shape)
+    for piece in tensor.pieces:
+        if len(piece.begin) != len(tensor.shape) or any(
+            begin < 0 or size < 0 or begin + size > whole
+            for begin, size, whole in zip(piece.begin, piece.sizes, tensor.shape)
         ):
-            fault = f"a piece {p.sizes} at {p.begin} is not inside {t.shape}"
-    if not fault and sum(math.prod(p.sizes) for p in t.pieces) != math.prod(t.shape):
-        fault = f"its {len(t.pieces)} pieces hold {sum(math.prod(p.sizes) for p in t.pieces):,} numbers"
-        fault += f", {math.prod(t.shape):,} are wanted"
-    if not fault and len({p.begin for p in t.pieces if 0 not in p.sizes}) < sum(0 not in p.sizes for p in t.pieces):
+            fault = f"a piece {piece.sizes} at {piece.begin} is not inside {tensor.shape}"
+    if not fault and sum(math.prod(piece.sizes) for piece in tensor.pieces) != math.prod(tensor.shape):
+        fault = (
+            f"its {len(tensor.pieces)} pieces hold {sum(math.prod(piece.sizes) for piece in tensor.pieces):,} numbers"
+        )
+        fault += f", {math.prod(tensor.shape):,} are wanted"
+    if not fault and len({piece.begin for piece in tensor.pieces if 0 not in piece.sizes}) < sum(
+        0 not in piece.sizes for piece in tensor.pieces
+    ):
         fault = "two pieces begin at one place"
     if fault:
-        raise BadInput(f"{folder}: {show(t.name)}", what=fault, why="the index is damaged", fix=AGAIN)
-    return t
+        raise BadInput(f"{folder}: {show(tensor.name)}", what=fault, why="the index is damaged", fix=AGAIN)
+    return tensor

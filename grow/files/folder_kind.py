@@ -55,16 +55,16 @@ def check_kind(folder: Path, names: list[str]) -> None:
 
 def _merged(folder: Path) -> str:
     """The command that adds an adapter to its base model, as far as adapter_config.json names the two."""
-    said: dict[str, Any] = {}
+    config: dict[str, Any] = {}
     with contextlib.suppress(GrowError, OSError):
         fd = open_regular(inside(folder, "adapter_config.json"))
         try:
             raw = read_exactly(fd, min(os.fstat(fd).st_size, LARGEST_ADAPTER), 0, "adapter_config.json")
         finally:
             os.close(fd)
-        found = strict_json(raw, "adapter_config.json", "")
-        said = found if isinstance(found, dict) else {}
-    base, task = said.get("base_model_name_or_path"), said.get("task_type")
+        document = strict_json(raw, "adapter_config.json", "")
+        config = document if isinstance(document, dict) else {}
+    base, task = config.get("base_model_name_or_path"), config.get("task_type")
     base = base if isinstance(base, str) and PLAIN.fullmatch(base) else "BASE"
     return MERGE.format(cls=ADAPTED.get(str(task), "AutoModel"), base=base, adapter=in_command(folder, "ADAPTER"))
 
@@ -73,9 +73,9 @@ def refuse_other_weights(folder: Path, names: list[str]) -> None:
     """There are safetensors, or no weights at all; a folder with weights in other formats only is refused."""
     if any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
         return
-    for pattern, (found, fix) in OTHER_WEIGHTS.items():
+    for pattern, (kind, fix) in OTHER_WEIGHTS.items():
         if others := fnmatch.filter(names, pattern):
-            what = f"{found}: {listing(map(show, others))}"
+            what = f"{kind}: {listing(map(show, others))}"
             raise Refused(
                 show(folder),
                 what=what,

@@ -132,8 +132,8 @@ def strict_json(raw: bytes, where: str, fix: str, *, constants: bool = False) ->
     except UnicodeDecodeError as error:
         raise bad(f"is not UTF-8 at byte {error.start}", "JSON is UTF-8") from None
     except json.JSONDecodeError as error:
-        found = f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-        raise bad(found, "it must be one JSON value") from None
+        what = f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        raise bad(what, "it must be one JSON value") from None
     except ValueError:
         raise bad("holds an integer of thousands of digits", "no size is that long") from None
     except RecursionError:
@@ -218,9 +218,9 @@ def _raw_header(fd: int, size: int, where: str) -> tuple[bytes, int]:
     length = int.from_bytes(start[:8], "little")
     plausible = size >= 10 and length <= MAX_HEADER and start[8:9] == b"{"
     if not plausible:
-        for magic, (found, fix) in FOREIGN.items():
+        for magic, (kind, fix) in FOREIGN.items():
             if start.startswith(magic):
-                raise BadInput(where, what=f"is {found}", why="grow reads safetensors only", fix=fix)
+                raise BadInput(where, what=f"is {kind}", why="grow reads safetensors only", fix=fix)
     if size < 10:
         what = f"{size} bytes are too short" if size else "is empty (0 bytes)"
         why = "a safetensors file begins with an 8-byte length and a JSON header"
@@ -239,8 +239,8 @@ def _tensor(name: str, entry: Any, path: Path, data: int) -> TensorInfo:
     if not name or SURROGATE(name):
         raise _entry_fault(path, name, "the name of a tensor is empty or not Unicode")
     if not isinstance(entry, dict) or entry.keys() != FIELDS:
-        found = listing(map(show, entry)) if isinstance(entry, dict) else type(entry).__name__
-        raise _entry_fault(path, name, f"wanted dtype, shape, data_offsets; found {found or 'nothing'}")
+        fields = listing(map(show, entry)) if isinstance(entry, dict) else type(entry).__name__
+        raise _entry_fault(path, name, f"wanted dtype, shape, data_offsets; found {fields or 'nothing'}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in FILE_DTYPES:
         where = f"{show(path)}: {show(name)}"

@@ -183,12 +183,12 @@ def _checkpoint_fault(folder: Path) -> str:
 
 def _checkpoint_list(folder: Path) -> dict[str, int]:
     """What a growth or a run says that it has written; nothing where it does not say."""
-    found: dict[str, int] = {}
+    listed: dict[str, int] = {}
     for document in ("grow.json", "state/train.json"):
         with contextlib.suppress(GrowError, AttributeError, TypeError, ValueError, OverflowError):
             files = read_json(folder / document).get("files")
-            found |= {str(name): int(size) for name, size in files.items()}
-    return found
+            listed |= {str(name): int(size) for name, size in files.items()}
+    return listed
 
 
 def written(folder: Path) -> dict[str, int]:

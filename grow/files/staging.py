@@ -123,9 +123,9 @@ class Staging:
             )
 
     def _check_whole(self, files: Mapping[str, int | None]) -> None:
-        found = {name: _size(self.path / name) for name in files}
-        lost = [name for name, size in found.items() if size is None]
-        other = [name for name, size in files.items() if size is not None and found[name] not in (None, size)]
+        sizes = {name: _size(self.path / name) for name in files}
+        lost = [name for name, size in sizes.items() if size is None]
+        other = [name for name, size in files.items() if size is not None and sizes[name] not in (None, size)]
         if lost or other:
             raise BadInput(
                 option(out=self.out),
@@ -274,12 +274,12 @@ def _another() -> str:
 
 def _make(path: Path) -> None:
     """A folder that is known to be grow's own; one that is there already is used."""
-    made = not path.exists()
+    own = not path.exists()
     path.mkdir(exist_ok=True)
     try:
         (path / MARK).touch()
     except OSError:
-        if made:
+        if own:
             path.rmdir()
         raise
 

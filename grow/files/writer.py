@@ -66,7 +66,7 @@ class ShardWriter:
     def __init__(self, folder: Path, tensors: Sequence[Planned], max_shard_size: int, *, create: bool = True) -> None:
         self.folder, self.create = folder, create
         shards = plan_shards(tensors, max_shard_size)
-        self.total = sum(t.nbytes for t in tensors)
+        self.total = sum(tensor.nbytes for tensor in tensors)
         self.spots: dict[str, Spot] = {}
         self.fds: dict[str, int] = {}
         self.sizes: dict[str, int] = {}
@@ -83,20 +83,20 @@ class ShardWriter:
     def _place(self, file: str, shard: Sequence[Planned]) -> None:
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         at = 0
-        for t in shard:
-            header[t.name] = {
-                "dtype": t.dtype,
-                "shape": list(t.new_shape),
-                "data_offsets": [at, at + t.nbytes],
+        for tensor in shard:
+            header[tensor.name] = {
+                "dtype": tensor.dtype,
+                "shape": list(tensor.new_shape),
+                "data_offsets": [at, at + tensor.nbytes],
             }
-            at += t.nbytes
+            at += tensor.nbytes
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % ALIGN)
         start = 8 + len(text)
-        for t in shard:
-            low = header[t.name]["data_offsets"][0]
-            row = t.new_matrix[1] * ITEMSIZE[t.dtype]
-            self.spots[t.name] = Spot(file, start + low, t.nbytes, row)
+        for tensor in shard:
+            low = header[tensor.name]["data_offsets"][0]
+            row = tensor.new_matrix[1] * ITEMSIZE[tensor.dtype]
+            self.spots[tensor.name] = Spot(file, start + low, tensor.nbytes, row)
         fd = os.open(self.folder / file, os.O_RDWR | (os.O_CREAT | os.O_EXCL if self.create else 0), 0o644)
         self.fds[file], self.sizes[file] = fd, start + at
         if not self.create:
@@ -158,12 +158,12 @@ def plan_shards(tensors: Sequence[P], max_shard_size: int) -> list[list[P]]:
     """Consecutive groups of at most `max_shard_size` bytes; a tensor larger than that has a shard of its own."""
     shards: list[list[P]] = [[]]
     used = 0
-    for t in tensors:
-        if shards[-1] and used + t.nbytes > max_shard_size:
+    for tensor in tensors:
+        if shards[-1] and used + tensor.nbytes > max_shard_size:
             shards.append([])
             used = 0
-        shards[-1].append(t)
-        used += t.nbytes
+        shards[-1].append(tensor)
+        used += tensor.nbytes
     return shards
 
 

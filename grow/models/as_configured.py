@@ -55,9 +55,9 @@ def skeleton(cls: type, config: Any) -> Any:
         no_init_weights(),
         init_empty_weights(include_buffers=False),
     ):
-        made = cls(config)
-    made.tie_weights()  # each tied name was given a parameter of its own
-    return made
+        model = cls(config)
+    model.tie_weights()  # each tied name was given a parameter of its own
+    return model
 
 
 def check_class(model: Any) -> None:
@@ -76,12 +76,12 @@ def twin_of(model: Any, config: Mapping[str, Any]) -> Any:
     """What stock code builds from the model's config, with the model's weights. Refused where it is built otherwise."""
     cls = type(model)
     check_class(model)
-    made = type(model.config).from_dict(dict(config))
+    stock_config = type(model.config).from_dict(dict(config))
     for kernel in ("_attn_implementation", "_experts_implementation"):
         if getattr(model.config, kernel, None) is not None:
-            setattr(made, kernel, getattr(model.config, kernel))
+            setattr(stock_config, kernel, getattr(model.config, kernel))
     try:
-        twin = skeleton(cls, made)
+        twin = skeleton(cls, stock_config)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         first = (str(error).strip().splitlines() or [""])[0]
         raise BadInput(

@@ -40,28 +40,28 @@ class Fault(NamedTuple):
 
 
 def faults_of(model: nn.Module, twin: nn.Module) -> Iterator[Fault]:
-    has, wanted = (dict(one.named_modules(remove_duplicate=False)) for one in (model, twin))
+    has, wanted = (dict(root.named_modules(remove_duplicate=False)) for root in (model, twin))
     skipped: list[str] = []
     cls = type(model).__name__
     for name in [*has, *(n for n in wanted if n not in has)]:
         if any(name.startswith(f"{prefix}.") for prefix in skipped):
             continue
         where, module, other = name or cls, has.get(name), wanted.get(name)
-        found = None
+        fault = None
         if module is None:
-            found = Fault(where, f"is missing; its config builds a {_called(wanted[name])}", again(cls))
+            fault = Fault(where, f"is missing; its config builds a {_called(wanted[name])}", again(cls))
         elif parametrize.is_parametrized(module):
             tensor = next(iter(module.parametrizations))
             how = f"torch.nn.utils.parametrize.remove_parametrizations(model.get_submodule({name!r}), {tensor!r})"
-            found = Fault(f"{where}.{tensor}", "has a parametrization", how)
+            fault = Fault(f"{where}.{tensor}", "has a parametrization", how)
         elif other is None:
-            found = Fault(where, f"is a {_called(module)}, and its config builds nothing there", _rid(where))
+            fault = Fault(where, f"is a {_called(module)}, and its config builds nothing there", _rid(where))
         elif type(module) is not type(other):
             what = f"is a {_called(module)}; its config builds a {_called(other)}"
-            found = Fault(where, what, _dequantise(module) or again(cls))
-        if found:
+            fault = Fault(where, what, _dequantise(module) or again(cls))
+        if fault:
             skipped.append(name)
-            yield found
+            yield fault
         else:
             yield from _compared(where, cls, model, module, other)  # type: ignore[arg-type]
     if not skipped:
@@ -77,16 +77,18 @@ def _compared(where: str, cls: str, model: Any, module: nn.Module, twin: nn.Modu
     if hook is not None and not _moves(hook):
         yield Fault(f"{where}: _hf_hook", f"is a {_called(hook)}", "accelerate.hooks.remove_hook_from_module(…)")
     for name in {**module._parameters, **twin._parameters}:
-        p, q = module._parameters.get(name), twin._parameters.get(name)
-        if (p is None) != (q is None):
-            what = "is missing" if p is None else "is a parameter that its config does not build"
+        parameter, wanted_parameter = module._parameters.get(name), twin._parameters.get(name)
+        if (parameter is None) != (wanted_parameter is None):
+            what = "is missing" if parameter is None else "is a parameter that its config does not build"
             yield Fault(f"{where}.{name}", what, MERGE if "lora" in name.lower() else again(cls))
-        elif p is not None and q is not None and p.shape != q.shape:
-            what = f"is of {tuple(p.shape)}; its config builds {tuple(q.shape)}"
+        elif parameter is not None and wanted_parameter is not None and parameter.shape != wanted_parameter.shape:
+            what = f"is of {tuple(parameter.shape)}; its config builds {tuple(wanted_parameter.shape)}"
             yield Fault(f"{where}.{name}", what, "let the config say the sizes that the weights have")
-        elif p is not None and type(p.data) is not torch.Tensor:
-            yield Fault(f"{where}.{name}", f"is a {_called(p.data)}", "model.dequantize(), or load it unquantised")
-        elif p is not None and (getattr(p, "_backward_hooks", None) or _accumulating(p)):
+        elif parameter is not None and type(parameter.data) is not torch.Tensor:
+            yield Fault(
+                f"{where}.{name}", f"is a {_called(parameter.data)}", "model.dequantize(), or load it unquantised"
+            )
+        elif parameter is not None and (getattr(parameter, "_backward_hooks", None) or _accumulating(parameter)):
             fix = "remove it before growing, and register it again on the result"
             yield Fault(f"{where}.{name}: a hook on its gradient", "would be lost", fix)
     changing = getattr(module, "rope_type", None) in CHANGING
@@ -125,8 +127,8 @@ def hooked(module: nn.Module, twin: nn.Module | None = None) -> str:
 
 
 def _hooks(module: nn.Module, kind: str) -> list[Any]:
-    found = vars(module).get(kind)
-    return [hook for hook in found.values() if callable(hook)] if isinstance(found, dict) else []
+    hooks = vars(module).get(kind)
+    return [hook for hook in hooks.values() if callable(hook)] if isinstance(hooks, dict) else []
 
 
 def _where_from(hook: Any) -> tuple[str, str]:
@@ -134,8 +136,8 @@ def _where_from(hook: Any) -> tuple[str, str]:
     return getattr(hook, "__module__", "") or "", getattr(hook, "__qualname__", type(hook).__qualname__)
 
 
-def _accumulating(p: torch.Tensor) -> bool:
-    return bool(getattr(p, "_post_accumulate_grad_hooks", None))
+def _accumulating(parameter: torch.Tensor) -> bool:
+    return bool(getattr(parameter, "_post_accumulate_grad_hooks", None))
 
 
 def _moves(hook: Any) -> bool:
@@ -150,8 +152,8 @@ def _wraps(function: Any, cls: type, name: str) -> bool:
         if function is getattr(cls, name):
             return True
         inner = function.func if isinstance(function, functools.partial) else function
-        made = getattr(inner, "__globals__", {}).get("__name__") or type(inner).__module__
-        if not made.startswith(FRAMEWORKS) or "__wrapped__" not in vars(function):
+        home = getattr(inner, "__globals__", {}).get("__name__") or type(inner).__module__
+        if not home.startswith(FRAMEWORKS) or "__wrapped__" not in vars(function):
             return False
         function = function.__wrapped__
 
@@ -162,7 +164,7 @@ def _training_only(module: nn.Module, name: str) -> bool:
 
 
 def _shared(model: nn.Module, twin: nn.Module) -> Iterator[Fault]:
-    has, wanted = ({n: group for group in _groups(one) for n in group} for one in (model, twin))
+    has, wanted = ({n: group for group in _groups(root) for n in group} for root in (model, twin))
     for name, group in has.items():
         others = wanted.get(name, group)
         if group != others:
@@ -174,10 +176,10 @@ def _shared(model: nn.Module, twin: nn.Module) -> Iterator[Fault]:
 
 
 def _groups(model: nn.Module) -> list[frozenset[str]]:
-    found: dict[int, set[str]] = {}
-    for name, p in model.named_parameters(remove_duplicate=False):
-        found.setdefault(id(p), set()).add(name)
-    return [frozenset(names) for names in found.values()]
+    groups: dict[int, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), set()).add(name)
+    return [frozenset(names) for names in groups.values()]
 
 
 def _alike(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:

@@ -34,8 +34,8 @@ def file_names(model: Any, parameter: str) -> list[str]:
     """What the files call a parameter, one name per expert; its own name in a model without experts."""
     if not fused(model):
         return [parameter]
-    p = model.get_parameter(parameter)
-    return list(in_files(model, {parameter: torch.empty(p.shape, device="meta")}))
+    fused_parameter = model.get_parameter(parameter)
+    return list(in_files(model, {parameter: torch.empty(fused_parameter.shape, device="meta")}))
 
 
 @contextlib.contextmanager

@@ -21,10 +21,10 @@ def reads_of(module: nn.Module) -> frozenset[str]:
 @functools.cache
 def reads(cls: Any) -> frozenset[str]:
     """Names that code looks up once a module of this class is built."""
-    found: set[str] = set()
+    names: set[str] = set()
     for base in cls.__mro__:
         if base is PreTrainedModel:
-            found |= _names(vars(base).get("loss_function"))
+            names |= _names(vars(base).get("loss_function"))
         elif base.__module__.startswith("transformers.") and issubclass(base, nn.Module):
             around = vars(sys.modules[base.__module__]).values()
             ours = [
@@ -33,12 +33,12 @@ def reads(cls: Any) -> frozenset[str]:
                 if isinstance(f, types.FunctionType) and (f.__module__ or "").startswith("transformers")
             ]
             for function in (*ours, *(f for name, f in vars(base).items() if name not in UNREAD)):
-                found |= _names(function)
-            found |= _kernels()
+                names |= _names(function)
+            names |= _kernels()
         elif base not in (object, nn.Module):
             for name, function in vars(base).items():
-                found |= _names(function) if name not in UNREAD else set()
-    return frozenset(found)
+                names |= _names(function) if name not in UNREAD else set()
+    return frozenset(names)
 
 
 @functools.cache
@@ -54,20 +54,20 @@ def _kernels() -> frozenset[str]:
 def _names(function: Any) -> set[str]:
     if isinstance(function, property):
         return _names(function.fget) | _names(function.fset)
-    found: set[str] = set()
+    names: set[str] = set()
     function = getattr(function, "__func__", function)
     while function is not None:
         if (code := getattr(function, "__code__", None)) is not None:
-            found |= _looked_up(code)
+            names |= _looked_up(code)
         function = getattr(function, "__wrapped__", None)
-    return found
+    return names
 
 
 def _looked_up(code: types.CodeType) -> set[str]:
-    found = set(code.co_names)
+    names = set(code.co_names)
     for value in code.co_consts:
         if isinstance(value, types.CodeType):
-            found |= _looked_up(value)
+            names |= _looked_up(value)
         elif isinstance(value, str) and value.isidentifier():  # getattr(module, "scaling", …)
-            found.add(value)
-    return found
+            names.add(value)
+    return names

@@ -55,7 +55,7 @@ def outputs(model: Any, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     call = functools.partial(type(model).forward, model) if mixed else model
     with _undisturbed(model), torch.no_grad():
         try:
-            found = call(**{**given, "return_dict": True})
+            result = call(**{**given, "return_dict": True})
         except (RuntimeError, IndexError, ValueError, TypeError, AttributeError, KeyError) as error:
             first = (str(error).strip().splitlines() or [""])[0]
             raise BadInput(
@@ -64,27 +64,27 @@ def outputs(model: Any, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
                 why="what it computes is compared before and after the growth",
                 fix="try model(**batch); or verify=False",
             ) from error
-    return {k: v for k, v in found.items() if torch.is_tensor(v) and v.is_floating_point() and k != "loss"}
+    return {k: v for k, v in result.items() if torch.is_tensor(v) and v.is_floating_point() and k != "loss"}
 
 
 def apart(a: Any, b: Any) -> float | None:
     """How far two sets of outputs of equal code are apart, None where they are equal."""
     if a.keys() != b.keys():
         return float("inf")
-    for name, x in a.items():
-        y = b[name]
-        if x.shape != y.shape or x.dtype != y.dtype:
+    for name, first in a.items():
+        second = b[name]
+        if first.shape != second.shape or first.dtype != second.dtype:
             return float("inf")
-        if torch.equal(x, y) or torch.equal(x.nan_to_num(), y.nan_to_num()):
+        if torch.equal(first, second) or torch.equal(first.nan_to_num(), second.nan_to_num()):
             continue
-        off, size = float((x - y).double().abs().max()), float(x.double().abs().max())
-        if x.device.type == "cpu" or not off <= SUMS * torch.finfo(x.dtype).eps * size:
+        off, size = float((first - second).double().abs().max()), float(first.double().abs().max())
+        if first.device.type == "cpu" or not off <= SUMS * torch.finfo(first.dtype).eps * size:
             return off
     return None
 
 
 def _traced(model: Any, batch: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
-    found: list[tuple[str, dict[str, torch.Tensor]]] = []
+    traced: list[tuple[str, dict[str, torch.Tensor]]] = []
     handles = []
 
     def watch(name: str) -> Any:
@@ -93,7 +93,7 @@ def _traced(model: Any, batch: Mapping[str, Any]) -> Iterator[tuple[str, dict[st
                 result.values() if isinstance(result, Mapping) else result if isinstance(result, tuple) else [result]
             )
             kept = {str(i): v.clone() for i, v in enumerate(parts) if torch.is_tensor(v) and v.is_floating_point()}
-            found.append((name, kept))
+            traced.append((name, kept))
 
         return hook
 
@@ -104,7 +104,7 @@ def _traced(model: Any, batch: Mapping[str, Any]) -> Iterator[tuple[str, dict[st
     finally:
         for handle in handles:
             handle.remove()
-    yield from found
+    yield from traced
 
 
 @contextlib.contextmanager

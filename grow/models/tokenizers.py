@@ -54,13 +54,13 @@ def check_ids(folder: Path) -> None:
         if not is_there(folder / name):
             continue
         try:
-            found = largest_id(name, json.loads(read_file(folder / name)))
+            largest = largest_id(name, json.loads(read_file(folder / name)))
         except (ValueError, RecursionError):
             continue  # stock code says what is wrong
-        if found >= cap_of("vocab"):
+        if largest >= cap_of("vocab"):
             raise BadInput(
                 show(folder / name),
-                what=f"names the id {short(found)}",
+                what=f"names the id {short(largest)}",
                 why=f"the library makes tables as long as the largest id; a vocabulary has at most {cap_of('vocab'):,}",
                 fix="correct the id: those of a vocabulary follow each other",
             )

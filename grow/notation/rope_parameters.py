@@ -92,25 +92,25 @@ def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return rope
 
 
-def _home(name: str, found: Any) -> dict[str, Any]:
+def _home(name: str, stated: Any) -> dict[str, Any]:
     """One object of rope parameters, its type under the newer name."""
-    if not isinstance(found, Mapping):
-        raise _unread(name, f"{found!r}; wanted an object")
-    nested = [key for key, value in found.items() if isinstance(value, Mapping)]
+    if not isinstance(stated, Mapping):
+        raise _unread(name, f"{stated!r}; wanted an object")
+    nested = [key for key, value in stated.items() if isinstance(value, Mapping)]
     if nested:
         raise _unread(
             name, f"has parameters of its own for {', '.join(map(str, nested))}", "one set for all layers is read"
         )
-    older, newer = found.get("type"), found.get("rope_type")
+    older, newer = stated.get("type"), stated.get("rope_type")
     if older is not None and newer is not None and older != newer:
         raise _unread(name, f"type {older!r} and rope_type {newer!r} are two names of one thing")
-    kind = newer if "rope_type" in found else found.get("type", "default")
+    kind = newer if "rope_type" in stated else stated.get("type", "default")
     if not isinstance(kind, str) or kind not in REQUIRED:
         raise _unread(f"{name}.rope_type", f"{kind!r}; known rope types: {', '.join(REQUIRED)}")
-    unknown = sorted(key for key in found if key not in PARAMETERS and key not in ("type", "rope_type"))
+    unknown = sorted(key for key in stated if key not in PARAMETERS and key not in ("type", "rope_type"))
     if unknown:
         raise _unread(name, f"has parameters that nobody has read: {', '.join(unknown)}")
-    return {**{key: value for key, value in found.items() if key != "type"}, "rope_type": kind}
+    return {**{key: value for key, value in stated.items() if key != "type"}, "rope_type": kind}
 
 
 def _is(wanted: str, value: Any) -> bool:
