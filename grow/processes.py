@@ -54,7 +54,7 @@ class World:
 
     @property
     def first_here(self) -> bool:
-        """Of the processes on this machine."""
+        """Whether this is the first of the processes on this machine."""
         here = socket.gethostname()
         return self.rank == next((k for k, (host, _) in enumerate(self.peers) if host == here), self.rank)
 
@@ -141,7 +141,7 @@ class World:
 
 
 def is_shared(error: BaseException | None) -> bool:
-    """Whether all processes know of it: it was exchanged, or it was raised on account of one that was."""
+    """Whether all processes know of the error: it was exchanged, or was raised on account of one that was."""
     while error is not None:
         if getattr(error, "shared", False):
             return True

@@ -8,6 +8,7 @@ from grow.errors import BadInput
 
 
 def environment(name: str, default: int | None, most: int, least: int = 0) -> int:
+    """The number that a variable holds; BadInput where it is not from `least` to `most`, or unset without a default."""
     text = os.environ.get(name, "")
     if not text:
         if default is None:
@@ -20,6 +21,7 @@ def environment(name: str, default: int | None, most: int, least: int = 0) -> in
 
 
 def misset(where: str, what: str, why: str, name: str = "") -> BadInput:
+    """The error for a variable that is not as torchrun sets it; `name` can be unset instead."""
     fix = "torchrun --nproc-per-node N -m grow …, or for one process: unset WORLD_SIZE RANK LOCAL_RANK"
     error = BadInput(where, what=what, why=why, fix=f"unset {name}, or {fix}" if name else fix)
     error.alone = True  # type: ignore[attr-defined]  # which of the processes this is cannot be said

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from grow.architectures.any_config import NOT_PLAIN, found
+from grow.architectures.any_config import NOT_PLAIN, value_and_type
 from grow.architectures.architecture import Architecture
 from grow.architectures.common_fields import OLDER_ROPE, SIZES, TRAINS
 from grow.architectures.family import Family
@@ -210,4 +210,4 @@ def _architectures(family: Family, stock: Stock, named: Any) -> Iterator[tuple[s
 def _show(value: Any) -> str:
     if value is None:
         return "null"
-    return f"{value['__float__']} (float)" if is_special(value) else found(value)
+    return f"{value['__float__']} (float)" if is_special(value) else value_and_type(value)

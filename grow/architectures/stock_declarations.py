@@ -84,5 +84,5 @@ def _admits(kind: ast.expr, value: Any) -> bool:
 
 
 def _is_scalar(name: str, value: Any) -> bool:
-    """A typed dict such as RopeParameters is not a number and no text; nothing is known of other names."""
+    """A typed dict such as RopeParameters is neither a number nor a text; nothing is known of other names."""
     return name.endswith("Parameters") and not isinstance(value, dict)

@@ -30,7 +30,7 @@ CONSTRUCTED = re.compile(rb"""(?:get|has|set|del)attr\([^\n]{0,200}?,\s*f(["'])(
 
 @dataclass(frozen=True)
 class Reading:
-    """How stock code reads a field: at all; and so that null is another thing than no field."""
+    """Whether stock code reads a field at all, and whether null then differs from a missing field."""
 
     at_all: bool = False
     of_null: bool = False

@@ -67,7 +67,7 @@ class Checkpoint:
         return read_exactly(self._fd(info), stop - start, info.offset + start, where)
 
     def sha256(self, info: TensorInfo) -> str:
-        """Of a tensor's stored bytes."""
+        """The sha256 of a tensor's stored bytes."""
         digest = hashlib.sha256()
         for at in range(0, info.nbytes, CHUNK):
             digest.update(self.read(info, at, min(at + CHUNK, info.nbytes)))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from grow.architectures.any_config import found
+from grow.architectures.any_config import value_and_type
 from grow.errors import BadInput, Refused, listing
 from grow.files.allowed_files import plain_name
 from grow.files.foreign_files import AGAIN, PICKLE_FIX
@@ -32,7 +32,7 @@ def check_index(index: Any, where: str, ending: str = ".safetensors") -> tuple[d
         raise BadInput(f"{where}: weight_map", what="missing, empty or not an object", why=why, fix=AGAIN)
     metadata = index.get("metadata", {})
     if not isinstance(metadata, dict):
-        what = f"{found(metadata)}; wanted an object"
+        what = f"{value_and_type(metadata)}; wanted an object"
         raise BadInput(f"{where}: metadata", what=what, why="it may hold total_size", fix="remove metadata")
     spelled: dict[str, str] = {}
     for shard in _distinct(weight_map, where):

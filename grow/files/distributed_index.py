@@ -97,7 +97,7 @@ def check_owner(folder: Path, trust: bool) -> None:
 
 
 def read_index(folder: Path) -> Any:
-    """The `Metadata` of a folder; BadInput when it is none."""
+    """The `Metadata` of a folder; BadInput where there is none that can be read."""
     from torch.distributed.checkpoint.metadata import Metadata
 
     faults = (OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError, ValueError, TypeError, IndexError)

@@ -19,7 +19,7 @@ def keep(path: str | os.PathLike[str], how: str = COMPLETE) -> None:
 
 
 def sentence() -> str:
-    """Of everything kept that is still there: what was only a part of a result has gone with it."""
+    """What was kept and is still there, as a sentence; a part of a result has gone with the whole of it."""
     there = {path: how for path, how in _kept.items() if path.exists()}
     outer = {path: how for path, how in there.items() if not any(above in there for above in path.parents)}
     return "; ".join(f"{path} {how}" for path, how in outer.items()) or "nothing was kept under the final name"

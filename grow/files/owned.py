@@ -50,7 +50,7 @@ class Kind:
 
     words   "a checkpoint"
     files   patterns of relative paths that belong to it; `*` stays inside a name
-    fault   why a folder is none, "" where it is one
+    fault   why a folder is not of this kind, "" where it is
     listed  relative path -> bytes of further files, as a document in the folder lists them
     """
 
@@ -156,7 +156,7 @@ def check_file(path: Path, where: str, words: str, marks: Sequence[bytes], why: 
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file, whatever it is; BadInput where it is none, no regular file or too large."""
+    """The value of a JSON file, whatever it is; BadInput for a file that is not JSON, not regular or too large."""
     fd = open_regular(path)
     try:
         size = os.fstat(fd).st_size

@@ -36,7 +36,7 @@ class Guest:
     notes: list[str] = field(default_factory=list)
 
     def commit(self, files: Mapping[str, int | None] | None = None) -> None:
-        """The first process does."""
+        """Nothing happens here: the first process gives the folder its final name."""
 
 
 @contextlib.contextmanager

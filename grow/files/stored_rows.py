@@ -1,4 +1,4 @@
-"""Rows of a stored tensor as a matrix of raw numbers: what every reader of weights and of training states goes through.
+"""Rows of a stored tensor as a matrix of raw numbers: the one reader of weights and of training states.
 
     read_rows     shape (6, 2, 5)  ->  6 rows of 10 columns     [start, stop) count entries of dim 0
     read_matrix   shape (6, 2, 5)  ->  12 rows of 5 columns     the matrices of a stack lie below each other

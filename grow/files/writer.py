@@ -114,7 +114,7 @@ class ShardWriter:
         )
 
     def sha256(self, name: str) -> str:
-        """Of the tensor's bytes as they are in the file."""
+        """The sha256 of the tensor's bytes as they are in the file."""
         spot = self.spots[name]
         digest = hashlib.sha256()
         for at in range(0, spot.nbytes, CHUNK):
@@ -135,7 +135,7 @@ class ShardWriter:
             write_json(self.folder / "model.safetensors.index.json", index)
 
     def _check_there(self) -> None:
-        """BadInput where a file's name is not that of what was written any more."""
+        """BadInput where a file that was written is no longer there under its name."""
         for file, fd in self.fds.items():
             there = self.folder / file
             same = there.exists() and os.path.samestat(os.stat(there), os.fstat(fd))
@@ -174,7 +174,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Under another name first: who is killed, or finds the disk full, leaves the file as it was."""
+    """The file holds `content`: it is written under another name and renamed, so a crash leaves the old one intact."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with open(partial, "wb") as file:

@@ -69,7 +69,7 @@ def faults_of(model: nn.Module, twin: nn.Module) -> Iterator[Fault]:
 
 
 def _compared(where: str, cls: str, model: Any, module: nn.Module, twin: nn.Module) -> Iterator[Fault]:
-    """Of two modules of one class."""
+    """The differences between two modules of one class."""
     if kind := hooked(module, twin):
         fix = "remove it before growing, and register it again on the result"
         yield Fault(f"{where}: {kind}", "would be lost", fix)

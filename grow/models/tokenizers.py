@@ -67,7 +67,7 @@ def check_ids(folder: Path) -> None:
 
 
 def largest_id(name: str, stored: Any) -> int:
-    """Of a file of `IDS`, whose JSON is `stored`; -1 where it names none."""
+    """The largest id in a file of `IDS`, whose JSON is `stored`; -1 where it names none."""
     ids: list[Any] = []
     with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):
         if name == "tokenizer.json":

@@ -218,9 +218,10 @@ def stored(model: Any, name: str) -> torch.Tensor | None:
     owner, _, key = name.rpartition(".")
     weights = getattr(getattr(model.get_submodule(owner), "_hf_hook", None), "weights_map", None)
     try:
-        return None if weights is None else weights[key].detach().to(torch.float64)
+        read: torch.Tensor | None = None if weights is None else weights[key].detach().to(torch.float64)
     except (KeyError, OSError, ValueError):
         return None
+    return read
 
 
 def _all_wide(folder: Path, model: Any) -> None:

@@ -114,8 +114,11 @@ def split_exact(
 
 
 def mean_share(values: np.ndarray, place: int, count: int, dtype: str, rng: Noise) -> np.ndarray:
-    """Of `count` matrices whose mean is `values` bit for bit, the one at `place`: pairs 2a, 2b with a + b = values, and
-    with an odd count one that is `values` itself. Only the pair's own `rng` is used, the same for both of it."""
+    """The matrix at `place` among `count` of them, whose mean is `values` bit for bit.
+
+    They are pairs 2a, 2b with a + b = values, and with an odd count one that is `values` itself. `rng` belongs to the
+    pair and is the same for both of it.
+    """
     pair, second = divmod(place, 2)
     if 2 * pair + 1 == count:
         return values

@@ -41,7 +41,14 @@ REQUIRED = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "proportional": (),
 }
-OPTIONAL = ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "factor")  # null is none
+OPTIONAL = (
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+    "mscale",
+    "mscale_all_dim",
+    "factor",
+)  # null counts as not given
 SPELLED = ("rope_theta", "partial_rotary_factor")
 FRACTION_OF_PAIRS = ("proportional",)
 """Types that turn all of the head and let the pairs behind the fraction stand still; none has a factor null."""
