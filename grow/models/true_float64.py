@@ -212,7 +212,7 @@ def tensors(model: Any) -> dict[str, torch.Tensor]:
 
 def stored(model: Any, name: str) -> torch.Tensor | None:
     """A parameter in float64; of one whose weights stay on disk, what accelerate reads for it; None where it cannot."""
-    parameter = model.get_parameter(name)
+    parameter: torch.Tensor = model.get_parameter(name)
     if not parameter.is_meta:
         return parameter.detach().to(torch.float64)
     owner, _, key = name.rpartition(".")
