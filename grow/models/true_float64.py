@@ -1,4 +1,4 @@
-"""Stock models loaded and run as they are, and in true float64, where no step of the forward pass is rounded.
+"""Stock models, loaded and run as they are or in true float64: no step of the forward pass is rounded to fewer bits.
 
 with TrueFloat64():
     logits = load("checkpoint", "float64").model(input_ids).logits
