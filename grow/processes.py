@@ -118,7 +118,7 @@ class World:
         return [pickle.loads(part[: int(n)].numpy().tobytes()) for part, n in zip(parts, sizes)]
 
     def _wait(self, work: Any) -> None:
-        """Unlike a wait inside gloo, this one is left when a signal comes."""
+        """Wait for `work`; unlike a wait inside gloo, a signal ends this one."""
         pause = 1e-4
         while not work.is_completed():
             time.sleep(pause)
@@ -204,7 +204,7 @@ def world_of(wanted: int | None, *, train: bool = True) -> Iterator[World]:
                 world_size=size,
                 device_id=device if cuda else None,
             )
-        except (RuntimeError, ValueError, OSError) as error:  # an address that is none, a port that is taken
+        except (RuntimeError, ValueError, OSError) as error:  # an address that does not exist, a port that is taken
             place = ":".join(os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT"))
             why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise misset(f"MASTER_ADDR:MASTER_PORT {place}"[:120], "the processes do not meet there", why) from None

@@ -66,7 +66,7 @@ def staged(out: str | os.PathLike[str], world: World, **options: Any) -> Iterato
 
 @contextlib.contextmanager
 def _visiting(guest: Guest) -> Iterator[Guest]:
-    """What a first process that was killed has left is removed by the others: nobody holds its lock."""
+    """The others remove what a killed first process has left: nobody holds its lock."""
     try:
         yield guest
     except BaseException as error:

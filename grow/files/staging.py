@@ -110,7 +110,7 @@ class Staging:
         self._unlock()
 
     def _check_own(self, path: Path, why: str) -> None:
-        """BadInput where a name beside the output is taken by what grow has not made."""
+        """BadInput where a name beside the output is taken by something that grow did not make."""
         if not os.path.lexists(path):
             return
         mine = not path.is_symlink() and path.is_dir() and ((path / MARK).is_file() or not any(path.iterdir()))
@@ -135,7 +135,7 @@ class Staging:
             )
 
     def _settle(self) -> None:
-        """What a run that was killed in the middle of a rename has left is as before it, or as after it."""
+        """A rename that a killed run left half done is undone or finished."""
         if not self.aside.exists():
             return
         if (self.aside / self.out.name).exists() and not os.path.lexists(self.out):
@@ -273,7 +273,7 @@ def _another() -> str:
 
 
 def _make(path: Path) -> None:
-    """A folder that is known to be grow's own; one that is there already is used."""
+    """The folder is there and is known to be grow's own; one that exists already is used."""
     own = not path.exists()
     path.mkdir(exist_ok=True)
     try:
@@ -285,7 +285,7 @@ def _make(path: Path) -> None:
 
 
 def _size(path: Path) -> int | None:
-    """Bytes of a regular file, None where there is none."""
+    """The size of a regular file in bytes, None where there is no such file."""
     return path.stat().st_size if path.is_file() and not path.is_symlink() else None
 
 

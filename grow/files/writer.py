@@ -122,7 +122,7 @@ class ShardWriter:
         return digest.hexdigest()
 
     def close(self) -> None:
-        """Make every shard durable; who has created them writes the index when there are several."""
+        """Every shard is durable; the process that created them writes the index when there are several."""
         for fd in self.fds.values():
             os.fsync(fd)
         self._check_there()
@@ -170,7 +170,7 @@ def plan_shards(tensors: Sequence[P], max_shard_size: int) -> list[list[P]]:
 def write_json(path: Path, value: object) -> None:
     """Strict JSON with a final newline, on disk when this returns; whatever happens, the file is whole or as before."""
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    write_whole(path, text.encode("utf-8", "backslashreplace"))  # a path that is no UTF-8 is escaped as JSON does
+    write_whole(path, text.encode("utf-8", "backslashreplace"))  # a path that is not UTF-8 is escaped as JSON does
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -32,7 +32,7 @@ MERGE = "model = model.merge_and_unload() puts them into the weights; grow that,
 
 
 class Fault(NamedTuple):
-    """What a model has that its twin has not."""
+    """What a model has and its twin does not have, or the reverse."""
 
     where: str
     what: str

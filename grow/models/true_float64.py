@@ -181,8 +181,8 @@ def _in_this_thread() -> Iterator[None]:
 
 
 def _needs_eager(model: Any) -> bool:
-    """Whether the default kernel of the experts, grouped_mm, cannot run: not in float64, nor on rows that are no
-    multiple of 16 bytes."""
+    """Whether the default kernel of the experts, grouped_mm, cannot run: not in float64, nor on rows that
+    are not a multiple of 16 bytes."""
     stacks = [p for p in model.parameters() if p.ndim == 3]
     return any(p.dtype == torch.float64 or p.shape[-1] * p.element_size() % 16 for p in stacks)
 
