@@ -84,7 +84,12 @@ class Checkpoint:
             if not same:
                 changed.append(show(path.relative_to(self.path)))
         if changed:
-            raise self._changed(self.path, f"changed since it was opened: {listing(changed)}")
+            raise BadInput(
+                show(self.path),
+                what=f"changed since it was opened: {listing(changed)}",
+                why="the grown checkpoint would mix two states of its source",
+                fix="wait until nothing writes to the folder, and start again",
+            )
 
     def take_tensors(
         self, held: Mapping[Path, Mapping[str, TensorInfo]], weight_map: Mapping[str, str], claimed: Any, index: str
@@ -133,12 +138,6 @@ class Checkpoint:
     def _inside(info: TensorInfo, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= info.nbytes:
             raise ValueError(f"{info.name}: bytes {start}..{stop} of {info.nbytes}")
-
-    @staticmethod
-    def _changed(path: Path, what: str) -> BadInput:
-        why = "the grown checkpoint would mix two states of its source"
-        fix = "wait until nothing writes to the folder, and start again"
-        return BadInput(show(path), what=what, why=why, fix=fix)
 
 
 def open_checkpoint(
