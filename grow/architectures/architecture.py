@@ -175,13 +175,13 @@ class Architecture:
 
     @cached_property
     def rope(self) -> Mapping[str, Any]:
-        """The config as `grow.notation.rope_parameters` reads it; what it leaves out is as the stock class takes it."""
+        """The config as `grow.notation.rope` reads it: where it says nothing, as the stock class takes it."""
         family = self.family
-        stock = {"max_position_embeddings": self.get(family.axes["positions"])}
-        stock |= {"rope_spelling": family.rope_spelling, "rope_spellings": (SPELLED, OLDER_ROPE)}
-        stock["default.rope_theta"] = family.default_theta
-        stock["default.partial_rotary_factor"] = family.defaults.get("partial_rotary_factor")
-        return {**self.config, **stock}
+        said = {"max_position_embeddings": self.get(family.axes["positions"])}
+        said |= {"rope_spelling": family.rope_spelling, "rope_spellings": (SPELLED, OLDER_ROPE)}
+        said["default.rope_theta"] = family.default_theta
+        said["default.partial_rotary_factor"] = family.defaults.get("partial_rotary_factor")
+        return {**self.config, **said}
 
     @property
     def first_position(self) -> int:
