@@ -10,7 +10,8 @@ from pathlib import Path
 
 from grow.errors import BadInput
 from grow.files.allowed_files import inside, plain_name
-from grow.files.header import open_regular, read_exactly, show
+from grow.files.header import show
+from grow.files.regular import read_file
 
 COMPANIONS = (
     "tokenizer.json",
@@ -42,6 +43,7 @@ COMPANIONS = (
 """Files that describe how a checkpoint is used: they come along to the grown one unchanged."""
 SUBFOLDERS = ("*_Pooling", "additional_chat_templates")
 MODULES = "modules.json"
+LARGEST_MODULES = 1 << 20  # bytes of it
 MODULE_FILES = ("*.json", "*.txt", "model.safetensors", "pytorch_model.bin")
 """Files of a module that `modules.json` names; its weights are its own, and nothing reads a pickle here."""
 MODULE_DEPTH = 3  # folders below each other: those of a router lie in its own
@@ -59,12 +61,7 @@ def module_folder(name: object) -> bool:
 def module_folders(folder: Path, follow_symlinks: bool = False) -> list[str]:
     """The folders that modules.json names and that are there; [] where it cannot be understood."""
     try:
-        fd = open_regular(inside(folder, MODULES, follow_symlinks))
-        try:
-            size = os.fstat(fd).st_size
-            stored = json.loads(read_exactly(fd, size, 0, MODULES)) if size <= 1 << 20 else None
-        finally:
-            os.close(fd)
+        stored = json.loads(read_file(inside(folder, MODULES, follow_symlinks), most=LARGEST_MODULES))
     except (BadInput, ValueError, RecursionError, OSError):
         return []
     entries = stored if isinstance(stored, list) else []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from grow.files.allowed_files import inside
 from grow.files.companion_files import MODULES
 from grow.files.foreign_files import OTHER_WEIGHTS
 from grow.files.foreign_names import MERGE, PLAIN, in_command
-from grow.files.header import open_regular, read_exactly, show, strict_json
+from grow.files.header import show
+from grow.files.regular import read_json
 
 ADAPTED = {
     "CAUSAL_LM": "AutoModelForCausalLM",
@@ -57,12 +57,7 @@ def _merged(folder: Path) -> str:
     """The command that adds an adapter to its base model, as far as adapter_config.json names the two."""
     config: dict[str, Any] = {}
     with contextlib.suppress(GrowError, OSError):
-        fd = open_regular(inside(folder, "adapter_config.json"))
-        try:
-            raw = read_exactly(fd, min(os.fstat(fd).st_size, LARGEST_ADAPTER), 0, "adapter_config.json")
-        finally:
-            os.close(fd)
-        document = strict_json(raw, "adapter_config.json", "")
+        document = read_json(inside(folder, "adapter_config.json"), most=LARGEST_ADAPTER)
         config = document if isinstance(document, dict) else {}
     base, task = config.get("base_model_name_or_path"), config.get("task_type")
     base = base if isinstance(base, str) and PLAIN.fullmatch(base) else "BASE"
