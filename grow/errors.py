@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 """What a terminal obeys or does not show: controls, marks of direction, line separators; not a newline."""
@@ -64,12 +65,12 @@ class GrowError(Exception):
                 lines.extend(f"  {'':<10} {line}" for line in rest)
         return "\n".join(lines)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         args = dict(what=self.what, why=self.why, fix=self.fix, details=self.details)
         return _rebuild, (type(self), self.where, args)
 
 
-def _rebuild(cls: type[GrowError], where: str, args: dict) -> GrowError:
+def _rebuild(cls: type[GrowError], where: str, args: dict[str, Any]) -> GrowError:
     return cls(where, **args)
 
 

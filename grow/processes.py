@@ -19,6 +19,7 @@ from typing import Any
 
 from grow.errors import BadInput, GrowError, one_line
 from grow.spelling import option
+from grow.torchrun import environment, misset
 from grow.waiting import beside
 
 PATIENCE = timedelta(days=30)  # one may verify a large model while the others wait; a lost one is noticed at once
@@ -53,7 +54,7 @@ class World:
 
     @property
     def first_here(self) -> bool:
-        """Of the processes on this machine."""
+        """Whether this is the first of the processes on this machine."""
         here = socket.gethostname()
         return self.rank == next((k for k, (host, _) in enumerate(self.peers) if host == here), self.rank)
 
@@ -78,13 +79,13 @@ class World:
             if error is not None:
                 raise error
             return [value]
-        found = self._exchanged((_portable(error), value))
-        errors: list[Any] = [e for e, _ in found if e is not None]
+        sent = self._exchanged((_portable(error), value))
+        errors: list[Any] = [failure for failure, _ in sent if failure is not None]
         if errors:
-            told: Any = error or errors[0]
-            told.shared = True
-            raise told
-        return [theirs for _, theirs in found]
+            raised: Any = error or errors[0]
+            raised.shared = True
+            raise raised
+        return [theirs for _, theirs in sent]
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -117,7 +118,7 @@ class World:
         return [pickle.loads(part[: int(n)].numpy().tobytes()) for part, n in zip(parts, sizes)]
 
     def _wait(self, work: Any) -> None:
-        """Unlike a wait inside gloo, this one is left when a signal comes."""
+        """Wait for `work`; unlike a wait inside gloo, a signal ends this one."""
         pause = 1e-4
         while not work.is_completed():
             time.sleep(pause)
@@ -140,7 +141,7 @@ class World:
 
 
 def is_shared(error: BaseException | None) -> bool:
-    """Whether all processes know of it: it was exchanged, or it was raised on account of one that was."""
+    """Whether all processes know of the error: it was exchanged, or was raised on account of one that was."""
     while error is not None:
         if getattr(error, "shared", False):
             return True
@@ -150,7 +151,7 @@ def is_shared(error: BaseException | None) -> bool:
 
 def processes() -> int:
     """How many torchrun says there are; 1 without it."""
-    return _environment("WORLD_SIZE", 1, LARGEST, 1)
+    return environment("WORLD_SIZE", 1, LARGEST, 1)
 
 
 def several() -> bool:
@@ -163,10 +164,10 @@ def _place() -> tuple[int, int]:
     size = processes()
     if size == 1:  # a RANK may be left over
         return 1, 0
-    rank = _environment("RANK", None, size - 1)
-    _environment("MASTER_PORT", None, 65535, 1)
+    rank = environment("RANK", None, size - 1)
+    environment("MASTER_PORT", None, 65535, 1)
     if not os.environ.get("MASTER_ADDR", "").strip():
-        raise _misset("MASTER_ADDR", "is not set", f"{size} processes find each other there")
+        raise misset("MASTER_ADDR", "is not set", f"{size} processes find each other there")
     return size, rank
 
 
@@ -203,10 +204,10 @@ def world_of(wanted: int | None, *, train: bool = True) -> Iterator[World]:
                 world_size=size,
                 device_id=device if cuda else None,
             )
-        except (RuntimeError, ValueError, OSError) as error:  # an address that is none, a port that is taken
+        except (RuntimeError, ValueError, OSError) as error:  # an address that does not exist, a port that is taken
             place = ":".join(os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT"))
             why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise _misset(f"MASTER_ADDR:MASTER_PORT {place}"[:120], "the processes do not meet there", why) from None
+            raise misset(f"MASTER_ADDR:MASTER_PORT {place}"[:120], "the processes do not meet there", why) from None
     try:
         mesh = dist.device_mesh.init_device_mesh(device.type, (size,)) if device is not None else None
         world = World(rank, size, device, mesh, group=dist.new_group(backend="gloo", timeout=PATIENCE))
@@ -261,7 +262,7 @@ def _device() -> Any:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     last = torch.cuda.device_count() - 1
-    device = torch.device("cuda", _environment("LOCAL_RANK", 0, last) if processes() > 1 else 0)
+    device = torch.device("cuda", environment("LOCAL_RANK", 0, last) if processes() > 1 else 0)
     torch.cuda.set_device(device)
     return device
 
@@ -287,22 +288,3 @@ def _alive(pid: int) -> bool:
             return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
     except (OSError, IndexError):  # no such file system, or gone meanwhile: the next look says it
         return True
-
-
-def _environment(name: str, default: int | None, most: int, least: int = 0) -> int:
-    text = os.environ.get(name, "")
-    if not text:
-        if default is None:
-            raise _misset(name, "is not set", "torchrun sets it")
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 10 and least <= int(text) <= most):
-        what = f"is not a number from {least} to {most}"
-        raise _misset(f"{name}={text}"[:60], what, "torchrun sets it", name)
-    return int(text)
-
-
-def _misset(where: str, what: str, why: str, name: str = "") -> BadInput:
-    fix = "torchrun --nproc-per-node N -m grow …, or for one process: unset WORLD_SIZE RANK LOCAL_RANK"
-    error = BadInput(where, what=what, why=why, fix=f"unset {name}, or {fix}" if name else fix)
-    error.alone = True  # type: ignore[attr-defined]  # which of the processes this is cannot be said
-    return error

@@ -16,7 +16,9 @@ from torch.nn.utils import parametrize
 import grow
 from grow.growth.in_memory import ModelSource
 from grow.integrations import grow_in_place
-from grow.models.as_configured import check_runs_alike, outputs, reads, twin_of
+from grow.models.as_configured import twin_of
+from grow.models.names_looked_up import reads
+from grow.models.same_outputs import check_runs_alike, outputs
 
 TO = {"hidden": 36}
 

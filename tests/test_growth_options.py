@@ -12,6 +12,7 @@ import grow
 from grow.cli.commands import cli
 from grow.errors import BadInput
 from grow.growth.file_options import FileOptions
+from grow.notation.size_limits import cap_of
 from grow.planning.growth_options import GrowthOptions, UpcyclingOptions
 from grow.spelling import COMMAND_LINE, spelled
 from grow.staged.keys import OPTIONS
@@ -44,6 +45,14 @@ def test_the_command_line_has_the_options_with_their_defaults():
 def test_recipes_have_a_check_for_each_option():
     taken = {"out", "trust_checkpoint", "overwrite", "world", "revision", "upcycling"}  # what a recipe itself says
     assert {field.name for field in (*fields(GrowthOptions), *fields(FileOptions))} - set(OPTIONS) == taken
+
+
+@pytest.mark.parametrize("name", ["experts", "granularity", "top_k"])
+def test_no_more_experts_are_asked_for_than_a_config_may_have(name):
+    cap = cap_of("experts")
+    assert getattr(UpcyclingOptions(**{"experts": 2, name: cap}), name) == cap
+    with pytest.raises(BadInput, match=f"{name}={cap + 1}: out of range"):
+        UpcyclingOptions(**{"experts": 2, name: cap + 1})
 
 
 def test_a_method_that_chooses_the_same_names_what_was_written():

@@ -70,5 +70,16 @@ def test_files_of_the_suite_are_where_texts_say():
     assert {path: names for path, names in found.items() if names} == {}
 
 
+def test_the_source_distribution_has_what_make_and_the_suite_read():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    packed = {*re.findall(r'"([^"]+)"', project.partition("[tool.hatch.build.targets.sdist]")[2].partition("\n]")[0])}
+    needed = {name for _, text in texts(FILES) for name in re.findall(r'\bROOT / "([\w.]+)', text)}
+    needed |= {path.name for path in TEXTS} | {
+        *re.findall(r"\b\w+\.(?:txt|toml)\b", TEXTS[-1].read_text(encoding="utf-8"))
+    }
+    assert {"constraints.txt", "CONTRIBUTING.md", "Makefile", "grow", "recipes"} <= needed
+    assert needed - packed == {"pyproject.toml"}  # which every build packs
+
+
 def test_a_file_that_moved_is_missed():
     assert missing("see tests/helpers/tiny.py and `tests/tiny.py`, or tests/benchmarks/*.py") == ["tests/tiny.py"]

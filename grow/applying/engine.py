@@ -17,8 +17,8 @@ import numpy as np
 
 from grow.applying.tensor_rows import grow_tensor
 from grow.checkpoint.reader import Checkpoint
+from grow.files.stored_rows import read_matrix, read_rows
 from grow.files.writer import Planned, ShardWriter
-from grow.notation.dtypes import RAW
 from grow.planning.plan import Plan
 from grow.planning.tensor import TensorPlan
 from grow.processes import World
@@ -52,11 +52,7 @@ class FileSource:
 
 def stored_rows(checkpoint: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
     """Rows [start, stop) of a stored tensor as a (rows, columns) matrix of raw values."""
-    info = checkpoint.tensors[name]
-    raw = RAW[info.dtype]
-    columns = int(np.prod(info.shape[1:], dtype=np.int64))
-    width = columns * raw.itemsize
-    return np.frombuffer(checkpoint.read(info, start * width, stop * width), dtype=raw).reshape(-1, columns)
+    return read_rows(checkpoint, checkpoint.tensors[name], start, stop)
 
 
 def part_rows(checkpoint: Checkpoint, t: TensorPlan, start: int, stop: int) -> np.ndarray:
@@ -67,10 +63,7 @@ def part_rows(checkpoint: Checkpoint, t: TensorPlan, start: int, stop: int) -> n
 
 def stored_matrix(checkpoint: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
     """Rows [start, stop) of a stored tensor whose matrices, if it is a stack, lie flat."""
-    info = checkpoint.tensors[name]
-    raw, columns = RAW[info.dtype], info.shape[-1] if len(info.shape) > 1 else 1
-    width = columns * raw.itemsize
-    return np.frombuffer(checkpoint.read(info, start * width, stop * width), dtype=raw).reshape(-1, columns)
+    return read_matrix(checkpoint, checkpoint.tensors[name], start, stop)
 
 
 def write_plan(

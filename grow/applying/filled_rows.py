@@ -14,17 +14,17 @@ def fill_rows(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, seed: i
     """A tensor that is one number, or drawn at the scale of the old one (its columns may have become more)."""
     height, width = t.new_matrix
     step = max(1, block // width) * t.repeat
+    if t.fill != DRAWN:
+        for start in range(0, height, step):
+            write_rows(start, rounded(t, np.full((min(step, height - start), width), t.fill, dtype=F64)))
+        return
     rms = t.rms
-    if t.fill == DRAWN and rms is None:
+    if rms is None:
         rms = source_rms(t, read_rows, block) * np.sqrt(t.matrix[1] / width)  # who reads more inputs keeps its scale
     for start in range(0, height, step):
         count = min(step, height - start)
-        if t.fill == DRAWN:
-            drawn = Noise(seed, t.name + ":drawn", start).uniform((count // t.repeat, width), rms, F64)
-            rows = np.repeat(drawn, t.repeat, axis=0)
-        else:
-            rows = np.full((count, width), t.fill, dtype=F64)
-        write_rows(start, rounded(t, rows))
+        drawn = Noise(seed, t.name + ":drawn", start).uniform((count // t.repeat, width), rms, F64)
+        write_rows(start, rounded(t, np.repeat(drawn, t.repeat, axis=0)))
 
 
 def redrawn(t: TensorPlan, read_rows: ReadRows, write_rows: WriteRows, seed: int, block: int) -> WriteRows:

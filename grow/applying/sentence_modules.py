@@ -14,8 +14,9 @@ from typing import Any
 
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
+from grow.files.allowed_files import inside
+from grow.files.companion_files import module_folder
 from grow.files.header import show
-from grow.files.locate import inside, module_folder
 
 MODULES, SETTINGS, ROUTER = "modules.json", "config_sentence_transformers.json", "router_config.json"
 WIDTHS = ("word_embedding_dimension", "embedding_dimension")  # before version 5.5 of the library, and since

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from grow.applying.engine import write_items
 from grow.applying.tensor_rows import BLOCK
 from grow.architectures.any_config import check_config
@@ -24,12 +22,15 @@ from grow.architectures.architecture import Architecture
 from grow.checkpoint.layout import as_in_table, stored_spellings
 from grow.checkpoint.reader import Checkpoint, add_companion, identity
 from grow.errors import BadInput
-from grow.files.distributed_checkpoint import INDEX, PiecedFolder
+from grow.files.allowed_files import inside
+from grow.files.companion_files import companions
+from grow.files.distributed_checkpoint import PiecedFolder
+from grow.files.distributed_index import INDEX
 from grow.files.header import TensorInfo, show
-from grow.files.locate import companions, inside
 from grow.files.regular import MAX_BESIDE, read_file
+from grow.files.stored_rows import read_matrix
 from grow.files.writer import write_json
-from grow.notation.dtypes import NAMES, RAW
+from grow.notation.dtypes import NAMES
 from grow.planning.tensor import flat
 from grow.processes import World
 
@@ -112,11 +113,6 @@ class PiecedCheckpoint(Checkpoint):
         whole = self.pieces.tensors[self._stored[info.name]]
         return self.pieces.read(whole, info.offset + start, info.offset + stop)
 
-    def read_into(self, info: TensorInfo, start: int, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        view[:] = self.read(info, start, start + len(view))
-        return len(view)
-
 
 @dataclass(frozen=True)
 class _Copy:
@@ -138,11 +134,9 @@ def write_stock(source: PiecedCheckpoint, folder: Path, world: World) -> None:
     def compute(item: _Copy, put: Any) -> None:
         info = source.tensors[item.name]
         rows, columns = item.new_matrix
-        width = columns * RAW[info.dtype].itemsize
         step = max(1, BLOCK // max(1, columns))
         for first in range(0, rows, step):
-            raw = source.read(info, first * width, min(first + step, rows) * width)
-            put(first, np.frombuffer(raw, dtype=RAW[info.dtype]).reshape(-1, columns))
+            put(first, read_matrix(source, info, first, min(first + step, rows)))
 
     with world.together():
         if world.first:

@@ -52,11 +52,11 @@ def family_of(model_type: str) -> Family:
 
 
 def architecture_of(config: Mapping[str, Any]) -> Architecture:
-    """The family of a config, read with it; `Refused` as of `family_of`."""
+    """The family of a config, read with it; `Refused` where `family_of` refuses."""
     return Architecture(family_of(str(config.get("model_type"))), config)
 
 
 def known_architecture(config: Mapping[str, Any]) -> Architecture | None:
-    """That, or None for a model that grow has no table of."""
+    """The family of a config, read with it; None for a model that grow has no table of."""
     family = FAMILIES.get(str(config.get("model_type")))
     return None if family is None else Architecture(family, config)

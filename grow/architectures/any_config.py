@@ -24,7 +24,7 @@ NOT_PLAIN = {
 }
 
 READ_THOUGH_PRIVATE = frozenset(name for family in FAMILIES.values() for name in family.defaults if name[0] == "_")
-"""Private by their name, and stock code of a family reads them all the same."""
+"""Fields with the name of a private one that stock code of some family reads all the same."""
 
 
 def check_config(raw: Any, where: str, notes: list[str]) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def check_config(raw: Any, where: str, notes: list[str]) -> dict[str, Any]:
         fix = "use the config.json of a transformers checkpoint"
         raise BadInput(where, what=what, why="a config is fields with names", fix=fix)
     private: list[str] = []
-    config = _public(raw, "", private)
+    config: dict[str, Any] = _public(raw, "", private)
     if private:
         notes.append(f"config.json: private fields do not come along: {listing(map(show, private))}")
     faults: list[tuple[str, str, str]] = []
@@ -42,26 +42,26 @@ def check_config(raw: Any, where: str, notes: list[str]) -> dict[str, Any]:
     if not isinstance(kind, str) or not kind:
         named = f" of {show(config['architectures'], 80)}" if config.get("architectures") else ""
         fix = f"add the model_type{named} to config.json, as the model that it was made from has it"
-        faults.append(("model_type", f"{found(kind)}; wanted the name of a family", fix))
+        faults.append(("model_type", f"{value_and_type(kind)}; wanted the name of a family", fix))
     classes = config.get("architectures")
     if classes is not None and not (isinstance(classes, list) and all(type(n) is str and n for n in classes)):
         fix = "correct architectures in config.json to the class that wrote it, in a list"
-        faults.append(("architectures", f"{found(classes)}; wanted a list with the name of the class", fix))
+        faults.append(("architectures", f"{value_and_type(classes)}; wanted a list with the name of the class", fix))
     for name in filter(SIZES.fullmatch, config):
         value = config[name]
         each = value if isinstance(value, list) and len(value) > 1 else [value]  # Swin has some for every stage
         if value is not None and not all(type(n) is int and 1 <= n < 2**31 for n in each):
             fix = f"correct {name} in config.json to the size that the weights have"
-            faults.append((name, f"{found(value)}; wanted an integer from 1 to {2**31 - 1}", fix))
+            faults.append((name, f"{value_and_type(value)}; wanted an integer from 1 to {2**31 - 1}", fix))
     for name in ("dtype", "torch_dtype"):
         value = config.get(name)
         if value is not None and value not in (*FLOATS, "auto"):
-            what = f"{found(value)}; wanted one of {', '.join(FLOATS)}"
+            what = f"{value_and_type(value)}; wanted one of {', '.join(FLOATS)}"
             hint = did_you_mean(str(value)[:40], FLOATS)
             faults.append((name, f"{what}; {hint}" if hint else what, f"{name}=float32, say"))
     if faults:
         (name, what, fix), *more = faults
-        details = [("also", f"{field}: {found}") for field, found, _ in more]
+        details = [("also", f"{field}: {fault}") for field, fault, _ in more]
         why = "every model of every family is built from these"
         raise BadInput(f"{where}: {name}", what=what, why=why, fix=fix, details=details)
     for name, (what, fix) in NOT_PLAIN.items():
@@ -88,5 +88,6 @@ def _public(value: Any, prefix: str, private: list[str]) -> Any:
     return {name: _public(item, f"{prefix}{name}.", private) for name, item in public}
 
 
-def found(value: Any) -> str:
+def value_and_type(value: Any) -> str:
+    """`-64 (int)`, or `missing` for null: what a message says of a field."""
     return "missing" if value is None else f"{show(repr(value), 60)} ({type(value).__name__})"

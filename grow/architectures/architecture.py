@@ -15,7 +15,7 @@ from grow.architectures.common_fields import ELEMENTWISE, OLDER_ROPE
 from grow.architectures.family import Chain, Family, Tie
 from grow.errors import BadInput
 from grow.notation.axes import Row
-from grow.notation.rope import SPELLED
+from grow.notation.rope_parameters import SPELLED
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Architecture:
             for layer in layers:
                 if self.holds(row.when, layer):
                     name = row.name.replace("{layers}", str(layer))
-                    tensors.update((name.replace("{experts}", str(e)), row) for e in experts)
+                    tensors.update((name.replace("{experts}", str(expert)), row) for expert in experts)
         return tensors
 
     @property

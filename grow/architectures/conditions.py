@@ -75,7 +75,7 @@ class OfClass:
 
 @dataclass(frozen=True)
 class HasExperts:
-    """Of a layer; without one nothing is decided, because some layer may have them and another may not."""
+    """Whether a layer has experts; without a layer nothing is decided, as some layers may have them and others not."""
 
     def holds(self, facts: Facts, layer: int | None) -> bool | None:
         return None if layer is None else facts.sparse(layer)

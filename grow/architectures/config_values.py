@@ -11,14 +11,14 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from grow.architectures.any_config import NOT_PLAIN, found
+from grow.architectures.any_config import NOT_PLAIN, value_and_type
 from grow.architectures.architecture import Architecture
 from grow.architectures.common_fields import OLDER_ROPE, SIZES, TRAINS
 from grow.architectures.family import Family
 from grow.architectures.stock_source import Stock, stock_of
 from grow.errors import BadInput, Refused, did_you_mean, listing, near_miss
 from grow.files.json_floats import is_special
-from grow.notation.rope import HOMES, SPELLED, check_rope
+from grow.notation.rope_parameters import HOMES, SPELLED, check_rope
 from grow.spelling import option
 
 
@@ -41,7 +41,7 @@ RULES: tuple[tuple[re.Pattern[str], Callable[[Any], bool], str], ...] = (
     ),
 )
 
-# Judged by rules of their own, here or in `grow.notation.rope`; the version is nobody's business.
+# Judged by rules of their own, here or in `grow.notation.rope_parameters`; the version is nobody's business.
 ELSEWHERE = {"architectures", "id2label", "label2id", "dtype", "transformers_version", *HOMES, *SPELLED, *OLDER_ROPE}
 
 
@@ -91,9 +91,11 @@ def _check_unknown(architecture: Architecture, harmless: Collection[str]) -> tup
     idle |= generates | {name for name in null if name in NOT_PLAIN or not readings[name].of_null}
     faults = [name for name in unknown if name not in idle]
     if not faults:
-        told = [name for name in unknown if config[name] is not None and name not in generates]
+        unread = [name for name in unknown if config[name] is not None and name not in generates]
         return (
-            (f"config.json: no stock code reads {listing(told)}: what is there comes along as it is",) if told else ()
+            (f"config.json: no stock code reads {listing(unread)}: what is there comes along as it is",)
+            if unread
+            else ()
         )
     hint = misspelt[faults[0]] or did_you_mean(faults[0], known)
     sizes = [name for name in faults if SIZES.fullmatch(name)]
@@ -116,7 +118,7 @@ def _check_values(architecture: Architecture) -> None:
         raise BadInput(
             f"config.json: {name}",
             what=what,
-            details=[("also", f"{field}: {found}") for field, found, _ in more[:8]],
+            details=[("also", f"{field}: {fault}") for field, fault, _ in more[:8]],
             why=f"stock {family.model_type} cannot be built from it, or would compute something else",
             fix=fix,
         )
@@ -127,8 +129,8 @@ def _contradictions(architecture: Architecture) -> Iterator[tuple[str, str, str]
     config = architecture.config
     for name, other in architecture.family.synonyms.items():
         if name in config and other in config and config[name] != config[other]:
-            found = f"{_show(config[name])}, and {other}: {_show(config[other])}"
-            yield name, f"{found}: both are names of one field", f"remove one of {name} and {other} from config.json"
+            values = f"{_show(config[name])}, and {other}: {_show(config[other])}"
+            yield name, f"{values}: both are names of one field", f"remove one of {name} and {other} from config.json"
 
 
 def _faults(architecture: Architecture, stock: Stock) -> Iterator[tuple[str, str, str]]:
@@ -159,8 +161,8 @@ def _wanted(family: Family, stock: Stock, name: str, value: Any, layers: int | N
     default = family.defaults.get(name)
     if value is None:
         # what the stock class sets to something when it is left out is something else when it is null
-        said = default not in (None, False, []) and not str(default).startswith("=") and name not in family.nulls
-        return f"a value, or no such field ({_show(default)} is what stock code takes then)" if said else ""
+        is_set = default not in (None, False, []) and not str(default).startswith("=") and name not in family.nulls
+        return f"a value, or no such field ({_show(default)} is what stock code takes then)" if is_set else ""
     if declared is None and isinstance(default, bool) and not isinstance(value, bool):
         return "true or false"
     if name in family.layer_lists or (family.window and name == family.window.field):
@@ -208,4 +210,4 @@ def _architectures(family: Family, stock: Stock, named: Any) -> Iterator[tuple[s
 def _show(value: Any) -> str:
     if value is None:
         return "null"
-    return f"{value['__float__']} (float)" if is_special(value) else found(value)
+    return f"{value['__float__']} (float)" if is_special(value) else value_and_type(value)

@@ -16,7 +16,7 @@ from typing import Any
 from grow.architectures.common_fields import COMMON_FIELDS, TRAINS
 from grow.architectures.conditions import Condition, parse_condition
 from grow.notation.axes import INDICES, Row, parse_table
-from grow.notation.rope import SPELLED
+from grow.notation.rope_parameters import SPELLED
 from grow.notation.size_limits import check_caps
 
 UNITS = ("ffn", "expert_ffn", "shared_ffn")  # of a dense layer (or of all), of an expert, of the shared expert
@@ -183,7 +183,7 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     derived_head_dim: bool = False
     divides: bool = False
-    fixed: Mapping[str, tuple] = field(default_factory=dict)
+    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     reads: frozenset[str] = frozenset()
     harmless: frozenset[str] = frozenset()
     spelling: tuple[tuple[str, str], ...] = ()

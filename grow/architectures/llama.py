@@ -1,5 +1,8 @@
 """Llama: RMSNorm before each branch, grouped-query attention with RoPE, gated FFN; and rows that others share."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from grow.architectures.common_fields import ELEMENTWISE
 from grow.architectures.family import Attention, Family, Norm, Tie
 
@@ -73,7 +76,7 @@ ROPE_FIELDS = frozenset({"rope_parameters", "rope_theta", "rope_scaling"})
 TIE = Tie("model.embed_tokens.weight", "lm_head.weight", ("model.norm.weight",), when="tie_word_embeddings ForCausalLM")
 
 
-def rms_decoder(model_type: str, *, table: str, sizes: dict, **facts) -> Family:
+def rms_decoder(model_type: str, *, table: str, sizes: Mapping[str, Mapping[str, int]], **facts: Any) -> Family:
     """A family of Llama's kind; `facts` override what differs."""
     defaults = {
         "num_key_value_heads": "=num_attention_heads",

@@ -1,5 +1,7 @@
 """Qwen1.5-MoE and Qwen2-MoE: Qwen2 with experts and a shared expert in some layers."""
 
+from typing import Any
+
 from grow.architectures.family import Experts, Window
 from grow.architectures.llama import FFN, QKV_BIAS, block, rms_decoder, size
 
@@ -27,7 +29,7 @@ SHARES = {
 ROUTER_FIELDS = {"output_router_logits", "router_aux_loss_coef"}
 
 
-def routed(width: str, **facts) -> Experts:
+def routed(width: str, **facts: Any) -> Experts:
     """Experts as Qwen2-MoE's relatives store them."""
     return Experts(
         width=width,

@@ -25,7 +25,7 @@ class Pair:
     source: str
     target: str
     heads: tuple[str, ...]
-    needs: Mapping[str, tuple] = field(default_factory=dict)
+    needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     carried: Mapping[str, Any] = field(default_factory=dict)
     sets: Mapping[str, Any] = field(default_factory=dict)

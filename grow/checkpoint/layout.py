@@ -19,7 +19,7 @@ from grow.architectures.architecture import Architecture
 from grow.architectures.family import Family, Tie
 from grow.errors import BadInput, listing
 from grow.files.header import TensorInfo, show
-from grow.notation.axes import Row
+from grow.notation.axes import name_pattern
 
 
 def as_in_table(
@@ -30,7 +30,7 @@ def as_in_table(
     Raises BadInput where a stack has no shape that the config allows, or holds what is stored a second time.
     """
     known = known_architecture(config)
-    found: dict[str, tuple[str, TensorInfo]] = {}
+    named: dict[str, tuple[str, TensorInfo]] = {}
     twins = {} if known is None else _alone(known, tensors)
     stacks: list[str] = []
     for name, info in tensors.items():
@@ -43,12 +43,12 @@ def as_in_table(
         if len(parts) > 1:
             stacks.append(name)
         for part in parts:
-            if part.name in found:
-                raise _twice(info, part.name, found[part.name][0])
-            found[part.name] = name, part
+            if part.name in named:
+                raise _twice(info, part.name, named[part.name][0])
+            named[part.name] = name, part
     if stacks:
         notes.append(f"{len(stacks)} tensors hold all experts of a layer and are read expert by expert: {stacks[0]}, …")
-    return found
+    return named
 
 
 def stored_spellings(family: Family) -> Iterator[str]:
@@ -66,9 +66,9 @@ def _parts(known: Architecture, info: TensorInfo) -> Iterator[TensorInfo]:
         if not info.name.startswith(lead):
             continue
         for fused, rows in (family.experts.fused if family.experts else {}).items():
-            hit = Row(fused, family.rows[0].signature).pattern.match(family.prefix + info.name.removeprefix(lead))
+            hit = name_pattern(fused).match(family.prefix + info.name.removeprefix(lead))
             if hit:
-                at = [lead + r.removeprefix(family.prefix).replace("{layers}", hit["layers"]) for r in rows]
+                at = [lead + row.removeprefix(family.prefix).replace("{layers}", hit["layers"]) for row in rows]
                 yield from _matrices(known, info, at)
                 return
     yield info
@@ -88,12 +88,12 @@ def _matrices(known: Architecture, info: TensorInfo, rows: list[str]) -> Iterato
             why=f"it holds the matrices of all experts, and config.json says {field}={count}",
             fix="check that config.json and the weights belong together, or download them again",
         )
-    one = (shape[1] // len(rows), shape[2])
+    matrix = (shape[1] // len(rows), shape[2])
     size = info.nbytes // (shape[0] * len(rows))
     for k in range(shape[0] * len(rows)):
         expert, part = divmod(k, len(rows))
         name = rows[part].replace("{experts}", str(expert))
-        yield TensorInfo(name, info.dtype, one, info.file, info.offset + k * size, size)
+        yield TensorInfo(name, info.dtype, matrix, info.file, info.offset + k * size, size)
 
 
 def _unwrapped(family: Family, name: str) -> str:
@@ -110,12 +110,12 @@ def _alone(known: Architecture, tensors: Mapping[str, TensorInfo]) -> dict[str, 
         return {}
     called = {family.spelled(name): name for name in tensors}
     whole = any(name.startswith(family.prefix) for name in called)
-    found = {}
+    alone = {}
     for table, other in ((tie.table, tie.head), tie.biases):
         bare = table.removeprefix(family.prefix)
         if other in called and not {table, bare} & called.keys():
-            found[called[other]] = table if whole else bare
-    return found
+            alone[called[other]] = table if whole else bare
+    return alone
 
 
 def _ties(known: Architecture, tie: Tie) -> bool:

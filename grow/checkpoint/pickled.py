@@ -19,16 +19,20 @@ from typing import Any
 
 from grow.architectures.any_config import check_config
 from grow.checkpoint.layout import as_in_table
-from grow.checkpoint.reader import Checkpoint, add_companion, check_index, merge, missing_shards, open_checkpoint
+from grow.checkpoint.reader import Checkpoint, add_companion, open_checkpoint
+from grow.checkpoint.shard_index import check_index, missing_shards
 from grow.errors import BadInput, Refused
+from grow.files.allowed_files import inside
+from grow.files.companion_files import companions
+from grow.files.folder_kind import check_kind
 from grow.files.header import TensorInfo, show
-from grow.files.locate import check_folder, check_kind, companions, inside
+from grow.files.locate import check_folder
 
 SINGLE, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 AGAIN = "download or copy the file again"
 
 
-def open_readable(path: str | os.PathLike) -> Checkpoint:
+def open_readable(path: str | os.PathLike[str]) -> Checkpoint:
     """The checkpoint in a folder, also one that has pickled weights alone: to look at, not to grow from."""
     folder = Path(path)
     return PickledCheckpoint(folder) if is_pickled(folder) else open_checkpoint(path)
@@ -56,10 +60,10 @@ class PickledCheckpoint(Checkpoint):
             check_kind(folder, names)
             raw = self._json(inside(folder, "config.json"), constants=True)
             self.config = check_config(raw, show(folder / "config.json"), self.notes)
-            self._merge(folder, names)
-            found = as_in_table(self.config, self.tensors, self.notes)
-            self.tensors = {name: info for name, (_, info) in found.items()}
-            self._stored = {name: stored for name, (stored, _) in found.items()}
+            self._open_shards(folder, names)
+            named = as_in_table(self.config, self.tensors, self.notes)
+            self.tensors = {name: info for name, (_, info) in named.items()}
+            self._stored = {name: stored for name, (stored, _) in named.items()}
             for name in companions(folder, names):
                 add_companion(self, name, inside(folder, name))
         except BaseException as error:
@@ -70,7 +74,7 @@ class PickledCheckpoint(Checkpoint):
             raise BadInput(show(error.filename or folder), what=what, why="every file of it is read", fix=fix) from None
         self.notes.append("the weights are pickles, which are verified and not grown")
 
-    def _merge(self, folder: Path, names: list[str]) -> None:
+    def _open_shards(self, folder: Path, names: list[str]) -> None:
         weight_map: dict[str, str] = {}
         if INDEX in names:
             raw = self._json(inside(folder, INDEX))
@@ -83,32 +87,28 @@ class PickledCheckpoint(Checkpoint):
             fd = self._open(file)  # a regular file, and the one that is looked at again in the end
             self.files.append(file)
             held[file] = self._load(file, os.fstat(fd).st_size)
-        merge(self, held, weight_map, None, INDEX)
+        self.take_tensors(held, weight_map, None, INDEX)
 
     def _load(self, file: Path, size: int) -> dict[str, TensorInfo]:
-        found = {}
+        infos = {}
         for name, tensor in _tensors(file).items():
             code, width = _code(tensor), tensor.element_size()
-            held = tensor.untyped_storage().nbytes()
-            if tensor.numel() * width > held or held > max(size, 1):
+            stored_bytes = tensor.untyped_storage().nbytes()
+            if tensor.numel() * width > stored_bytes or stored_bytes > max(size, 1):
                 what = f"{name} claims {tensor.numel():,} numbers, more than the file holds"
                 raise BadInput(show(file), what=show(what), why="a view repeats what is stored once", fix=AGAIN)
             tensor = tensor.detach().contiguous()
-            found[name] = TensorInfo(name, code, tuple(tensor.shape), file, 0, tensor.numel() * width)
+            infos[name] = TensorInfo(name, code, tuple(tensor.shape), file, 0, tensor.numel() * width)
             self._values[file, name] = tensor
-        return found
+        return infos
 
     def read(self, info: TensorInfo, start: int, stop: int) -> bytes:
         import torch
 
         self._inside(info, start, stop)
         raw = self._values[info.file, self._stored[info.name]].reshape(-1).view(torch.uint8)
-        return raw[info.offset + start : info.offset + stop].numpy().tobytes()
-
-    def read_into(self, info: TensorInfo, start: int, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        view[:] = self.read(info, start, start + len(view))
-        return len(view)
+        data: bytes = raw[info.offset + start : info.offset + stop].numpy().tobytes()
+        return data
 
     def close(self) -> None:
         self._values = {}
@@ -131,10 +131,10 @@ def _tensors(file: Path) -> Mapping[str, Any]:
     except MemoryError:
         raise
     except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        imported = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise Refused(
             show(file),
-            what=f"asks for {show(asked[1])}" if asked else "holds more than tensors",
+            what=f"asks for {show(imported[1])}" if imported else "holds more than tensors",
             why="a pickle can run any code while it is loaded; grow reads tensors alone and never runs code",
             fix="a safetensors version, or a plain state dict: torch.save(model.state_dict(), 'pytorch_model.bin')",
         ) from None

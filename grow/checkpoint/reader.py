@@ -10,49 +10,26 @@ that stay open, so any number of threads may read at once and no tensor is ever 
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import os
-import unicodedata
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from grow.architectures.any_config import check_config, found
+from grow.architectures.any_config import check_config
 from grow.checkpoint.layout import as_in_table
-from grow.errors import BadInput, Refused, listing
-from grow.files.header import (
-    AGAIN,
-    CHUNK,
-    PICKLE_FIX,
-    TensorInfo,
-    open_regular,
-    parse_header,
-    read_exactly,
-    show,
-    strict_json,
-)
-from grow.files.locate import (
-    check_folder,
-    check_kind,
-    companions,
-    inside,
-    plain_name,
-    refuse_other_weights,
-)
+from grow.checkpoint.shard_index import check_index, merged, missing_shards
+from grow.errors import BadInput, listing
+from grow.files.allowed_files import inside
+from grow.files.companion_files import companions
+from grow.files.folder_kind import check_kind, refuse_other_weights
+from grow.files.header import CHUNK, TensorInfo, open_regular, parse_header, read_exactly, show, strict_json
+from grow.files.locate import check_folder
 from grow.files.regular import MAX_JSON, check_length, longest
-from grow.spelling import option
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-STOCK = {
-    "twice": "stock loading takes one of two tensors of a name, and nothing says which",
-    "misplaced": "stock loading reads the shards whatever their index says, and other readers do not",
-    "missing": "stock loading begins a tensor that no shard holds anew, most of them with random numbers",
-    "unlisted": "a tensor that the index does not list may be left over from another checkpoint",
-}
-"""Fault of an index -> why it is one."""
 
 
 class Checkpoint:
@@ -89,23 +66,8 @@ class Checkpoint:
         where = f"{show(info.file)}: {show(info.name)}"
         return read_exactly(self._fd(info), stop - start, info.offset + start, where)
 
-    def read_into(self, info: TensorInfo, start: int, buffer: Any) -> int:
-        """`buffer` (writable, contiguous) holds the tensor's bytes from `start` on; returns its length."""
-        view = memoryview(buffer).cast("B")
-        self._inside(info, start, start + len(view))
-        fd, done = self._fd(info), 0
-        while done < len(view):
-            try:
-                count = os.preadv(fd, [view[done:]], info.offset + start + done)
-            except OSError as error:
-                raise self._changed(info.file, f"cannot be read: {error.strerror}") from None
-            if not count:
-                raise self._changed(info.file, f"ends inside {show(info.name)}")
-            done += count
-        return done
-
     def sha256(self, info: TensorInfo) -> str:
-        """Of a tensor's stored bytes."""
+        """The sha256 of a tensor's stored bytes."""
         digest = hashlib.sha256()
         for at in range(0, info.nbytes, CHUNK):
             digest.update(self.read(info, at, min(at + CHUNK, info.nbytes)))
@@ -122,7 +84,19 @@ class Checkpoint:
             if not same:
                 changed.append(show(path.relative_to(self.path)))
         if changed:
-            raise self._changed(self.path, f"changed since it was opened: {listing(changed)}")
+            raise BadInput(
+                show(self.path),
+                what=f"changed since it was opened: {listing(changed)}",
+                why="the grown checkpoint would mix two states of its source",
+                fix="wait until nothing writes to the folder, and start again",
+            )
+
+    def take_tensors(
+        self, held: Mapping[Path, Mapping[str, TensorInfo]], weight_map: Mapping[str, str], claimed: Any, index: str
+    ) -> None:
+        """Take over the tensors of all shards, see `grow.checkpoint.shard_index.merged`."""
+        self.tensors, notes = merged(held, weight_map, claimed, self.path / index, self.ignore_unexpected)
+        self.notes += notes
 
     def close(self) -> None:
         """No file stays open. Closing twice does no harm."""
@@ -165,15 +139,9 @@ class Checkpoint:
         if not 0 <= start <= stop <= info.nbytes:
             raise ValueError(f"{info.name}: bytes {start}..{stop} of {info.nbytes}")
 
-    @staticmethod
-    def _changed(path: Path, what: str) -> BadInput:
-        why = "the grown checkpoint would mix two states of its source"
-        fix = "wait until nothing writes to the folder, and start again"
-        return BadInput(show(path), what=what, why=why, fix=fix)
-
 
 def open_checkpoint(
-    path: str | os.PathLike, *, follow_symlinks: bool = False, ignore_unexpected: Iterable[str] = ()
+    path: str | os.PathLike[str], *, follow_symlinks: bool = False, ignore_unexpected: Iterable[str] = ()
 ) -> Checkpoint:
     """The checkpoint in a folder. BadInput when it is malformed, Refused when it is sound but of no use here.
 
@@ -189,8 +157,8 @@ def open_checkpoint(
         raw = checkpoint._json(inside(folder, "config.json", follow_symlinks), constants=True)
         checkpoint.config = check_config(raw, show(folder / "config.json"), checkpoint.notes)
         shards = _open_shards(checkpoint, names, follow_symlinks)
-        found = as_in_table(checkpoint.config, checkpoint.tensors, checkpoint.notes)
-        checkpoint.tensors = {name: info for name, (_, info) in found.items()}
+        named = as_in_table(checkpoint.config, checkpoint.tensors, checkpoint.notes)
+        checkpoint.tensors = {name: info for name, (_, info) in named.items()}
         unread = [name for name in names if name.endswith(".safetensors") and name not in shards]
         if unread:
             checkpoint.notes.append(f"not part of the checkpoint, left unread: {listing(map(show, unread))}")
@@ -205,7 +173,7 @@ def open_checkpoint(
     return checkpoint
 
 
-def open_tensors(path: str | os.PathLike) -> Checkpoint:
+def open_tensors(path: str | os.PathLike[str]) -> Checkpoint:
     """The sharded safetensors of a folder that is not a checkpoint: no config and no companions. BadInput as there."""
     folder = check_folder(path)
     checkpoint = Checkpoint(folder, {}, ())
@@ -231,7 +199,7 @@ def _open_shards(checkpoint: Checkpoint, names: list[str], follow_symlinks: bool
         checkpoint._fds[file] = checkpoint._open(file)
         checkpoint.files.append(file)
     held = {file: parse_header(fd, file)[0] for file, fd in checkpoint._fds.items()}
-    merge(checkpoint, held, weight_map, total)
+    checkpoint.take_tensors(held, weight_map, total, INDEX)
     return shards
 
 
@@ -254,37 +222,6 @@ def add_companion(checkpoint: Checkpoint, name: str, file: Path) -> None:
         checkpoint.companions.append(name)
 
 
-def check_index(index: Any, where: str, ending: str = ".safetensors") -> tuple[dict[str, str], Any]:
-    """Its weight_map, and the total_size it claims. Each shard is a plain name, distinct on every system."""
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        why = "it says which shard holds which tensor"
-        raise BadInput(f"{where}: weight_map", what="missing, empty or not an object", why=why, fix=AGAIN)
-    metadata = index.get("metadata", {})
-    if not isinstance(metadata, dict):
-        what = f"{found(metadata)}; wanted an object"
-        raise BadInput(f"{where}: metadata", what=what, why="it may hold total_size", fix="remove metadata")
-    spelled: dict[str, str] = {}
-    for shard in _distinct(weight_map, where):
-        other = spelled.setdefault(unicodedata.normalize("NFC", shard).casefold(), shard)
-        if other != shard:
-            what = f"{show(other)} and {show(shard)} differ only in case or encoding"
-            why = "on many systems these names are one file"
-            raise BadInput(where, what=what, why=why, fix="rename one of the shards, here and on disk")
-        if not shard.endswith(ending):
-            what, why = f"{show(shard)} is not {ending.lstrip('.')}", "grow reads safetensors only"
-            raise Refused(where, what=what, why=why, fix=PICKLE_FIX)
-    return weight_map, metadata.get("total_size")
-
-
-def _distinct(weight_map: dict[str, Any], where: str) -> list[str]:
-    shards: dict[str, None] = {}
-    for tensor, shard in weight_map.items():
-        if not isinstance(shard, str) or shard not in shards:
-            shards[plain_name(shard, f"{where}: {show(tensor)}")] = None
-    return list(shards)
-
-
 def _shards(folder: Path, names: list[str], weight_map: dict[str, str]) -> list[str]:
     """The names of the weight files, all of them there."""
     if not weight_map:
@@ -305,60 +242,3 @@ def _shards(folder: Path, names: list[str], weight_map: dict[str, str]) -> list[
         fix = f"remove {SINGLE} or {INDEX}, whichever is stale"
         raise BadInput(show(folder), what=what, why="which of the two is the model is unclear", fix=fix)
     return shards
-
-
-def missing_shards(folder: Path, names: list[str], shards: list[str], index: str) -> None:
-    """BadInput unless all of the shards are there."""
-    missing = [show(shard) for shard in shards if shard not in names]
-    if missing:
-        what = f"{len(missing)} of {len(shards)} shards are missing: {listing(missing, 100)}"
-        raise BadInput(show(folder), what=what, why=f"{index} lists them", fix=AGAIN)
-
-
-def merge(
-    checkpoint: Checkpoint,
-    held: Mapping[Path, Mapping[str, TensorInfo]],
-    weight_map: dict[str, str],
-    claimed: Any,
-    index: str = INDEX,
-) -> None:
-    """The tensors of all shards, when no two shards hold the same one and the index tells the same story.
-
-    held  file -> its tensors
-    """
-    twice, extra, misplaced = [], [], []
-    for file, infos in held.items():
-        for name, info in infos.items():
-            if name in checkpoint.tensors:
-                twice.append(f"{show(name)} ({checkpoint.tensors[name].file.name}, {file.name})")
-            elif weight_map and name not in weight_map:
-                extra.append(name)
-            else:
-                checkpoint.tensors[name] = info
-                if weight_map and weight_map[name] != file.name:
-                    misplaced.append(f"{show(name)} (found in {file.name}, listed in {weight_map[name]})")
-    patterns = checkpoint.ignore_unexpected
-    ignored = {name for name in extra if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
-    faults = {
-        "twice": twice,
-        "misplaced": misplaced,
-        "missing": [f"{show(n)} ({weight_map[n]})" for n in weight_map if n not in checkpoint.tensors],
-        "unlisted": [show(name) for name in extra if name not in ignored],
-    }
-    faults = {fault: found for fault, found in faults.items() if found}
-    if faults:
-        raise BadInput(
-            show(checkpoint.path / index),
-            what=f"disagrees with the shards: {', '.join(f'{len(faults[f])} {f}' for f in faults)}",
-            details=[(fault, listing(found)) for fault, found in faults.items()],
-            why="; ".join(STOCK[fault] for fault in faults),
-            fix=option(ignore_unexpected="PATTERN") if set(faults) == {"unlisted"} else AGAIN,
-        )
-    if not checkpoint.tensors:
-        where = show(checkpoint.files[0])
-        raise BadInput(where, what="holds no tensor", why="there is nothing to grow", fix=AGAIN)
-    if ignored:
-        checkpoint.notes.append(f"ignored, as asked: {listing(map(show, sorted(ignored)))}")
-    total = sum(info.nbytes for info in checkpoint.tensors.values())
-    if claimed is not None and claimed != total:
-        checkpoint.notes.append(f"{INDEX}: total_size {show(claimed, 40)} is stale, the tensors hold {total:,}")

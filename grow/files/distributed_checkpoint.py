@@ -13,83 +13,18 @@ from __future__ import annotations
 import io
 import math
 import os
-import pickle
 import zipfile
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from grow.errors import BadInput, Refused
+from grow.errors import BadInput
+from grow.files.allowed_files import inside
+from grow.files.distributed_index import AGAIN, Piece, PiecedTensor, check_owner, indexed_tensors, read_index
 from grow.files.header import open_regular, read_exactly, show
-from grow.files.locate import inside, plain_name
-from grow.files.regular import opened
 from grow.notation.dtypes import ITEMSIZE, RAW, code_of
-from grow.spelling import option
-
-INDEX = ".metadata"
-KNOWN = {
-    "torch.distributed.checkpoint.metadata": None,  # None: every class of the module
-    "torch.distributed.checkpoint.filesystem": {"_StorageInfo", "_StoragePrefix"},
-    "torch.distributed.checkpoint.planner": {
-        "SavePlan",
-        "WriteItem",
-        "WriteItemType",
-        "TensorWriteData",
-        "BytesIOWriteData",
-    },
-    "torch.serialization": {"_get_layout"},
-    "torch": {"Size", "device", "strided", "preserve_format"},  # and every dtype
-    "collections": {"OrderedDict", "defaultdict"},
-    "pathlib": {"PosixPath"},
-    "pathlib._local": {"PosixPath"},
-}
-AGAIN = "copy the folder again, or take an earlier checkpoint"
-
-
-class IndexUnpickler(pickle.Unpickler):
-    """Finds the classes of an index; anything else is refused before it is called."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        known = KNOWN.get(module, set())
-        if "." not in name and (known is None or name in known or module == "torch"):
-            import torch
-
-            found = super().find_class(module, name)
-            if known is None:
-                allowed = getattr(found, "__module__", "") == module
-            else:
-                allowed = name in known or isinstance(found, torch.dtype)
-            if allowed:
-                return found
-        raise pickle.UnpicklingError(f"{module}.{name} is not part of an index")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """`sizes` numbers per dim of a tensor, from `begin` on, in `length` bytes at `offset` of `file`."""
-
-    begin: tuple[int, ...]
-    sizes: tuple[int, ...]
-    file: Path
-    offset: int
-    length: int
-
-
-@dataclass(frozen=True)
-class PiecedTensor:
-    """A tensor `shape` of `dtype` (a safetensors code), in pieces that tile it."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    pieces: tuple[Piece, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * ITEMSIZE[self.dtype]
 
 
 class PiecedFolder:
@@ -105,38 +40,40 @@ class PiecedFolder:
         self._stack = ExitStack()
         self._fds: dict[Path, int] = {}
         self._places: dict[Piece, int] = {}
-        self.tensors = _tensors(folder, read_index(folder))
+        self.tensors = indexed_tensors(folder, read_index(folder))
 
-    def read(self, t: PiecedTensor, start: int, stop: int) -> bytes:
+    def read(self, tensor: PiecedTensor, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of the tensor as if it lay in one piece, row after row. Safe from several threads."""
-        if not 0 <= start <= stop <= t.nbytes:
-            raise ValueError(f"{t.name}: bytes {start}..{stop} of {t.nbytes}")
+        if not 0 <= start <= stop <= tensor.nbytes:
+            raise ValueError(f"{tensor.name}: bytes {start}..{stop} of {tensor.nbytes}")
         if start == stop:
             return b""
-        row = t.nbytes // t.shape[0] if t.shape else t.nbytes
-        if all(p.sizes[1:] == t.shape[1:] for p in t.pieces):  # of whole rows, one behind the other
-            begins = [(sum(p.begin[:1]) * row, p) for p in sorted(t.pieces, key=lambda p: p.begin)]
-            return b"".join(self._part(t, p, start - begin, stop - begin) for begin, p in begins)
+        row = tensor.nbytes // tensor.shape[0] if tensor.shape else tensor.nbytes
+        if all(piece.sizes[1:] == tensor.shape[1:] for piece in tensor.pieces):  # of whole rows, one behind the other
+            begins = [
+                (sum(piece.begin[:1]) * row, piece) for piece in sorted(tensor.pieces, key=lambda piece: piece.begin)
+            ]
+            return b"".join(self._part(tensor, piece, start - begin, stop - begin) for begin, piece in begins)
         first, last = start // row, -(-stop // row)
-        return self.rows(t, first, last).tobytes()[start - first * row : stop - first * row]
+        return self.rows(tensor, first, last).tobytes()[start - first * row : stop - first * row]
 
-    def rows(self, t: PiecedTensor, start: int, stop: int) -> np.ndarray:
+    def rows(self, tensor: PiecedTensor, start: int, stop: int) -> np.ndarray:
         """Entries [start, stop) along dim 0 of a tensor, whatever dims it is split along; bfloat16 as its bits."""
-        dtype = RAW[t.dtype]
-        out = np.empty((stop - start, *t.shape[1:]), dtype)
-        for p in t.pieces:
-            low, high = max(start, p.begin[0]), min(stop, p.begin[0] + p.sizes[0])
-            if low >= high or 0 in p.sizes:
+        dtype = RAW[tensor.dtype]
+        out = np.empty((stop - start, *tensor.shape[1:]), dtype)
+        for piece in tensor.pieces:
+            low, high = max(start, piece.begin[0]), min(stop, piece.begin[0] + piece.sizes[0])
+            if low >= high or 0 in piece.sizes:
                 continue
-            width = math.prod(p.sizes[1:]) * dtype.itemsize
-            raw = self._part(t, p, (low - p.begin[0]) * width, (high - p.begin[0]) * width)
-            across = tuple(slice(b, b + n) for b, n in zip(p.begin[1:], p.sizes[1:]))
-            out[(slice(low - start, high - start), *across)] = np.frombuffer(raw, dtype).reshape(-1, *p.sizes[1:])
+            width = math.prod(piece.sizes[1:]) * dtype.itemsize
+            raw = self._part(tensor, piece, (low - piece.begin[0]) * width, (high - piece.begin[0]) * width)
+            across = tuple(slice(begin, begin + size) for begin, size in zip(piece.begin[1:], piece.sizes[1:]))
+            out[(slice(low - start, high - start), *across)] = np.frombuffer(raw, dtype).reshape(-1, *piece.sizes[1:])
         return out
 
     def check(self, rank: int = 0, size: int = 1) -> None:
         """BadInput where a piece is not what was written. Of `size` processes each looks at its share."""
-        pieces = [(t, p) for t in self.tensors.values() for p in t.pieces]
+        pieces = [(tensor, piece) for tensor in self.tensors.values() for piece in tensor.pieces]
         for tensor, piece in pieces[rank::size]:
             self._place(tensor, piece)
 
@@ -150,13 +87,13 @@ class PiecedFolder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _part(self, t: PiecedTensor, p: Piece, start: int, stop: int) -> bytes:
+    def _part(self, tensor: PiecedTensor, piece: Piece, start: int, stop: int) -> bytes:
         """Those of the bytes [start, stop) that are in a piece, counted from its first."""
-        start, stop = max(0, start), min(stop, math.prod(p.sizes) * ITEMSIZE[t.dtype])
+        start, stop = max(0, start), min(stop, math.prod(piece.sizes) * ITEMSIZE[tensor.dtype])
         if start >= stop:
             return b""
-        where = f"{show(p.file)}: {show(t.name)}"
-        return read_exactly(self._fd(p.file), stop - start, self._place(t, p) + start, where)
+        where = f"{show(piece.file)}: {show(tensor.name)}"
+        return read_exactly(self._fd(piece.file), stop - start, self._place(tensor, piece) + start, where)
 
     def _fd(self, file: Path) -> int:
         if file not in self._fds:
@@ -164,127 +101,49 @@ class PiecedFolder:
             self._stack.callback(os.close, fd)
         return self._fds[file]
 
-    def _place(self, t: PiecedTensor, p: Piece) -> int:
+    def _place(self, tensor: PiecedTensor, piece: Piece) -> int:
         """Where in its file the numbers of a piece begin, once what is there was seen to be such a piece."""
-        if p not in self._places:
-            self._places[p] = p.offset + _numbers(self._fd(p.file), t, p)
-        return self._places[p]
+        if piece not in self._places:
+            self._places[piece] = piece.offset + _numbers(self._fd(piece.file), tensor, piece)
+        return self._places[piece]
 
 
-def check_owner(folder: Path, trust: bool) -> None:
-    """BadInput where somebody else's file would be unpickled."""
-    try:
-        owner = os.stat(folder / INDEX).st_uid
-    except OSError as error:
-        fix = "the folder that torch.distributed.checkpoint has written"
-        why = "it says which file holds which tensor"
-        raise BadInput(f"{folder}: {INDEX}", what=error.strerror or "cannot be read", why=why, fix=fix) from None
-    if owner != os.getuid() and not trust:
-        raise BadInput(
-            str(folder),
-            what=f"belongs to user {owner}, you are user {os.getuid()}",
-            why="such a checkpoint has a pickled index, and a pickle of a stranger is not opened",
-            fix=f"{option(trust_checkpoint=True)}, or the weights alone: {option(src='RUN/step-…', state='drop')}",
-        )
-
-
-def read_index(folder: Path) -> Any:
-    """The `Metadata` of a folder; BadInput when it is none."""
-    from torch.distributed.checkpoint.metadata import Metadata
-
-    faults = (OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError, ValueError, TypeError, IndexError)
-    try:
-        with opened(folder / INDEX) as file:
-            index = IndexUnpickler(file).load()
-        if not isinstance(index, Metadata) or not isinstance(index.storage_data, dict):
-            raise ValueError(f"a {type(index).__name__}")
-    except faults as error:
-        why = f"its index cannot be read: {error}"
-        raise BadInput(str(folder), what="is not a torch.distributed.checkpoint", why=why, fix=AGAIN) from None
-    return index
-
-
-def _tensors(folder: Path, index: Any) -> dict[str, PiecedTensor]:
-    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-
-    stored: dict[tuple[str, tuple[int, ...]], Any] = {}
-    for at, info in index.storage_data.items():
-        stored[at.fqn, tuple(at.offset or ())] = info
-    found = {}
-    for name, meta in index.state_dict_metadata.items():
-        code = code_of(getattr(getattr(meta, "properties", None), "dtype", ""))
-        if isinstance(meta, TensorStorageMetadata) and code:
-            pieces = [_piece(folder, name, chunk, stored) for chunk in meta.chunks]
-            found[name] = _tiled(folder, PiecedTensor(name, code, tuple(meta.size), tuple(pieces)))
-    return found
-
-
-def _piece(folder: Path, name: str, chunk: Any, stored: dict[tuple[str, tuple[int, ...]], Any]) -> Piece:
-    begin, sizes = tuple(map(int, chunk.offsets)), tuple(map(int, chunk.sizes))
-    info = stored.get((name, begin))
-    where = f"{folder}: {show(name)}"
-    if info is None:
-        raise BadInput(where, what=f"its piece at {begin} is in no file", why="the index names none", fix=AGAIN)
-    if getattr(info, "transform_descriptors", None):
-        why = "its numbers cannot be read where they lie"
-        raise Refused(where, what="is compressed", why=why, fix="save it without extensions of the writer")
-    file = folder / plain_name(info.relative_path, where)
-    return Piece(begin, sizes, file, int(info.offset), int(info.length))
-
-
-def _tiled(folder: Path, t: PiecedTensor) -> PiecedTensor:
-    """The tensor, when its pieces lie inside it, none over another, and leave nothing out."""
-    fault = ""
-    for p in t.pieces:
-        if len(p.begin) != len(t.shape) or any(
-            b < 0 or n < 0 or b + n > m for b, n, m in zip(p.begin, p.sizes, t.shape)
-        ):
-            fault = f"a piece {p.sizes} at {p.begin} is not inside {t.shape}"
-    if not fault and sum(math.prod(p.sizes) for p in t.pieces) != math.prod(t.shape):
-        fault = f"its {len(t.pieces)} pieces hold {sum(math.prod(p.sizes) for p in t.pieces):,} numbers"
-        fault += f", {math.prod(t.shape):,} are wanted"
-    if not fault and len({p.begin for p in t.pieces if 0 not in p.sizes}) < sum(0 not in p.sizes for p in t.pieces):
-        fault = "two pieces begin at one place"
-    if fault:
-        raise BadInput(f"{folder}: {show(t.name)}", what=fault, why="the index is damaged", fix=AGAIN)
-    return t
-
-
-def _numbers(fd: int, t: PiecedTensor, p: Piece) -> int:
+def _numbers(fd: int, tensor: PiecedTensor, piece: Piece) -> int:
     """Bytes from the beginning of a piece's zip to its numbers."""
     import torch
 
-    where = f"{show(p.file)}: {show(t.name)}"
+    where = f"{show(piece.file)}: {show(tensor.name)}"
     try:
-        made = torch.load(io.BufferedReader(_Window(fd, p)), map_location="meta", weights_only=True)
-        with zipfile.ZipFile(io.BufferedReader(_Window(fd, p))) as archive:
+        loaded = torch.load(io.BufferedReader(_Window(fd, piece)), map_location="meta", weights_only=True)
+        with zipfile.ZipFile(io.BufferedReader(_Window(fd, piece))) as archive:
             (record,) = [i for i in archive.infolist() if "/data/" in i.filename]
             orders = [archive.read(i) for i in archive.infolist() if i.filename.endswith("/byteorder")]
             damaged = archive.testzip()
     except Exception as error:  # torch raises what its many versions raise
-        found = str(error).strip().splitlines() or [type(error).__name__]
-        raise BadInput(where, what="is not a tensor", why=found[0][:200], fix=AGAIN) from None
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise BadInput(where, what="is not a tensor", why=reason[0][:200], fix=AGAIN) from None
     if damaged:
         raise BadInput(where, what="is damaged", why=f"{show(damaged)} has another CRC-32 than it had", fix=AGAIN)
-    code = code_of(getattr(made, "dtype", ""))
-    count = math.prod(p.sizes)
-    fits = code == t.dtype and tuple(made.shape) == p.sizes and made.is_contiguous()
+    code = code_of(getattr(loaded, "dtype", ""))
+    count = math.prod(piece.sizes)
+    fits = code == tensor.dtype and tuple(loaded.shape) == piece.sizes and loaded.is_contiguous()
     if not fits or record.compress_type != zipfile.ZIP_STORED or any(order != b"little" for order in orders):
-        what = f"is {code} {tuple(getattr(made, 'shape', ()))}; wanted {t.dtype} {p.sizes}, in order and uncompressed"
+        wanted = f"{tensor.dtype} {piece.sizes}, in order and uncompressed"
+        what = f"is {code} {tuple(getattr(loaded, 'shape', ()))}; wanted {wanted}"
         raise BadInput(where, what=what, why="the index says so", fix=AGAIN)
-    header = read_exactly(fd, 30, p.offset + record.header_offset, where)
+    header = read_exactly(fd, 30, piece.offset + record.header_offset, where)
     begin = record.header_offset + 30 + sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
-    begin += made.storage_offset() * ITEMSIZE[t.dtype]
-    if begin + count * ITEMSIZE[t.dtype] > p.length:
+    begin += loaded.storage_offset() * ITEMSIZE[tensor.dtype]
+    if begin + count * ITEMSIZE[tensor.dtype] > piece.length:
         raise BadInput(where, what="ends before its last number", why="the file is damaged", fix=AGAIN)
-    return begin
+    return int(begin)
 
 
 class _Window(io.RawIOBase):
     """The bytes of one piece as a file of its own."""
 
-    def __init__(self, fd: int, p: Piece) -> None:
-        self._fd, self._piece, self._pos = fd, p, 0
+    def __init__(self, fd: int, piece: Piece) -> None:
+        self._fd, self._piece, self._pos = fd, piece, 0
 
     def readable(self) -> bool:
         return True
@@ -302,7 +161,7 @@ class _Window(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         count = max(0, min(len(buffer), self._piece.length - self._pos))
-        found = os.pread(self._fd, count, self._piece.offset + self._pos) if count else b""
-        buffer[: len(found)] = found
-        self._pos += len(found)
-        return len(found)
+        data = os.pread(self._fd, count, self._piece.offset + self._pos) if count else b""
+        buffer[: len(data)] = data
+        self._pos += len(data)
+        return len(data)

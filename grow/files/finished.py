@@ -13,13 +13,13 @@ COMPLETE = "is complete and stays"
 _kept: dict[Path, str] = {}
 
 
-def keep(path: str | os.PathLike, how: str = COMPLETE) -> None:
+def keep(path: str | os.PathLike[str], how: str = COMPLETE) -> None:
     """From here on `path` stays, whatever fails."""
     _kept[Path(os.path.abspath(path))] = how
 
 
 def sentence() -> str:
-    """Of everything kept that is still there: what was only a part of a result has gone with it."""
+    """What was kept and is still there, as a sentence; a part of a result has gone with the whole of it."""
     there = {path: how for path, how in _kept.items() if path.exists()}
     outer = {path: how for path, how in there.items() if not any(above in there for above in path.parents)}
     return "; ".join(f"{path} {how}" for path, how in outer.items()) or "nothing was kept under the final name"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Reason(NamedTuple):
-    """Of names or dtypes that no stock class has: `what` it is, `why` that matters and the `fix`."""
+    """Why names or dtypes are those of no stock class: `what` is wrong, `why` that matters and the `fix`."""
 
     what: str
     why: str
@@ -101,7 +101,7 @@ def _printable(name: str) -> str:
 
 
 def wrapper_in(name: str) -> str:
-    """What a wrapper has put into a name, "" for none."""
+    """What a wrapper has put into a name, "" where none has."""
     if name.startswith("module."):
         return "module."
     return next((word for word in WRAPPERS if word != "module." and re.search(rf"(^|\.){re.escape(word)}", name)), "")

@@ -21,12 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from grow.errors import BadInput, did_you_mean, listing
+from grow.files.foreign_files import AGAIN, FOREIGN
 from grow.files.foreign_names import told
 from grow.files.json_floats import FLOAT
-from grow.notation.dtypes import RAW
+from grow.notation.dtypes import FILE_DTYPES
 
 CHUNK = 1 << 20  # bytes of a read that only passes through
 MAX_HEADER = 100_000_000
@@ -36,37 +35,6 @@ MAX_DEPTH = 32
 MAX_BYTES = 2**63 - 1
 FIELDS = {"dtype", "shape", "data_offsets"}
 SURROGATE = re.compile("[\ud800-\udfff]").search
-
-DTYPES: dict[str, tuple[int, np.dtype | None]] = {
-    **{code: (raw.itemsize, raw) for code, raw in RAW.items()},
-    "BOOL": (1, np.dtype("?")),
-    "U8": (1, np.dtype("u1")),
-    "I8": (1, np.dtype("i1")),
-    "F8_E4M3": (1, None),
-    "F8_E5M2": (1, None),
-    "F8_E8M0": (1, None),
-    "U16": (2, np.dtype("<u2")),
-    "I16": (2, np.dtype("<i2")),
-    "U32": (4, np.dtype("<u4")),
-    "I32": (4, np.dtype("<i4")),
-    "U64": (8, np.dtype("<u8")),
-    "I64": (8, np.dtype("<i8")),
-    "C64": (8, np.dtype("<c8")),
-}
-"""Bytes per element, and the numpy dtype that reads it: BF16 as its uint16 bits, none for 8-bit floats."""
-
-PICKLE_FIX = """convert it once (tensors alone are read), and copy the tokenizer's files beside it:
-python -c "import transformers as t; c = t.AutoConfig.from_pretrained('SRC')
-getattr(t, c.architectures[0]).from_pretrained('SRC').save_pretrained('DST')\""""
-AGAIN = "download or copy the file again (hf download ORG/NAME --force-download)"
-FOREIGN: dict[bytes, tuple[str, str]] = {
-    b"PK\x03\x04": ("a zip archive as torch.save writes it (a pickle), not safetensors", PICKLE_FIX),
-    **{bytes((0x80, n)): ("a pickle, not safetensors", PICKLE_FIX) for n in range(2, 6)},
-    b"GGUF": ("a GGUF file, not safetensors", "use the unquantised safetensors checkpoint it was made from"),
-    b"\x89HDF": ("an HDF5 file as Keras writes it, not safetensors", PICKLE_FIX),
-    b"version https://": ("a Git LFS pointer, not the weights", "git lfs pull"),
-    b"<": ("an HTML or XML page, not safetensors: a failed download", AGAIN),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +132,8 @@ def strict_json(raw: bytes, where: str, fix: str, *, constants: bool = False) ->
     except UnicodeDecodeError as error:
         raise bad(f"is not UTF-8 at byte {error.start}", "JSON is UTF-8") from None
     except json.JSONDecodeError as error:
-        found = f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-        raise bad(found, "it must be one JSON value") from None
+        what = f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        raise bad(what, "it must be one JSON value") from None
     except ValueError:
         raise bad("holds an integer of thousands of digits", "no size is that long") from None
     except RecursionError:
@@ -179,7 +147,7 @@ def strict_json(raw: bytes, where: str, fix: str, *, constants: bool = False) ->
     raise bad("is nested too deeply", f"at most {MAX_DEPTH} levels are read")
 
 
-def read_header(path: str | os.PathLike) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """The tensors of a safetensors file in file order, and its `__metadata__`. BadInput for anything amiss.
 
     >>> tensors, metadata = read_header("model.safetensors")               # doctest: +SKIP
@@ -250,9 +218,9 @@ def _raw_header(fd: int, size: int, where: str) -> tuple[bytes, int]:
     length = int.from_bytes(start[:8], "little")
     plausible = size >= 10 and length <= MAX_HEADER and start[8:9] == b"{"
     if not plausible:
-        for magic, (found, fix) in FOREIGN.items():
+        for magic, (kind, fix) in FOREIGN.items():
             if start.startswith(magic):
-                raise BadInput(where, what=f"is {found}", why="grow reads safetensors only", fix=fix)
+                raise BadInput(where, what=f"is {kind}", why="grow reads safetensors only", fix=fix)
     if size < 10:
         what = f"{size} bytes are too short" if size else "is empty (0 bytes)"
         why = "a safetensors file begins with an 8-byte length and a JSON header"
@@ -271,23 +239,23 @@ def _tensor(name: str, entry: Any, path: Path, data: int) -> TensorInfo:
     if not name or SURROGATE(name):
         raise _entry_fault(path, name, "the name of a tensor is empty or not Unicode")
     if not isinstance(entry, dict) or entry.keys() != FIELDS:
-        found = listing(map(show, entry)) if isinstance(entry, dict) else type(entry).__name__
-        raise _entry_fault(path, name, f"wanted dtype, shape, data_offsets; found {found or 'nothing'}")
+        fields = listing(map(show, entry)) if isinstance(entry, dict) else type(entry).__name__
+        raise _entry_fault(path, name, f"wanted dtype, shape, data_offsets; found {fields or 'nothing'}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in FILE_DTYPES:
         where = f"{show(path)}: {show(name)}"
-        hint = did_you_mean(str(dtype)[:40], DTYPES)
+        hint = did_you_mean(str(dtype)[:40], FILE_DTYPES)
         reason = told((), [str(dtype)], show(path.parent))
         raise BadInput(
             where,
             what=f"dtype {show(dtype, 40)!r} is not supported; {hint}".rstrip("; "),
-            why=f"supported: {', '.join(DTYPES)}",
+            why=f"supported: {', '.join(FILE_DTYPES)}",
             fix=reason.fix if reason else "save the checkpoint in one of these, unquantised",
         )
     if not isinstance(shape, list) or not all(map(_count, shape)) or len(shape) > MAX_AXES:
         what = f"shape {show(shape, 80)}; wanted up to {MAX_AXES} integers from 0 to 2^63 - 1"
         raise _entry_fault(path, name, what)
-    nbytes = DTYPES[dtype][0] * math.prod(n or 1 for n in shape)
+    nbytes = FILE_DTYPES[dtype][0] * math.prod(n or 1 for n in shape)
     if nbytes > MAX_BYTES:
         raise _entry_fault(path, name, f"shape {show(shape, 80)} overflows: more than 2^63 - 1 bytes")
     nbytes = 0 if 0 in shape else nbytes

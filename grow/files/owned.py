@@ -50,7 +50,7 @@ class Kind:
 
     words   "a checkpoint"
     files   patterns of relative paths that belong to it; `*` stays inside a name
-    fault   why a folder is none, "" where it is one
+    fault   why a folder is not of this kind, "" where it is
     listed  relative path -> bytes of further files, as a document in the folder lists them
     """
 
@@ -61,7 +61,7 @@ class Kind:
 
 
 def check_replaced(out: Path, kind: Kind, where: str, why: str) -> None:
-    """BadInput unless all that is in `out` may go; an empty folder may."""
+    """BadInput unless everything in `out` may be deleted; an empty folder may."""
     if not any(out.iterdir()):
         return
     if fault := kind.fault(out):
@@ -92,7 +92,7 @@ def foreign(folder: Path, kind: Kind) -> list[str]:
 
 
 def remove(folder: Path, kind: Kind) -> bool:
-    """Delete what belongs to the kind; whether the folder is gone: what came into it meanwhile stays in it."""
+    """Delete what belongs to the kind. True when the folder is gone; what came into it meanwhile stays."""
     listed = kind.listed(folder)
     mine = [name for name, mine in _walk(folder, "", kind.files, listed) if mine]
     for name in sorted(mine, key=lambda name: name.count("/"), reverse=True):
@@ -107,7 +107,7 @@ def remove(folder: Path, kind: Kind) -> bool:
 
 
 def discard(folder: Path, kinds: Sequence[Kind], why: str) -> None:
-    """`folder` is not there any more; BadInput, and nothing is touched, where it is of none of the kinds."""
+    """`folder` is gone; BadInput, and nothing is touched, where it is a folder of none of the kinds."""
     if not os.path.lexists(folder):
         return
     if folder.is_symlink() or not folder.is_dir():
@@ -137,7 +137,7 @@ def _walk(folder: Path, under: str, files: tuple[str, ...], listed: Mapping[str,
 
 
 def _fits(name: str, pattern: str) -> bool:
-    """Part by part: `*` matches no slash."""
+    """Whether a path matches a pattern, part by part: `*` does not match a slash."""
     parts, patterns = name.split("/"), pattern.split("/")
     return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
@@ -156,7 +156,7 @@ def check_file(path: Path, where: str, words: str, marks: Sequence[bytes], why: 
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file, whatever it is; BadInput where it is none, no regular file or too large."""
+    """The value of a JSON file, whatever it is; BadInput for a file that is not JSON, not regular or too large."""
     fd = open_regular(path)
     try:
         size = os.fstat(fd).st_size
@@ -183,12 +183,12 @@ def _checkpoint_fault(folder: Path) -> str:
 
 def _checkpoint_list(folder: Path) -> dict[str, int]:
     """What a growth or a run says that it has written; nothing where it does not say."""
-    found: dict[str, int] = {}
+    listed: dict[str, int] = {}
     for document in ("grow.json", "state/train.json"):
         with contextlib.suppress(GrowError, AttributeError, TypeError, ValueError, OverflowError):
             files = read_json(folder / document).get("files")
-            found |= {str(name): int(size) for name, size in files.items()}
-    return found
+            listed |= {str(name): int(size) for name, size in files.items()}
+    return listed
 
 
 def written(folder: Path) -> dict[str, int]:

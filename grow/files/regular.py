@@ -1,7 +1,7 @@
 """Reading files safely: regular ones only, and none longer than such a file can be.
 
 A pipe waits for ever, /dev/zero never ends, a sparse file claims a terabyte: each is refused before a byte is read. A
-link counts as what it points to; whoever reads a checkpoint's own files asks `locate.inside` first where that may be.
+link counts as what it points to; whoever reads a checkpoint's own files asks `allowed_files.inside` first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_LOG = 1 << 30  # bytes of metrics: millions of steps
 FIX = "put the file itself in this place"
 
 
-def read_file(path: str | os.PathLike, *, most: int = MAX_JSON, fix: str = "", where: str = "") -> bytes:
+def read_file(path: str | os.PathLike[str], *, most: int = MAX_JSON, fix: str = "", where: str = "") -> bytes:
     """All bytes of a regular file of at most `most`; BadInput, as of `where`, for anything else.
 
     fix  what to do instead, whatever is wrong with the file
@@ -56,12 +56,12 @@ def longest(name: str) -> int:
     return MAX_BESIDE if name.endswith((".safetensors", ".bin")) else MAX_JSON
 
 
-def read_json(path: str | os.PathLike, fix: str = FIX, *, most: int = MAX_JSON) -> Any:
+def read_json(path: str | os.PathLike[str], fix: str = FIX, *, most: int = MAX_JSON) -> Any:
     """The value of a regular file of strict JSON."""
     return strict_json(read_file(path, most=most, fix=fix), show(path), fix)
 
 
-def read_text(path: str | os.PathLike, *, most: int = MAX_TEXT, fix: str = "", where: str = "") -> str:
+def read_text(path: str | os.PathLike[str], *, most: int = MAX_TEXT, fix: str = "", where: str = "") -> str:
     """A regular file of UTF-8 as text; line ends are \\n."""
     raw = read_file(path, most=most, fix=fix, where=where)
     try:
@@ -73,11 +73,11 @@ def read_text(path: str | os.PathLike, *, most: int = MAX_TEXT, fix: str = "", w
         ) from None
 
 
-def opened(path: str | os.PathLike) -> IO[bytes]:
+def opened(path: str | os.PathLike[str]) -> IO[bytes]:
     """A regular file, to be read from its beginning on."""
     return os.fdopen(open_regular(Path(path)), "rb")
 
 
-def is_there(path: str | os.PathLike) -> bool:
+def is_there(path: str | os.PathLike[str]) -> bool:
     """Whether anything has this name, a dangling link or a pipe too: reading it then says what is wrong with it."""
     return os.path.lexists(path)

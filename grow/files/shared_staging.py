@@ -36,11 +36,11 @@ class Guest:
     notes: list[str] = field(default_factory=list)
 
     def commit(self, files: Mapping[str, int | None] | None = None) -> None:
-        """The first process does."""
+        """Nothing happens here: the first process gives the folder its final name."""
 
 
 @contextlib.contextmanager
-def staged(out: str | os.PathLike, world: World, **options: Any) -> Iterator[Staging | Guest]:
+def staged(out: str | os.PathLike[str], world: World, **options: Any) -> Iterator[Staging | Guest]:
     """`Staging(out, **options)` for all processes; each of them may write into `.path`. Errors are raised on all."""
     if world.size == 1:
         with Staging(out, **options) as alone:
@@ -66,7 +66,7 @@ def staged(out: str | os.PathLike, world: World, **options: Any) -> Iterator[Sta
 
 @contextlib.contextmanager
 def _visiting(guest: Guest) -> Iterator[Guest]:
-    """What a first process that was killed has left is removed by the others: nobody holds its lock."""
+    """The others remove what a killed first process has left: nobody holds its lock."""
     try:
         yield guest
     except BaseException as error:

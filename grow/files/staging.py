@@ -32,7 +32,7 @@ class Staging:
 
     def __init__(
         self,
-        out: str | os.PathLike,
+        out: str | os.PathLike[str],
         *,
         source: Path | None = None,
         overwrite: bool = False,
@@ -100,7 +100,7 @@ class Staging:
         if replaced:
             self._clear()
 
-    def __exit__(self, kind, value, trace) -> None:
+    def __exit__(self, kind: object, value: BaseException | None, trace: object) -> None:
         self._abandon()
         refuse_full(self.out, value)
 
@@ -110,7 +110,7 @@ class Staging:
         self._unlock()
 
     def _check_own(self, path: Path, why: str) -> None:
-        """BadInput where a name beside the output is taken by what grow has not made."""
+        """BadInput where a name beside the output is taken by something that grow did not make."""
         if not os.path.lexists(path):
             return
         mine = not path.is_symlink() and path.is_dir() and ((path / MARK).is_file() or not any(path.iterdir()))
@@ -123,9 +123,9 @@ class Staging:
             )
 
     def _check_whole(self, files: Mapping[str, int | None]) -> None:
-        found = {name: _size(self.path / name) for name in files}
-        lost = [name for name, size in found.items() if size is None]
-        other = [name for name, size in files.items() if size is not None and found[name] not in (None, size)]
+        sizes = {name: _size(self.path / name) for name in files}
+        lost = [name for name, size in sizes.items() if size is None]
+        other = [name for name, size in files.items() if size is not None and sizes[name] not in (None, size)]
         if lost or other:
             raise BadInput(
                 option(out=self.out),
@@ -135,7 +135,7 @@ class Staging:
             )
 
     def _settle(self) -> None:
-        """What a run that was killed in the middle of a rename has left is as before it, or as after it."""
+        """A rename that a killed run left half done is undone or finished."""
         if not self.aside.exists():
             return
         if (self.aside / self.out.name).exists() and not os.path.lexists(self.out):
@@ -253,7 +253,7 @@ def check_output(out: Path, source: Path | None, overwrite: bool, needed: int, k
         )
 
 
-def check_apart(out: Path, source: str | os.PathLike | None) -> None:
+def check_apart(out: Path, source: str | os.PathLike[str] | None) -> None:
     """BadInput where writing `out` would touch `source`; one that is not here cannot be touched."""
     if source is None or not os.path.exists(source):
         return
@@ -273,19 +273,19 @@ def _another() -> str:
 
 
 def _make(path: Path) -> None:
-    """A folder that is known to be grow's own; one that is there already is used."""
-    made = not path.exists()
+    """The folder is there and is known to be grow's own; one that exists already is used."""
+    own = not path.exists()
     path.mkdir(exist_ok=True)
     try:
         (path / MARK).touch()
     except OSError:
-        if made:
+        if own:
             path.rmdir()
         raise
 
 
 def _size(path: Path) -> int | None:
-    """Bytes of a regular file, None where there is none."""
+    """The size of a regular file in bytes, None where there is no such file."""
     return path.stat().st_size if path.is_file() and not path.is_symlink() else None
 
 

@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -66,7 +66,7 @@ class ShardWriter:
     def __init__(self, folder: Path, tensors: Sequence[Planned], max_shard_size: int, *, create: bool = True) -> None:
         self.folder, self.create = folder, create
         shards = plan_shards(tensors, max_shard_size)
-        self.total = sum(t.nbytes for t in tensors)
+        self.total = sum(tensor.nbytes for tensor in tensors)
         self.spots: dict[str, Spot] = {}
         self.fds: dict[str, int] = {}
         self.sizes: dict[str, int] = {}
@@ -81,22 +81,22 @@ class ShardWriter:
         self.files = tuple(self.fds)
 
     def _place(self, file: str, shard: Sequence[Planned]) -> None:
-        header: dict = {"__metadata__": {"format": "pt"}}
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         at = 0
-        for t in shard:
-            header[t.name] = {
-                "dtype": t.dtype,
-                "shape": list(t.new_shape),
-                "data_offsets": [at, at + t.nbytes],
+        for tensor in shard:
+            header[tensor.name] = {
+                "dtype": tensor.dtype,
+                "shape": list(tensor.new_shape),
+                "data_offsets": [at, at + tensor.nbytes],
             }
-            at += t.nbytes
+            at += tensor.nbytes
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % ALIGN)
         start = 8 + len(text)
-        for t in shard:
-            low = header[t.name]["data_offsets"][0]
-            row = t.new_matrix[1] * ITEMSIZE[t.dtype]
-            self.spots[t.name] = Spot(file, start + low, t.nbytes, row)
+        for tensor in shard:
+            low = header[tensor.name]["data_offsets"][0]
+            row = tensor.new_matrix[1] * ITEMSIZE[tensor.dtype]
+            self.spots[tensor.name] = Spot(file, start + low, tensor.nbytes, row)
         fd = os.open(self.folder / file, os.O_RDWR | (os.O_CREAT | os.O_EXCL if self.create else 0), 0o644)
         self.fds[file], self.sizes[file] = fd, start + at
         if not self.create:
@@ -114,7 +114,7 @@ class ShardWriter:
         )
 
     def sha256(self, name: str) -> str:
-        """Of the tensor's bytes as they are in the file."""
+        """The sha256 of the tensor's bytes as they are in the file."""
         spot = self.spots[name]
         digest = hashlib.sha256()
         for at in range(0, spot.nbytes, CHUNK):
@@ -122,7 +122,7 @@ class ShardWriter:
         return digest.hexdigest()
 
     def close(self) -> None:
-        """Make every shard durable; who has created them writes the index when there are several."""
+        """Every shard is durable; the process that created them writes the index when there are several."""
         for fd in self.fds.values():
             os.fsync(fd)
         self._check_there()
@@ -135,7 +135,7 @@ class ShardWriter:
             write_json(self.folder / "model.safetensors.index.json", index)
 
     def _check_there(self) -> None:
-        """BadInput where a file's name is not that of what was written any more."""
+        """BadInput where a file that was written is no longer there under its name."""
         for file, fd in self.fds.items():
             there = self.folder / file
             same = there.exists() and os.path.samestat(os.stat(there), os.fstat(fd))
@@ -158,23 +158,23 @@ def plan_shards(tensors: Sequence[P], max_shard_size: int) -> list[list[P]]:
     """Consecutive groups of at most `max_shard_size` bytes; a tensor larger than that has a shard of its own."""
     shards: list[list[P]] = [[]]
     used = 0
-    for t in tensors:
-        if shards[-1] and used + t.nbytes > max_shard_size:
+    for tensor in tensors:
+        if shards[-1] and used + tensor.nbytes > max_shard_size:
             shards.append([])
             used = 0
-        shards[-1].append(t)
-        used += t.nbytes
+        shards[-1].append(tensor)
+        used += tensor.nbytes
     return shards
 
 
 def write_json(path: Path, value: object) -> None:
     """Strict JSON with a final newline, on disk when this returns; whatever happens, the file is whole or as before."""
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    write_whole(path, text.encode("utf-8", "backslashreplace"))  # a path that is no UTF-8 is escaped as JSON does
+    write_whole(path, text.encode("utf-8", "backslashreplace"))  # a path that is not UTF-8 is escaped as JSON does
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Under another name first: who is killed, or finds the disk full, leaves the file as it was."""
+    """The file holds `content`: it is written under another name and renamed, so a crash leaves the old one intact."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with open(partial, "wb") as file:
@@ -196,7 +196,7 @@ def _allocate(fd: int, size: int) -> None:
         os.ftruncate(fd, size)  # not on this file system: a sparse file will do
 
 
-def _pwrite(fd: int, data, offset: int) -> None:
+def _pwrite(fd: int, data: Any, offset: int) -> None:
     view = memoryview(data).cast("B")
     while view:
         done = os.pwrite(fd, view, offset)

@@ -13,8 +13,9 @@ from grow.applying.sentence_modules import read_modules
 from grow.applying.sentence_vectors import vectors
 from grow.checkpoint.reader import INDEX, Checkpoint
 from grow.errors import BadInput, listing
+from grow.files.allowed_files import inside
+from grow.files.companion_files import MODULES, module_folders
 from grow.files.header import show
-from grow.files.locate import MODULES, inside, module_folders
 from grow.files.regular import opened
 from grow.files.writer import write_json
 from grow.models.tokenizers import IDS, largest_id

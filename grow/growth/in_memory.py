@@ -34,17 +34,9 @@ from grow.growth.from_files import plan_files, widen_files
 from grow.growth.results import Growth
 from grow.growth.written_and_verified import Different
 from grow.models import gradient_checkpointing
-from grow.models.as_configured import (
-    carry_padding,
-    check_adapters,
-    check_class,
-    check_runs_alike,
-    outputs,
-    skeleton,
-    tokens_for,
-    twin_of,
-)
+from grow.models.as_configured import carry_padding, check_adapters, check_class, skeleton, twin_of
 from grow.models.experts import fused
+from grow.models.same_outputs import check_runs_alike, outputs, tokens_for
 from grow.models.true_float64 import LOCAL, model_class, quiet
 from grow.notation.dtypes import RAW, code_of
 from grow.optimizer.dual_rule import POLICIES

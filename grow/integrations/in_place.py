@@ -19,7 +19,9 @@ from grow.growth.in_memory import ModelSource, check_model
 from grow.growth.results import Growth
 from grow.growth.written_and_verified import Different
 from grow.integrations.updates import NewEntryUpdates, bare
-from grow.models.as_configured import HOOKS, bare_object, check_runs_alike, hooked, outputs, twin_of
+from grow.models.as_configured import bare_object, twin_of
+from grow.models.differences_from_config import HOOKS, hooked
+from grow.models.same_outputs import check_runs_alike, outputs
 
 # RMS of the difference of the outputs, over their std. Measured for `small` and `small-gpt2`: 4e-7 in float32, where
 # summation order is all there is, and 4e-3 in bfloat16, whose 2^-9 per number add up over the layers.

@@ -26,15 +26,16 @@ def in_files(model: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch
         return dict(tensors)
     from transformers.core_model_loading import revert_weight_conversion
 
-    return revert_weight_conversion(model, dict(tensors))
+    stored: dict[str, torch.Tensor] = revert_weight_conversion(model, dict(tensors))
+    return stored
 
 
 def file_names(model: Any, parameter: str) -> list[str]:
     """What the files call a parameter, one name per expert; its own name in a model without experts."""
     if not fused(model):
         return [parameter]
-    p = model.get_parameter(parameter)
-    return list(in_files(model, {parameter: torch.empty(p.shape, device="meta")}))
+    fused_parameter = model.get_parameter(parameter)
+    return list(in_files(model, {parameter: torch.empty(fused_parameter.shape, device="meta")}))
 
 
 @contextlib.contextmanager
@@ -46,7 +47,7 @@ def asked(model: Any) -> Iterator[dict[str, torch.Tensor]]:
     seen = {name: torch.zeros(model.get_parameter(name).shape[0], 1, 1, dtype=torch.int64) for name in fused(model)}
 
     def watch(names: list[str]) -> Any:
-        def hook(module: Any, given: tuple, named: Mapping[str, Any]) -> None:
+        def hook(module: Any, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
             for value in (*given, *named.values()):
                 if isinstance(value, torch.Tensor) and not value.is_floating_point():
                     for name in names:

@@ -12,16 +12,16 @@ from typing import Any
 
 def enable(model: Any, arguments: Mapping[str, Any] | None) -> None:
     """Blocks compute their activations again; `arguments` are those of torch.utils.checkpoint, None: the stock ones."""
-    found = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    found(None if arguments is None else dict(arguments))
+    switch_on = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    switch_on(None if arguments is None else dict(arguments))
 
 
 def enabled(model: Any) -> bool:
-    """Whether a block of the model does so. Its blocks say it: what the model has for it is deprecated, or new."""
+    """Whether a block computes its activations again. The blocks say it: what the model says is deprecated, or new."""
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 def arguments(model: Any) -> dict[str, Any] | None:
-    """With which it was enabled, where they can be seen."""
+    """The arguments with which it was enabled, None where they cannot be seen."""
     functions = (getattr(module, "_gradient_checkpointing_func", None) for module in model.modules())
     return next((dict(f.keywords) for f in functions if isinstance(f, partial)), None)

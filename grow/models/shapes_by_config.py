@@ -98,12 +98,12 @@ def axes_of(model_type: str) -> dict[str, str]:
     import transformers
 
     config = transformers.AutoConfig.for_model(model_type).to_dict()
-    found: dict[str, str] = {}
+    axes: dict[str, str] = {}
     for family in FAMILIES.values():
         for axis, field in family.axes.items():
             if field in config:
-                found.setdefault(axis, field)
-    return found
+                axes.setdefault(axis, field)
+    return axes
 
 
 def draft(moves: Moves) -> str:

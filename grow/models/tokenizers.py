@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from grow.errors import BadInput
+from grow.files.allowed_files import inside
+from grow.files.companion_files import companions
 from grow.files.header import show
-from grow.files.locate import companions, inside
 from grow.files.regular import check_file, is_there, read_file
 from grow.notation.size_limits import cap_of, short
 
@@ -22,7 +23,7 @@ IDS = ("tokenizer.json", "added_tokens.json", "vocab.json", "tokenizer_config.js
 """Files that name ids."""
 
 
-def load_tokenizer(folder: str | os.PathLike) -> Any:
+def load_tokenizer(folder: str | os.PathLike[str]) -> Any:
     """The tokenizer; BadInput for a file that is a pipe, a device or endless, and whatever stock code raises."""
     import transformers
 
@@ -53,20 +54,20 @@ def check_ids(folder: Path) -> None:
         if not is_there(folder / name):
             continue
         try:
-            found = largest_id(name, json.loads(read_file(folder / name)))
+            largest = largest_id(name, json.loads(read_file(folder / name)))
         except (ValueError, RecursionError):
             continue  # stock code says what is wrong
-        if found >= cap_of("vocab"):
+        if largest >= cap_of("vocab"):
             raise BadInput(
                 show(folder / name),
-                what=f"names the id {short(found)}",
+                what=f"names the id {short(largest)}",
                 why=f"the library makes tables as long as the largest id; a vocabulary has at most {cap_of('vocab'):,}",
                 fix="correct the id: those of a vocabulary follow each other",
             )
 
 
 def largest_id(name: str, stored: Any) -> int:
-    """Of a file of `IDS`, whose JSON is `stored`; -1 where it names none."""
+    """The largest id in a file of `IDS`, whose JSON is `stored`; -1 where it names none."""
     ids: list[Any] = []
     with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):
         if name == "tokenizer.json":

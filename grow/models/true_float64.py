@@ -1,30 +1,24 @@
-"""Stock models in true float64: no step of the forward pass is rounded to fewer bits.
+"""Stock models, loaded and run as they are or in true float64: no step of the forward pass is rounded to fewer bits.
 
-    with TrueFloat64():
-        logits = load("checkpoint", "float64").model(input_ids).logits
-
-`model.double()` is not enough. Transformers casts to float32 inside RMSNorm, softmax and RoPE whatever the
-dtype of the weights, which hides every error below 1e-6 (`modeling_llama.py`:
-`hidden_states.to(torch.float32)`, `softmax(..., dtype=torch.float32)`, `arange(..., dtype=torch.float)`).
+with TrueFloat64():
+    logits = load("checkpoint", "float64").model(input_ids).logits
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
 import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import transformers
-from torch.overrides import TorchFunctionMode
 from transformers.models.auto import modeling_auto
 
 from grow.architectures.common_fields import FLOAT32_ATTENTION
@@ -32,7 +26,7 @@ from grow.checkpoint.pickled import is_pickled
 from grow.errors import BadInput, did_you_mean, listing
 from grow.files.foreign_names import told
 from grow.files.regular import read_file
-from grow.models.upcast import Widened, worth_it
+from grow.models.float64_mode import WIDE, TrueFloat64
 from grow.notation.dtypes import CODES
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in CODES}
@@ -40,114 +34,24 @@ DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in CODES}
 SMALL = 20_000_000  # parameters; below it threads wait for each other longer than they compute
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
-_WIDE: dict[Any, Any] = {
-    torch.float32: torch.float64,
-    torch.float16: torch.float64,
-    torch.bfloat16: torch.float64,
-    torch.complex32: torch.complex128,
-    torch.complex64: torch.complex128,
-    torch.FloatTensor: torch.DoubleTensor,
-    torch.HalfTensor: torch.DoubleTensor,
-    torch.BFloat16Tensor: torch.DoubleTensor,
-    "torch.FloatTensor": "torch.DoubleTensor",
-    "torch.HalfTensor": "torch.DoubleTensor",
-    "torch.BFloat16Tensor": "torch.DoubleTensor",
-}
-_CASTS = {
-    torch.Tensor.float: torch.float64,
-    torch.Tensor.half: torch.float64,
-    torch.Tensor.bfloat16: torch.float64,
-}
-_FACTORIES = {torch.tensor, torch.as_tensor, torch.asarray}
-
-
-class TrueFloat64(TorchFunctionMode):
-    """Inside, every request for float32, float16 or bfloat16 is a request for float64.
-
-    A dtype is widened wherever it is passed (by position, by keyword, as a legacy type name); `.float()`,
-    `.half()` and `.bfloat16()` become `.double()`; tensors made from narrow numpy arrays are widened; the
-    default dtype is float64, and so is what `torch.FloatTensor(...)` makes. complex64 becomes complex128. Load
-    the model inside the mode, so that the buffers it computes (RoPE's `inv_freq`) are float64 too instead of
-    rounded values cast back.
-
-    Not touched: `Tensor.view(dtype)`, which reinterprets bits (safetensors reads files with it), and results
-    of `torch.from_numpy`, which bypasses function modes. No supported forward pass uses it.
-
-    lazy  a large tensor that is cast to float64 stays as it is and is widened where it is used (`Widened`)
-    """
-
-    def __init__(self, *, lazy: bool = False) -> None:
-        super().__init__()
-        self.lazy = lazy
-
-    def __enter__(self) -> TrueFloat64:
-        self._default = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-        # Constructors bypass function modes; parameters made with this one would keep float32 while they are loaded.
-        self._narrow, torch.FloatTensor = torch.FloatTensor, torch.DoubleTensor  # type: ignore[misc, assignment]
-        # A pickle is read as it was stored, like safetensors, and widened when it becomes a parameter.
-        self._read, torch.load = torch.load, _as_stored(torch.load)
-        super().__enter__()
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        try:
-            super().__exit__(*exc)
-        finally:
-            torch.set_default_dtype(self._default)
-            torch.load = self._read
-            torch.FloatTensor = self._narrow  # type: ignore[misc]
-
-    def __torch_function__(self, func, types, args=(), kwargs: Mapping[str, Any] | None = None):
-        kwargs = kwargs or {}
-        if func is torch.Tensor.view:
-            return func(*args, **kwargs)
-        if func in _CASTS:
-            return args[0].to(_CASTS[func], *args[1:], **kwargs)
-        if len(args) > 1 or not isinstance(args[0] if args else None, torch.Tensor):  # most calls have one tensor alone
-            args = tuple(map(_widen, args))
-        if kwargs:
-            kwargs = {k: _widen(v) for k, v in kwargs.items()}
-        if self.lazy and func is torch.Tensor.to and torch.float64 in (*args[1:], kwargs.get("dtype")):
-            given = args[0]
-            if given.device.type == "cpu" and worth_it(given.shape, given.dtype):
-                return Widened(given)
-        out = func(*args, **kwargs)
-        if func in _FACTORIES and out.dtype in _WIDE:
-            out = out.to(_WIDE[out.dtype])
-        return out
-
-
-def _as_stored(read: Any) -> Any:
-    @functools.wraps(read)
-    def outside(*args: Any, **kwargs: Any) -> Any:
-        with torch._C.DisableTorchFunction():
-            return read(*args, **kwargs)
-
-    return outside
-
-
-def _widen(value: Any) -> Any:
-    if isinstance(value, (torch.dtype, type, str)):
-        return _WIDE.get(value, value)
-    return value
-
 
 class Unloadable(BadInput):
     """Stock transformers cannot load every weight of the checkpoint in `folder`."""
 
-    def __init__(self, folder: Path, *, what: str, why: str = "", fix: str = "", details=()) -> None:
+    def __init__(
+        self, folder: Path, *, what: str, why: str = "", fix: str = "", details: Sequence[tuple[str, str]] = ()
+    ) -> None:
         self.folder = folder
         super().__init__(str(folder), what=what, why=why, fix=fix, details=details)
 
-    def __reduce__(self):
-        return _again, (
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unloadable, (
             self.folder,
             {"what": self.what, "why": self.why, "fix": self.fix, "details": self.details},
         )
 
 
-def _again(folder: Path, args: dict) -> Unloadable:
+def _unloadable(folder: Path, args: dict[str, Any]) -> Unloadable:
     return Unloadable(folder, **args)
 
 
@@ -277,8 +181,8 @@ def _in_this_thread() -> Iterator[None]:
 
 
 def _needs_eager(model: Any) -> bool:
-    """Whether the default kernel of the experts, grouped_mm, cannot run: not in float64, nor on rows that are no
-    multiple of 16 bytes."""
+    """Whether the default kernel of the experts, grouped_mm, cannot run: not in float64, nor on rows that
+    are not a multiple of 16 bytes."""
     stacks = [p for p in model.parameters() if p.ndim == 3]
     return any(p.dtype == torch.float64 or p.shape[-1] * p.element_size() % 16 for p in stacks)
 
@@ -308,19 +212,20 @@ def tensors(model: Any) -> dict[str, torch.Tensor]:
 
 def stored(model: Any, name: str) -> torch.Tensor | None:
     """A parameter in float64; of one whose weights stay on disk, what accelerate reads for it; None where it cannot."""
-    parameter = model.get_parameter(name)
+    parameter: torch.Tensor = model.get_parameter(name)
     if not parameter.is_meta:
         return parameter.detach().to(torch.float64)
     owner, _, key = name.rpartition(".")
     weights = getattr(getattr(model.get_submodule(owner), "_hf_hook", None), "weights_map", None)
     try:
-        return None if weights is None else weights[key].detach().to(torch.float64)
+        read: torch.Tensor | None = None if weights is None else weights[key].detach().to(torch.float64)
     except (KeyError, OSError, ValueError):
         return None
+    return read
 
 
 def _all_wide(folder: Path, model: Any) -> None:
-    narrow = [f"{name} ({t.dtype})" for name, t in tensors(model).items() if t.dtype in _WIDE]
+    narrow = [f"{name} ({t.dtype})" for name, t in tensors(model).items() if t.dtype in WIDE]
     if narrow:
         raise Unloadable(
             folder,
@@ -348,15 +253,20 @@ def quiet() -> Iterator[None]:
     """No progress bar and no load report: this module reports what they would say."""
     log = transformers.utils.logging
     level, bar = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity(log.CRITICAL)
+    if level != log.CRITICAL:  # a level that is set makes every logger forget what it knows of the others'
+        log.set_verbosity(log.CRITICAL)
     log.disable_progress_bar()
-    offload = logging.getLogger("accelerate.big_modeling")
-    before = offload.level
-    offload.setLevel(logging.ERROR)  # it says for every load that weights stay on disk
+    offload = logging.getLogger("accelerate.big_modeling")  # it says for every load that weights stay on disk
+
+    def is_error(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    offload.addFilter(is_error)
     try:
         yield
     finally:
-        offload.setLevel(before)
-        log.set_verbosity(level)
+        offload.removeFilter(is_error)
+        if level != log.CRITICAL:
+            log.set_verbosity(level)
         if bar:
             log.enable_progress_bar()

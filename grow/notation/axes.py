@@ -25,7 +25,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 
 SIDES = ("q", "k", "v")
 WRITE, READ, GAIN, SHIFT, STACK = "write", "read", "gain", "shift", "stack"
@@ -123,12 +123,18 @@ class Row:
         """Stored by some checkpoints and not by others; grown when it is there."""
         return "optional" in self.when.split()
 
-    @cached_property
+    @property
     def pattern(self) -> re.Pattern[str]:
-        escaped = re.escape(self.name)
-        for index in INDICES:
-            escaped = escaped.replace(re.escape(f"{{{index}}}"), rf"(?P<{index}>0|[1-9]\d*)")
-        return re.compile(escaped + r"\Z")
+        return name_pattern(self.name)
+
+
+@cache
+def name_pattern(name: str) -> re.Pattern[str]:
+    """Matches the names of a row's tensors, with a group for each index: `{layers}` is `layers`."""
+    escaped = re.escape(name)
+    for index in INDICES:
+        escaped = escaped.replace(re.escape(f"{{{index}}}"), rf"(?P<{index}>0|[1-9]\d*)")
+    return re.compile(escaped + r"\Z")
 
 
 def parse_signature(text: str) -> Signature:

@@ -1,4 +1,4 @@
-"""The table of dtypes that a weight can be stored in."""
+"""The table of dtypes: those that a weight can be stored in, and all that a safetensors file may hold."""
 
 from __future__ import annotations
 
@@ -40,6 +40,24 @@ NAMES = {d.code: d.name for d in TABLE}
 CODES = {d.name: d.code for d in TABLE}
 STORES = {"F64": {"F64", "F32", "F16", "BF16"}, "F32": {"F32", "F16", "BF16"}, "F16": {"F16"}, "BF16": {"BF16"}}
 """Code -> those of which it can store every number; bfloat16 reaches further than float16 and is coarser."""
+FILE_DTYPES: dict[str, tuple[int, np.dtype[Any] | None]] = {
+    **{code: (raw.itemsize, raw) for code, raw in RAW.items()},
+    "BOOL": (1, np.dtype("?")),
+    "U8": (1, np.dtype("u1")),
+    "I8": (1, np.dtype("i1")),
+    "F8_E4M3": (1, None),
+    "F8_E5M2": (1, None),
+    "F8_E8M0": (1, None),
+    "U16": (2, np.dtype("<u2")),
+    "I16": (2, np.dtype("<i2")),
+    "U32": (4, np.dtype("<u4")),
+    "I32": (4, np.dtype("<i4")),
+    "U64": (8, np.dtype("<u8")),
+    "I64": (8, np.dtype("<i8")),
+    "C64": (8, np.dtype("<c8")),
+}
+"""Every code that a safetensors file may hold -> bytes per element, and the numpy dtype that reads it: BF16 as its
+uint16 bits, none for 8-bit floats."""
 
 
 def code_of(dtype: object) -> str | None:

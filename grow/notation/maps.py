@@ -19,11 +19,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 SILENT, UNREAD, MEAN, BLEND = -1, -2, -3, -4
 KINDS = {SILENT: "silent", UNREAD: "unread", MEAN: "mean", BLEND: "blend"}
+Run = list[Any]
+"""`[length, first source or kind, write, read, gain]`: two whole numbers and three floats."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +89,7 @@ class AxisMap:
         scales = np.unique(np.concatenate([self.write, self.gain]))
         return all(is_power_of_two(x) for x in scales) and not (self.source == MEAN).any()
 
-    def to_runs(self) -> list[list]:
+    def to_runs(self) -> list[Run]:
         """Maximal runs `[length, first source or kind, write, read, gain]`: the map as JSON."""
         before, after = self.source[:-1], self.source[1:]
         same = np.where(after >= 0, (before >= 0) & (after - before == 1), after == before)
@@ -100,7 +103,7 @@ class AxisMap:
         ]
 
     @staticmethod
-    def from_runs(n: int, runs: Sequence[Sequence], operator: str = "") -> AxisMap:
+    def from_runs(n: int, runs: Sequence[Sequence[float]], operator: str = "") -> AxisMap:
         return RunMap(n, runs, operator)
 
 
@@ -111,10 +114,10 @@ class RunMap(AxisMap):
     be millions.
     """
 
-    runs: list[list]
+    runs: list[Run]
 
-    def __init__(self, n: int, runs: Sequence[Sequence], operator: str = "") -> None:
-        merged: list[list] = []
+    def __init__(self, n: int, runs: Sequence[Sequence[float]], operator: str = "") -> None:
+        merged: list[Run] = []
         for length, first, *scales in runs:
             run = [int(length), int(first), *map(float, scales)]
             if merged and _goes_on(merged[-1], run):
@@ -162,17 +165,25 @@ class RunMap(AxisMap):
         scales = {x for run in self.runs for x in (run[2], run[4])}
         return all(map(is_power_of_two, scales)) and all(run[1] != MEAN for run in self.runs)
 
-    def to_runs(self) -> list[list]:
+    def to_runs(self) -> list[Run]:
         return [list(run) for run in self.runs]
 
 
-def _goes_on(run: list, after: list) -> bool:
+def _goes_on(run: Run, after: Run) -> bool:
     """Whether a run and the one behind it are one."""
     length, first, *scales = run
     return scales == after[2:] and after[1] == (first + length if first >= 0 else first)
 
 
-def axis_map(n: int, source, *, write=1.0, read=None, gain=1.0, operator: str = "") -> AxisMap:
+def axis_map(
+    n: int,
+    source: Sequence[int] | np.ndarray,
+    *,
+    write: float | np.ndarray = 1.0,
+    read: float | np.ndarray | None = None,
+    gain: float | np.ndarray = 1.0,
+    operator: str = "",
+) -> AxisMap:
     """An `AxisMap` with scalars broadcast; `read` defaults to equal shares that obey the law."""
     source = np.asarray(source, dtype=np.int64)
     write, gain = (np.broadcast_to(np.asarray(x, dtype=np.float64), source.shape).copy() for x in (write, gain))

@@ -55,7 +55,9 @@ def representable(values: np.ndarray, dtype: str) -> np.ndarray:
     return widen(narrow(values, dtype), dtype, values.dtype)
 
 
-def split_in_two(values: np.ndarray, dtype: str, rng: Noise, share=None) -> tuple[np.ndarray, np.ndarray]:
+def split_in_two(
+    values: np.ndarray, dtype: str, rng: Noise, share: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """(a, b) with a + b == values bit for bit, both representable in `dtype`, a/w uniform on [0, 1].
 
     Let x = w·(1 + u), 0 ≤ u < 1, rounded to `dtype`. Then w ≤ x ≤ 2w, so a = x - w is exact (Sterbenz's lemma) and a
@@ -112,8 +114,11 @@ def split_exact(
 
 
 def mean_share(values: np.ndarray, place: int, count: int, dtype: str, rng: Noise) -> np.ndarray:
-    """Of `count` matrices whose mean is `values` bit for bit, the one at `place`: pairs 2a, 2b with a + b = values, and
-    with an odd count one that is `values` itself. Only the pair's own `rng` is used, the same for both of it."""
+    """The matrix at `place` among `count` of them, whose mean is `values` bit for bit.
+
+    They are pairs 2a, 2b with a + b = values, and with an odd count one that is `values` itself. `rng` belongs to the
+    pair and is the same for both of it.
+    """
     pair, second = divmod(place, 2)
     if 2 * pair + 1 == count:
         return values
@@ -151,7 +156,7 @@ class Noise:
         long |= np.uint64(0x3FF0000000000000)
         return long.view(np.float64).reshape(shape)
 
-    def uniform(self, shape: tuple[int, ...], rms, work: np.dtype) -> np.ndarray:
+    def uniform(self, shape: tuple[int, ...], rms: float | np.ndarray, work: np.dtype) -> np.ndarray:
         """Zero mean, the given root mean square (a scalar, or one per row), never 0 where rms > 0."""
         values = self.words(shape).astype(work)
         values -= work.type(32767.5)

@@ -39,7 +39,7 @@ def cap_of(axis: str, *, table: bool = False) -> int:
 
 
 def fault(axis: str, size: int, *, table: bool = False) -> str:
-    """Why a size is none, or ""."""
+    """Why a size is out of range, "" for one that is not."""
     cap = cap_of(axis, table=table)
     if 1 <= size <= cap:
         return ""

@@ -14,14 +14,13 @@ from grow.architectures.family import UNITS
 from grow.errors import BadInput, did_you_mean, no_such
 from grow.notation.dtypes import CODES
 from grow.notation.operators import OPERATORS
+from grow.notation.size_limits import cap_of
 from grow.planning.change import ROUTES
 from grow.planning.choose_maps import NEW_TOKENS
 from grow.planning.layers import FILLS
 from grow.planning.methods import DEFAULT, METHODS, method_named
 from grow.planning.tensor import SPLITS
 from grow.spelling import check_choice, check_flags, option
-
-MOST_EXPERTS = 1 << 16  # the largest published models have some hundreds
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,11 @@ class UpcyclingOptions:
             value = getattr(self, name)
             if name == "top_k" and value is None:
                 continue
-            if not _is_whole(value) or not 1 <= value <= MOST_EXPERTS:
+            if not _is_whole(value) or not 1 <= value <= cap_of("experts"):
                 raise BadInput(
                     option(**{name: value}),
                     what="out of range",
-                    why=f"a whole number from 1 to {MOST_EXPERTS}",
+                    why=f"a whole number from 1 to {cap_of('experts')}",
                     fix=option(**{name: 2}),
                 )
         check_choice("route", self.route, ROUTES, "route")

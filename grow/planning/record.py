@@ -20,8 +20,8 @@ from typing import Any
 
 from grow.architectures.family import UNITS
 from grow.errors import BadInput
+from grow.files.allowed_files import inside
 from grow.files.header import show
-from grow.files.locate import inside
 from grow.files.regular import is_there, read_json
 from grow.notation.axes import SIDES
 from grow.notation.dtypes import BITS

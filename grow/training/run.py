@@ -18,7 +18,7 @@ from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.costs.literature import doubts_of
 from grow.costs.spent_so_far import spent_on
 from grow.errors import BadInput
-from grow.files.distributed_checkpoint import check_owner
+from grow.files.distributed_index import check_owner
 from grow.files.header import show
 from grow.files.locate import locate
 from grow.files.writer import write_json

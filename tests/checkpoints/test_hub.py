@@ -10,7 +10,8 @@ from malformed import check_message
 
 from grow.checkpoint.reader import SINGLE, open_checkpoint
 from grow.errors import BadInput, Refused
-from grow.files.locate import HUB_FILES, HUB_SKIP, check_folder, locate
+from grow.files.hub_download import HUB_FILES, HUB_SKIP
+from grow.files.locate import check_folder, locate
 
 pytestmark = pytest.mark.quick
 

@@ -27,7 +27,9 @@ from malformed import (
 
 from grow.checkpoint.reader import INDEX, SINGLE, Checkpoint, open_checkpoint
 from grow.errors import BadInput
-from grow.files.header import DTYPES, parse_header, read_header, strict_json
+from grow.files.header import parse_header, read_header, strict_json
+from grow.files.stored_rows import read_rows
+from grow.notation.dtypes import FILE_DTYPES
 
 pytestmark = pytest.mark.quick
 
@@ -36,7 +38,7 @@ def contents(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     found = {}
     for name, info in checkpoint.tensors.items():
         raw = checkpoint.read(info, 0, info.nbytes)
-        found[name] = np.frombuffer(raw, DTYPES[info.dtype][1]).reshape(info.shape)
+        found[name] = np.frombuffer(raw, FILE_DTYPES[info.dtype][1]).reshape(info.shape)
     return found
 
 
@@ -193,9 +195,9 @@ def test_an_invalid_generation_config_comes_along_unread(tmp_path):
         assert checkpoint.companions == ["generation_config.json"]
 
 
-@pytest.mark.parametrize("code", DTYPES)
+@pytest.mark.parametrize("code", FILE_DTYPES)
 def test_every_dtype_and_empty_tensor_is_located(code, tmp_path):
-    size, dtype = DTYPES[code]
+    size, dtype = FILE_DTYPES[code]
     header = {"a": entry((3,), (0, 3 * size), code), "none": entry((0, 5), (3 * size, 3 * size), code)}
     path = tmp_path / "x.safetensors"
     path.write_bytes(framed({**header, "__metadata__": {"format": "pt"}}, bytes(3 * size)))
@@ -219,11 +221,10 @@ def test_slices_are_read_from_many_threads(tmp_path):
         info, wrong = checkpoint.tensors["embed.weight"], []
 
         def work(row: int) -> None:
-            into = np.zeros(8, "<f4")
             for _ in range(200):
                 raw = checkpoint.read(info, row * 32, row * 32 + 32)
-                assert checkpoint.read_into(info, row * 32, into) == 32
-                if raw != TENSORS["embed.weight"][row].tobytes() or raw != into.tobytes():
+                rows = read_rows(checkpoint, info, row, row + 1)
+                if raw != TENSORS["embed.weight"][row].tobytes() or raw != rows.tobytes():
                     wrong.append(row)
 
         threads = [threading.Thread(target=work, args=(row,)) for row in range(4)]
@@ -242,7 +243,7 @@ def test_bytes_outside_a_tensor_and_closed_files_are_programming_errors(tmp_path
         with pytest.raises(ValueError, match=r"norm\.weight: bytes"):
             checkpoint.read(info, start, stop)
     with pytest.raises(ValueError, match=r"norm\.weight: bytes"):
-        checkpoint.read_into(info, 4, bytearray(32))
+        read_rows(checkpoint, info, 1, 9)
     checkpoint.close()
     checkpoint.close()
     with pytest.raises(ValueError, match="is not open"):
@@ -279,7 +280,7 @@ def test_a_file_cut_while_open_is_no_short_read(tmp_path):
         os.truncate(tmp_path / SINGLE, info.offset + 8)
         for read in (
             lambda: checkpoint.read(info, 0, 32),
-            lambda: checkpoint.read_into(info, 0, bytearray(32)),
+            lambda: read_rows(checkpoint, info, 0, 8),
         ):
             with pytest.raises(BadInput) as found:
                 read()

@@ -21,7 +21,7 @@ from grow.architectures.common_fields import TRAINS
 from grow.architectures.config_values import check_fields
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, GrowError, Refused
-from grow.notation.rope import rope_of
+from grow.notation.rope_parameters import rope_of
 
 KV = "num_key_value_heads"
 

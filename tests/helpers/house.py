@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 ORDER = [
-    "errors", "spelling", "version", "waiting", "processes", "zoo",  # the ground
+    "errors", "spelling", "version", "waiting", "torchrun", "processes", "zoo",  # the ground
     "notation", "files", "architectures", "checkpoint", "models",  # what is known, and what is there
     "planning", "applying", "costs", "data", "optimizer",  # what is wished for, and done
     "verification", "growth", "training", "plotting",

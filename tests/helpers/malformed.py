@@ -11,7 +11,7 @@ import numpy as np
 
 from grow.checkpoint.reader import INDEX, SINGLE
 from grow.errors import GrowError
-from grow.files.header import DTYPES
+from grow.notation.dtypes import FILE_DTYPES
 
 CONFIG = {
     "model_type": "llama",
@@ -40,7 +40,7 @@ def entry(shape=(2, 4), offsets=(0, 32), dtype="F32") -> dict:
 def serialised(tensors: dict[str, np.ndarray]) -> bytes:
     header, data = {}, b""
     for name, value in tensors.items():
-        code = next(code for code, (_, dtype) in DTYPES.items() if dtype == value.dtype)
+        code = next(code for code, (_, dtype) in FILE_DTYPES.items() if dtype == value.dtype)
         header[name] = entry(value.shape, (len(data), len(data) + value.nbytes), code)
         data += value.tobytes()
     return framed(header, data)

@@ -10,7 +10,8 @@ import transformers as hf
 from probe_cases import TEXT, asked
 
 from grow.errors import Refused
-from grow.models.true_float64 import TrueFloat64, load, quiet
+from grow.models.float64_mode import TrueFloat64
+from grow.models.true_float64 import load, quiet
 from grow.verification.outputs.compare import CannotRun, difference, flatten, run
 from grow.verification.probes import FULL_LIMIT, Probe, Probes, probes
 from grow.verification.probes.audio import frames

@@ -12,7 +12,8 @@ from edited_models import BERT, LLAMA, Edit, derive, exact, make, only
 from safetensors.torch import load_file
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
-from grow.models.true_float64 import TrueFloat64, load, model_class, tensors
+from grow.models.float64_mode import TrueFloat64
+from grow.models.true_float64 import load, model_class, tensors
 from grow.verification.checks.behaviour import cached_decoding, save_reload
 from grow.verification.outputs import pair as pair_module
 from grow.verification.outputs.compare import difference, run

@@ -9,7 +9,7 @@ from typing import Any
 
 from grow.applying.engine import write_items
 from grow.errors import BadInput, GrowError, Refused
-from grow.files.distributed_checkpoint import check_owner
+from grow.files.distributed_index import check_owner
 from grow.optimizer.dual_rule import POLICIES
 from grow.optimizer.state.find import SHARDED, kind_of, open_state
 from grow.optimizer.state.grown_entries import anew, items_of

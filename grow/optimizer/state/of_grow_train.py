@@ -6,12 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from grow.errors import GrowError
 from grow.files.distributed_checkpoint import PiecedFolder
-from grow.notation.dtypes import RAW
+from grow.files.stored_rows import read_rows
 from grow.optimizer.state.stored_state import Carried, Info, TrainingState, as_tensor, damaged
 from grow.optimizer.state.train_json import STATE, read_train
 
@@ -29,12 +28,10 @@ class ShardedState(TrainingState):
 
     def read(self, name: str, first: int, end: int) -> torch.Tensor:
         t = self.folder.tensors[name]
-        width = t.nbytes // max(1, t.shape[0] if t.shape else 1)
         try:
-            raw = self.folder.read(t, first * width, end * width)
+            values = read_rows(self.folder, t, first, end).copy()
         except GrowError as error:
             raise damaged(self.path, f"{error.where} {error.what}") from None
-        values = np.frombuffer(raw, dtype=RAW[t.dtype]).copy()
         return as_tensor(values, t.dtype, (end - first, *t.shape[1:]) if t.shape else ())
 
     def close(self) -> None:

@@ -8,7 +8,6 @@ The document is written last. A state whose files are not those that it names is
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,9 @@ import torch
 from grow.checkpoint.reader import Checkpoint, open_tensors
 from grow.errors import GrowError
 from grow.files.regular import is_there, read_json
+from grow.files.stored_rows import read_rows
 from grow.files.writer import write_json
-from grow.notation.dtypes import BITS, ITEMSIZE, RAW
+from grow.notation.dtypes import BITS, RAW
 from grow.optimizer.state.stored_state import Carried, Info, TrainingState, as_tensor, bytes_of, damaged
 from grow.optimizer.state.train_json import STATE, TRAIN
 from grow.planning.tensor import flat
@@ -77,9 +77,7 @@ class WrittenState(TrainingState):
 
     def read(self, name: str, first: int, end: int) -> torch.Tensor:
         info = self.files.tensors[name]
-        columns = math.prod(info.shape[1:])
-        width = columns * ITEMSIZE[info.dtype]
-        raw = np.frombuffer(self.files.read(info, first * width, end * width), dtype=RAW[info.dtype]).copy()
+        raw = read_rows(self.files, info, first, end).copy()
         return as_tensor(raw, info.dtype, (end - first, *info.shape[1:]) if info.shape else ())
 
     def mapped(self, name: str) -> torch.Tensor:

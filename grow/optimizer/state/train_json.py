@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.errors import BadInput
-from grow.files.distributed_checkpoint import INDEX
+from grow.files.distributed_index import INDEX
 from grow.files.header import show
 from grow.files.regular import is_there, read_json
 from grow.spelling import option

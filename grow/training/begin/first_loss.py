@@ -12,7 +12,7 @@ import torch
 
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.files.locate import locate
-from grow.models.true_float64 import TrueFloat64
+from grow.models.float64_mode import TrueFloat64
 from grow.optimizer.state.find import open_state
 from grow.planning.record import read_record
 from grow.processes import World

@@ -19,8 +19,10 @@ from grow.checkpoint.reader import Checkpoint
 from grow.costs.process_memory import READ_AT_ONCE
 from grow.errors import BadInput, Refused
 from grow.files.header import TensorInfo
+from grow.files.stored_rows import read_rows
 from grow.models import gradient_checkpointing
-from grow.models.true_float64 import LOCAL, TrueFloat64, load, model_class, quiet
+from grow.models.float64_mode import TrueFloat64
+from grow.models.true_float64 import LOCAL, load, model_class, quiet
 from grow.notation.dtypes import RAW
 from grow.notation.numbers import widen
 from grow.processes import World
@@ -99,11 +101,10 @@ def _fill(model: Any, checkpoint: Checkpoint, stored: dict[str, TensorInfo]) -> 
     for name, p in model.named_parameters():
         info, into = stored[name], local(p)
         (first, end), columns = rows_of(p), math.prod(info.shape[1:])
-        raw = RAW[info.dtype]
-        width, height = columns * raw.itemsize, max(1, READ_AT_ONCE // max(1, columns))
+        height = max(1, READ_AT_ONCE // max(1, columns))
         for at in range(first, end, height):
             stop = min(at + height, end)
-            some = np.frombuffer(checkpoint.read(info, at * width, stop * width), dtype=raw)
+            some = read_rows(checkpoint, info, at, stop)
             values = torch.from_numpy(widen(some, info.dtype, np.dtype(np.float32)).reshape(-1, *info.shape[1:]))
             _check_finite(values, checkpoint, name)
             into[at - first : stop - first].copy_(values)

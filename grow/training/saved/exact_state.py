@@ -19,7 +19,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
 from grow.errors import BadInput, listing
-from grow.files.distributed_checkpoint import INDEX, IndexUnpickler, PiecedFolder
+from grow.files.distributed_checkpoint import PiecedFolder
+from grow.files.distributed_index import INDEX, IndexUnpickler
 from grow.files.regular import opened
 from grow.processes import World
 from grow.training.step.parameter_groups import prepare_states, states

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from grow.architectures.common_fields import POSITIONS
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
+from grow.models.float64_mode import TrueFloat64
 from grow.models.tokenizers import load_tokenizer
-from grow.models.true_float64 import TrueFloat64
 from grow.training.settings.limits import MEANINGS
 from grow.training.settings.run_settings import Settings
 from grow.training.text.objectives import IGNORED

@@ -20,10 +20,11 @@ from grow.applying.sentence_modules import SETTINGS, Module, pooling_modes, read
 from grow.applying.sentence_vectors import vectors
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import GrowError
+from grow.files.allowed_files import inside
 from grow.files.header import show
-from grow.files.locate import inside
 from grow.files.regular import MAX_BESIDE, read_file
-from grow.models.true_float64 import TrueFloat64, quiet
+from grow.models.float64_mode import TrueFloat64
+from grow.models.true_float64 import quiet
 from grow.planning.readback import fold
 from grow.verification.outputs.pair import Differs, NoRoom, Pair, Side
 from grow.verification.result import Check

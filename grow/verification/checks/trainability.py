@@ -18,7 +18,8 @@ import torch
 
 from grow.architectures.match import numberless
 from grow.models.experts import asked, in_files
-from grow.models.true_float64 import SMALL, TrueFloat64
+from grow.models.float64_mode import TrueFloat64
+from grow.models.true_float64 import SMALL
 from grow.notation.axes import GAIN, READ, SHIFT
 from grow.planning.tensor import TensorPlan
 from grow.verification.outputs.compare import RUN_ERRORS

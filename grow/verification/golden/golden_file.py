@@ -24,8 +24,9 @@ import numpy as np
 
 from grow.errors import BadInput
 from grow.files.finished import keep
-from grow.files.header import DTYPES, open_regular, parse_header, read_exactly, show, strict_json
+from grow.files.header import open_regular, parse_header, read_exactly, show, strict_json
 from grow.files.owned import check_file
+from grow.notation.dtypes import FILE_DTYPES
 from grow.verification.golden import sketch
 from grow.verification.golden.content import SCHEMA, Asked, Floor, Golden, Sketches, pack, unpack
 from grow.verification.golden.sketch import Sketch
@@ -60,7 +61,7 @@ def write(golden: Golden, *, overwrite: bool = False) -> None:
         "__metadata__": {"format": FORMAT, "golden": text, "sha256": _digest(text, arrays)},
     }
     at = 0
-    codes = {kind: code for code, (_, kind) in DTYPES.items() if kind is not None and code != "BF16"}
+    codes = {kind: code for code, (_, kind) in FILE_DTYPES.items() if kind is not None and code != "BF16"}
     for name, value in sorted(arrays.items()):
         entry = {"dtype": codes[value.dtype], "shape": list(value.shape), "data_offsets": [at, at + value.nbytes]}
         header[name], at = entry, at + value.nbytes
@@ -109,7 +110,7 @@ def read(path: str | os.PathLike) -> Golden:
             )
         arrays = {}
         for name, info in infos.items():
-            kind = DTYPES[info.dtype][1]
+            kind = FILE_DTYPES[info.dtype][1]
             if kind is None:
                 raise BadInput(where, what=f"{show(name)} has dtype {info.dtype}", why="no golden file has", fix=RECORD)
             raw = read_exactly(fd, info.nbytes, info.offset, f"{where}: {show(name)}")
