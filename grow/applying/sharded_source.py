@@ -30,7 +30,7 @@ from grow.files.locate import companions, inside
 from grow.files.regular import MAX_BESIDE, read_file
 from grow.files.writer import write_json
 from grow.notation.dtypes import NAMES, RAW
-from grow.planning.tensor import flat
+from grow.notation.origins import flat
 from grow.processes import World
 
 WRAPPERS = ("", "model.", "app.model.", "module.", "model.module.", "state_dict.")

@@ -13,6 +13,7 @@ from grow.errors import BadInput, Refused, listing
 from grow.files.foreign_names import CAST, told
 from grow.notation.axes import INDICES, Row
 from grow.notation.dtypes import BITS
+from grow.notation.origins import AS_IT_IS, Constant, Drawn, Read, SourcePart, Stack
 
 
 class Stored(Protocol):
@@ -25,29 +26,36 @@ class Stored(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
 
+Origin = Read | Constant | Drawn | Stack["Matched"]
+
+
 @dataclass(frozen=True)
 class Matched:
-    """A stored tensor and its row; `canonical` is its name in the table with the layer filled in.
+    """A tensor of the model and its row; `canonical` is its name in the table with the layer filled in.
 
-    What a dense model is when it is read as one with experts (`grow.upcycle`) is not stored as such:
-    source  the stored tensor that the numbers come from, "" for the one of this name
-    corner  (row, column) where this part of it begins
-    parts   for a stack of matrices: where each comes from
-    fill, rms, repeat, factor   as in `tensors.TensorPlan`
+    It is stored as such, unless a dense model is read as one with experts (`grow.upcycle`):
+    old     what is stored in its place
+    origin  where its numbers come from
     """
 
     name: str
     canonical: str
     row: Row
-    dtype: str
-    shape: tuple[int, ...]
-    source: str = ""
-    corner: tuple[int, int] = (0, 0)
-    parts: tuple[Matched, ...] = ()
-    fill: float | str | None = None
-    rms: float | None = None
-    repeat: int = 1
-    factor: float = 1.0
+    old: SourcePart
+    origin: Origin = AS_IT_IS
+
+    @property
+    def dtype(self) -> str:
+        return self.old.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.old.shape
+
+    @property
+    def parts(self) -> tuple[Matched, ...]:
+        """The matrices that it is made of."""
+        return self.origin.pieces if isinstance(self.origin, Stack) else (self,)
 
     def index(self, axis: str) -> int | None:
         """Of its layer or expert; None for a tensor that is there once."""
@@ -131,7 +139,7 @@ def match(architecture: Architecture, stored: Mapping[str, Stored], where: str) 
             found[canon] = name
             info, row = stored[name], expected[canon]
             problems.extend((name, *fault) for fault in _faults(family, row, info, sizes))
-            tensors.append(Matched(name, canon, row, info.dtype, tuple(info.shape)))
+            tensors.append(Matched(name, canon, row, SourcePart(name, info.dtype, tuple(info.shape))))
     missing = [c for c, row in expected.items() if c not in found and not row.optional]
     _report(architecture, where, names, problems, unexpected, missing)
     return Match(architecture, tuple(tensors), tuple((n, found[t]) for n, t in duplicates), stale)

@@ -22,6 +22,7 @@ from grow.architectures.match import Match, Matched, match
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
 from grow.growth.in_memory import ModelSource
+from grow.notation.origins import SourcePart
 from grow.optimizer.dual_rule import new_entries_of
 from grow.planning.assemble import assemble
 from grow.planning.read_as_experts import experts_of
@@ -71,11 +72,10 @@ def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorP
         if expert is not None and expert >= record.sizes["experts"]:
             continue
         shape = tuple(dim.size(record.sizes) for dim in t.row.signature.dims)
-        if layer is not None:
-            to = depth.source[layer]
-            t = replace(t, name=t.at(t.name, layers=to), canonical=t.at(t.canonical, layers=to))
+        at = {} if layer is None else {"layers": depth.source[layer]}
+        name, canonical = t.at(t.name, **at), t.at(t.canonical, **at)
         if not _parted(before, t):
-            source.append(replace(t, shape=shape))
+            source.append(Matched(name, canonical, t.row, SourcePart(name, t.dtype, shape)))
     matched = Match(before, tuple(source), (), ())
     try:
         tensors, _ = assemble(matched, record.change, {t.name: t.dtype for t in source})

@@ -29,7 +29,7 @@ from grow.notation.axes import GAIN, READ, SHIFT
 from grow.notation.dtypes import BITS, SMALLEST, STORES
 from grow.notation.maps import BLEND, MEAN, SILENT, UNREAD, AxisMap, is_power_of_two
 from grow.notation.numbers import narrow, widen
-from grow.planning.change import DRAWN
+from grow.notation.origins import Drawn
 from grow.planning.tensor import HALVED, TensorPlan
 
 F64 = np.dtype(np.float64)
@@ -162,7 +162,7 @@ def _check_part(t: TensorPlan, name: str, begin: int, source: Checkpoint, grown:
     times = t.factor * len(among)
 
     def old(a: int, b: int) -> np.ndarray:
-        found = widen(part_rows(source, t, a, b), t.source_dtype, F64)
+        found = widen(part_rows(source, t.old, a, b), t.source_dtype, F64)
         return found * times if times != 1 else found
 
     def read(rows: np.ndarray, tensor: str, first: int) -> np.ndarray:
@@ -212,7 +212,7 @@ def _check_filled(check: TensorCheck, new: Callable) -> None:
     step = max(1, BLOCK // max(1, columns)) * t.repeat
     for some in _blocks(np.arange(rows), step):
         g = new(some)
-        if t.fill == DRAWN:
+        if isinstance(t.origin, Drawn):
             check._note(~np.isfinite(g), g, np.zeros_like(g), some, "a drawn weight is finite")
             first = g[np.arange(len(g)) // t.repeat * t.repeat]
             check._note(g != first, g, first, some, "slices of one expert have one row in the router")

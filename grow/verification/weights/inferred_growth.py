@@ -23,7 +23,8 @@ from grow.checkpoint.reader import Checkpoint
 from grow.errors import GrowError
 from grow.notation.dtypes import BITS, STORES
 from grow.notation.operators import OPERATORS
-from grow.planning.change import DRAWN, ROUTES
+from grow.notation.origins import Drawn
+from grow.planning.change import ROUTES
 from grow.planning.growth_options import GrowthOptions, UpcyclingOptions
 from grow.planning.methods import DEFAULT, METHODS
 from grow.planning.plan import Plan, plan_for
@@ -102,7 +103,9 @@ def _followed(replay: Replay) -> float:
 def _follows(replay: Replay, t: TensorPlan) -> bool:
     """Whether a tensor is what the growth makes it; of one that is drawn nobody can tell."""
     info = replay.grown.tensors.get(t.name)
-    return info is not None and info.shape == t.new_shape and t.fill != DRAWN and replay.fault(t) is None
+    return (
+        info is not None and info.shape == t.new_shape and not isinstance(t.origin, Drawn) and replay.fault(t) is None
+    )
 
 
 def _numbers(t: TensorPlan) -> int:

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -70,10 +69,7 @@ class Replay:
     def _as_stored(self, t: TensorPlan) -> TensorPlan:
         """The tensor in the dtype that it has in the grown file, whatever it came from."""
         info = self.grown.tensors.get(t.name)
-        if info is None or info.dtype not in BITS:
-            return t
-        pieces = tuple((begin, replace(piece, dtype=info.dtype)) for begin, piece in t.pieces)
-        return replace(t, dtype=info.dtype, pieces=pieces)
+        return t if info is None or info.dtype not in BITS else t.stored_as(info.dtype)
 
     def _not_the_source(self) -> BadInput:
         return BadInput(

@@ -78,7 +78,7 @@ def recover_tensor(name: str, begin: int, t: TensorPlan, replay: Replay) -> Reco
     worst = 0.0
     among = t.share.among if t.share else ((name, begin),)
     for start, stop, values, terms in old_rows(t, _reader(replay.grown, t, among)):
-        raw = part_rows(replay.source, t, start, stop)
+        raw = part_rows(replay.source, t.old, start, stop)
         wanted = widen(raw, t.source_dtype, F64)
         back = values if unit == 0 else widen(narrow(values, t.source_dtype), t.source_dtype, F64)
         differs = back != wanted  # the sign of a zero is not a number
