@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from grow.notation.axes import LOOKUPS, READ, WRITE, Signature
 from grow.notation.dtypes import ITEMSIZE
 from grow.notation.maps import AxisMap
-from grow.notation.origins import AS_IT_IS, Constant, Drawn, Read, SourcePart, Stack, Twin, flat
+from grow.notation.origins import AS_IT_IS, Constant, Drawn, Read, SourcePart, Stack, flat
 
 SPLITS = ("exact", "even", "noisy", "diagonal")
 """How copies share a consumer's weight.
@@ -107,65 +107,3 @@ class TensorPlan:
         if isinstance(origin, Stack):
             origin = Stack(tuple(piece.stored_as(dtype, before=before) for piece in origin.pieces))
         return replace(self, dtype=dtype, old=old, origin=origin)
-
-    # Names of before
-
-    @property
-    def source_dtype(self) -> str:
-        return self.old.dtype
-
-    @property
-    def corner(self) -> tuple[int, int]:
-        return self.old.corner
-
-    @property
-    def fill(self) -> float | str | None:
-        match self.origin:
-            case Constant(value=value):
-                return value
-            case Drawn():
-                return "drawn"
-        return None
-
-    @property
-    def rms(self) -> float | None:
-        return self.origin.rms if isinstance(self.origin, Drawn) else None
-
-    @property
-    def repeat(self) -> int:
-        return self.origin.repeat if isinstance(self.origin, Drawn) else 1
-
-    @property
-    def factor(self) -> float:
-        return self.origin.factor if isinstance(self.origin, Read) else 1.0
-
-    @property
-    def low(self) -> float | None:
-        return self.origin.low if isinstance(self.origin, Read) else None
-
-    @property
-    def again(self) -> bool:
-        return isinstance(self.origin, Read) and self.origin.again
-
-    @property
-    def above(self) -> str:
-        return self.origin.above.tensor if isinstance(self.origin, Read) and self.origin.above else ""
-
-    @property
-    def copy(self) -> int:
-        return self.origin.twin.place if isinstance(self.origin, Read) and self.origin.twin else 0
-
-    @property
-    def share(self) -> Twin | None:
-        return self.origin.twin if isinstance(self.origin, Read) and self.origin.among else None
-
-    @property
-    def redraw(self) -> tuple[float, str, int] | None:
-        if not isinstance(self.origin, Read) or not self.origin.twin or not self.origin.twin.redraw:
-            return None
-        redraw = self.origin.twin.redraw
-        return redraw.share, redraw.name, redraw.dim
-
-    @property
-    def pieces(self) -> tuple[tuple[int, TensorPlan], ...]:
-        return self.parts if isinstance(self.origin, Stack) else ()

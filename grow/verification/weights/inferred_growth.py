@@ -65,7 +65,7 @@ def supposed(source: Checkpoint, grown: Checkpoint) -> Replay | None:
 def stores_all(replay: Replay) -> bool:
     """Whether this growth rounds nothing, and what lies in the files has room for every bit of the source."""
     exact = replay.record.storage == "bit-exact"
-    return exact and all(t.source_dtype in STORES[t.dtype] for whole in replay.tensors for _, t in whole.parts)
+    return exact and all(t.old.dtype in STORES[t.dtype] for whole in replay.tensors for _, t in whole.parts)
 
 
 def misfit(replay: Replay) -> dict[str, Any] | None:
