@@ -254,6 +254,7 @@ class MatrixRows:
         """(rows or 1, columns) True where copy k of these old rows does not meet its copy of a column."""
         assert self.rows is not None
         assert self.cols is not None
+        other: np.ndarray
         if self.row_reads:
             among = self.rows.counts[old]
             among = among[:1] if (among == among[0]).all() else among

@@ -261,6 +261,7 @@ class _Matrix:
         """(rows, columns) True where a copy of a unit does not read this copy of its input: a diagonal split."""
         (rows, cols), (row, col) = self.maps, map(copy_number, self.maps)
         row, source = row[:, None], rows.source[:, None]
+        other: np.ndarray
         if self.reads[0]:
             other = col % np.maximum(1, rows.counts)[source] != row
         else:
@@ -280,7 +281,8 @@ def blend(seed: int, row: int, count: int) -> np.ndarray:
     """(count,) positive numbers that sum to 1, all such being equally likely; the same for every tensor of an axis."""
     noise = Noise(seed, "blend", row).one_to_two((count,), F64)
     drawn = -np.log(2 - noise)  # on (0, ∞): exponentials, normalised, are uniform on the simplex
-    return drawn / drawn.sum()
+    shares: np.ndarray = drawn / drawn.sum()
+    return shares
 
 
 def _drawn(t: TensorPlan, origin: Drawn, old: np.ndarray, seed: int, block: int) -> Rows:

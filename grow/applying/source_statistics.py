@@ -39,8 +39,9 @@ class SourceStatistics:
     def rms(self) -> float:
         """Of fresh rows: √mean(w²) of the old ones; a unit that reads more inputs keeps its scale."""
         t, width = self.t, self.t.matrix[1]
-        rms = np.sqrt(self.squares / max(1, self.count * width)) or (UNSEEN_RMS if len(t.shape) > 1 else 0.0)
-        return rms * (abs(self.factor) * np.sqrt(width / t.new_matrix[1]))
+        old = np.sqrt(self.squares / max(1, self.count * width)) or (UNSEEN_RMS if len(t.shape) > 1 else 0.0)
+        rms: float = old * (abs(self.factor) * np.sqrt(width / t.new_matrix[1]))
+        return rms
 
     @property
     def mean(self) -> np.ndarray:

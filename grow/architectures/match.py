@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -145,7 +145,8 @@ def match(architecture: Architecture, stored: Mapping[str, Stored], where: str) 
     return Match(architecture, tuple(tensors), tuple((n, found[t]) for n, t in duplicates), stale)
 
 
-def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]):
+def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    """(what, why) for everything that a stored tensor is not and should be."""
     if info.dtype not in BITS:
         yield f"has dtype {info.dtype}, wanted one of {', '.join(BITS)}", DTYPE
     dims = row.signature.dims
@@ -159,7 +160,14 @@ def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]):
         yield f"has shape {shape}, the config says {wanted}: {row.signature}, {', '.join(fields)}", SHAPE
 
 
-def _check_count(family, axis: str, sizes, patterns, canonicals: set[str], where: str) -> None:
+def _check_count(
+    family: Family,
+    axis: str,
+    sizes: Mapping[str, int],
+    patterns: Mapping[str, re.Pattern[str]],
+    canonicals: set[str],
+    where: str,
+) -> None:
     """Compare depths before anything of size `layers` is built: config.json may say 10^6. Experts likewise."""
     indices = set()
     for name in canonicals:
@@ -216,7 +224,17 @@ def _check_strange(names: Mapping[str, str | None], stored: Mapping[str, Stored]
         raise Refused(where, what=reason.what, details=details, why=reason.why, fix=reason.fix)
 
 
-def _report(architecture: Architecture, where, names, problems, unexpected, missing) -> None:
+Problem = tuple[str, str, str]  # a tensor's name, what is wrong with it, and why that matters
+
+
+def _report(
+    architecture: Architecture,
+    where: str,
+    names: Mapping[str, str | None],
+    problems: Sequence[Problem],
+    unexpected: Sequence[str],
+    missing: Sequence[str],
+) -> None:
     """Raises one error for all faults; each kind is told with what stock loading does there."""
     if not (problems or unexpected or missing):
         return
@@ -248,7 +266,14 @@ def _report(architecture: Architecture, where, names, problems, unexpected, miss
     )
 
 
-def _own_fix(architecture: Architecture, names, problems, unexpected, missing, where: str) -> str:
+def _own_fix(
+    architecture: Architecture,
+    names: Mapping[str, str | None],
+    problems: Sequence[Problem],
+    unexpected: Sequence[str],
+    missing: Sequence[str],
+    where: str,
+) -> str:
     """What to do where all faults are of one kind that is not damage, "" for others."""
     if problems and {why for _, _, why in problems} == {DTYPE} and not (unexpected or missing):
         return CAST.format(dtype="float32").replace("SRC", where)
@@ -267,7 +292,7 @@ def _own_fix(architecture: Architecture, names, problems, unexpected, missing, w
     return ""
 
 
-def check_duplicates(match: Match, equal) -> None:
+def check_duplicates(match: Match, equal: Callable[[str, str], bool]) -> None:
     """A tied table stored twice must be the same twice; `equal(a, b)` compares two stored tensors."""
     for name, table in match.duplicates:
         if not equal(name, table):
