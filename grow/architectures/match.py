@@ -34,23 +34,23 @@ class Matched:
     """A tensor of the model and its row; `canonical` is its name in the table with the layer filled in.
 
     It is stored as such, unless a dense model is read as one with experts (`grow.upcycle`):
-    old     what is stored in its place
+    stored  what is there in its place
     origin  where its numbers come from
     """
 
     name: str
     canonical: str
     row: Row
-    old: SourcePart
+    stored: SourcePart
     origin: Origin = AS_IT_IS
 
     @property
     def dtype(self) -> str:
-        return self.old.dtype
+        return self.stored.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.old.shape
+        return self.stored.shape
 
     @property
     def parts(self) -> tuple[Matched, ...]:

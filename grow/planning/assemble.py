@@ -14,11 +14,13 @@ from grow.architectures.architecture import Architecture
 from grow.architectures.family import Tie
 from grow.architectures.match import Match, Matched, Origin
 from grow.notation.axes import WRITE, Row, Signature
+from grow.notation.dim_maps import dim_map
 from grow.notation.maps import AxisMap
 from grow.notation.origins import Constant, Drawn, Read, Redrawn, SourcePart, Stack, Twin
 from grow.planning.change import Change, Treatment, layer_maps, treat
-from grow.planning.dim_maps import DimMaps, grown
 from grow.planning.tensor import TensorPlan, roles_of
+
+DimMaps = tuple[AxisMap | None, ...]  # one per stored dim, None where nothing changes
 
 
 def assemble(matched: Match, change: Change, dtypes: Mapping[str, str]) -> tuple[tuple[TensorPlan, ...], str]:
@@ -83,7 +85,7 @@ class _Assembly:
         old_expert = None if expert is None else int(maps["experts"].source[expert])
         old = self.stored[row.name, old_layer, old_expert]
         inserted = layer is not None and change.depth.new[layer] and not treatment.moved
-        dims, shape = grown(row.signature, old.shape, maps)
+        dims, shape = _grown(row.signature, old.shape, maps)
         dtype, treated = self.dtypes[old.name], _treated(old.origin, treatment.origin)
         origin: Read | Constant | Drawn | Stack[TensorPlan]
         if row.signature.stacked and isinstance(treated, (Read, Stack)):
@@ -97,15 +99,15 @@ class _Assembly:
         else:
             origin = treated
         tied = self.tie is not None and self.parted is None and canonical in self.tie.norms
-        return TensorPlan(name, canonical, row.signature, dims, old.old, shape, dtype, origin, tied, inserted)
+        return TensorPlan(name, canonical, row.signature, dims, old.stored, shape, dtype, origin, tied, inserted)
 
     def head(self, tie: Tie) -> TensorPlan:
         """The tied table once more, as the head that parts from it."""
         row = next(row for row in self.source.family.rows if row.name == tie.head)
         table = next(t for t in self.matched.tensors if t.canonical == tie.table)
-        dims, shape = grown(row.signature, table.shape, self.change.maps)
+        dims, shape = _grown(row.signature, table.shape, self.change.maps)
         dtype, origin = self.dtypes[table.name], Read(again=True)
-        return TensorPlan(tie.head, tie.head, row.signature, dims, table.old, shape, dtype, origin)
+        return TensorPlan(tie.head, tie.head, row.signature, dims, table.stored, shape, dtype, origin)
 
     def _read(self, place: _Place, old: Matched, treated: Read, dims: DimMaps, above: Matched | None) -> Read:
         """above  the old tensor of the next layer"""
@@ -119,7 +121,7 @@ class _Assembly:
         return Read(
             treated.factor,
             low=change.low if tokens else None,
-            above=above.old if above is not None and copied else None,
+            above=above.stored if above is not None and copied else None,
             twin=None if place.expert is None else self._twin(place, row.signature, place.expert, spot),
             again=experts is not None and change.read_again(row.name, experts.shared),
         )
@@ -139,24 +141,26 @@ class _Assembly:
         height    rows of each new expert
         """
         change, row = self.change, place.row
-        silent = inserted and change.upcycling is None and not change.shared(row)
+        alike = inserted and change.upcycling is None and not change.shared(row)  # copies: what they write is 0
+
+        def spot(expert: int) -> tuple[str, int]:
+            return place.name, expert * height
+
         for expert, old_expert in enumerate(maps["experts"].source.tolist()):
-            unlike = silent and change.copies(expert)[0] < expert
+            further = change.copies(expert)[0] < expert
             for number, old in enumerate(matrices[old_expert]):
-                signature, origin = old.row.signature, old.origin
-                dims, shape = grown(signature, old.shape, maps)
-                made: Read | Constant | Drawn
-                if isinstance(origin, Stack):
+                signature, made = old.row.signature, old.origin
+                dims, shape = _grown(signature, old.shape, maps)
+                if isinstance(made, Stack):
                     raise TypeError(f"{place.name}: a stack of stacks")
-                elif unlike:
+                if alike and further:
                     made = Drawn()
-                elif isinstance(origin, Read):
-                    spot = lambda k: (place.name, k * height)  # noqa: E731
-                    made = Read(origin.factor, twin=self._twin(place, signature, expert, spot))
-                else:
-                    made = origin
+                elif isinstance(made, Read):
+                    made = Read(made.factor, twin=self._twin(place, signature, expert, spot))
                 name = f"{place.name}[{expert}.{number}]"
-                yield TensorPlan(name, place.canonical, signature, dims, old.old, shape, dtype, made, inserted=inserted)
+                yield TensorPlan(
+                    name, place.canonical, signature, dims, old.stored, shape, dtype, made, inserted=inserted
+                )
 
     def _twin(
         self, place: _Place, signature: Signature, expert: int, spot: Callable[[int], tuple[str, int]]
@@ -198,8 +202,23 @@ def _matrices(old: Matched, origin: Read | Stack[Matched], experts: int) -> list
         each = len(origin.pieces) // experts
         return [origin.pieces[i * each : (i + 1) * each] for i in range(experts)]
     row, (_, height, width) = replace(old.row, signature=old.row.signature.part), old.shape
-    parts = [SourcePart(old.old.tensor, old.dtype, (height, width), (i * height, 0)) for i in range(experts)]
+    parts = [SourcePart(old.stored.tensor, old.dtype, (height, width), (i * height, 0)) for i in range(experts)]
     return [(Matched(old.name, old.canonical, row, part, origin),) for part in parts]
+
+
+def _grown(
+    signature: Signature, shape: tuple[int, ...], maps: Mapping[str, AxisMap]
+) -> tuple[DimMaps, tuple[int, ...]]:
+    """The map of each dimension of a tensor, and the shape that it gets."""
+    sizes = {
+        label.axis: size - label.extra
+        for dim, size in zip(signature.dims, shape)
+        for label in dim.labels
+        if len(dim.labels) == 1
+    }
+    sizes |= {"heads": maps["heads"].n, "kv_heads": maps["kv_heads"].n, "head_dim": maps["head_dim.v"].n}
+    dims = tuple(dim_map(dim, maps, sizes) for dim in signature.dims)
+    return dims, tuple(n if m is None else m.m for m, n in zip(dims, shape))
 
 
 def _writes_copies(signature: Signature, dims: DimMaps) -> bool:

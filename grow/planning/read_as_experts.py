@@ -250,7 +250,7 @@ def _experts(
         corner: tuple[int, int] = (0, 0),
     ) -> Matched:
         name = row.name.replace("{layers}", str(layer)).replace("{experts}", str(expert))
-        return Matched(name, name, row, SourcePart(like.old.tensor, like.dtype, shape, corner), origin)
+        return Matched(name, name, row, SourcePart(like.stored.tensor, like.dtype, shape, corner), origin)
 
     def slice_of(row: Row, dense: str, s: int) -> Matched:
         like = ffn[dense]

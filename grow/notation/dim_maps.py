@@ -1,28 +1,12 @@
-"""The map of each stored dimension of a tensor, made of the maps of its spaces."""
+"""The map of a stored dimension, made of the maps of its spaces."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
 
-from grow.notation.axes import Dim, Label, Signature
+from grow.notation.axes import Dim, Label
 from grow.notation.maps import AxisMap, behind, concatenate, identity, product
-
-DimMaps = tuple[AxisMap | None, ...]
-"""One per stored dimension, None where nothing changes."""
-
-
-def grown(signature: Signature, shape: tuple[int, ...], maps: Mapping[str, AxisMap]) -> tuple[DimMaps, tuple[int, ...]]:
-    """The map of each dimension of a tensor, and the shape that it gets."""
-    sizes = {
-        label.axis: size - label.extra
-        for dim, size in zip(signature.dims, shape)
-        for label in dim.labels
-        if len(dim.labels) == 1
-    }
-    sizes |= {"heads": maps["heads"].n, "kv_heads": maps["kv_heads"].n, "head_dim": maps["head_dim.v"].n}
-    dims = tuple(dim_map(dim, maps, sizes) for dim in signature.dims)
-    return dims, tuple(n if m is None else m.m for m, n in zip(dims, shape))
 
 
 def dim_map(dim: Dim, maps: Mapping[str, AxisMap], sizes: Mapping[str, int]) -> AxisMap | None:
