@@ -26,8 +26,9 @@ from grow.notation.axes import Dim
 from grow.notation.origins import SourcePart
 from grow.optimizer.dual_rule import new_entries_of
 from grow.planning.assemble import assemble
+from grow.planning.parsed_record import Record
 from grow.planning.read_as_experts import experts_of
-from grow.planning.record import NAME, Record
+from grow.planning.record import NAME
 from grow.planning.tensor import TensorPlan
 from grow.training.settings.schedule import rewarm
 from grow.training.sharding import local, part_of

@@ -25,7 +25,7 @@ from grow.errors import Refused
 from grow.notation.axes import READ
 from grow.notation.origins import Read
 from grow.optimizer.dual_rule import carries, factors
-from grow.planning.record import Record
+from grow.planning.parsed_record import Record
 from grow.planning.tensor import TensorPlan
 from grow.training.after_growth.new_entries import NewEntries, parts_of, tensors_of
 from grow.training.settings.run_settings import Settings

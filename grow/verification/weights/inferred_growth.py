@@ -27,9 +27,10 @@ from grow.notation.origins import Drawn
 from grow.planning.change import ROUTES
 from grow.planning.growth_options import GrowthOptions, UpcyclingOptions
 from grow.planning.methods import DEFAULT, METHODS
+from grow.planning.parsed_record import parse_record
 from grow.planning.plan import Plan, plan_for
 from grow.planning.read_as_experts import read_so
-from grow.planning.record import parse_record, record_of
+from grow.planning.record import record_of
 from grow.planning.tensor import TensorPlan
 from grow.verification.weights.recorded_growth import Replay
 

@@ -29,10 +29,10 @@ from grow.notation.dtypes import BITS
 from grow.notation.origins import Read
 from grow.planning.assemble import assemble
 from grow.planning.expert_slices import uncovered
+from grow.planning.parsed_record import Record
 from grow.planning.plan import Plan, grown_config, why_narrowed, why_rounded
 from grow.planning.read_as_experts import as_experts, chosen_experts
 from grow.planning.readback import output_readback, stream_readback
-from grow.planning.record import Record
 from grow.planning.tensor import TensorPlan
 from grow.verification.result import Check
 from grow.verification.weights.certificate import Fault, TensorCheck, check_tensor
