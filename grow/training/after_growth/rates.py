@@ -23,7 +23,7 @@ import torch
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import Refused
 from grow.notation.axes import READ
-from grow.notation.origins import Read
+from grow.notation.origins import Read, Stack
 from grow.optimizer.dual_rule import carries, factors
 from grow.planning.parsed_record import Record
 from grow.planning.tensor import TensorPlan
@@ -90,8 +90,8 @@ class Dimwise:
     vectors  of v and of γ, each shaped so that their product has the parameter's shape on this process
     """
 
-    def __init__(self, t: TensorPlan, read: Read, p: torch.nn.Parameter) -> None:
-        self.factor = read.factor
+    def __init__(self, t: TensorPlan, p: torch.nn.Parameter) -> None:
+        self.factor = t.origin.factor if isinstance(t.origin, Read) else 1.0
         self.values: list[torch.Tensor] = []
         self.gradients: list[torch.Tensor] = []
         for dim, f in enumerate(factors(t)):
@@ -120,9 +120,9 @@ class Stackwise:
         first, end = (row * height for row in rows_of(p))
         like = torch.nn.Parameter(own.new_empty(0))
         self.parts = [
-            (begin - first, begin - first + piece.new_shape[0], Dimwise(piece, piece.origin, like))
+            (begin - first, begin - first + piece.new_shape[0], Dimwise(piece, like))
             for begin, piece in t.parts
-            if first <= begin < end and carries(piece) and not piece.unchanged and isinstance(piece.origin, Read)
+            if first <= begin < end and carries(piece) and not piece.unchanged
         ]
 
     def __call__(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -137,7 +137,7 @@ def rated(t: TensorPlan, p: torch.nn.Parameter) -> Rated | None:
     """The implied rates of a parameter, None where all of them are 1."""
     if not carries(t) or t.unchanged:
         return None
-    return Dimwise(t, t.origin, p) if isinstance(t.origin, Read) else Stackwise(t, p)
+    return Stackwise(t, p) if isinstance(t.origin, Stack) else Dimwise(t, p)
 
 
 class Implied:
