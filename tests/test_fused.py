@@ -25,6 +25,7 @@ import grow
 from grow.applying.fused import layout
 from grow.errors import Refused
 from grow.integrations.trainer_state import load_trainer_state
+from grow.notation.origins import Stack
 from grow.optimizer.dual_rule import rates_of
 from grow.optimizer.state.parameter_names import bare_model
 from grow.optimizer.state.stored_state import POWERS
@@ -210,7 +211,7 @@ def test_rates_of_a_stack_are_those_of_its_matrices(tiny, tmp_path, monkeypatch)
     """Of the experts that a process holds, too; and what a row of an expert is summed over says μP's share."""
     growth = widen(tiny("mixtral"), tmp_path / "grown", to={"hidden": 36, "ffn": 42}, **COPIES)
     model = AutoModelForCausalLM.from_pretrained(growth.path).double()
-    stacks = [(p, t) for _, p, t in parts_of(model, growth.plan.tensors) if t.pieces]
+    stacks = [(p, t) for _, p, t in parts_of(model, growth.plan.tensors) if isinstance(t.origin, Stack)]
     assert len(stacks) == 4
     for p, t in stacks:
         wanted = rates_of(t)

@@ -142,7 +142,7 @@ def test_rows_of_a_stack_are_read_and_no_more(laid, monkeypatch):
         monkeypatch.setattr(source, "read", lambda i, a, b: spans.append(b - a) or read(i, a, b))
         plan = grow.plan(source.path, WIDER)
         t = next(t for t in plan.tensors if t.name == name)
-        rows = FileSource(source).rows(t, 2, 4)
+        rows = FileSource(source).rows(t.old, 2, 4)
         assert spans == [2 * info.shape[1] * 4]
     wanted = stored(source.path)[name.split(".block")[0] + ".mlp.experts.gate_up_proj"][3]
     assert np.array_equal(rows, wanted[info.shape[0] + 2 : info.shape[0] + 4].numpy())

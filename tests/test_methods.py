@@ -5,6 +5,7 @@ is ever called lossless.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import tiny as small
 import torch
 from models import VARIANTS, difference, outputs
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import grow
 from grow.architectures.architecture import Architecture
@@ -307,6 +308,20 @@ def test_aki_takes_further_copies_from_the_layer_above(variant, name, rows, tiny
             wanted = (origin if rows else origin.T)[i][in_map.source].double() * shares
             found = new[name.format(layer)]
             assert torch.allclose((found if rows else found.T)[j].double(), wanted, rtol=1e-6, atol=0)
+
+
+def test_the_layer_above_may_be_stored_in_another_dtype(tiny, tmp_path):
+    """Of its 16 bits read as others nothing would be left."""
+    shutil.copytree(tiny("llama", "bfloat16"), tmp_path / "mixed")
+    old = load_file(tmp_path / "mixed" / "model.safetensors")
+    old = {name: raw.float() * 1.001 if ".1." in name else raw for name, raw in old.items()}  # more bits than 8
+    save_file(old, tmp_path / "mixed" / "model.safetensors", {"format": "pt"})
+    ffn, name = sizes_of("llama")["ffn"], "model.layers.{}.mlp.up_proj.weight"
+    widen(tmp_path / "mixed", {"ffn": 2 * ffn}, tmp_path / "grown", method="bert2bert-aki", allow_lossy=True)
+    new = load_file(tmp_path / "grown" / "model.safetensors")[name.format(0)]
+    assert torch.equal(new[:ffn].bfloat16(), old[name.format(0)])
+    above = {tuple(row) for row in old[name.format(1)].to(new.dtype).tolist()}
+    assert {tuple(row) for row in new[ffn:].tolist()} <= above
 
 
 def test_lossy_models_in_memory(tiny):

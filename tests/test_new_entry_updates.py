@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from models import inputs, make
 from stock_trainer import Ids, same, trainer_of, weights
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import AutoModelForCausalLM, Trainer
+from transformers import Trainer
 
 import grow
 from grow.integrations import NewEntryUpdates, parameter_groups
@@ -163,11 +163,13 @@ def test_groups_part_all_parameters_by_what_is_new_and_by_trainers_decay(variant
         make_optimizer(groups)
 
 
-def test_a_folder_a_plan_and_a_growth_say_the_same(tmp_path):
-    source = tmp_path / "source"
-    make("llama-tied").save_pretrained(source)
+@pytest.mark.parametrize("variant", ["llama-tied", "llama-sequence", "llama-token"])
+def test_a_folder_a_plan_and_a_growth_say_the_same(variant, tmp_path):
+    """Also of a classifier, the number of whose labels no axis says."""
+    source, made = tmp_path / "source", make(variant)
+    made.save_pretrained(source)
     growth = grow.widen(source, TO, out=tmp_path / "grown", verify=False)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "grown")
+    model = type(made).from_pretrained(tmp_path / "grown")
     names = [
         [(g["entries"], g["param_names"]) for g in parameter_groups(model, made, lr=1e-3)]
         for made in (growth, growth.plan, tmp_path / "grown", str(tmp_path / "grown"))

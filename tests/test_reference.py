@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from grow.applying import filled_rows, matrix_rows, reference, source_statistics, tensor_rows
-from grow.applying.arithmetic import arithmetic
 from grow.applying.reference import grow_whole
 from grow.applying.row_methods import Path, path_of
 from grow.errors import BadInput, Refused
@@ -20,8 +19,8 @@ from grow.notation.dtypes import RAW
 from grow.notation.maps import BLEND, AxisMap, axis_map, concatenate, identity, product
 from grow.notation.numbers import narrow, widen
 from grow.notation.operators import OPERATORS, grow_head_dim, grow_heads
-from grow.planning.change import DRAWN
-from grow.planning.tensor import SPLITS, Share, TensorPlan
+from grow.notation.origins import Constant, Drawn, Read, Redrawn, SourcePart, Twin
+from grow.planning.tensor import SPLITS, TensorPlan
 
 DTYPES = {"F64": "F64", "F32": "F32", "F16": "F16", "BF16": "BF16", "BF16 to F32": "F32", "F32 to F64": "F64"}
 MATRICES = ("ffn <- hidden", "hidden -> ffn", "vocab -> hidden")
@@ -80,17 +79,17 @@ def planned(
     signature: str, dtype: str, maps: tuple[AxisMap | None, ...], shape: tuple[int, ...], **fields
 ) -> TensorPlan:
     new = tuple(n if m is None else m.m for m, n in zip(maps, shape))
-    source = dtype.split(" to ")[0]
-    return TensorPlan("new", "old", parse_signature(signature), maps, shape, new, source, DTYPES[dtype], **fields)
+    old = SourcePart("old", dtype.split(" to ")[0], shape)
+    return TensorPlan("new", "", parse_signature(signature), maps, old, new, DTYPES[dtype], **fields)
 
 
-def old_numbers(t: TensorPlan, seed: int) -> np.ndarray:
+def old_numbers(part: SourcePart, seed: int) -> np.ndarray:
     """N(0, 1) of several scales, signs and a row of zeros; stored."""
     draw = np.random.default_rng(seed)
-    values = draw.standard_normal(t.matrix) * 2.0 ** draw.integers(-8, 2, t.matrix)
-    if t.matrix[0] > 4 and t.matrix[1] > 1:
+    values = draw.standard_normal(part.matrix) * 2.0 ** draw.integers(-8, 2, part.matrix)
+    if part.matrix[0] > 4 and part.matrix[1] > 1:
         values[3] = 0
-    return narrow(values, t.source_dtype)
+    return narrow(values, part.dtype)
 
 
 def fast(t: TensorPlan, old: np.ndarray, split: str, block: int, above: np.ndarray | None, patch) -> np.ndarray:
@@ -102,15 +101,15 @@ def fast(t: TensorPlan, old: np.ndarray, split: str, block: int, above: np.ndarr
         times[first : first + len(rows)] += 1
 
     patch.setattr(tensor_rows, "BLOCK", block)
-    upper = None if above is None else lambda start, stop: above[start:stop]
-    tensor_rows.grow_tensor(t, lambda a, b: old[a:b], write, split=split, seed=7, read_above=upper)
+    stored = {t.old: old} if above is None else {t.old: old, t.origin.above: above}
+    tensor_rows.grow_tensor(t, lambda part, a, b: stored[part][a:b], write, split=split, seed=7)
     assert (times == 1).all()
     return new
 
 
 def agree(t: TensorPlan, split: str, patch, blocks: tuple[int, ...] = BLOCKS) -> bool:
-    old = old_numbers(t, 1)
-    above = old_numbers(t, 2) if t.above else None
+    old = old_numbers(t.old, 1)
+    above = old_numbers(t.origin.above, 2) if isinstance(t.origin, Read) and t.origin.above else None
     for block in blocks:
         found = fast(t, old, split, block, above, patch)
         wanted = grow_whole(t, old, split=split, seed=7, block=block, above=above)
@@ -148,27 +147,29 @@ def others(dtype: str) -> dict[str, TensorPlan]:
     small, more = operator("copies", "rms", 1.6)(7), operator("copies", "rms", 3)(11)
     unread, half = operator("unread", "elementwise", 1.6)(7), operator("copies", "rms", 2)(7)
     twice, mean = operator("copies", "rms", 2)(11), operator("mean", "layernorm", 1.6)(11)
-    shares = {f"expert {k}": dict(share=Share(k, (("a", 0), ("b", 0), ("c", 0)))) for k in range(3)}
-    redrawn = {"redrawn rows": dict(redraw=(0.5, "r", 0)), "redrawn columns": dict(redraw=(0.3, "r", 1))}
-    fields: dict[str, dict] = {
-        "factor": dict(factor=1.7),
-        "factor 2": dict(factor=2.0),
-        "from above": dict(above="next"),
-        **shares,
-        **redrawn,
-        "number": dict(fill=0.3),
-        "drawn": dict(fill=DRAWN),
-        "drawn twice": dict(fill=DRAWN, rms=0.1, repeat=2),
+    among, first = (("a", 0), ("b", 0), ("c", 0)), dtype.split(" to ")[0]
+    origins = {
+        "factor": Read(1.7),
+        "factor 2": Read(2.0),
+        "from above": Read(above=SourcePart("next", first, (7, 11))),
+        "from above, wider": Read(above=SourcePart("next", "F32", (7, 11))),
+        "from above, narrower": Read(above=SourcePart("next", "F16", (7, 11))),
+        **{f"expert {k}": Read(twin=Twin(k, among)) for k in range(3)},
+        "redrawn rows": Read(twin=Twin(0, redraw=Redrawn(0.5, "r", 0))),
+        "redrawn columns": Read(twin=Twin(1, redraw=Redrawn(0.3, "r", 1))),
+        "number": Constant(0.3),
+        "drawn": Drawn(),
+        "drawn twice": Drawn(rms=0.1, repeat=2),
     }
     matrix = {
-        f"{name}, {of}": planned("ffn <- hidden", dtype, maps, (7, 11), **given)
-        for name, given in fields.items()
+        f"{name}, {of}": planned("ffn <- hidden", dtype, maps, (7, 11), origin=origin)
+        for name, origin in origins.items()
         for of, maps in {"same": (None, None), "more": (half, more), "fresh": (unread, twice)}.items()
         if name != "drawn twice" or of == "more"
     }
     turned = {
-        f"{name}, turned": planned("hidden -> ffn", dtype, (half, twice), (7, 11), **given)
-        for name, given in fields.items()
+        f"{name}, turned": planned("hidden -> ffn", dtype, (half, twice), (7, 11), origin=origin)
+        for name, origin in origins.items()
         if "twice" not in name
     }
     norms = {
@@ -181,7 +182,8 @@ def others(dtype: str) -> dict[str, TensorPlan]:
         f"bias {name}": planned("ffn <-", dtype, (MAPS[name](9),), (9,))
         for name in ("unchanged", "copies x2", "copies scaled", "unread", "silent", "mean")
     }
-    low = {name: planned("vocab <-", dtype, (blended(23),), (23,), low=to) for name, to in (("b", None), ("low", -7.3))}
+    kinds = {"b": Read(), "low": Read(low=-7.3)}
+    low = {name: planned("vocab <-", dtype, (blended(23),), (23,), origin=origin) for name, origin in kinds.items()}
     return matrix | turned | norms | biases | low
 
 
@@ -196,7 +198,7 @@ def test_norms_biases_and_what_else_is_done_to_a_tensor(dtype, split, monkeypatc
 
 
 def path(t: TensorPlan, split: str = "exact") -> Path:
-    return path_of(t, arithmetic(t, split))
+    return path_of(t, split)
 
 
 @pytest.mark.parametrize(
@@ -221,9 +223,10 @@ def test_the_path_of_a_matrix(wanted, dtype, rows, cols, split):
 def test_the_path_of_everything_else():
     t = planned("ffn <- hidden", "F32", (None, None), (5, 7))
     assert path(t) is Path.MOVE
-    assert path(replace(t, factor=2.0)) is Path.ROUND
-    assert path(replace(t, share=Share(0, (("a", 0), ("b", 0))))) is Path.ROUND
-    assert path(replace(t, fill=0.0)) is Path.FILL
+    assert path(replace(t, origin=Read(2.0))) is Path.ROUND
+    assert path(replace(t, origin=Read(twin=Twin(0, (("a", 0), ("b", 0)))))) is Path.ROUND
+    assert path(replace(t, origin=Drawn())) is Path.FILL
+    assert path(replace(t, origin=Constant(0.0))) is Path.FILL
     assert path(planned("hidden +", "F32", (None,), (5,))) is Path.WHOLE
 
 
@@ -242,8 +245,8 @@ def test_norms(name, mark, dtype):
     found = MAPS[name](11)
     m = identity(11) if found is None else found
     t = planned(f"hidden {mark}", dtype, (found,), (11,))
-    old = old_numbers(t, 1)
-    w = widen(old, t.source_dtype, np.dtype(float))[:, 0]
+    old = old_numbers(t.old, 1)
+    w = widen(old, t.old.dtype, np.dtype(float))[:, 0]
     wanted = np.where(m.source < 0, abs(w).mean() if mark == "*" else 0, w[m.source]) * (m.gain if mark == "*" else 1)
     assert whole(t, old).tobytes() == narrow(wanted[:, None], t.dtype).tobytes()
 
@@ -254,7 +257,7 @@ def test_norms(name, mark, dtype):
 def test_norms_in_front_of_a_tied_head_are_shared(name, mark, split):
     m = MAPS[name](11)
     t = planned(f"hidden {mark}", "F64", (m,), (11,), tied=True)
-    old = old_numbers(t, 1)
+    old = old_numbers(t.old, 1)
     new, there = whole(t, old, split)[:, 0] * m.write / (m.gain if mark == "*" else 1), m.source >= 0
     total = np.bincount(m.source[there], new[there], 11)
     assert np.allclose(total, old[:, 0], rtol=1e-14, atol=0)  # products and quotients of three numbers, sums of three
@@ -267,7 +270,7 @@ def test_norms_in_front_of_a_tied_head_are_shared(name, mark, split):
 
 def test_both_refuse_what_is_no_number(monkeypatch):
     t = planned("ffn <- hidden", "F32", (None, MAPS["copies x2"](7)), (5, 7))
-    old = old_numbers(t, 1)
+    old = old_numbers(t.old, 1)
     old[4, 2] = np.nan
     for grown in (lambda: fast(t, old, "exact", 14, None, monkeypatch), lambda: whole(t, old)):
         with pytest.raises(BadInput, match="NaN or Inf"):
@@ -275,7 +278,7 @@ def test_both_refuse_what_is_no_number(monkeypatch):
 
 
 def test_both_refuse_what_does_not_fit(monkeypatch):
-    t = planned("ffn <- hidden", "F16", (None, None), (5, 7), factor=512.0)
+    t = planned("ffn <- hidden", "F16", (None, None), (5, 7), origin=Read(512.0))
     old = np.full((5, 7), 300, dtype=np.float16)
     for grown in (lambda: fast(t, old, "exact", 14, None, monkeypatch), lambda: whole(t, old)):
         with pytest.raises(Refused, match="does not fit into F16"):

@@ -15,10 +15,11 @@ from grow.errors import BadInput, Refused
 from grow.notation.axes import READ, WRITE
 from grow.notation.maps import UNREAD, is_power_of_two
 from grow.notation.numbers import narrow, stored
+from grow.notation.origins import Read, SourcePart
 from grow.planning.tensor import HALVED, TensorPlan
 from grow.spelling import Either, option
 
-ReadRows = Callable[[int, int], np.ndarray]  # [start, stop) -> (rows, columns) in stored form
+ReadRows = Callable[[SourcePart, int, int], np.ndarray]  # rows [start, stop) of a part, as a matrix in stored form
 WriteRows = Callable[[int, np.ndarray], None]  # first row, (rows, columns) in stored form
 
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -46,19 +47,26 @@ class Arithmetic:
     expert_dtype: str
 
 
-def arithmetic(t: TensorPlan, split: str) -> Arithmetic:
+def arithmetic(t: TensorPlan, read: Read, split: str) -> Arithmetic:
+    """`read` is what the tensor comes from."""
     maps = [(m, role) for m, role in zip(t.maps, t.roles) if m is not None]
     halves = split in HALVED
-    powers = all(m.exact_factors for m, _ in maps) and is_power_of_two(t.factor)
+    powers = all(m.exact_factors for m, _ in maps) and is_power_of_two(read.factor)
     exact = powers and not (halves and t.dtype == "F64")
-    still = t.factor == 1 and t.share is None and all((m.write == 1).all() for m, _ in maps)
+    still = read.factor == 1 and not read.among and all((m.write == 1).all() for m, _ in maps)
     rounding_producer = any(role == WRITE and not m.exact_factors for m, role in maps)
+    dtypes = read_dtypes(t, read)
     return Arithmetic(
-        work=F64 if not exact or "F64" in (t.dtype, t.source_dtype) else F32,
-        storable=exact and still and not halves and t.dtype == t.source_dtype,
+        work=F64 if not exact or "F64" in (t.dtype, *dtypes) else F32,
+        storable=exact and still and not halves and dtypes == {t.dtype},
         share_dtype="F64" if rounding_producer else t.dtype,
         expert_dtype=t.dtype if exact else "F64",
     )
+
+
+def read_dtypes(t: TensorPlan, read: Read) -> set[str]:
+    """In which the numbers that a tensor is made of are stored."""
+    return {t.old.dtype} if read.above is None else {t.old.dtype, read.above.dtype}
 
 
 def paired(t: TensorPlan, split: str) -> bool:

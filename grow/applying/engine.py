@@ -7,8 +7,6 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Protocol, TypeVar
@@ -19,6 +17,7 @@ from grow.applying.tensor_rows import grow_tensor
 from grow.checkpoint.reader import Checkpoint
 from grow.files.stored_rows import read_matrix, read_rows
 from grow.files.writer import Planned, ShardWriter
+from grow.notation.origins import SourcePart
 from grow.planning.plan import Plan
 from grow.planning.tensor import TensorPlan
 from grow.processes import World
@@ -35,8 +34,8 @@ P = TypeVar("P", bound=Planned)
 
 
 class Source(Protocol):
-    def rows(self, t: TensorPlan, start: int, stop: int) -> np.ndarray:
-        """Rows [start, stop) of the source tensor in stored form, as a matrix."""
+    def rows(self, part: SourcePart, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop) of a part of a source tensor in stored form, as a matrix."""
         ...
 
 
@@ -46,8 +45,8 @@ class FileSource:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
 
-    def rows(self, t: TensorPlan, start: int, stop: int) -> np.ndarray:
-        return part_rows(self.checkpoint, t, start, stop)
+    def rows(self, part: SourcePart, start: int, stop: int) -> np.ndarray:
+        return part_rows(self.checkpoint, part, start, stop)
 
 
 def stored_rows(checkpoint: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
@@ -55,10 +54,10 @@ def stored_rows(checkpoint: Checkpoint, name: str, start: int, stop: int) -> np.
     return read_rows(checkpoint, checkpoint.tensors[name], start, stop)
 
 
-def part_rows(checkpoint: Checkpoint, t: TensorPlan, start: int, stop: int) -> np.ndarray:
-    """Rows [start, stop) of the part of its source that a tensor is read from; a stack of matrices lies flat."""
-    top, left = t.corner
-    return stored_matrix(checkpoint, t.source, top + start, top + stop)[:, left : left + t.matrix[1]]
+def part_rows(checkpoint: Checkpoint, part: SourcePart, start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop) of a part of a stored tensor; a stack of matrices lies flat."""
+    top, left = part.corner
+    return stored_matrix(checkpoint, part.tensor, top + start, top + stop)[:, left : left + part.matrix[1]]
 
 
 def stored_matrix(checkpoint: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
@@ -78,12 +77,11 @@ def write_plan(
 
     def compute(t: TensorPlan, put: Put) -> None:
         for begin, part in t.parts:
-            above = partial(source.rows, replace(part, source=part.above)) if part.above else None
 
             def write(first: int, rows: np.ndarray, begin: int = begin) -> None:
                 put(begin + first, rows)
 
-            grow_tensor(part, partial(source.rows, part), write, split=plan.split, seed=plan.seed, read_above=above)
+            grow_tensor(part, source.rows, write, split=plan.split, seed=plan.seed)
 
     return write_items(plan.tensors, compute, folder, max_shard_size, advance, world)
 

@@ -19,7 +19,8 @@ import torch
 from grow.errors import Refused
 from grow.models.experts import fused, in_files
 from grow.notation.axes import STACK, Dim, Label, Signature
-from grow.planning.tensor import TensorPlan, flat
+from grow.notation.origins import SourcePart, Stack, flat
+from grow.planning.tensor import TensorPlan
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def wholes(
     """(name, parameter, its growth) of every parameter of a grown model, None where its files have another.
 
     tensors  of the growth, by their names in the files
-    The growth of a fused parameter is a stack: `pieces` are its tensors of the files, as those are grown.
+    The growth of a fused parameter is a stack of its tensors of the files, as those are grown.
     """
     named, aliases = dict(model.named_parameters()), names_of(model)
     for name, slabs in layout(model).items():
@@ -115,15 +116,5 @@ def _whole(name: str, shape: tuple[int, ...], slabs: tuple[Slab, ...], found: li
         return found[0]
     first, old = found[0], sum(t.matrix[0] for t in found) // shape[0]
     signature = Signature((Dim((Label("experts"),), STACK), *first.signature.dims), f"[experts] {first.signature}")
-    return TensorPlan(
-        name,
-        first.source,
-        signature,
-        (None,) * len(shape),
-        (shape[0], old, first.shape[-1]),
-        shape,
-        first.source_dtype,
-        first.dtype,
-        canonical=name,
-        pieces=tuple((slab.first, t) for slab, t in zip(slabs, found)),
-    )
+    before = SourcePart(first.old.tensor, first.old.dtype, (shape[0], old, first.shape[-1]))
+    return TensorPlan(name, name, signature, (None,) * len(shape), before, shape, first.dtype, Stack(tuple(found)))

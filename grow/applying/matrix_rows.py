@@ -22,6 +22,7 @@ from grow.applying.arithmetic import (
     Arithmetic,
     ReadRows,
     WriteRows,
+    arithmetic,
     as_drawn,
     is_random,
     paired,
@@ -36,6 +37,7 @@ from grow.notation.axes import READ, WRITE
 from grow.notation.dtypes import RAW
 from grow.notation.maps import BLEND, MEAN, SILENT, UNREAD, AxisMap
 from grow.notation.numbers import Noise, mean_share, representable, split_even, split_exact, stored, widen
+from grow.notation.origins import Read
 from grow.planning.tensor import HALVED, TensorPlan
 
 Parts = Iterator[tuple[int, np.ndarray]]  # (first row, rows)
@@ -46,11 +48,15 @@ class MatrixRows:
     """Rows are dim 0, columns dim 1 (a single one for a bias); a map is None where a dim does not change."""
 
     t: TensorPlan
+    read: Read
     split: str
     seed: int
     block: int
-    how: Arithmetic
     path: Path
+
+    @cached_property
+    def how(self) -> Arithmetic:
+        return arithmetic(self.t, self.read, self.split)
 
     @property
     def rows(self) -> AxisMap | None:
@@ -68,16 +74,18 @@ class MatrixRows:
     def col_reads(self) -> bool:
         return READ in self.t.roles[1:]
 
-    def run(self, read_rows: ReadRows, write_rows: WriteRows, read_above: ReadRows | None = None) -> None:
+    def run(self, read_rows: ReadRows, write_rows: WriteRows) -> None:
         height, width = self.t.matrix
         step = max(1, self.block // max(width, 1))
-        seen = SourceStatistics(self.t)
+        seen = SourceStatistics(self.t, self.read.factor)
         for number, start in enumerate(range(0, height, step)):
             stop = min(start + step, height)
-            parts = self._old_rows(read_rows(start, stop), start, self.t.name, number, seen)
-            if read_above is not None:
-                above = self._old_rows(read_above(start, stop), start, self.t.above, number, seen)
-                parts = self._from_above(parts, above)
+            raw = read_rows(self.t.old, start, stop)
+            parts = self._old_rows(raw, self.t.old.dtype, start, self.t.name, number, seen)
+            if (above := self.read.above) is not None:
+                raw = read_rows(above, start, stop)
+                upper = self._old_rows(raw, above.dtype, start, above.tensor, number, seen)
+                parts = self._from_above(parts, upper)
             for first, rows in parts:
                 write_rows(first, rows)
         if self.rows is not None:
@@ -96,9 +104,11 @@ class MatrixRows:
         """Rows that are spread and scaled."""
         return rounded(self.t, rows) if self.path is Path.ROUND else rows
 
-    def _old_rows(self, raw: np.ndarray, start: int, name: str, number: int, seen: SourceStatistics) -> Parts:
+    def _old_rows(
+        self, raw: np.ndarray, dtype: str, start: int, name: str, number: int, seen: SourceStatistics
+    ) -> Parts:
         """(first new row, finished rows) for every copy of the old rows from `start` on, with the noise of `name`."""
-        values, noise = widen(raw, self.t.source_dtype, self.how.work), Noise(self.seed, name, number)
+        values, noise = widen(raw, dtype, self.how.work), Noise(self.seed, name, number)
         seen.add(values, start)
         values = raw if self.path is Path.MOVE else self._multiplied(values, number)
         if self.rows is None:
@@ -129,13 +139,13 @@ class MatrixRows:
 
     def _multiplied(self, values: np.ndarray, number: int) -> np.ndarray:
         """The old numbers times the tensor's factor; of one of several experts, its share of them."""
-        t, dtype = self.t, self.how.expert_dtype
-        if t.factor != 1:
-            values = values * self.how.work.type(t.factor)
-        if t.share is None:
+        old, twin, dtype = self.t.old, self.read.twin, self.how.expert_dtype
+        if self.read.factor != 1:
+            values = values * self.how.work.type(self.read.factor)
+        if twin is None or not twin.among:
             return values
-        noise = Noise(self.seed, f"{t.source}+{t.corner[0]}:pair {t.share.place // 2}", number)
-        return mean_share(representable(values, dtype), t.share.place, len(t.share.among), dtype, noise)
+        noise = Noise(self.seed, f"{old.tensor}+{old.corner[0]}:pair {twin.place // 2}", number)
+        return mean_share(representable(values, dtype), twin.place, len(twin.among), dtype, noise)
 
     def _columns(self, values: np.ndarray, noise: Noise) -> np.ndarray:
         """(rows, n) -> (rows, m) along the second dim."""
@@ -202,8 +212,8 @@ class MatrixRows:
 
     def _blended(self, place: np.ndarray, seen: SourceStatistics) -> np.ndarray:
         """Convex combinations of the old rows, drawn per row of the axis: the same for every tensor that has it."""
-        if self.t.low is not None:
-            return rounded(self.t, np.full((len(place), self.t.new_matrix[1]), self.t.low, dtype=self.how.work))
+        if (low := self.read.low) is not None:
+            return rounded(self.t, np.full((len(place), self.t.new_matrix[1]), low, dtype=self.how.work))
         means = seen.means
         blends = np.stack([blend(self.seed, row, len(means)) for row in place.tolist()]) @ means
         noise = Noise(self.seed, self.t.name + ":blend", int(place[0]))
@@ -244,6 +254,7 @@ class MatrixRows:
         """(rows or 1, columns) True where copy k of these old rows does not meet its copy of a column."""
         assert self.rows is not None
         assert self.cols is not None
+        other: np.ndarray
         if self.row_reads:
             among = self.rows.counts[old]
             among = among[:1] if (among == among[0]).all() else among

@@ -8,14 +8,15 @@ from grow.applying.arithmetic import F64, NOISE, check_finite, rounded
 from grow.notation.axes import SHIFT
 from grow.notation.maps import identity
 from grow.notation.numbers import Noise, representable, split_even, split_exact, widen
+from grow.notation.origins import Read
 from grow.planning.tensor import HALVED, TensorPlan
 
 
-def grow_norm(t: TensorPlan, old: np.ndarray, split: str, seed: int) -> np.ndarray:
+def grow_norm(t: TensorPlan, read: Read, old: np.ndarray, split: str, seed: int) -> np.ndarray:
     """(m, 1) a norm's gain or bias. In front of a tied head it is shared among copies like a consumer's weight."""
-    values = widen(old, t.source_dtype, F64).ravel()
-    check_finite(t.source, values)
-    values, shift = values * t.factor, t.roles[0] == SHIFT
+    values = widen(old, t.old.dtype, F64).ravel()
+    check_finite(t.old.tensor, values)
+    values, shift = values * read.factor, t.roles[0] == SHIFT
     axis_map = identity(len(values)) if t.maps[0] is None else t.maps[0]
     shares = [values[None]] * len(axis_map.layers)
     if t.tied and split in HALVED:

@@ -39,7 +39,7 @@ from grow.notation.axes import GAIN, READ, SHIFT, WRITE
 from grow.notation.dtypes import RAW
 from grow.notation.maps import BLEND, MEAN, SILENT, UNREAD, AxisMap, identity
 from grow.notation.numbers import Noise, mean_share, representable, split_even, split_exact, widen
-from grow.planning.change import DRAWN
+from grow.notation.origins import Constant, Drawn, Read, Redrawn, SourcePart, Stack
 from grow.planning.tensor import HALVED, TensorPlan
 
 Rows = Iterator[tuple[np.ndarray, np.ndarray]]  # (their places in the result, the rows in stored form)
@@ -52,26 +52,49 @@ def grow_whole(
 
     old    the source in stored form
     block  how many elements of the source make a block
-    above  the source of the tensor `t.above`, where it has one
+    above  the next layer's tensor, where further copies are read from it
     Raises BadInput on NaN or Inf in the source, Refused when the stored dtype cannot hold a result.
     """
     new = np.zeros(t.new_matrix, RAW[t.dtype])
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused when it is rounded
-        if t.fill is not None:
-            pieces = list(_filled(t, old, seed, block))
-        elif t.roles[0] in (GAIN, SHIFT):
-            pieces = [(np.arange(len(new)), grow_norm(t, old, split, seed))]
-        else:
-            matrix = _Matrix(t, split, seed, block)
-            pieces = [*matrix.old_rows(old, t.name), *matrix.fresh_rows([old] if above is None else [old, above])]
-        for place, rows in pieces:
-            new[place] = rows
-        if above is not None:
-            for place, rows in matrix.old_rows(above, t.above):
-                new[place] = np.where(matrix.further[place], rows, new[place])
-        if t.redraw is not None and t.fill is None:
-            _redraw(t, old, [place for place, _ in pieces], new, seed, block)
+        match t.origin:
+            case Constant(value=value):
+                new[:] = rounded(t, np.full(t.new_matrix, value, dtype=F64))
+            case Drawn() as drawn:
+                for place, rows in _drawn(t, drawn, old, seed, block):
+                    new[place] = rows
+            case Read() as read:
+                _grow_read(t, read, old, above, new, split, seed, block)
+            case Stack():
+                raise TypeError(f"{t.name}: a stack grows part by part")
     return new
+
+
+def _grow_read(
+    t: TensorPlan,
+    read: Read,
+    old: np.ndarray,
+    above: np.ndarray | None,
+    new: np.ndarray,
+    split: str,
+    seed: int,
+    block: int,
+) -> None:
+    """Fill `new` with what is read."""
+    if t.roles[0] in (GAIN, SHIFT):
+        pieces = [(np.arange(len(new)), grow_norm(t, read, old, split, seed))]
+    else:
+        matrix, sources = _Matrix(t, read, split, seed, block), [(old, t.old)]
+        if above is not None and read.above is not None:
+            sources.append((above, read.above))
+        pieces = [*matrix.old_rows(old, t.old, t.name), *matrix.fresh_rows(sources)]
+    for place, rows in pieces:
+        new[place] = rows
+    if above is not None and read.above is not None:
+        for place, rows in matrix.old_rows(above, read.above, read.above.tensor):
+            new[place] = np.where(matrix.further[place], rows, new[place])
+    if read.twin is not None and read.twin.redraw is not None:
+        _redraw(t, read, read.twin.redraw, old, [place for place, _ in pieces], new, seed, block)
 
 
 @dataclass(frozen=True)
@@ -79,13 +102,14 @@ class _Matrix:
     """A producer, a consumer or both; a dim that does not change has a map too, and a vector has one column."""
 
     t: TensorPlan
+    read: Read
     split: str
     seed: int
     block: int
 
     @cached_property
     def how(self) -> Arithmetic:
-        return arithmetic(self.t, self.split)
+        return arithmetic(self.t, self.read, self.split)
 
     @cached_property
     def maps(self) -> tuple[AxisMap, AxisMap]:
@@ -99,24 +123,24 @@ class _Matrix:
         rows, cols = (*self.t.roles, WRITE)[:2]
         return rows == READ, cols == READ
 
-    def blocks(self, old: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """(first row, numbers) of every block of the source."""
+    def blocks(self, old: np.ndarray, part: SourcePart) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, numbers) of every block of what is stored of a part of the source."""
         step = max(1, self.block // max(1, self.t.matrix[1]))
         for start in range(0, len(old), step):
-            values = widen(old[start : start + step], self.t.source_dtype, self.how.work)
-            check_finite(self.t.source, values)
+            values = widen(old[start : start + step], part.dtype, self.how.work)
+            check_finite(self.t.old.tensor, values)
             yield start, values
 
-    def old_rows(self, old: np.ndarray, name: str) -> Rows:
+    def old_rows(self, old: np.ndarray, part: SourcePart, name: str) -> Rows:
         """Every copy of every old row, with the noise of `name`.
 
         Rows that are read are split, and each copy's share spread along the columns; rows that are written are spread
         once, and all their copies are equal but for a scale.
         """
         rows = self.maps[0]
-        for number, (start, values) in enumerate(self.blocks(old)):
+        for number, (start, values) in enumerate(self.blocks(old, part)):
             noise, stop = Noise(self.seed, name, number), start + len(values)
-            values = self.share_of_expert(values * self.how.work.type(self.t.factor), number)
+            values = self.share_of_expert(values * self.how.work.type(self.read.factor), number)
             if self.reads[0]:
                 copies = [share.T for share in self.shares(values.T, rows, slice(start, stop), noise)]
             else:
@@ -168,19 +192,19 @@ class _Matrix:
 
     def share_of_expert(self, values: np.ndarray, block: int) -> np.ndarray:
         """What one of several experts gets of the old one's weights; all draw alike, from the old one's name."""
-        share, dtype = self.t.share, self.how.expert_dtype
-        if share is None:
+        old, twin, dtype = self.t.old, self.read.twin, self.how.expert_dtype
+        if twin is None or not twin.among:
             return values
-        noise = Noise(self.seed, f"{self.t.source}+{self.t.corner[0]}:pair {share.place // 2}", block)
-        return mean_share(representable(values, dtype), share.place, len(share.among), dtype, noise)
+        noise = Noise(self.seed, f"{old.tensor}+{old.corner[0]}:pair {twin.place // 2}", block)
+        return mean_share(representable(values, dtype), twin.place, len(twin.among), dtype, noise)
 
-    def fresh_rows(self, sources: list[np.ndarray]) -> Rows:
+    def fresh_rows(self, sources: list[tuple[np.ndarray, SourcePart]]) -> Rows:
         """Rows without a source: 0, the mean of the old ones, blends of them, or drawn at their scale."""
         t, rows, (height, width) = self.t, self.maps[0], self.t.matrix
         squares, total, groups, sizes = 0.0, np.zeros(width), np.zeros((GROUPS, width)), np.zeros((GROUPS, 1))
-        for pair in zip(*map(self.blocks, sources)):
+        for pair in zip(*(self.blocks(old, part) for old, part in sources)):
             for start, values in pair:
-                squares += sum_of_squares(t.source, values)
+                squares += sum_of_squares(t.old.tensor, values)
                 total += values.sum(axis=0, dtype=F64)
                 for k in range(min(GROUPS, len(values))):
                     groups[(start + k) % GROUPS] += values[k::GROUPS].sum(axis=0, dtype=F64)
@@ -188,7 +212,7 @@ class _Matrix:
         mean = (total / (height * len(sources))).astype(self.how.work)
         means = groups[sizes[:, 0] > 0] / sizes[sizes[:, 0] > 0]
         rms = np.sqrt(squares / max(1, height * width * len(sources))) or (UNSEEN_RMS if len(t.shape) > 1 else 0.0)
-        rms *= abs(t.factor) * np.sqrt(width / t.new_matrix[1])  # a unit that reads more keeps its scale
+        rms *= abs(self.read.factor) * np.sqrt(width / t.new_matrix[1])  # a unit that reads more keeps its scale
         for kind in (SILENT, UNREAD, MEAN, BLEND):
             fresh = rows.fresh(kind)
             for first, stop in runs(fresh, max(1, self.block // t.new_matrix[1])):
@@ -217,8 +241,8 @@ class _Matrix:
 
     def blended(self, place: np.ndarray, means: np.ndarray) -> np.ndarray:
         """Convex combinations of the old rows' means, or a number that no old row has."""
-        if self.t.low is not None:
-            return np.full((len(place), self.t.new_matrix[1]), self.t.low, self.how.work)
+        if self.read.low is not None:
+            return np.full((len(place), self.t.new_matrix[1]), self.read.low, self.how.work)
         blends = np.stack([blend(self.seed, row, len(means)) for row in place.tolist()]) @ means
         values = representable(blends.astype(self.how.work), self.t.dtype)
         return self.columns(values, Noise(self.seed, self.t.name + ":blend", int(place[0])))
@@ -237,6 +261,7 @@ class _Matrix:
         """(rows, columns) True where a copy of a unit does not read this copy of its input: a diagonal split."""
         (rows, cols), (row, col) = self.maps, map(copy_number, self.maps)
         row, source = row[:, None], rows.source[:, None]
+        other: np.ndarray
         if self.reads[0]:
             other = col % np.maximum(1, rows.counts)[source] != row
         else:
@@ -256,31 +281,37 @@ def blend(seed: int, row: int, count: int) -> np.ndarray:
     """(count,) positive numbers that sum to 1, all such being equally likely; the same for every tensor of an axis."""
     noise = Noise(seed, "blend", row).one_to_two((count,), F64)
     drawn = -np.log(2 - noise)  # on (0, ∞): exponentials, normalised, are uniform on the simplex
-    return drawn / drawn.sum()
+    shares: np.ndarray = drawn / drawn.sum()
+    return shares
 
 
-def _filled(t: TensorPlan, old: np.ndarray, seed: int, block: int) -> Rows:
-    """A tensor that is one number, or drawn at the scale of the old one (its columns may have become more)."""
+def _drawn(t: TensorPlan, origin: Drawn, old: np.ndarray, seed: int, block: int) -> Rows:
+    """A tensor that is drawn, at the scale of the old one (its columns may have become more) or at another."""
     height, width = t.new_matrix
-    step = max(1, block // width) * t.repeat
+    step = max(1, block // width) * origin.repeat
+    rms = _rms(t, old, block) * np.sqrt(t.matrix[1] / width) if origin.rms is None else origin.rms
     for start in range(0, height, step):
         place = np.arange(start, min(start + step, height))
-        if t.fill == DRAWN:
-            rms = _rms(t, old, block) * np.sqrt(t.matrix[1] / width) if t.rms is None else t.rms
-            noise = Noise(seed, t.name + ":drawn", start)
-            new = np.repeat(noise.uniform((len(place) // t.repeat, width), rms, F64), t.repeat, axis=0)
-        else:
-            new = np.full((len(place), width), t.fill, dtype=F64)
+        noise = Noise(seed, t.name + ":drawn", start)
+        new = np.repeat(noise.uniform((len(place) // origin.repeat, width), rms, F64), origin.repeat, axis=0)
         yield place, rounded(t, new)
 
 
-def _redraw(t: TensorPlan, old: np.ndarray, places: list[np.ndarray], new: np.ndarray, seed: int, block: int) -> None:
+def _redraw(
+    t: TensorPlan,
+    read: Read,
+    redraw: Redrawn,
+    old: np.ndarray,
+    places: list[np.ndarray],
+    new: np.ndarray,
+    seed: int,
+    block: int,
+) -> None:
     """Put weights that are drawn at the source's scale in place of some units, the same for all matrices of a name."""
-    assert t.redraw is not None
-    share, name, dim = t.redraw
-    count, rms = t.new_matrix[dim], _rms(t, old, block) * abs(t.factor)
+    name, dim = redraw.name, redraw.dim
+    count, rms = t.new_matrix[dim], _rms(t, old, block) * abs(read.factor)
     order = np.argsort(Noise(seed, name, 0).one_to_two((count,), F64), kind="stable")
-    units = order[: round(share * count)]
+    units = order[: round(redraw.share * count)]
     for place in places:
         for first, stop in runs(place):
             at, size = int(place[first]), stop - first
@@ -293,7 +324,7 @@ def _rms(t: TensorPlan, old: np.ndarray, block: int) -> float:
     """√mean(w²) of the source; UNSEEN_RMS where it is all zeros."""
     step, squares = max(1, block // t.matrix[1]), 0.0
     for start in range(0, len(old), step):
-        values = widen(old[start : start + step], t.source_dtype, F64)
-        check_finite(t.source, values)
+        values = widen(old[start : start + step], t.old.dtype, F64)
+        check_finite(t.old.tensor, values)
         squares += float(np.square(values).sum())
     return np.sqrt(squares / old.size) or UNSEEN_RMS

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from enum import Enum
 
-from grow.applying.arithmetic import Arithmetic
+from grow.applying.arithmetic import arithmetic, read_dtypes
 from grow.notation.axes import GAIN, READ, SHIFT
 from grow.notation.maps import MEAN, SILENT, UNREAD, AxisMap
+from grow.notation.origins import Read
 from grow.planning.tensor import TensorPlan
 
 
@@ -20,16 +21,17 @@ class Path(Enum):
     ROUND = "factors or shares round: each row is computed wide, scaled, and rounded once at the end"
 
 
-def path_of(t: TensorPlan, how: Arithmetic) -> Path:
-    """The path of a tensor; `how` is its arithmetic."""
-    if t.fill is not None:
+def path_of(t: TensorPlan, split: str) -> Path:
+    """The path of a tensor that is no stack."""
+    read = t.origin
+    if not isinstance(read, Read):
         return Path.FILL
     if t.roles[0] in (GAIN, SHIFT):
         return Path.WHOLE
-    still = t.factor == 1 and t.share is None and t.dtype == t.source_dtype
+    still = read.factor == 1 and not read.among and read_dtypes(t, read) == {t.dtype}
     if still and all(_only_moves(m, role, rows=k == 0) for k, (m, role) in enumerate(zip(t.maps, t.roles))):
         return Path.MOVE
-    return Path.STORE if how.storable else Path.ROUND
+    return Path.STORE if arithmetic(t, read, split).storable else Path.ROUND
 
 
 def _only_moves(axis_map: AxisMap | None, role: str, rows: bool) -> bool:

@@ -26,6 +26,7 @@ from grow.notation.axes import parse_signature
 from grow.notation.dtypes import BITS, ITEMSIZE
 from grow.notation.maps import AxisMap, is_power_of_two
 from grow.notation.numbers import narrow
+from grow.notation.origins import SourcePart
 from grow.planning.tensor import TensorPlan
 from grow.spelling import option
 
@@ -237,9 +238,7 @@ class _Walk:
         if identity:
             like = next(t for t in tensors if t.name in grows)
             signature, maps = grows[identity]
-            tensors.append(
-                replace(_planned(identity, signature, maps, (state.n, state.n), like.source_dtype), source="")
-            )
+            tensors.append(_planned(identity, signature, maps, (state.n, state.n), like.old.dtype))
         self.done.tensors[module.path] = tuple(tensors)
         self.done.edits[f"{module.path}/config.json"] = {**module.config, width: state.m}
 
@@ -269,7 +268,7 @@ def _planned(
     grown = tuple(n if m is None else m.m for m, n in zip(maps, shape))
     rounds = any(m is not None and not m.exact_factors for m in maps)
     wide = "F32" if rounds and BITS[dtype] < BITS["F32"] else dtype
-    return TensorPlan(name, name, parse_signature(signature), maps, tuple(shape), grown, dtype, wide)
+    return TensorPlan(name, name, parse_signature(signature), maps, SourcePart(name, dtype, tuple(shape)), grown, wide)
 
 
 def _fit(shape: Sequence[int], maps: Sequence[AxisMap | None]) -> bool:
@@ -289,13 +288,15 @@ def write_modules(checkpoint: Checkpoint, followed: Followed, folder: Path, spli
             source = _WithIdentity(stored)
 
             def compute(t: TensorPlan, put: Put, source: FileSource = source) -> None:
-                grow_tensor(t, lambda start, stop: source.rows(t, start, stop), put, split=split, seed=seed)
+                grow_tensor(t, source.rows, put, split=split, seed=seed)
 
             write_items(tensors, compute, folder / path, 1 << 62)
 
 
 class _WithIdentity(FileSource):
-    def rows(self, t: TensorPlan, start: int, stop: int) -> np.ndarray:
-        if t.source:
-            return super().rows(t, start, stop)
-        return narrow(np.eye(stop - start, t.shape[1], start, dtype=np.float32), t.source_dtype)
+    """The modules' tensors; the one that is not stored is the identity."""
+
+    def rows(self, part: SourcePart, start: int, stop: int) -> np.ndarray:
+        if part.tensor in self.checkpoint.tensors:
+            return super().rows(part, start, stop)
+        return narrow(np.eye(stop - start, part.shape[1], start, dtype=np.float32), part.dtype)

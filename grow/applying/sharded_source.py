@@ -31,7 +31,7 @@ from grow.files.regular import MAX_BESIDE, read_file
 from grow.files.stored_rows import read_matrix
 from grow.files.writer import write_json
 from grow.notation.dtypes import NAMES
-from grow.planning.tensor import flat
+from grow.notation.origins import flat
 from grow.processes import World
 
 WRAPPERS = ("", "model.", "app.model.", "module.", "model.module.", "state_dict.")

@@ -12,8 +12,9 @@ from grow.planning.tensor import TensorPlan
 class SourceStatistics:
     """What is learnt of the old rows while they pass, block by block; sums that no fresh row needs are not taken."""
 
-    def __init__(self, t: TensorPlan) -> None:
-        self.t = t
+    def __init__(self, t: TensorPlan, factor: float) -> None:
+        """factor  on every number"""
+        self.t, self.factor = t, factor
         rows = t.maps[0]
         self.of_mean = rows is not None and bool((rows.source == MEAN).any())
         self.of_groups = rows is not None and bool((rows.source == BLEND).any())
@@ -24,7 +25,7 @@ class SourceStatistics:
 
     def add(self, values: np.ndarray, start: int) -> None:
         """BadInput where a number is NaN or Inf."""
-        self.squares += sum_of_squares(self.t.source, values)
+        self.squares += sum_of_squares(self.t.old.tensor, values)
         self.count += len(values)
         if self.of_mean:
             self.total += values.sum(axis=0, dtype=F64)
@@ -38,8 +39,9 @@ class SourceStatistics:
     def rms(self) -> float:
         """Of fresh rows: √mean(w²) of the old ones; a unit that reads more inputs keeps its scale."""
         t, width = self.t, self.t.matrix[1]
-        rms = np.sqrt(self.squares / max(1, self.count * width)) or (UNSEEN_RMS if len(t.shape) > 1 else 0.0)
-        return rms * (abs(t.factor) * np.sqrt(width / t.new_matrix[1]))
+        old = np.sqrt(self.squares / max(1, self.count * width)) or (UNSEEN_RMS if len(t.shape) > 1 else 0.0)
+        rms: float = old * (abs(self.factor) * np.sqrt(width / t.new_matrix[1]))
+        return rms
 
     @property
     def mean(self) -> np.ndarray:

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from grow.applying.arithmetic import ReadRows, WriteRows, arithmetic
+from grow.applying.arithmetic import ReadRows, WriteRows
 from grow.applying.filled_rows import fill_rows, redrawn
 from grow.applying.matrix_rows import MatrixRows
 from grow.applying.norms import grow_norm
 from grow.applying.row_methods import Path, path_of
+from grow.notation.origins import Constant, Drawn, Read, Stack
 from grow.planning.tensor import TensorPlan
 
 BLOCK = 1 << 18  # elements of a source block: about a megabyte in float32
@@ -31,22 +32,26 @@ def grow_tensor(
     *,
     split: str,
     seed: int,
-    read_above: ReadRows | None = None,
 ) -> None:
-    """Compute every row of the result exactly once. A vector is a matrix of one column.
+    """Compute every row of the result exactly once. A vector is a matrix of one column; a stack grows part by part.
 
-    read_above  of the tensor `t.above`, where it has one
     Raises BadInput on NaN or Inf in the source, Refused when the stored dtype cannot hold a result.
     """
-    how = arithmetic(t, split)
-    path = path_of(t, how)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused when it is stored
-        if path is Path.FILL:
-            fill_rows(t, read_rows, write_rows, seed, BLOCK)
-            return
-        if t.redraw is not None:
-            write_rows = redrawn(t, read_rows, write_rows, seed, BLOCK)
-        if path is Path.WHOLE:
-            write_rows(0, grow_norm(t, read_rows(0, t.matrix[0]), split, seed))
-        else:
-            MatrixRows(t, split, seed, BLOCK, how, path).run(read_rows, write_rows, read_above)
+        match t.origin:
+            case Read() as read:
+                _grow_read(t, read, read_rows, write_rows, split, seed)
+            case Constant() | Drawn() as origin:
+                fill_rows(t, origin, read_rows, write_rows, seed, BLOCK)
+            case Stack():
+                raise TypeError(f"{t.name}: a stack grows part by part")
+
+
+def _grow_read(t: TensorPlan, read: Read, read_rows: ReadRows, write_rows: WriteRows, split: str, seed: int) -> None:
+    path = path_of(t, split)
+    if read.twin is not None and read.twin.redraw is not None:
+        write_rows = redrawn(t, read_rows, write_rows, read, read.twin.redraw, seed, BLOCK)
+    if path is Path.WHOLE:
+        write_rows(0, grow_norm(t, read, read_rows(t.old, 0, t.matrix[0]), split, seed))
+    else:
+        MatrixRows(t, read, split, seed, BLOCK, path).run(read_rows, write_rows)

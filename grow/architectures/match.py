@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from grow.errors import BadInput, Refused, listing
 from grow.files.foreign_names import CAST, told
 from grow.notation.axes import INDICES, Row
 from grow.notation.dtypes import BITS
+from grow.notation.origins import AS_IT_IS, Constant, Drawn, Read, SourcePart, Stack
 
 
 class Stored(Protocol):
@@ -25,29 +26,36 @@ class Stored(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
 
+Origin = Read | Constant | Drawn | Stack["Matched"]
+
+
 @dataclass(frozen=True)
 class Matched:
-    """A stored tensor and its row; `canonical` is its name in the table with the layer filled in.
+    """A tensor of the model and its row; `canonical` is its name in the table with the layer filled in.
 
-    What a dense model is when it is read as one with experts (`grow.upcycle`) is not stored as such:
-    source  the stored tensor that the numbers come from, "" for the one of this name
-    corner  (row, column) where this part of it begins
-    parts   for a stack of matrices: where each comes from
-    fill, rms, repeat, factor   as in `tensors.TensorPlan`
+    It is stored as such, unless a dense model is read as one with experts (`grow.upcycle`):
+    stored  what is there in its place
+    origin  where its numbers come from
     """
 
     name: str
     canonical: str
     row: Row
-    dtype: str
-    shape: tuple[int, ...]
-    source: str = ""
-    corner: tuple[int, int] = (0, 0)
-    parts: tuple[Matched, ...] = ()
-    fill: float | str | None = None
-    rms: float | None = None
-    repeat: int = 1
-    factor: float = 1.0
+    stored: SourcePart
+    origin: Origin = AS_IT_IS
+
+    @property
+    def dtype(self) -> str:
+        return self.stored.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.stored.shape
+
+    @property
+    def parts(self) -> tuple[Matched, ...]:
+        """The matrices that it is made of."""
+        return self.origin.pieces if isinstance(self.origin, Stack) else (self,)
 
     def index(self, axis: str) -> int | None:
         """Of its layer or expert; None for a tensor that is there once."""
@@ -131,13 +139,14 @@ def match(architecture: Architecture, stored: Mapping[str, Stored], where: str) 
             found[canon] = name
             info, row = stored[name], expected[canon]
             problems.extend((name, *fault) for fault in _faults(family, row, info, sizes))
-            tensors.append(Matched(name, canon, row, info.dtype, tuple(info.shape)))
+            tensors.append(Matched(name, canon, row, SourcePart(name, info.dtype, tuple(info.shape))))
     missing = [c for c, row in expected.items() if c not in found and not row.optional]
     _report(architecture, where, names, problems, unexpected, missing)
     return Match(architecture, tuple(tensors), tuple((n, found[t]) for n, t in duplicates), stale)
 
 
-def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]):
+def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    """(what, why) for everything that a stored tensor is not and should be."""
     if info.dtype not in BITS:
         yield f"has dtype {info.dtype}, wanted one of {', '.join(BITS)}", DTYPE
     dims = row.signature.dims
@@ -151,7 +160,14 @@ def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]):
         yield f"has shape {shape}, the config says {wanted}: {row.signature}, {', '.join(fields)}", SHAPE
 
 
-def _check_count(family, axis: str, sizes, patterns, canonicals: set[str], where: str) -> None:
+def _check_count(
+    family: Family,
+    axis: str,
+    sizes: Mapping[str, int],
+    patterns: Mapping[str, re.Pattern[str]],
+    canonicals: set[str],
+    where: str,
+) -> None:
     """Compare depths before anything of size `layers` is built: config.json may say 10^6. Experts likewise."""
     indices = set()
     for name in canonicals:
@@ -208,7 +224,17 @@ def _check_strange(names: Mapping[str, str | None], stored: Mapping[str, Stored]
         raise Refused(where, what=reason.what, details=details, why=reason.why, fix=reason.fix)
 
 
-def _report(architecture: Architecture, where, names, problems, unexpected, missing) -> None:
+Problem = tuple[str, str, str]  # a tensor's name, what is wrong with it, and why that matters
+
+
+def _report(
+    architecture: Architecture,
+    where: str,
+    names: Mapping[str, str | None],
+    problems: Sequence[Problem],
+    unexpected: Sequence[str],
+    missing: Sequence[str],
+) -> None:
     """Raises one error for all faults; each kind is told with what stock loading does there."""
     if not (problems or unexpected or missing):
         return
@@ -240,7 +266,14 @@ def _report(architecture: Architecture, where, names, problems, unexpected, miss
     )
 
 
-def _own_fix(architecture: Architecture, names, problems, unexpected, missing, where: str) -> str:
+def _own_fix(
+    architecture: Architecture,
+    names: Mapping[str, str | None],
+    problems: Sequence[Problem],
+    unexpected: Sequence[str],
+    missing: Sequence[str],
+    where: str,
+) -> str:
     """What to do where all faults are of one kind that is not damage, "" for others."""
     if problems and {why for _, _, why in problems} == {DTYPE} and not (unexpected or missing):
         return CAST.format(dtype="float32").replace("SRC", where)
@@ -259,7 +292,7 @@ def _own_fix(architecture: Architecture, names, problems, unexpected, missing, w
     return ""
 
 
-def check_duplicates(match: Match, equal) -> None:
+def check_duplicates(match: Match, equal: Callable[[str, str], bool]) -> None:
     """A tied table stored twice must be the same twice; `equal(a, b)` compares two stored tensors."""
     for name, table in match.duplicates:
         if not equal(name, table):

@@ -9,7 +9,7 @@ the budget. The thresholds are where the gains that are known begin to shrink, n
 from __future__ import annotations
 
 from grow.costs.spent_so_far import Spent
-from grow.planning.record import Record
+from grow.planning.parsed_record import Record
 
 OPTIMAL = 20  # tokens per parameter: compute-optimal training from scratch (Hoffmann et al., arXiv 2203.15556)
 MANY = 2 * OPTIMAL

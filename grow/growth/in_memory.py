@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +38,12 @@ from grow.models.experts import fused
 from grow.models.same_outputs import check_runs_alike, outputs, tokens_for
 from grow.models.true_float64 import LOCAL, model_class, quiet
 from grow.notation.dtypes import RAW, code_of
+from grow.notation.origins import SourcePart
 from grow.optimizer.dual_rule import POLICIES
 from grow.optimizer.torch_classes import check_optimizers, grow_optimizers, refuse_sharded
 from grow.planning.growth_options import GrowthOptions
 from grow.planning.plan import Plan, plan_for
 from grow.planning.record import NAME, record_of
-from grow.planning.tensor import TensorPlan
 from grow.verification.ladder import verify_folders
 from grow.verification.outputs.compare import HIDDEN_OUTPUTS
 from grow.verification.result import FUNCTION, LOSSY
@@ -96,9 +95,9 @@ class ModelSource:
         check_duplicates(found, lambda a, b: torch.equal(self.state[a], self.state[b]))
         return found
 
-    def rows(self, t: TensorPlan, start: int, stop: int) -> np.ndarray:
-        part = self.state[t.source].detach()[start:stop].cpu().contiguous()
-        return _raw(part).reshape(stop - start, -1)
+    def rows(self, part: SourcePart, start: int, stop: int) -> np.ndarray:
+        rows = self.state[part.tensor].detach()[start:stop].cpu().contiguous()
+        return _raw(rows).reshape(stop - start, -1)
 
 
 def widen_model(
@@ -189,8 +188,7 @@ def grow_state(plan: Plan, source: ModelSource) -> dict[str, torch.Tensor]:
         def put(first: int, rows: np.ndarray, out: np.ndarray = out) -> None:
             out[first : first + len(rows)] = rows
 
-        above = partial(source.rows, replace(t, source=t.above)) if t.above else None
-        grow_tensor(t, partial(source.rows, t), put, split=plan.split, seed=plan.seed, read_above=above)
+        grow_tensor(t, source.rows, put, split=plan.split, seed=plan.seed)
         tensor = torch.from_numpy(out.reshape(t.new_shape))
         result[t.name] = tensor.view(torch.bfloat16) if t.dtype == "BF16" else tensor
     return result

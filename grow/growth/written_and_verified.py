@@ -40,7 +40,7 @@ class Different(GrowError):
 
 def check_same(the_plan: Plan, checkpoint: Checkpoint, world: World) -> None:
     """BadInput unless every process has read the same source and makes the same plan."""
-    shapes = [(t.name, t.source, t.shape, t.new_shape, t.source_dtype, t.dtype) for t in the_plan.tensors]
+    shapes = [(t.name, t.old, t.new_shape, t.dtype) for t in the_plan.tensors]
     mine = hashlib.sha256(repr((the_plan.config, the_plan.new_config, shapes)).encode()).hexdigest()
     first = world.broadcast(mine)
     with world.together():

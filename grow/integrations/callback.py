@@ -22,7 +22,8 @@ from grow.integrations.requests import Growing, growings_of
 from grow.integrations.updates import NewEntryUpdates, bare
 from grow.models.as_configured import bare_object
 from grow.optimizer.torch_classes import check_optimizers
-from grow.planning.record import NAME, parse_record, record_of
+from grow.planning.parsed_record import parse_record
+from grow.planning.record import NAME, record_of
 from grow.training.after_growth.new_entries import tensors_of
 from grow.version import __version__
 

@@ -57,6 +57,7 @@ import numpy as np
 
 from grow.notation.axes import GAIN, LOOKUPS, READ, SHIFT
 from grow.notation.maps import AxisMap
+from grow.notation.origins import Read, Stack
 from grow.optimizer.arrays import along, as_like, gather, joined, pick, ratio, times, work, zeros
 from grow.planning.plan import Plan
 from grow.planning.tensor import TensorPlan
@@ -130,8 +131,8 @@ def grow_moment(
     for dim, f in enumerate(others, 1):
         if f is not None:
             grown = gather(grown, dim, f.source, _scale(f, power, copies))
-    if t.factor != 1:
-        grown = grown / t.factor**power
+    if isinstance(t.origin, Read) and t.origin.factor != 1:
+        grown = grown / t.origin.factor**power
     return as_like(grown, moment)
 
 
@@ -148,11 +149,11 @@ def grow_factored(t: TensorPlan, row: Any, col: Any, *, copies: bool = True) -> 
     """
     if not carries(t, copies):
         return zeros(row, (*t.new_shape[:-1], 1)), zeros(col, (*t.new_shape[:-2], 1, t.new_shape[-1]))
-    if not t.pieces:
+    if not isinstance(t.origin, Stack):
         return _factored([t], row, col, copies)
     height, made = t.new_shape[1], []
     for e in range(t.new_shape[0]):  # each matrix has means of its own, and experts keep their order
-        parts = [piece for begin, piece in t.pieces if begin // height == e]
+        parts = [piece for begin, piece in t.parts if begin // height == e]
         made.append(_factored(parts, row[e], col[e], copies))
     rows, cols = zip(*made)
     return joined(rows, row), joined(cols, col)
@@ -169,15 +170,20 @@ def _factored(parts: list[TensorPlan], row: Any, col: Any, copies: bool) -> tupl
     new_rows = grown[0] if len(grown) == 1 else joined(grown, row)
     new_cols = cols if f_col is None else gather(cols, 1, f_col.source, _scale(f_col, 2, copies))
     by_cols, by_rows = ratio(new_cols, cols), ratio(new_rows, rows)
-    new_rows, new_cols = (x * by / parts[0].factor ** 2 for x, by in ((new_rows, by_cols), (new_cols, by_rows)))
+    factor = parts[0].origin.factor if isinstance(parts[0].origin, Read) else 1.0
+    new_rows, new_cols = (x * by / factor**2 for x, by in ((new_rows, by_cols), (new_cols, by_rows)))
     return as_like(new_rows, row), as_like(new_cols, col)
 
 
 def carries(t: TensorPlan, copies: bool = True) -> bool:
     """Whether any entry holds an old one; `copies` as in `grow_moment`."""
-    if t.pieces:
-        return any(carries(piece, copies) for _, piece in t.pieces)
-    return t.fill is None and not t.inserted and (copies or not (t.again or t.copy))
+    match t.origin:
+        case Read(again=again, twin=twin):
+            first = not again and (twin is None or twin.place == 0)
+            return not t.inserted and (copies or first)
+        case Stack(pieces=pieces):
+            return any(carries(piece, copies) for piece in pieces)
+    return False
 
 
 class Rate(NamedTuple):
@@ -219,8 +225,8 @@ def new_entries_of(t: TensorPlan) -> Any:
     """`new_entries` of one parameter."""
     import torch
 
-    if t.pieces:
-        return _stacked(t, new_entries_of)
+    if isinstance(t.origin, Stack):
+        return _stacked(t.origin, new_entries_of, t.new_shape)
     if not carries(t, copies=False):
         return torch.ones(t.new_shape, dtype=torch.bool)
     old = torch.ones(t.new_shape, dtype=torch.bool)
@@ -239,14 +245,13 @@ def rates_of(t: TensorPlan) -> Rate:
     """`rates` of one parameter."""
     import torch
 
-    if t.pieces:
-        return Rate(
-            _stacked(t, lambda piece: rates_of(piece).value), _stacked(t, lambda piece: rates_of(piece).gradient)
-        )
-    if not carries(t):
+    if isinstance(stack := t.origin, Stack):
+        values = _stacked(stack, lambda piece: rates_of(piece).value, t.new_shape)
+        return Rate(values, _stacked(stack, lambda piece: rates_of(piece).gradient, t.new_shape))
+    if not isinstance(t.origin, Read) or not carries(t):
         return Rate(*(torch.zeros(t.new_shape, dtype=torch.float64) for _ in range(2)))
-    value = torch.full(t.new_shape, t.factor, dtype=torch.float64)
-    gradient = torch.full(t.new_shape, 1 / t.factor, dtype=torch.float64)
+    value = torch.full(t.new_shape, t.origin.factor, dtype=torch.float64)
+    gradient = torch.full(t.new_shape, 1 / t.origin.factor, dtype=torch.float64)
     for dim, f in enumerate(factors(t)):
         if f is not None:
             value *= torch.from_numpy(f.value).reshape(along(dim, value.ndim))
@@ -254,11 +259,11 @@ def rates_of(t: TensorPlan) -> Rate:
     return Rate(value, gradient)
 
 
-def _stacked(t: TensorPlan, compute: Callable[[TensorPlan], Any]) -> Any:
+def _stacked(stack: Stack[TensorPlan], compute: Callable[[TensorPlan], Any], shape: tuple[int, ...]) -> Any:
     """What is computed for each matrix of a stack, in its place."""
     import torch
 
-    return torch.cat([compute(piece) for _, piece in t.pieces]).reshape(t.new_shape)
+    return torch.cat([compute(piece) for piece in stack.pieces]).reshape(shape)
 
 
 def _scale(f: Factors, power: int, copies: bool) -> np.ndarray:

@@ -1,130 +1,241 @@
-"""All tensors of a result, with the map of each dimension."""
+"""All tensors of a result, each made whole in one go."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import takewhile
+from typing import NamedTuple
 
 import numpy as np
 
-from grow.architectures.family import Experts
-from grow.architectures.match import Match, Matched
-from grow.notation.axes import WRITE, Dim, Label, Row, Signature
-from grow.notation.maps import AxisMap, behind, concatenate, identity, product
-from grow.planning.change import DRAWN, Change, Treatment, layer_maps, treat
-from grow.planning.tensor import Share, TensorPlan
+from grow.architectures.architecture import Architecture
+from grow.architectures.family import Tie
+from grow.architectures.match import Match, Matched, Origin
+from grow.notation.axes import WRITE, Row, Signature
+from grow.notation.dim_maps import dim_map
+from grow.notation.maps import AxisMap
+from grow.notation.origins import Constant, Drawn, Read, Redrawn, SourcePart, Stack, Twin
+from grow.planning.change import Change, Treatment, layer_maps, treat
+from grow.planning.tensor import TensorPlan, roles_of
+
+DimMaps = tuple[AxisMap | None, ...]  # one per stored dim, None where nothing changes
 
 
 def assemble(matched: Match, change: Change, dtypes: Mapping[str, str]) -> tuple[tuple[TensorPlan, ...], str]:
-    """The result's tensors, and the name of a head that has to part from its tied table (or "")."""
-    source, family = matched.architecture, matched.family
-    tie = source.tie
-    if tie and not any(t.canonical == tie.table and "hidden" in t.row.signature.axes for t in matched.tensors):
-        tie = None  # the table lives in another space than the one that grows: OPT's word_embed_proj_dim
-    grows = not change.maps["hidden"].is_identity
-    parted = tie if tie and grows and not source.tie_norms else None
-    stored = {(t.row.name, t.index("layers"), t.index("experts")): t for t in matched.tensors}
-    tensors, untied = [], ""
-    for row, name, canonical, layer, expert in _in_order(matched, change):
-        maps = layer_maps(source, change.maps, change.depth, layer)
-        treated = Treatment(0) if layer is None else treat(source, change, row, layer, expert)
+    """The result's tensors, and the name of a head that has to part from its tied table (or "").
+
+    dtypes  of the result, by the names of the old tensors
+    """
+    assembly = _Assembly(matched, change, dtypes)
+    parted, tensors = assembly.parted, []
+    for place in _in_order(matched, change):
+        tensors.append(assembly.tensor(place))
+        if parted and place.canonical == parted.table:
+            tensors.append(assembly.head(parted))
+    return tuple(tensors), parted.head if parted else ""
+
+
+class _Place(NamedTuple):
+    """Where a tensor of the result stands; layer and expert are new ones, None where it is in none."""
+
+    row: Row
+    name: str
+    canonical: str
+    layer: int | None
+    expert: int | None
+
+
+@dataclass(frozen=True)
+class _Assembly:
+    """Makes each tensor of a result whole; there is one method for each kind."""
+
+    matched: Match
+    change: Change
+    dtypes: Mapping[str, str]
+
+    @property
+    def source(self) -> Architecture:
+        return self.matched.architecture
+
+    @cached_property
+    def stored(self) -> dict[tuple[str, int | None, int | None], Matched]:
+        """(row, old layer, old expert) -> the old tensor."""
+        return {(t.row.name, t.index("layers"), t.index("experts")): t for t in self.matched.tensors}
+
+    @cached_property
+    def tie(self) -> Tie | None:
+        """None, too, where the table lives in another space than the one that grows: OPT's word_embed_proj_dim."""
+        tie = self.source.tie
+        there = any(tie and t.canonical == tie.table and "hidden" in t.row.signature.axes for t in self.matched.tensors)
+        return tie if there else None
+
+    @cached_property
+    def parted(self) -> Tie | None:
+        """The tie that ends because no norm in front of the head can absorb the growth."""
+        grows = not self.change.maps["hidden"].is_identity
+        return self.tie if grows and not self.source.tie_norms else None
+
+    def tensor(self, place: _Place) -> TensorPlan:
+        change, (row, name, canonical, layer, expert) = self.change, place
+        maps = layer_maps(self.source, change.maps, change.depth, layer)
+        treatment = Treatment(0) if layer is None else treat(self.source, change, row, layer, expert)
+        old_layer = None if layer is None else treatment.layer
         old_expert = None if expert is None else int(maps["experts"].source[expert])
-        t = stored[row.name, None if layer is None else treated.layer, old_expert]
-        tied = tie is not None and parted is None and canonical in tie.norms
-        new = layer is not None and change.depth.new[layer] and not treated.moved
-        grown = _tensor(t, name, row.signature, maps, dtypes[t.name], change.low)
-        grown = replace(grown, canonical=canonical, tied=tied, inserted=new)
-        if family.experts:
-            grown = replace(grown, again=change.read_again(row.name, family.experts.shared))
-        if change.above and layer is not None and treated.fill is None:
-            grown = replace(grown, above=_above(grown, stored.get((row.name, treated.layer + 1, old_expert))))
-        if expert is not None:
-            copies = change.copies(expert).tolist()
-            among = tuple((t.at(t.at(t.name, layers=layer or 0), experts=k), 0) for k in copies)
-            place = copies.index(expert)
-            grown = replace(grown, copy=place, share=Share(place, among) if change.shared(row) else None)
-            grown = replace(grown, redraw=_redraw(family.experts, change, row.signature, layer, expert, place))
-        tensors.append(_treated(grown, treated))
-        if row.signature.stacked and tensors[-1].fill is None:
-            tensors[-1] = _stack(family.experts, t, tensors[-1], row, maps, change, layer)
-        if parted and canonical == parted.table:
-            head = next(row for row in family.rows if row.name == parted.head)
-            untied = parted.head
-            second = _tensor(t, untied, head.signature, maps, dtypes[t.name])
-            tensors.append(replace(second, canonical=untied, again=True))
-    return tuple(tensors), untied
+        old = self.stored[row.name, old_layer, old_expert]
+        inserted = layer is not None and change.depth.new[layer] and not treatment.moved
+        dims, shape = _grown(row.signature, old.shape, maps)
+        dtype, treated = self.dtypes[old.name], _treated(old.origin, treatment.origin)
+        origin: Read | Constant | Drawn | Stack[TensorPlan]
+        if row.signature.stacked and isinstance(treated, (Read, Stack)):
+            matrices = _matrices(old, treated, maps["experts"].n)
+            origin = Stack(tuple(self._pieces(place, matrices, maps, shape[1], dtype, inserted)))
+        elif isinstance(treated, Read):
+            above = None if old_layer is None else self.stored.get((row.name, old_layer + 1, old_expert))
+            origin = self._read(place, old, treated, dims, above)
+        elif isinstance(treated, Stack):
+            raise TypeError(f"{name}: {row.signature} is not a stack")
+        else:
+            origin = treated
+        tied = self.tie is not None and self.parted is None and canonical in self.tie.norms
+        return TensorPlan(name, canonical, row.signature, dims, old.stored, shape, dtype, origin, tied, inserted)
 
+    def head(self, tie: Tie) -> TensorPlan:
+        """The tied table once more, as the head that parts from it."""
+        row = next(row for row in self.source.family.rows if row.name == tie.head)
+        table = next(t for t in self.matched.tensors if t.canonical == tie.table)
+        dims, shape = _grown(row.signature, table.shape, self.change.maps)
+        dtype, origin = self.dtypes[table.name], Read(again=True)
+        return TensorPlan(tie.head, tie.head, row.signature, dims, table.stored, shape, dtype, origin)
 
-def _treated(t: TensorPlan, treated: Treatment) -> TensorPlan:
-    """What the layer asks for comes before how the tensor came about."""
-    if treated.fill is None:
-        return replace(t, factor=t.factor * treated.factor)
-    return replace(t, fill=treated.fill, share=None)
+    def _read(self, place: _Place, old: Matched, treated: Read, dims: DimMaps, above: Matched | None) -> Read:
+        """above  the old tensor of the next layer"""
+        change, row, experts = self.change, place.row, self.source.family.experts
+        tokens = len(dims) == 1 and any(label.axis == "vocab" for label in row.signature.dims[0].labels)
+        copied = above is not None and change.above and _writes_copies(row.signature, dims)
 
+        def spot(expert: int) -> tuple[str, int]:
+            return old.at(old.at(old.name, layers=place.layer or 0), experts=expert), 0
 
-def _above(t: TensorPlan, upper: Matched | None) -> str:
-    """The next layer's tensor where it has one and this one writes copies."""
-    copied = any(m is not None and role == WRITE and m.counts.max() > 1 for m, role in zip(t.maps, t.roles))
-    return upper.name if upper is not None and copied else ""
-
-
-def _redraw(
-    experts: Experts | None, change: Change, signature: Signature, layer: int | None, expert: int, place: int
-) -> tuple[float, str, int] | None:
-    """Which share of an expert's units is drawn anew, by which name, and along which dim they are."""
-    if change.redraw is None or experts is None or (place == 0 and not change.redraw.first):
-        return None
-    dims = [d for d, dim in enumerate(signature.dims) if any(label.axis == experts.width for label in dim.labels)]
-    return (change.redraw.share, f"redraw {layer}.{expert}", dims[0]) if dims else None
-
-
-def _stack(
-    facts: Experts | None,
-    t: Matched,
-    grown: TensorPlan,
-    row: Row,
-    maps: Mapping[str, AxisMap],
-    change: Change,
-    layer: int | None,
-) -> TensorPlan:
-    """The stack with the plans of its matrices; what tells twins of experts apart is decided for each."""
-    pieces: list[tuple[int, TensorPlan]] = []
-    begin, of, experts = 0, row.signature.part, maps["experts"]
-    rows = t.shape[1]
-    each = len(t.parts) // experts.n
-    for j, i in enumerate(experts.source.tolist()):
-        alone = replace(
-            t, row=replace(row, signature=of), shape=t.shape[1:], source=grown.source, corner=(i * rows, 0), parts=()
+        return Read(
+            treated.factor,
+            low=change.low if tokens else None,
+            above=above.stored if above is not None and copied else None,
+            twin=None if place.expert is None else self._twin(place, row.signature, place.expert, spot),
+            again=experts is not None and change.read_again(row.name, experts.shared),
         )
-        copies = change.copies(j).tolist()
-        height = grown.new_shape[1]
-        for p, part in enumerate(t.parts[i * each : (i + 1) * each] or (alone,)):
-            piece = _tensor(part, f"{grown.name}[{j}.{p}]", part.row.signature, maps, grown.dtype)
-            piece = replace(piece, canonical=grown.canonical, inserted=grown.inserted, copy=copies.index(j))
-            piece = replace(piece, redraw=_redraw(facts, change, part.row.signature, layer, j, piece.copy))
-            if change.shared(row):
-                among = tuple((grown.name, k * height) for k in copies)
-                piece = replace(piece, share=Share(copies.index(j), among))
-            elif grown.inserted and change.upcycling is None and copies[0] < j:
-                piece = replace(piece, fill=DRAWN)
-            pieces.append((begin, piece))
-            begin += piece.new_matrix[0]
-    return replace(grown, pieces=tuple(pieces))
+
+    def _pieces(
+        self,
+        place: _Place,
+        matrices: list[tuple[Matched, ...]],
+        maps: Mapping[str, AxisMap],
+        height: int,
+        dtype: str,
+        inserted: bool,
+    ) -> Iterator[TensorPlan]:
+        """The matrices of a stack; what tells twins of experts apart is decided for each.
+
+        matrices  of each old expert
+        height    rows of each new expert
+        """
+        change, row = self.change, place.row
+        alike = inserted and change.upcycling is None and not change.shared(row)  # copies: what they write is 0
+
+        def spot(expert: int) -> tuple[str, int]:
+            return place.name, expert * height
+
+        for expert, old_expert in enumerate(maps["experts"].source.tolist()):
+            further = change.copies(expert)[0] < expert
+            for number, old in enumerate(matrices[old_expert]):
+                signature, made = old.row.signature, old.origin
+                dims, shape = _grown(signature, old.shape, maps)
+                if isinstance(made, Stack):
+                    raise TypeError(f"{place.name}: a stack of stacks")
+                if alike and further:
+                    made = Drawn()
+                elif isinstance(made, Read):
+                    made = Read(made.factor, twin=self._twin(place, signature, expert, spot))
+                name = f"{place.name}[{expert}.{number}]"
+                yield TensorPlan(
+                    name, place.canonical, signature, dims, old.stored, shape, dtype, made, inserted=inserted
+                )
+
+    def _twin(
+        self, place: _Place, signature: Signature, expert: int, spot: Callable[[int], tuple[str, int]]
+    ) -> Twin | None:
+        """spot  (tensor, first row) of an expert's matrix"""
+        change = self.change
+        if not change.makes_experts:
+            return None
+        copies = change.copies(expert).tolist()
+        number = copies.index(expert)
+        among = tuple(spot(copy) for copy in copies) if change.shared(place.row) else ()
+        name = f"redraw {place.layer}.{expert}"
+        return Twin(number, among, self._redrawn(signature, name, first=number == 0))
+
+    def _redrawn(self, signature: Signature, name: str, first: bool) -> Redrawn | None:
+        """first  whether the expert is the first that came from its old one"""
+        redraw, experts = self.change.redraw, self.source.family.experts
+        if redraw is None or experts is None or (first and not redraw.first):
+            return None
+        units = [d for d, dim in enumerate(signature.dims) if any(label.axis == experts.width for label in dim.labels)]
+        return Redrawn(redraw.share, name, units[0]) if units else None
 
 
-def _in_order(matched: Match, change: Change) -> Iterator[tuple[Row, str, str, int | None, int | None]]:
-    """(row, stored name, canonical name, new layer, new expert) of every tensor of the result; layers stand where the
-    first did, and copies of an expert behind each other."""
+def _treated(old: Origin, by: Read | Constant | Drawn) -> Origin:
+    """What the layer asks for comes before how the old tensor comes about; numbers that are drawn anyway stay those."""
+    if isinstance(old, Stack) and not isinstance(by, Constant):
+        return Stack(tuple(replace(piece, origin=_treated(piece.origin, by)) for piece in old.pieces))
+    match by:
+        case Read(factor=factor):
+            return Read(old.factor * factor) if isinstance(old, Read) else old
+        case Drawn():
+            return old if isinstance(old, Drawn) else by
+    return by
 
-    def placed(t: Matched, layer: int | None) -> Iterator[tuple[Row, str, str, int | None, int | None]]:
+
+def _matrices(old: Matched, origin: Read | Stack[Matched], experts: int) -> list[tuple[Matched, ...]]:
+    """The matrices of each of the experts of a stack, which is stored or made of other tensors."""
+    if isinstance(origin, Stack):
+        each = len(origin.pieces) // experts
+        return [origin.pieces[i * each : (i + 1) * each] for i in range(experts)]
+    row, (_, height, width) = replace(old.row, signature=old.row.signature.part), old.shape
+    parts = [SourcePart(old.stored.tensor, old.dtype, (height, width), (i * height, 0)) for i in range(experts)]
+    return [(Matched(old.name, old.canonical, row, part, origin),) for part in parts]
+
+
+def _grown(
+    signature: Signature, shape: tuple[int, ...], maps: Mapping[str, AxisMap]
+) -> tuple[DimMaps, tuple[int, ...]]:
+    """The map of each dimension of a tensor, and the shape that it gets."""
+    sizes = {
+        label.axis: size - label.extra
+        for dim, size in zip(signature.dims, shape)
+        for label in dim.labels
+        if len(dim.labels) == 1
+    }
+    sizes |= {"heads": maps["heads"].n, "kv_heads": maps["kv_heads"].n, "head_dim": maps["head_dim.v"].n}
+    dims = tuple(dim_map(dim, maps, sizes) for dim in signature.dims)
+    return dims, tuple(n if m is None else m.m for m, n in zip(dims, shape))
+
+
+def _writes_copies(signature: Signature, dims: DimMaps) -> bool:
+    pairs = zip(dims, roles_of(signature))
+    return any(m is not None and role == WRITE and m.counts.max() > 1 for m, role in pairs)
+
+
+def _in_order(matched: Match, change: Change) -> Iterator[_Place]:
+    """Every tensor of the result; layers stand where the first did, and copies of an expert behind each other."""
+
+    def placed(t: Matched, layer: int | None) -> Iterator[_Place]:
         expert = t.index("experts")
         new = (None,) if expert is None else np.flatnonzero(change.maps["experts"].source == expert).tolist()
         for j in new:
             at = {} if layer is None else {"layers": layer}
             at |= {} if j is None else {"experts": j}
-            yield t.row, t.at(t.name, **at), t.at(t.canonical, **at), layer, j
+            yield _Place(t.row, t.at(t.name, **at), t.at(t.canonical, **at), layer, j)
 
     if change.depth.is_identity:
         for t in matched.tensors:
@@ -142,63 +253,3 @@ def _in_order(matched: Match, change: Change) -> Iterator[tuple[Row, str, str, i
             yield from placed(t, j)
     for t in once[before:]:
         yield from placed(t, None)
-
-
-def dim_map(dim: Dim, maps: Mapping[str, AxisMap], sizes: Mapping[str, int]) -> AxisMap | None:
-    """The map of a stored dimension from the maps of its spaces; None when no space in it changes."""
-
-    def of(label: Label, side: str = "") -> AxisMap | None:
-        found = maps.get(label.space) or maps.get(f"{label.axis}.{side}")
-        if found is None or found.is_identity:
-            return None
-        return found if not label.extra else behind(label.extra, found)
-
-    def joined(labels: tuple[Label, ...], side: str = "") -> AxisMap:
-        return _product(tuple(of(label, side) or label.size(sizes) for label in labels))
-
-    axes = [label.axis for label in dim.labels]
-    if "qkv" in axes:
-        at = axes.index("qkv")
-        outer, inner = dim.labels[:at], dim.labels[at + 1 :]
-        if not any(of(label, side) for label in (*outer, *inner) for side in "qkv"):
-            return None
-        sides = concatenate([joined(inner, side) for side in "qkv"])
-        return product([joined(outer), sides]) if outer else sides
-    return joined(dim.labels) if any(map(of, dim.labels)) else None
-
-
-@lru_cache(maxsize=16)
-def _product(factors: tuple[AxisMap | int, ...]) -> AxisMap:
-    """The same map for every layer; a number is an unchanged space of that size."""
-    return product([identity(factor) if isinstance(factor, int) else factor for factor in factors])
-
-
-def _tensor(
-    t: Matched, name: str, signature: Signature, maps: Mapping[str, AxisMap], dtype: str, low: float | None = None
-) -> TensorPlan:
-    sizes = {
-        label.axis: size - label.extra
-        for dim, size in zip(signature.dims, t.shape)
-        for label in dim.labels
-        if len(dim.labels) == 1
-    }
-    sizes |= {"heads": maps["heads"].n, "kv_heads": maps["kv_heads"].n, "head_dim": maps["head_dim.v"].n}
-    dims = tuple(dim_map(dim, maps, sizes) for dim in signature.dims)
-    new_shape = tuple(n if m is None else m.m for m, n in zip(dims, t.shape))
-    biased = low if len(dims) == 1 and any(label.axis == "vocab" for label in signature.dims[0].labels) else None
-    return TensorPlan(
-        name,
-        t.source or t.name,
-        signature,
-        dims,
-        t.shape,
-        new_shape,
-        t.dtype,
-        dtype,
-        low=biased,
-        fill=t.fill,
-        rms=t.rms,
-        repeat=t.repeat,
-        factor=t.factor,
-        corner=t.corner,
-    )

@@ -17,10 +17,9 @@ from grow.architectures.family import Chain, Window
 from grow.errors import BadInput, Refused
 from grow.notation.axes import GAIN, SHIFT, WRITE, Row
 from grow.notation.maps import AxisMap, is_power_of_two
+from grow.notation.origins import AS_IT_IS, Constant, Drawn, Read
 from grow.planning.layers import Depth, chain_scales
 from grow.spelling import option
-
-DRAWN = "drawn"
 
 
 @dataclass(frozen=True)
@@ -100,15 +99,13 @@ class Upcycling:
 class Treatment:
     """What happens to one tensor beside the maps of its axes.
 
-    layer   the old layer it is read from
-    fill    None: it is read; a number: all of it is that number; `DRAWN`: drawn at the old one's scale
-    factor  on every element
+    layer   the old layer it comes from
+    origin  how: read, times a factor; one number; or drawn
     moved   the old tensor itself, although the layer is an inserted one: a chain ends with the norm it began with
     """
 
     layer: int
-    fill: float | str | None = None
-    factor: float = 1.0
+    origin: Read | Constant | Drawn = AS_IT_IS
     moved: bool = False
 
 
@@ -125,15 +122,15 @@ def treat(source: Architecture, change: Change, row: Row, layer: int, expert: in
     if depth.zero == "norm":
         first, *others = row.signature.dims
         still = not others and (first.role == WRITE or first.labels[0].axis == "hidden")
-        return Treatment(old, fill=0.0 if still else None)
+        return Treatment(old, Constant(0.0) if still else AS_IT_IS)
     if row.name in family.branch_norms:
-        return Treatment(old, fill=family.silent_gain)
+        return Treatment(old, Constant(family.silent_gain))
     if not family.branch_norms and writes_stream(row):
-        return Treatment(old, fill=0.0)
+        return Treatment(old, Constant(0.0))
     if expert is not None and change.upcycling is None and not writes_stream(row) and change.copies(expert)[0] < expert:
-        return Treatment(old, fill=DRAWN)  # nothing else would tell it from its twin: what they write is 0
+        return Treatment(old, Drawn())  # nothing else would tell it from its twin: what they write is 0
     if depth.fill == "fresh" and row.signature.dims[0].role not in (GAIN, SHIFT):
-        return Treatment(old, fill=DRAWN if len(row.signature.dims) > 1 else 0.0)
+        return Treatment(old, Drawn() if len(row.signature.dims) > 1 else Constant(0.0))
     return Treatment(old)
 
 
@@ -148,20 +145,20 @@ def _chained(source: Architecture, chain: Chain, depth: Depth, row: Row, layer: 
     last = module == chain.last
     if place == 0:
         if last:
-            return Treatment(depth.source[layer], fill=scales.gain if gain else 0.0)
+            return Treatment(depth.source[layer], Constant(scales.gain if gain else 0.0))
         if module in (chain.first, chain.writes):
-            return Treatment(depth.source[layer], factor=scales.scale)
+            return Treatment(depth.source[layer], Read(scales.scale))
         if module == chain.reads and gain:
-            return Treatment(depth.source[layer], factor=1 / scales.scale)
+            return Treatment(depth.source[layer], Read(1 / scales.scale))
         return None
     if module == chain.reads and not gain:
         # the stream there is `gain` times a normal vector: an old bias would drown it, and with none half of all
         # ReLUs are off and may stay so
-        return Treatment(depth.source[layer], fill=10 * scales.gain)
+        return Treatment(depth.source[layer], Constant(10 * scales.gain))
     if last and place == length:  # what the LayerNorm in front of the run was
-        return Treatment(depth.source[layer - place], factor=scales.last if gain else 1.0, moved=True)
+        return Treatment(depth.source[layer - place], Read(scales.last if gain else 1.0), moved=True)
     if last or module == chain.first:
-        return Treatment(depth.source[layer], fill=scales.gain if gain else 0.0)
+        return Treatment(depth.source[layer], Constant(scales.gain if gain else 0.0))
     return None
 
 

@@ -6,7 +6,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
-from grow.planning.tensor import TensorPlan, flat
+from grow.notation.origins import Read, flat
+from grow.planning.tensor import TensorPlan
 
 Corner = tuple[int, int]
 
@@ -19,9 +20,9 @@ def uncovered(tensors: Iterable[TensorPlan], shapes: Mapping[str, tuple[int, ...
     read: dict[tuple[str, str], Counter[tuple[Corner, Corner]]] = defaultdict(Counter)
     for whole in tensors:
         for _, t in whole.parts:
-            if t.fill is None and len(t.shape) == 2:
-                (top, left), (rows, columns) = t.corner, t.matrix
-                read[_without_expert(whole.canonical), t.source][(top, top + rows), (left, left + columns)] += 1
+            if isinstance(t.origin, Read) and len(t.shape) == 2:
+                (top, left), (rows, columns) = t.old.corner, t.old.matrix
+                read[_without_expert(whole.canonical), t.old.tensor][(top, top + rows), (left, left + columns)] += 1
     for (_, source), parts in read.items():
         shape = shapes[source]
         down, across = (_steps([part[d] for part in parts]) for d in (0, 1))

@@ -13,6 +13,7 @@ from grow.architectures.family import GROWABLE, UNITS, Family
 from grow.architectures.match import Match
 from grow.notation.dtypes import BITS, CODES, STORES
 from grow.notation.maps import AxisMap, is_power_of_two
+from grow.notation.origins import Read
 from grow.planning.assemble import assemble
 from grow.planning.change import Change, Upcycling, check_depth, depth_rounds, layer_config
 from grow.planning.choose_maps import grow_counts, grow_experts, head_dim_maps, low_logit, rounding
@@ -91,8 +92,8 @@ class Plan:
     @property
     def read(self) -> list[TensorPlan]:
         """One tensor of the result for each of the source's, or for each part of it that is read on its own."""
-        parts = [part for t in self.tensors for _, part in t.parts if part.fill is None]
-        return list({(t.source, t.corner): t for t in reversed(parts)}.values())[::-1]
+        parts = [part for t in self.tensors for _, part in t.parts if isinstance(part.origin, Read)]
+        return list({(t.old.tensor, t.old.corner): t for t in reversed(parts)}.values())[::-1]
 
     @property
     def nbytes(self) -> int:
@@ -208,7 +209,7 @@ def why_rounded(matched: Match, change: Change, new: Mapping[str, int], split: s
 def why_narrowed(tensors: Sequence[TensorPlan], maps: Mapping[str, AxisMap], split: str) -> tuple[str, ...]:
     """Why the dtypes in which the result is stored round weights; empty where they do not."""
     parts = [part for t in tensors for _, part in t.parts]
-    found = sorted({f"{t.source_dtype} stored as {t.dtype}" for t in parts if t.source_dtype not in STORES[t.dtype]})
+    found = sorted({f"{t.old.dtype} stored as {t.dtype}" for t in parts if t.old.dtype not in STORES[t.dtype]})
     shared = any(maps[space].counts.max() > 1 for space in ("hidden", "heads", *UNITS) if space in maps)
     if split in HALVED and shared and any(t.dtype == "F16" for t in tensors):
         found.append("float16: half of one of its smallest numbers is none")
@@ -216,7 +217,8 @@ def why_narrowed(tensors: Sequence[TensorPlan], maps: Mapping[str, AxisMap], spl
 
 
 def _rounding_factors(matched: Match) -> tuple[str, ...]:
-    factors = {t.factor for t in matched.tensors} | {part.factor for t in matched.tensors for part in t.parts}
+    origins = [part.origin for t in matched.tensors for part in t.parts]
+    factors = {origin.factor for origin in origins if isinstance(origin, Read)}
     return tuple(f"weights × {factor:g}" for factor in sorted(factors) if not is_power_of_two(factor))
 
 

@@ -22,10 +22,12 @@ from typing import Any
 from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
 from grow.architectures.family import Experts, Family
-from grow.architectures.match import Match, Matched
+from grow.architectures.match import Match, Matched, Origin
 from grow.architectures.upcycling_pairs import PAIRS, Pair
 from grow.errors import BadInput, Refused
-from grow.planning.change import DRAWN, ROUTES, Upcycling
+from grow.notation.axes import Row
+from grow.notation.origins import Constant, Drawn, Read, SourcePart, Stack
+from grow.planning.change import ROUTES, Upcycling
 from grow.planning.growth_options import UpcyclingOptions
 from grow.spelling import command, option
 
@@ -204,7 +206,7 @@ def _tensors(matched: Match, into: Architecture, how: Upcycling) -> Iterator[Mat
         bare = family.prefix + t.name == t.canonical
         if layer is None or t.row.name not in dense or not into.sparse(layer):
             name = t.name if bare else t.canonical
-            yield replace(t, name=name, row=rows[t.row.name], source=t.source or t.name)
+            yield replace(t, name=name, row=rows[t.row.name])
         elif t.row.name == next(iter(experts.parts.values()))[0]:  # where the FFN begins
             ffn = {name: old[name, layer] for name in dense}
             for made in _experts(target, experts, rows, ffn, layer, matched.architecture.sizes["ffn"], how):
@@ -220,46 +222,64 @@ def experts_of(how: Upcycling, sizes: Mapping[str, int], layer: int, dtype: str)
     for name in dict.fromkeys(name for names in experts.parts.values() for name in names):
         at = name.replace("{layers}", str(layer))
         shape = dense[name].signature.shape({"ffn": units, "hidden": sizes["hidden"]})
-        ffn[name] = Matched(at, at, dense[name], dtype, shape)
+        ffn[name] = Matched(at, at, dense[name], SourcePart(at, dtype, shape))
     yield from _experts(target, experts, {row.name: row for row in target.rows}, ffn, layer, units, how)
 
 
 def _experts(
-    target: Family, experts: Experts, rows: Mapping, ffn: Mapping[str, Matched], layer: int, units: int, how: Upcycling
+    target: Family,
+    experts: Experts,
+    rows: Mapping[str, Row],
+    ffn: Mapping[str, Matched],
+    layer: int,
+    units: int,
+    how: Upcycling,
 ) -> Iterator[Matched]:
     """What stands in one layer in place of its FFN."""
-    g, width, routed = how.granularity, units // how.granularity, how.route == "routed"
+    slices, width, routed = how.granularity, units // how.granularity, how.route == "routed"
     gate = next(iter(ffn.values()))
     hidden = ffn[experts.parts[next(iter(experts.parts))][0]].shape[1]
+    silent = Constant(0.0)
 
-    def made(row: str, like: Matched, shape: tuple[int, ...], expert: int = 0, **fields: Any) -> Matched:
-        name = row.replace("{layers}", str(layer)).replace("{experts}", str(expert))
-        return Matched(name, name, rows[row], like.dtype, shape, source=like.source or like.name, **fields)
+    def made(
+        row: Row,
+        like: Matched,
+        shape: tuple[int, ...],
+        origin: Origin,
+        expert: int = 0,
+        corner: tuple[int, int] = (0, 0),
+    ) -> Matched:
+        name = row.name.replace("{layers}", str(layer)).replace("{experts}", str(expert))
+        return Matched(name, name, row, SourcePart(like.stored.tensor, like.dtype, shape, corner), origin)
 
-    yield made(experts.router, gate, (g, hidden), fill=DRAWN, rms=0.02, repeat=g if routed else 1)
-    for row, names in experts.parts.items():
-        slices = []
-        for s in range(g):
-            for name in names:
-                like = ffn[name]
-                writes = like.row.signature.dims[0].labels[0].axis == "hidden"
-                shape, corner = ((hidden, width), (0, s * width)) if writes else ((width, hidden), (s * width, 0))
-                fields: dict[str, Any] = {"factor": float(g)} if writes else {}
-                if not routed:
-                    fields = {"fill": 0.0 if writes else DRAWN}
-                slices.append(made(row, like, shape, s, corner=corner, **fields))
-        if not rows[row].signature.stacked:
-            yield from slices
+    def slice_of(row: Row, dense: str, s: int) -> Matched:
+        like = ffn[dense]
+        if _writes_hidden(like):
+            origin = Read(float(slices)) if routed else silent
+            return made(row, like, (hidden, width), origin, s, (0, s * width))
+        return made(row, like, (width, hidden), Read() if routed else Drawn(), s, (s * width, 0))
+
+    yield made(rows[experts.router], gate, (slices, hidden), Drawn(0.02, repeat=slices if routed else 1))
+    for name, names in experts.parts.items():
+        row = rows[name]
+        if not row.signature.stacked:
+            yield from (slice_of(row, dense, s) for s in range(slices) for dense in names)
         else:
-            # a slice is one row of the dense table; in the stack they lie one below the other
-            slices = [replace(t, row=ffn[names[i % len(names)]].row) for i, t in enumerate(slices)]
-            height = sum(t.shape[0] for t in slices) // g
-            yield replace(made(row, ffn[names[0]], (g, height, slices[0].shape[1])), parts=tuple(slices))
-    for row, name in experts.shared.items():
-        like = ffn[name]
-        writes = like.row.signature.dims[0].labels[0].axis == "hidden"
-        fields = {} if not writes else {"fill": 0.0} if routed else {"factor": 2.0}
-        yield made(row, like, like.shape, **fields)
+            # a slice has the signature of its row of the dense table; in the stack they lie one below the other
+            pieces = tuple(
+                slice_of(replace(row, signature=ffn[dense].row.signature), dense, s)
+                for s in range(slices)
+                for dense in names
+            )
+            height = sum(piece.shape[0] for piece in pieces) // slices
+            yield made(row, ffn[names[0]], (slices, height, pieces[0].shape[1]), Stack(pieces))
+    for name, dense in experts.shared.items():
+        like = ffn[dense]
+        carried = Read() if not _writes_hidden(like) else silent if routed else Read(2.0)
+        yield made(rows[name], like, like.shape, carried)
     if experts.shared_gate:
-        drawn: dict[str, Any] = {"fill": DRAWN, "rms": 0.02} if routed else {"fill": 0.0}
-        yield made(experts.shared_gate, gate, (1, hidden), **drawn)
+        yield made(rows[experts.shared_gate], gate, (1, hidden), Drawn(0.02) if routed else silent)
+
+
+def _writes_hidden(t: Matched) -> bool:
+    return t.row.signature.dims[0].labels[0].axis == "hidden"

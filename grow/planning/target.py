@@ -25,7 +25,8 @@ from grow.architectures.upcycling_pairs import PAIRS
 from grow.errors import BadInput, Refused, did_you_mean
 from grow.files.header import show
 from grow.files.regular import read_json
-from grow.planning.nearest_sizes import complete, nearest, reachable
+from grow.planning.nearest_sizes import complete
+from grow.planning.possible_sizes import check_sizes
 from grow.spelling import Either, OneSize, caller, command, option, spelled
 
 
@@ -57,7 +58,7 @@ def resolve(source: Architecture, to: Any, *, deepen: bool = False) -> Target:
             why="a target is a size, a factor, a folder, a config, or fields with their sizes",
             fix=option(to="2x"),
         )
-    _check(source, target.sizes)
+    check_sizes(source, target.sizes)
     if deepen and target.sizes["layers"] == old["layers"]:
         told = f"the target has {old['layers']} layers, as many as the source, or names none"
         told = f"{option(deepen=True)} has no effect: {told}"
@@ -246,54 +247,6 @@ def _from_config(source: Architecture, config: Mapping[str, Any], name: str, dee
             )
             notes.append(f"{axis} stay {old[axis]} ({name} has {sizes[axis]}){more}")
     return Target(new, tuple(notes))
-
-
-def _check(source: Architecture, new: dict[str, int]) -> None:
-    family, old = source.family, source.sizes
-    field = lambda axis: family.axes.get(axis, axis)  # noqa: E731
-    family.check_caps({axis: new[axis] for axis in (*GROWABLE, *family.follows) if axis in new}, f"{option('to')} ")
-    fewer = [axis for axis in GROWABLE if axis in new and axis not in WIDTHS and new[axis] < old[axis]]
-    if fewer:  # before the widths: what is suggested for them would be refused for these
-        raise Refused(
-            option(to={field(a): new[a] for a in fewer}),
-            what=", ".join(f"{a} {old[a]} -> {new[a]}" for a in fewer),
-            why="a smaller axis loses information",
-            fix="at least " + ",".join(f"{field(a)}={old[a]}" for a in fewer),
-        )
-    if new["heads"] % new["kv_heads"]:
-        raise Refused(
-            option(to={field("heads"): new["heads"]}),
-            what=f"{new['kv_heads']} kv heads do not divide {new['heads']} heads",
-            why="each kv head serves heads / kv_heads query heads",
-            fix=nearest(source, new),
-        )
-    if (family.divides or family.derived_head_dim) and new["hidden"] % new["heads"]:
-        raise Refused(
-            option(to={field("hidden"): new["hidden"]}),
-            what=f"{new['heads']} heads do not divide hidden {new['hidden']}",
-            why=f"the stock {family.model_type} config refuses hidden % heads != 0 when it is loaded",
-            fix=nearest(source, new),
-        )
-    if family.derived_head_dim and new["head_dim"] * new["heads"] != new["hidden"]:
-        wide = {**new, "hidden": new["heads"] * new["head_dim"]}
-        raise Refused(
-            option(to={"head_dim": new["head_dim"]}),
-            what=f"{new['heads']} heads × {new['head_dim']} != hidden {new['hidden']}",
-            why=f"{family.model_type} computes head_dim = hidden / heads",
-            fix=f"{field('hidden')}={wide['hidden']}" if reachable(source, wide) else "leave head_dim out",
-        )
-    shrunk = [axis for axis in GROWABLE if axis in new and new[axis] < old[axis]]
-    if shrunk:
-        derived = family.derived_head_dim and shrunk == ["head_dim"]
-        raised = {**new, **{axis: old[axis] for axis in shrunk}}
-        raise Refused(
-            option(to={field(a): new[a] for a in shrunk}),
-            what=", ".join(f"{a} {old[a]} -> {new[a]}" for a in shrunk),
-            why="a smaller axis loses information" + ("; here head_dim = hidden / heads" if derived else ""),
-            fix="at least " + ",".join(f"{field(a)}={old[a]}" for a in shrunk)
-            if not derived and reachable(source, raised)
-            else nearest(source, new),
-        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,13 +1,14 @@
-"""The plan of one tensor: where it is read from, and the map of each dimension."""
+"""The plan of one tensor: what was in its place, where its numbers come from, and the map of each dimension."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from grow.notation.axes import LOOKUPS, READ, WRITE, Signature
 from grow.notation.dtypes import ITEMSIZE
 from grow.notation.maps import AxisMap
+from grow.notation.origins import AS_IT_IS, Constant, Drawn, Read, SourcePart, Stack, flat
 
 SPLITS = ("exact", "even", "noisy", "diagonal")
 """How copies share a consumer's weight.
@@ -19,22 +20,12 @@ diagonal  copy k of a unit reads copy k of what it reads, with the whole weight;
 """
 HALVED = ("even", "diagonal")  # splits that divide weights, which rounds unless by a power of two
 
-
-@dataclass(frozen=True)
-class Share:
-    """One of the experts that an old one became: their down projections differ, and their mean is the old one.
-
-    place  among the copies
-    among  tensor and first row of each copy
-    """
-
-    place: int
-    among: tuple[tuple[str, int], ...]
+Origin = Read | Constant | Drawn | Stack["TensorPlan"]
 
 
-def flat(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and columns of a tensor as a matrix; a vector is one column, a stack lies flat."""
-    return (math.prod(shape[:-1]), shape[-1]) if len(shape) > 1 else (shape[0], 1)
+def roles_of(signature: Signature) -> tuple[str, ...]:
+    """Per dim. A table that is looked up row by row is not multiplied: its rows are gathered like a producer's."""
+    return tuple(WRITE if dim.role == READ and dim.labels[0].axis in LOOKUPS else dim.role for dim in signature.dims)
 
 
 @dataclass(frozen=True)
@@ -42,51 +33,39 @@ class TensorPlan:
     """One tensor of the result.
 
     canonical  the name that the family's table gives it
-    maps    one per stored dim, None where nothing changes
-    tied    a norm in front of a tied head: its gain (bias) is shared among copies like a consumer's weight
-    fill    None: it is read from `source`; a number: it is that number; `change.DRAWN`: drawn at the source's scale
-    rms     of what is drawn, None for the source's
-    repeat  how many consecutive rows of what is drawn are equal
-    factor  on every element
-    corner  (row, column) of the source where the part begins that is read
-    copy    place among the experts that come from one old one
-    share   what they write together is what the old one wrote
-    pieces  a stack: the row where each matrix begins, and its plan
-    inserted  part of a layer that computes the identity: all of it is new
-    again   a second tensor made of its source: a head that parts from its table, a shared expert beside routed ones
-    low     value of the fresh rows of a bias, None where their kind says it
-    above   the next layer's tensor, which further copies of a unit are read from
-    redraw  (share, name, dim): of the units along dim so many are drawn anew, the same for all matrices of a name
+    maps       one per stored dim, None where nothing changes
+    old        what the source has in its place: it is read from there, or takes from there its old shape, its scale and
+               whether and how it is trained; of a stack that the source does not have, where its first matrix is
+    dtype      in which the result is stored
+    tied       a norm in front of a tied head: its gain (bias) is shared among copies like a consumer's weight
+    inserted   part of a layer that computes the identity: all of it is new
     """
 
     name: str
-    source: str
+    canonical: str
     signature: Signature
     maps: tuple[AxisMap | None, ...]
-    shape: tuple[int, ...]
+    old: SourcePart
     new_shape: tuple[int, ...]
-    source_dtype: str
     dtype: str
+    origin: Origin = AS_IT_IS
     tied: bool = False
-    canonical: str = ""
-    fill: float | str | None = None
-    factor: float = 1.0
-    low: float | None = None
     inserted: bool = False
-    again: bool = False
-    rms: float | None = None
-    repeat: int = 1
-    corner: tuple[int, int] = (0, 0)
-    copy: int = 0
-    share: Share | None = None
-    pieces: tuple[tuple[int, TensorPlan], ...] = ()
-    above: str = ""
-    redraw: tuple[float, str, int] | None = None
+
+    @property
+    def source(self) -> str:
+        """The name of the source's tensor in its place."""
+        return self.old.tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its old shape."""
+        return self.old.shape
 
     @property
     def matrix(self) -> tuple[int, int]:
         """Rows and columns of what is read; a vector is one column, a stack lies flat."""
-        return flat(self.shape)
+        return self.old.matrix
 
     @property
     def new_matrix(self) -> tuple[int, int]:
@@ -95,7 +74,13 @@ class TensorPlan:
     @property
     def parts(self) -> tuple[tuple[int, TensorPlan], ...]:
         """(first row, matrix) that this tensor is made of."""
-        return self.pieces or ((0, self),)
+        if not isinstance(self.origin, Stack):
+            return ((0, self),)
+        parts, begin = [], 0
+        for piece in self.origin.pieces:
+            parts.append((begin, piece))
+            begin += piece.new_matrix[0]
+        return tuple(parts)
 
     @property
     def nbytes(self) -> int:
@@ -103,12 +88,24 @@ class TensorPlan:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Per dim. A table that is looked up row by row is not multiplied: its rows are gathered like a producer's."""
-        return tuple(
-            WRITE if dim.role == READ and dim.labels[0].axis in LOOKUPS else dim.role for dim in self.signature.dims
-        )
+        return roles_of(self.signature)
 
     @property
     def unchanged(self) -> bool:
-        plain = self.fill is None and self.factor == 1 and all(piece.unchanged for _, piece in self.pieces)
-        return plain and all(m is None for m in self.maps) and self.dtype == self.source_dtype
+        if any(m is not None for m in self.maps) or self.dtype != self.old.dtype:
+            return False
+        match self.origin:
+            case Read(factor=factor):
+                return factor == 1
+            case Stack(pieces=pieces):
+                return all(piece.unchanged for piece in pieces)
+        return False
+
+    def stored_as(self, dtype: str, *, before: bool = False) -> TensorPlan:
+        """The same tensor, stored in another dtype; `before`: the old one, too."""
+        old, origin = replace(self.old, dtype=dtype) if before else self.old, self.origin
+        if isinstance(origin, Stack):
+            origin = Stack(tuple(piece.stored_as(dtype, before=before) for piece in origin.pieces))
+        elif dtype == self.dtype and old.dtype == self.old.dtype:
+            return self
+        return replace(self, dtype=dtype, old=old, origin=origin)

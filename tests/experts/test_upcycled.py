@@ -88,6 +88,20 @@ def test_three_slices_are_exact_and_rounded_where_they_are_stored(variant, tmp_p
         assert apart(source, tmp_path / dtype) <= limit
 
 
+@pytest.mark.parametrize("variant", ["llama", "granite"])
+def test_new_layers_of_slices_can_be_drawn(variant, tiny, tmp_path):
+    """Also where slices of two dense matrices are stacked in one tensor: each is drawn at the scale of its own."""
+    how = {"granularity": 2, "fill": "fresh", "to": {"layers": 3}}
+    grow.upcycle(tiny(variant), 4, out=tmp_path / "grown", verify=False, **how)
+    assert apart(tiny(variant), tmp_path / "grown") <= EXACT
+    assert grow.verify(tiny(variant), tmp_path / "grown", rungs=["certificate"]).verdict == "certified"
+    new = "input_linear.weight" if variant == "granite" else "experts.1.w1.weight"
+    stored = load_file(tmp_path / "grown" / "model.safetensors")
+    rows = stored[f"model.layers.1.block_sparse_moe.{new}"].flatten(end_dim=-2)
+    assert rows.std() > 0.1
+    assert len(rows.unique(dim=0)) == len(rows)
+
+
 @pytest.mark.parametrize("how", [{}, {"granularity": 2}, {"top_k": 1}, {"to": {"shared_ffn": 40, "expert_ffn": 31}}])
 def test_the_shared_expert_can_carry_the_ffn(how, tiny, tmp_path):
     grow.upcycle(tiny("qwen2", "bfloat16"), 5 if not how else 6, out=tmp_path / "grown", route="shared", **how)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from grow.applying.tensor_rows import BLOCK, grow_tensor
+from grow.notation.origins import SourcePart
 from grow.optimizer.dual_rule import carries, grow_factored, grow_moment
 from grow.optimizer.state.of_growth import Item, Put
 from grow.optimizer.state.parameter_names import pairs, places
@@ -44,7 +44,7 @@ def items_of(plan: Plan, state: TrainingState, model: Any, grown: Any, policy: s
     there, fresh = places(model), set(anew(plan))
     for name, t, new in pairs(plan, model, grown):
         if name in weights:
-            wide = _stored_as(t, state.tensors[weights[name]].dtype)
+            wide = t.stored_as(state.tensors[weights[name]].dtype, before=True)  # in the one that a run keeps
             yield Item(f"model.{new}", wide.dtype, t.new_shape, partial(_weight, wide, plan, state, there))
         if any(part.name in fresh for _, part in (*t.parts, (0, t))):
             continue  # without a state its first step is its first, for the correction of its bias too
@@ -53,17 +53,11 @@ def items_of(plan: Plan, state: TrainingState, model: Any, grown: Any, policy: s
             yield Item(f"optim.{new}.{key}", state.tensors[tensor].dtype, shape_of(key, t.new_shape), compute)
 
 
-def _stored_as(t: TensorPlan, dtype: str) -> TensorPlan:
-    """The same tensor, read and written in the dtype that a run keeps."""
-    pieces = tuple((begin, _stored_as(piece, dtype)) for begin, piece in t.pieces)
-    return replace(t, source_dtype=dtype, dtype=dtype, pieces=pieces)
-
-
 def _weight(t: TensorPlan, plan: Plan, state: TrainingState, there: Places, put: Put) -> None:
     for begin, part in t.parts:
-        name, top = there[part.source]
 
-        def rows(start: int, stop: int, part: TensorPlan = part, name: str = name, top: int = top) -> np.ndarray:
+        def rows(part: SourcePart, start: int, stop: int) -> np.ndarray:
+            name, top = there[part.tensor]
             return as_rows(_cut(part, state, f"model.{name}", top, start, stop))
 
         def write(first: int, some: np.ndarray, begin: int = begin) -> None:
@@ -72,7 +66,7 @@ def _weight(t: TensorPlan, plan: Plan, state: TrainingState, there: Places, put:
         grow_tensor(part, rows, write, split=plan.split, seed=plan.seed)
 
 
-def _cut(part: TensorPlan, state: TrainingState, tensor: str, top: int, start: int, stop: int) -> torch.Tensor:
+def _cut(part: SourcePart, state: TrainingState, tensor: str, top: int, start: int, stop: int) -> torch.Tensor:
     """Rows [start, stop) of what a part of a parameter is read from; `top` is where its tensor of the files begins."""
     at, left = top + part.corner[0], part.corner[1]
     some = state.rows(tensor, at + start, at + stop)
@@ -102,7 +96,8 @@ def _moment(
     height = max(1, BLOCK // max(1, columns))
     old = None
     if carries(part, copies):
-        old = _finite(state, tensor, _cut(part, state, tensor, there[part.source][1], 0, part.matrix[0]))
+        whole = part.old
+        old = _finite(state, tensor, _cut(whole, state, tensor, there[whole.tensor][1], 0, whole.matrix[0]))
     for first in range(0, count, height):
         end = min(first + height, count)
         if old is None:

@@ -22,9 +22,9 @@ from grow.files.regular import is_there, read_json
 from grow.files.stored_rows import read_rows
 from grow.files.writer import write_json
 from grow.notation.dtypes import BITS, RAW
+from grow.notation.origins import flat
 from grow.optimizer.state.stored_state import Carried, Info, TrainingState, as_tensor, bytes_of, damaged
 from grow.optimizer.state.train_json import STATE, TRAIN
-from grow.planning.tensor import flat
 from grow.spelling import option
 
 SCHEMA, WRITER = 1, "grow"

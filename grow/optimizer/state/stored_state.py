@@ -13,8 +13,8 @@ import torch
 
 from grow.errors import BadInput, listing
 from grow.notation.dtypes import ITEMSIZE, NAMES
+from grow.notation.origins import flat
 from grow.optimizer.torch_classes import COL, ROW, STATES, STEP
-from grow.planning.tensor import flat
 from grow.spelling import option
 
 S = TypeVar("S", bound="TrainingState")

@@ -39,18 +39,18 @@ class FPI(Method):
     kind = "exact or lossy"
     split = "even"
 
-    def operators(self, r: Request) -> dict[str, Any]:
-        return {"hidden": Anyhow(r.seed, "hidden"), "ffn": Anyhow(r.seed, "ffn"), "heads": "copies"}
+    def operators(self, request: Request) -> dict[str, Any]:
+        return {"hidden": Anyhow(request.seed, "hidden"), "ffn": Anyhow(request.seed, "ffn"), "heads": "copies"}
 
-    def depth(self, r: Request) -> Depth:
+    def depth(self, request: Request) -> Depth:
         """The stack as often as it fits whole, then its top layers."""
-        n, m = r.old["layers"], r.new["layers"]
+        n, m = request.old["layers"], request.new["layers"]
         order = [*range(n)] * (m // n) + [*range(n - m % n, n)]
         return Depth(n, tuple(order), (False,) * m)
 
-    def loss(self, r: Request, maps: Mapping[str, AxisMap], depth: Depth) -> str:
+    def loss(self, request: Request, maps: Mapping[str, AxisMap], depth: Depth) -> str:
         reasons = []
-        n, m = r.old["hidden"], r.new["hidden"]
+        n, m = request.old["hidden"], request.new["hidden"]
         if m % n:
             reasons.append(f"hidden {n} -> {m}: some coordinates have more copies than others, so norms see other sums")
         if not depth.is_identity:
@@ -67,13 +67,13 @@ class AKI(FPI):
     law = "as bert2bert-fpi, but what a further copy of a unit writes is the next layer's row"
     kind = "lossy"
 
-    def design(self, r: Request) -> Design:
-        if "experts" in r.old:
+    def design(self, request: Request) -> Design:
+        if "experts" in request.old:
             raise self.refuse("is for dense models", "experts of two layers have no order in common", "bert2bert-fpi")
-        return replace(super().design(r), above=True)
+        return replace(super().design(request), above=True)
 
-    def loss(self, r: Request, maps: Mapping[str, AxisMap], depth: Depth) -> str:
-        reasons = [super().loss(r, maps, depth)]
+    def loss(self, request: Request, maps: Mapping[str, AxisMap], depth: Depth) -> str:
+        reasons = [super().loss(request, maps, depth)]
         if any(not m.is_identity and m.counts.max() > 1 for m in maps.values()):
             reasons.insert(0, "further copies compute what the next layer computes")
         return "; ".join(filter(None, reasons))

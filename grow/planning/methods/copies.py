@@ -67,8 +67,8 @@ class Net2Net(Method):
     split = "even"
     free = True
 
-    def operators(self, r: Request) -> dict[str, Any]:
-        return {"hidden": Random(r.seed, "hidden"), "ffn": Random(r.seed, "ffn"), "heads": "copies"}
+    def operators(self, request: Request) -> dict[str, Any]:
+        return {"hidden": Random(request.seed, "hidden"), "ffn": Random(request.seed, "ffn"), "heads": "copies"}
 
 
 class HyperCloning(WholeMultiples):
@@ -76,7 +76,7 @@ class HyperCloning(WholeMultiples):
     arxiv = "2409.12903"
     axes = ("width",)
 
-    def operators(self, r: Request) -> dict[str, Any]:
+    def operators(self, request: Request) -> dict[str, Any]:
         return {"hidden": Tiled(), "ffn": Tiled(), "heads": "copies"}
 
 
@@ -112,13 +112,13 @@ class Staged(WholeMultiples):
     law = "width: everything tiled, copy k reads copy k alone; depth: copies whose norm gains and biases are 0"
     split = "diagonal"
 
-    def operators(self, r: Request) -> dict[str, Any]:
+    def operators(self, request: Request) -> dict[str, Any]:
         return {"hidden": Tiled(), "ffn": Tiled(), "heads": "copies"}
 
-    def depth(self, r: Request) -> Depth:
-        n, m = r.old["layers"], r.new["layers"]
-        stay = f"{r.field('layers')}={n}"
-        if why := norms_silence(r.source):
+    def depth(self, request: Request) -> Depth:
+        n, m = request.old["layers"], request.new["layers"]
+        stay = f"{request.field('layers')}={n}"
+        if why := norms_silence(request.source):
             raise self.refuse(f"layers {n} -> {m}", why, stay)
         after = [*range(n)] * (m // n - 1)
         after += spread(n, n + m % n) if m % n else []

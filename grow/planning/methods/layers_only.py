@@ -13,15 +13,15 @@ from grow.planning.methods.method import Method, Request
 class DepthOnly(Method):
     axes = ("depth",)
 
-    def operators(self, r: Request) -> dict[str, Any]:
+    def operators(self, request: Request) -> dict[str, Any]:
         return {"hidden": None, "ffn": None, "heads": "unread"}
 
-    def wants(self, r: Request, depths: Sequence[int], why: str) -> None:
+    def wants(self, request: Request, depths: Sequence[int], why: str) -> None:
         """Refused unless the depth is one of these."""
-        n, m = r.old["layers"], r.new["layers"]
+        n, m = request.old["layers"], request.new["layers"]
         if m not in depths:
             near = sorted(sorted(depths, key=lambda k: abs(k - m))[:2])
-            fix = " or ".join(f"{r.field('layers')}={k}" for k in near) or f"{r.field('layers')}={n}"
+            fix = " or ".join(f"{request.field('layers')}={k}" for k in near) or f"{request.field('layers')}={n}"
             raise self.refuse(f"layers {n} -> {m}", why, fix)
 
 
@@ -33,9 +33,11 @@ class LlamaPro(DepthOnly):
     arxiv = "2401.02415"
     law = "behind every n/(m - n) layers a copy of the last of them whose output projections are 0"
 
-    def depth(self, r: Request) -> Depth:
-        n, m = r.old["layers"], r.new["layers"]
-        self.wants(r, [n + p for p in range(1, n + 1) if n % p == 0], f"m - n new layers stand behind {n}/(m - n) each")
+    def depth(self, request: Request) -> Depth:
+        n, m = request.old["layers"], request.new["layers"]
+        self.wants(
+            request, [n + p for p in range(1, n + 1) if n % p == 0], f"m - n new layers stand behind {n}/(m - n) each"
+        )
         group = n // (m - n)
         return insert(n, [k * group + group - 1 for k in range(m - n)])
 
@@ -45,15 +47,15 @@ class Repeating(DepthOnly):
 
     kind = "lossy"
 
-    def order(self, r: Request) -> list[int]:
+    def order(self, request: Request) -> list[int]:
         """The old layer that every new one is."""
         raise NotImplementedError
 
-    def depth(self, r: Request) -> Depth:
-        order = tuple(self.order(r))
-        return Depth(r.old["layers"], order, (False,) * len(order))
+    def depth(self, request: Request) -> Depth:
+        order = tuple(self.order(request))
+        return Depth(request.old["layers"], order, (False,) * len(order))
 
-    def loss(self, r: Request, maps: Mapping[str, AxisMap], depth: Depth) -> str:
+    def loss(self, request: Request, maps: Mapping[str, AxisMap], depth: Depth) -> str:
         return "" if depth.is_identity else "layers run more than once, and x + f(x) + f(x + f(x)) is not x + f(x)"
 
 
@@ -64,9 +66,9 @@ class GStack(Repeating):
     law = "the whole stack g = m/n times: layer j is old layer j mod n"
     kind = "lossy"
 
-    def order(self, r: Request) -> list[int]:
-        n, m = r.old["layers"], r.new["layers"]
-        self.wants(r, [n * g for g in {max(2, m // n), max(2, -(-m // n))}], "the stack is repeated as a whole")
+    def order(self, request: Request) -> list[int]:
+        n, m = request.old["layers"], request.new["layers"]
+        self.wants(request, [n * g for g in {max(2, m // n), max(2, -(-m // n))}], "the stack is repeated as a whole")
         return [j % n for j in range(m)]
 
 
@@ -77,10 +79,10 @@ class Solar(Repeating):
     law = "two copies of the stack, n - m/2 layers dropped on each side of the seam"
     kind = "lossy"
 
-    def order(self, r: Request) -> list[int]:
-        n, m = r.old["layers"], r.new["layers"]
+    def order(self, request: Request) -> list[int]:
+        n, m = request.old["layers"], request.new["layers"]
         even = [k for k in range(n + 1, 2 * n + 1) if k % 2 == 0]
-        self.wants(r, even, "the two copies lose the same number of layers: m is even and at most 2n")
+        self.wants(request, even, "the two copies lose the same number of layers: m is even and at most 2n")
         dropped = n - m // 2
         return [*range(n - dropped), *range(dropped, n)]
 
@@ -92,9 +94,9 @@ class Interpose(Repeating):
     law = "each layer is followed by its copies: layer j is old layer ⌊j·n/m⌋"
     kind = "lossy"
 
-    def order(self, r: Request) -> list[int]:
-        n, m = r.old["layers"], r.new["layers"]
-        self.wants(r, [n * g for g in {max(2, m // n), max(2, -(-m // n))}], "every layer has as many copies")
+    def order(self, request: Request) -> list[int]:
+        n, m = request.old["layers"], request.new["layers"]
+        self.wants(request, [n * g for g in {max(2, m // n), max(2, -(-m // n))}], "every layer has as many copies")
         return [j * n // m for j in range(m)]
 
 

@@ -99,63 +99,65 @@ class Method:
     split: ClassVar[str] = "exact"
     free: ClassVar[bool] = False
 
-    def design(self, r: Request) -> Design:
+    def design(self, request: Request) -> Design:
         """Refused where the method does not do this, or not exactly although it is an exact one."""
-        self._check_axes(r)
-        operators = self.operators(r)
+        self._check_axes(request)
+        operators = self.operators(request)
         operators |= dict.fromkeys(UNITS, operators["ffn"])
         for axis in ("hidden", *UNITS):
-            if r.grows(axis) and not operators[axis].allows(r.old[axis], r.new[axis], self._context(r, axis)):
-                raise self._no_map(r, axis, operators[axis])
-        self._check_heads(r)
-        maps, words = choose_maps(r.source, r.new, operators)
-        depth = self.depth(r) if r.grows("layers") else unchanged(r.old["layers"])
-        return Design(maps, words, depth, self.split, lossy=self.loss(r, maps, depth))
+            if request.grows(axis) and not operators[axis].allows(
+                request.old[axis], request.new[axis], self._context(request, axis)
+            ):
+                raise self._no_map(request, axis, operators[axis])
+        self._check_heads(request)
+        maps, words = choose_maps(request.source, request.new, operators)
+        depth = self.depth(request) if request.grows("layers") else unchanged(request.old["layers"])
+        return Design(maps, words, depth, self.split, lossy=self.loss(request, maps, depth))
 
-    def operators(self, r: Request) -> dict[str, Any]:
+    def operators(self, request: Request) -> dict[str, Any]:
         """hidden and ffn (which all kinds of FFN share) -> an operator; heads -> "copies" or "unread"."""
         raise NotImplementedError
 
-    def depth(self, r: Request) -> Depth:
+    def depth(self, request: Request) -> Depth:
         """Where the layers go; the default inserts ones that compute the identity."""
-        return place_layers(r.old["layers"], r.new["layers"], r.place, r.fill)
+        return place_layers(request.old["layers"], request.new["layers"], request.place, request.fill)
 
-    def loss(self, r: Request, maps: Mapping[str, AxisMap], depth: Depth) -> str:
+    def loss(self, request: Request, maps: Mapping[str, AxisMap], depth: Depth) -> str:
         """What this growth loses, in words; "" when nothing."""
         return ""
 
     def refuse(self, what: str, why: str, fix: str) -> Refused:
         return Refused(option(method=self.name), what=what, why=why, fix=fix)
 
-    def _check_axes(self, r: Request) -> None:
+    def _check_axes(self, request: Request) -> None:
         known = {"width": WIDTHS, "depth": ("layers",), "experts": ("experts",)}
-        grown = {kind: [axis for axis in axes if r.grows(axis)] for kind, axes in known.items()}
+        grown = {kind: [axis for axis in axes if request.grows(axis)] for kind, axes in known.items()}
         for kind, axes in grown.items():
             if axes and kind not in self.axes:
-                stay = "a target with " + ",".join(f"{r.field(a)}={r.old[a]}" for a in axes)
+                stay = "a target with " + ",".join(f"{request.field(a)}={request.old[a]}" for a in axes)
                 raise self.refuse(
-                    ", ".join(f"{a} {r.old[a]} -> {r.new[a]}" for a in axes),
+                    ", ".join(f"{a} {request.old[a]} -> {request.new[a]}" for a in axes),
                     f"it grows {' and '.join(self.axes)} only ({self.law})",
                     stay,
                 )
 
-    def _check_heads(self, r: Request) -> None:
+    def _check_heads(self, request: Request) -> None:
         """A subclass may want whole multiples."""
 
-    def _context(self, r: Request, axis: str) -> str:
-        return r.source.hidden_context if axis == "hidden" else "elementwise"
+    def _context(self, request: Request, axis: str) -> str:
+        return request.source.hidden_context if axis == "hidden" else "elementwise"
 
-    def _no_map(self, r: Request, axis: str, operator: Operator | None = None) -> Refused:
-        n, m, context = r.old[axis], r.new[axis], self._context(r, axis)
+    def _no_map(self, request: Request, axis: str, operator: Operator | None = None) -> Refused:
+        n, m, context = request.old[axis], request.new[axis], self._context(request, axis)
         multiples = sorted({max(2, m // n) * n, -(-m // n) * n} - {n})
-        near = [f"{r.field(axis)}={k}" for k in multiples if operator is None or operator.allows(n, k, context)]
+        near = [f"{request.field(axis)}={k}" for k in multiples if operator is None or operator.allows(n, k, context)]
         return self.refuse(f"cannot grow {axis} {n} -> {m}", self.law, " or ".join(near))
 
 
 class WholeMultiples(Method):
     """A method that multiplies every axis it grows."""
 
-    def _check_heads(self, r: Request) -> None:
+    def _check_heads(self, request: Request) -> None:
         for axis in ("heads", "kv_heads"):
-            if r.new[axis] % r.old[axis]:
-                raise self._no_map(r, axis)
+            if request.new[axis] % request.old[axis]:
+                raise self._no_map(request, axis)

@@ -21,9 +21,9 @@ class Default(Method):
     law = "hidden: copies with drawn shares, else silent or mean coordinates; ffn, heads: unread; layers: output 0"
     free = True
 
-    def design(self, r: Request) -> Design:
-        maps, words = choose_maps(r.source, r.new, dict(r.operators or {}))
-        return Design(maps, words, self.depth(r), self.split)
+    def design(self, request: Request) -> Design:
+        maps, words = choose_maps(request.source, request.new, dict(request.operators or {}))
+        return Design(maps, words, self.depth(request), self.split)
 
 
 class Padded:
@@ -57,12 +57,12 @@ class Lemon(Method):
     law = "copies with uneven shares; what is not a whole copy is padded with the mean (LayerNorm) or 0 (RMSNorm)"
     free = True
 
-    def operators(self, r: Request) -> dict[str, Any]:
+    def operators(self, request: Request) -> dict[str, Any]:
         return {"hidden": Padded(), "ffn": Padded(), "heads": "copies"}
 
-    def design(self, r: Request) -> Design:
-        made = super().design(r)
-        n, m = r.old["hidden"], r.new["hidden"]
+    def design(self, request: Request) -> Design:
+        made = super().design(request)
+        n, m = request.old["hidden"], request.new["hidden"]
         if m // n > 1 and m % n:
             words = f"copies × {m // n}, {m % n} {made.maps['hidden'].operator}, stream × √({m}/{m // n * n})"
             made.words["hidden"] = words
@@ -76,7 +76,7 @@ class GesmundoMaile(Method):
     law = "one side of everything new is 0: hidden silent (RMSNorm), ffn and heads unread, layers without output"
     free = True
 
-    def operators(self, r: Request) -> dict[str, Any]:
+    def operators(self, request: Request) -> dict[str, Any]:
         return {"hidden": _OnlySilent(), "ffn": OPERATORS["unread"], "heads": "unread"}
 
 

@@ -24,12 +24,12 @@ class Upcycle(Default):
     redraw: ClassVar[Redraw | None] = None
     lost: ClassVar[str] = ""
 
-    def design(self, r: Request) -> Design:
-        if not r.upcycled:
+    def design(self, request: Request) -> Design:
+        if not request.upcycled:
             raise self.refuse(
                 "makes experts of a dense model", self.law, command("upcycle", experts=8, method=self.name)
             )
-        made = super().design(r)
+        made = super().design(request)
         return replace(made, redraw=self.redraw, lossy=self.lost)
 
 

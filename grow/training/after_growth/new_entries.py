@@ -7,7 +7,7 @@ their bits; neither touches anything else.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,13 @@ from grow.architectures.match import Match, Matched, match
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
 from grow.growth.in_memory import ModelSource
+from grow.notation.axes import Dim
+from grow.notation.origins import SourcePart
 from grow.optimizer.dual_rule import new_entries_of
 from grow.planning.assemble import assemble
+from grow.planning.parsed_record import Record
 from grow.planning.read_as_experts import experts_of
-from grow.planning.record import NAME, Record
+from grow.planning.record import NAME
 from grow.planning.tensor import TensorPlan
 from grow.training.settings.schedule import rewarm
 from grow.training.sharding import local, part_of
@@ -70,12 +73,11 @@ def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorP
             continue
         if expert is not None and expert >= record.sizes["experts"]:
             continue
-        shape = tuple(dim.size(record.sizes) for dim in t.row.signature.dims)
-        if layer is not None:
-            to = depth.source[layer]
-            t = replace(t, name=t.at(t.name, layers=to), canonical=t.at(t.canonical, layers=to))
+        shape = tuple(_old_size(dim, n, record.sizes) for dim, n in zip(t.row.signature.dims, t.shape))
+        at = {} if layer is None else {"layers": depth.source[layer]}
+        name, canonical = t.at(t.name, **at), t.at(t.canonical, **at)
         if not _parted(before, t):
-            source.append(replace(t, shape=shape))
+            source.append(Matched(name, canonical, t.row, SourcePart(name, t.dtype, shape)))
     matched = Match(before, tuple(source), (), ())
     try:
         tensors, _ = assemble(matched, record.change, {t.name: t.dtype for t in source})
@@ -87,6 +89,11 @@ def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorP
         if other is None or other.shape != made.new_shape:
             raise _foreign(grown, f"{made.name}: {other and other.shape}, the growth made {made.new_shape}")
     return tensors
+
+
+def _old_size(dim: Dim, grown: int, sizes: Mapping[str, int]) -> int:
+    """`grown` where no config says a size: labels do not grow."""
+    return grown if any(label.axis == "labels" for label in dim.labels) else dim.size(sizes)
 
 
 def _mixture(family: Family) -> set[str]:

@@ -23,8 +23,9 @@ import torch
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import Refused
 from grow.notation.axes import READ
+from grow.notation.origins import Read, Stack
 from grow.optimizer.dual_rule import carries, factors
-from grow.planning.record import Record
+from grow.planning.parsed_record import Record
 from grow.planning.tensor import TensorPlan
 from grow.training.after_growth.new_entries import NewEntries, parts_of, tensors_of
 from grow.training.settings.run_settings import Settings
@@ -90,7 +91,7 @@ class Dimwise:
     """
 
     def __init__(self, t: TensorPlan, p: torch.nn.Parameter) -> None:
-        self.factor = t.factor
+        self.factor = t.origin.factor if isinstance(t.origin, Read) else 1.0
         self.values: list[torch.Tensor] = []
         self.gradients: list[torch.Tensor] = []
         for dim, f in enumerate(factors(t)):
@@ -120,7 +121,7 @@ class Stackwise:
         like = torch.nn.Parameter(own.new_empty(0))
         self.parts = [
             (begin - first, begin - first + piece.new_shape[0], Dimwise(piece, like))
-            for begin, piece in t.pieces
+            for begin, piece in t.parts
             if first <= begin < end and carries(piece) and not piece.unchanged
         ]
 
@@ -136,7 +137,7 @@ def rated(t: TensorPlan, p: torch.nn.Parameter) -> Rated | None:
     """The implied rates of a parameter, None where all of them are 1."""
     if not carries(t) or t.unchanged:
         return None
-    return Stackwise(t, p) if t.pieces else Dimwise(t, p)
+    return Stackwise(t, p) if isinstance(t.origin, Stack) else Dimwise(t, p)
 
 
 class Implied:

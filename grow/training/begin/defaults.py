@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.costs.spent_so_far import peak_of
-from grow.planning.record import Record
+from grow.planning.parsed_record import Record
 from grow.training.after_growth.new_entries import knows_new
 from grow.training.settings.run_settings import Settings
 

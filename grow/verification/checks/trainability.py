@@ -21,6 +21,7 @@ from grow.models.experts import asked, in_files
 from grow.models.float64_mode import TrueFloat64
 from grow.models.true_float64 import SMALL
 from grow.notation.axes import GAIN, READ, SHIFT
+from grow.notation.origins import Read, Stack
 from grow.planning.tensor import TensorPlan
 from grow.verification.outputs.compare import RUN_ERRORS
 from grow.verification.outputs.forward_passes import guard
@@ -196,19 +197,19 @@ class Part:
 
 def _parts(name: str, plan: TensorPlan | None, after: Trained) -> list[Part]:
     alive, weight, sent = after.moved[name], after.weights[name], after.asked.get(name)
-    if plan is None or not plan.pieces:
+    if plan is None or not isinstance(plan.origin, Stack):
         return [Part(name, plan, alive, weight, sent)]
     sent = torch.ones_like(alive) if sent is None else sent
     flat = [x.reshape(-1, x.shape[-1]) for x in (alive, weight, sent)]
-    return [Part(name, piece, *(x[begin : begin + piece.new_matrix[0]] for x in flat)) for begin, piece in plan.pieces]
+    return [Part(name, piece, *(x[begin : begin + piece.new_matrix[0]] for x in flat)) for begin, piece in plan.parts]
 
 
 def _locked_experts(parts: Sequence[Part]) -> list[int]:
     """Per part: rows that are still those of the expert it is a copy of."""
-    first = {_origin(part): part for part in parts if part.plan and part.plan.copy == 0}
+    first = {_origin(part): part for part in parts if _copy(part) == 0}
     found = []
     for part in parts:
-        twin = first.get(_origin(part)) if part.plan and part.plan.copy and part.plan.fill is None else None
+        twin = first.get(_origin(part)) if _copy(part) else None
         if twin is None or part.weight.ndim != 2:
             found.append(0)
             continue
@@ -218,21 +219,29 @@ def _locked_experts(parts: Sequence[Part]) -> list[int]:
     return found
 
 
+def _copy(part: Part) -> int | None:
+    """Which of the copies of an expert it belongs to, 0 for what is there once; None where it holds no old numbers."""
+    read = part.plan.origin if part.plan else None
+    if not isinstance(read, Read):
+        return None
+    return read.twin.place if read.twin else 0
+
+
 def _origin(part: Part) -> tuple:
     """The same for copies of one expert's matrix in one layer, and for nothing else."""
     assert part.plan is not None or part.name
     if part.plan is None:
         return (part.name,)
     layer = re.search(r"\.(\d+)\.", part.plan.canonical)
-    return part.plan.source, part.plan.corner, layer and layer[1], str(part.plan.signature)
+    return part.plan.old.tensor, part.plan.old.corner, layer and layer[1], str(part.plan.signature)
 
 
 def _before(found: Mapping[str, torch.Tensor], name: str, plan: TensorPlan | None) -> torch.Tensor | None:
     """What is known of the source's tensor that a grown one came from, of the part of it that was read."""
-    if plan is not None and plan.source in found:
-        if plan.fill is not None and not plan.inserted and plan.source != name:
+    if plan is not None and plan.old.tensor in found:
+        if not isinstance(plan.origin, Read) and not plan.inserted and plan.old.tensor != name:
             return None  # made, not grown: its source says nothing but a scale
-        whole, (top, left), (rows, columns) = found[plan.source], plan.corner, plan.matrix
+        whole, (top, left), (rows, columns) = found[plan.old.tensor], plan.old.corner, plan.old.matrix
         return whole if whole.ndim == 1 else whole.reshape(-1, whole.shape[-1])[top : top + rows, left : left + columns]
     # a layer that moved, or was filled from another one, is held against that one
     return found.get(_renamed(name, plan))
@@ -247,7 +256,7 @@ def _audit(part: Part, source: Trained, after: Trained) -> dict[str, Any]:
     new = torch.ones(alive.shape, dtype=torch.bool)
     if all(source is not None for source in sources):
         first = [torch.from_numpy(_first(source)) for source in sources]  # type: ignore[arg-type]
-        made = plan is not None and (plan.inserted or plan.fill is not None or plan.copy > 0)
+        made = plan is not None and (plan.inserted or _copy(part) != 0)
         new[torch.meshgrid(*first, indexing="ij") if first else ()] = made
     unsent = new & ~part.sent if part.sent is not None else torch.zeros_like(new)
     dead = new & ~alive & ~unsent

@@ -14,6 +14,7 @@ from grow.architectures import FAMILIES
 from grow.architectures.stock_source import stock_of
 from grow.errors import listing
 from grow.models.true_float64 import model_class
+from grow.notation.origins import Read
 from grow.planning.tensor import TensorPlan
 from grow.verification.explain.first_difference import first_difference, same_end, unseen
 from grow.verification.outputs.pair import Pair, Side
@@ -65,7 +66,8 @@ def _unplanned(pair: Pair, likely: Replay) -> list[dict[str, Any]]:
 
 def _supposed(fault: dict[str, Any], plan: TensorPlan) -> dict[str, Any]:
     """A fault of a growth that nobody recorded; of experts that share what one wrote, any may be the one."""
-    others = [name for name, _ in plan.share.among if name != plan.name] if plan.share else []
+    among = plan.origin.among if isinstance(plan.origin, Read) else ()
+    others = [name for name, _ in among if name != plan.name]
     together = f", together with {listing(others)}" if others else ""
     return {**fault, "rule": f"{fault['rule']}, as in most other tensors{together}"}
 

@@ -25,8 +25,9 @@ from grow.errors import BadInput, listing
 from grow.files.header import show
 from grow.files.locate import locate
 from grow.notation.dtypes import NAMES
+from grow.planning.parsed_record import Record
 from grow.planning.readback import fold, output_readback, stream_readback
-from grow.planning.record import Record, growth_document, read_record
+from grow.planning.record import growth_document, read_record
 from grow.verification.checks.generation import settled
 from grow.verification.golden import sketch
 from grow.verification.golden.content import Golden, whole

@@ -29,10 +29,11 @@ from grow.notation.axes import GAIN, READ, SHIFT
 from grow.notation.dtypes import BITS, SMALLEST, STORES
 from grow.notation.maps import BLEND, MEAN, SILENT, UNREAD, AxisMap, is_power_of_two
 from grow.notation.numbers import narrow, widen
-from grow.planning.change import DRAWN
+from grow.notation.origins import Constant, Drawn, Read, Stack
 from grow.planning.tensor import HALVED, TensorPlan
 
 F64 = np.dtype(np.float64)
+GrownRows = Callable[[np.ndarray], np.ndarray]  # indices of rows -> (rows, columns) in float64
 # The proof itself runs in float64: a few roundings of products and sums. Only float64 checkpoints notice.
 OWN_ROUNDING = 16 * 2.0**-53
 
@@ -111,10 +112,10 @@ class TensorCheck:
         self.faults.append(Fault(self.t.name, at, float(found[i, j]), float(wanted[i, j]), int(bad.sum()), rule))
 
 
-def unit_of(t: TensorPlan, split: str) -> float:
-    """0 where the growth rounds nothing, else the unit roundoff of the stored dtype."""
+def unit_of(t: TensorPlan, factor: float, split: str) -> float:
+    """0 where the growth rounds nothing, else the unit roundoff of the stored dtype; `factor` is on each number."""
     maps = [m for m in t.maps if m is not None]
-    exact = all(m.exact_factors for m in maps) and t.source_dtype in STORES[t.dtype] and is_power_of_two(t.factor)
+    exact = all(m.exact_factors for m in maps) and t.old.dtype in STORES[t.dtype] and is_power_of_two(factor)
     consumed = [m for m, role in zip(t.maps, t.roles) if m is not None and (role == READ or t.tied)]
     if (
         split in HALVED
@@ -142,11 +143,11 @@ def subnormal_floor(t: TensorPlan) -> float:
 def check_tensor(t: TensorPlan, source: Checkpoint, grown: Checkpoint, split: str) -> TensorCheck:
     """The intertwining equation on one stored tensor; both sides are read in blocks."""
     checks = [_check_part(part, t.name, begin, source, grown, split) for begin, part in t.parts]
-    if not t.pieces:
+    if not isinstance(t.origin, Stack):
         return checks[0]
     whole = TensorCheck(t, max(check.unit for check in checks))
     whole.worst = max(check.worst for check in checks)
-    for (begin, _), check in zip(t.pieces, checks):
+    for (begin, _), check in zip(t.parts, checks):
         for fault in check.faults:
             row, *rest = fault.at or (0,)
             at = (*(int(i) for i in np.unravel_index(row + begin, t.new_shape[:-1])), *rest)
@@ -156,32 +157,45 @@ def check_tensor(t: TensorPlan, source: Checkpoint, grown: Checkpoint, split: st
 
 def _check_part(t: TensorPlan, name: str, begin: int, source: Checkpoint, grown: Checkpoint, split: str) -> TensorCheck:
     """One matrix (or vector), which stands in the tensor `name` from row `begin` on."""
-    check = TensorCheck(t, unit_of(t, split))
-    # experts that share one's output are proved together: their sum is as many times the old one
-    among = t.share.among if t.share else ((name, begin),)
-    times = t.factor * len(among)
+    factor = t.origin.factor if isinstance(t.origin, Read) else 1.0
+    check = TensorCheck(t, unit_of(t, factor, split))
 
-    def old(a: int, b: int) -> np.ndarray:
-        found = widen(part_rows(source, t, a, b), t.source_dtype, F64)
-        return found * times if times != 1 else found
-
-    def read(rows: np.ndarray, tensor: str, first: int) -> np.ndarray:
-        return grown_rows(grown, tensor, rows + first)
-
-    def new(rows: np.ndarray) -> np.ndarray:
-        parts = [read(rows, tensor, first) for tensor, first in among]
-        return sum(parts[1:], parts[0])
+    def own(rows: np.ndarray) -> np.ndarray:
+        return grown_rows(grown, name, rows + begin)
 
     with np.errstate(invalid="ignore", over="ignore"):  # Inf and NaN are faults, not warnings
-        if t.fill is not None:
-            _check_filled(check, new)
-        elif t.roles[0] in (GAIN, SHIFT):
-            _check_norm(check, old(0, t.shape[0]), new(np.arange(t.new_shape[0])))
-        else:
-            _check_matrix(check, old, new)
-        if t.share:
-            _check_share(check, lambda rows: read(rows, name, begin))
+        match t.origin:
+            case Constant(value=value):
+                _check_constant(check, value, own)
+            case Drawn(repeat=repeat):
+                _check_drawn(check, repeat, own)
+            case Read() as read:
+                _check_read(check, read, source, grown, own)
+            case Stack():
+                raise TypeError(f"{name}: a stack is proved part by part")
     return check
+
+
+def _check_read(check: TensorCheck, read: Read, source: Checkpoint, grown: Checkpoint, own: GrownRows) -> None:
+    t = check.t
+    # experts that share one's output are proved together: their sum is as many times the old one
+    times = read.factor * (len(read.among) or 1)
+
+    def old(a: int, b: int) -> np.ndarray:
+        found = widen(part_rows(source, t.old, a, b), t.old.dtype, F64)
+        return found * times if times != 1 else found
+
+    def together(rows: np.ndarray) -> np.ndarray:
+        first, *rest = (grown_rows(grown, tensor, rows + begin) for tensor, begin in read.among)
+        return sum(rest, first)
+
+    new = together if read.among else own
+    if t.roles[0] in (GAIN, SHIFT):
+        _check_norm(check, old(0, t.shape[0]), new(np.arange(t.new_shape[0])))
+    else:
+        _check_matrix(check, read, old, new)
+    if read.among:
+        _check_share(check, own)
 
 
 def grown_rows(grown: Checkpoint, tensor: str, index: np.ndarray) -> np.ndarray:
@@ -191,7 +205,7 @@ def grown_rows(grown: Checkpoint, tensor: str, index: np.ndarray) -> np.ndarray:
     return widen(np.concatenate(blocks), grown.tensors[tensor].dtype, F64)
 
 
-def _check_share(check: TensorCheck, own: Callable) -> None:
+def _check_share(check: TensorCheck, own: GrownRows) -> None:
     """What a sum over experts cannot show: each of them reads no fresh unit and writes no silent coordinate."""
     t = check.t
     rows, cols = (*t.maps, None)[:2]
@@ -205,21 +219,24 @@ def _check_share(check: TensorCheck, own: Callable) -> None:
             check.zero(own(still), still, np.arange(t.new_matrix[1]), "a silent coordinate is not written")
 
 
-def _check_filled(check: TensorCheck, new: Callable) -> None:
-    """What keeps an inserted layer silent is the number it must be; what was drawn only has to be finite."""
+def _check_constant(check: TensorCheck, value: float, new: GrownRows) -> None:
+    """What keeps an inserted layer silent is the number it must be."""
     t = check.t
     rows, columns = t.new_matrix
-    step = max(1, BLOCK // max(1, columns)) * t.repeat
-    for some in _blocks(np.arange(rows), step):
+    what = "an inserted layer computes the identity" if t.inserted else "what carries nothing yet is 0"
+    for some in _blocks(np.arange(rows), max(1, BLOCK // max(1, columns))):
         g = new(some)
-        if t.fill == DRAWN:
-            check._note(~np.isfinite(g), g, np.zeros_like(g), some, "a drawn weight is finite")
-            first = g[np.arange(len(g)) // t.repeat * t.repeat]
-            check._note(g != first, g, first, some, "slices of one expert have one row in the router")
-        else:
-            wanted = widen(narrow(np.full(g.shape, t.fill, dtype=F64), t.dtype), t.dtype, F64)
-            what = "an inserted layer computes the identity" if t.inserted else "what carries nothing yet is 0"
-            check.same(g, wanted, some, what)
+        check.same(g, widen(narrow(np.full(g.shape, value, dtype=F64), t.dtype), t.dtype, F64), some, what)
+
+
+def _check_drawn(check: TensorCheck, repeat: int, new: GrownRows) -> None:
+    """What was drawn only has to be finite, and as often there as it is repeated."""
+    rows, columns = check.t.new_matrix
+    for some in _blocks(np.arange(rows), max(1, BLOCK // max(1, columns)) * repeat):
+        g = new(some)
+        check._note(~np.isfinite(g), g, np.zeros_like(g), some, "a drawn weight is finite")
+        first = g[np.arange(len(g)) // repeat * repeat]
+        check._note(g != first, g, first, some, "slices of one expert have one row in the router")
 
 
 def _check_norm(check: TensorCheck, w: np.ndarray, g: np.ndarray) -> None:
@@ -245,7 +262,7 @@ def _check_norm(check: TensorCheck, w: np.ndarray, g: np.ndarray) -> None:
         check.zero(g[fresh], fresh, [0], "a fresh coordinate has bias 0")
 
 
-def _check_matrix(check: TensorCheck, old: Callable, new: Callable) -> None:
+def _check_matrix(check: TensorCheck, read: Read, old: Callable, new: GrownRows) -> None:
     t = check.t
     rows, cols = (*t.maps, None)[:2]
     n_rows, n_cols = (*t.shape, 1)[:2]
@@ -270,7 +287,7 @@ def _check_matrix(check: TensorCheck, old: Callable, new: Callable) -> None:
                     scaled = w[before[a:b] - start] * rows.write[after[a:b]][:, None]
                     _check_columns(check, new(after[a:b]), scaled, after[a:b], cols)
     if rows is not None:
-        _check_fresh_rows(check, new, rows, cols, reads, mean / n_rows, size / n_rows, step)
+        _check_fresh_rows(check, read.low, new, rows, cols, reads, mean / n_rows, size / n_rows, step)
 
 
 def _contract(rows: AxisMap, start: int, stop: int, new: Callable, width: int):
@@ -332,7 +349,7 @@ def _check_written(check: TensorCheck, g: np.ndarray, w: np.ndarray, at, cols: A
         )
 
 
-def _check_fresh_rows(check, new, rows: AxisMap, cols, reads: bool, mean, size, step: int) -> None:
+def _check_fresh_rows(check, low: float | None, new, rows: AxisMap, cols, reads: bool, mean, size, step: int) -> None:
     for some in _blocks(rows.fresh(UNREAD if reads else SILENT), step):
         g = new(some)
         rule = "an unread coordinate has weight 0" if reads else "a silent coordinate is not written"
@@ -341,10 +358,10 @@ def _check_fresh_rows(check, new, rows: AxisMap, cols, reads: bool, mean, size, 
         return
     for some in _blocks(rows.fresh(BLEND), step):
         g = new(some)
-        if check.t.low is None:
+        if low is None:
             check._note(~np.isfinite(g), g, np.full_like(g, np.nan), some, "the row of a new token")
         else:
-            wanted = widen(narrow(np.full_like(g, check.t.low), check.t.dtype), check.t.dtype, F64)
+            wanted = widen(narrow(np.full_like(g, low), check.t.dtype), check.t.dtype, F64)
             check.same(g, wanted, some, "the row of a new token")
     for some in _blocks(rows.fresh(MEAN), step):
         scale = rows.write[some][:, None]

@@ -23,12 +23,14 @@ from grow.checkpoint.reader import Checkpoint
 from grow.errors import GrowError
 from grow.notation.dtypes import BITS, STORES
 from grow.notation.operators import OPERATORS
-from grow.planning.change import DRAWN, ROUTES
+from grow.notation.origins import Drawn
+from grow.planning.change import ROUTES
 from grow.planning.growth_options import GrowthOptions, UpcyclingOptions
 from grow.planning.methods import DEFAULT, METHODS
+from grow.planning.parsed_record import parse_record
 from grow.planning.plan import Plan, plan_for
 from grow.planning.read_as_experts import read_so
-from grow.planning.record import parse_record, record_of
+from grow.planning.record import record_of
 from grow.planning.tensor import TensorPlan
 from grow.verification.weights.recorded_growth import Replay
 
@@ -64,7 +66,7 @@ def supposed(source: Checkpoint, grown: Checkpoint) -> Replay | None:
 def stores_all(replay: Replay) -> bool:
     """Whether this growth rounds nothing, and what lies in the files has room for every bit of the source."""
     exact = replay.record.storage == "bit-exact"
-    return exact and all(t.source_dtype in STORES[t.dtype] for whole in replay.tensors for _, t in whole.parts)
+    return exact and all(t.old.dtype in STORES[t.dtype] for whole in replay.tensors for _, t in whole.parts)
 
 
 def misfit(replay: Replay) -> dict[str, Any] | None:
@@ -104,7 +106,9 @@ def _followed(replay: Replay, least: float) -> float:
 def _follows(replay: Replay, t: TensorPlan) -> bool:
     """Whether a tensor is what the growth makes it; of one that is drawn nobody can tell."""
     info = replay.grown.tensors.get(t.name)
-    return info is not None and info.shape == t.new_shape and t.fill != DRAWN and replay.fault(t) is None
+    return (
+        info is not None and info.shape == t.new_shape and not isinstance(t.origin, Drawn) and replay.fault(t) is None
+    )
 
 
 def _numbers(t: TensorPlan) -> int:

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,13 @@ from grow.errors import BadInput, GrowError, listing
 from grow.files.header import show
 from grow.files.writer import write_json
 from grow.notation.dtypes import BITS
+from grow.notation.origins import Read
 from grow.planning.assemble import assemble
 from grow.planning.expert_slices import uncovered
+from grow.planning.parsed_record import Record
 from grow.planning.plan import Plan, grown_config, why_narrowed, why_rounded
 from grow.planning.read_as_experts import as_experts, chosen_experts
 from grow.planning.readback import output_readback, stream_readback
-from grow.planning.record import Record
 from grow.planning.tensor import TensorPlan
 from grow.verification.result import Check
 from grow.verification.weights.certificate import Fault, TensorCheck, check_tensor
@@ -70,10 +70,7 @@ class Replay:
     def _as_stored(self, t: TensorPlan) -> TensorPlan:
         """The tensor in the dtype that it has in the grown file, whatever it came from."""
         info = self.grown.tensors.get(t.name)
-        if info is None or info.dtype not in BITS or (info.dtype == t.dtype and not t.pieces):
-            return t
-        pieces = tuple((begin, replace(piece, dtype=info.dtype)) for begin, piece in t.pieces)
-        return replace(t, dtype=info.dtype, pieces=pieces)
+        return t if info is None or info.dtype not in BITS else t.stored_as(info.dtype)
 
     def _not_the_source(self) -> BadInput:
         return BadInput(
@@ -172,7 +169,7 @@ class Replay:
                     first = first or (check.faults[0] if check.faults else None)
                     if not check.faults and digest != record.tensors.get(t.name):
                         less = " or by less than the rounding of what is stored" if check.unit else ""
-                        cast = " in its dtype," if t.dtype != t.source_dtype else ""
+                        cast = " in its dtype," if t.dtype != t.old.dtype else ""
                         rule = f"sha256 is not grow.json's: differs{cast} in entries that no output reads{less}"
                         faults.append(f"{t.name}: {rule}")
                         first = first or Fault(t.name, None, None, None, 0, rule)
@@ -205,9 +202,10 @@ class Replay:
 
     def _checked(self, t: TensorPlan) -> tuple[TensorCheck, str]:
         check = check_tensor(t, self.source, self.grown, self.record.split)
-        if check.faults and t.share and self._recorded(t.name):
+        among = t.origin.among if isinstance(t.origin, Read) else ()
+        if check.faults and among and self._recorded(t.name):
             # the experts that share with it are at fault: those that are not what was written
-            others = [name for name, _ in t.share.among if not self._recorded(name)]
+            others = [name for name, _ in among if not self._recorded(name)]
             check.faults = [] if others else check.faults
         return check, "" if check.faults else self.grown.sha256(self.grown.tensors[t.name])
 

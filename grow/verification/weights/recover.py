@@ -11,9 +11,10 @@ So nothing was lost: where the growth rounds nothing, every number of the source
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from grow.checkpoint.reader import Checkpoint
 from grow.notation.axes import GAIN, READ, SHIFT
 from grow.notation.maps import AxisMap
 from grow.notation.numbers import narrow, widen
+from grow.notation.origins import Read
 from grow.planning.tensor import TensorPlan
 from grow.verification.result import Check
 from grow.verification.weights.certificate import F64, OWN_ROUNDING, grown_rows, unit_of
@@ -44,15 +46,16 @@ class Recovered:
 
 def recover(replay: Replay) -> Check:
     """The source rebuilt from the grown checkpoint: every tensor, streamed in blocks on all cores."""
-    parts = [(t.name, begin, part) for t in replay.tensors for begin, part in t.parts]
-    carriers = {
-        (part.source, part.corner): (name, begin, part)
-        for name, begin, part in reversed(parts)
-        if part.fill is None and not part.inserted
-    }
+    parts = [
+        Carrier(t.name, begin, part, part.origin)
+        for t in replay.tensors
+        for begin, part in t.parts
+        if isinstance(part.origin, Read) and not part.inserted
+    ]
+    carriers = {(c.plan.old.tensor, c.plan.old.corner): c for c in reversed(parts)}
     lost = sorted(replay.names - {source for source, _ in carriers})
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = list(pool.map(lambda c: recover_tensor(c[0], c[1], c[2], replay), carriers.values()))
+        found = list(pool.map(lambda carrier: recover_tensor(carrier, replay), carriers.values()))
     changed = sum(r.changed for r in found)
     bad = [r for r in found if not r.worst <= 1]
     exact = replay.record.storage == "bit-exact"
@@ -70,17 +73,26 @@ def recover(replay: Replay) -> Check:
     return Check("recover", "fail" if bad or lost else "pass", measured, limit, "; ".join(faults))
 
 
-def recover_tensor(name: str, begin: int, t: TensorPlan, replay: Replay) -> Recovered:
-    """One tensor of the source, or a slice of it, from the grown one of this name, where it stands from row `begin` on;
-    compared with what the source has."""
-    unit = unit_of(t, replay.record.split)
+class Carrier(NamedTuple):
+    """What a part of the source is recovered from: it stands in the grown tensor `name` from row `begin` on."""
+
+    name: str
+    begin: int
+    plan: TensorPlan
+    read: Read
+
+
+def recover_tensor(carrier: Carrier, replay: Replay) -> Recovered:
+    """A part of the source from the grown checkpoint, compared with what the source has."""
+    name, begin, t, read = carrier
+    unit = unit_of(t, read.factor, replay.record.split)
     entries = changed = 0
     worst = 0.0
-    among = t.share.among if t.share else ((name, begin),)
-    for start, stop, values, terms in old_rows(t, _reader(replay.grown, t, among)):
-        raw = part_rows(replay.source, t, start, stop)
-        wanted = widen(raw, t.source_dtype, F64)
-        back = values if unit == 0 else widen(narrow(values, t.source_dtype), t.source_dtype, F64)
+    among = read.among or ((name, begin),)
+    for start, stop, values, terms in old_rows(t, read, _reader(replay.grown, among)):
+        raw = part_rows(replay.source, t.old, start, stop)
+        wanted = widen(raw, t.old.dtype, F64)
+        back = values if unit == 0 else widen(narrow(values, t.old.dtype), t.old.dtype, F64)
         differs = back != wanted  # the sign of a zero is not a number
         entries += differs.size
         changed += int(differs.sum())
@@ -89,10 +101,10 @@ def recover_tensor(name: str, begin: int, t: TensorPlan, replay: Replay) -> Reco
             allowed = (unit + OWN_ROUNDING * (unit > 0)) * np.maximum(terms, np.abs(wanted))[differs]
             with np.errstate(divide="ignore", invalid="ignore"):
                 worst = max(worst, float(np.nan_to_num(np.max(off / allowed), nan=np.inf)))
-    return Recovered(t.source, entries, changed, worst)
+    return Recovered(t.old.tensor, entries, changed, worst)
 
 
-def _reader(grown: Checkpoint, t: TensorPlan, among: Sequence[tuple[str, int]]) -> Rows:
+def _reader(grown: Checkpoint, among: Sequence[tuple[str, int]]) -> Rows:
     """Rows of the grown tensor; of experts that share one's output the mean."""
 
     def rows(index: np.ndarray) -> np.ndarray:
@@ -102,7 +114,7 @@ def _reader(grown: Checkpoint, t: TensorPlan, among: Sequence[tuple[str, int]]) 
     return rows
 
 
-def old_rows(t: TensorPlan, new: Rows):
+def old_rows(t: TensorPlan, read: Read, new: Rows) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
     """(start, stop, the source's rows in float64, Σ|terms| of each entry) for consecutive blocks."""
     rows, cols = (*t.maps, None)[:2]
     row_role, col_role = (*t.roles, "")[:2]
@@ -117,7 +129,7 @@ def old_rows(t: TensorPlan, new: Rows):
             values, terms = _rows(t, rows, row_role, start, stop, width, new)
         if cols is not None:
             values, terms = _columns(cols, col_role, values, terms)
-        yield start, stop, values / t.factor, terms / abs(t.factor)
+        yield start, stop, values / read.factor, terms / abs(read.factor)
 
 
 def _rows(t: TensorPlan, rows: AxisMap, role: str, start: int, stop: int, width: int, new: Rows):
