@@ -32,7 +32,8 @@ from grow.plotting.savings import Curves
 from grow.spelling import check_functions
 from grow.training.settings.run_settings import Training
 from grow.verification.ladder import verify_folders
-from grow.verification.result import LADDER, Verification
+from grow.verification.rungs import LADDER
+from grow.verification.verdict import Verification
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ from grow.files.header import show
 from grow.files.locate import locate
 from grow.growth.results import Growth
 from grow.planning.plan import Plan
-from grow.verification.ladder import checks_of
-from grow.verification.result import EXACT, FUNCTION, Verification
+from grow.verification.rungs import EXACT, FUNCTION, checks_of
+from grow.verification.verdict import Verification
 from grow.version import __version__
 
 MARK = "grow_pair(source, to, **options): grow `source` to `to` once per session, as grow.widen does; for the fixture"

@@ -15,7 +15,8 @@ import transformers
 import grow
 from grow.errors import BadInput
 from grow.verification.outputs import pair as pair_module
-from grow.verification.result import FUNCTION, LADDER, RUNG_OF, RUNGS, Check, Verification
+from grow.verification.rungs import FUNCTION, LADDER, RUNG_OF, RUNGS
+from grow.verification.verdict import Check, Verification
 
 BEHAVIOUR = ("hidden_states", "loss", "cached_decoding", "generation", "sampling")
 

@@ -20,7 +20,7 @@ from grow.errors import BadInput
 from grow.verification.downstream import answers, encoders, harness
 from grow.verification.downstream.answers import Answer, Answers
 from grow.verification.downstream.tasks import builtin, tasks
-from grow.verification.result import EXACT
+from grow.verification.rungs import EXACT
 from grow.zoo import bundled_path, heldout_text
 
 SMALL, BERT = bundled_path("small"), bundled_path("small-bert")

@@ -15,7 +15,7 @@ import torch
 
 import grow
 from grow.verification.outputs import pair as pair_module
-from grow.verification.result import Check
+from grow.verification.verdict import Check
 
 MODULE = importlib.import_module("grow.verification.checks.trainability")
 

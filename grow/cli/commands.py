@@ -34,7 +34,7 @@ from grow.planning.methods import METHODS
 from grow.planning.target import depth_alone
 from grow.processes import processes
 from grow.spelling import COMMAND_LINE, spelled
-from grow.verification.result import LADDER
+from grow.verification.rungs import LADDER
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

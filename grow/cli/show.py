@@ -31,7 +31,7 @@ from grow.planning.plan import Plan
 from grow.plotting.savings import COSTS, Curves, Saving
 from grow.processes import several
 from grow.training.settings.run_settings import Training
-from grow.verification.result import Verification, damage_text
+from grow.verification.verdict import Verification, damage_text
 
 
 def say(text: str = "", *, err: bool = False) -> None:

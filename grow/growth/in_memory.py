@@ -55,7 +55,7 @@ from grow.planning.record import NAME, record_of
 from grow.planning.tensor import TensorPlan
 from grow.verification.ladder import verify_folders
 from grow.verification.outputs.compare import HIDDEN_OUTPUTS
-from grow.verification.result import FUNCTION, LOSSY
+from grow.verification.rungs import FUNCTION, LOSSY
 from grow.version import __version__
 
 

@@ -15,7 +15,7 @@ from grow.errors import BadInput
 from grow.files.header import open_regular, read_exactly, show
 from grow.files.locate import HUB_ID
 from grow.planning.plan import Plan
-from grow.verification.result import Verification, damage_text
+from grow.verification.verdict import Verification, damage_text
 
 INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag", "library_name", "tags", "datasets")
 """What a source's card says that holds of the grown model too."""

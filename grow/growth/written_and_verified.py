@@ -24,7 +24,8 @@ from grow.planning.record import NAME, earlier_of, record_of
 from grow.processes import World
 from grow.spelling import command, option
 from grow.verification.ladder import verify_folders
-from grow.verification.result import FUNCTION, LOSSY, Verification
+from grow.verification.rungs import FUNCTION, LOSSY
+from grow.verification.verdict import Verification
 from grow.version import __version__
 
 

@@ -14,21 +14,19 @@ from __future__ import annotations
 
 import contextlib
 import math
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from importlib.metadata import version
 from typing import Any
 
 from grow.architectures import architecture_of
 from grow.checkpoint.reader import Checkpoint
-from grow.errors import BadInput, GrowError, Refused, no_such
+from grow.errors import BadInput, GrowError
 from grow.notation.dtypes import BITS, ITEMSIZE, NAMES
 from grow.planning.record import growth_document, read_record
-from grow.spelling import option
 from grow.verification.checks.same_tokenizer import tokenizers
-from grow.verification.result import EXACT, LADDER, RUNG_OF, RUNGS, Check, Verification
+from grow.verification.rungs import EXACT, LADDER, RUNGS, checks_of
+from grow.verification.verdict import Check, Verification, environment
 from grow.verification.weights import chain as chains
 from grow.verification.weights.chain import links, read_through
 from grow.verification.weights.config_fields import read_by_stock
@@ -43,7 +41,6 @@ from grow.verification.weights.stored_numbers import (
     same_shapes,
     stored_differences,
 )
-from grow.version import __version__
 
 
 def verify_folders(
@@ -395,35 +392,6 @@ def _proof(replay: Replay, pair: Any) -> Check:
             return replace(forward_passes.true_float64(proof, limit=EXACT, readback=replay.readback), name="proof")
     except NoSpace as error:
         return Check("proof", "skip", reason=str(error))
-
-
-def checks_of(rungs: Sequence[str]) -> set[str]:
-    """The checks on the rungs that somebody named; a check may be named itself."""
-    found: set[str] = set()
-    for name in rungs:
-        if name in RUNGS:
-            found.update(RUNGS[name])
-        elif name in RUNG_OF:
-            found.add(name)
-        else:
-            known = dict.fromkeys([*RUNGS, *RUNG_OF])
-            single = ", ".join(check for check in RUNG_OF if check not in RUNGS)
-            raise BadInput(
-                option(rungs=[name]),
-                what=no_such("rung", name, known),
-                why=f"rungs: {', '.join(RUNGS)}; single checks: {single}",
-                fix=option(rungs=["certificate"]),
-            )
-    if not found:
-        rungs = option("rungs")
-        raise Refused(rungs, what="nothing to verify", why="at least one rung", fix=f"leave {rungs} out")
-    return found
-
-
-def environment() -> dict[str, Any]:
-    """What the numbers were measured with."""
-    packages = {name: version(name) for name in ("torch", "transformers", "numpy", "safetensors")}
-    return {"grow": __version__, "python": platform.python_version(), **packages, "machine": platform.machine()}
 
 
 def _check_order(source: Checkpoint, grown: Checkpoint) -> None:

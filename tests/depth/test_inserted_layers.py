@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import grow
 from grow.errors import BadInput, GrowError, Refused
 from grow.notation.maps import is_power_of_two
-from grow.verification.result import LADDER
+from grow.verification.rungs import LADDER
 
 # What an inserted layer holds
 

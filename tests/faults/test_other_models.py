@@ -30,7 +30,7 @@ import grow
 from grow.architectures import FAMILIES
 from grow.errors import GrowError
 from grow.notation.numbers import narrow, widen
-from grow.verification.result import Verification
+from grow.verification.verdict import Verification
 from grow.zoo import bundled_path
 
 # The tokenizer

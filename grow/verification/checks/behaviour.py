@@ -16,7 +16,8 @@ from grow.verification.outputs.forward_passes import RUNTIME_K, ReadbackArg, gua
 from grow.verification.outputs.pair import Differs, Pair, Side, stored_dtype
 from grow.verification.outputs.stored_outputs import Held
 from grow.verification.probes import Probe
-from grow.verification.result import EXACT, Check
+from grow.verification.rungs import EXACT
+from grow.verification.verdict import Check
 
 PREFILL = 3  # least tokens in the first pass of cached decoding: both a chunk and single steps meet the cache
 STEPS = 24  # most single steps after it: each reads every weight once, which is most of a large model's time

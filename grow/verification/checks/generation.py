@@ -18,7 +18,8 @@ from grow.models.true_float64 import forward, quiet
 from grow.verification.outputs.compare import RUN_ERRORS
 from grow.verification.outputs.forward_passes import guard
 from grow.verification.outputs.pair import Pair, Side
-from grow.verification.result import EXACT, Check
+from grow.verification.rungs import EXACT
+from grow.verification.verdict import Check
 
 STAMPS = {"transformers_version", "return_dict_in_generate", "use_cache"}
 """Say who wrote the file and how the answer is packed, not what is written."""

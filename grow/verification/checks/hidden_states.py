@@ -15,7 +15,8 @@ import torch
 from grow.verification.outputs.compare import Outputs, Readback, read_back
 from grow.verification.outputs.forward_passes import CHAOTIC, STORAGE_K, grown_dtype, guard, moved
 from grow.verification.outputs.pair import Pair
-from grow.verification.result import EXACT, Check
+from grow.verification.rungs import EXACT
+from grow.verification.verdict import Check
 
 Stream = Callable[[bool], tuple | None]  # final -> the fields of a `Readback`
 Place = Callable[[int], int]  # index of a hidden state -> where it is among the grown ones

@@ -6,7 +6,7 @@ from typing import Any
 
 from grow.verification.outputs.forward_passes import guard
 from grow.verification.outputs.pair import Pair, Side
-from grow.verification.result import Check
+from grow.verification.verdict import Check
 
 NAME = "labels"
 FIELDS = ("id2label", "label2id", "problem_type")

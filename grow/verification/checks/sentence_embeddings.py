@@ -26,7 +26,7 @@ from grow.files.regular import MAX_BESIDE, read_file
 from grow.models.true_float64 import TrueFloat64, quiet
 from grow.planning.readback import fold
 from grow.verification.outputs.pair import Differs, NoRoom, Pair, Side
-from grow.verification.result import Check
+from grow.verification.verdict import Check
 from grow.verification.weights.recorded_growth import Replay
 
 NAME = "embeddings"

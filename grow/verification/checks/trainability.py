@@ -25,7 +25,7 @@ from grow.verification.outputs.compare import RUN_ERRORS
 from grow.verification.outputs.forward_passes import guard
 from grow.verification.outputs.pair import Pair, Side
 from grow.verification.probes import Probe
-from grow.verification.result import Check
+from grow.verification.verdict import Check
 
 STEPS = 4  # a zero factor needs one step to move, what lies behind it a second one; the rest is margin
 OFTEN = 3  # of these steps, in which an expert has had a token: one less, for not every step reaches every expert

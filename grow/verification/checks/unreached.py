@@ -26,7 +26,7 @@ from grow.verification.outputs.compare import RUN_ERRORS, difference
 from grow.verification.outputs.forward_passes import UNIT_ROUNDOFF, ReadbackArg
 from grow.verification.outputs.pair import Differs, NoRoom, Pair, Side
 from grow.verification.probes import Probe
-from grow.verification.result import EXACT
+from grow.verification.rungs import EXACT
 
 SIDES: tuple[Side, ...] = ("source", "grown")
 LEAK = 0.5  # of what an activation cuts off: any scale above 0 that both models share would do

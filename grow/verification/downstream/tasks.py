@@ -23,7 +23,8 @@ from grow.verification.downstream import encoders
 from grow.verification.downstream.answers import compare
 from grow.verification.downstream.harness import OWN, Harness
 from grow.verification.outputs.pair import Differs, NoRoom, Pair, Side
-from grow.verification.result import EXACT, Check
+from grow.verification.rungs import EXACT
+from grow.verification.verdict import Check
 
 NAME = "tasks"
 

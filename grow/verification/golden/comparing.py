@@ -33,10 +33,10 @@ from grow.verification.golden.content import Golden, whole
 from grow.verification.golden.golden_file import read
 from grow.verification.golden.kept_tokenizer import tokenizer
 from grow.verification.golden.questions import OneSided, to_probes
-from grow.verification.ladder import checks_of, environment
 from grow.verification.outputs.compare import HIDDEN_OUTPUTS, Difference, Outputs
 from grow.verification.outputs.forward_passes import STORAGE_K, UNIT_ROUNDOFF, guard, judge
-from grow.verification.result import EXACT, RUNG_OF, Check, Verification
+from grow.verification.rungs import EXACT, RUNG_OF, checks_of
+from grow.verification.verdict import Check, Verification, environment
 from grow.verification.weights.recorded_growth import config_differences
 
 CHECKS = ("certificate", "true_float64", "tokenizer", "generation_config", "hidden_states")

@@ -12,7 +12,7 @@ from grow.files.header import show
 from grow.files.regular import read_file
 from grow.models.tokenizers import load_tokenizer
 from grow.verification.checks.same_tokenizer import files_of, positions, settings, unequal_settings
-from grow.verification.result import Check
+from grow.verification.verdict import Check
 
 TEMPLATES = ("chat_template", "additional_chat_templates")
 LENGTH = 2000  # characters of held-out text

@@ -22,10 +22,10 @@ from grow.verification.golden.content import Floor, Golden, Sketches
 from grow.verification.golden.golden_file import check_target, write
 from grow.verification.golden.kept_tokenizer import fingerprint
 from grow.verification.golden.questions import OneSided, fit, to_asked
-from grow.verification.ladder import environment
 from grow.verification.outputs import forward_passes
 from grow.verification.outputs.compare import Outputs
 from grow.verification.outputs.pair import NoRoom, Pair
+from grow.verification.verdict import environment
 
 # Bytes. Wide outputs are sketched and rows left out until they fit; of images, 224 x 224 pixels of one are asked. So
 # a file has at most half a megabyte, and one of a language model 0.35.

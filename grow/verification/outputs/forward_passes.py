@@ -21,7 +21,8 @@ from grow.models.upcast import Widened
 from grow.verification.outputs.compare import Difference, Outputs, Readback, difference, scatter
 from grow.verification.outputs.pair import Differs, NoRoom, Pair, stock_dtype, stored_dtype
 from grow.verification.outputs.stored_outputs import Held, on_disk, slices
-from grow.verification.result import EXACT, Check
+from grow.verification.rungs import EXACT
+from grow.verification.verdict import Check
 
 # Largest relative rounding error of one stored number: 2^-p for p significant bits, one of them implicit.
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}

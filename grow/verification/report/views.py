@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from grow.verification.report.charts import Scale, Series, layer_chart, scatter, sci, share_bar, sparkline
 from grow.verification.report.document import MOST, fit
-from grow.verification.result import RUNGS
+from grow.verification.rungs import RUNGS
 
 VERDICTS = {
     "lossless": ("pass", "✓", "Lossless", "computes what", "computes"),

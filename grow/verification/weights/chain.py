@@ -18,7 +18,7 @@ import numpy as np
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.errors import BadInput, GrowError
 from grow.planning.record import Record, read_record
-from grow.verification.result import Check
+from grow.verification.verdict import Check
 from grow.verification.weights.recorded_growth import NoSpace, Replay
 
 

@@ -21,7 +21,7 @@ from grow.notation.operators import HeadMaps, commutes
 from grow.planning.change import Change, check_depth, norms_silence
 from grow.planning.choose_maps import LOW, grow_experts, head_dim_maps, low_logit, position_map
 from grow.planning.record import config_sha256
-from grow.verification.result import EXACT
+from grow.verification.rungs import EXACT
 from grow.verification.weights.config_fields import BOOKKEEPING, differing
 
 Sizes = Mapping[str, int]

@@ -34,7 +34,7 @@ from grow.planning.read_as_experts import as_experts, chosen_experts
 from grow.planning.readback import output_readback, stream_readback
 from grow.planning.record import Record
 from grow.planning.tensor import TensorPlan
-from grow.verification.result import Check
+from grow.verification.verdict import Check
 from grow.verification.weights.certificate import Fault, TensorCheck, check_tensor
 from grow.verification.weights.config_fields import alike, differing, one_dtype, read_by_stock
 from grow.verification.weights.record_check import known_source, map_faults

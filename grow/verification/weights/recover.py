@@ -24,7 +24,7 @@ from grow.notation.axes import GAIN, READ, SHIFT
 from grow.notation.maps import AxisMap
 from grow.notation.numbers import narrow, widen
 from grow.planning.tensor import TensorPlan
-from grow.verification.result import Check
+from grow.verification.verdict import Check
 from grow.verification.weights.certificate import F64, OWN_ROUNDING, grown_rows, unit_of
 from grow.verification.weights.recorded_growth import Replay
 

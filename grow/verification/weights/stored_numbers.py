@@ -22,7 +22,7 @@ from grow.errors import GrowError, listing
 from grow.notation.axes import WRITE
 from grow.notation.dtypes import BITS, STORES
 from grow.notation.numbers import narrow, widen
-from grow.verification.result import Check
+from grow.verification.verdict import Check
 
 F64 = np.dtype(np.float64)
 KEY_BIAS = "adds one number to all scores of a query, which softmax does not see"

@@ -1,52 +1,20 @@
-"""What the ladder found, and the verdict.
-
-A *rung* is a kind of evidence, a *check* one measurement on it. `RUNGS` lists both in the order in which they run.
-"""
+"""What the checks of a pair found, the verdict, and the exit code that follows from it."""
 
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
 
+from grow.verification.rungs import RUNG_OF, RUNGS
+from grow.version import __version__
+
 SCHEMA = 2
-
-# The limit of a bit-exact plan or of a proof copy. float64 carries 1.1e-16 per operation; sums in another
-# order and length drift by 1e-15 .. 1e-13 of the logits' std over the depths we measured. A wrong weight
-# shows at 1e-7 or more.
-EXACT = 1e-12
-
-RUNGS: Mapping[str, tuple[str, ...]] = {
-    "certificate": ("certificate",),
-    "true_float64": ("true_float64", "proof"),
-    "runtime_dtype": ("runtime_dtype",),
-    "behaviour": (
-        "tokenizer",
-        "generation_config",
-        "labels",
-        "embeddings",
-        "hidden_states",
-        "loss",
-        "cached_decoding",
-        "generation",
-        "sampling",
-        "kernels",
-        "save_reload",
-    ),
-    "trainability": ("trainability",),
-    "downstream": ("tasks",),
-    "recover": ("recover",),
-}
-RUNG_OF = {check: rung for rung, checks in RUNGS.items() for check in checks}
-FUNCTION = ("certificate", "true_float64", "runtime_dtype", "behaviour")
-"""The rungs that a growth has to pass before it is kept; trainability judges what a checkpoint can become."""
-LOSSY = ("certificate", "true_float64", "loss", "tokenizer", "generation_config", "save_reload")
-"""What is measured of a growth that is not exact: how much it lost, and that it is whole otherwise."""
-LADDER = (*FUNCTION, "trainability")
-"""What `grow verify` runs unless it is told otherwise; downstream tasks run when they are named."""
 
 Status = Literal["pass", "fail", "skip"]
 Verdict = Literal["lossless", "certified", "unrecorded", "different", "unproved"]
@@ -245,3 +213,9 @@ def finite(value: Any) -> Any:
     if isinstance(value, (np.integer, np.floating)):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers were measured with."""
+    packages = {name: version(name) for name in ("torch", "transformers", "numpy", "safetensors")}
+    return {"grow": __version__, "python": platform.python_version(), **packages, "machine": platform.machine()}
