@@ -29,9 +29,9 @@ from grow.verification.rungs import EXACT, LADDER, RUNGS, checks_of
 from grow.verification.verdict import Check, Verification, environment
 from grow.verification.weights import chain as chains
 from grow.verification.weights.chain import links, read_through
-from grow.verification.weights.config_fields import read_by_stock
+from grow.verification.weights.config_fields import config_differences, read_by_stock, significant, unlike
 from grow.verification.weights.inferred_growth import misfit, stores_all, supposed
-from grow.verification.weights.recorded_growth import NoSpace, Replay, config_differences, significant, unlike
+from grow.verification.weights.recorded_growth import NoSpace, Replay
 from grow.verification.weights.stored_numbers import (
     StoredDifference,
     from_files,

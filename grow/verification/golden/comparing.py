@@ -37,7 +37,7 @@ from grow.verification.outputs.compare import HIDDEN_OUTPUTS, Difference, Output
 from grow.verification.outputs.forward_passes import STORAGE_K, UNIT_ROUNDOFF, guard, judge
 from grow.verification.rungs import EXACT, RUNG_OF, checks_of
 from grow.verification.verdict import Check, Verification, environment
-from grow.verification.weights.recorded_growth import config_differences
+from grow.verification.weights.config_fields import config_differences
 
 CHECKS = ("certificate", "true_float64", "tokenizer", "generation_config", "hidden_states")
 ABSENT = "needs the source's weights; the golden file holds what they answered"

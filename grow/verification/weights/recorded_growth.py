@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 
 from grow.applying.engine import FileSource, write_plan
-from grow.architectures import FAMILIES, family_of
+from grow.architectures import family_of
 from grow.architectures.architecture import Architecture
-from grow.architectures.common_fields import COMMON_FIELDS, TRAINS
-from grow.architectures.family import GROWABLE, Family
+from grow.architectures.family import Family
 from grow.architectures.match import match
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, GrowError, listing
@@ -35,15 +34,10 @@ from grow.planning.readback import output_readback, stream_readback
 from grow.planning.record import Record
 from grow.planning.tensor import TensorPlan
 from grow.verification.verdict import Check
-from grow.verification.weights.certificate import Fault, TensorCheck, check_tensor
-from grow.verification.weights.config_fields import alike, differing, one_dtype, read_by_stock
+from grow.verification.weights.config_fields import differing, one_dtype
 from grow.verification.weights.record_check import known_source, map_faults
-
-# Fields that change no output; the others are compared although some families read them nowhere.
-NEUTRAL = COMMON_FIELDS - {
-    *("architectures", "model_type", "is_decoder", "is_encoder_decoder", "dtype", "torch_dtype", "pruned_heads"),
-    *("pad_token_id", "eos_token_id", "decoder_start_token_id", "problem_type"),  # what a loss or a pooled state reads
-}
+from grow.verification.weights.tensor_equation import check_tensor
+from grow.verification.weights.tensor_faults import Fault, TensorCheck
 
 
 class Replay:
@@ -351,49 +345,6 @@ def _has_sizes(architecture: Architecture, sizes: Mapping[str, int]) -> bool:
 
 class NoSpace(Exception):
     """There is no room for a temporary copy; the rung is skipped with this reason."""
-
-
-def config_differences(source: Mapping[str, Any], grown: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The fields that differ between two configs, bookkeeping apart."""
-    a, b = one_dtype(source), one_dtype(grown)
-    for name in sorted((a.keys() | b.keys()) - {"transformers_version", "_name_or_path"}):
-        if not alike(a.get(name), b.get(name)):
-            yield {"field": name, "source": a.get(name), "grown": b.get(name)}
-
-
-def unlike(source: Mapping[str, Any], grown: Mapping[str, Any], widths_of: str | None = None) -> list[dict[str, Any]]:
-    """The fields in which two configs say another thing to stock code, `significant` ones; with defaults filled in."""
-    names = read_by_stock(str(source.get("model_type")), differing(source, grown))
-    a, b = one_dtype(source), one_dtype(grown)
-    return significant(({"field": n, "source": a.get(n), "grown": b.get(n)} for n in names), widths_of)
-
-
-def significant(
-    differences: Iterable[dict[str, Any]], widths_of: str | None = None, *, neutral: Collection[str] = NEUTRAL
-) -> list[dict[str, Any]]:
-    """Without those that change no output, and without sizes of a family that became larger, as in a growth."""
-    family = FAMILIES.get(widths_of or "")
-    widths = {family.axes[axis] for axis in (*GROWABLE, *family.follows) if axis in family.axes} if family else set()
-    widths |= {family.synonyms[name] for name in widths & family.synonyms.keys()} if family else set()
-    lists = {*family.layer_lists} if family else set()
-    ignored = {*neutral, "dtype", "torch_dtype"}
-    return [
-        d
-        for d in differences
-        if d["field"] not in ignored
-        and not (d["field"] in widths and not _less(d["grown"], d["source"]))
-        and not (d["field"] in lists and _longer(d["grown"], d["source"]))
-        and not TRAINS.fullmatch(d["field"])
-        and not (d["source"] is None and d["grown"] is None)
-    ]
-
-
-def _less(a: Any, b: Any) -> bool:
-    return isinstance(a, int) and isinstance(b, int) and a < b
-
-
-def _longer(a: Any, b: Any) -> bool:
-    return isinstance(a, list) and isinstance(b, list) and len(a) > len(b)
 
 
 def _show(config: Mapping[str, Any], name: str) -> str:

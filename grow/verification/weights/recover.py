@@ -25,8 +25,9 @@ from grow.notation.maps import AxisMap
 from grow.notation.numbers import narrow, widen
 from grow.planning.tensor import TensorPlan
 from grow.verification.verdict import Check
-from grow.verification.weights.certificate import F64, OWN_ROUNDING, grown_rows, unit_of
 from grow.verification.weights.recorded_growth import Replay
+from grow.verification.weights.tensor_equation import F64, grown_rows
+from grow.verification.weights.tensor_faults import OWN_ROUNDING, unit_of
 
 Rows = Callable[[np.ndarray], np.ndarray]  # indices of rows -> (rows, columns) in float64
 
