@@ -310,8 +310,12 @@ class _Ladder:
                     self.first = found.fault
 
     def _behaviour(self, pair: Any, wanted: set[str], limit: float) -> Iterator[Check]:
-        from grow.verification.checks import behaviour, generation, labels, sentence_embeddings
+        from grow.verification.checks import generation, labels, sentence_embeddings
         from grow.verification.checks import hidden_states as layers
+        from grow.verification.checks.cached_decoding import cached_decoding
+        from grow.verification.checks.kernels import kernels
+        from grow.verification.checks.loss import loss
+        from grow.verification.checks.save_reload import save_reload
 
         replay, chain = self.replay, self.chain
         readback = read_through([link.readback for link in chain])
@@ -339,12 +343,12 @@ class _Ladder:
             "labels": lambda: labels.labels(pair),
             "embeddings": lambda: sentence_embeddings.embeddings(pair, self.source, self.grown, replay, limit=limit),
             "hidden_states": hidden_states,
-            "loss": lambda: behaviour.loss(pair, limit=limit),
-            "cached_decoding": lambda: behaviour.cached_decoding(pair, limit=limit, readback=readback),
+            "loss": lambda: loss(pair, limit=limit),
+            "cached_decoding": lambda: cached_decoding(pair, limit=limit, readback=readback),
             "generation": lambda: generation.generation(pair, limit=limit),
             "sampling": lambda: generation.sampling(pair, limit=limit),
-            "kernels": lambda: behaviour.kernels(pair),
-            "save_reload": lambda: behaviour.save_reload(pair),
+            "kernels": lambda: kernels(pair),
+            "save_reload": lambda: save_reload(pair),
         }
         for name, check in checks.items():
             if name in wanted:
@@ -364,7 +368,8 @@ def _ask_in_turn(pair: Any, wanted: set[str], progress: Callable[[str], None]) -
 
     What goes wrong here goes wrong again in the check it belongs to, which says so.
     """
-    from grow.verification.checks import behaviour, generation
+    from grow.verification.checks import cached_decoding, generation, loss
+    from grow.verification.outputs.compare import RUN_ERRORS
     from grow.verification.outputs.pair import Differs, NoRoom
 
     probe = next((p for p in pair.probes if p.name == "random" and "input_ids" in p.inputs), None)
@@ -372,15 +377,17 @@ def _ask_in_turn(pair: Any, wanted: set[str], progress: Callable[[str], None]) -
     for side in ("source", "grown"):
         questions: dict[str, Callable[[], Any]] = {
             "true_float64": lambda side=side: pair.outputs(side, "float64"),  # type: ignore[misc]
-            "loss": lambda side=side: behaviour.losses_of(pair, side) if behaviour.asks_loss(pair) else None,  # type: ignore[misc]
-            "cached_decoding": lambda side=side: behaviour.steps_of(pair, side) if behaviour.decodes(pair) else None,  # type: ignore[misc]
+            "loss": lambda side=side: loss.losses_of(pair, side) if loss.asks_loss(pair) else None,  # type: ignore[misc]
+            "cached_decoding": lambda side=side: (
+                cached_decoding.steps_of(pair, side) if cached_decoding.decodes(pair) else None
+            ),  # type: ignore[misc]
             "generation": lambda side=side: generation.text_of(pair, side, probe, False) if writes else None,  # type: ignore[misc]
             "sampling": lambda side=side: generation.text_of(pair, side, probe, True) if writes else None,  # type: ignore[misc]
         }
         for name, question in questions.items():
             if name in wanted:
                 progress(f"{name}: {side}")
-                with contextlib.suppress(Differs, NoRoom, GrowError, *behaviour.RUN_ERRORS):
+                with contextlib.suppress(Differs, NoRoom, GrowError, *RUN_ERRORS):
                     question()
 
 

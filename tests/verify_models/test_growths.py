@@ -11,7 +11,8 @@ import torch
 import transformers
 from edited_models import BERT, NAMES, derive, exact, make, only
 
-from grow.verification.checks.behaviour import cached_decoding, save_reload
+from grow.verification.checks.cached_decoding import cached_decoding
+from grow.verification.checks.save_reload import save_reload
 from grow.verification.outputs.forward_passes import EXACT, STORAGE_K, runtime_dtype, storage_floor, true_float64
 from grow.verification.outputs.pair import Pair, stored_dtype
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
 from grow.models.true_float64 import TrueFloat64, load, model_class, tensors
-from grow.verification.checks.behaviour import cached_decoding, save_reload
+from grow.verification.checks.cached_decoding import cached_decoding
+from grow.verification.checks.save_reload import save_reload
 from grow.verification.outputs import pair as pair_module
 from grow.verification.outputs.compare import difference, run
 from grow.verification.outputs.forward_passes import EXACT, runtime_dtype, true_float64

@@ -24,11 +24,10 @@ from grow.verification.checks.expert_stacks import Stacks, forced, in_order
 from grow.verification.checks.table_rows import EQUAL, Lookups, Row, strange
 from grow.verification.outputs.compare import RUN_ERRORS, difference
 from grow.verification.outputs.forward_passes import UNIT_ROUNDOFF, ReadbackArg
-from grow.verification.outputs.pair import Differs, NoRoom, Pair, Side
+from grow.verification.outputs.pair import SIDES, Differs, NoRoom, Pair, Side
 from grow.verification.probes import Probe
 from grow.verification.rungs import EXACT
 
-SIDES: tuple[Side, ...] = ("source", "grown")
 LEAK = 0.5  # of what an activation cuts off: any scale above 0 that both models share would do
 SHOWN = 8  # rows that are named one by one
 

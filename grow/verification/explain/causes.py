@@ -16,7 +16,7 @@ from grow.errors import listing
 from grow.models.true_float64 import model_class
 from grow.planning.tensor import TensorPlan
 from grow.verification.explain.first_difference import first_difference, same_end, unseen
-from grow.verification.outputs.pair import Pair, Side
+from grow.verification.outputs.pair import SIDES, Pair
 from grow.verification.weights.config_fields import config_differences, significant
 from grow.verification.weights.recorded_growth import Replay
 from grow.verification.weights.stored_numbers import StoredDifference
@@ -69,9 +69,6 @@ def _supposed(fault: dict[str, Any], plan: TensorPlan) -> dict[str, Any]:
     others = [name for name, _ in plan.share.among if name != plan.name] if plan.share else []
     together = f", together with {listing(others)}" if others else ""
     return {**fault, "rule": f"{fault['rule']}, as in most other tensors{together}"}
-
-
-SIDES: tuple[Side, ...] = ("source", "grown")
 
 
 def _depths(pair: Pair) -> tuple[int, int] | None:

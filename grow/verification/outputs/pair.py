@@ -27,6 +27,7 @@ from grow.verification.outputs.stored_outputs import ELEMENTS, Held
 from grow.verification.probes import LENGTH, Probe, Probes, probes
 
 Side = Literal["source", "grown"]
+SIDES: tuple[Side, ...] = ("source", "grown")
 
 _BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}
 
