@@ -14,11 +14,11 @@ import torch
 import transformers
 
 import grow
-from grow.verification.outputs import forward_passes, stored_outputs
 from grow.verification.outputs import pair as pair_module
+from grow.verification.outputs import rounding_floors, stored_outputs
 from grow.verification.outputs.compare import difference, evenly, scatter, spread
-from grow.verification.outputs.forward_passes import settled
 from grow.verification.outputs.pair import Pair
+from grow.verification.outputs.rounding_floors import settled
 from grow.verification.outputs.stored_outputs import Held
 from grow.verification.probes.token_ids import BRIEF, full_context
 
@@ -123,9 +123,9 @@ def test_the_limit_of_a_chaotic_model_follows_from_its_own_rounding(tmp_path, mo
     source = tiny.checkpoint(tmp_path / "source", "llama")
     with Pair(source, source) as pair:
         assert settled(pair, 5e-12, 1e-12) == (1e-12, "")  # this model reproduces itself to 1e-12
-        monkeypatch.setattr(forward_passes, "storage_floor", lambda pair, dtype: {"float64": 2e-12}[dtype])
+        monkeypatch.setattr(rounding_floors, "storage_floor", lambda pair, dtype: {"float64": 2e-12}[dtype])
         limit, why = settled(pair, 5e-12, 1e-12)
-        assert limit == forward_passes.STORAGE_K * 2e-12
+        assert limit == rounding_floors.STORAGE_K * 2e-12
         assert "one rounding of each weight" in why
         assert settled(pair, 1e-3, 1e-12) == (1e-12, "")  # no rounding of float64 does that
         assert settled(pair, 5e-5, 1e-4) == (1e-4, "")

@@ -202,7 +202,7 @@ class _Ladder:
     def _models(self, wanted: set[str]) -> None:
         """The checks that run models; torch is imported here and nowhere before."""
         from grow.verification.explain import causes
-        from grow.verification.outputs import forward_passes
+        from grow.verification.outputs import forward_passes, rounding_floors
         from grow.verification.outputs.pair import NoRoom, Pair
 
         replay, chain = self.replay, self.chain
@@ -218,8 +218,8 @@ class _Ladder:
                 try:
                     return (
                         max(1, rounds)
-                        * forward_passes.STORAGE_K
-                        * forward_passes.storage_floor(pair, NAMES[self.narrow])
+                        * rounding_floors.STORAGE_K
+                        * rounding_floors.storage_floor(pair, NAMES[self.narrow])
                     )
                 except NoRoom:
                     return math.nan  # every check that needs it is skipped for the same reason

@@ -11,8 +11,9 @@ import torch
 from grow.errors import GrowError, listing
 from grow.models.true_float64 import Unloadable, load, quiet
 from grow.verification.outputs.compare import difference
-from grow.verification.outputs.forward_passes import RUNTIME_K, guard, noise_floor, settled
+from grow.verification.outputs.forward_passes import RUNTIME_K, guard
 from grow.verification.outputs.pair import Differs, Pair, stored_dtype
+from grow.verification.outputs.rounding_floors import noise_floor, settled
 from grow.verification.rungs import EXACT
 from grow.verification.verdict import Check
 

@@ -23,8 +23,9 @@ from grow.models.true_float64 import forward, quiet, stored
 from grow.verification.checks.expert_stacks import Stacks, forced, in_order
 from grow.verification.checks.table_rows import EQUAL, Lookups, Row, strange
 from grow.verification.outputs.compare import RUN_ERRORS, difference
-from grow.verification.outputs.forward_passes import UNIT_ROUNDOFF, ReadbackArg
+from grow.verification.outputs.forward_passes import ReadbackArg
 from grow.verification.outputs.pair import SIDES, Differs, NoRoom, Pair, Side
+from grow.verification.outputs.rounding_floors import UNIT_ROUNDOFF
 from grow.verification.probes import Probe
 from grow.verification.rungs import EXACT
 

@@ -34,7 +34,8 @@ from grow.verification.golden.golden_file import read
 from grow.verification.golden.kept_tokenizer import tokenizer
 from grow.verification.golden.questions import OneSided, to_probes
 from grow.verification.outputs.compare import HIDDEN_OUTPUTS, Difference, Outputs
-from grow.verification.outputs.forward_passes import STORAGE_K, UNIT_ROUNDOFF, guard, judge
+from grow.verification.outputs.forward_passes import guard, judge
+from grow.verification.outputs.rounding_floors import STORAGE_K, UNIT_ROUNDOFF
 from grow.verification.rungs import EXACT, RUNG_OF, checks_of
 from grow.verification.verdict import Check, Verification, environment
 from grow.verification.weights.config_fields import config_differences

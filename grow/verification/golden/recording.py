@@ -22,7 +22,7 @@ from grow.verification.golden.content import Floor, Golden, Sketches
 from grow.verification.golden.golden_file import check_target, write
 from grow.verification.golden.kept_tokenizer import fingerprint
 from grow.verification.golden.questions import OneSided, fit, to_asked
-from grow.verification.outputs import forward_passes
+from grow.verification.outputs import rounding_floors
 from grow.verification.outputs.compare import Outputs
 from grow.verification.outputs.pair import NoRoom, Pair
 from grow.verification.verdict import environment
@@ -164,9 +164,9 @@ def _sketched(answers: Outputs, columns: Mapping[str, int], top: int, budget: in
 
 def _floors(pair: OneSided, dtype: str, kept: Sketches, streams: Sketches, seed: int) -> Floor:
     """What storing in `dtype` explains, by the ladder's measure and by that of the sketches: the larger one."""
-    elements = forward_passes.storage_floor(pair, dtype)
+    elements = rounding_floors.storage_floor(pair, dtype)
     layers = dict(zip(streams.std, hidden_states.storage_floors(pair, dtype)))
-    moved, moved_states = forward_passes.moved(pair, dtype)
+    moved, moved_states = rounding_floors.moved(pair, dtype)
     states = {name: max(layers[name], value) for name, value in _apart(streams, moved_states, seed).items()}
     floor = Floor(max(elements, *_apart(kept, moved, seed).values()), states)
     pair.memo.clear()
