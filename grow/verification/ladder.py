@@ -271,7 +271,7 @@ class _Ladder:
                     self.first |= self._not_finite(self.first["text"])
             elif not self.lossy and not self._certified and self._passed("true_float64"):
                 self.progress("what no probe reached")
-                self._reach(pair, limit, readback)
+                self._compare_unreached(pair, limit, readback)
                 for look in (causes.unequal_numbers, causes.unequal_fields) if not chain else ():
                     notes, missed = look(pair, self.stored)
                     self.notes += notes
@@ -294,11 +294,11 @@ class _Ladder:
         """Whether every stored number was looked at: then nothing depends on where the probes went."""
         return self._passed("certificate")
 
-    def _reach(self, pair: Any, limit: float, readback: Any) -> None:
+    def _compare_unreached(self, pair: Any, limit: float, readback: Any) -> None:
         """Equal outputs are not a proof of what no probe reached: `true_float64` fails where that differs."""
-        from grow.verification.checks.unreached import reach
+        from grow.verification.checks.unreached import compare_unreached
 
-        found = reach(pair, limit=limit, dtype=NAMES[self.narrow], readback=readback)
+        found = compare_unreached(pair, limit=limit, dtype=NAMES[self.narrow], readback=readback)
         self.notes += found.notes
         self._unseen(found.unseen)
         for k, check in enumerate(self.done):
