@@ -171,7 +171,8 @@ def _write_record(folder: Path, plan: Plan) -> None:
 
 def _answers(a: Path, b: Path, inputs: Mapping[str, Any] | None) -> tuple[Any, Any]:
     """The outputs of both in true float64, "probe/output" -> (rows, width)."""
-    from grow.verification.outputs.pair import Differs, Pair
+    from grow.verification.outputs.pair import Pair
+    from grow.verification.outputs.two_folders import Differs
 
     if inputs is None:
         pair = Pair(a, b)

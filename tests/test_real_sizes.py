@@ -14,8 +14,8 @@ import torch
 import transformers
 
 import grow
+from grow.verification.outputs import memory_needed, rounding_floors, stored_outputs
 from grow.verification.outputs import pair as pair_module
-from grow.verification.outputs import rounding_floors, stored_outputs
 from grow.verification.outputs.compare import difference, evenly, scatter, spread
 from grow.verification.outputs.pair import Pair
 from grow.verification.outputs.rounding_floors import settled
@@ -255,6 +255,6 @@ def test_real_sizes_grow_and_are_proved_in_six_gigabytes(name, tmp_path):
 def test_too_little_memory_counts_the_outputs(tmp_path, monkeypatch):
     source = tiny.checkpoint(tmp_path / "source", "llama", vocab_size=4001)
     with Pair(source, source) as pair:
-        weights = pair.elements("source") * 8 * pair_module.HEADROOM
+        weights = pair.elements("source") * 8 * memory_needed.HEADROOM
         monkeypatch.setattr(pair_module, "available_memory", lambda: int(weights * 1.5))
         assert pair.streaming  # the weights alone would fit

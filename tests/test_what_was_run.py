@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 import grow
 from grow.architectures import FAMILIES
-from grow.verification.outputs.pair import NoRoom
+from grow.verification.outputs.memory_needed import NoRoom
 from grow.verification.verdict import Check, Verification
 
 CERTIFICATE = ("certificate",)

@@ -203,7 +203,8 @@ class _Ladder:
         """The checks that run models; torch is imported here and nowhere before."""
         from grow.verification.explain import causes
         from grow.verification.outputs import forward_passes, rounding_floors
-        from grow.verification.outputs.pair import NoRoom, Pair
+        from grow.verification.outputs.memory_needed import NoRoom
+        from grow.verification.outputs.pair import Pair
 
         replay, chain = self.replay, self.chain
         readback = read_through([link.readback for link in chain])
@@ -370,7 +371,8 @@ def _ask_in_turn(pair: Any, wanted: set[str], progress: Callable[[str], None]) -
     """
     from grow.verification.checks import cached_decoding, generation, loss
     from grow.verification.outputs.compare import RUN_ERRORS
-    from grow.verification.outputs.pair import Differs, NoRoom
+    from grow.verification.outputs.memory_needed import NoRoom
+    from grow.verification.outputs.two_folders import Differs
 
     probe = next((p for p in pair.probes if p.name == "random" and "input_ids" in p.inputs), None)
     writes = probe is not None and not pair.streaming and pair.can_generate("source")

@@ -10,9 +10,10 @@ from transformers.modeling_outputs import BaseModelOutput
 from grow.models.true_float64 import forward
 from grow.verification.outputs.compare import RUN_ERRORS, Outputs, difference, flatten
 from grow.verification.outputs.forward_passes import ReadbackArg, guard, judge
-from grow.verification.outputs.pair import SIDES, Pair, Side
+from grow.verification.outputs.pair import Pair
 from grow.verification.outputs.rounding_floors import settled
 from grow.verification.outputs.stored_outputs import Held
+from grow.verification.outputs.two_folders import SIDES, Side
 from grow.verification.probes import Probe
 from grow.verification.rungs import EXACT
 from grow.verification.verdict import Check

@@ -28,7 +28,7 @@ def compare_units(search: Search, cut_off: dict[str, int]) -> None:
 
 
 class ActiveUnits(contextlib.AbstractContextManager):
-    """Inside, `cut_off` counts for each activation the units whose output was 0 on every token and their input was not."""
+    """Inside, `cut_off` counts for each activation the units whose output was 0 on every token, unlike their input."""
 
     def __init__(self, model: Any) -> None:
         self.model, self.alive = model, dict[str, torch.Tensor]()

@@ -17,7 +17,8 @@ import transformers
 from grow.models.true_float64 import forward, quiet
 from grow.verification.outputs.compare import RUN_ERRORS
 from grow.verification.outputs.forward_passes import guard
-from grow.verification.outputs.pair import Pair, Side
+from grow.verification.outputs.pair import Pair
+from grow.verification.outputs.two_folders import Side
 from grow.verification.rungs import EXACT
 from grow.verification.verdict import Check
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from grow.verification.outputs.forward_passes import guard
-from grow.verification.outputs.pair import Pair, Side
+from grow.verification.outputs.pair import Pair
+from grow.verification.outputs.two_folders import Side
 from grow.verification.verdict import Check
 
 NAME = "labels"

@@ -15,7 +15,8 @@ from grow.applying.sentence_modules import Module, pooling_modes
 from grow.checkpoint.reader import Checkpoint
 from grow.files.header import show
 from grow.models.true_float64 import quiet
-from grow.verification.outputs.pair import Pair, Side
+from grow.verification.outputs.pair import Pair
+from grow.verification.outputs.two_folders import Side
 
 LIBRARY = "sentence_transformers"
 ROWS, LENGTH, SENTENCES = 6, 24, 8

@@ -24,7 +24,9 @@ from grow.files.regular import MAX_BESIDE, read_file
 from grow.models.true_float64 import TrueFloat64
 from grow.planning.readback import fold
 from grow.verification.checks.run_sentence_modules import LIBRARY, CannotRunModules, NotRun, run_by_grow, run_by_library
-from grow.verification.outputs.pair import Differs, NoRoom, Pair
+from grow.verification.outputs.memory_needed import NoRoom
+from grow.verification.outputs.pair import Pair
+from grow.verification.outputs.two_folders import Differs
 from grow.verification.verdict import Check
 from grow.verification.weights.recorded_growth import Replay
 

@@ -12,7 +12,8 @@ import torch
 from grow.models.experts import asked, in_files
 from grow.models.true_float64 import SMALL, TrueFloat64
 from grow.verification.outputs.compare import RUN_ERRORS
-from grow.verification.outputs.pair import Pair, Side
+from grow.verification.outputs.pair import Pair
+from grow.verification.outputs.two_folders import Side
 from grow.verification.probes import Probe
 
 STEPS = 4  # a zero factor needs one step to move, what lies behind it a second one; the rest is margin

@@ -20,8 +20,10 @@ from grow.verification.checks.unused_experts import compare_experts
 from grow.verification.checks.unused_rows import compare_rows
 from grow.verification.outputs.compare import RUN_ERRORS
 from grow.verification.outputs.forward_passes import ReadbackArg
-from grow.verification.outputs.pair import Differs, NoRoom, Pair, Side
+from grow.verification.outputs.memory_needed import NoRoom
+from grow.verification.outputs.pair import Pair
 from grow.verification.outputs.rounding_floors import UNIT_ROUNDOFF
+from grow.verification.outputs.two_folders import Differs, Side
 from grow.verification.rungs import EXACT
 
 

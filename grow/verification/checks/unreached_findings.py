@@ -7,7 +7,8 @@ from typing import Any
 
 from grow.verification.outputs.compare import difference
 from grow.verification.outputs.forward_passes import ReadbackArg
-from grow.verification.outputs.pair import SIDES, Pair
+from grow.verification.outputs.pair import Pair
+from grow.verification.outputs.two_folders import SIDES
 from grow.verification.probes import Probe
 
 

@@ -9,7 +9,7 @@ from grow.verification.checks.expert_stacks import Stacks, forced, in_order
 from grow.verification.checks.table_rows import EQUAL
 from grow.verification.checks.unreached_findings import Search, fault_at
 from grow.verification.outputs.compare import RUN_ERRORS
-from grow.verification.outputs.pair import Differs
+from grow.verification.outputs.two_folders import Differs
 
 
 def compare_experts(search: Search, source: Stacks, grown: Stacks) -> None:

@@ -7,7 +7,7 @@ import torch
 from grow.models.true_float64 import stored
 from grow.verification.checks.table_rows import Row, Rows, strange
 from grow.verification.checks.unreached_findings import Search, fault_at
-from grow.verification.outputs.pair import SIDES
+from grow.verification.outputs.two_folders import SIDES
 from grow.verification.probes import Probe
 
 SHOWN = 8  # rows that are named one by one

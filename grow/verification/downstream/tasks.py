@@ -22,7 +22,9 @@ from grow.models.true_float64 import DTYPES, model_class
 from grow.verification.downstream import encoders
 from grow.verification.downstream.answers import compare
 from grow.verification.downstream.harness import OWN, Harness
-from grow.verification.outputs.pair import Differs, NoRoom, Pair, Side
+from grow.verification.outputs.memory_needed import NoRoom
+from grow.verification.outputs.pair import Pair
+from grow.verification.outputs.two_folders import Differs, Side
 from grow.verification.rungs import EXACT
 from grow.verification.verdict import Check
 

@@ -16,7 +16,8 @@ from grow.errors import listing
 from grow.models.true_float64 import model_class
 from grow.planning.tensor import TensorPlan
 from grow.verification.explain.first_difference import first_difference, same_end, unseen
-from grow.verification.outputs.pair import SIDES, Pair
+from grow.verification.outputs.pair import Pair
+from grow.verification.outputs.two_folders import SIDES
 from grow.verification.weights.config_fields import config_differences, significant
 from grow.verification.weights.recorded_growth import Replay
 from grow.verification.weights.stored_numbers import StoredDifference

@@ -22,7 +22,9 @@ from grow.notation.axes import GAIN, READ
 from grow.planning.tensor import TensorPlan
 from grow.verification.checks.expert_stacks import Stacks
 from grow.verification.outputs.compare import RUN_ERRORS, Outputs, Readback, difference, read_back
-from grow.verification.outputs.pair import Differs, NoRoom, Pair, Side
+from grow.verification.outputs.memory_needed import NoRoom
+from grow.verification.outputs.pair import Pair
+from grow.verification.outputs.two_folders import Differs, Side
 from grow.verification.probes import Probe
 from grow.verification.weights.recorded_growth import Replay
 

@@ -11,7 +11,8 @@ import torch
 
 from grow.errors import listing
 from grow.verification.golden.content import Asked, pack, unpack
-from grow.verification.outputs.pair import Differs, Pair
+from grow.verification.outputs.pair import Pair
+from grow.verification.outputs.two_folders import Differs
 from grow.verification.probes import Probe, Probes
 
 

@@ -24,7 +24,8 @@ from grow.verification.golden.kept_tokenizer import fingerprint
 from grow.verification.golden.questions import OneSided, fit, to_asked
 from grow.verification.outputs import rounding_floors
 from grow.verification.outputs.compare import Outputs
-from grow.verification.outputs.pair import NoRoom, Pair
+from grow.verification.outputs.memory_needed import NoRoom
+from grow.verification.outputs.pair import Pair
 from grow.verification.verdict import environment
 
 # Bytes. Wide outputs are sketched and rows left out until they fit; of images, 224 x 224 pixels of one are asked. So

@@ -12,7 +12,8 @@ import torch
 
 from grow.models.upcast import Widened
 from grow.verification.outputs.compare import Outputs, difference
-from grow.verification.outputs.pair import NoRoom, Pair
+from grow.verification.outputs.memory_needed import NoRoom
+from grow.verification.outputs.pair import Pair
 from grow.verification.outputs.stored_outputs import Held, on_disk, slices
 from grow.verification.rungs import EXACT
 
