@@ -131,3 +131,8 @@ writing = options(
         "--world", type=click.IntRange(1), metavar="N", help="Fail unless there are N processes to share it (torchrun)."
     ),
 )
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """The names in a list with commas."""
+    return tuple(filter(None, (part.strip() for part in text.split(","))))

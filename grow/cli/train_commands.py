@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from grow import api
-from grow.cli import show
+from grow.cli import terminal, training_text
+from grow.cli.exit_codes import INTERRUPTED
 from grow.cli.options import SOURCE, as_json, revision, seed
 from grow.cli.progress import Progress
 from grow.errors import BadInput
@@ -50,7 +51,7 @@ def data() -> None:
 @seed
 @revision
 @as_json
-def prepare_data(inputs, separator, no_end, as_json, **options) -> int:
+def prepare_data(inputs: tuple[str, ...], separator: str, no_end: bool, as_json: bool, **options: Any) -> int:
     """Turn text, JSON lines, parquet and datasets of the hub into token files with a manifest."""
     from grow.data import prepare
     from grow.data.readers import check_used
@@ -61,9 +62,9 @@ def prepare_data(inputs, separator, no_end, as_json, **options) -> int:
     with Progress(quiet=as_json) as progress:
         made = prepare(list(inputs), separator=separator, end=not no_end, progress=progress.tokens, **options)
     if as_json:
-        show.print_json({"path": str(options["out"]), **made.document()})
+        terminal.print_json({"path": str(options["out"]), **made.document()})
     else:
-        show.prepared(options["out"], made)
+        training_text.show_prepared(options["out"], made)
     return 0
 
 
@@ -205,7 +206,7 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
 )
 @revision
 @as_json
-def train(src, data, as_json, **options) -> int:
+def train(src: str | None, data: tuple[str, ...], as_json: bool, **options: Any) -> int:
     """Continue pretraining; RUN gets stock checkpoints that a run continues from. Under torchrun it is sharded.
 
     Exit code 130: SIGTERM or SIGINT came; the step was finished and saved.
@@ -217,13 +218,13 @@ def train(src, data, as_json, **options) -> int:
     if given.get("rewarm") == ():
         given["rewarm"] = None
     done = api.train(src, data, quiet=as_json, **given)
-    if not show.first_process():
-        return 130 if done.stopped else 0
+    if not terminal.first_process():
+        return INTERRUPTED if done.stopped else 0
     if as_json:
-        show.print_json(done.document())
+        terminal.print_json(done.document())
     else:
-        show.training(done)
-    return 130 if done.stopped else 0
+        training_text.show_training(done)
+    return INTERRUPTED if done.stopped else 0
 
 
 @click.command()
@@ -232,46 +233,13 @@ def train(src, data, as_json, **options) -> int:
 @click.option("--baseline", metavar="NAME", help="The run that savings are against [default: the last].")
 @click.option("--overwrite", is_flag=True, help="Replace the picture.")
 @as_json
-def plot(runs, as_json, **options) -> int:
+def plot(runs: tuple[str, ...], as_json: bool, **options: Any) -> int:
     """Show what runs cost and saved: loss against FLOPs, tokens and time. RUN: a folder of train, or NAME=FOLDER."""
     if options["overwrite"] and not options["out"]:
         raise click.UsageError("--overwrite is for the picture of --out.", click.get_current_context())
     found = api.plot(runs, **options)
     if as_json:
-        show.print_json(found.document())
+        terminal.print_json(found.document())
     else:
-        show.curves(found)
+        training_text.show_curves(found)
     return 0
-
-
-@click.command()
-@click.argument("recipe", required=False)
-@click.option("--out", type=click.Path(path_type=Path), metavar="OUT", help="The run's folder [default: its name].")
-@click.option(
-    "--resume", is_flag=True, help="Continue in OUT where the run stopped; stages not yet begun may have changed."
-)
-@click.option("--dry-run", is_flag=True, help="Price every stage, measure its time on a random model, write nothing.")
-@click.option("--list", "listed", is_flag=True, help="Name the recipes that come with grow.")
-@click.option("--world", type=click.IntRange(1), metavar="N", help="Fail unless there are N processes (torchrun).")
-@click.option("--trust-checkpoint", is_flag=True, help="Resume a run whose files belong to somebody else.")
-@as_json
-@click.pass_context
-def run(ctx, recipe, listed, dry_run, as_json, **options) -> int:
-    """Carry out a staged recipe: train, grow, train. RECIPE is a TOML file or a bundled one's name.
-
-    Exit code 130: SIGTERM or SIGINT came; --resume goes on from there, to the same bits.
-    """
-    from grow.cli import run_command
-
-    chosen = "--list" if listed else "--dry-run" if dry_run else ""
-    given = {"RECIPE": recipe, "--dry-run": dry_run} if listed else {}
-    given |= {f"--{name.replace('_', '-')}": value for name, value in options.items()}
-    if chosen and (ignored := [name for name, value in given.items() if value]):
-        raise click.UsageError(f"{ignored[0]} has no meaning with {chosen}.", ctx)
-    if listed:
-        return run_command.listed(as_json)
-    if recipe is None:
-        raise click.MissingParameter(ctx=ctx, param_hint="'RECIPE'", param_type="argument")
-    if dry_run:
-        return run_command.price(recipe, as_json)
-    return run_command.run(recipe, as_json, **options)

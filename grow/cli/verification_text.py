@@ -1,0 +1,80 @@
+"""A verification as text: every check, the first difference, the verdict; and a golden file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grow.cli.progress import size
+from grow.cli.terminal import say, table
+from grow.verification.verdict import Verification
+
+
+def show_verification(found: Verification, *, verdict: bool = True) -> None:
+    rows = []
+    for check in found.checks:
+        value = check.largest
+        rows.append(
+            (
+                check.name,
+                check.status,
+                f"{value:.1e}" if value is not None else "",
+                check.limit if check.status == "pass" else check.reason,
+            )
+        )
+    table(("check", "result", "largest Δ", "claim"), rows)
+    for check in found.checks:
+        faults = check.measured.get("faults") or []
+        if len(faults) > 1:
+            for fault in faults[:20]:
+                say(f"    {fault}")
+            if check.measured["faulty"] > 20:
+                say(f"    and {check.measured['faulty'] - 20} more tensors")
+        for row in check.measured.get("tasks") or []:
+            say(f"    {row['task']} {row['metric']}: {_score(row['source'])} and {_score(row['grown'])}")
+    if found.first:
+        say(f"first difference: {found.first['text']}")
+    for note in found.notes:
+        say(f"note: {note}")
+    if verdict:
+        say(_verdict(found))
+
+
+def show_recorded(kept: dict[str, Any]) -> None:
+    answers = "whole" if kept["whole"] else "sketched"
+    say(f"{kept['path']}: {size(kept['bytes'])}, what {kept['source']} answers to {len(kept['probes'])} probes")
+    rows = [(name, " × ".join(map(str, shape)), answers) for name, shape in kept["outputs"].items()]
+    table(("output", "positions × width", "kept"), rows)
+    for name, why in kept["skipped"].items():
+        say(f"note: probe {name} was left out: {why}")
+
+
+def _score(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _verdict(found: Verification) -> str:
+    number = next(
+        (
+            r.measured.get("relative")
+            for name in ("proof", "true_float64")
+            for r in found.checks
+            if r.name == name and r.status == "pass"
+        ),
+        None,
+    )
+    dead = "; but not all that is new can learn" if found.trainable is False else ""
+    if found.lossless:
+        how = (
+            f" (max |Δ| {number:.1e} of the outputs' std in true float64)" if number is not None else " (same numbers)"
+        )
+        return f"lossless: {found.grown} {found.claim}{how}{dead}"
+    if found.verdict == "certified":
+        return f"certified: {found.grown}: {found.claim}{dead}"
+    if found.trainable is not None and set(found.rungs) == {"trainability"}:
+        share = found.checks[0].measured["share"]
+        learn = f"{share:.1%} of the new parameters learn" if share is not None else "there are no new parameters"
+        return f"{'trainable' if found.trainable else 'not trainable'}: {learn}; what it computes was not compared"
+    if found.verdict in ("different", "unrecorded"):
+        first = next(r for r in found.checks if r.status == "fail" and r.rung != "trainability")
+        return f"{found.verdict}: {found.grown} {found.claim} ({first.name}: {first.reason})"
+    return f"unproved: {found.notes[-1] if found.notes else 'no check that could tell was able to run'}"
