@@ -27,10 +27,9 @@ from grow.planning.record import growth_document, read_record
 from grow.verification.checks.same_tokenizer import tokenizers
 from grow.verification.rungs import EXACT, LADDER, RUNGS, checks_of
 from grow.verification.verdict import Check, Verification, environment
-from grow.verification.weights import chain as chains
-from grow.verification.weights.chain import links, read_through
+from grow.verification.weights.chain import certificate_of_chain, links, read_through
 from grow.verification.weights.config_fields import config_differences, read_by_stock, significant, unlike
-from grow.verification.weights.inferred_growth import misfit, stores_all, supposed
+from grow.verification.weights.inferred_growth import misfit, most_likely_growth, stores_all
 from grow.verification.weights.recorded_growth import NoSpace, Replay
 from grow.verification.weights.stored_numbers import (
     StoredDifference,
@@ -117,7 +116,7 @@ class _Ladder:
     def _likely(self) -> Replay | None:
         """Without grow.json, and where shapes are not the same: the growth that most stored tensors follow."""
         alone = self.replay is None and self.stored is None
-        return supposed(self.source, self.grown) if alone else None
+        return most_likely_growth(self.source, self.grown) if alone else None
 
     @property
     def failed(self) -> dict[str, Check]:
@@ -139,7 +138,7 @@ class _Ladder:
             prepare(self.source.path, self.tasks)
         if "certificate" in wanted:
             self.progress("certificate")
-            self.done.append(chains.certificate(self.chain) if self.chain else self._identical())
+            self.done.append(certificate_of_chain(self.chain) if self.chain else self._identical())
         if "recover" in wanted:
             self.progress("recover")
             self.done.append(self._recover())

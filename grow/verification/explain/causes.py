@@ -18,6 +18,7 @@ from grow.planning.tensor import TensorPlan
 from grow.verification.explain.first_difference import first_difference, same_end, unseen
 from grow.verification.outputs.pair import Pair
 from grow.verification.outputs.two_folders import SIDES
+from grow.verification.weights.certificate import fault_of
 from grow.verification.weights.config_fields import config_differences, significant
 from grow.verification.weights.recorded_growth import Replay
 from grow.verification.weights.stored_numbers import StoredDifference
@@ -33,7 +34,7 @@ def by_running(
 ) -> dict[str, Any] | None:
     """`first_difference` of a pair; `stored` and `fields` are how the files differ.
 
-    likely  without a plan: the growth that most tensors follow, see `supposed`
+    likely  without a plan: the growth that most tensors follow, see `most_likely_growth`
     """
     known = replay or likely
     plans = known.by_name() if known else {}
@@ -41,8 +42,8 @@ def by_running(
     def explain(parameter: str) -> dict[str, Any] | None:
         if known is not None:
             plan = next((t for name, t in plans.items() if same_end(name, parameter)), None)
-            fault = known.fault(plan) if plan else None
-            return _supposed(fault, plan) if fault and plan and likely else fault
+            fault = fault_of(known, plan) if plan else None
+            return _fault_of_likely_growth(fault, plan) if fault and plan and likely else fault
         return next((d.document() for d in stored if same_end(d.tensor, parameter)), None)
 
     if likely is not None:
@@ -65,7 +66,7 @@ def _unplanned(pair: Pair, likely: Replay) -> list[dict[str, Any]]:
     return [field for field in whole_fields(pair) if field["field"] not in likely.record.config_changes]
 
 
-def _supposed(fault: dict[str, Any], plan: TensorPlan) -> dict[str, Any]:
+def _fault_of_likely_growth(fault: dict[str, Any], plan: TensorPlan) -> dict[str, Any]:
     """A fault of a growth that nobody recorded; of experts that share what one wrote, any may be the one."""
     others = [name for name, _ in plan.share.among if name != plan.name] if plan.share else []
     together = f", together with {listing(others)}" if others else ""

@@ -19,6 +19,7 @@ from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.errors import BadInput, GrowError
 from grow.planning.record import Record, read_record
 from grow.verification.verdict import Check
+from grow.verification.weights.certificate import certificate
 from grow.verification.weights.recorded_growth import NoSpace, Replay
 
 
@@ -95,11 +96,11 @@ def _again(record: Record, source: Checkpoint) -> Iterator[Checkpoint]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def certificate(chain: Sequence[Replay]) -> Check:
+def certificate_of_chain(chain: Sequence[Replay]) -> Check:
     """The certificate of every growth in turn."""
     if len(chain) == 1:
-        return chain[0].certificate()
-    checks = [replay.certificate() for replay in chain]
+        return certificate(chain[0])
+    checks = [certificate(replay) for replay in chain]
     worst = next((k for k, check in enumerate(checks) if check.status == "fail"), None)
     if worst is None:
         worst = next((k for k, check in enumerate(checks) if check.status == "skip"), len(checks) - 1)

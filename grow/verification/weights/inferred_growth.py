@@ -2,7 +2,7 @@
 
 Of the growths that `grow` makes between the two sizes it is the one that most stored tensors follow.
 
-    supposed(source, grown)  ->  a `Replay`, or None where most tensors follow none
+    most_likely_growth(source, grown)  ->  a `Replay`, or None where most tensors follow none
 
 It is no evidence for or against a pair: somebody else may have grown it otherwise. Where outputs differ it tells which
 tensor does not do what all the others say, and what its number would have been.
@@ -30,6 +30,7 @@ from grow.planning.plan import Plan, plan_for
 from grow.planning.read_as_experts import read_so
 from grow.planning.record import parse_record, record_of
 from grow.planning.tensor import TensorPlan
+from grow.verification.weights.certificate import fault_of
 from grow.verification.weights.recorded_growth import Replay
 
 SAMPLE = 40  # tensors by which a growth is judged: a layer or two, and the tables
@@ -38,7 +39,7 @@ FIRST = 8  # tensors that tell most wrong growths
 MOST = 0.5  # of the tensors must follow: of a growth that is another one next to none does
 
 
-def supposed(source: Checkpoint, grown: Checkpoint) -> Replay | None:
+def most_likely_growth(source: Checkpoint, grown: Checkpoint) -> Replay | None:
     """The growth that most tensors of `grown` follow, laid over both; None where there is none."""
     before, after = known_architecture(source.config), known_architecture(grown.config)
     if before is None or after is None:
@@ -102,7 +103,7 @@ def _followed(replay: Replay) -> float:
 def _follows(replay: Replay, t: TensorPlan) -> bool:
     """Whether a tensor is what the growth makes it; of one that is drawn nobody can tell."""
     info = replay.grown.tensors.get(t.name)
-    return info is not None and info.shape == t.new_shape and t.fill != DRAWN and replay.fault(t) is None
+    return info is not None and info.shape == t.new_shape and t.fill != DRAWN and fault_of(replay, t) is None
 
 
 def _numbers(t: TensorPlan) -> int:

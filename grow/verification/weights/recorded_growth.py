@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Set
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -22,22 +20,16 @@ from grow.architectures.architecture import Architecture
 from grow.architectures.family import Family
 from grow.architectures.match import match
 from grow.checkpoint.reader import Checkpoint
-from grow.errors import BadInput, GrowError, listing
-from grow.files.header import show
+from grow.errors import BadInput, GrowError
 from grow.files.writer import write_json
 from grow.notation.dtypes import BITS
 from grow.planning.assemble import assemble
-from grow.planning.expert_slices import uncovered
 from grow.planning.plan import Plan, grown_config, why_narrowed, why_rounded
 from grow.planning.read_as_experts import as_experts, chosen_experts
 from grow.planning.readback import output_readback, stream_readback
 from grow.planning.record import Record
 from grow.planning.tensor import TensorPlan
-from grow.verification.verdict import Check
 from grow.verification.weights.config_fields import differing, one_dtype
-from grow.verification.weights.record_check import known_source, map_faults
-from grow.verification.weights.tensor_equation import check_tensor
-from grow.verification.weights.tensor_faults import Fault, TensorCheck
 
 
 class Replay:
@@ -148,111 +140,6 @@ class Replay:
             top_k = chosen_experts(record.new_sizes["experts"], top_k, self.change.upcycling)
         return grown_config(self.architecture, record.new_sizes, self.change.depth, stored, untied, top_k=top_k)
 
-    def certificate(self) -> Check:
-        """The proof on the stored weights."""
-        record = self.record
-        if record.lossy:
-            return self._as_recorded()
-        faults = [*self._law(), *self._config(), *self._set()]
-        worst = 0.0
-        first = None
-        if not faults:
-            # numpy lets go of the interpreter in its loops, so two tensors are proved in the time of one
-            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                checked = pool.map(self._checked, self.tensors)
-                for t, (check, digest) in zip(self.tensors, checked):
-                    worst = max(worst, check.worst)
-                    faults.extend(map(str, check.faults[:1]))
-                    first = first or (check.faults[0] if check.faults else None)
-                    if not check.faults and digest != record.tensors.get(t.name):
-                        less = " or by less than the rounding of what is stored" if check.unit else ""
-                        cast = " in its dtype," if t.dtype != t.source_dtype else ""
-                        rule = f"sha256 is not grow.json's: differs{cast} in entries that no output reads{less}"
-                        faults.append(f"{t.name}: {rule}")
-                        first = first or Fault(t.name, None, None, None, 0, rule)
-            faults = faults or [*self._storage()]
-        measured = {
-            "tensors": len(self.tensors),
-            "largest_residual": worst,
-            "faults": faults[:20],
-            "faulty": len(faults),
-            "first": first and first.document(),
-        }
-        limit = "W̃·E_in = E_out·W on every tensor, " + (
-            "within the rounding of what is stored" if self.rounded else "exactly"
-        )
-        return Check("certificate", "fail" if faults else "pass", measured, limit, "; ".join(faults[:3]))
-
-    def _as_recorded(self) -> Check:
-        """Of a growth that is not exact there is no proof, only that its files are the ones that were written."""
-        limit = "the tensors that grow.json tells of; a method that is not exact has no certificate"
-        faults = [*self._config(), *self._set()]
-        if not faults:
-            names = [t.name for t in self.tensors]
-            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                digests = pool.map(lambda name: self.grown.sha256(self.grown.tensors[name]), names)
-                changed = [name for name, digest in zip(names, digests) if digest != self.record.tensors.get(name)]
-            faults = [f"{name}: sha256 is not grow.json's" for name in changed]
-        measured = {"tensors": len(self.tensors), "faults": faults[:20], "faulty": len(faults)}
-        reason = "; ".join(faults[:3]) or f"declared lossy, by {self.record.method}: {self.record.lossy}"
-        return Check("certificate", "fail" if faults else "skip", measured, limit, reason)
-
-    def _checked(self, t: TensorPlan) -> tuple[TensorCheck, str]:
-        check = check_tensor(t, self.source, self.grown, self.record.split)
-        if check.faults and t.share and self._recorded(t.name):
-            # the experts that share with it are at fault: those that are not what was written
-            others = [name for name, _ in t.share.among if not self._recorded(name)]
-            check.faults = [] if others else check.faults
-        return check, "" if check.faults else self.grown.sha256(self.grown.tensors[t.name])
-
-    def _recorded(self, name: str) -> bool:
-        """Whether a tensor still has the bytes that were written."""
-        return self.grown.sha256(self.grown.tensors[name]) == self.record.tensors.get(name)
-
-    def _law(self) -> Iterator[str]:
-        record = self.record
-        yield from uncovered(self.tensors, {name: info.shape for name, info in self.source.tensors.items()})
-        yield from map_faults(self.architecture, self.change, record.new_sizes)
-
-    def _storage(self) -> Iterator[str]:
-        """The weights are stored as grow.json says: rounded or not."""
-        storage = "rounded" if self.rounded else "bit-exact"
-        if storage != self.record.storage:
-            why = f": {self.rounded[0]}" if self.rounded else ""
-            yield f"grow.json: storage: found {self.record.storage!r}, what is stored is {storage}{why}"
-
-    def _config(self) -> Iterator[str]:
-        """The grown config is the source's but for what this growth has to change, and the source's is the recorded
-        one."""
-        record, source = self.record, self.matched.config
-        if not known_source(source, self.grown.config, record.config_changes, record.source_config_sha256):
-            where = f"config.json of the source, {show(self.source.path, 200)}"
-            yield f"{where}: was edited since it grew: its sha256 is not the one in grow.json"
-        try:
-            wanted = self.config
-        except GrowError as error:
-            yield f"grow.json: no such growth: {error.where}: {error.what}"
-            return
-        said = {**source, **record.config_changes}
-        said |= {name: wanted[name] for name in ("dtype", "torch_dtype") if name in wanted}  # of what is stored now
-        for name in self._differing(wanted, said):
-            if name not in record.config_changes:
-                yield f"grow.json: config_changes: {name}: missing, this growth makes it {_show(wanted, name)}"
-            elif wanted.get(name, None) == source.get(name, None):
-                yield f"grow.json: config_changes: {name}: no growth changes it"
-            else:
-                yield f"grow.json: config_changes: {name}: found {said[name]!r}, wanted {_show(wanted, name)}"
-        for field in self.fields():
-            yield f"config.json: {field['field']}: found {field['grown']!r}, wanted {field['source']!r}"
-        try:
-            sizes = self.architecture.with_config(self.grown.config).sizes
-        except BadInput as error:
-            yield str(error).splitlines()[0]
-        else:
-            for axis in sorted(record.new_sizes):
-                if sizes.get(axis) != record.new_sizes[axis]:
-                    yield f"config.json: {axis} is {sizes.get(axis)}, grow.json says {record.new_sizes[axis]}"
-
     def fields(self) -> list[dict[str, Any]]:
         """{"field", "source" (what is wanted), "grown"} where the grown config is not what the growth must make it."""
         try:
@@ -262,42 +149,16 @@ class Replay:
         a, b = (self.architecture.with_config(one_dtype(config)) for config in (wanted, self.grown.config))
         return [
             {"field": name, "source": a.get(name), "grown": b.get(name)}
-            for name in self._differing(wanted, self.grown.config)
+            for name in self.differing_fields(wanted, self.grown.config)
         ]
 
-    def _differing(self, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    def differing_fields(self, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
         older = self.family.reads | set(self.family.synonyms.values())
         return differing(wanted, found, older, load=self._possible(found))
 
     def _possible(self, config: Mapping[str, Any]) -> bool:
         """Whether the sizes are those that the weights have: no class is asked about others."""
         return _has_sizes(self.architecture.with_config(config), self.record.new_sizes)
-
-    def fault(self, t: TensorPlan) -> dict[str, Any] | None:
-        """The first element of a tensor that breaks its equation."""
-        info = self.grown.tensors.get(t.name)
-        if info is None or info.shape != t.new_shape:
-            return None
-        faults = self._checked(t)[0].faults
-        return faults[0].document() if faults else None
-
-    def _set(self) -> Iterator[str]:
-        wanted = {t.name: t for t in self.tensors}
-        missing, extra = (
-            sorted(set(wanted) - set(self.grown.tensors)),
-            sorted(set(self.grown.tensors) - set(wanted)),
-        )
-        if missing:
-            yield f"{listing(missing)}: missing"
-        if extra:
-            yield f"{listing(extra)}: not written by grow"
-        for name in sorted(set(wanted) & set(self.grown.tensors)):
-            shape = self.grown.tensors[name].shape
-            dtype = self.grown.tensors[name].dtype
-            if dtype not in BITS:
-                yield f"{name}: has dtype {dtype}, wanted {wanted[name].dtype}"
-            if shape != wanted[name].new_shape:
-                yield f"{name}: has shape {shape}, wanted {wanted[name].new_shape}"
 
     @contextmanager
     def proof_copy(self) -> Iterator[Path]:
@@ -345,7 +206,3 @@ def _has_sizes(architecture: Architecture, sizes: Mapping[str, int]) -> bool:
 
 class NoSpace(Exception):
     """There is no room for a temporary copy; the rung is skipped with this reason."""
-
-
-def _show(config: Mapping[str, Any], name: str) -> str:
-    return repr(config[name]) if name in config else "absent"
