@@ -25,7 +25,7 @@ from grow.verification.weights.tensor_faults import Fault, TensorCheck
 
 
 def certificate(replay: Replay) -> Check:
-    """The proof of a growth on stored weights, config and digests; or, of a lossy one, that its files are as written."""
+    """The proof of a growth on weights, config and digests; or, of a lossy one, that its files are as written."""
     record = replay.record
     if record.lossy:
         return _files_as_written(replay)
