@@ -1,5 +1,7 @@
 """The Python API: one function per command, with typed results.
 
+One file, long as it is: here stand the signatures and their docstrings, and the work is done elsewhere.
+
 import grow
 grown = grow.widen("small", "2x", out="base")          # a Growth; raises GrowError on bad input
 grown.verification.verdict                             # "lossless"
@@ -220,19 +222,13 @@ def verify(
     samples  of each task, at most
     report   an HTML page to write
     """
-    if report is not None:
-        from grow.verification.report import check_place, write_report
+    options: dict[str, Any] = dict(rungs=rungs, tasks=tasks, samples=samples, seed=seed, progress=on_rung)
 
-        check_place(Path(report))
-    with open_readable(locate(src, revision=revision)) as a, open_readable(locate(grown)) as b:
-        names = show(src, LINE), show(grown, LINE)
-        options: dict[str, Any] = dict(
-            rungs=rungs, tasks=tasks, samples=samples, seed=seed, names=names, progress=on_rung
-        )
-        found = verify_folders(a, b, **options)
-    if report is not None:
-        write_report(found.to_dict(), Path(report))
-    return found
+    def compare() -> Verification:
+        with open_readable(locate(src, revision=revision)) as a, open_readable(locate(grown)) as b:
+            return verify_folders(a, b, names=(show(src, LINE), show(grown, LINE)), **options)
+
+    return _reported(compare, report)
 
 
 def record(
@@ -261,14 +257,8 @@ def verify_against(
     """Check `grown` against a golden file instead of its source. Does not raise when they differ: see `.verdict`."""
     from grow.verification.golden import against
 
-    if report is not None:
-        from grow.verification.report import check_place, write_report
-
-        check_place(Path(report))
-    found = against(golden, grown, rungs=rungs, names=(show(golden, LINE), show(grown, LINE)), progress=on_rung)
-    if report is not None:
-        write_report(found.to_dict(), Path(report))
-    return found
+    names = show(golden, LINE), show(grown, LINE)
+    return _reported(lambda: against(golden, grown, rungs=rungs, names=names, progress=on_rung), report)
 
 
 def train(
@@ -353,6 +343,18 @@ def plot(
         return found
     write_picture(found, Path(out), overwrite=overwrite)
     return replace(found, out=Path(out))
+
+
+def _reported(compare: Callable[[], Verification], report: str | os.PathLike | None) -> Verification:
+    """What `compare` finds, written to the HTML page `report` too; BadInput, before it runs, where that cannot be."""
+    if report is None:
+        return compare()
+    from grow.verification.report import check_place, write_report
+
+    check_place(Path(report))
+    found = compare()
+    write_report(found.to_dict(), Path(report))
+    return found
 
 
 def _is_model(src: Any) -> bool:

@@ -40,7 +40,6 @@ from grow.growth.results import Growth
 from grow.planning.plan import Plan
 from grow.verification.rungs import EXACT, FUNCTION, checks_of
 from grow.verification.verdict import Verification
-from grow.version import __version__
 
 MARK = "grow_pair(source, to, **options): grow `source` to `to` once per session, as grow.widen does; for the fixture"
 EXAMPLE = '@pytest.mark.grow_pair(source="small", to="2x")'
@@ -140,14 +139,14 @@ def folder_of(thing: Any) -> Iterator[Path]:
     if not hasattr(thing, "save_pretrained"):
         yield locate(thing)
         return
-    from grow.models.true_float64 import quiet
+    from grow.growth.saved_model import save, save_grown
 
     with tempfile.TemporaryDirectory(prefix="grow-testing-") as name:
         folder = Path(name) / type(thing).__name__
-        with quiet():
-            thing.save_pretrained(folder)
-        if plan is not None:
-            _write_record(folder, plan)
+        if plan is None:
+            save(thing, folder)
+        else:
+            save_grown(thing, plan, folder, source="in memory")
         yield folder
 
 
@@ -156,17 +155,6 @@ def _name(thing: Any) -> str:
     if isinstance(thing, Growth):
         thing = thing.model if thing.path is None else thing.path
     return f"{type(thing).__name__} in memory" if hasattr(thing, "save_pretrained") else show(thing, 4096)
-
-
-def _write_record(folder: Path, plan: Plan) -> None:
-    """grow.json beside a grown model that was saved by hand."""
-    from grow.checkpoint.reader import open_checkpoint
-    from grow.files.writer import write_json
-    from grow.planning.record import NAME, record_of
-
-    with open_checkpoint(folder) as saved:
-        digests = {name: saved.sha256(info) for name, info in saved.tensors.items()}
-    write_json(folder / NAME, record_of(plan, source="in memory", version=__version__, tensors=digests))
 
 
 def _answers(a: Path, b: Path, inputs: Mapping[str, Any] | None) -> tuple[Any, Any]:

@@ -15,12 +15,12 @@ import torch
 
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, Refused
-from grow.files.writer import write_json
 from grow.growth.built_model import build, freeze_alike, grow_state
 from grow.growth.file_options import FileOptions
 from grow.growth.from_files import plan_files, widen_files
 from grow.growth.model_source import ModelSource
 from grow.growth.results import Growth
+from grow.growth.saved_model import save, save_grown
 from grow.growth.written_and_verified import Different
 from grow.models.as_configured import (
     carry_padding,
@@ -35,11 +35,10 @@ from grow.optimizer.dual_rule import POLICIES
 from grow.optimizer.torch_classes import check_optimizers, grow_optimizers
 from grow.planning.growth_options import GrowthOptions
 from grow.planning.plan import Plan, plan_for
-from grow.planning.record import NAME, record_of
 from grow.verification.ladder import verify_folders
 from grow.verification.outputs.compare import HIDDEN_OUTPUTS
 from grow.verification.rungs import FUNCTION, LOSSY
-from grow.version import __version__
+from grow.verification.verdict import Verification
 
 
 def widen_model(
@@ -90,7 +89,7 @@ def plan_model(model: Any, to: Any, options: GrowthOptions) -> Plan:
         return replace(found, notes=(*source.notes, *found.notes))
     source.checked()
     with tempfile.TemporaryDirectory(prefix="grow-memory-") as folder:
-        _save(model, Path(folder))
+        save(model, Path(folder))
         found = plan_files(folder, to, options, FileOptions())
         return replace(found, notes=(*source.notes, *found.notes))
 
@@ -99,7 +98,7 @@ def _through_files(model: Any, to: Any, options: GrowthOptions, *, verify: bool)
     """Stock classes fuse experts in memory and the files hold them one by one, so the growth goes through files."""
     with tempfile.TemporaryDirectory(prefix="grow-memory-") as folder:
         source, out = Path(folder, "source"), Path(folder, "grown")
-        _save(model, source)
+        save(model, source)
         growth = widen_files(source, to, options, FileOptions(out=out, verify=verify))
         with quiet():
             kernel = model.config._attn_implementation
@@ -114,11 +113,6 @@ def _through_files(model: Any, to: Any, options: GrowthOptions, *, verify: bool)
         check_answers(growth.plan, model, grown)
     device = next(model.parameters()).device
     return replace(growth, path=None, model=grown.to(device).train(model.training))
-
-
-def _save(model: Any, folder: Path) -> None:
-    with quiet():
-        model.save_pretrained(folder)
 
 
 def check_answers(plan: Plan, model: Any, grown: Any) -> None:
@@ -149,15 +143,12 @@ def check_answers(plan: Plan, model: Any, grown: Any) -> None:
             )
 
 
-def _verify(model: Any, grown: Any, plan: Plan, seed: int):
+def _verify(model: Any, grown: Any, plan: Plan, seed: int) -> Verification:
     """Both models through stock save_pretrained into a temporary folder, then the ladder on the folders."""
     rungs = LOSSY if plan.lossy else FUNCTION
     with tempfile.TemporaryDirectory(prefix="grow-verify-") as folder:
         a, b = Path(folder, "source"), Path(folder, "grown")
-        _save(model, a)
-        _save(grown, b)
-        with open_checkpoint(b) as saved:
-            digests = {name: saved.sha256(info) for name, info in saved.tensors.items()}
-        write_json(b / NAME, record_of(plan, source=type(model).__name__, version=__version__, tensors=digests))
+        save(model, a)
+        save_grown(grown, plan, b, source=type(model).__name__)
         with open_checkpoint(a) as source, open_checkpoint(b) as result:
             return verify_folders(source, result, rungs=rungs, seed=seed, names=(type(model).__name__, "in memory"))
