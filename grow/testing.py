@@ -167,7 +167,7 @@ def _answers(a: Path, b: Path, inputs: Mapping[str, Any] | None) -> tuple[Any, A
     else:
         import torch
 
-        from grow.verification.golden.questions import Given
+        from grow.verification.golden.golden_probes import Given
         from grow.verification.probes import Probe, Probes
 
         given = {name: torch.as_tensor(value) for name, value in inputs.items()}
@@ -279,9 +279,9 @@ def grow_golden(
         try:
             if update and path not in _grow_recorded:
                 folder.mkdir(parents=True, exist_ok=True)
-                asked = grown if source is None else source
-                with folder_of(asked) as recorded:
-                    record(recorded, path, seed=seed, overwrite=True, name=_name(asked))
+                answering = grown if source is None else source
+                with folder_of(answering) as recorded:
+                    record(recorded, path, seed=seed, overwrite=True, name=_name(answering))
                 _grow_recorded.add(path)
             with folder_of(grown) as checked:
                 found = against(path, checked, names=(str(path), _name(grown)))

@@ -120,8 +120,8 @@ def _grow(src: str, to: Any, options: dict[str, Any]) -> int:
         check_state(src, the_plan, options["state"], options["trust_checkpoint"], revision=options["revision"])
         return _show_plan(the_plan, as_json, world if world > 1 else None)
     with Progress(quiet=as_json or not terminal.first_process()) as progress:
-        told: dict[str, Any] = {"progress": progress.bytes, "on_rung": progress.rung}
-        grown = api.widen(src, to, verify=verify, world=world, **told, **options)
+        listeners: dict[str, Any] = {"progress": progress.bytes, "on_rung": progress.rung}
+        grown = api.widen(src, to, verify=verify, world=world, **listeners, **options)
     if not terminal.first_process():
         return 0
     if as_json:

@@ -43,8 +43,8 @@ class _Verify(click.Command):
         if ignored:
             option = "--" + ignored[0].removesuffix("s" if ignored[0] == "rungs" else "")
             raise click.UsageError(f"{option} has no meaning with {chosen}.", ctx)
-        asked = ctx.params["tasks"] is not None or {"downstream", "tasks"} & set(ctx.params["rungs"])
-        if ctx.params["samples"] is not None and not asked:
+        runs_tasks = ctx.params["tasks"] is not None or {"downstream", "tasks"} & set(ctx.params["rungs"])
+        if ctx.params["samples"] is not None and not runs_tasks:
             raise click.UsageError("--samples is of the tasks that --tasks asks for.", ctx)
         if ctx.params["overwrite"] and not record:
             raise click.UsageError("--overwrite is for the golden file of --record.", ctx)

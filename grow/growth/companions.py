@@ -83,13 +83,13 @@ def left_behind(checkpoint: Checkpoint) -> list[str]:
     states = (name.rstrip("/") for names in foreign(checkpoint.path).values() for name in names)
     coming |= set(module_folders(checkpoint.path)) if MODULES in coming else set()
     known = {*coming, *REPLACED, *STATES, *states, *(file.name for file in checkpoint.files)}
-    told = " ".join(checkpoint.notes)
+    noted = " ".join(checkpoint.notes)
     staying: list[str] = []
     litter: list[str] = []
     for name in sorted(os.listdir(checkpoint.path)):
         if name in known:
             continue
-        if name.endswith((".safetensors", ".model")) and show(name) in told:
+        if name.endswith((".safetensors", ".model")) and show(name) in noted:
             continue  # the reader has said so
         matches = any(fnmatch.fnmatchcase(name, pattern) for pattern in LITTER)
         folder = (checkpoint.path / name).is_dir()

@@ -60,8 +60,8 @@ def check_vouched(source: Architecture, names: Sequence[str]) -> list[str]:
                 fix="leave it out, or spell it as config.json does",
             )
     known = [name for name in names if family.knows(name)]
-    told = f"{option('assume_harmless')} has no effect on {listing(known)}: the family knows what it is"
-    return [told] if known else []
+    note = f"{option('assume_harmless')} has no effect on {listing(known)}: the family knows what it is"
+    return [note] if known else []
 
 
 def _same_bytes(checkpoint: Checkpoint, a: str, b: str) -> bool:

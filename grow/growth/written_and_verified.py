@@ -186,22 +186,22 @@ def training_state(
 
 
 def write_state(
-    moments: Any, stage: Path, shard: int, world: World, *, asked: bool, told: tuple[str, ...]
+    moments: Any, stage: Path, shard: int, world: World, *, required: bool, notes: tuple[str, ...]
 ) -> tuple[Any, tuple[str, ...]]:
     """(the state, notes) once it is written; None and why it stays behind where its numbers are found to be damaged
-    and nobody asked for it."""
+    and nobody has named it."""
     from grow.optimizer.state.grown_state import left_behind
 
     try:
         moments.write(stage, shard, world)
-        return moments, told
+        return moments, notes
     except BadInput as fault:
-        if asked:
+        if required:
             raise
         with world.together():
             if world.first:
                 shutil.rmtree(stage / "state", ignore_errors=True)
-        return None, (*told[:-1], left_behind(fault))
+        return None, (*notes[:-1], left_behind(fault))
 
 
 def add_to_record(folder: Path, key: str, value: Any) -> None:

@@ -48,8 +48,8 @@ def generation_config(pair: Pair) -> Check:
 
 
 def _of_other_tokens(measured: Mapping[str, Any], unequal: Mapping[str, tuple[Any, Any]], limit: str) -> Check:
-    said = "; ".join(f"config.json: {name} is {b!r}, wanted {a!r}" for name, (a, b) in unequal.items())
-    return Check("generation_config", "fail", {**measured, "unequal": list(unequal)}, limit, said)
+    differences = "; ".join(f"config.json: {name} is {b!r}, wanted {a!r}" for name, (a, b) in unequal.items())
+    return Check("generation_config", "fail", {**measured, "unequal": list(unequal)}, limit, differences)
 
 
 def _unequal_tokens(pair: Pair) -> dict[str, tuple[Any, Any]]:
@@ -74,13 +74,13 @@ def settled(wanted: Mapping[str, Any], grown: Path, limit: str) -> Check:
     names = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
     measured = {"settings": len(wanted), "unequal": names}
     if names:
-        said = "; ".join(f"{name} is {_said(found, name)}, wanted {_said(wanted, name)}" for name in names)
+        differences = "; ".join(f"{name} is {_stated(found, name)}, wanted {_stated(wanted, name)}" for name in names)
         gone = "" if (grown / "generation_config.json").is_file() else " (there is no generation_config.json)"
-        return Check("generation_config", "fail", measured, limit, said + gone)
+        return Check("generation_config", "fail", measured, limit, differences + gone)
     return Check("generation_config", "pass", measured, limit)
 
 
-def _said(settings: Mapping[str, Any], name: str) -> str:
+def _stated(settings: Mapping[str, Any], name: str) -> str:
     return repr(settings[name])[:80] if name in settings else "at its default"
 
 

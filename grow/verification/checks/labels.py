@@ -26,8 +26,8 @@ def labels(pair: Pair) -> Check:
     wanted, found = (_of(pair, side) for side in ("source", "grown"))
     names = [name for name in FIELDS if wanted[name] != found[name]]
     measured = {"classes": len(wanted["id2label"] or ()), "unequal": names}
-    said = "; ".join(f"config.json: {name}: {_first_unequal(wanted[name], found[name])}" for name in names)
-    return Check(NAME, "fail" if names else "pass", measured, limit, said)
+    differences = "; ".join(f"config.json: {name}: {_first_unequal(wanted[name], found[name])}" for name in names)
+    return Check(NAME, "fail" if names else "pass", measured, limit, differences)
 
 
 def _of(pair: Pair, side: Side) -> dict[str, Any]:

@@ -53,15 +53,15 @@ def asks_loss(pair: Pair) -> bool:
 
 
 def losses_of(pair: Pair, side: Side) -> dict[str, float]:
-    """Probe -> loss, of one side; asked once."""
+    """Probe -> loss, of one side; labelled once."""
     return pair.once(("losses", side), lambda: _losses(pair, side))
 
 
 def _losses(pair: Pair, side: Side) -> dict[str, float]:
     outputs = pair.outputs("source", "float64")
     vocab = next(outputs.shape(key)[1] for key in outputs if key.endswith("/logits")) if pair.more_tokens else None
-    asked = {p.name: (p, _labels(pair, p)) for p in pair.probes if p.name in LABELLED}
-    return {name: _loss(pair, side, p, labels, vocab) for name, (p, labels) in asked.items() if labels is not None}
+    labelled = {p.name: (p, _labels(pair, p)) for p in pair.probes if p.name in LABELLED}
+    return {name: _loss(pair, side, p, labels, vocab) for name, (p, labels) in labelled.items() if labels is not None}
 
 
 def _labels(pair: Pair, probe: Probe) -> torch.Tensor | None:

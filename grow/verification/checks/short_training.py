@@ -30,7 +30,7 @@ class Trained:
     weights  after the last step
     equal    parameter -> for every row, the first row that was equal to it before the first step
     tables   parameters that are looked up row by row
-    asked    parameter of an expert -> bool, whether tokens were sent to it in `OFTEN` steps
+    used     parameter of an expert -> bool, whether tokens were sent to it in `OFTEN` steps
     still    parameters without a gradient but for rounding, such as a bias of keys, which no softmax sees
 
     Names are those of the files where the model fuses experts, see `grow.models.experts`.
@@ -40,7 +40,7 @@ class Trained:
     weights: dict[str, torch.Tensor]
     equal: dict[str, torch.Tensor]
     tables: set[str]
-    asked: dict[str, torch.Tensor]
+    used: dict[str, torch.Tensor]
     still: set[str]
     losses: list[float]
     dtype: str

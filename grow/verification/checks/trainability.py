@@ -78,7 +78,7 @@ def _plan_of(name: str, tensors: Mapping[str, TensorPlan]) -> TensorPlan | None:
 
 
 def _parts(name: str, plan: TensorPlan | None, after: Trained) -> list[Part]:
-    alive, weight, sent = after.moved[name], after.weights[name], after.asked.get(name)
+    alive, weight, sent = after.moved[name], after.weights[name], after.used.get(name)
     if plan is None or not plan.pieces:
         return [Part(name, plan, alive, weight, sent)]
     sent = torch.ones_like(alive) if sent is None else sent

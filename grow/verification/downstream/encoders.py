@@ -43,10 +43,10 @@ def masked_words(model: Any, tokenizer: Any, *, limit: int | None = None) -> Ans
         special = set(tokenizer.all_special_ids)
         words = [k for k, token in enumerate(ids[0].tolist()) if token not in special]
         chosen = [k for k, u in zip(words, draw.random(len(words))) if u < MASKED] or words[:1]
-        asked = ids.clone()
-        asked[0, chosen] = tokenizer.mask_token_id
+        masked = ids.clone()
+        masked[0, chosen] = tokenizer.mask_token_id
         with forward(model):
-            logits = model(input_ids=asked, attention_mask=torch.ones_like(asked)).logits[0].double()
+            logits = model(input_ids=masked, attention_mask=torch.ones_like(masked)).logits[0].double()
         spreads.append(float(logits.std()))
         for k in chosen:
             right = int(ids[0, k])

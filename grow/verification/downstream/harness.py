@@ -167,18 +167,18 @@ def _plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _no_scripts() -> Iterator[list[str]]:
-    """Metrics that `evaluate.load` was asked for inside: it would fetch a script and run it, so it raises instead."""
+    """Metrics that `evaluate.load` was scripts for inside: it would fetch a script and run it, so it raises instead."""
     import evaluate
 
-    asked: list[str] = []
+    scripts: list[str] = []
 
     def refuse(path: Any, *_: Any, **__: Any) -> Any:
-        asked.append(str(path))
+        scripts.append(str(path))
         raise RuntimeError(f"metric {path!r} is a script of the hub")
 
     kept, evaluate.load = evaluate.load, refuse
     try:
-        yield asked
+        yield scripts
     finally:
         evaluate.load = kept
 

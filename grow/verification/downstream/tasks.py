@@ -36,12 +36,12 @@ def prepare(source: Path, names: Sequence[str]) -> tuple[list[str], Harness | No
     known or does not fit the source."""
     names = list(dict.fromkeys(names)) or builtin(source)
     _check_kind(source, names)
-    asked = [name for name in names if name not in encoders.OWN]
-    return names, Harness(asked) if asked else None
+    for_harness = [name for name in names if name not in encoders.OWN]
+    return names, Harness(for_harness) if for_harness else None
 
 
 class NoTokenizer(Exception):
-    """The source has none that loads, so no text can be asked of it."""
+    """The source has none that loads, so no text can be for_harness of it."""
 
 
 def builtin(source: Path) -> list[str]:

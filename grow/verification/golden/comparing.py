@@ -25,9 +25,9 @@ from grow.verification.checks.generation import settled
 from grow.verification.golden import sketch
 from grow.verification.golden.content import Golden, whole
 from grow.verification.golden.golden_file import read
+from grow.verification.golden.golden_probes import OneSided, to_probes
 from grow.verification.golden.growth_of_source import VOCABULARY, GrowthOfSource
 from grow.verification.golden.kept_tokenizer import tokenizer
-from grow.verification.golden.questions import OneSided, to_probes
 from grow.verification.outputs.compare import Difference, Outputs
 from grow.verification.outputs.forward_passes import guard, judge
 from grow.verification.outputs.rounding_floors import STORAGE_K
@@ -58,7 +58,7 @@ def against(
     with open_readable(locate(grown)) as checkpoint:
         record = read_record(checkpoint.path)
         growth = GrowthOfSource(golden, checkpoint, record)
-        given = to_probes(golden.asked, golden.seed, golden.skipped)
+        given = to_probes(golden.probes, golden.seed, golden.skipped)
         with OneSided(checkpoint.path, given, tuple(golden.source["ignored"])) as pair:
             checks = tuple(_checks(golden, growth, pair, wanted, progress))
         return Verification(
@@ -189,7 +189,7 @@ def hidden_states(golden: Golden, growth: GrowthOfSource, pair: OneSided, rounde
     if golden.no_hidden:
         return Check("hidden_states", "skip", reason=golden.no_hidden)
     last = {layer.split(".")[0]: layer for layer in layers}.values()
-    probes = list(golden.asked)
+    probes = list(golden.probes)
     matrix = [[math.nan] * len(probes) for _ in layers]
     for key, (n, width) in golden.hidden.shapes.items():
         probe, layer = key.rsplit("/", 1)

@@ -1,7 +1,7 @@
 """The golden file itself: one safetensors file, distrusted when read.
 
     __metadata__           {"format": "grow-golden", "golden": JSON of `Golden`, "sha256": of all that follows}
-    inputs/PROBE/NAME      what was asked, the smallest integers that hold it
+    inputs/PROBE/NAME      the input, the smallest integers that hold it
     counted/PROBE          which positions are no padding; encoder_counted/PROBE where an encoder has others
     outputs/PROBE/NAME/…   the parts of a sketch, see `sketch.py`
     hidden/PROBE/LAYER/…   the same of the hidden states
@@ -27,7 +27,7 @@ from grow.files.finished import keep
 from grow.files.header import DTYPES, open_regular, parse_header, read_exactly, show, strict_json
 from grow.files.owned import check_file
 from grow.verification.golden import sketch
-from grow.verification.golden.content import SCHEMA, Asked, Floor, Golden, Sketches, pack, unpack
+from grow.verification.golden.content import SCHEMA, Floor, Golden, Sketches, StoredProbe, pack, unpack
 from grow.verification.golden.sketch import Sketch
 
 FORMAT = "grow-golden"
@@ -145,22 +145,22 @@ def _digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:
 def _document(golden: Golden) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The JSON document and the arrays of a file."""
     arrays: dict[str, np.ndarray] = {}
-    asked: dict[str, dict[str, Any]] = {}
-    for probe, one in golden.asked.items():
+    probes: dict[str, dict[str, Any]] = {}
+    for probe, one in golden.probes.items():
         arrays[f"counted/{probe}"] = one.counted.astype(np.uint8)
         if one.encoder_counted is not None:
             arrays[f"encoder_counted/{probe}"] = one.encoder_counted.astype(np.uint8)
-        asked[probe] = {}
+        probes[probe] = {}
         for name, value in one.inputs.items():
             arrays[f"inputs/{probe}/{name}"], scale = pack(value)
-            asked[probe][name] = [value.dtype.name, scale]
+            probes[probe][name] = [value.dtype.name, scale]
     for kind, found in (("outputs", golden.outputs), ("hidden", golden.hidden)):
         arrays |= {f"{kind}/{key}/{part}": v for key, kept in found.kept.items() for part, v in kept.items()}
     document = {
         "schema": SCHEMA,
         "source": golden.source,
         "seed": golden.seed,
-        "asked": asked,
+        "asked": probes,
         "skipped": golden.skipped,
         "outputs": {"shapes": golden.outputs.shapes, "std": golden.outputs.std},
         "hidden": {"shapes": golden.hidden.shapes, "std": golden.hidden.std, "none": golden.no_hidden},
@@ -174,7 +174,7 @@ def _document(golden: Golden) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def _golden(path: Path, document: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Golden:
     """The document and its arrays as one; ValueError and its like where they do not belong together."""
     left = dict(arrays)
-    asked = {}
+    probes = {}
     for probe, inputs in document["asked"].items():
         counted, encoder = left.pop(f"counted/{probe}"), left.pop(f"encoder_counted/{probe}", None)
         for mask in (counted, *([] if encoder is None else [encoder])):
@@ -186,8 +186,8 @@ def _golden(path: Path, document: Mapping[str, Any], arrays: Mapping[str, np.nda
         }
         if not values or any(value.shape[:1] != counted.shape[:1] for value in values.values()):
             raise ValueError(f"inputs/{probe} has not {len(counted)} rows")
-        asked[probe] = Asked(values, counted.astype(bool), None if encoder is None else encoder.astype(bool))
-    outputs, hidden = (_sketches(kind, document[kind], asked, left) for kind in ("outputs", "hidden"))
+        probes[probe] = StoredProbe(values, counted.astype(bool), None if encoder is None else encoder.astype(bool))
+    outputs, hidden = (_sketches(kind, document[kind], probes, left) for kind in ("outputs", "hidden"))
     if left or not outputs.shapes:
         raise ValueError(f"belongs to nothing: {show(min(left))}" if left else "no output")
     source, tokenizer = document["source"], document["tokenizer"]
@@ -205,7 +205,7 @@ def _golden(path: Path, document: Mapping[str, Any], arrays: Mapping[str, np.nda
         path,
         {**source, "name": str(source["name"]), "ignored": [str(name) for name in source["ignored"]]},
         int(document["seed"]),
-        asked,
+        probes,
         {str(k): str(v) for k, v in document["skipped"].items()},
         outputs,
         hidden,
@@ -217,14 +217,14 @@ def _golden(path: Path, document: Mapping[str, Any], arrays: Mapping[str, np.nda
 
 
 def _sketches(
-    kind: str, stated: Mapping[str, Any], asked: Mapping[str, Asked], left: dict[str, np.ndarray]
+    kind: str, stated: Mapping[str, Any], probes: Mapping[str, StoredProbe], left: dict[str, np.ndarray]
 ) -> Sketches:
     shapes = {str(key): (int(n), int(width)) for key, (n, width) in stated["shapes"].items()}
     std = {str(name): float(value) for name, value in stated["std"].items()}
     kept: dict[str, Sketch] = {}
     for key, (n, width) in shapes.items():
         probe, name = key.rsplit("/", 1)
-        if probe not in asked or not std[name] > 0:
+        if probe not in probes or not std[name] > 0:
             raise ValueError(f"{key} belongs to no probe, or its std is {std[name]}")
         parts = {part: left.pop(f"{kind}/{key}/{part}", None) for part in sketch.PARTS}
         kept[key] = {part: value for part, value in parts.items() if value is not None}

@@ -20,8 +20,8 @@ from grow.verification.checks.generation import effective
 from grow.verification.golden import sketch
 from grow.verification.golden.content import Floor, Golden, Sketches
 from grow.verification.golden.golden_file import check_target, write
+from grow.verification.golden.golden_probes import OneSided, fit, to_stored
 from grow.verification.golden.kept_tokenizer import fingerprint
-from grow.verification.golden.questions import OneSided, fit, to_asked
 from grow.verification.outputs import rounding_floors
 from grow.verification.outputs.compare import Outputs
 from grow.verification.outputs.memory_needed import NoRoom
@@ -84,7 +84,7 @@ def record(
                     "generation": _generation(pair),
                 },
                 seed,
-                to_asked(given),
+                to_stored(given),
                 given.skipped,
                 kept,
                 streams,

@@ -197,7 +197,7 @@ class Pair(TwoFolders):
         self,
         side: Side,
         model: Any,
-        asked: Iterable[Probe] | None = None,
+        only: Iterable[Probe] | None = None,
         one_by_one: bool = False,
         hidden: Outputs | None = None,
     ) -> Held:
@@ -207,9 +207,9 @@ class Pair(TwoFolders):
         """
         while True:
             try:
-                return run(model, self.probes if asked is None else asked, one_by_one=one_by_one, hidden=hidden)
+                return run(model, self.probes if only is None else only, one_by_one=one_by_one, hidden=hidden)
             except CannotRun as error:
-                if asked is not None or not self._refuses(side, error):
+                if only is not None or not self._refuses(side, error):
                     raise self.blame(side, str(error)) from error
 
     def _refuses(self, side: Side, error: CannotRun) -> bool:

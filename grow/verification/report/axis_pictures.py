@@ -17,7 +17,7 @@ from markupsafe import Markup
 from grow.notation.maps import KINDS
 from grow.verification.report.charts import Number, percent, picture, stretched, tag
 
-BANDS = 48  # a ribbon narrower than 1/48 of the picture cannot be told from its neighbour
+BANDS = 48  # a ribbon narrower than 1/48 of the picture cannot be caption from its neighbour
 COPIES = 5  # looks of copies: the first four and "further"
 LARGEST = 1 << 26  # coordinates, as in grow.json
 
@@ -149,8 +149,8 @@ def axis_picture(axis: Mapping[str, Any], ident: str) -> tuple[Markup, list[dict
     if any(band.look == "mixed" for band in bands):
         text = f"{len(placed):,} runs of several kinds, drawn as {len(bands)} bands"
         legend.append({"look": "mixed", "name": names["mixed"], "text": text})
-    told = "; ".join(f"{row['name']}: {row['text']}" for row in legend)
-    return picture(ident, f"{axis['space'] or axis['axis']}: {old:,} to {new:,}", told, "150", *parts), legend
+    caption = "; ".join(f"{row['name']}: {row['text']}" for row in legend)
+    return picture(ident, f"{axis['space'] or axis['axis']}: {old:,} to {new:,}", caption, "150", *parts), legend
 
 
 def _scaled(bands: Iterable[Band], widest: int) -> Iterator[tuple[str, list[str]]]:

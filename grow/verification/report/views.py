@@ -172,22 +172,22 @@ def _panels(layers: list[str], matrix: list, limits: list, runtime: dict) -> Ite
         if any(floor):
             series.append(Series("floor", "the source's own noise", floor, points=False))
         ratios = [(a / b, layer) for a, b, layer in zip(worst, floor, layers) if a is not None and b]
-        told = "The source's own noise is not known."
+        caption = "The source's own noise is not known."
         if ratios:
             ratio, layer = max(ratios)
-            told = f"At most {ratio:.2g} × the source's own noise, in {layer}."
+            caption = f"At most {ratio:.2g} × the source's own noise, in {layer}."
         title = f"In {dtype}"
         chart = layer_chart(layers, series, "layers-runtime", f"{title}: largest difference of every layer")
-        yield {"title": title, "chart": chart, "series": series, "told": told}
+        yield {"title": title, "chart": chart, "series": series, "caption": caption}
     worst = _worst(matrix)
     series = [Series("exact", "grown against source", worst)]
     if any(limits):
         series.append(Series("limit", "limit", limits, points=False))
     top, layer = max((v or 0.0, layer) for v, layer in zip(worst, layers))
-    told = f"At most {sci(top)}, in {layer}." if top else "Exactly equal wherever it was measured."
+    caption = f"At most {sci(top)}, in {layer}." if top else "Exactly equal wherever it was measured."
     title = "In true float64"
     chart = layer_chart(layers, series, "layers-exact", f"{title}: largest difference of every layer")
-    yield {"title": title, "chart": chart, "series": series, "told": told}
+    yield {"title": title, "chart": chart, "series": series, "caption": caption}
 
 
 def _size(value: float | None) -> float | None:

@@ -29,25 +29,25 @@ def links(record: Record, source: Checkpoint, grown: Checkpoint) -> Iterator[tup
 
     BadInput where `source` is not one of the checkpoints that grow.json tells of.
     """
-    last, found = None, []
+    last, earlier = None, []
     try:
         last = Replay(record, source, grown)
     except BadInput:
-        if not (found := _from(record, source, grown)):
+        if not (earlier := _records_between(record, source, grown)):
             raise
     if last is not None:
         yield (last,)
         return
     with ExitStack() as stack:
-        made, here = [], source
-        for one in found:
-            there = stack.enter_context(_again(one, here))
-            made.append(Replay(one, here, there))
-            here = there
-        yield (*made, Replay(record, here, grown))
+        replays, before = [], source
+        for one in earlier:
+            after = stack.enter_context(_again(one, before))
+            replays.append(Replay(one, before, after))
+            before = after
+        yield (*replays, Replay(record, before, grown))
 
 
-def _from(record: Record, source: Checkpoint, grown: Checkpoint) -> list[Record]:
+def _records_between(record: Record, source: Checkpoint, grown: Checkpoint) -> list[Record]:
     """The records of the growths between `source` and the last one; none where it is not a source of any."""
     earlier = list(record.earlier) or _beside(record, grown)
     for k, one in enumerate(earlier):

@@ -91,13 +91,13 @@ def _laid_over(plan: Plan, source: Checkpoint, grown: Checkpoint) -> Replay | No
 def _followed(replay: Replay) -> float:
     """The share of the tensors that are what the growth would have made them; 0 as soon as it is another one."""
     tensors = [t for t in replay.tensors if _numbers(t) <= LARGE] or list(replay.tensors)
-    asked = tensors[:: max(1, len(tensors) // SAMPLE)]
+    sample = tensors[:: max(1, len(tensors) // SAMPLE)]
     good = 0
-    for k, t in enumerate(asked):
+    for k, t in enumerate(sample):
         good += _follows(replay, t)
         if k >= FIRST and good < k * MOST / 2:
             return 0.0
-    return good / max(1, len(asked))
+    return good / max(1, len(sample))
 
 
 def _follows(replay: Replay, t: TensorPlan) -> bool:
@@ -112,7 +112,7 @@ def _numbers(t: TensorPlan) -> int:
 
 
 def _plans(matched: Match, after: Architecture) -> Iterator[Plan]:
-    """Every growth to these sizes that `grow` can be asked for without a seed, the usual one first."""
+    """Every growth to these sizes that `grow` can be sample for without a seed, the usual one first."""
     new = after.sizes
     for how in _upcyclings(matched.architecture, after):
         try:

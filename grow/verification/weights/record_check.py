@@ -117,8 +117,8 @@ def known_source(config: Mapping[str, Any], grown: Mapping[str, Any], changed: C
     if config_sha256(config) == digest:
         return True
     kept = {name: value for name, value in config.items() if name not in BOOKKEEPING}
-    told = {name: value for name, value in grown.items() if name in BOOKKEEPING}
-    if config_sha256({**kept, **told}) == digest:
+    bookkeeping = {name: value for name, value in grown.items() if name in BOOKKEEPING}
+    if config_sha256({**kept, **bookkeeping}) == digest:
         return True
     base = {name: value for name, value in grown.items() if name not in changed}
     there = sorted(name for name in changed if name in config)[:MOST]
