@@ -21,6 +21,8 @@ def show_comparison(found: Comparison) -> None:
     for row in found.methods:
         if not row.applies:
             say(f"  {row.name} does not apply: {row.reason}")
+    say("max |Δ|/std: the largest change of an output, in standard deviations; KL: in nats; top-1: equal first choices")
+    say("learning: new parameters that learn; dead: those that never get a gradient; twins: copies that stay equal")
     if found.source_loss is not None:
         say(f"loss: nats per token of held-out text; the source's is {found.source_loss:.4f}")
 

@@ -39,7 +39,7 @@ from grow.processes import processes
 @growth
 @writing
 def widen(src: str, to: str, **options: Any) -> int:
-    """Enlarge hidden size, heads, FFN, vocabulary, positions; with --deepen layers too. Every output is preserved."""
+    """Enlarge hidden size, heads, FFN, vocabulary, positions; with --deepen also layers. Every output is preserved."""
     return _grow(src, to, options)
 
 
@@ -60,13 +60,17 @@ def deepen(src: str, count: int, **options: Any) -> int:
 @click.command()
 @source
 @click.option(
-    "--experts", required=True, type=click.IntRange(1), metavar="E", help="The experts of a layer, slices counted."
+    "--experts",
+    required=True,
+    type=click.IntRange(1),
+    metavar="E",
+    help="The number of experts in a layer, all slices counted.",
 )
 @click.option(
     "--top-k",
     type=click.IntRange(1),
     metavar="K",
-    help="The experts that a token is sent to [default: 2 × granularity].",
+    help="The number of experts that a token is sent to [default: 2 × granularity].",
 )
 @click.option(
     "--granularity",
@@ -74,7 +78,7 @@ def deepen(src: str, count: int, **options: Any) -> int:
     default=1,
     show_default=True,
     metavar="G",
-    help="Cut the FFN into G slices, so that experts are smaller and a token is sent to whole groups.",
+    help="Cut the FFN into G slices: experts are smaller, and a token is sent to whole groups of G.",
 )
 @click.option(
     "--every",
@@ -91,7 +95,11 @@ def deepen(src: str, count: int, **options: Any) -> int:
     show_default=True,
     help="Which experts carry the old FFN: the routed ones or the shared one.",
 )
-@click.option("--to", metavar="TARGET", help="Grow widths or depth too; TARGET in the words of the new family.")
+@click.option(
+    "--to",
+    metavar="TARGET",
+    help="Also grow widths or depth: a target as in grow widen, in the field names of the new family.",
+)
 @widths
 @writing
 def upcycle(
@@ -137,7 +145,7 @@ def _grow(src: str, to: Any, options: dict[str, Any]) -> int:
     "--world", type=click.IntRange(1), metavar="N", help="Also show the memory of each of N processes that train it."
 )
 def plan(src: str, to: str, as_json: bool, world: int | None, **options: Any) -> int:
-    """Show what widen would do: axes, tensors, config, parameters, FLOPs, memory, disk. No byte is written."""
+    """Show what grow widen would do: axes, tensors, config, parameters, FLOPs, memory, disk. Nothing is written."""
     return _show_plan(api.plan(src, to, **_growth_options(options)), as_json, world)
 
 
@@ -147,7 +155,7 @@ def plan(src: str, to: str, as_json: bool, world: int | None, **options: Any) ->
 )
 @source
 @click.option("--to", "to", required=True, metavar="TARGET", help=TARGET)
-@click.option("--deepen", is_flag=True, help="Take the number of layers of a size or a config too.")
+@click.option("--deepen", is_flag=True, help="Take the number of layers from a size name or a config, too.")
 @click.option(
     "--methods", metavar="NAMES", default="", help="The methods, comma-separated [default: all that apply]; see below."
 )
@@ -156,7 +164,7 @@ def plan(src: str, to: str, as_json: bool, world: int | None, **options: Any) ->
     type=click.IntRange(0),
     default=0,
     metavar="N",
-    help="Also train each for N steps on the same text, beside the source and a model from scratch.",
+    help="Also train each result for N steps on the same text, beside the source and a model from scratch.",
 )
 @click.option("--rate", type=float, default=RATE, show_default=True, help="The peak learning rate of AdamW.")
 @click.option("--text", type=click.Path(path_type=Path), metavar="FILE", help="Train and measure on this text.")
@@ -166,7 +174,7 @@ def plan(src: str, to: str, as_json: bool, world: int | None, **options: Any) ->
 @revision
 @as_json
 def compare(src: str, to: str, methods: str, as_json: bool, **options: Any) -> int:
-    """Grow by several methods: what each loses at once, what can learn, and with --train-steps what it learns."""
+    """Grow by several methods and compare what each loses, what can learn, and with --train-steps what it learns."""
     with Progress(quiet=as_json) as progress:
         found = grow.compare(src, to, names_in(methods) or None, progress=progress.rung, **options)
     with terminal.reader_may_leave():

@@ -75,6 +75,8 @@ def _legend(p: Plan) -> None:
     for name, operator in OPERATORS.items():
         if any(re.search(rf"(^| ){name}( ×|,|$)", how) for how in p.operators.values()):
             say(f"  {name}: {operator.meaning}")
+    if any("stream ×" in how for how in p.operators.values()):
+        say("  stream: the residual stream is scaled by this factor, because its norms average over more coordinates")
 
 
 def _portions(p: Plan, world: int) -> None:

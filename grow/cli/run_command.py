@@ -17,20 +17,28 @@ from grow.cli.progress import Progress, size
 
 @click.command()
 @click.argument("recipe", required=False)
-@click.option("--out", type=click.Path(path_type=Path), metavar="OUT", help="The run's folder [default: its name].")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="OUT", help="The folder of the run [default: the recipe's name]."
+)
 @click.option(
     "--resume", is_flag=True, help="Continue in OUT where the run stopped; stages not yet begun may have changed."
 )
-@click.option("--dry-run", is_flag=True, help="Price every stage, measure its time on a random model, write nothing.")
-@click.option("--list", "listed", is_flag=True, help="Name the recipes that come with grow.")
-@click.option("--world", type=click.IntRange(1), metavar="N", help="Fail unless there are N processes (torchrun).")
-@click.option("--trust-checkpoint", is_flag=True, help="Resume a run whose files belong to somebody else.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Estimate the cost of every stage, its time measured on a random model; write nothing.",
+)
+@click.option("--list", "listed", is_flag=True, help="List the recipes that come with grow.")
+@click.option(
+    "--world", type=click.IntRange(1), metavar="N", help="Stop with an error unless there are N processes (torchrun)."
+)
+@click.option("--trust-checkpoint", is_flag=True, help="Resume a run although its files belong to another user.")
 @as_json
 @click.pass_context
 def run(ctx: click.Context, recipe: str | None, listed: bool, dry_run: bool, as_json: bool, **options: Any) -> int:
-    """Carry out a staged recipe: train, grow, train. RECIPE is a TOML file or a bundled one's name.
+    """Carry out a staged recipe: train, grow, train. RECIPE is a TOML file or the name of a bundled one.
 
-    Exit code 130: SIGTERM or SIGINT came; --resume goes on from there, to the same bits.
+    Exit code 130: SIGTERM or SIGINT arrived; --resume goes on from there, to the same bits.
     """
     chosen = "--list" if listed else "--dry-run" if dry_run else ""
     given = {"RECIPE": recipe, "--dry-run": dry_run} if listed else {}

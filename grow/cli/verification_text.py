@@ -8,6 +8,12 @@ from grow.cli.progress import size
 from grow.cli.terminal import say, table
 from grow.verification.verdict import Verification
 
+SYMBOLS = {
+    "W̃, W": "a weight of the grown model and of its source; E: the map of an axis, from old coordinates to new ones",
+    "Δ": "the grown model's number minus its source's; std: the standard deviation of the source's outputs",
+}
+"""What the symbols in a claim mean."""
+
 
 def show_verification(found: Verification, *, verdict: bool = True) -> None:
     rows = []
@@ -22,6 +28,9 @@ def show_verification(found: Verification, *, verdict: bool = True) -> None:
             )
         )
     table(("check", "result", "largest Δ", "claim"), rows)
+    for symbols, meaning in SYMBOLS.items():
+        if any(symbols.split(",")[0] in str(row[-1]) for row in rows):
+            say(f"  {symbols}: {meaning}")
     for check in found.checks:
         faults = check.measured.get("faults") or []
         if len(faults) > 1:

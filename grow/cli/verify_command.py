@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,6 +17,7 @@ from grow.cli.options import (
 )
 from grow.cli.progress import Progress
 from grow.verification.rungs import LADDER
+from grow.verification.verdict import Verification
 
 
 class _Verify(click.Command):
@@ -45,9 +47,9 @@ class _Verify(click.Command):
             raise click.UsageError(f"{option} has no meaning with {chosen}.", ctx)
         runs_tasks = ctx.params["tasks"] is not None or {"downstream", "tasks"} & set(ctx.params["rungs"])
         if ctx.params["samples"] is not None and not runs_tasks:
-            raise click.UsageError("--samples is of the tasks that --tasks asks for.", ctx)
+            raise click.UsageError("--samples needs --tasks: it limits the samples of each task.", ctx)
         if ctx.params["overwrite"] and not record:
-            raise click.UsageError("--overwrite is for the golden file of --record.", ctx)
+            raise click.UsageError("--overwrite needs --record: it replaces that golden file.", ctx)
         return rest
 
 
@@ -55,18 +57,24 @@ class _Verify(click.Command):
 @click.argument("src", required=False)
 @click.argument("grown", required=False)
 @click.option(
-    "--record", type=click.Path(path_type=Path), metavar="FILE", help="Write what SRC answers to a golden file."
+    "--record",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Record the answers of SRC in a golden file; GROWN is not given.",
 )
 @click.option(
-    "--against", type=click.Path(path_type=Path), metavar="FILE", help="Compare with a golden file instead of SRC."
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Compare GROWN with a golden file; SRC is not given.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the golden file.")
+@click.option("--overwrite", is_flag=True, help="Replace the golden file that --record names.")
 @click.option(
     "--rung",
     "rungs",
     multiple=True,
     metavar="NAME",
-    help="Run only these rungs, or single checks: " + ", ".join(LADDER) + ".",
+    help=f"Run only this rung, or this single check; may be given several times [default: {', '.join(LADDER)}].",
 )
 @click.option("--recover", is_flag=True, help="Also rebuild SRC's weights from GROWN and compare them bit for bit.")
 @click.option(
@@ -74,34 +82,43 @@ class _Verify(click.Command):
     is_flag=False,
     flag_value="",
     metavar="NAMES",
-    help="Also run downstream tasks (lm-evaluation-harness), comma-separated; without names those that come with grow.",
+    help="Also run downstream tasks of lm-evaluation-harness, comma-separated; without names, tasks of grow itself.",
 )
 @click.option("--samples", type=click.IntRange(1), metavar="N", help="Use at most N samples of each task.")
-@click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML page.")
+@click.option(
+    "--report", type=click.Path(path_type=Path), metavar="FILE", help="Also write the result as an HTML page."
+)
 @seed
 @revision
 @as_json
 def verify(
-    src, grown, record, against, overwrite, rungs, recover, tasks, samples, report, seed, revision, as_json
+    src: str,
+    grown: str,
+    record: Path | None,
+    against: Path | None,
+    overwrite: bool,
+    rungs: tuple[str, ...],
+    recover: bool,
+    tasks: str | None,
+    samples: int | None,
+    report: Path | None,
+    seed: int,
+    revision: str | None,
+    as_json: bool,
 ) -> int:
-    """Check that GROWN computes the function of SRC.
+    """Check that GROWN computes the same function as SRC.
 
-    Exit code 0: lossless, or certified (the weights follow the table; no model could be run or was asked for). 1:
-    different, unproved, or unrecorded (the same function, but not the growth that grow.json records).
+    \b
+    Exit code 0: lossless, or certified (the weights follow the table of their family, and no model was run).
+    Exit code 1: different, unproved, or unrecorded (the same function, but not the growth in grow.json).
     """
-    if record:
-        with Progress(quiet=as_json) as progress:
-            kept = api.record(src, record, seed=seed, revision=revision, overwrite=overwrite, on_step=progress.rung)
-        if as_json:
-            terminal.print_json(kept)
-        else:
-            verification_text.show_recorded(kept)
-        return 0
     with Progress(quiet=as_json) as progress:
-        found = (
-            api.verify_against(against, src, rungs=rungs or None, report=report, on_rung=progress.rung)
-            if against
-            else api.verify(
+        if record:
+            kept = api.record(src, record, seed=seed, revision=revision, overwrite=overwrite, on_step=progress.rung)
+        elif against:  # the only folder is the grown one
+            found = api.verify_against(against, src, rungs=rungs or None, report=report, on_rung=progress.rung)
+        else:
+            found = api.verify(
                 src,
                 grown,
                 rungs=(*(rungs or LADDER), *(["recover"] if recover else [])),
@@ -112,7 +129,18 @@ def verify(
                 revision=revision,
                 on_rung=progress.rung,
             )
-        )
+    return _show_recorded(kept, as_json) if record else _show(found, report, as_json)
+
+
+def _show_recorded(kept: dict[str, Any], as_json: bool) -> int:
+    if as_json:
+        terminal.print_json(kept)
+    else:
+        verification_text.show_recorded(kept)
+    return 0
+
+
+def _show(found: Verification, report: Path | None, as_json: bool) -> int:
     with terminal.reader_may_leave():
         if as_json:
             terminal.print_json(found.to_dict())

@@ -207,7 +207,9 @@ def difference(a: Outputs, b: Outputs, readback: Readback | Mapping[str, Readbac
     )
 
 
-def scatter(a: Outputs, b: Outputs, readback=None, count: int = 400) -> dict[str, list[float]]:
+def scatter(
+    a: Outputs, b: Outputs, readback: Readback | Mapping[str, Readback] | None = None, count: int = 400
+) -> dict[str, list[float]]:
     """Evenly spaced elements of the first output, source and grown, for a plot; empty when they do not align or hold
     NaN or Inf."""
     for key in a.keys() & b.keys() and sorted(a, key=lambda key: not key.endswith("logits"))[:1]:

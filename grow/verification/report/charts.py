@@ -7,7 +7,7 @@ their size. SVG cannot place lines and ribbons by percentage; those sit in an in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -140,7 +140,9 @@ def _labels(layers: Sequence[str]) -> list[str]:
     return [last for *_, last in short] if len({first for first, *_ in short}) == 1 else list(layers)
 
 
-def _pieces(values: Sequence[Number], x, y) -> Iterator[list[tuple[float, float]]]:
+def _pieces(
+    values: Sequence[Number], x: Callable[[int], float], y: Callable[[float], float]
+) -> Iterator[list[tuple[float, float]]]:
     """Connected parts of a line in thousandths; a lone point is a short stroke."""
     piece: list[tuple[float, float]] = []
     for k, value in enumerate([*values, None]):

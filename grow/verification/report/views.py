@@ -59,7 +59,7 @@ def headline(d: dict, checks: Mapping[str, dict], found: Mapping[str, dict]) -> 
         because = equal if d["verdict"] == "lossless" else "Whether it computes the same was not run."
         figures.append(("largest residual", sci(delta(checks.get("certificate", {}))), "on the stored weights"))
     else:
-        because = "Nothing was found to differ, but too little could be checked."
+        because = "No difference was found, but too little could be checked."
         unable = next((c for c in _by_weight(checks) if c["status"] == "skip" and c["reason"]), None)
         if unable:
             because += f" {unable['name']}: {unable['reason']}."

@@ -26,6 +26,7 @@ from grow.planning.tensor import TensorPlan
 from grow.verification.weights.tensor_faults import TensorCheck, unit_of
 
 F64 = np.dtype(np.float64)
+Rows = Callable[[np.ndarray], np.ndarray]  # row numbers -> these rows of the grown tensor, in float64
 
 
 def check_tensor(t: TensorPlan, source: Checkpoint, grown: Checkpoint, split: str) -> TensorCheck:
@@ -80,7 +81,7 @@ def grown_rows(grown: Checkpoint, tensor: str, index: np.ndarray) -> np.ndarray:
     return widen(np.concatenate(blocks), grown.tensors[tensor].dtype, F64)
 
 
-def _check_share(check: TensorCheck, own: Callable) -> None:
+def _check_share(check: TensorCheck, own: Rows) -> None:
     """What a sum over experts cannot show: each of them reads no fresh unit and writes no silent coordinate."""
     t = check.t
     rows, cols = (*t.maps, None)[:2]
@@ -94,47 +95,49 @@ def _check_share(check: TensorCheck, own: Callable) -> None:
             check.zero(own(still), still, np.arange(t.new_matrix[1]), "a silent coordinate is not written")
 
 
-def _check_filled(check: TensorCheck, new: Callable) -> None:
+def _check_filled(check: TensorCheck, new: Rows) -> None:
     """What keeps an inserted layer silent is the number it must be; what was drawn only has to be finite."""
     t = check.t
     rows, columns = t.new_matrix
     step = max(1, BLOCK // max(1, columns)) * t.repeat
     for some in _blocks(np.arange(rows), step):
-        g = new(some)
+        new_rows = new(some)
         if t.fill == DRAWN:
-            check._note(~np.isfinite(g), g, np.zeros_like(g), some, "a drawn weight is finite")
-            first = g[np.arange(len(g)) // t.repeat * t.repeat]
-            check._note(g != first, g, first, some, "slices of one expert have one row in the router")
+            check.note(~np.isfinite(new_rows), new_rows, np.zeros_like(new_rows), some, "a drawn weight is finite")
+            first = new_rows[np.arange(len(new_rows)) // t.repeat * t.repeat]
+            check.note(new_rows != first, new_rows, first, some, "slices of one expert have one row in the router")
         else:
-            wanted = widen(narrow(np.full(g.shape, t.fill, dtype=F64), t.dtype), t.dtype, F64)
+            wanted = widen(narrow(np.full(new_rows.shape, t.fill, dtype=F64), t.dtype), t.dtype, F64)
             what = "an inserted layer computes the identity" if t.inserted else "what carries nothing yet is 0"
-            check.same(g, wanted, some, what)
+            check.same(new_rows, wanted, some, what)
 
 
-def _check_norm(check: TensorCheck, w: np.ndarray, g: np.ndarray) -> None:
+def _check_norm(check: TensorCheck, old_rows: np.ndarray, new_rows: np.ndarray) -> None:
+    """A gain or a bias, whole."""
     t = check.t
     axis_map = t.maps[0]
     if axis_map is None:
-        check.equal(g, w, np.abs(w), np.arange(len(g)), "unchanged")
+        check.equal(new_rows, old_rows, np.abs(old_rows), np.arange(len(new_rows)), "unchanged")
         return
     shift = t.roles[0] == SHIFT
     if t.tied:
         weight = axis_map.write if shift else axis_map.write**2
-        total, terms = np.zeros_like(w), np.zeros_like(w)
+        total, terms = np.zeros_like(old_rows), np.zeros_like(old_rows)
         for old, new in axis_map.layers:
-            total[old] += g[new] * weight[new][:, None]
-            terms[old] += np.abs(g[new] * weight[new][:, None])
-        check.equal(total, w, terms, axis_map.layers[0][1], "shares of the head's norm sum to the old one")
+            total[old] += new_rows[new] * weight[new][:, None]
+            terms[old] += np.abs(new_rows[new] * weight[new][:, None])
+        check.equal(total, old_rows, terms, axis_map.layers[0][1], "shares of the head's norm sum to the old one")
     else:
         for old, new in axis_map.layers:
-            wanted = w[old] * (1.0 if shift else axis_map.gain[new][:, None])
-            check.equal(g[new], wanted, np.abs(wanted), new, "copied" if shift else "old gain × gain")
+            wanted = old_rows[old] * (1.0 if shift else axis_map.gain[new][:, None])
+            check.equal(new_rows[new], wanted, np.abs(wanted), new, "copied" if shift else "old gain × gain")
     if shift:
         fresh = np.flatnonzero(axis_map.source < 0)
-        check.zero(g[fresh], fresh, [0], "a fresh coordinate has bias 0")
+        check.zero(new_rows[fresh], fresh, [0], "a fresh coordinate has bias 0")
 
 
-def _check_matrix(check: TensorCheck, old: Callable, new: Callable) -> None:
+def _check_matrix(check: TensorCheck, old: Callable[[int, int], np.ndarray], new: Rows) -> None:
+    """A matrix, a block of old rows at a time."""
     t = check.t
     rows, cols = (*t.maps, None)[:2]
     n_rows, n_cols = (*t.shape, 1)[:2]
@@ -144,25 +147,25 @@ def _check_matrix(check: TensorCheck, old: Callable, new: Callable) -> None:
     mean, size = np.zeros(n_cols), np.zeros(n_cols)
     for start in range(0, n_rows, step):
         stop = min(start + step, n_rows)
-        w = old(start, stop)
-        mean += w.sum(axis=0)
-        size += np.abs(w).sum(axis=0)
+        old_rows = old(start, stop)
+        mean += old_rows.sum(axis=0)
+        size += np.abs(old_rows).sum(axis=0)
         if rows is None:
-            _check_columns(check, new(np.arange(start, stop)), w, np.arange(start, stop), cols)
+            _check_columns(check, new(np.arange(start, stop)), old_rows, np.arange(start, stop), cols)
         elif reads:
             total, terms, at = _contract(rows, start, stop, new, m_cols)
-            _check_columns(check, total, w, at, cols, terms)
+            _check_columns(check, total, old_rows, at, cols, terms)
         else:
             for before, after in rows.layers:
                 a, b = np.searchsorted(before, (start, stop))
                 if a < b:
-                    scaled = w[before[a:b] - start] * rows.write[after[a:b]][:, None]
+                    scaled = old_rows[before[a:b] - start] * rows.write[after[a:b]][:, None]
                     _check_columns(check, new(after[a:b]), scaled, after[a:b], cols)
     if rows is not None:
         _check_fresh_rows(check, new, rows, cols, reads, mean / n_rows, size / n_rows, step)
 
 
-def _contract(rows: AxisMap, start: int, stop: int, new: Callable, width: int):
+def _contract(rows: AxisMap, start: int, stop: int, new: Rows, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows that share a source, summed as the axis embeds it: (total, Σ|terms|, a row to name)."""
     total, terms = np.zeros((stop - start, width)), np.zeros((stop - start, width))
     at = np.arange(start, stop)
@@ -177,30 +180,43 @@ def _contract(rows: AxisMap, start: int, stop: int, new: Callable, width: int):
     return total, terms, at
 
 
-def _check_columns(check: TensorCheck, g, w, at, cols: AxisMap | None, terms=None, own=None) -> None:
-    """g (rows, m) against w (rows, n), both for the same rows of the equation; `own` (rows, n)."""
-    terms = np.abs(g) if terms is None else terms
+def _check_columns(
+    check: TensorCheck,
+    new_rows: np.ndarray,
+    old_rows: np.ndarray,
+    at: np.ndarray,
+    cols: AxisMap | None,
+    terms: np.ndarray | None = None,
+    own: np.ndarray | None = None,
+) -> None:
+    """new_rows (rows, m) against old_rows (rows, n), both for the rows `at` of the equation; `own` (rows, n)."""
+    terms = np.abs(new_rows) if terms is None else terms
     if cols is None:
-        check.equal(g, w, np.maximum(terms, np.abs(w)), at, "E_out · W", own)
+        check.equal(new_rows, old_rows, np.maximum(terms, np.abs(old_rows)), at, "E_out · W", own)
     elif (*check.t.roles, "")[1] == READ:
-        total, sizes = np.zeros_like(w), np.zeros_like(w)
+        total, sizes = np.zeros_like(old_rows), np.zeros_like(old_rows)
         seen = cols.gain * cols.write
         for before, after in cols.layers:
             old, new = _span(before), _span(after)
-            total[:, old] += g[:, new] * seen[after]
+            total[:, old] += new_rows[:, new] * seen[after]
             sizes[:, old] += terms[:, new] * np.abs(seen[after])
         rule = "the copies' shares sum to the old weight"
-        check.equal(total, w, np.maximum(sizes, np.abs(w)), at, rule, own, cols.layers[0][1])
+        check.equal(total, old_rows, np.maximum(sizes, np.abs(old_rows)), at, rule, own, cols.layers[0][1])
         unread = cols.fresh(UNREAD)
-        check.zero(g[:, unread], at, unread, "an unread coordinate has weight 0")
+        check.zero(new_rows[:, unread], at, unread, "an unread coordinate has weight 0")
     else:
         for before, after in cols.layers:
             old, new = _span(before), _span(after)
-            wanted = w[:, old] * cols.write[after]
+            wanted = old_rows[:, old] * cols.write[after]
             check.equal(
-                g[:, new], wanted, np.maximum(terms[:, new], np.abs(wanted)), at, "old weight × write", columns=after
+                new_rows[:, new],
+                wanted,
+                np.maximum(terms[:, new], np.abs(wanted)),
+                at,
+                "old weight × write",
+                columns=after,
             )
-        _check_written(check, g, w, at, cols, terms)
+        _check_written(check, new_rows, old_rows, at, cols, terms)
 
 
 def _span(index: np.ndarray) -> slice | np.ndarray:
@@ -210,31 +226,44 @@ def _span(index: np.ndarray) -> slice | np.ndarray:
     return index
 
 
-def _check_written(check: TensorCheck, g: np.ndarray, w: np.ndarray, at, cols: AxisMap, terms: np.ndarray) -> None:
+def _check_written(
+    check: TensorCheck, new_rows: np.ndarray, old_rows: np.ndarray, at: np.ndarray, cols: AxisMap, terms: np.ndarray
+) -> None:
+    """The columns of a written axis that copy no old one."""
     silent, mean = cols.fresh(SILENT), cols.fresh(MEAN)
-    check.zero(g[:, silent], at, silent, "a silent coordinate is not written")
+    check.zero(new_rows[:, silent], at, silent, "a silent coordinate is not written")
     if len(mean):
-        wanted = w.mean(axis=1, keepdims=True) * cols.write[mean]
-        own = np.abs(w).mean(axis=1, keepdims=True) * cols.write[mean]
+        wanted = old_rows.mean(axis=1, keepdims=True) * cols.write[mean]
+        own = np.abs(old_rows).mean(axis=1, keepdims=True) * cols.write[mean]
         check.equal(
-            g[:, mean], wanted, np.maximum(terms[:, mean], np.abs(wanted)), at, "the mean of the row", own, mean
+            new_rows[:, mean], wanted, np.maximum(terms[:, mean], np.abs(wanted)), at, "the mean of the row", own, mean
         )
 
 
-def _check_fresh_rows(check, new, rows: AxisMap, cols, reads: bool, mean, size, step: int) -> None:
+def _check_fresh_rows(
+    check: TensorCheck,
+    new: Rows,
+    rows: AxisMap,
+    cols: AxisMap | None,
+    reads: bool,
+    mean: np.ndarray,
+    size: np.ndarray,
+    step: int,
+) -> None:
+    """The rows that copy no old one; `mean` and `size` (columns,) are those of all old rows."""
     for some in _blocks(rows.fresh(UNREAD if reads else SILENT), step):
-        g = new(some)
+        new_rows = new(some)
         rule = "an unread coordinate has weight 0" if reads else "a silent coordinate is not written"
-        check.zero(g, some, np.arange(g.shape[1]), rule)
+        check.zero(new_rows, some, np.arange(new_rows.shape[1]), rule)
     if reads:
         return
     for some in _blocks(rows.fresh(BLEND), step):
-        g = new(some)
+        new_rows = new(some)
         if check.t.low is None:
-            check._note(~np.isfinite(g), g, np.full_like(g, np.nan), some, "the row of a new token")
+            check.note(~np.isfinite(new_rows), new_rows, np.full_like(new_rows, np.nan), some, "the row of a new token")
         else:
-            wanted = widen(narrow(np.full_like(g, check.t.low), check.t.dtype), check.t.dtype, F64)
-            check.same(g, wanted, some, "the row of a new token")
+            wanted = widen(narrow(np.full_like(new_rows, check.t.low), check.t.dtype), check.t.dtype, F64)
+            check.same(new_rows, wanted, some, "the row of a new token")
     for some in _blocks(rows.fresh(MEAN), step):
         scale = rows.write[some][:, None]
         _check_columns(check, new(some), mean[None] * scale, some, cols, own=size[None] * scale)

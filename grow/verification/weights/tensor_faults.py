@@ -20,6 +20,8 @@ from grow.planning.tensor import HALVED, TensorPlan
 # The proof itself runs in float64: a few roundings of products and sums. Only float64 checkpoints notice.
 OWN_ROUNDING = 16 * 2.0**-53
 
+Places = np.ndarray | list[int]
+
 
 @dataclass
 class Fault:
@@ -63,7 +65,14 @@ class TensorCheck:
         self.floor = subnormal_floor(self.t) if self.unit > 0 else 0.0
 
     def equal(
-        self, found: np.ndarray, wanted: np.ndarray, terms: np.ndarray, rows, rule: str, own=None, columns=None
+        self,
+        found: np.ndarray,
+        wanted: np.ndarray,
+        terms: np.ndarray,
+        rows: np.ndarray,
+        rule: str,
+        own: np.ndarray | None = None,
+        columns: Places | None = None,
     ) -> None:
         """found (rows, columns) == wanted, within unit · terms; `own` sizes the sums of the proof itself.
 
@@ -76,16 +85,25 @@ class TensorCheck:
         bad = ~((residual <= allowed) & np.isfinite(found))
         scale = float(np.max(np.abs(wanted), initial=0.0)) or 1.0
         self.worst = max(self.worst, float(np.max(residual, initial=0.0)) / scale)
-        self._note(bad, found, wanted, rows, rule, columns)
+        self.note(bad, found, wanted, rows, rule, columns)
 
-    def zero(self, found: np.ndarray, rows, columns, rule: str) -> None:
-        self._note(found != 0, found, np.zeros_like(found), rows, rule, columns)
+    def zero(self, found: np.ndarray, rows: np.ndarray, columns: Places, rule: str) -> None:
+        self.note(found != 0, found, np.zeros_like(found), rows, rule, columns)
 
-    def same(self, found: np.ndarray, wanted: np.ndarray, rows, rule: str) -> None:
+    def same(self, found: np.ndarray, wanted: np.ndarray, rows: np.ndarray, rule: str) -> None:
         """One number throughout, as it is stored."""
-        self._note(found != wanted, found, wanted, rows, rule)
+        self.note(found != wanted, found, wanted, rows, rule)
 
-    def _note(self, bad, found, wanted, rows, rule: str, columns=None) -> None:
+    def note(
+        self,
+        bad: np.ndarray,
+        found: np.ndarray,
+        wanted: np.ndarray,
+        rows: np.ndarray,
+        rule: str,
+        columns: Places | None = None,
+    ) -> None:
+        """Add a fault where `bad` (rows, columns) is true somewhere."""
         if not bad.any():
             return
         i, j = np.argwhere(bad)[0]
