@@ -132,5 +132,5 @@ def _check_order(source: Checkpoint, grown: Checkpoint) -> None:
             str(source.path),
             what="was grown from a checkpoint like the one given as its result",
             why="its grow.json says so, and the other has none",
-            fix="grow verify SOURCE GROWN, in this order",
+            fix="give the source first, then what grew from it",
         )

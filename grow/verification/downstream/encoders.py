@@ -18,6 +18,7 @@ from grow.checkpoint.pickled import open_readable
 from grow.errors import BadInput
 from grow.models.true_float64 import forward
 from grow.planning.record import read_record
+from grow.spelling import option
 from grow.verification.downstream.answers import Answer, Answers
 from grow.verification.weights.recorded_growth import Replay
 
@@ -33,7 +34,7 @@ def masked_words(model: Any, tokenizer: Any, *, limit: int | None = None) -> Ans
     passage 3. The masks are drawn from a fixed seed."""
     if tokenizer.mask_token_id is None:
         what, why = "the tokenizer has no mask token", "the task masks words"
-        raise BadInput("--tasks mlm_heldout", what=what, why=why, fix="--tasks similarity")
+        raise BadInput(option(tasks=["mlm_heldout"]), what=what, why=why, fix=option(tasks=["similarity"]))
     lines = (DATA / "grow_heldout.jsonl").read_text(encoding="utf-8").splitlines()[:limit]
     draw = np.random.default_rng(0)
     samples: dict[str, Answer] = {}

@@ -26,6 +26,7 @@ from grow.errors import BadInput
 from grow.files.finished import keep
 from grow.files.header import DTYPES, open_regular, parse_header, read_exactly, show, strict_json
 from grow.files.owned import check_file
+from grow.spelling import command, option
 from grow.verification.golden import sketch
 from grow.verification.golden.content import SCHEMA, Floor, Golden, Sketches, StoredProbe, pack, unpack
 from grow.verification.golden.sketch import Sketch
@@ -33,7 +34,10 @@ from grow.verification.golden.sketch import Sketch
 FORMAT = "grow-golden"
 MARKS = (f'{{"__metadata__":{{"format":"{FORMAT}"'.encode(),)  # how the header of each begins
 LARGEST = 1 << 26  # bytes; one of the default budgets has 10^5.5
-RECORD = "record it again where the source is: grow verify SRC --record FILE"
+
+
+def _record_again() -> str:
+    return f"record it again where the source is: {command('record')}"
 
 
 def check_target(path: Path, overwrite: bool) -> None:
@@ -44,12 +48,17 @@ def check_target(path: Path, overwrite: bool) -> None:
             fix=f"mkdir -p {show(path.parent)}",
         )  # fmt: skip
     if path.is_dir() or (os.path.lexists(path) and not path.is_file()):
-        raise BadInput(show(path), what="is not a file", why="a golden file is one", fix="another name")
+        raise BadInput(show(path), what="is not a file", why="a golden file is a file", fix="another name")
     if path.exists() and not overwrite:
         raise BadInput(
-            show(path), what="exists", why="nothing is overwritten unasked", fix="--overwrite, or another name"
+            show(path),
+            what="exists",
+            why="it is replaced only where that is asked for",
+            fix=f"{option(overwrite=True)}, or another name",
         )
-    check_file(path, show(path), "a golden file", MARKS, "--overwrite replaces what grow verify --record wrote")
+    check_file(
+        path, show(path), "a golden file", MARKS, f"{option(overwrite=True)} replaces what {command('record')} wrote"
+    )
 
 
 def write(golden: Golden, *, overwrite: bool = False) -> None:
@@ -94,43 +103,53 @@ def read(path: str | os.PathLike) -> Golden:
         fd = open_regular(path)
     except BadInput as error:
         why = error.why or "it holds the answers to compare with"
-        raise BadInput(error.where, what=error.what, why=why, fix=RECORD) from None
+        raise BadInput(error.where, what=error.what, why=why, fix=_record_again()) from None
     try:
         size = os.fstat(fd).st_size
         if size > LARGEST:
-            raise BadInput(where, what=f"{size:,} bytes", why=f"a golden file has at most {LARGEST:,}", fix=RECORD)
+            raise BadInput(
+                where, what=f"{size:,} bytes", why=f"a golden file has at most {LARGEST:,}", fix=_record_again()
+            )
         try:
             infos, metadata = parse_header(fd, path)
         except BadInput as error:
-            raise BadInput(error.where, what=error.what, why=error.why, fix=RECORD) from None
+            raise BadInput(error.where, what=error.what, why=error.why, fix=_record_again()) from None
         if metadata.get("format") != FORMAT:
             raise BadInput(
-                where, what="is a safetensors file and no golden file", why=f"its format is not {FORMAT}", fix=RECORD
+                where,
+                what="is a safetensors file, not a golden file",
+                why=f"its format is not {FORMAT}",
+                fix=_record_again(),
             )
         arrays = {}
         for name, info in infos.items():
             kind = DTYPES[info.dtype][1]
             if kind is None:
-                raise BadInput(where, what=f"{show(name)} has dtype {info.dtype}", why="no golden file has", fix=RECORD)
+                raise BadInput(
+                    where, what=f"{show(name)} has dtype {info.dtype}", why="no golden file has", fix=_record_again()
+                )
             raw = read_exactly(fd, info.nbytes, info.offset, f"{where}: {show(name)}")
             arrays[name] = np.frombuffer(raw, kind).reshape(info.shape)
     finally:
         os.close(fd)
     text = metadata.get("golden", "")
-    document = strict_json(text.encode("utf-8", "surrogatepass"), f"{where}: golden", RECORD)
+    document = strict_json(text.encode("utf-8", "surrogatepass"), f"{where}: golden", _record_again())
     found = document.get("schema") if isinstance(document, dict) else None
     if found != SCHEMA:
         raise BadInput(
             where, what=f"schema {show(found, 40)}, this version reads {SCHEMA}",
-            why="a newer or an older grow wrote it", fix=f"pip install -U grow-transformers, or {RECORD}",
+            why="a newer or an older grow wrote it", fix=f"pip install -U grow-transformers, or {_record_again()}",
         )  # fmt: skip
     if metadata.get("sha256") != _digest(text, arrays):
-        raise BadInput(where, what="is damaged", why="its sha256 is not the one that it names", fix=RECORD)
+        raise BadInput(where, what="is damaged", why="its sha256 is not the one that it names", fix=_record_again())
     try:
         return _golden(path, document, arrays)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise BadInput(
-            where, what="is not a record of a model's answers", why=f"{type(error).__name__}: {show(error)}", fix=RECORD
+            where,
+            what="is not a record of a model's answers",
+            why=f"{type(error).__name__}: {show(error)}",
+            fix=_record_again(),
         ) from None
 
 

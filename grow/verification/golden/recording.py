@@ -15,6 +15,7 @@ from grow.checkpoint.pickled import open_readable
 from grow.errors import BadInput, Refused
 from grow.files.header import show
 from grow.files.locate import locate
+from grow.spelling import option
 from grow.verification.checks import hidden_states
 from grow.verification.checks.generation import effective
 from grow.verification.golden import sketch
@@ -57,7 +58,12 @@ def record(
     """
     path = Path(path)
     if seed < 0:
-        raise BadInput(f"--seed {seed}", what="is negative", why="a seed is a whole number from 0", fix="--seed 0")
+        raise BadInput(
+            option(seed=seed),
+            what=f"must be a whole number, 0 or more, got {seed}",
+            why="the probes are drawn from it",
+            fix=option(seed=0),
+        )
     check_target(path, overwrite)
     folder = locate(src, revision=revision)
     with open_readable(folder) as checkpoint:

@@ -8,6 +8,7 @@ from pathlib import Path
 from grow.errors import BadInput
 from grow.files.finished import keep
 from grow.files.owned import check_file
+from grow.spelling import option
 
 MARKS = tuple(f"· grow {command}</title>".encode() for command in ("verify", "compare"))
 FIX = "a file name in a folder that exists and can be written"
@@ -15,7 +16,7 @@ FIX = "a file name in a folder that exists and can be written"
 
 def check_place(path: Path) -> Path:
     """Where the page will lie, a link followed; BadInput when it cannot be written there, before any work is done."""
-    where, target = f"--report {path}", Path(os.path.realpath(path))
+    where, target = option(report=path), Path(os.path.realpath(path))
     if os.path.exists(target) and not target.is_file():
         raise BadInput(where, what="is not a regular file", why="the report replaces what is there", fix=FIX)
     if not os.access(target.parent, os.W_OK | os.X_OK):
@@ -36,4 +37,4 @@ def write_page(page: str, path: Path) -> None:
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise BadInput(f"--report {path}", what="cannot be written", why=str(error), fix=FIX) from None
+        raise BadInput(option(report=path), what="cannot be written", why=str(error), fix=FIX) from None

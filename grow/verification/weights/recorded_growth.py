@@ -66,7 +66,7 @@ class Replay:
             str(self.source.path),
             what="is not the checkpoint that grow.json names as the source",
             why=f"it was {self.record.model_type} with {self.record.sizes}",
-            fix="grow verify SOURCE GROWN, in this order",
+            fix="give the source first, then what grew from it",
         )
 
     @property
