@@ -11,7 +11,8 @@ import transformers
 
 from grow.verification.probes.probe import Probe, Subject
 from grow.verification.probes.signals import KINDS, signal
-from grow.verification.probes.token_ids import end_token, text_probes
+from grow.verification.probes.text_probes import text_probes
+from grow.verification.probes.token_ids import end_token
 
 SIZE = 224  # pixels, where a config names no image_size: such models take any, and this is what most are trained on
 
