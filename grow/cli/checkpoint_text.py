@@ -2,82 +2,79 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from grow.api import Inspection
 from grow.architectures.family import Family
-from grow.cli.growth_text import _shape
+from grow.cli.growth_text import shape_text
 from grow.cli.terminal import say, table
 
 
-def inspection_document(seen: Inspection) -> dict[str, Any]:
+def inspection_document(inspection: Inspection) -> dict[str, Any]:
     return {
         "schema": 1,
-        "path": str(seen.path),
-        "family": seen.family.model_type,
-        "architecture": seen.match.config["architectures"][0],
-        "sizes": seen.sizes,
-        "parameters": _parameters(seen),
+        "path": str(inspection.path),
+        "family": inspection.family.model_type,
+        "architecture": inspection.match.config["architectures"][0],
+        "sizes": inspection.sizes,
+        "parameters": _parameters(inspection),
         "tensors": [
             {"name": t.name, "signature": str(t.row.signature), "dtype": t.dtype, "shape": list(t.shape)}
-            for t in seen.match.tensors
+            for t in inspection.match.tensors
         ],
-        "targets": list(seen.family.sizes),
-        "notes": list(seen.notes),
+        "targets": list(inspection.family.sizes),
+        "notes": list(inspection.notes),
     }
 
 
-def show_inspection(seen: Inspection) -> None:
-    dtypes = sorted({t.dtype for t in seen.match.tensors})
-    say(f"{seen.path}: {seen.match.config['architectures'][0]}, {_parameters(seen):,} parameters, {', '.join(dtypes)}")
-    table(("axis", "size", "field"), ((a, n, seen.family.axes.get(a, "derived")) for a, n in seen.sizes.items()))
+def show_inspection(inspection: Inspection) -> None:
+    architecture = inspection.match.config["architectures"][0]
+    dtypes = ", ".join(sorted({t.dtype for t in inspection.match.tensors}))
+    say(f"{inspection.path}: {architecture}, {_parameters(inspection):,} parameters, {dtypes}")
+    axes = inspection.family.axes
+    rows = ((axis, size, axes.get(axis, "derived")) for axis, size in inspection.sizes.items())
+    table(("axis", "size", "field"), rows)
     say("tensors")
-    first = [
-        t
-        for t in seen.match.tensors
-        if not ("{layers}" in t.row.name and t.canonical != t.row.name.replace("{layers}", "0"))
-    ]
-    table(
-        ("tensor (layer 0)", "signature", "shape"),
-        ((t.name, t.row.signature, _shape(t.shape)) for t in first),
+    tensors = (
+        t for t in inspection.match.tensors if "{layers}" not in t.row.name or t.canonical == _in_layer_0(t.row.name)
     )
-    say("sizes of the family: " + ", ".join(seen.family.sizes))
-    for note in seen.notes:
+    table(("tensor (layer 0)", "signature", "shape"), ((t.name, t.row.signature, shape_text(t.shape)) for t in tensors))
+    say("sizes of the family: " + ", ".join(inspection.family.sizes))
+    for note in inspection.notes:
         say(f"note: {note}")
 
 
 def show_families(chosen: Sequence[Family]) -> None:
     table(
         ("family", "models", "sizes"),
-        ((f.model_type, f.summary, ", ".join(f.sizes)) for f in chosen),
+        ((family.model_type, family.summary, ", ".join(family.sizes)) for family in chosen),
         indent="",
     )
 
 
-def show_family(f: Family) -> None:
-    say(f"{f.model_type}: {f.summary}")
-    table(("tensor", "signature", "there when"), ((r.name, r.signature, r.when) for r in f.rows))
+def show_family(family: Family) -> None:
+    say(f"{family.model_type}: {family.summary}")
+    table(("tensor", "signature", "there when"), ((r.name, r.signature, r.when) for r in family.rows))
     say("sizes")
-    for name, fields in f.sizes.items():
+    for name, fields in family.sizes.items():
         say(f"  {name}: " + ", ".join(f"{k}={v}" for k, v in fields.items()))
 
 
-def family_document(f: Family) -> dict[str, Any]:
+def family_document(family: Family) -> dict[str, Any]:
     return {
-        "model_type": f.model_type,
-        "summary": f.summary,
-        "axes": dict(f.axes),
-        "sizes": {name: dict(fields) for name, fields in f.sizes.items()},
-        "tensors": [{"name": r.name, "signature": str(r.signature), "when": r.when} for r in f.rows],
+        "model_type": family.model_type,
+        "summary": family.summary,
+        "axes": dict(family.axes),
+        "sizes": {name: dict(fields) for name, fields in family.sizes.items()},
+        "tensors": [{"name": r.name, "signature": str(r.signature), "when": r.when} for r in family.rows],
     }
 
 
-def _parameters(seen: Inspection) -> int:
-    total = 0
-    for t in seen.match.tensors:
-        count = 1
-        for n in t.shape:
-            count *= n
-        total += count
-    return total
+def _in_layer_0(name: str) -> str:
+    return name.replace("{layers}", "0")
+
+
+def _parameters(inspection: Inspection) -> int:
+    return sum(math.prod(t.shape) for t in inspection.match.tensors)

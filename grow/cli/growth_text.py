@@ -11,7 +11,7 @@ from grow.architectures.family import WIDTHS
 from grow.cli.progress import size
 from grow.cli.terminal import say, table
 from grow.cli.verification_text import show_verification
-from grow.costs.of_a_model import cost_of
+from grow.costs.of_a_model import Cost, cost_of
 from grow.costs.process_memory import portions
 from grow.growth.plan_document import couplings, grouped, notes, plan_document
 from grow.growth.results import Growth
@@ -21,75 +21,88 @@ from grow.planning.plan import Plan
 from grow.verification.verdict import damage_text
 
 
-def show_plan(p: Plan, world: int | None = None) -> None:
-    old, new = cost_of(p)
-    how = _method(p)
-    say(f"{p.config['architectures'][0]}: {old.parameters:,} -> {new.parameters:,} parameters, {p.storage}{how}")
-    if p.lossy:
-        say(f"  not exact: {p.lossy}")
-    for reason in p.rounded:
+def show_plan(plan: Plan, world: int | None = None) -> None:
+    """Everything that a growth would do; with `world` also the memory of each of so many processes."""
+    old, new = cost_of(plan)
+    how = _method(plan)
+    say(f"{plan.config['architectures'][0]}: {old.parameters:,} -> {new.parameters:,} parameters, {plan.storage}{how}")
+    if plan.lossy:
+        say(f"  not exact: {plan.lossy}")
+    for reason in plan.rounded:
         say(f"  rounded: {reason}")
+    _show_axes(plan)
+    _show_tensors(plan)
+    _show_config(plan)
+    _show_cost(old, new)
+    if world:
+        _show_memory(plan, world)
+    for note in notes(plan):
+        say(f"note: {note}")
+
+
+def _show_axes(plan: Plan) -> None:
     say()
     say("axes")
-    shown = [*(a for a in WIDTHS if a in p.sizes), *(a for a in p.sizes if a not in WIDTHS)]
-    table(
-        ("axis", "old", "new", "how"),
-        ((a, p.sizes[a], p.new_sizes[a], p.operators.get(a, "unchanged")) for a in shown),
-    )
-    _legend(p)
+    axes = [*(axis for axis in WIDTHS if axis in plan.sizes), *(axis for axis in plan.sizes if axis not in WIDTHS)]
+    rows = ((axis, plan.sizes[axis], plan.new_sizes[axis], plan.operators.get(axis, "unchanged")) for axis in axes)
+    table(("axis", "old", "new", "how"), rows)
+    _show_legend(plan)
+
+
+def _show_tensors(plan: Plan) -> None:
     say()
     say("tensors")
     rows = (
-        (f"{name} × {k}" if k > 1 else name, t.signature, _shape(t.shape), _shape(t.new_shape), t.dtype)
-        for name, k, t in grouped(p)
+        (f"{name} × {count}" if count > 1 else name, t.signature, shape_text(t.shape), shape_text(t.new_shape), t.dtype)
+        for name, count, t in grouped(plan)
     )
     table(("tensor", "signature", "old", "new", "dtype"), rows)
     say()
     say("couplings")
-    for fact in couplings(p):
+    for fact in couplings(plan):
         say(f"  {fact}")
-    if p.config_changes:
+
+
+def _show_config(plan: Plan) -> None:
+    if plan.config_changes:
         say()
         say("config.json")
-        table(
-            ("field", "old", "new"),
-            ((k, json.dumps(a), json.dumps(b)) for k, (a, b) in p.config_changes.items()),
-        )
+        rows = ((field, json.dumps(old), json.dumps(new)) for field, (old, new) in plan.config_changes.items())
+        table(("field", "old", "new"), rows)
+
+
+def _show_cost(old: Cost, new: Cost) -> None:
     say()
     say(f"cost (FLOPs of a forward pass per token, over {new.context} tokens)")
-    per = [(f"FLOPs, {name}", f"{old.flops[name]:.4g}", f"{new.flops[name]:.4g}") for name in new.flops]
-    per.append(("FLOPs, all", f"{old.flops_per_token:.4g}", f"{new.flops_per_token:.4g}"))
+    rows = [(f"FLOPs, {name}", f"{old.flops[name]:.4g}", f"{new.flops[name]:.4g}") for name in new.flops]
+    rows.append(("FLOPs, all", f"{old.flops_per_token:.4g}", f"{new.flops_per_token:.4g}"))
     if new.kv_bytes:
-        per.append(("KV cache per token", size(old.kv_bytes), size(new.kv_bytes)))
-    per.append(("memory to train, AdamW", size(old.train_bytes), size(new.train_bytes)))
-    per.append(("disk", size(old.disk_bytes), size(new.disk_bytes)))
-    table(("", "old", "new"), per)
-    if world:
-        _portions(p, world)
-    for note in notes(p):
-        say(f"note: {note}")
+        rows.append(("KV cache per token", size(old.kv_bytes), size(new.kv_bytes)))
+    rows.append(("memory to train, AdamW", size(old.train_bytes), size(new.train_bytes)))
+    rows.append(("disk", size(old.disk_bytes), size(new.disk_bytes)))
+    table(("", "old", "new"), rows)
 
 
-def _legend(p: Plan) -> None:
+def _show_legend(plan: Plan) -> None:
     """What the words of the column "how" mean, those that stand in it."""
     for name, operator in OPERATORS.items():
-        if any(re.search(rf"(^| ){name}( ×|,|$)", how) for how in p.operators.values()):
+        if any(re.search(rf"(^| ){name}( ×|,|$)", how) for how in plan.operators.values()):
             say(f"  {name}: {operator.meaning}")
-    if any("stream ×" in how for how in p.operators.values()):
+    if any("stream ×" in how for how in plan.operators.values()):
         say("  stream: the residual stream is scaled by this factor, because its norms average over more coordinates")
 
 
-def _portions(p: Plan, world: int) -> None:
-    old, new = portions(p, world)
+def _show_memory(plan: Plan, world: int) -> None:
+    old, new = portions(plan, world)
     say()
     say(f"memory of each of {world} processes that train it (FSDP2, float32, AdamW; activations not counted)")
     words = {
-        "weights": "weights, its part",
-        "gradients": "gradients, its part",
-        "moments": "moments, its part",
-        "in_flight": "whole for a moment",
+        "weights": "its share of the weights",
+        "gradients": "its share of the gradients",
+        "moments": "its share of the moments",
+        "in_flight": "whole tensors, for a moment",
         "total": "all",
-        "loading": "while loading, beside its weights",
+        "loading": "while loading, beside the weights",
     }
     before, after = old.document(), new.document()
     table(("", "old", "new"), ((text, size(before[key]), size(after[key])) for key, text in words.items()))
@@ -109,30 +122,31 @@ def growth_document(grown: Growth) -> dict[str, Any]:
 
 
 def show_growth(grown: Growth) -> None:
-    p = grown.plan
-    before, after = p.parameters
-    say(
-        f"{grown.path}: {before:,} -> {after:,} parameters, {p.storage}, {size(p.nbytes)} in {grown.seconds:.1f} s"
-        + _method(p)
-    )
-    changed = [a for a in p.sizes if p.sizes[a] != p.new_sizes[a]]
-    table(("axis", "old", "new", "how"), ((a, p.sizes[a], p.new_sizes[a], p.operators.get(a, "")) for a in changed))
-    _legend(p)
+    """What grew, how it was verified, and the verdict."""
+    plan, seconds = grown.plan, f"{grown.seconds:.1f} s"
+    before, after = plan.parameters
+    counts = f"{before:,} -> {after:,} parameters, {plan.storage}, {size(plan.nbytes)}"
+    say(f"{grown.path}: {counts} in {seconds}{_method(plan)}")
+    changed = [axis for axis in plan.sizes if plan.sizes[axis] != plan.new_sizes[axis]]
+    rows = ((axis, plan.sizes[axis], plan.new_sizes[axis], plan.operators.get(axis, "")) for axis in changed)
+    table(("axis", "old", "new", "how"), rows)
+    _show_legend(plan)
     for note in grown.notes:
         say(f"note: {note}")
     if grown.verification is None:
         say("unverified: --no-verify was given, so no weight was checked and no model was run")
-    elif p.lossy:
+    elif plan.lossy:
         show_verification(grown.verification, verdict=False)
-        say(f"lossy: {p.method}, measured {damage_text(grown.verification)}")
+        say(f"lossy: {plan.method}, measured {damage_text(grown.verification)}")
     else:
         show_verification(grown.verification)
 
 
-def _method(p: Plan) -> str:
+def _method(plan: Plan) -> str:
     """`, lemon` and, where it is not exact, `, lossy: gstack`."""
-    return f", lossy: {p.method}" if p.lossy else "" if p.method == DEFAULT else f", {p.method}"
+    return f", lossy: {plan.method}" if plan.lossy else "" if plan.method == DEFAULT else f", {plan.method}"
 
 
-def _shape(shape: Sequence[int]) -> str:
+def shape_text(shape: Sequence[int]) -> str:
+    """`128 × 384`"""
     return " × ".join(map(str, shape))
