@@ -38,7 +38,7 @@ def main() -> NoReturn:
         if getattr(sys, name) is None:  # closed by the caller (>&-)
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a locale without × or a file name that is no UTF-8
+        if isinstance(stream, io.TextIOWrapper):  # a locale without × or a file name that is not UTF-8
             stream.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(prog_name="grow", standalone_mode=False) or 0

@@ -34,7 +34,7 @@ def print_json(document: Any) -> None:
     ascii_alone = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
     text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=ascii_alone)
     text = OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # inside texts alone: JSON has none of its own
-    # a lone surrogate stands for a byte of a file name that is no UTF-8
+    # a lone surrogate stands for a byte of a file name that is not UTF-8
     click.echo(text.encode("utf-8", "backslashreplace").decode())
 
 

@@ -17,7 +17,7 @@ SHARD_SIZE = "5GB"
 
 @dataclass(frozen=True)
 class FileOptions:
-    """Each is explained in `grow.widen`. BadInput names the first that is none."""
+    """Each is explained in `grow.widen`. BadInput names the first that is not valid."""
 
     out: str | os.PathLike | None = None
     state: str | None = None

@@ -38,7 +38,7 @@ class PublicName:
 
 
 def public_name(src: Any, folder: Path) -> PublicName:
-    """Of a source as somebody named it, which lies in `folder`."""
+    """The public name of a source that somebody called `src` and that lies in `folder`."""
     parts = folder.parts
     cached = [
         parts[k - 1] for k in range(1, len(parts)) if parts[k] == "snapshots" and parts[k - 1].startswith("models--")

@@ -53,7 +53,7 @@ def asks_loss(pair: Pair) -> bool:
 
 
 def losses_of(pair: Pair, side: Side) -> dict[str, float]:
-    """Probe -> loss, of one side; labelled once."""
+    """Probe -> loss, of one side; asked once."""
     return pair.once(("losses", side), lambda: _losses(pair, side))
 
 

@@ -154,7 +154,7 @@ def _dense(checkpoint: Checkpoint, module: Module, features: Features) -> None:
 
 
 def _activation(module: Module) -> Any:
-    """As the library takes it from the config: a class of torch, or else tanh."""
+    """The activation, as the library takes it from the config: a class of torch, or else tanh."""
     stated = module.config.get("activation_function", "torch.nn.modules.activation.Tanh")
     kind = (
         getattr(torch.nn, str(stated).rpartition(".")[2], None) if str(stated).startswith("torch.") else torch.nn.Tanh

@@ -104,7 +104,7 @@ def _objective(pair: Pair, side: Side, model: Any, probe: Probe) -> torch.Tensor
         if not isinstance(value, torch.Tensor) or not value.requires_grad or name == "loss":
             continue
         rows = value.reshape(-1, value.shape[-1])
-        if "logits" in name and rows.shape[1] > 1:  # a single logit is no distribution but a number
+        if "logits" in name and rows.shape[1] > 1:  # a single logit is a number, not a distribution
             classes = torch.randint(rows.shape[1], (len(rows),), generator=draw)
             losses.append(torch.nn.functional.cross_entropy(rows, classes))
         else:
@@ -116,7 +116,7 @@ def _objective(pair: Pair, side: Side, model: Any, probe: Probe) -> torch.Tensor
 
 
 def first_equal_rows(weight: torch.Tensor) -> torch.Tensor:
-    """For every row the first row that is equal to it bit for bit: sums of bits times odd numbers wrap exactly."""
+    """The first row that each row is equal to, bit for bit: sums of bits times odd numbers wrap exactly."""
     bits = weight.contiguous().view(torch.int64 if weight.element_size() == 8 else torch.int32).to(torch.int64)
     odd = torch.randint(1 << 40, (weight.shape[1],), generator=torch.Generator().manual_seed(0)) * 2 + 1
     _, inverse = torch.unique((bits * odd).sum(1), return_inverse=True)

@@ -144,7 +144,7 @@ def _candidates(x: torch.Tensor) -> torch.Tensor:
 
 
 def _single(a: torch.Tensor, b: torch.Tensor, near: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """For every column of b (rows, new): which one of a (rows, candidates) it is a multiple of, by how much, and
+    """Which column of a (rows, candidates) each column of b (rows, new) is a multiple of, by how much, and
     whether the rows say so."""
     if len(a) < min(KNOWN, 2 * (a.shape[1] - 2) + 2):
         width = b.shape[1]

@@ -168,7 +168,7 @@ def _plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _no_scripts() -> Iterator[list[str]]:
-    """Metrics that `evaluate.load` was scripts for inside: it would fetch a script and run it, so it raises instead."""
+    """Metrics that `evaluate.load` was asked for inside: it would fetch a script and run it, so it raises instead."""
     import evaluate
 
     scripts: list[str] = []

@@ -42,7 +42,7 @@ def prepare(source: Path, names: Sequence[str]) -> tuple[list[str], Harness | No
 
 
 class NoTokenizer(Exception):
-    """The source has none that loads, so no text can be for_harness of it."""
+    """The source has none that loads, so no text can be asked of it."""
 
 
 def builtin(source: Path) -> list[str]:
@@ -134,7 +134,7 @@ def tasks(
 
 
 def _tokenizer(folder: Path, side: Side) -> Any:
-    """Of a folder without its files some classes make an empty tokenizer, which reads every text as nothing."""
+    """The folder's tokenizer. Without its files some classes make an empty one, which reads every text as nothing."""
     try:
         tokenizer = load_tokenizer(folder)
         problem = "" if len(tokenizer) > len(tokenizer.all_special_ids) else "it has no vocabulary"

@@ -87,7 +87,7 @@ def _other_depth(n: int, m: int) -> dict[str, Any]:
 
 
 def whole_fields(pair: Pair) -> list[dict[str, Any]]:
-    """Fields that differ though no growth changes them; defaults that only one config spells out are no difference."""
+    """Fields that differ though no growth changes them; defaults that only one config spells out do not count."""
     config = pair.config("source")
     return significant(config_differences(config.to_dict(), pair.config("grown").to_dict()), config.model_type)
 

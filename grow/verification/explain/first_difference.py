@@ -56,7 +56,7 @@ def first_difference(
 
 
 def unseen(pair: Pair, tensors: Iterable[str]) -> list[str]:
-    """Of the tensors that differ, those that change no output when the source gets this one tensor of the grown model.
+    """The differing tensors that change no output when the source gets this one tensor of the grown model.
 
     Permuted units differ in several tensors, each of which alone would show; the row of a token that no probe holds,
     or a unit that none switches on, does not.
@@ -228,7 +228,7 @@ def _distance(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def _matched(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each old coordinate (rows, n) the grown one (rows, m) that is most nearly a multiple of it, scaled to it.
+    """The grown coordinate (rows, m) that is most nearly a multiple of each old one (rows, n), scaled to it.
 
     Nobody says how a checkpoint of another tool was grown; a copy of a coordinate, however scaled, is found by its
     correlation with it.

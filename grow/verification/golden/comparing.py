@@ -219,7 +219,7 @@ def hidden_states(golden: Golden, growth: GrowthOfSource, pair: OneSided, rounde
 
 
 def _first(checks: Sequence[Check]) -> dict[str, Any] | None:
-    """Without the source no module can be named: the checks that failed, and the first tensor that is another."""
+    """The checks that failed, and the first tensor that differs; no module can be named without the source."""
     failed = [check for check in checks if check.status == "fail"]
     if not failed:
         return None

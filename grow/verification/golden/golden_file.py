@@ -2,7 +2,7 @@
 
     __metadata__           {"format": "grow-golden", "golden": JSON of `Golden`, "sha256": of all that follows}
     inputs/PROBE/NAME      the input, the smallest integers that hold it
-    counted/PROBE          which positions are no padding; encoder_counted/PROBE where an encoder has others
+    counted/PROBE          which positions are not padding; encoder_counted/PROBE where an encoder has others
     outputs/PROBE/NAME/…   the parts of a sketch, see `sketch.py`
     hidden/PROBE/LAYER/…   the same of the hidden states
 
@@ -96,7 +96,7 @@ def write(golden: Golden, *, overwrite: bool = False) -> None:
 
 
 def read(path: str | os.PathLike) -> Golden:
-    """The golden file, every part of it checked against the others. BadInput when it is none, or damaged."""
+    """The golden file, every part of it checked against the others. BadInput when it is not one, or damaged."""
     path = Path(path)
     where = show(path)
     try:

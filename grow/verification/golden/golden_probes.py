@@ -66,7 +66,7 @@ def fit(drawn: Probes, budget: int) -> Probes:
 
 
 def to_stored(given: Probes) -> dict[str, StoredProbe]:
-    """As arrays, for the file."""
+    """The probes as arrays, for the file."""
     found = {}
     for probe in given:
         encoder = None if probe.encoder_counted is None else probe.encoder_counted.numpy()
@@ -77,7 +77,7 @@ def to_stored(given: Probes) -> dict[str, StoredProbe]:
 
 
 def to_probes(stored: Mapping[str, StoredProbe], seed: int, skipped: Mapping[str, str]) -> Probes:
-    """As tensors, for the model."""
+    """The probes as tensors, for the model."""
     items = []
     for name, probe in stored.items():
         encoder = None if probe.encoder_counted is None else torch.from_numpy(probe.encoder_counted)

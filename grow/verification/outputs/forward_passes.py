@@ -80,7 +80,7 @@ def true_float64(pair: Pair, *, limit: float = EXACT, readback: ReadbackArg = No
 
 @guard
 def runtime_dtype(pair: Pair, dtype: str | None = None, *, readback: ReadbackArg = None) -> Check:
-    """In the dtype people run, the grown model is as close to the source as the source is to itself.
+    """The grown model is as close to the source as the source is to itself, in the dtype that people run.
 
     dtype  "float32", "bfloat16" …; None takes what stock loading gives the grown checkpoint. Both models run in
            it, unless its config.json rounds weights on loading that the source's leaves as they are: then each runs

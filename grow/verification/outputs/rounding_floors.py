@@ -31,7 +31,7 @@ STORAGE_K = 4.0
 # of one draw away, 1.5 .. 2.1 floors of four.
 DRAWS = 4
 
-# A difference above this is no rounding in float64 of any model that can be trained in float32.
+# A difference above this cannot come from rounding in float64, in any model that can be trained in float32.
 CHAOTIC = 1e-6
 
 

@@ -16,7 +16,7 @@ from grow.verification.probes.token_ids import end_token
 
 SIZE = 224  # pixels, where a config names no image_size: such models take any, and this is what most are trained on
 
-# A processor cuts these images into patches and tells where they were; its rules are no part of the model.
+# A processor cuts these images into patches and tells where they were; its rules are not part of the model.
 _CUT = ("spatial_shapes", "grid_thw", "image_grid_thw", "pixel_position_ids", "aspect_ratio_ids", "image_patches")
 
 

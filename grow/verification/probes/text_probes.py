@@ -42,7 +42,7 @@ def text_probes(subject: Subject, text: Any, *, end: int | None = None) -> tuple
     full_context    as long as the positions allow, up to 512; 128 where there are more than 16,384
     global_tokens   two tokens that all others see, where attention is local otherwise
     boxes           a place on a page for every token, where the model has a table of places
-    padding_read    the padding token where it is no padding: chat models end with it
+    padding_read    the padding token where it is not padding: chat models end with it
 
     A classifier without a padding id refuses batches, so it gets one row and no padding.
     """

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from grow.notation.maps import KINDS
 from grow.verification.report.charts import Number, percent, picture, stretched, tag
 
-BANDS = 48  # a ribbon narrower than 1/48 of the picture cannot be caption from its neighbour
+BANDS = 48  # a ribbon narrower than 1/48 of the picture cannot be told from its neighbour
 COPIES = 5  # looks of copies: the first four and "further"
 LARGEST = 1 << 26  # coordinates, as in grow.json
 
@@ -73,7 +73,7 @@ def looks(old: int, new: int, runs: Sequence[Sequence[Number]]) -> list[tuple[Ba
 
 
 def merged(bands: Iterable[Band], new: int) -> list[Band]:
-    """At most about 2 x BANDS bands: neighbours that continue each other are one, and so are crowds of narrow ones."""
+    """The bands, about 2 x BANDS at most: neighbours that continue each other are one, so are crowds of narrow ones."""
     whole: list[Band] = []
     for band in bands:
         if whole and whole[-1].continues(band):

@@ -21,7 +21,7 @@ def sci(value: Number) -> str:
 
 
 def tag(name: str, *inside: str, **attributes: object) -> Markup:
-    """One SVG element; strings that are no Markup are escaped, attributes that are None left out."""
+    """One SVG element; strings that are not Markup are escaped, attributes that are None left out."""
     pairs = Markup("").join(
         Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), value)
         for key, value in attributes.items()
@@ -57,7 +57,7 @@ class Scale:
 
     @classmethod
     def over(cls, values: Iterable[Number], limit: Number) -> Scale:
-        """From the smallest value to the largest or the limit, whichever is larger: pale is far below it."""
+        """A scale from the smallest value to the largest one or the limit: pale is far below that."""
         sizes = [value for value in (*values, limit) if value]
         if not sizes:
             return cls(-17, 1)

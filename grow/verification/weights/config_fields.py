@@ -102,7 +102,7 @@ def unlike(source: Mapping[str, Any], grown: Mapping[str, Any], widths_of: str |
 def significant(
     differences: Iterable[dict[str, Any]], widths_of: str | None = None, *, neutral: Collection[str] = NEUTRAL
 ) -> list[dict[str, Any]]:
-    """Without those that change no output, and without sizes of a family that became larger, as in a growth."""
+    """The differences that can change an output, without sizes of a family that became larger, as in a growth."""
     family = FAMILIES.get(widths_of or "")
     widths = {family.axes[axis] for axis in (*GROWABLE, *family.follows) if axis in family.axes} if family else set()
     widths |= {family.synonyms[name] for name in widths & family.synonyms.keys()} if family else set()

@@ -4,7 +4,7 @@ Of the growths that `grow` makes between the two sizes it is the one that most s
 
     most_likely_growth(source, grown)  ->  a `Replay`, or None where most tensors follow none
 
-It is no evidence for or against a pair: somebody else may have grown it otherwise. Where outputs differ it tells which
+It is not evidence for or against a pair: somebody else may have grown it otherwise. Where outputs differ it tells which
 tensor does not do what all the others say, and what its number would have been.
 """
 
@@ -112,7 +112,7 @@ def _numbers(t: TensorPlan) -> int:
 
 
 def _plans(matched: Match, after: Architecture) -> Iterator[Plan]:
-    """Every growth to these sizes that `grow` can be sample for without a seed, the usual one first."""
+    """Every growth to these sizes that `grow` can be asked for without a seed, the usual one first."""
     new = after.sizes
     for how in _upcyclings(matched.architecture, after):
         try:
@@ -145,7 +145,7 @@ def _options(to: Mapping[str, int], deeper: bool) -> Iterator[GrowthOptions]:
 
 
 def _upcyclings(before: Architecture, after: Architecture) -> Iterator[dict[str, Any] | None]:
-    """How an FFN can have become these experts; None where it is no other family."""
+    """How an FFN can have become these experts; None where the family is the same."""
     if after.family is before.family:
         yield None
     elif after.family.experts and not before.family.experts:

@@ -34,7 +34,7 @@ Rows = Callable[[np.ndarray], np.ndarray]  # indices of rows -> (rows, columns) 
 
 @dataclass(frozen=True)
 class Recovered:
-    """Of one tensor: entries in all, entries that came back with other bits, and the worst one in units of what
+    """One tensor: entries in all, entries that came back with other bits, and the worst one in units of what
     rounding allows (0 where the growth rounds nothing and all bits are equal; inf where nothing may differ)."""
 
     tensor: str

@@ -104,7 +104,7 @@ def _blocks(checkpoint: Checkpoint, name: str) -> Iterator[tuple[int, np.ndarray
 
 
 def not_finite(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """The first stored number that is none or infinite, as in `Verification.first`; None where all are finite."""
+    """The first stored number that is NaN or infinite, as in `Verification.first`; None where all are finite."""
     for name, info in checkpoint.tensors.items():
         if info.dtype not in BITS:
             continue

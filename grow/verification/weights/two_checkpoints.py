@@ -43,7 +43,7 @@ class TwoCheckpoints:
 
     @cached_property
     def likely(self) -> Replay | None:
-        """Without grow.json, and where shapes are not the same: the growth that most stored tensors follow."""
+        """The growth that most stored tensors follow, where there is no grow.json and shapes are not the same."""
         alone = self.replay is None and self.stored is None
         return most_likely_growth(self.source, self.grown) if alone else None
 
