@@ -126,7 +126,10 @@ def read(path: str | os.PathLike) -> Golden:
             kind = DTYPES[info.dtype][1]
             if kind is None:
                 raise BadInput(
-                    where, what=f"{show(name)} has dtype {info.dtype}", why="no golden file has", fix=_record_again()
+                    where,
+                    what=f"{show(name)} has dtype {info.dtype}",
+                    why="a golden file never has it",
+                    fix=_record_again(),
                 )
             raw = read_exactly(fd, info.nbytes, info.offset, f"{where}: {show(name)}")
             arrays[name] = np.frombuffer(raw, kind).reshape(info.shape)
