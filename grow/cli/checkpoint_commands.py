@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from grow import api
-from grow.architectures import FAMILIES
+from grow.architectures import FAMILIES, family_of
 from grow.cli import checkpoint_text, terminal
 from grow.cli.options import (
     as_json,
@@ -36,8 +36,6 @@ def inspect(src: str, revision: str | None, assume_harmless: str, as_json: bool)
 def families(name: str | None, as_json: bool) -> int:
     """List the families and their sizes; with NAME, its table of tensors."""
     if name is not None and name not in FAMILIES:
-        from grow.architectures import family_of
-
         family_of(name)
     chosen = [FAMILIES[name]] if name else list(FAMILIES.values())
     if as_json:

@@ -22,7 +22,7 @@ from grow.planning.record import growth_document, read_record
 from grow.verification.findings import OUTSIDE, Findings
 from grow.verification.rungs import LADDER, checks_of
 from grow.verification.verdict import Check, Verification, environment
-from grow.verification.weights.chain import certificate_of_chain, links
+from grow.verification.weights.chain import certificate_of_chain, growths_between
 from grow.verification.weights.config_fields import config_differences
 from grow.verification.weights.inferred_growth import misfit
 from grow.verification.weights.recover import recover
@@ -51,7 +51,7 @@ def verify_folders(
     record = read_record(grown.path)
     if record is None:
         _check_order(source, grown)
-    with links(record, source, grown) if record else contextlib.nullcontext(()) as chain:
+    with growths_between(record, source, grown) if record else contextlib.nullcontext(()) as chain:
         two = TwoCheckpoints(source, grown, chain)
         found = Findings(notes=_notes_on_record(two))
         if "tasks" in wanted:

@@ -11,8 +11,8 @@ from grow.models.true_float64 import forward
 from grow.verification.outputs.compare import RUN_ERRORS, Outputs, difference, flatten
 from grow.verification.outputs.forward_passes import ReadbackArg, guard, judge
 from grow.verification.outputs.pair import Pair
-from grow.verification.outputs.rounding_floors import settled
-from grow.verification.outputs.stored_outputs import Held
+from grow.verification.outputs.rounding_floors import reproducible_limit
+from grow.verification.outputs.stored_outputs import StoredOutputs
 from grow.verification.outputs.two_folders import SIDES, Side
 from grow.verification.probes import Probe
 from grow.verification.rungs import EXACT
@@ -42,7 +42,7 @@ def cached_decoding(pair: Pair, *, limit: float = EXACT, readback: ReadbackArg =
         return Check("cached_decoding", "skip", reason="weights come from disk, once per token: too slow")
     if not decodes(pair):
         return Check("cached_decoding", "skip", reason="the class takes no key-value cache")
-    steps: dict[Side, Held] = {}
+    steps: dict[Side, StoredOutputs] = {}
     for side in SIDES:  # all of one model, then of the other
         found = steps_of(pair, side)
         if isinstance(found, str):
@@ -52,26 +52,26 @@ def cached_decoding(pair: Pair, *, limit: float = EXACT, readback: ReadbackArg =
         return Check("cached_decoding", "skip", reason="the model has fewer than 4 positions")
     own, cache = (difference(pair.outputs(side, "float64").only(steps[side]), steps[side]) for side in SIDES)
     apart = difference(steps["source"], steps["grown"], readback)
-    limit, why = settled(pair, apart.relative, limit)
+    limit, why = reproducible_limit(pair, apart.relative, limit)
     check = judge("cached_decoding", apart, limit, f"step by step, grown against source{why}")
     measured = {**check.measured, **cache.record("cache_against_full_")}
     if not own.relative <= EXACT:
         claim = f"{check.limit}; the source disagrees with its own cache by {own.relative:.3g}"
         return Check("cached_decoding", check.status, measured, claim, check.reason)
-    most, why = settled(pair, cache.relative, EXACT)
+    most, why = reproducible_limit(pair, cache.relative, EXACT)
     mine = judge("cached_decoding", cache, most, f"grown: cache against one full pass{why}")
     verdict = mine if mine.status == "fail" and check.status != "fail" else check
     reason = "; ".join(r.reason for r in (check, mine) if r.reason)
     return Check("cached_decoding", verdict.status, measured, f"{check.limit}; {mine.limit}", reason)
 
 
-def steps_of(pair: Pair, side: Side) -> Held | str:
+def steps_of(pair: Pair, side: Side) -> StoredOutputs | str:
     """Outputs of one side, decoded through the cache, or why there are none; asked once."""
     return pair.once(("steps", side), lambda: _steps(pair, side))
 
 
-def _steps(pair: Pair, side: Side) -> Held | str:
-    out = Held()
+def _steps(pair: Pair, side: Side) -> StoredOutputs | str:
+    out = StoredOutputs()
     for probe in pair.probes:
         if probe.name not in DECODED or probe.counted.shape[1] <= PREFILL:
             continue

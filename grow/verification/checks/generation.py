@@ -43,7 +43,7 @@ def generation_config(pair: Pair) -> Check:
     except Exception as error:  # what the source's own file says cannot be known
         reason = f"the source's does not load: {type(error).__name__}: {error}"
         return Check("generation_config", "skip", limit=limit, reason=reason)
-    found = settled(wanted, pair.folders["grown"], limit)
+    found = same_settings(wanted, pair.folders["grown"], limit)
     return found if found.status == "fail" or not unequal else _of_other_tokens(found.measured, unequal, limit)
 
 
@@ -64,7 +64,7 @@ def _several(ids: Any) -> Any:
     return [ids] if isinstance(ids, int) else ids
 
 
-def settled(wanted: Mapping[str, Any], grown: Path, limit: str) -> Check:
+def same_settings(wanted: Mapping[str, Any], grown: Path, limit: str) -> Check:
     """Whether the folder's settings are those that are wanted."""
     try:
         found = effective(grown)

@@ -100,7 +100,7 @@ def hidden_states(
     found = Layers(pair.hidden("source", "float64"), pair.hidden("grown", "float64"), stream, place)
     if found.problem:
         return Check("hidden_states", "skip", reason=found.problem)
-    if floors is None and EXACT < max(found.rows) <= CHAOTIC:  # see `outputs.settled`
+    if floors is None and EXACT < max(found.rows) <= CHAOTIC:  # see `reproducible_limit`
         floors = storage_floors(pair, "float64")
     limits = [EXACT if floors is None else max(EXACT, STORAGE_K * floor) for floor in floors or found.rows]
     claim = (

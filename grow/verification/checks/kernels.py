@@ -5,7 +5,7 @@ from __future__ import annotations
 from grow.verification.outputs.compare import Outputs, difference
 from grow.verification.outputs.forward_passes import guard, judge
 from grow.verification.outputs.pair import Pair
-from grow.verification.outputs.rounding_floors import settled
+from grow.verification.outputs.rounding_floors import reproducible_limit
 from grow.verification.rungs import EXACT
 from grow.verification.verdict import Check
 
@@ -31,5 +31,5 @@ def kernels(pair: Pair) -> Check:
     found = {name: difference(reference, other) for name, other in variants.items()}
     worst = max(found, key=lambda name: found[name].relative)
     more = {"variants": {name: d.relative for name, d in found.items()}, "skipped": skipped}
-    limit, why = settled(pair, found[worst].relative, EXACT)
+    limit, why = reproducible_limit(pair, found[worst].relative, EXACT)
     return judge("kernels", found[worst], limit, f"grown against itself, {worst}{why}", **more)

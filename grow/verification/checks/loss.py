@@ -8,7 +8,7 @@ from grow.models.true_float64 import forward, quiet
 from grow.verification.outputs.compare import RUN_ERRORS, spread
 from grow.verification.outputs.forward_passes import guard
 from grow.verification.outputs.pair import Pair
-from grow.verification.outputs.rounding_floors import settled
+from grow.verification.outputs.rounding_floors import reproducible_limit
 from grow.verification.outputs.two_folders import SIDES, Side
 from grow.verification.probes import Probe
 from grow.verification.rungs import EXACT
@@ -38,7 +38,7 @@ def loss(pair: Pair, *, limit: float = EXACT) -> Check:
         return Check("loss", "skip", reason="no labels are known for this class")
     worst = max(found, key=lambda name: abs(found[name]["source"] - found[name]["grown"]))
     apart = abs(found[worst]["source"] - found[worst]["grown"])
-    limit, _ = settled(pair, apart / (2 * std), limit)
+    limit, _ = reproducible_limit(pair, apart / (2 * std), limit)
     bound = 2 * limit * std
     measured = {"losses": found, "max_abs": apart, "relative": apart / std}
     claim = f"|Δ loss| <= {bound:.3g} nats (2 x the limit of the logits)" + (", among the old tokens" if grew else "")

@@ -13,7 +13,7 @@ from grow.models.true_float64 import Unloadable, load, quiet
 from grow.verification.outputs.compare import difference
 from grow.verification.outputs.forward_passes import RUNTIME_K, guard
 from grow.verification.outputs.pair import Pair
-from grow.verification.outputs.rounding_floors import noise_floor, settled
+from grow.verification.outputs.rounding_floors import noise_floor, reproducible_limit
 from grow.verification.outputs.stored_dtypes import stored_dtype
 from grow.verification.outputs.two_folders import Differs
 from grow.verification.rungs import EXACT
@@ -62,7 +62,7 @@ def save_reload(pair: Pair) -> Check:
     apart = difference(outputs, other).relative if moved else 0.0
     if moved and not changed and not lost and not new:
         noise = EXACT if dtype == "float64" else RUNTIME_K * max(noise_floor(pair, dtype).values(), default=0.0)
-        if apart <= settled(pair, apart, noise)[0]:
+        if apart <= reproducible_limit(pair, apart, noise)[0]:
             moved, limit = [], f"{limit}; outputs within {noise:.3g} of their std, which the order of sums explains"
     measured: dict[str, Any] = {
         "dtype": dtype,

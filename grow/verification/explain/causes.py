@@ -15,7 +15,7 @@ from grow.architectures.stock_source import stock_of
 from grow.errors import listing
 from grow.models.true_float64 import model_class
 from grow.planning.tensor import TensorPlan
-from grow.verification.explain.first_difference import first_difference, same_end, unseen
+from grow.verification.explain.first_difference import first_difference, same_end, without_effect
 from grow.verification.outputs.pair import Pair
 from grow.verification.outputs.two_folders import SIDES
 from grow.verification.weights.certificate import fault_of
@@ -121,7 +121,7 @@ def _read_by_every_pass(pair: Pair) -> set[str]:
 def unequal_numbers(pair: Pair, stored: Sequence[StoredDifference] | None) -> Found:
     """Stored numbers that differ although no output does."""
     notes = []
-    missed = unseen(pair, [d.tensor for d in stored or () if not d.invisible])
+    missed = without_effect(pair, [d.tensor for d in stored or () if not d.invisible])
     for d in stored or ():
         if d.invisible:
             notes.append(f"{d}; no output can see it: it {d.invisible}")

@@ -55,7 +55,7 @@ def first_difference(
     return None
 
 
-def unseen(pair: Pair, tensors: Iterable[str]) -> list[str]:
+def without_effect(pair: Pair, tensors: Iterable[str]) -> list[str]:
     """The differing tensors that change no output when the source gets this one tensor of the grown model.
 
     Permuted units differ in several tensors, each of which alone would show; the row of a token that no probe holds,

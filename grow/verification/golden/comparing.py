@@ -21,7 +21,7 @@ from grow.errors import listing
 from grow.files.header import show
 from grow.files.locate import locate
 from grow.planning.record import growth_document, read_record
-from grow.verification.checks.generation import settled
+from grow.verification.checks.generation import same_settings
 from grow.verification.golden import sketch
 from grow.verification.golden.content import Golden, whole
 from grow.verification.golden.golden_file import read
@@ -110,7 +110,7 @@ def generation_config(golden: Golden, folder: Path) -> Check:
     wanted, limit = golden.source.get("generation"), "the same settings of `generate`, as stock loading reads them"
     if not isinstance(wanted, dict):
         return Check("generation_config", "skip", limit=limit, reason="the golden file has none of the source")
-    return settled(wanted, folder, limit)
+    return same_settings(wanted, folder, limit)
 
 
 def stored_bits(growth: GrowthOfSource) -> Check:

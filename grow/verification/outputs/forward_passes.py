@@ -18,7 +18,7 @@ from grow.errors import GrowError
 from grow.verification.outputs.compare import Difference, Readback, difference, scatter
 from grow.verification.outputs.memory_needed import NoRoom
 from grow.verification.outputs.pair import Pair
-from grow.verification.outputs.rounding_floors import UNIT_ROUNDOFF, noise_floor, redrawn_floor, settled
+from grow.verification.outputs.rounding_floors import UNIT_ROUNDOFF, noise_floor, redrawn_floor, reproducible_limit
 from grow.verification.outputs.stored_dtypes import stock_dtype, stored_dtype
 from grow.verification.outputs.two_folders import Differs
 from grow.verification.rungs import EXACT
@@ -73,7 +73,7 @@ def true_float64(pair: Pair, *, limit: float = EXACT, readback: ReadbackArg = No
     source, grown = pair.outputs("source", "float64"), pair.outputs("grown", "float64")
     found = difference(source, grown, readback)
     points = scatter(source, grown, readback)
-    limit, why = settled(pair, found.relative, limit)
+    limit, why = reproducible_limit(pair, found.relative, limit)
     why = f"true float64{why}"
     return judge("true_float64", found, limit, why, probes=pair.probes.record(), points=points)
 

@@ -19,7 +19,7 @@ from grow.verification.outputs.compare import CannotRun, Outputs, run
 from grow.verification.outputs.free_memory import available_memory, give_back
 from grow.verification.outputs.memory_needed import BYTES, WORKING, Need, NoRoom, forward_memory, memory_needed
 from grow.verification.outputs.stored_dtypes import shapes, stored_dtype
-from grow.verification.outputs.stored_outputs import Held
+from grow.verification.outputs.stored_outputs import StoredOutputs
 from grow.verification.outputs.two_folders import Differs, Side, TwoFolders
 from grow.verification.probes import LENGTH, Probe, Probes, probes
 
@@ -40,8 +40,8 @@ class Pair(TwoFolders):
         self._whole: bool | None = None
         self.seed, self.length = seed, length
         self._models: dict[tuple, Loaded] = {}
-        self._outputs: dict[tuple, Held] = {}
-        self._hidden: dict[tuple, Held] = {}
+        self._outputs: dict[tuple, StoredOutputs] = {}
+        self._hidden: dict[tuple, StoredOutputs] = {}
         self._stock: dict[tuple, str | None] = {}  # the attention kernel with which a model was loaded
         self._drawn: Probes | None = None
         self._probes: Probes | None = None
@@ -176,7 +176,9 @@ class Pair(TwoFolders):
             model = self._models[key].model
         return model
 
-    def outputs(self, side: Side, dtype: str, attention: str | None = None, *, one_by_one: bool = False) -> Held:
+    def outputs(
+        self, side: Side, dtype: str, attention: str | None = None, *, one_by_one: bool = False
+    ) -> StoredOutputs:
         """What `compare.run` returns for this side on the probes, cached."""
         key = (side, dtype, attention, one_by_one)
         if key not in self._outputs:
@@ -185,10 +187,10 @@ class Pair(TwoFolders):
                 several = [probe for probe in self.probes if len(probe.counted) > 1]
                 self._outputs[key] = self.outputs(side, dtype, attention) | self.run(side, model, several, True)
             else:
-                self._outputs[key] = self.run(side, model, hidden=self._hidden.setdefault(key, Held()))
+                self._outputs[key] = self.run(side, model, hidden=self._hidden.setdefault(key, StoredOutputs()))
         return self._outputs[key]
 
-    def hidden(self, side: Side, dtype: str, attention: str | None = None) -> Held:
+    def hidden(self, side: Side, dtype: str, attention: str | None = None) -> StoredOutputs:
         """The hidden states of the same forward passes, "probe/hidden.k" -> (rows that count, hidden)."""
         self.outputs(side, dtype, attention)
         return self._hidden[side, dtype, attention, False]
@@ -200,7 +202,7 @@ class Pair(TwoFolders):
         only: Iterable[Probe] | None = None,
         one_by_one: bool = False,
         hidden: Outputs | None = None,
-    ) -> Held:
+    ) -> StoredOutputs:
         """What `compare.run` returns for a model of this side; `Differs` or `BadInput` when it raises.
 
         A probe that the source's class cannot take is left out from then on, and named in `refused`.

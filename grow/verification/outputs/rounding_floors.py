@@ -14,7 +14,7 @@ from grow.models.upcast import Widened
 from grow.verification.outputs.compare import Outputs, difference
 from grow.verification.outputs.memory_needed import NoRoom
 from grow.verification.outputs.pair import Pair
-from grow.verification.outputs.stored_outputs import Held, on_disk, slices
+from grow.verification.outputs.stored_outputs import StoredOutputs, on_disk, slices
 from grow.verification.rungs import EXACT
 
 # Largest relative rounding error of one stored number: 2^-p for p significant bits, one of them implicit.
@@ -35,7 +35,7 @@ DRAWS = 4
 CHAOTIC = 1e-6
 
 
-def settled(pair: Pair, relative: float, limit: float) -> tuple[float, str]:
+def reproducible_limit(pair: Pair, relative: float, limit: float) -> tuple[float, str]:
     """The limit that a difference is held to, and why it is not `EXACT`.
 
     A model whose own outputs move by more than `EXACT` when each weight is rounded once more in float64 (large
@@ -74,7 +74,7 @@ def moved(pair: Pair, dtype: str) -> tuple[Outputs, Outputs]:
                 _move_when_read(model.get_submodule(name.rpartition(".")[0]), unit, draw)
             else:
                 _move(weight, unit, draw)
-        hidden = Held()
+        hidden = StoredOutputs()
         pair.memo[key] = pair.run("source", model, hidden=hidden), hidden
     return pair.memo[key]
 

@@ -33,7 +33,8 @@ def probes(config: Any, cls: type, folder: str | Path, *, seed: int = 0, length:
         raise subject.unknown("text_encoder")
     items, skipped = _encoder(subject)
     if decodes(subject):
-        items = with_decoder(subject, items, skipped)
+        items, left_out = with_decoder(subject, items)
+        skipped = {**skipped, **left_out} | skipped
     missing = [name for name, required in subject.accepts.items() if required and name not in items[0].inputs]
     if missing:
         raise subject.unknown(missing[0])

@@ -24,7 +24,7 @@ from grow.verification.weights.recorded_growth import NoSpace, Replay
 
 
 @contextmanager
-def links(record: Record, source: Checkpoint, grown: Checkpoint) -> Iterator[tuple[Replay, ...]]:
+def growths_between(record: Record, source: Checkpoint, grown: Checkpoint) -> Iterator[tuple[Replay, ...]]:
     """The growths that lead from `source` to `grown`, the first one first; one, unless it grew more than once.
 
     BadInput where `source` is not one of the checkpoints that grow.json tells of.
