@@ -31,7 +31,7 @@ from grow.planning.methods import DEFAULT
 from grow.planning.plan import Plan
 from grow.planning.target import depth_alone
 from grow.plotting.savings import Curves
-from grow.spelling import check_functions
+from grow.spelling import check_functions, option
 from grow.training.settings.run_settings import Training
 from grow.verification.ladder import verify_folders
 from grow.verification.rungs import LADDER
@@ -151,8 +151,8 @@ def widen(
 
         if out is not None:
             raise BadInput(
-                "out",
-                what="given for a model in memory",
+                option("out"),
+                what="must be left out for a model in memory",
                 why="the grown model is returned",
                 fix="grown.model.save_pretrained(out)",
             )

@@ -31,9 +31,9 @@ def completion(shell: str) -> int:
     if script_class is None:
         raise BadInput(
             f"completion {shell}",
-            what="is not supported by this click",
-            why="click brings the scripts",
-            fix="bash",
+            what="has no script in the installed version of click",
+            why="the completion scripts come with click",
+            fix="grow completion bash",
         )
     click.echo(script_class(cli, {}, "grow", "_GROW_COMPLETE").source())
     return 0

@@ -38,8 +38,8 @@ def out_of_memory(error: Exception) -> GrowError:
     return GrowError(
         "memory",
         what=(str(error).strip().splitlines() or ["is used up"])[0][:200],
-        why=f"this machine has not as much; {finished.sentence()}",
-        fix="smaller sizes; of training: fewer --batch, more --accumulate, --checkpointing",
+        why=f"this machine does not have that much memory; {finished.sentence()}",
+        fix="smaller sizes; in training a smaller --batch, a larger --accumulate, or --checkpointing",
     )
 
 

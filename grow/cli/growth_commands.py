@@ -196,7 +196,7 @@ def _growth_options(options: dict[str, Any]) -> dict[str, Any]:
         if not equals:
             raise BadInput(
                 f"--operator {item}",
-                what="has no `=`",
+                what="must be AXIS=NAME, got no `=`",
                 why="an operator is chosen for an axis",
                 fix="--operator ffn=copies",
             )

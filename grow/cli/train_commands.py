@@ -74,7 +74,10 @@ def _rewarm(_: Any, __: Any, text: str | None) -> tuple[float, int] | tuple[()] 
         return None if text is None else rewarm_of(text) or ()
     except ValueError:
         raise BadInput(
-            f"--rewarm {text}", what="is not RATIO:STEPS", why="a factor and for how long", fix="--rewarm 1.25:250"
+            f"--rewarm {text}",
+            what="must be RATIO:STEPS",
+            why="updates of new entries are scaled by RATIO for STEPS steps",
+            fix="--rewarm 1.25:250",
         ) from None
 
 
@@ -83,8 +86,8 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
     try:
         return None if text is None else plateau_of(text)
     except ValueError:
-        why = "it ends where the validation loss fell by less than NATS over STEPS steps"
-        raise BadInput(f"--plateau {text}", what="is not STEPS:NATS", why=why, fix="--plateau 200:0.01") from None
+        why = "the run ends where the validation loss fell by less than NATS over STEPS steps"
+        raise BadInput(f"--plateau {text}", what="must be STEPS:NATS", why=why, fix="--plateau 200:0.01") from None
 
 
 @click.command()

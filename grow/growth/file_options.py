@@ -44,7 +44,7 @@ class FileOptions:
         if self.world is not None and not _is_count(self.world):
             raise BadInput(
                 option(world=self.world),
-                what="must be a whole number from 1",
+                what="must be a whole number, 1 or more",
                 why="it is a number of processes",
                 fix=option(world=1),
             )
@@ -89,7 +89,7 @@ def parse_size(size: Any) -> int:
         raise BadInput(
             option(max_shard_size=size),
             what="is not a size",
-            why="a number with KB, MB, GB, KiB, MiB or GiB",
+            why="a size is a number with KB, MB, GB, KiB, MiB or GiB",
             fix=option(max_shard_size=SHARD_SIZE),
         )
     return int(float(found[1]) * units[found[2].upper()])

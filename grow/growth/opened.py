@@ -56,7 +56,7 @@ def check_vouched(source: Architecture, names: Sequence[str]) -> list[str]:
             raise BadInput(
                 option(assume_harmless=[show(name, 80)]),
                 what=f"config.json has no such field; {hint}".rstrip("; "),
-                why="it is of a field that is there and that the family does not know",
+                why="it names fields of config.json that the family does not know",
                 fix="leave it out, or spell it as config.json does",
             )
     known = [name for name in names if family.knows(name)]

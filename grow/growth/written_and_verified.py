@@ -50,7 +50,7 @@ def check_same(the_plan: Plan, checkpoint: Checkpoint, world: World) -> None:
                 str(checkpoint.path),
                 what=f"is another checkpoint for process {world.rank} than for process 0",
                 why="each process grows its share of one source",
-                fix="the same files, or one folder on a shared file system, for all nodes",
+                fix="give all nodes the same files, or one folder on a shared file system",
             )
 
 
@@ -119,7 +119,7 @@ def _checked(
         raise Different(
             names[1],
             what=f"is {found.verdict} after the growth; it was not kept",
-            why=next(failed, "no rung could run"),
+            why=next(failed, "no check was able to run"),
             fix=f"report this with the plan ({command('plan', json=True)}); "
             f"{option(verify=False)} keeps the result, unverified",
             verification=found,
@@ -136,7 +136,7 @@ def check_written(the_plan: Plan, checkpoint: Checkpoint, folder: Path, out: Pat
             option(out=out),
             what=f"{what} while the result was made",
             why=f"another program works in {folder.name}; nothing was kept",
-            fix="end it, and the same command again",
+            fix="end it, then run the same command again",
         )
 
     try:

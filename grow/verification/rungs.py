@@ -64,5 +64,7 @@ def checks_of(rungs: Sequence[str]) -> set[str]:
             )
     if not found:
         rungs = option("rungs")
-        raise Refused(rungs, what="nothing to verify", why="at least one rung", fix=f"leave {rungs} out")
+        raise Refused(
+            rungs, what="must name at least one rung", why="else nothing would be verified", fix=f"leave {rungs} out"
+        )
     return found

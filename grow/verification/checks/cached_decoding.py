@@ -39,7 +39,7 @@ def cached_decoding(pair: Pair, *, limit: float = EXACT, readback: ReadbackArg =
            source agrees with its own cache that far
     """
     if pair.streaming:
-        return Check("cached_decoding", "skip", reason="weights come from disk, once per token: too slow")
+        return Check("cached_decoding", "skip", reason="its weights come from disk once per token, which is too slow")
     if not decodes(pair):
         return Check("cached_decoding", "skip", reason="the class takes no key-value cache")
     steps: dict[Side, StoredOutputs] = {}

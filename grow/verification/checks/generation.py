@@ -124,12 +124,12 @@ def sampling(pair: Pair, *, limit: float = EXACT) -> Check:
 
 def _written(name: str, pair: Pair, limit: float, *, sample: bool) -> Check:
     if pair.streaming:
-        return Check(name, "skip", reason="weights come from disk, once per token: too slow")
+        return Check(name, "skip", reason="its weights come from disk once per token, which is too slow")
     if not pair.can_generate("source"):
         return Check(name, "skip", reason="the class does not generate")
     probe = next((probe for probe in pair.probes if probe.name == "random" and "input_ids" in probe.inputs), None)
     if probe is None:
-        return Check(name, "skip", reason="the class writes no text from a text")
+        return Check(name, "skip", reason="the class does not continue a text")
     a, b = (text_of(pair, side, probe, sample) for side in ("source", "grown"))
     if isinstance(a, str) or isinstance(b, str):
         return Check(name, "skip", reason=str(a if isinstance(a, str) else b))

@@ -108,7 +108,7 @@ def read(path: str | os.PathLike) -> Golden:
         size = os.fstat(fd).st_size
         if size > LARGEST:
             raise BadInput(
-                where, what=f"{size:,} bytes", why=f"a golden file has at most {LARGEST:,}", fix=_record_again()
+                where, what=f"has {size:,} bytes", why=f"a golden file has at most {LARGEST:,}", fix=_record_again()
             )
         try:
             infos, metadata = parse_header(fd, path)

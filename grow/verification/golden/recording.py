@@ -125,7 +125,7 @@ def _alive(folder: Path, answers: Outputs) -> None:
             raise BadInput(where, what=f"{key} is NaN or Inf", why="NaN is equal to nothing", fix=fix)
     for name, std in _std(answers).items():
         if not std > 0:
-            raise BadInput(where, what=f"{name} is constant", why="nothing can be told apart by it", fix=fix)
+            raise BadInput(where, what=f"{name} is constant", why="it cannot tell two models apart", fix=fix)
 
 
 def _std(answers: Outputs) -> dict[str, float]:

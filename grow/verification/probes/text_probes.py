@@ -129,7 +129,9 @@ class _Drawn:
             if self.t < window + 8 <= positions and window <= WINDOW_LIMIT:
                 self.add("beyond_window", self.ids(1, window + 8))
             elif window + 8 > self.t:
-                self.skipped["beyond_window"] = f"window {window}, positions {positions}, limit {WINDOW_LIMIT}"
+                self.skipped["beyond_window"] = (
+                    f"the window has {window} positions, the model {positions}, and probes have {WINDOW_LIMIT} at most"
+                )
 
     def real_text(self) -> None:
         read = read_text(self.subject.folder, self.words, self.t)
