@@ -51,7 +51,7 @@ class Golden:
     probes       by name;  skipped  probe -> why it was left out
     floors       by dtype
     no_hidden    why there are no hidden states, or ""
-    tokenizer    `tokenizer.fingerprint` of the source, None without one
+    tokenizer    `kept_tokenizer.fingerprint` of the source, None without one
     environment  versions it was recorded with
     """
 
