@@ -334,7 +334,7 @@ def test_damage_is_found_and_named_from_disk(pair, tmp_path, little, to):
 
 
 def test_the_storage_floor_from_disk_is_that_from_memory(pair, monkeypatch):
-    from grow.verification.outputs.rounding_floors import storage_floor
+    from grow.verification.outputs.noise_floors import storage_floor
 
     floors = []
     for free in (940_000, None):

@@ -14,11 +14,11 @@ import torch
 import transformers
 
 import grow
-from grow.verification.outputs import memory_needed, rounding_floors, stored_outputs
+from grow.verification.outputs import memory_needed, noise_floors, stored_outputs
 from grow.verification.outputs import pair as pair_module
 from grow.verification.outputs.compare import difference, evenly, scatter, spread
+from grow.verification.outputs.noise_floors import reproducible_limit
 from grow.verification.outputs.pair import Pair
-from grow.verification.outputs.rounding_floors import reproducible_limit
 from grow.verification.outputs.stored_outputs import StoredOutputs
 from grow.verification.probes.token_ids import BRIEF, full_context
 
@@ -123,9 +123,9 @@ def test_the_limit_of_a_chaotic_model_follows_from_its_own_rounding(tmp_path, mo
     source = tiny.checkpoint(tmp_path / "source", "llama")
     with Pair(source, source) as pair:
         assert reproducible_limit(pair, 5e-12, 1e-12) == (1e-12, "")  # this model reproduces itself to 1e-12
-        monkeypatch.setattr(rounding_floors, "storage_floor", lambda pair, dtype: {"float64": 2e-12}[dtype])
+        monkeypatch.setattr(noise_floors, "storage_floor", lambda pair, dtype: {"float64": 2e-12}[dtype])
         limit, why = reproducible_limit(pair, 5e-12, 1e-12)
-        assert limit == rounding_floors.STORAGE_K * 2e-12
+        assert limit == noise_floors.STORAGE_K * 2e-12
         assert "one rounding of each weight" in why
         assert reproducible_limit(pair, 1e-3, 1e-12) == (1e-12, "")  # no rounding of float64 does that
         assert reproducible_limit(pair, 5e-5, 1e-4) == (1e-4, "")

@@ -13,8 +13,8 @@ from grow.models.upcast import Widened, worth_it
 from grow.verification.outputs import memory_needed, stored_outputs
 from grow.verification.outputs import pair as pair_module
 from grow.verification.outputs.compare import difference
+from grow.verification.outputs.noise_floors import moved, storage_floor
 from grow.verification.outputs.pair import Pair
-from grow.verification.outputs.rounding_floors import moved, storage_floor
 from grow.verification.outputs.stored_outputs import on_disk
 
 

@@ -23,8 +23,8 @@ from grow.verification.findings import OUTSIDE, Findings
 from grow.verification.outputs.compare import RUN_ERRORS
 from grow.verification.outputs.forward_passes import runtime_dtype, true_float64
 from grow.verification.outputs.memory_needed import NoRoom
+from grow.verification.outputs.noise_floors import STORAGE_K, storage_floor
 from grow.verification.outputs.pair import Pair
-from grow.verification.outputs.rounding_floors import STORAGE_K, storage_floor
 from grow.verification.outputs.two_folders import SIDES, Differs, Side
 from grow.verification.rungs import EXACT, RUNGS
 from grow.verification.verdict import Check

@@ -10,8 +10,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from grow.models.true_float64 import forward
 from grow.verification.outputs.compare import RUN_ERRORS, Outputs, difference, flatten
 from grow.verification.outputs.forward_passes import ReadbackArg, guard, judge
+from grow.verification.outputs.noise_floors import reproducible_limit
 from grow.verification.outputs.pair import Pair
-from grow.verification.outputs.rounding_floors import reproducible_limit
 from grow.verification.outputs.stored_outputs import StoredOutputs
 from grow.verification.outputs.two_folders import SIDES, Side
 from grow.verification.probes import Probe

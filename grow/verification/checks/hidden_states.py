@@ -14,8 +14,8 @@ import torch
 
 from grow.verification.outputs.compare import Outputs, Readback, read_back
 from grow.verification.outputs.forward_passes import grown_dtype, guard
+from grow.verification.outputs.noise_floors import CHAOTIC, STORAGE_K, moved
 from grow.verification.outputs.pair import Pair
-from grow.verification.outputs.rounding_floors import CHAOTIC, STORAGE_K, moved
 from grow.verification.rungs import EXACT
 from grow.verification.verdict import Check
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from grow.verification.outputs.compare import Outputs, difference
 from grow.verification.outputs.forward_passes import guard, judge
+from grow.verification.outputs.noise_floors import reproducible_limit
 from grow.verification.outputs.pair import Pair
-from grow.verification.outputs.rounding_floors import reproducible_limit
 from grow.verification.rungs import EXACT
 from grow.verification.verdict import Check
 

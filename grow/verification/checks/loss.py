@@ -7,8 +7,8 @@ import torch
 from grow.models.true_float64 import forward, quiet
 from grow.verification.outputs.compare import RUN_ERRORS, spread
 from grow.verification.outputs.forward_passes import guard
+from grow.verification.outputs.noise_floors import reproducible_limit
 from grow.verification.outputs.pair import Pair
-from grow.verification.outputs.rounding_floors import reproducible_limit
 from grow.verification.outputs.two_folders import SIDES, Side
 from grow.verification.probes import Probe
 from grow.verification.rungs import EXACT

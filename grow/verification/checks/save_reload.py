@@ -12,8 +12,8 @@ from grow.errors import GrowError, listing
 from grow.models.true_float64 import Unloadable, load, quiet
 from grow.verification.outputs.compare import difference
 from grow.verification.outputs.forward_passes import RUNTIME_K, guard
+from grow.verification.outputs.noise_floors import noise_floor, reproducible_limit
 from grow.verification.outputs.pair import Pair
-from grow.verification.outputs.rounding_floors import noise_floor, reproducible_limit
 from grow.verification.outputs.stored_dtypes import stored_dtype
 from grow.verification.outputs.two_folders import Differs
 from grow.verification.rungs import EXACT

@@ -21,8 +21,8 @@ from grow.verification.checks.unused_rows import compare_rows
 from grow.verification.outputs.compare import RUN_ERRORS
 from grow.verification.outputs.forward_passes import ReadbackArg
 from grow.verification.outputs.memory_needed import NoRoom
+from grow.verification.outputs.noise_floors import UNIT_ROUNDOFF
 from grow.verification.outputs.pair import Pair
-from grow.verification.outputs.rounding_floors import UNIT_ROUNDOFF
 from grow.verification.outputs.two_folders import Differs, Side
 from grow.verification.rungs import EXACT
 

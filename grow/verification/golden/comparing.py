@@ -30,7 +30,7 @@ from grow.verification.golden.growth_of_source import VOCABULARY, GrowthOfSource
 from grow.verification.golden.kept_tokenizer import tokenizer
 from grow.verification.outputs.compare import Difference, Outputs
 from grow.verification.outputs.forward_passes import guard, judge
-from grow.verification.outputs.rounding_floors import STORAGE_K
+from grow.verification.outputs.noise_floors import STORAGE_K
 from grow.verification.rungs import EXACT, RUNG_OF, checks_of
 from grow.verification.verdict import Check, Verification, environment
 from grow.verification.weights.config_fields import config_differences

@@ -17,7 +17,7 @@ from grow.planning.readback import fold, output_readback, stream_readback
 from grow.planning.record import Record
 from grow.verification.golden.content import Golden
 from grow.verification.outputs.compare import HIDDEN_OUTPUTS
-from grow.verification.outputs.rounding_floors import STORAGE_K, UNIT_ROUNDOFF
+from grow.verification.outputs.noise_floors import STORAGE_K, UNIT_ROUNDOFF
 from grow.verification.rungs import EXACT
 
 VOCABULARY = ("logits", "prediction_logits")  # a grown vocabulary goes on where the source's ends

@@ -23,7 +23,7 @@ from grow.verification.golden.content import Floor, Golden, Sketches
 from grow.verification.golden.golden_file import check_target, write
 from grow.verification.golden.golden_probes import OneSided, fit, to_stored
 from grow.verification.golden.kept_tokenizer import fingerprint
-from grow.verification.outputs import rounding_floors
+from grow.verification.outputs import noise_floors
 from grow.verification.outputs.compare import Outputs
 from grow.verification.outputs.memory_needed import NoRoom
 from grow.verification.outputs.pair import Pair
@@ -171,9 +171,9 @@ def _sketched(answers: Outputs, columns: Mapping[str, int], top: int, budget: in
 
 def _floors(pair: OneSided, dtype: str, kept: Sketches, streams: Sketches, seed: int) -> Floor:
     """What storing in `dtype` explains, by the ladder's measure and by that of the sketches: the larger one."""
-    elements = rounding_floors.storage_floor(pair, dtype)
+    elements = noise_floors.storage_floor(pair, dtype)
     layers = dict(zip(streams.std, hidden_states.storage_floors(pair, dtype)))
-    moved, moved_states = rounding_floors.moved(pair, dtype)
+    moved, moved_states = noise_floors.moved(pair, dtype)
     states = {name: max(layers[name], value) for name, value in _apart(streams, moved_states, seed).items()}
     floor = Floor(max(elements, *_apart(kept, moved, seed).values()), states)
     pair.memo.clear()

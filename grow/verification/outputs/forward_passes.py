@@ -17,8 +17,8 @@ from typing import Any
 from grow.errors import GrowError
 from grow.verification.outputs.compare import Difference, Readback, difference, scatter
 from grow.verification.outputs.memory_needed import NoRoom
+from grow.verification.outputs.noise_floors import UNIT_ROUNDOFF, noise_floor, redrawn_floor, reproducible_limit
 from grow.verification.outputs.pair import Pair
-from grow.verification.outputs.rounding_floors import UNIT_ROUNDOFF, noise_floor, redrawn_floor, reproducible_limit
 from grow.verification.outputs.stored_dtypes import stock_dtype, stored_dtype
 from grow.verification.outputs.two_folders import Differs
 from grow.verification.rungs import EXACT
