@@ -43,7 +43,7 @@ from grow.verification.verdict import Verification
 
 def widen_model(
     model: Any, to: Any, options: GrowthOptions, *, verify: bool, optimizer: Any = None, state: str | None = None
-):
+) -> Growth:
     """`grow.widen` for a model in memory: a `Growth` whose `.model` is new, on the source's device and in its mode."""
     started, state = time.monotonic(), state or POLICIES[0]
     source = ModelSource(model)
@@ -94,7 +94,7 @@ def plan_model(model: Any, to: Any, options: GrowthOptions) -> Plan:
         return replace(found, notes=(*source.notes, *found.notes))
 
 
-def _through_files(model: Any, to: Any, options: GrowthOptions, *, verify: bool):
+def _through_files(model: Any, to: Any, options: GrowthOptions, *, verify: bool) -> Growth:
     """Stock classes fuse experts in memory and the files hold them one by one, so the growth goes through files."""
     with tempfile.TemporaryDirectory(prefix="grow-memory-") as folder:
         source, out = Path(folder, "source"), Path(folder, "grown")

@@ -11,7 +11,7 @@ So nothing was lost: where the growth rounds nothing, every number of the source
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -30,6 +30,7 @@ from grow.verification.weights.tensor_equation import F64, grown_rows
 from grow.verification.weights.tensor_faults import OWN_ROUNDING, unit_of
 
 Rows = Callable[[np.ndarray], np.ndarray]  # indices of rows -> (rows, columns) in float64
+Both = tuple[np.ndarray, np.ndarray]  # old numbers, and the sizes of the terms that they were summed of
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _reader(grown: Checkpoint, t: TensorPlan, among: Sequence[tuple[str, int]]) 
     return rows
 
 
-def old_rows(t: TensorPlan, new: Rows):
+def old_rows(t: TensorPlan, new: Rows) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
     """(start, stop, the source's rows in float64, Σ|terms| of each entry) for consecutive blocks."""
     rows, cols = (*t.maps, None)[:2]
     row_role, col_role = (*t.roles, "")[:2]
@@ -121,7 +122,7 @@ def old_rows(t: TensorPlan, new: Rows):
         yield start, stop, values / t.factor, terms / abs(t.factor)
 
 
-def _rows(t: TensorPlan, rows: AxisMap, role: str, start: int, stop: int, width: int, new: Rows):
+def _rows(t: TensorPlan, rows: AxisMap, role: str, start: int, stop: int, width: int, new: Rows) -> Both:
     scale = _scale(rows, role, t.tied)
     values, terms = np.zeros((stop - start, width)), np.zeros((stop - start, width))
     adds = role == READ or t.tied
@@ -134,7 +135,7 @@ def _rows(t: TensorPlan, rows: AxisMap, role: str, start: int, stop: int, width:
     return values, terms
 
 
-def _columns(cols: AxisMap, role: str, g: np.ndarray, sizes: np.ndarray):
+def _columns(cols: AxisMap, role: str, g: np.ndarray, sizes: np.ndarray) -> Both:
     scale = _scale(cols, role, False)
     values, terms = np.zeros((len(g), cols.n)), np.zeros((len(g), cols.n))
     for old, at in _added(cols, role == READ):
@@ -143,7 +144,7 @@ def _columns(cols: AxisMap, role: str, g: np.ndarray, sizes: np.ndarray):
     return values, terms
 
 
-def _added(m: AxisMap, adds: bool):
+def _added(m: AxisMap, adds: bool) -> Sequence[tuple[np.ndarray, np.ndarray]]:
     """The copies to add up, the last first: so each sum is one that the split took apart, and exact; or the first."""
     return m.layers[::-1] if adds else m.layers[:1]
 
