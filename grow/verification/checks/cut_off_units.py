@@ -1,4 +1,4 @@
-"""Units that an activation cuts off on every probe, compared with the activation leaking in both models."""
+"""Units that an activation cuts off on every probe, compared while the activation leaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locked twins: copies that are still equal after training, so that they can never compute different things."""
+"""Locked twins: copies that are still equal after training."""
 
 from __future__ import annotations
 

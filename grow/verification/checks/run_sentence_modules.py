@@ -1,4 +1,4 @@
-"""The modules of a sentence-transformers folder, run by grow on hidden states and by the library on sentences."""
+"""The modules of a sentence-transformers folder, run by grow and by the library itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that no probe reached: unused rows, unused experts, and units that are cut off, looked at in another way.
+"""Everything that no probe reached, compared in another way: unused rows and experts, units that are cut off.
 
 rows of tables   those that no probe looked up are held against the source's through the map of the others; a token
                  whose row is another one is then asked

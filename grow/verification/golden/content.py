@@ -1,4 +1,4 @@
-"""What a golden file holds: questions, sketches of the answers, and tolerances for others."""
+"""What a golden file holds: probes, sketches of the answers, and tolerances for other dtypes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What grow.json says of a growth from the recorded source: how its outputs are read back, and how much was rounded."""
+"""What grow.json says of a growth from the recorded source: maps to read it back, and what was rounded."""
 
 from __future__ import annotations
 

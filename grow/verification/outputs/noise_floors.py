@@ -1,4 +1,4 @@
-"""How far a model is from itself when its weights or its passes are rounded: storage floor and noise floor.
+"""How far a model is from itself when it is rounded: the storage floor and the noise floor.
 
 storage floor  what storing the weights in a narrower dtype explains, measured in true float64
 noise floor    what another kernel or batch shape changes in the dtype that people run"""

@@ -1,4 +1,4 @@
-"""The file of an HTML page: a place that cannot be written is refused early; a page is written whole or not at all."""
+"""The file of an HTML page: refused early where it cannot be written, else written whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The certificate: the proof that a checkpoint is the growth that grow.json records, from the files alone.
+"""The certificate: a proof from the files alone that a checkpoint is the growth that grow.json records.
 
 The law holds on every axis, the equation of `tensor_equation` on every tensor, config.json is what the growth makes of
 the source's, and every tensor has the sha256 that was recorded.

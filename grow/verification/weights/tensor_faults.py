@@ -1,4 +1,4 @@
-"""The faults of one tensor: numbers that are not what the equation makes them, beyond what rounding explains.
+"""The faults of one tensor: numbers that break its equation by more than rounding explains.
 
 Where every factor is a power of two the equation holds exactly for stored numbers, and the tolerance is 0. Where
 weights had to be rounded, each stored number is within its unit roundoff of the real one, so the sum may differ by
