@@ -28,6 +28,7 @@ from grow.cli.progress import Progress
 from grow.comparison import RATE
 from grow.errors import BadInput
 from grow.growth.from_files import check_state
+from grow.growth.plan_document import plan_document
 from grow.planning.change import ROUTES
 from grow.planning.methods import METHODS
 from grow.planning.plan import Plan
@@ -206,8 +207,6 @@ def _growth_options(options: dict[str, Any]) -> dict[str, Any]:
 
 def _show_plan(the_plan: Plan, as_json: bool, world: int | None) -> int:
     if as_json:
-        from grow.growth.plan_document import plan_document
-
         terminal.print_json(plan_document(the_plan, world))
     else:
         growth_text.show_plan(the_plan, world)

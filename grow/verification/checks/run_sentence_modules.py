@@ -15,6 +15,7 @@ from grow.applying.sentence_modules import Module, pooling_modes
 from grow.checkpoint.reader import Checkpoint
 from grow.files.header import show
 from grow.models.true_float64 import quiet
+from grow.verification.downstream.encoders import DATA
 from grow.verification.outputs.pair import Pair
 from grow.verification.outputs.two_folders import Side
 
@@ -40,8 +41,6 @@ def run_by_library(
         raise NotRun(f"{LIBRARY} is not installed")
     if not any("tokenizer" in name or name.startswith("vocab") for name in checkpoint.companions):
         raise NotRun("the folder has no tokenizer")
-    from grow.verification.downstream.encoders import DATA
-
     sentences = (DATA / "sentences.txt").read_text(encoding="utf-8").splitlines()[:SENTENCES]
     pair.room(side, "float64", whole=True)
     log = logging.getLogger(LIBRARY)
