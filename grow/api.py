@@ -340,11 +340,11 @@ def plot(
     if out is not None:
         check_picture(Path(out), overwrite)
     given = [named(os.fspath(run)) for run in ([runs] if isinstance(runs, (str, os.PathLike)) else runs)]
-    found = compare([read_curve(folder, name) for name, folder in given], baseline)
+    curves = compare([read_curve(folder, name) for name, folder in given], baseline)
     if out is None:
-        return found
-    write_picture(found, Path(out), overwrite=overwrite)
-    return replace(found, out=Path(out))
+        return curves
+    write_picture(curves, Path(out), overwrite=overwrite)
+    return replace(curves, out=Path(out))
 
 
 def _reported(compare: Callable[[], Verification], report: str | os.PathLike | None) -> Verification:
@@ -354,9 +354,9 @@ def _reported(compare: Callable[[], Verification], report: str | os.PathLike | N
     from grow.verification.report import check_place, write_report
 
     check_place(Path(report))
-    found = compare()
-    write_report(found.to_dict(), Path(report))
-    return found
+    verification = compare()
+    write_report(verification.to_dict(), Path(report))
+    return verification
 
 
 def _is_model(src: Any) -> bool:

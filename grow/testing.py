@@ -71,10 +71,10 @@ def assert_lossless(source: Any, grown: Any, *, rungs: Sequence[str] = FUNCTION,
     """
     __tracebackhide__ = True
     with folder_of(source) as a, folder_of(grown) as b:
-        found = replace(verify(a, b, rungs=rungs, seed=seed), source=_name(source), grown=_name(grown))
-    if found.exit_code or (not found.lossless and "true_float64" in checks_of(rungs)):
-        raise AssertionError(report(found))
-    return found
+        verification = replace(verify(a, b, rungs=rungs, seed=seed), source=_name(source), grown=_name(grown))
+    if verification.exit_code or (not verification.lossless and "true_float64" in checks_of(rungs)):
+        raise AssertionError(report(verification))
+    return verification
 
 
 def assert_same_logits(a: Any, b: Any, inputs: Mapping[str, Any] | None = None, *, tolerance: float = EXACT) -> float:
@@ -96,35 +96,35 @@ def assert_same_logits(a: Any, b: Any, inputs: Mapping[str, Any] | None = None, 
         both = _answers(first, second, inputs)
     outside = {key for key in both[0] if key.rsplit("/", 1)[1] not in HIDDEN_OUTPUTS}
     old, new = ({key: v for key, v in side.items() if key in outside or not outside} for side in both)
-    found = difference(old, new)
-    if found.reason:
-        raise AssertionError(f"the outputs cannot be the same: {found.reason}")
-    if not found.relative <= tolerance:
-        key, row, column = re.fullmatch(r"(.*)\[(\d+), (\d+)\]", found.where).groups()  # type: ignore[union-attr]
+    apart = difference(old, new)
+    if apart.reason:
+        raise AssertionError(f"the outputs cannot be the same: {apart.reason}")
+    if not apart.relative <= tolerance:
+        key, row, column = re.fullmatch(r"(.*)\[(\d+), (\d+)\]", apart.where).groups()  # type: ignore[union-attr]
         x, y = (float(side[key][int(row), int(column)]) for side in (old, new))
-        size = f"max |Δ| {found.max_abs:.3g}, std {found.std:.3g}"
+        size = f"max |Δ| {apart.max_abs:.3g}, std {apart.std:.3g}"
         raise AssertionError(
-            f"{found.where} is {y:.17g}, wanted {x:.17g}\n"
-            f"  max |Δ| / std  {found.relative:.3g} > {tolerance:.3g}  ({size})"
+            f"{apart.where} is {y:.17g}, wanted {x:.17g}\n"
+            f"  max |Δ| / std  {apart.relative:.3g} > {tolerance:.3g}  ({size})"
         )
-    return found.relative
+    return apart.relative
 
 
-def report(found: Verification) -> str:
+def report(verification: Verification) -> str:
     """A verification as a person reads it below a failed test."""
-    failed = [check for check in found.checks if check.status == "fail"]
-    lines = [f"{found.verdict}: {found.grown}, which should compute what {found.source} computes"]
+    failed = [check for check in verification.checks if check.status == "fail"]
+    lines = [f"{verification.verdict}: {verification.grown}, which should compute what {verification.source} computes"]
     if failed:
         lines.append(f"  first failure: {failed[0].name}: {failed[0].reason}")
-    if found.first:
-        lines.append(f"  where: {found.first.get('text')}")
-    width = max(len(check.name) for check in found.checks)
-    for check in found.checks:
+    if verification.first:
+        lines.append(f"  where: {verification.first.get('text')}")
+    width = max(len(check.name) for check in verification.checks)
+    for check in verification.checks:
         value = check.measured.get("relative")
         number = f"{value:.1e}" if isinstance(value, float) else ""
         why = check.limit if check.status == "pass" else check.reason
         lines.append(f"  {check.name:<{width}}  {check.status}  {number:<7}  {why}".rstrip())
-    return "\n".join([*lines, *(f"  note: {note}" for note in found.notes)])
+    return "\n".join([*lines, *(f"  note: {note}" for note in verification.notes)])
 
 
 @contextlib.contextmanager
@@ -284,11 +284,11 @@ def grow_golden(
                     record(recorded, path, seed=seed, overwrite=True, name=_name(answering))
                 _grow_recorded.add(path)
             with folder_of(grown) as checked:
-                found = against(path, checked, names=(str(path), _name(grown)))
+                verification = against(path, checked, names=(str(path), _name(grown)))
         except GrowError as error:
             pytest.fail(f"grow_golden: {error}", pytrace=False)
-        if found.exit_code:
-            raise AssertionError(report(found))
-        return found
+        if verification.exit_code:
+            raise AssertionError(report(verification))
+        return verification
 
     return compare

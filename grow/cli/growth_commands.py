@@ -177,12 +177,12 @@ def plan(src: str, to: str, as_json: bool, world: int | None, **options: Any) ->
 def compare(src: str, to: str, methods: str, as_json: bool, **options: Any) -> int:
     """Grow by several methods and compare what each loses, what can learn, and with --train-steps what it learns."""
     with Progress(quiet=as_json) as progress:
-        found = grow.compare(src, to, names_in(methods) or None, progress=progress.rung, **options)
+        comparison = grow.compare(src, to, names_in(methods) or None, progress=progress.rung, **options)
     with terminal.reader_may_leave():
         if as_json:
-            terminal.print_json(found.to_dict())
+            terminal.print_json(comparison.to_dict())
         else:
-            comparison_text.show_comparison(found)
+            comparison_text.show_comparison(comparison)
             for name in ("out", "report"):
                 if options[name]:
                     terminal.say(f"{name}: {options[name]}")

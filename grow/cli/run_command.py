@@ -58,18 +58,18 @@ def _list_recipes(as_json: bool) -> int:
     """The bundled recipes, with the first line of each."""
     from grow.staged.recipe import bundled
 
-    found = {name: _headline(path) for name, path in bundled().items()}
+    recipes = {name: _headline(path) for name, path in bundled().items()}
     if as_json:
-        terminal.print_json({"schema": 1, "recipes": found})
+        terminal.print_json({"schema": 1, "recipes": recipes})
     else:
-        terminal.table(("recipe", "what it does"), found.items())
+        terminal.table(("recipe", "what it does"), recipes.items())
     return 0
 
 
 def _show_price(recipe: str, as_json: bool) -> int:
     with Progress(quiet=as_json) as progress:
-        found = grow.price(recipe, progress=progress.rung)
-    document = found.document()
+        price = grow.price(recipe, progress=progress.rung)
+    document = price.document()
     if as_json:
         terminal.print_json(document)
         return 0

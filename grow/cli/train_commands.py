@@ -261,9 +261,9 @@ def plot(runs: tuple[str, ...], as_json: bool, **options: Any) -> int:
     """Show what runs cost and saved: loss against FLOPs, tokens and time. RUN: a grow train folder or NAME=FOLDER."""
     if options["overwrite"] and not options["out"]:
         raise click.UsageError("--overwrite needs --out: it replaces that picture.", click.get_current_context())
-    found = api.plot(runs, **options)
+    curves = api.plot(runs, **options)
     if as_json:
-        terminal.print_json(found.document())
+        terminal.print_json(curves.document())
     else:
-        training_text.show_curves(found)
+        training_text.show_curves(curves)
     return 0

@@ -32,24 +32,24 @@ def show_training(done: Training) -> None:
         say(f"stopped by {done.stopped} after step {done.step} of {done.settings.steps}; --resume continues it")
 
 
-def show_curves(found: Curves) -> None:
+def show_curves(curves: Curves) -> None:
     """What every run cost, and at which loss it had saved what."""
     rows = []
-    for curve in found.curves:
+    for curve in curves.curves:
         last, before = curve.last, curve.before
         losses = [f"{loss:.4f}" if loss is not None else "" for loss in (curve.final(False), curve.final(True))]
         first = "not recorded" if before is None else f"{before.flops:.3g}"
         rows.append((curve.name, f"{last.step:,}", first, *_cost(last.spent), *losses))
         rows += [(f"  {mark.kind} {mark.name}", "", "", *_cost(mark.at), "", "") for mark in curve.marks]
     table(("run", "steps", "FLOPs before it", "FLOPs", "tokens", "seconds", "loss", "validation"), rows)
-    if found.savings:
-        say(f"saved against {found.baseline}, at the same {'validation' if found.validation else 'training'} loss")
-        shown = [(s.run, f"{s.loss:.4f} of {s.of}", *(_saved(s, cost) for cost in COSTS)) for s in found.savings]
+    if curves.savings:
+        say(f"saved against {curves.baseline}, at the same {'validation' if curves.validation else 'training'} loss")
+        shown = [(s.run, f"{s.loss:.4f} of {s.of}", *(_saved(s, cost) for cost in COSTS)) for s in curves.savings]
         table(("run", "loss", *("FLOPs", "tokens", "seconds")), shown)
-    for note in found.notes:
+    for note in curves.notes:
         say(f"note: {note}")
-    if found.out:
-        say(f"picture: {found.out}")
+    if curves.out:
+        say(f"picture: {curves.out}")
 
 
 def _cost(spent: Spent) -> tuple[str, str, str]:

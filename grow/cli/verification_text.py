@@ -15,9 +15,9 @@ SYMBOLS = {
 """What the symbols in a claim mean."""
 
 
-def show_verification(found: Verification, *, verdict: bool = True) -> None:
+def show_verification(verification: Verification, *, verdict: bool = True) -> None:
     rows = []
-    for check in found.checks:
+    for check in verification.checks:
         value = check.largest
         rows.append(
             (
@@ -31,7 +31,7 @@ def show_verification(found: Verification, *, verdict: bool = True) -> None:
     for symbols, meaning in SYMBOLS.items():
         if any(symbols.split(",")[0] in str(row[-1]) for row in rows):
             say(f"  {symbols}: {meaning}")
-    for check in found.checks:
+    for check in verification.checks:
         faults = check.measured.get("faults") or []
         if len(faults) > 1:
             for fault in faults[:20]:
@@ -40,12 +40,12 @@ def show_verification(found: Verification, *, verdict: bool = True) -> None:
                 say(f"    and {check.measured['faulty'] - 20} more tensors")
         for row in check.measured.get("tasks") or []:
             say(f"    {row['task']} {row['metric']}: {_score(row['source'])} and {_score(row['grown'])}")
-    if found.first:
-        say(f"first difference: {found.first['text']}")
-    for note in found.notes:
+    if verification.first:
+        say(f"first difference: {verification.first['text']}")
+    for note in verification.notes:
         say(f"note: {note}")
     if verdict:
-        say(_verdict(found))
+        say(_verdict(verification))
 
 
 def show_recorded(kept: dict[str, Any]) -> None:
@@ -61,29 +61,31 @@ def _score(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _verdict(found: Verification) -> str:
+def _verdict(verification: Verification) -> str:
     number = next(
         (
             r.measured.get("relative")
             for name in ("proof", "true_float64")
-            for r in found.checks
+            for r in verification.checks
             if r.name == name and r.status == "pass"
         ),
         None,
     )
-    dead = "; but not all that is new can learn" if found.trainable is False else ""
-    if found.lossless:
+    dead = "; but not all that is new can learn" if verification.trainable is False else ""
+    if verification.lossless:
         how = (
             f" (max |Δ| {number:.1e} of the outputs' std in true float64)" if number is not None else " (same numbers)"
         )
-        return f"lossless: {found.grown} {found.claim}{how}{dead}"
-    if found.verdict == "certified":
-        return f"certified: {found.grown}: {found.claim}{dead}"
-    if found.trainable is not None and set(found.rungs) == {"trainability"}:
-        share = found.checks[0].measured["share"]
+        return f"lossless: {verification.grown} {verification.claim}{how}{dead}"
+    if verification.verdict == "certified":
+        return f"certified: {verification.grown}: {verification.claim}{dead}"
+    if verification.trainable is not None and set(verification.rungs) == {"trainability"}:
+        share = verification.checks[0].measured["share"]
         learn = f"{share:.1%} of the new parameters learn" if share is not None else "there are no new parameters"
-        return f"{'trainable' if found.trainable else 'not trainable'}: {learn}; what it computes was not compared"
-    if found.verdict in ("different", "unrecorded"):
-        first = next(r for r in found.checks if r.status == "fail" and r.rung != "trainability")
-        return f"{found.verdict}: {found.grown} {found.claim} ({first.name}: {first.reason})"
-    return f"unproved: {found.notes[-1] if found.notes else 'no check that could tell was able to run'}"
+        return (
+            f"{'trainable' if verification.trainable else 'not trainable'}: {learn}; what it computes was not compared"
+        )
+    if verification.verdict in ("different", "unrecorded"):
+        first = next(r for r in verification.checks if r.status == "fail" and r.rung != "trainability")
+        return f"{verification.verdict}: {verification.grown} {verification.claim} ({first.name}: {first.reason})"
+    return f"unproved: {verification.notes[-1] if verification.notes else 'no check that could tell was able to run'}"

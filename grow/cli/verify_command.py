@@ -116,9 +116,9 @@ def verify(
         if record:
             kept = api.record(src, record, seed=seed, revision=revision, overwrite=overwrite, on_step=progress.rung)
         elif against:  # the only folder is the grown one
-            found = api.verify_against(against, src, rungs=rungs or None, report=report, on_rung=progress.rung)
+            verification = api.verify_against(against, src, rungs=rungs or None, report=report, on_rung=progress.rung)
         else:
-            found = api.verify(
+            verification = api.verify(
                 src,
                 grown,
                 rungs=(*(rungs or LADDER), *(["recover"] if recover else [])),
@@ -129,7 +129,7 @@ def verify(
                 revision=revision,
                 on_rung=progress.rung,
             )
-    return _show_recorded(kept, as_json) if record else _show(found, report, as_json)
+    return _show_recorded(kept, as_json) if record else _show(verification, report, as_json)
 
 
 def _show_recorded(kept: dict[str, Any], as_json: bool) -> int:
@@ -140,12 +140,12 @@ def _show_recorded(kept: dict[str, Any], as_json: bool) -> int:
     return 0
 
 
-def _show(found: Verification, report: Path | None, as_json: bool) -> int:
+def _show(verification: Verification, report: Path | None, as_json: bool) -> int:
     with terminal.reader_may_leave():
         if as_json:
-            terminal.print_json(found.to_dict())
+            terminal.print_json(verification.to_dict())
         else:
-            verification_text.show_verification(found)
+            verification_text.show_verification(verification)
             if report:
                 terminal.say(f"report: {report}")
-    return found.exit_code
+    return verification.exit_code

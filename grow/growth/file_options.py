@@ -82,17 +82,17 @@ def parse_size(size: Any) -> int:
         "TIB": 2**40,
     }
     try:
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(size))
+        parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(size))
     except ValueError:  # a number of thousands of digits
-        found = None
-    if not found or found[2].upper() not in units or not 1 <= float(found[1]) * units[found[2].upper()] < 1 << 63:
+        parts = None
+    if not parts or parts[2].upper() not in units or not 1 <= float(parts[1]) * units[parts[2].upper()] < 1 << 63:
         raise BadInput(
             option(max_shard_size=size),
             what="is not a size",
             why="a size is a number with KB, MB, GB, KiB, MiB or GiB",
             fix=option(max_shard_size=SHARD_SIZE),
         )
-    return int(float(found[1]) * units[found[2].upper()])
+    return int(float(parts[1]) * units[parts[2].upper()])
 
 
 def check_names(name: str, value: Any) -> None:

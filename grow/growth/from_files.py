@@ -46,8 +46,8 @@ def plan_files(
 ) -> Plan:
     """`grow.plan` for a checkpoint on disk."""
     with opened(src, revision=files.revision, assume_harmless=files.assume_harmless) as (checkpoint, matched):
-        found = plan_for(matched, to, options)
-        return replace(found, notes=(*found.notes, *companion_notes(checkpoint, found)))
+        plan = plan_for(matched, to, options)
+        return replace(plan, notes=(*plan.notes, *companion_notes(checkpoint, plan)))
 
 
 def widen_files(
@@ -79,10 +79,10 @@ def widen_files(
         with staged(folder, world, source=checkpoint.path, overwrite=files.overwrite, needed=needed) as stage:
             name = public_name(src, checkpoint.path)
             write_result(the_plan, checkpoint, stage.path, files.shard, name.shown, progress, world)
-            found, made = None, {}
+            verification, made = None, {}
             if verify:
                 names = show(src, LINE), show(folder, LINE)
-                found = verified(the_plan, checkpoint, stage.path, names, on_rung, world)
+                verification = verified(the_plan, checkpoint, stage.path, names, on_rung, world)
             if moments:
                 moments, state_notes = write_state(
                     moments, stage.path, files.shard, world, required=state is not None, notes=state_notes
@@ -93,7 +93,7 @@ def widen_files(
                         add_to_record(stage.path, "state", moments.document())
                     if checkpoint.vouched:
                         add_to_record(stage.path, ASSUMED, checkpoint.vouched)
-                    card = model_card(the_plan, name, found, source_card(checkpoint))
+                    card = model_card(the_plan, name, verification, source_card(checkpoint))
                     (stage.path / "README.md").write_text(card, encoding="utf-8")
                     made = check_written(the_plan, checkpoint, stage.path, folder, moments is not None)
                     add_to_record(stage.path, "files", made)
@@ -101,7 +101,7 @@ def widen_files(
             with world.together():
                 stage.commit(made)
         notes = (*checkpoint.notes, *the_plan.notes, *file_notes, *stage.notes, *state_notes)
-        return Growth(the_plan, folder, None, found, time.monotonic() - started, notes)
+        return Growth(the_plan, folder, None, verification, time.monotonic() - started, notes)
 
 
 def default_name(src: Any, to: Any, upcycling: UpcyclingOptions | None = None) -> str:

@@ -61,10 +61,10 @@ def widen_model(
             check_runs_alike(model, twin)
         return _through_files(model, to, options, verify=verify)
     check_optimizers(optimizer, state, model)
-    found = source.matched()
+    matched = source.matched()
     if verify:
         check_runs_alike(model, twin_of(model, source.config))
-    plan = plan_for(found, to, options)
+    plan = plan_for(matched, to, options)
     if plan.lossy and optimizer is not None:
         raise BadInput(
             "optimizer",
@@ -85,13 +85,13 @@ def plan_model(model: Any, to: Any, options: GrowthOptions) -> Plan:
     """`grow.plan` for a model in memory."""
     source = ModelSource(model)
     if not fused(model):
-        found = plan_for(source.matched(), to, options)
-        return replace(found, notes=(*source.notes, *found.notes))
+        plan = plan_for(source.matched(), to, options)
+        return replace(plan, notes=(*source.notes, *plan.notes))
     source.checked()
     with tempfile.TemporaryDirectory(prefix="grow-memory-") as folder:
         save(model, Path(folder))
-        found = plan_files(folder, to, options, FileOptions())
-        return replace(found, notes=(*source.notes, *found.notes))
+        plan = plan_files(folder, to, options, FileOptions())
+        return replace(plan, notes=(*source.notes, *plan.notes))
 
 
 def _through_files(model: Any, to: Any, options: GrowthOptions, *, verify: bool) -> Growth:

@@ -77,8 +77,8 @@ def source_card(checkpoint: Checkpoint) -> dict[str, Any]:
         return {}
     if stated.get("language") is False:  # Norwegian, as YAML 1.1 reads it
         stated["language"] = "no"
-    found = {key: _clean(stated.get(key)) for key in INHERITED}
-    return {key: value for key, value in found.items() if value}
+    inherited = {key: _clean(stated.get(key)) for key in INHERITED}
+    return {key: value for key, value in inherited.items() if value}
 
 
 def _front_matter(path: Path) -> str:
@@ -92,8 +92,8 @@ def _front_matter(path: Path) -> str:
     finally:
         os.close(fd)
     text = raw.decode("utf-8-sig", errors="ignore").replace("\r\n", "\n")
-    found = re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|\Z)", text, re.DOTALL)
-    return found[1] if found else ""
+    front_matter = re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|\Z)", text, re.DOTALL)
+    return front_matter[1] if front_matter else ""
 
 
 def _clean(value: Any) -> str | list[str]:

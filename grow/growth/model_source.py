@@ -67,9 +67,9 @@ class ModelSource:
 
     def matched(self) -> Match:
         architecture, _ = self.checked()
-        found = match(architecture, self.tensors, self.path)
-        check_duplicates(found, lambda a, b: torch.equal(self.state[a], self.state[b]))
-        return found
+        matched = match(architecture, self.tensors, self.path)
+        check_duplicates(matched, lambda a, b: torch.equal(self.state[a], self.state[b]))
+        return matched
 
     def rows(self, t: TensorPlan, start: int, stop: int) -> np.ndarray:
         part = self.state[t.source].detach()[start:stop].cpu().contiguous()

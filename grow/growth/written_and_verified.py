@@ -98,14 +98,14 @@ def verified(
     stock = folder / ".source"
     if isinstance(checkpoint, PiecedCheckpoint):
         write_stock(checkpoint, stock, world)
-    found = None
+    verification = None
     with world.together(), ExitStack() as stack:
         if world.first:
             if isinstance(checkpoint, PiecedCheckpoint):
                 checkpoint = stack.enter_context(open_checkpoint(stock))
-            found = _checked(the_plan, checkpoint, folder, names, on_rung)
+            verification = _checked(the_plan, checkpoint, folder, names, on_rung)
             shutil.rmtree(stock, ignore_errors=True)
-    return world.broadcast(found)
+    return world.broadcast(verification)
 
 
 def _checked(
@@ -113,19 +113,19 @@ def _checked(
 ) -> Verification:
     rungs = LOSSY if the_plan.lossy else FUNCTION
     with open_checkpoint(folder) as grown:
-        found = verify_folders(checkpoint, grown, rungs=rungs, seed=the_plan.seed, names=names, progress=on_rung)
-    if not (_as_declared(found) if the_plan.lossy else found.sound):
-        failed = (f"{r.name}: {r.reason}" for r in found.checks if r.status == "fail")
+        verification = verify_folders(checkpoint, grown, rungs=rungs, seed=the_plan.seed, names=names, progress=on_rung)
+    if not (_as_declared(verification) if the_plan.lossy else verification.sound):
+        failed = (f"{r.name}: {r.reason}" for r in verification.checks if r.status == "fail")
         raise Different(
             names[1],
-            what=f"is {found.verdict} after the growth; it was not kept",
+            what=f"is {verification.verdict} after the growth; it was not kept",
             why=next(failed, "no check was able to run"),
             fix=f"report this with the plan ({command('plan', json=True)}); "
             f"{option(verify=False)} keeps the result, unverified",
-            verification=found,
+            verification=verification,
         )
-    add_to_record(folder, "verification", _published(found.to_dict(), checkpoint.path, folder, names[1]))
-    return found
+    add_to_record(folder, "verification", _published(verification.to_dict(), checkpoint.path, folder, names[1]))
+    return verification
 
 
 def check_written(the_plan: Plan, checkpoint: Checkpoint, folder: Path, out: Path, state: bool) -> dict[str, int]:
@@ -179,10 +179,10 @@ def training_state(
         return None, ()
     from grow.optimizer.state.grown_state import grown_state
 
-    found, notes = grown_state(checkpoint.path, the_plan, policy, trust)
-    if found is not None:
-        stack.callback(found.close)
-    return found, notes
+    state, notes = grown_state(checkpoint.path, the_plan, policy, trust)
+    if state is not None:
+        stack.callback(state.close)
+    return state, notes
 
 
 def write_state(
@@ -212,8 +212,8 @@ def add_to_record(folder: Path, key: str, value: Any) -> None:
     write_json(path, record)
 
 
-def _as_declared(found: Verification) -> bool:
+def _as_declared(verification: Verification) -> bool:
     """Whether a growth that is not exact runs and is stored as it should be; what it computes may differ."""
-    failed = {check.name for check in found.checks if check.status == "fail"}
-    measured = found.check("true_float64")
+    failed = {check.name for check in verification.checks if check.status == "fail"}
+    measured = verification.check("true_float64")
     return failed <= {"true_float64", "loss"} and measured is not None and bool(measured.measured)

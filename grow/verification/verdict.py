@@ -46,8 +46,8 @@ class Check:
     @property
     def largest(self) -> float | None:
         """The largest difference that the check measured, in its own unit."""
-        found = (self.measured.get(key) for key in ("relative", "largest_residual", "worst"))
-        return next((value for value in found if isinstance(value, float)), None)
+        numbers = (self.measured.get(key) for key in ("relative", "largest_residual", "worst"))
+        return next((value for value in numbers if isinstance(value, float)), None)
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,12 @@ class Verification:
     @property
     def rungs(self) -> dict[str, Status]:
         """Rung -> "fail" if a check on it failed, else "pass" if one passed, else "skip"; those that were asked for."""
-        found: dict[str, Status] = {}
+        statuses: dict[str, Status] = {}
         for rung in RUNGS:
             seen = [check.status for check in self.checks if check.rung == rung]
             if seen:
-                found[rung] = "fail" if "fail" in seen else "pass" if "pass" in seen else "skip"
-        return found
+                statuses[rung] = "fail" if "fail" in seen else "pass" if "pass" in seen else "skip"
+        return statuses
 
     @property
     def lossy(self) -> str:
@@ -180,11 +180,11 @@ class Verification:
         )
 
 
-def damage_of(found: Verification) -> dict[str, float]:
+def damage_of(verification: Verification) -> dict[str, float]:
     """What the outputs lost, in true float64: max_abs_std (max |Δ| / std of the source's outputs), kl (nats), top1
     (share of equal first choices), loss (of the model's own tokens, change in nats); those that were measured.
     """
-    outputs, loss = found.check("true_float64"), found.check("loss")
+    outputs, loss = verification.check("true_float64"), verification.check("loss")
     keys = {"relative": "max_abs_std", "kl": "kl", "top1": "top1"}
     measured = outputs.measured if outputs else {}
     damage = {name: measured[key] for key, name in keys.items() if measured.get(key) is not None}
@@ -194,7 +194,7 @@ def damage_of(found: Verification) -> dict[str, float]:
     return damage
 
 
-def damage_text(found: Verification) -> str:
+def damage_text(verification: Verification) -> str:
     """`max |Δ| 3.2 std, KL 1.1 nats, top-1 25.0 %, loss +2.13 nats`."""
     words = {
         "max_abs_std": lambda v: f"max |Δ| {v:.3g} std",
@@ -202,7 +202,7 @@ def damage_text(found: Verification) -> str:
         "top1": lambda v: f"top-1 {v:.1%}",
         "loss": lambda v: f"loss {v:+.3g} nats",
     }
-    return ", ".join(words[name](value) for name, value in damage_of(found).items())
+    return ", ".join(words[name](value) for name, value in damage_of(verification).items())
 
 
 def finite(value: Any) -> Any:

@@ -39,9 +39,9 @@ class GrowthOfSource:
         config, record = self.golden.source["config"], self.record
         if record is None or config.get("model_type") != record.model_type:
             return None
-        found = architecture_of(config)
+        architecture = architecture_of(config)
         try:
-            return found if found.sizes == record.sizes else None
+            return architecture if architecture.sizes == record.sizes else None
         except BadInput:
             return None
 
@@ -59,8 +59,8 @@ class GrowthOfSource:
         """`STORAGE_K` x what storing explains of the outputs, or of one layer's hidden states."""
         if self.dtype not in self.golden.floors:
             return EXACT
-        found = self.golden.floors[self.dtype]
-        return max(EXACT, STORAGE_K * (found.hidden[layer] if layer else found.outputs))
+        floor = self.golden.floors[self.dtype]
+        return max(EXACT, STORAGE_K * (floor.hidden[layer] if layer else floor.outputs))
 
     def output(self, name: str) -> Fold:
         """How an output becomes one of the source's width."""

@@ -104,13 +104,13 @@ def certificate_of_chain(chain: Sequence[Replay]) -> Check:
     worst = next((k for k, check in enumerate(checks) if check.status == "fail"), None)
     if worst is None:
         worst = next((k for k, check in enumerate(checks) if check.status == "skip"), len(checks) - 1)
-    found = checks[worst]
-    measured = {**found.measured, "growths": len(chain)}
+    shown = checks[worst]
+    measured = {**shown.measured, "growths": len(chain)}
     measured["tensors"] = sum(check.measured["tensors"] for check in checks)
     residuals = [check.measured.get("largest_residual") for check in checks]
     measured["largest_residual"] = max((r for r in residuals if r is not None), default=0.0)
-    reason = found.reason and f"growth {worst + 1} of {len(chain)}: {found.reason}"
-    return Check("certificate", found.status, measured, f"{found.limit}, in each of {len(chain)} growths", reason)
+    reason = shown.reason and f"growth {worst + 1} of {len(chain)}: {shown.reason}"
+    return Check("certificate", shown.status, measured, f"{shown.limit}, in each of {len(chain)} growths", reason)
 
 
 def read_through(backs: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
