@@ -235,7 +235,7 @@ def train(src: str | None, data: tuple[str, ...], as_json: bool, **options: Any)
     """
     given = {name: value for name, value in options.items() if value is not None}
     if options["schedule"] not in (None, "wsd") and (named := [n for n in ("decay", "decay_shape") if n in given]):
-        what = f"--{named[0].replace('_', '-')} needs --schedule wsd, got {options['schedule']}."
+        what = f"--{named[0].replace('_', '-')} has no effect with --schedule {options['schedule']}, only with wsd."
         raise click.UsageError(what, click.get_current_context())
     if given.get("rewarm") == ():
         given["rewarm"] = None
@@ -260,7 +260,9 @@ def train(src: str | None, data: tuple[str, ...], as_json: bool, **options: Any)
 def plot(runs: tuple[str, ...], as_json: bool, **options: Any) -> int:
     """Show what runs cost and saved: loss against FLOPs, tokens and time. RUN: a grow train folder or NAME=FOLDER."""
     if options["overwrite"] and not options["out"]:
-        raise click.UsageError("--overwrite needs --out: it replaces that picture.", click.get_current_context())
+        raise click.UsageError(
+            "--overwrite has no effect without --out, whose picture it replaces.", click.get_current_context()
+        )
     curves = api.plot(runs, **options)
     if as_json:
         terminal.print_json(curves.document())

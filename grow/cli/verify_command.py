@@ -47,9 +47,9 @@ class _Verify(click.Command):
             raise click.UsageError(f"{option} has no meaning with {chosen}.", ctx)
         runs_tasks = ctx.params["tasks"] is not None or {"downstream", "tasks"} & set(ctx.params["rungs"])
         if ctx.params["samples"] is not None and not runs_tasks:
-            raise click.UsageError("--samples needs --tasks: it limits the samples of each task.", ctx)
+            raise click.UsageError("--samples has no effect without --tasks, whose samples it limits.", ctx)
         if ctx.params["overwrite"] and not record:
-            raise click.UsageError("--overwrite needs --record: it replaces that golden file.", ctx)
+            raise click.UsageError("--overwrite has no effect without --record, whose golden file it replaces.", ctx)
         return rest
 
 
