@@ -1,5 +1,7 @@
 """The Python API: one function per command, with typed results.
 
+One file, long as it is: here stand the signatures and their docstrings, and the work is done elsewhere.
+
 import grow
 grown = grow.widen("small", "2x", out="base")          # a Growth; raises GrowError on bad input
 grown.verification.verdict                             # "lossless"
@@ -29,10 +31,11 @@ from grow.planning.methods import DEFAULT
 from grow.planning.plan import Plan
 from grow.planning.target import depth_alone
 from grow.plotting.savings import Curves
-from grow.spelling import check_functions
+from grow.spelling import check_functions, option
 from grow.training.settings.run_settings import Training
 from grow.verification.ladder import verify_folders
-from grow.verification.result import LADDER, Verification
+from grow.verification.rungs import LADDER
+from grow.verification.verdict import Verification
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def widen(
     progress: Callable[[int, int], None] = lambda done, total: None,
     on_rung: Callable[[str], None] = lambda rung: None,
 ) -> Growth:
-    """Enlarge a checkpoint; every output stays as it was.
+    """Enlarge a checkpoint so that every output stays as it was (a function-preserving growth).
 
     src        folder, hub id, bundled name (`small`) or a `PreTrainedModel`; also a folder of
                torch.distributed.checkpoint with a config.json in or around it
@@ -125,18 +128,18 @@ def widen(
     split      "exact" (unless the method has another): shares drawn per weight that sum bit for bit; "even": equal
                ones; "noisy": equal up to noise that cancels; "diagonal": each copy reads one copy
     dtype      "auto" keeps the stored dtype of a bit-exact plan and writes a rounded one as float32
-    deepen     take the number of layers of a size or config too (a field that names them is always taken)
-    place      where new layers go: "spread", "top", "after:K", or the old layers behind which they stand
-    fill       what they are filled with: "copy" of their neighbours, or "fresh"; they compute the identity
-    new_tokens logits of new tokens: "blend" (between the old ones), "zero", "low" (by the head's bias)
-    method     of `grow.planning.methods`: "default", or one of the literature, such as "lemon"
-    allow_lossy  let a method that is not exact have its way: the result is kept and the loss measured
-    optimizer  of a model in memory, or a list of them: `.optimizer` of the result continues it
-    state      what it remembers, in memory or in a run's checkpoint: "fresh-new" (new entries start at 0; where nothing
-               is said), "carry" (copies share it) or "drop" (nothing); named and not there, it is an error
-    trust_checkpoint  read the state, or the sharded weights, of a run whose files belong to somebody else
+    deepen     take the number of layers from a size name or a config, too; a field that names it always counts
+    place      where new layers go: "spread", "top", "after:K", or a list of the old layers that they follow
+    fill       what new layers hold: copies of their neighbours ("copy") or fresh weights; they compute the identity
+    new_tokens the logits of new tokens: "blend" (between the old ones), "zero", "low" (by the head's bias)
+    method     one of `grow.planning.methods`: "default", or one of the literature, such as "lemon"
+    allow_lossy  accept a method that is not exact: the result is kept, and what it loses is measured
+    optimizer  the optimizer of a model in memory, or a list of them: `.optimizer` of the result continues it
+    state      what becomes of the optimizer state, in memory or in a run's checkpoint: "fresh-new" (the default: new
+               entries start at 0), "carry" (copies share it) or "drop"; to name it where there is none is an error
+    trust_checkpoint  read the state, or the sharded weights, of a run although its files belong to another user
     upcycling  experts, top_k, granularity, every and route, as `upcycle` says
-    world      share the work among so many processes (torchrun), all of which call this; None: this one does it alone
+    world      the number of processes (torchrun) that share the work, all of which call this; None: one process
     progress   called with (bytes written, bytes in all) of this process
 
     Raises BadInput, Refused: nothing was written. Different: verification failed, nothing was kept.
@@ -148,8 +151,8 @@ def widen(
 
         if out is not None:
             raise BadInput(
-                "out",
-                what="given for a model in memory",
+                option("out"),
+                what="must be left out for a model in memory",
                 why="the grown model is returned",
                 fix="grown.model.save_pretrained(out)",
             )
@@ -168,7 +171,7 @@ def deepen(src: Any, layers: int, **options: Any) -> Growth:
     """Insert layers until there are `layers` of them; every output stays as it was.
 
     The new ones compute the identity at first and train: `place` and `fill` say where they stand and what they hold.
-    Options, result and errors as of `widen`, which grows depth too where its target names `layers`.
+    Options, result and errors are those of `widen`, which grows depth too where its target names `layers`.
     """
     with depth_alone():
         return widen(src, {"layers": layers}, **options)
@@ -187,14 +190,14 @@ def upcycle(
 ) -> Growth:
     """Turn a dense model into one with experts that computes the same; see `grow.upcycle`.
 
-    experts      of a layer in the result, slices counted
-    top_k        how many of them a token gets; 2 · granularity unless given
-    granularity  cut the FFN into so many slices: experts are as much smaller, and a token gets whole groups of them
-    every        every how many layers there are experts
+    experts      the number of experts in a layer of the result, all slices counted
+    top_k        the number of experts that a token is sent to; 2 · granularity unless given
+    granularity  the number of slices of the FFN: experts are smaller, and a token is sent to whole groups of slices
+    every        put experts into every `every`-th layer
     route        "routed": the routed experts carry the old FFN; "shared": the shared one does
-    to           widths, depth, vocabulary to grow as well: a target as for `widen`, in the words of the new family
+    to           a target as for `widen`, in the field names of the new family, where sizes grow as well
 
-    Options, result and errors as of `widen`.
+    Options, result and errors are those of `widen`.
     """
     how = {"experts": experts, "top_k": top_k, "granularity": granularity, "every": every, "route": route}
     return widen(src, to, upcycling=how, **options)
@@ -214,24 +217,18 @@ def verify(
 ) -> Verification:
     """Check that two checkpoints compute the same function. Does not raise when they do not: see `.verdict`.
 
-    rungs    of the ladder, or single checks; all but the downstream tasks unless named
+    rungs    rungs of the ladder, or single checks; the default leaves out `downstream` and `recover`
     tasks    downstream tasks for both: names of lm-evaluation-harness, or () for those that come with grow
-    samples  of each task, at most
-    report   an HTML page to write
+    samples  the largest number of samples of each task
+    report   the HTML page to write
     """
-    if report is not None:
-        from grow.verification.report import check_place, write_report
+    options: dict[str, Any] = dict(rungs=rungs, tasks=tasks, samples=samples, seed=seed, progress=on_rung)
 
-        check_place(Path(report))
-    with open_readable(locate(src, revision=revision)) as a, open_readable(locate(grown)) as b:
-        names = show(src, LINE), show(grown, LINE)
-        options: dict[str, Any] = dict(
-            rungs=rungs, tasks=tasks, samples=samples, seed=seed, names=names, progress=on_rung
-        )
-        found = verify_folders(a, b, **options)
-    if report is not None:
-        write_report(found.to_dict(), Path(report))
-    return found
+    def compare() -> Verification:
+        with open_readable(locate(src, revision=revision)) as a, open_readable(locate(grown)) as b:
+            return verify_folders(a, b, names=(show(src, LINE), show(grown, LINE)), **options)
+
+    return _reported(compare, report)
 
 
 def record(
@@ -260,14 +257,8 @@ def verify_against(
     """Check `grown` against a golden file instead of its source. Does not raise when they differ: see `.verdict`."""
     from grow.verification.golden import against
 
-    if report is not None:
-        from grow.verification.report import check_place, write_report
-
-        check_place(Path(report))
-    found = against(golden, grown, rungs=rungs, names=(show(golden, LINE), show(grown, LINE)), progress=on_rung)
-    if report is not None:
-        write_report(found.to_dict(), Path(report))
-    return found
+    names = show(golden, LINE), show(grown, LINE)
+    return _reported(lambda: against(golden, grown, rungs=rungs, names=names, progress=on_rung), report)
 
 
 def train(
@@ -290,15 +281,17 @@ def train(
 ) -> Training:
     """Continue pretraining; `out` holds stock checkpoints `step-…` that a run can continue from, bit for bit.
 
-    src       checkpoint: folder, hub id or bundled name; a resumed run knows its own
+    src       checkpoint: folder, hub id or bundled name; a resumed run has its own
     data      folders of `grow.data.prepare`, "FOLDER:WEIGHT" of several; none: the bundled text
-    tokens    how many to train on, instead of `steps`
-    flops     how many to spend, instead of `steps`: of a training step, as in metrics.jsonl
-    resume    continue the run in `out`; what was set then must be so now, unless it changes nothing
+    tokens    the number of tokens to train on, instead of `steps`
+    flops     the number of FLOPs to spend, instead of `steps`; counted for training steps, as in metrics.jsonl
+    resume    continue the run in `out`; its settings must be the same, but for those that change nothing
     world     refuse to run on another number of processes than this
     source    what `src` grew from: stop unless both have the same validation loss before the first step
-    source_tokens  that the source was trained on, where no run has recorded it: some growths are not expected to pay
-    state     beside the weights: "carry" (an error where there is none) or "drop"; None: as it is there
+    source_tokens  tokens that the source was trained on, for a warning where growth is not expected to pay; needed
+              only where no run has recorded them
+    state     the optimizer state beside `src`: "carry" (an error where there is none) or "drop"; None carries it
+              where there is one
     continue_schedule  count steps, rates, masks and dropout on from the state's step
     settings  fields of `grow.training.settings.run_settings.Settings`: steps, batch, length, lr, schedule, rewarm, …
 
@@ -336,7 +329,7 @@ def plot(
 
     runs      folders of `grow.train` or of recipes, "NAME=FOLDER" where the folder's name is not the name
     out       a picture, .png, .svg or .pdf; needs matplotlib
-    baseline  name of the run that savings are against; the last one
+    baseline  the name of the run with which the others are compared; the last one unless given
 
     Raises BadInput where losses cannot be compared; `.savings` and `.document()` have the numbers.
     """
@@ -347,11 +340,23 @@ def plot(
     if out is not None:
         check_picture(Path(out), overwrite)
     given = [named(os.fspath(run)) for run in ([runs] if isinstance(runs, (str, os.PathLike)) else runs)]
-    found = compare([read_curve(folder, name) for name, folder in given], baseline)
+    curves = compare([read_curve(folder, name) for name, folder in given], baseline)
     if out is None:
-        return found
-    write_picture(found, Path(out), overwrite=overwrite)
-    return replace(found, out=Path(out))
+        return curves
+    write_picture(curves, Path(out), overwrite=overwrite)
+    return replace(curves, out=Path(out))
+
+
+def _reported(compare: Callable[[], Verification], report: str | os.PathLike | None) -> Verification:
+    """What `compare` finds, written to the HTML page `report` too; BadInput, before it runs, where that cannot be."""
+    if report is None:
+        return compare()
+    from grow.verification.report import check_place, write_report
+
+    check_place(Path(report))
+    verification = compare()
+    write_report(verification.to_dict(), Path(report))
+    return verification
 
 
 def _is_model(src: Any) -> bool:

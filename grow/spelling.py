@@ -65,6 +65,10 @@ class CommandLine:
     """--split exact --operator ffn=copies"""
 
     NAMES: Mapping[str, str] = {"src": "from", "operators": "operator", "rungs": "rung"}
+    COMMANDS: Mapping[str, str] = {
+        "record": "verify SRC --record FILE",
+        "verify_against": "verify GROWN --against FILE",
+    }
     """What is called otherwise than in Python."""
 
     def name(self, name: str) -> str:
@@ -74,7 +78,7 @@ class CommandLine:
         return " ".join(self._one(name, value) for name, value in given.items())
 
     def command(self, name: str, given: Mapping[str, Any]) -> str:
-        return " ".join(filter(None, (f"grow {name}", self.options(given))))
+        return " ".join(filter(None, (f"grow {self.COMMANDS.get(name, name)}", self.options(given))))
 
     def _one(self, name: str, value: Any) -> str:
         if isinstance(value, bool):

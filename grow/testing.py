@@ -38,9 +38,8 @@ from grow.files.header import show
 from grow.files.locate import locate
 from grow.growth.results import Growth
 from grow.planning.plan import Plan
-from grow.verification.ladder import checks_of
-from grow.verification.result import EXACT, FUNCTION, Verification
-from grow.version import __version__
+from grow.verification.rungs import EXACT, FUNCTION, checks_of
+from grow.verification.verdict import Verification
 
 MARK = "grow_pair(source, to, **options): grow `source` to `to` once per session, as grow.widen does; for the fixture"
 EXAMPLE = '@pytest.mark.grow_pair(source="small", to="2x")'
@@ -72,10 +71,10 @@ def assert_lossless(source: Any, grown: Any, *, rungs: Sequence[str] = FUNCTION,
     """
     __tracebackhide__ = True
     with folder_of(source) as a, folder_of(grown) as b:
-        found = replace(verify(a, b, rungs=rungs, seed=seed), source=_name(source), grown=_name(grown))
-    if found.exit_code or (not found.lossless and "true_float64" in checks_of(rungs)):
-        raise AssertionError(report(found))
-    return found
+        verification = replace(verify(a, b, rungs=rungs, seed=seed), source=_name(source), grown=_name(grown))
+    if verification.exit_code or (not verification.lossless and "true_float64" in checks_of(rungs)):
+        raise AssertionError(report(verification))
+    return verification
 
 
 def assert_same_logits(a: Any, b: Any, inputs: Mapping[str, Any] | None = None, *, tolerance: float = EXACT) -> float:
@@ -97,35 +96,35 @@ def assert_same_logits(a: Any, b: Any, inputs: Mapping[str, Any] | None = None, 
         both = _answers(first, second, inputs)
     outside = {key for key in both[0] if key.rsplit("/", 1)[1] not in HIDDEN_OUTPUTS}
     old, new = ({key: v for key, v in side.items() if key in outside or not outside} for side in both)
-    found = difference(old, new)
-    if found.reason:
-        raise AssertionError(f"the outputs cannot be the same: {found.reason}")
-    if not found.relative <= tolerance:
-        key, row, column = re.fullmatch(r"(.*)\[(\d+), (\d+)\]", found.where).groups()  # type: ignore[union-attr]
+    apart = difference(old, new)
+    if apart.reason:
+        raise AssertionError(f"the outputs cannot be the same: {apart.reason}")
+    if not apart.relative <= tolerance:
+        key, row, column = re.fullmatch(r"(.*)\[(\d+), (\d+)\]", apart.where).groups()  # type: ignore[union-attr]
         x, y = (float(side[key][int(row), int(column)]) for side in (old, new))
-        size = f"max |Δ| {found.max_abs:.3g}, std {found.std:.3g}"
+        size = f"max |Δ| {apart.max_abs:.3g}, std {apart.std:.3g}"
         raise AssertionError(
-            f"{found.where} is {y:.17g}, wanted {x:.17g}\n"
-            f"  max |Δ| / std  {found.relative:.3g} > {tolerance:.3g}  ({size})"
+            f"{apart.where} is {y:.17g}, wanted {x:.17g}\n"
+            f"  max |Δ| / std  {apart.relative:.3g} > {tolerance:.3g}  ({size})"
         )
-    return found.relative
+    return apart.relative
 
 
-def report(found: Verification) -> str:
+def report(verification: Verification) -> str:
     """A verification as a person reads it below a failed test."""
-    failed = [check for check in found.checks if check.status == "fail"]
-    lines = [f"{found.verdict}: {found.grown}, which should compute what {found.source} computes"]
+    failed = [check for check in verification.checks if check.status == "fail"]
+    lines = [f"{verification.verdict}: {verification.grown}, which should compute what {verification.source} computes"]
     if failed:
         lines.append(f"  first failure: {failed[0].name}: {failed[0].reason}")
-    if found.first:
-        lines.append(f"  where: {found.first.get('text')}")
-    width = max(len(check.name) for check in found.checks)
-    for check in found.checks:
+    if verification.first:
+        lines.append(f"  where: {verification.first.get('text')}")
+    width = max(len(check.name) for check in verification.checks)
+    for check in verification.checks:
         value = check.measured.get("relative")
         number = f"{value:.1e}" if isinstance(value, float) else ""
         why = check.limit if check.status == "pass" else check.reason
         lines.append(f"  {check.name:<{width}}  {check.status}  {number:<7}  {why}".rstrip())
-    return "\n".join([*lines, *(f"  note: {note}" for note in found.notes)])
+    return "\n".join([*lines, *(f"  note: {note}" for note in verification.notes)])
 
 
 @contextlib.contextmanager
@@ -140,14 +139,14 @@ def folder_of(thing: Any) -> Iterator[Path]:
     if not hasattr(thing, "save_pretrained"):
         yield locate(thing)
         return
-    from grow.models.true_float64 import quiet
+    from grow.growth.saved_model import save, save_grown
 
     with tempfile.TemporaryDirectory(prefix="grow-testing-") as name:
         folder = Path(name) / type(thing).__name__
-        with quiet():
-            thing.save_pretrained(folder)
-        if plan is not None:
-            _write_record(folder, plan)
+        if plan is None:
+            save(thing, folder)
+        else:
+            save_grown(thing, plan, folder, source="in memory")
         yield folder
 
 
@@ -158,27 +157,17 @@ def _name(thing: Any) -> str:
     return f"{type(thing).__name__} in memory" if hasattr(thing, "save_pretrained") else show(thing, 4096)
 
 
-def _write_record(folder: Path, plan: Plan) -> None:
-    """grow.json beside a grown model that was saved by hand."""
-    from grow.checkpoint.reader import open_checkpoint
-    from grow.files.writer import write_json
-    from grow.planning.record import NAME, record_of
-
-    with open_checkpoint(folder) as saved:
-        digests = {name: saved.sha256(info) for name, info in saved.tensors.items()}
-    write_json(folder / NAME, record_of(plan, source="in memory", version=__version__, tensors=digests))
-
-
 def _answers(a: Path, b: Path, inputs: Mapping[str, Any] | None) -> tuple[Any, Any]:
     """The outputs of both in true float64, "probe/output" -> (rows, width)."""
-    from grow.verification.outputs.pair import Differs, Pair
+    from grow.verification.outputs.pair import Pair
+    from grow.verification.outputs.two_folders import Differs
 
     if inputs is None:
         pair = Pair(a, b)
     else:
         import torch
 
-        from grow.verification.golden.questions import Given
+        from grow.verification.golden.golden_probes import Given
         from grow.verification.probes import Probe, Probes
 
         given = {name: torch.as_tensor(value) for name, value in inputs.items()}
@@ -290,16 +279,16 @@ def grow_golden(
         try:
             if update and path not in _grow_recorded:
                 folder.mkdir(parents=True, exist_ok=True)
-                asked = grown if source is None else source
-                with folder_of(asked) as recorded:
-                    record(recorded, path, seed=seed, overwrite=True, name=_name(asked))
+                answering = grown if source is None else source
+                with folder_of(answering) as recorded:
+                    record(recorded, path, seed=seed, overwrite=True, name=_name(answering))
                 _grow_recorded.add(path)
             with folder_of(grown) as checked:
-                found = against(path, checked, names=(str(path), _name(grown)))
+                verification = against(path, checked, names=(str(path), _name(grown)))
         except GrowError as error:
             pytest.fail(f"grow_golden: {error}", pytrace=False)
-        if found.exit_code:
-            raise AssertionError(report(found))
-        return found
+        if verification.exit_code:
+            raise AssertionError(report(verification))
+        return verification
 
     return compare

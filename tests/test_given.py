@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import grow
-from grow.growth.in_memory import ModelSource
+from grow.growth.model_source import ModelSource
 from grow.integrations import grow_in_place
 from grow.models.as_configured import twin_of
 from grow.models.names_looked_up import reads

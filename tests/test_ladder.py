@@ -15,7 +15,8 @@ import transformers
 import grow
 from grow.errors import BadInput
 from grow.verification.outputs import pair as pair_module
-from grow.verification.result import FUNCTION, LADDER, RUNG_OF, RUNGS, Check, Verification
+from grow.verification.rungs import FUNCTION, LADDER, RUNG_OF, RUNGS
+from grow.verification.verdict import Check, Verification
 
 BEHAVIOUR = ("hidden_states", "loss", "cached_decoding", "generation", "sampling")
 
@@ -333,7 +334,7 @@ def test_damage_is_found_and_named_from_disk(pair, tmp_path, little, to):
 
 
 def test_the_storage_floor_from_disk_is_that_from_memory(pair, monkeypatch):
-    from grow.verification.outputs.forward_passes import storage_floor
+    from grow.verification.outputs.noise_floors import storage_floor
 
     floors = []
     for free in (940_000, None):

@@ -20,7 +20,7 @@ import grow
 from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
 from grow.models.true_float64 import quiet
-from grow.verification.result import Verification
+from grow.verification.verdict import Verification
 from grow.zoo import bundled_path
 
 RUNGS = ("certificate", "true_float64", "hidden_states")

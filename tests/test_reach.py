@@ -19,7 +19,7 @@ from grow.architectures.architecture import Architecture
 from grow.verification.checks.expert_stacks import Stacks
 from grow.verification.checks.table_rows import strange
 from grow.verification.outputs.pair import Pair
-from grow.verification.result import Verification
+from grow.verification.verdict import Verification
 
 RUNGS = ("true_float64",)
 MOE = ("mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe")

@@ -62,7 +62,8 @@ def outputs64(folder: Path, ids) -> np.ndarray:
     """Logits in true float64, in a process that gives its memory back."""
     code = """
 import json, sys, numpy, torch
-from grow.models.true_float64 import TrueFloat64, load
+from grow.models.float64_mode import TrueFloat64
+from grow.models.true_float64 import load
 model = load(sys.argv[1], "float64").model
 with TrueFloat64(), torch.no_grad():
     numpy.save(sys.argv[3], model(torch.tensor(json.loads(sys.argv[2]))).logits.numpy())

@@ -14,12 +14,12 @@ import torch
 import transformers
 
 import grow
-from grow.verification.outputs import forward_passes, stored_outputs
+from grow.verification.outputs import memory_needed, noise_floors, stored_outputs
 from grow.verification.outputs import pair as pair_module
 from grow.verification.outputs.compare import difference, evenly, scatter, spread
-from grow.verification.outputs.forward_passes import settled
+from grow.verification.outputs.noise_floors import reproducible_limit
 from grow.verification.outputs.pair import Pair
-from grow.verification.outputs.stored_outputs import Held
+from grow.verification.outputs.stored_outputs import StoredOutputs
 from grow.verification.probes.token_ids import BRIEF, full_context
 
 
@@ -34,7 +34,7 @@ def test_places_of_a_plot_are_whole_numbers_beyond_what_float32_counts():
 
 def test_large_outputs_lie_on_disk_and_read_back_bit_for_bit(monkeypatch):
     monkeypatch.setattr(stored_outputs, "SPILL", 100)
-    out, draw = Held(), torch.Generator().manual_seed(1)
+    out, draw = StoredOutputs(), torch.Generator().manual_seed(1)
     wanted = {
         f"p{k}/logits": torch.randn(7, 5 + k, generator=draw).to(dtype)
         for k, dtype in enumerate((torch.float64, torch.bfloat16, torch.float32))
@@ -122,13 +122,13 @@ def test_a_probe_that_a_class_cannot_take_is_left_out_and_named(tmp_path, monkey
 def test_the_limit_of_a_chaotic_model_follows_from_its_own_rounding(tmp_path, monkeypatch):
     source = tiny.checkpoint(tmp_path / "source", "llama")
     with Pair(source, source) as pair:
-        assert settled(pair, 5e-12, 1e-12) == (1e-12, "")  # this model reproduces itself to 1e-12
-        monkeypatch.setattr(forward_passes, "storage_floor", lambda pair, dtype: {"float64": 2e-12}[dtype])
-        limit, why = settled(pair, 5e-12, 1e-12)
-        assert limit == forward_passes.STORAGE_K * 2e-12
+        assert reproducible_limit(pair, 5e-12, 1e-12) == (1e-12, "")  # this model reproduces itself to 1e-12
+        monkeypatch.setattr(noise_floors, "storage_floor", lambda pair, dtype: {"float64": 2e-12}[dtype])
+        limit, why = reproducible_limit(pair, 5e-12, 1e-12)
+        assert limit == noise_floors.STORAGE_K * 2e-12
         assert "one rounding of each weight" in why
-        assert settled(pair, 1e-3, 1e-12) == (1e-12, "")  # no rounding of float64 does that
-        assert settled(pair, 5e-5, 1e-4) == (1e-4, "")
+        assert reproducible_limit(pair, 1e-3, 1e-12) == (1e-12, "")  # no rounding of float64 does that
+        assert reproducible_limit(pair, 5e-5, 1e-4) == (1e-4, "")
 
 
 LIMITED = """
@@ -255,6 +255,6 @@ def test_real_sizes_grow_and_are_proved_in_six_gigabytes(name, tmp_path):
 def test_too_little_memory_counts_the_outputs(tmp_path, monkeypatch):
     source = tiny.checkpoint(tmp_path / "source", "llama", vocab_size=4001)
     with Pair(source, source) as pair:
-        weights = pair.elements("source") * 8 * pair_module.HEADROOM
+        weights = pair.elements("source") * 8 * memory_needed.HEADROOM
         monkeypatch.setattr(pair_module, "available_memory", lambda: int(weights * 1.5))
         assert pair.streaming  # the weights alone would fit

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 import grow
 from grow.errors import BadInput, GrowError
-from grow.verification.result import Verification
+from grow.verification.verdict import Verification
 
 WIDE = "hidden=36,heads=12,kv_heads=4"
 

@@ -15,7 +15,7 @@ import tiny
 
 import grow
 from grow import comparison
-from grow.cli import show
+from grow.cli import growth_text, terminal, verification_text
 from grow.errors import BadInput, one_line, plain
 from grow.files import finished
 from grow.growth import from_files
@@ -106,14 +106,14 @@ def test_no_message_holds_what_a_terminal_obeys(source, tmp_path, run, name, com
 
 
 def test_json_says_the_same_with_escapes(capsys):
-    show.print_json({"name": EVIL})
+    terminal.print_json({"name": EVIL})
     out = capsys.readouterr().out
     clean(out)
     assert json.loads(out) == {"name": EVIL}
 
 
 def test_a_cell_is_one_line(capsys):
-    show.table(("name", "b"), [(f"x\n{EVIL}", 1)])
+    terminal.table(("name", "b"), [(f"x\n{EVIL}", 1)])
     head, row = capsys.readouterr().out.splitlines()
     clean(head, row)
 
@@ -170,7 +170,7 @@ def test_a_failure_behind_the_rename_says_that_the_result_is_there(source, tmp_p
     def fails(*_):
         raise error
 
-    monkeypatch.setattr(show, "growth", fails)
+    monkeypatch.setattr(growth_text, "show_growth", fails)
     out = tmp_path / "out"
     found, _, err = run("widen", "--from", source, "--to", "2x", "--out", out, "--no-verify")
     assert (found, out.is_dir()) == (code, True)
@@ -216,7 +216,7 @@ def test_a_report_that_was_written_is_said_to_be_there(source, tmp_path, run, mo
     def fails(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(show, "verification", fails)
+    monkeypatch.setattr(verification_text, "show_verification", fails)
     page = tmp_path / "page.html"
     code, _, err = run("verify", source, source, "--rung", "certificate", "--report", page)
     assert (code, page.is_file()) == (2, True)

@@ -383,3 +383,10 @@ def test_what_a_thread_of_the_writer_refuses_is_spelled_for_the_caller(source, a
     assert caught.value.fix == 'dtype="float32" or "bfloat16"'
     line = ["widen", "--from", big, "--to", "2x", "--out", "out", "--dtype", "float16", "--no-verify"]
     assert "fix        --dtype float32 or bfloat16\n" in tiny.command(monkeypatch, capsys, *line)[2]
+
+
+def test_what_is_an_option_of_a_command_there_is_spelled_with_it():
+    assert command("record") == "grow.record(…)"
+    with spelled(COMMAND_LINE):
+        assert command("record") == "grow verify SRC --record FILE"
+        assert command("verify_against") == "grow verify GROWN --against FILE"

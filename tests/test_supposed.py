@@ -13,7 +13,8 @@ import tiny
 
 import grow
 from grow.checkpoint.reader import open_checkpoint
-from grow.verification.weights.inferred_growth import supposed
+from grow.verification.weights.certificate import fault_of
+from grow.verification.weights.inferred_growth import most_likely_growth
 
 BOTH = ("certificate", "true_float64")
 
@@ -27,8 +28,8 @@ def grown_from(source: Path, to, folder: Path, **options) -> Path:
 def not_followed(source: Path, grown: Path) -> list[str] | None:
     """The tensors that are not what the likeliest growth makes them; None where there is none."""
     with open_checkpoint(source) as a, open_checkpoint(grown) as b:
-        found = supposed(a, b)
-        return None if found is None else [t.name for t in found.tensors if found.fault(t)]
+        found = most_likely_growth(a, b)
+        return None if found is None else [t.name for t in found.tensors if fault_of(found, t)]
 
 
 GROWTHS = {

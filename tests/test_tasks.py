@@ -20,7 +20,7 @@ from grow.errors import BadInput
 from grow.verification.downstream import answers, encoders, harness
 from grow.verification.downstream.answers import Answer, Answers
 from grow.verification.downstream.tasks import builtin, tasks
-from grow.verification.result import EXACT
+from grow.verification.rungs import EXACT
 from grow.zoo import bundled_path, heldout_text
 
 SMALL, BERT = bundled_path("small"), bundled_path("small-bert")
@@ -143,7 +143,7 @@ def test_without_the_harness_the_extra_is_named(monkeypatch, grown):
     with pytest.raises(BadInput) as error:
         tasks(SMALL, grown)
     assert str(error.value).splitlines()[0] == (
-        "--tasks grow_cloze,grow_heldout: needs lm-evaluation-harness, which cannot be imported"
+        'tasks=["grow_cloze", "grow_heldout"]: needs lm-evaluation-harness, which cannot be imported'
     )
     assert "fix        pip install 'grow-transformers[tasks]'" in str(error.value)
 
@@ -151,9 +151,9 @@ def test_without_the_harness_the_extra_is_named(monkeypatch, grown):
 def test_an_unknown_task_is_refused_with_the_nearest_name(lm_eval, grown, monkeypatch):
     # as if it were one of grow's own, so that the 14,000 others need not be indexed
     monkeypatch.setattr(harness, "OWN", (*harness.OWN, "grow_clozze", "texts.yaml"))
-    with pytest.raises(BadInput, match=r"--tasks grow_clozze: no such task; did you mean 'grow_cloze'\?"):
+    with pytest.raises(BadInput, match=r"tasks=\[\"grow_clozze\"\]: no such task; did you mean 'grow_cloze'\?"):
         tasks(SMALL, grown, ["grow_clozze"])
-    with pytest.raises(BadInput, match=r"--tasks texts\.yaml: no such task"):
+    with pytest.raises(BadInput, match=r"tasks=\[\"texts\.yaml\"\]: no such task"):
         tasks(SMALL, grown, ["texts.yaml"])
 
 
@@ -184,7 +184,7 @@ def test_data_out_of_reach_and_code_are_refused(lm_eval):
         (script, "its metric 'code_eval' is a script of the hub"),
         (unsafe, "runs code that the model writes"),
     ):
-        with pytest.raises(BadInput, match=re.escape(f"--tasks humaneval: {message}")):
+        with pytest.raises(BadInput, match=re.escape(f'tasks=["humaneval"]: {message}')):
             harness._loaded(Manager(load), ["humaneval"])
 
 
@@ -312,7 +312,7 @@ def test_the_built_in_tasks_fit_the_model(tmp_path):
 
 @pytest.mark.parametrize(("folder", "name", "wants"), [(SMALL, "mlm_heldout", "masked"), (BERT, "hellaswag", "causal")])
 def test_a_task_for_another_kind_of_model_is_refused(folder, name, wants):
-    with pytest.raises(BadInput, match=f"--tasks {name}: is for {wants} language models"):
+    with pytest.raises(BadInput, match=rf'tasks=\["{name}"\]: is for {wants} language models'):
         tasks(folder, folder, [name])
 
 
@@ -331,9 +331,9 @@ def test_a_growth_that_lost_its_tokenizer_fails(grown_bert, tmp_path):
 
 
 def test_options_that_make_no_sense_are_refused():
-    with pytest.raises(BadInput, match="--samples: 0 samples"):
+    with pytest.raises(BadInput, match="samples=0: must be a whole number, 1 or more, got 0"):
         tasks(BERT, BERT, limit=0)
-    with pytest.raises(BadInput, match="'float8' is none"):
+    with pytest.raises(BadInput, match=r"must be one of .*, got 'float8'"):
         tasks(BERT, BERT, dtype="float8")
 
 

@@ -15,7 +15,7 @@ import torch
 
 import grow
 from grow.verification.outputs import pair as pair_module
-from grow.verification.result import Check
+from grow.verification.verdict import Check
 
 MODULE = importlib.import_module("grow.verification.checks.trainability")
 
@@ -110,7 +110,7 @@ def test_a_bias_that_no_softmax_sees_has_no_gradient_but_for_rounding(tmp_path):
     source = tiny.checkpoint(tmp_path / "source", "bert")
     grown = grown_from(source, "2x")
     with pair_module.Pair(source, grown) as pair:
-        before, after = MODULE._train(pair, "source"), MODULE._train(pair, "grown")
+        before, after = MODULE.train_briefly(pair, "source"), MODULE.train_briefly(pair, "grown")
     keys = {name for name in after.moved if name.endswith("key.bias")}
     assert after.still == before.still == keys
     name = min(keys)

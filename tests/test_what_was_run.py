@@ -17,8 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 import grow
 from grow.architectures import FAMILIES
-from grow.verification.outputs.pair import NoRoom
-from grow.verification.result import Check, Verification
+from grow.verification.outputs.memory_needed import NoRoom
+from grow.verification.verdict import Check, Verification
 
 CERTIFICATE = ("certificate",)
 BOTH = ("certificate", "true_float64", "hidden_states")

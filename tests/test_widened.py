@@ -10,10 +10,10 @@ import grow
 from grow.models import upcast
 from grow.models.true_float64 import load, stored, tensors
 from grow.models.upcast import Widened, worth_it
+from grow.verification.outputs import memory_needed, stored_outputs
 from grow.verification.outputs import pair as pair_module
-from grow.verification.outputs import stored_outputs
 from grow.verification.outputs.compare import difference
-from grow.verification.outputs.forward_passes import moved, storage_floor
+from grow.verification.outputs.noise_floors import moved, storage_floor
 from grow.verification.outputs.pair import Pair
 from grow.verification.outputs.stored_outputs import on_disk
 
@@ -195,7 +195,7 @@ def test_the_estimate_counts_a_large_weight_as_it_is_stored(tmp_path, monkeypatc
     assert whole == sizes[10**9]
     table = 4001 * 24
     assert sizes[4000].files == 2 * table
-    assert sizes[4000].weights == pytest.approx(sizes[10**9].weights - table * 8 * pair_module.HEADROOM, abs=1)
+    assert sizes[4000].weights == pytest.approx(sizes[10**9].weights - table * 8 * memory_needed.HEADROOM, abs=1)
 
 
 @pytest.mark.parametrize("free", ["all", "less than the whole"])

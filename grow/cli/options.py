@@ -17,9 +17,10 @@ from grow.planning.methods import METHODS
 from grow.planning.tensor import SPLITS
 from grow.zoo import BUNDLED
 
-SOURCE = f"SRC: a checkpoint folder, a hub id or a bundled name ({', '.join(BUNDLED)})."
+SOURCE = f"The source: a checkpoint folder, a hub id or a bundled name ({', '.join(BUNDLED)})."
 TARGET = (
-    "TARGET: a size name (base), a factor (2x, 1.5x), fields (hidden_size=960,num_attention_heads=15), or a folder."
+    "The target: a size name (base), a factor (2x, 1.5x), config fields (hidden_size=960,num_attention_heads=15), "
+    "or a folder whose config has the sizes."
 )
 
 
@@ -41,14 +42,14 @@ harmless = click.option(
     "--assume-harmless",
     metavar="FIELDS",
     default="",
-    help="Config fields that grow does not know and may ignore, comma-separated.",
+    help="Config fields, comma-separated, that grow does not know and that you know to change no output.",
 )
 seed = click.option("--seed", type=int, default=USUAL.seed, show_default=True, help="The seed of every random choice.")
 exactness = options(
     click.option(
         "--split",
         type=click.Choice(SPLITS),
-        help="How copies share the weight that reads them [default: exact, or the method's].",
+        help="How the copies of a unit share the weight that reads it [default: exact, or the method's].",
     ),
     click.option(
         "--method",
@@ -88,7 +89,7 @@ layers = options(
 )
 target = click.option("--to", "to", required=True, metavar="TARGET", help=TARGET)
 widths = options(
-    click.option("--deepen", is_flag=True, help="Take the number of layers of a size or a config too."),
+    click.option("--deepen", is_flag=True, help="Take the number of layers from a size name or a config, too."),
     layers,
     click.option(
         "--new-tokens",
@@ -102,7 +103,7 @@ widths = options(
         "operators",
         multiple=True,
         metavar="AXIS=NAME",
-        help="How hidden, ffn or heads grow: copies, silent, mean or unread.",
+        help="How hidden, ffn or heads grow: copies, silent, mean or unread. May be given several times.",
     ),
     exactness,
 )
@@ -111,11 +112,11 @@ training_state = options(
     click.option(
         "--state",
         type=click.Choice(POLICIES),
-        help="What new entries get of the optimizer state in a run's checkpoint [default: fresh-new, where there is "
-        "one].",
+        help="What becomes of the optimizer state beside the weights: new entries start at 0, copies share it, or "
+        "it is dropped [default: fresh-new, where there is a state].",
     ),
     click.option(
-        "--trust-checkpoint", is_flag=True, help="Read the state of a run whose files belong to somebody else."
+        "--trust-checkpoint", is_flag=True, help="Read the state of a run although its files belong to another user."
     ),
 )
 writing = options(
@@ -124,10 +125,18 @@ writing = options(
         "--max-shard-size", default=SHARD_SIZE, show_default=True, help="The largest size of one safetensors file."
     ),
     click.option("--overwrite", is_flag=True, help="Replace an existing checkpoint folder."),
-    click.option("--no-verify", is_flag=True, help="Skip verification; the result then says that it is unverified."),
+    click.option("--no-verify", is_flag=True, help="Skip verification; the result says that it is unverified."),
     click.option("--dry-run", is_flag=True, help="Show the plan and write nothing."),
     training_state,
     click.option(
-        "--world", type=click.IntRange(1), metavar="N", help="Fail unless there are N processes to share it (torchrun)."
+        "--world",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Stop with an error unless N processes (torchrun) share the work.",
     ),
 )
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """The names in a list with commas."""
+    return tuple(filter(None, (part.strip() for part in text.split(","))))

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from grow import api
-from grow.cli import show
+from grow.cli import terminal, training_text
+from grow.cli.exit_codes import INTERRUPTED
 from grow.cli.options import SOURCE, as_json, revision, seed
 from grow.cli.progress import Progress
 from grow.errors import BadInput
@@ -18,7 +19,7 @@ from grow.training.settings.schedule import SCHEDULES, SHAPES
 
 @click.group()
 def data() -> None:
-    """Text for training."""
+    """Prepare text for training."""
 
 
 @data.command("prepare")
@@ -50,7 +51,7 @@ def data() -> None:
 @seed
 @revision
 @as_json
-def prepare_data(inputs, separator, no_end, as_json, **options) -> int:
+def prepare_data(inputs: tuple[str, ...], separator: str, no_end: bool, as_json: bool, **options: Any) -> int:
     """Turn text, JSON lines, parquet and datasets of the hub into token files with a manifest."""
     from grow.data import prepare
     from grow.data.readers import check_used
@@ -61,9 +62,9 @@ def prepare_data(inputs, separator, no_end, as_json, **options) -> int:
     with Progress(quiet=as_json) as progress:
         made = prepare(list(inputs), separator=separator, end=not no_end, progress=progress.tokens, **options)
     if as_json:
-        show.print_json({"path": str(options["out"]), **made.document()})
+        terminal.print_json({"path": str(options["out"]), **made.document()})
     else:
-        show.prepared(options["out"], made)
+        training_text.show_prepared(options["out"], made)
     return 0
 
 
@@ -73,7 +74,10 @@ def _rewarm(_: Any, __: Any, text: str | None) -> tuple[float, int] | tuple[()] 
         return None if text is None else rewarm_of(text) or ()
     except ValueError:
         raise BadInput(
-            f"--rewarm {text}", what="is not RATIO:STEPS", why="a factor and for how long", fix="--rewarm 1.25:250"
+            f"--rewarm {text}",
+            what="must be RATIO:STEPS",
+            why="updates of new entries are scaled by RATIO for STEPS steps",
+            fix="--rewarm 1.25:250",
         ) from None
 
 
@@ -82,17 +86,18 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
     try:
         return None if text is None else plateau_of(text)
     except ValueError:
-        why = "it ends where the validation loss fell by less than NATS over STEPS steps"
-        raise BadInput(f"--plateau {text}", what="is not STEPS:NATS", why=why, fix="--plateau 200:0.01") from None
+        why = "the run ends where the validation loss fell by less than NATS over STEPS steps"
+        raise BadInput(f"--plateau {text}", what="must be STEPS:NATS", why=why, fix="--plateau 200:0.01") from None
 
 
 @click.command()
-@click.option("--from", "src", metavar="SRC", help=SOURCE + " A resumed run knows its own.")
+@click.option("--from", "src", metavar="SRC", help=SOURCE + " A resumed run has its own.")
 @click.option(
     "--data",
     multiple=True,
     metavar="TOKENS[:WEIGHT]",
-    help="A folder of grow data prepare, or sotu; several take weights, TOKENS:WEIGHT [default: sotu-heldout].",
+    help="Token files: a folder of grow data prepare, or sotu; several may have weights, TOKENS:WEIGHT [default: "
+    "sotu-heldout].",
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="RUN", help="The run's folder.")
 @click.option("--steps", type=int, metavar="N", help="The number of optimizer steps [default: 100].")
@@ -104,26 +109,35 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
     callback=_plateau,
     help="End early (wsd: begin the decay) where the validation loss fell by less than NATS over STEPS steps.",
 )
-@click.option("--batch", type=int, metavar="B", help="The sequences of a step, over all processes [default: 8].")
 @click.option(
-    "--length", type=int, metavar="L", help="The tokens of a sequence [default: the model's positions, at most 512]."
+    "--batch", type=int, metavar="B", help="The number of sequences in a step, over all processes [default: 8]."
 )
-@click.option("--accumulate", type=int, metavar="A", help="The parts that a step is computed in [default: 1].")
+@click.option(
+    "--length",
+    type=int,
+    metavar="L",
+    help="The number of tokens in a sequence [default: the model's positions, at most 512].",
+)
+@click.option(
+    "--accumulate", type=int, metavar="A", help="The number of parts in which a step is computed [default: 1]."
+)
 @click.option(
     "--lr",
     "--learning-rate",
     "lr",
     type=float,
-    help="The peak learning rate [default: that of the run the weights are from, else 1e-4; arXiv 2602.02472].",
+    help="The peak learning rate [default: that of the run that made the weights, else 1e-4; arXiv 2602.02472].",
 )
 @click.option(
     "--schedule",
     type=click.Choice(SCHEDULES),
     help="The learning rate's schedule; wsd is warm-up, stable, decay [default: wsd].",
 )
-@click.option("--warmup", type=int, metavar="N", help="The steps of the warm-up [default: a tenth].")
-@click.option("--decay", type=int, metavar="N", help="The steps of wsd's decay at the end [default: a fifth].")
-@click.option("--decay-shape", type=click.Choice(SHAPES), help="The shape of wsd's decay [default: sqrt].")
+@click.option("--warmup", type=int, metavar="N", help="The number of warm-up steps [default: a tenth of all].")
+@click.option(
+    "--decay", type=int, metavar="N", help="The number of steps in the final decay of wsd [default: a fifth of all]."
+)
+@click.option("--decay-shape", type=click.Choice(SHAPES), help="The shape of the decay of wsd [default: sqrt].")
 @click.option(
     "--weight-decay",
     type=float,
@@ -138,18 +152,19 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
 )
 @click.option("--checkpointing", is_flag=True, default=None, help="Recompute activations: less memory, more time.")
 @click.option("--compile", is_flag=True, default=None, help="Compile every block with torch.compile.")
-@click.option("--documents", is_flag=True, default=None, help="Tokens attend to their own document only.")
+@click.option("--documents", is_flag=True, default=None, help="Let tokens attend to their own document only.")
 @click.option(
     "--rewarm",
     metavar="RATIO:STEPS",
     callback=_rewarm,
-    help="Scale the updates of new entries alone, or off [default: after a growth 1.25 for a tenth of the steps, at "
-    "most 250; arXiv 2602.02472].",
+    help="Scale the updates of new entries by RATIO for the first STEPS, or off [default: after a growth, 1.25 for a "
+    "tenth of the steps, at most 250; arXiv 2602.02472].",
 )
 @click.option(
     "--rates",
     type=click.Choice(RULES),
-    help="[default: uniform] mup: by how much fan-ins grew; implied: copies learn like the entry they hold.",
+    help="The learning rates after a growth: uniform; mup, by how much fan-ins grew; implied, copies learn as the "
+    "entry that they copy [default: uniform].",
 )
 @click.option(
     "--freeze-old",
@@ -171,7 +186,7 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
 @click.option(
     "--state",
     type=click.Choice(("carry", "drop")),
-    help="The optimizer's state beside SRC: continue from it, or begin with a fresh one [default: carry, if there].",
+    help="Continue from the optimizer state beside SRC, or begin with a fresh one [default: carry, if there is one].",
 )
 @click.option(
     "--continue-schedule", is_flag=True, help="Continue the schedule, masks and dropout from the state's step."
@@ -180,98 +195,77 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
     "--skip",
     type=int,
     metavar="N",
-    help="The sequences of the text that were read before [default: the state's, or 0].",
+    help="The number of sequences that were read before [default: the state's, or 0].",
 )
 @click.option("--save-every", type=int, metavar="N", help="The steps between checkpoints [default: 100].")
 @click.option("--eval-every", type=int, metavar="N", help="The steps between evaluations [default: 50].")
 @click.option(
-    "--log-every", type=int, metavar="N", help="The steps between lines where the output is a pipe [default: 10]."
+    "--log-every",
+    type=int,
+    metavar="N",
+    help="The steps between lines of progress where the output is a pipe [default: 10].",
 )
 @click.option(
     "--keep",
     type=int,
     metavar="K",
-    help="The number of last checkpoints that stay; a file KEEP keeps more [default: 2].",
+    help="The number of last checkpoints that stay; one with a file KEEP in it always stays [default: 2].",
 )
-@click.option("--seed", type=int, metavar="N", help="The seed of order, masks and dropout [default: 0].")
+@click.option("--seed", type=int, metavar="N", help="The seed of the order, the masks and dropout [default: 0].")
 @click.option("--resume", is_flag=True, help="Continue the run in RUN with the same settings.")
-@click.option("--trust-checkpoint", is_flag=True, help="Read the state of a run whose files are somebody else's.")
-@click.option("--world", type=click.IntRange(1), metavar="N", help="Fail unless there are N processes (torchrun).")
+@click.option(
+    "--trust-checkpoint", is_flag=True, help="Read the state of a run although its files belong to another user."
+)
+@click.option(
+    "--world", type=click.IntRange(1), metavar="N", help="Stop with an error unless there are N processes (torchrun)."
+)
 @click.option("--tensorboard", is_flag=True, default=None, help="Write event files to RUN/tensorboard too.")
 @click.option(
     "--tracker",
     type=click.Choice(TRACKERS),
-    help="Metrics go there too. wandb: RUN/wandb, uploaded only where WANDB_MODE=online; trackio: its local store.",
+    help="Also write the metrics to a tracker. wandb writes to RUN/wandb and uploads only where WANDB_MODE=online; "
+    "trackio writes to its local store.",
 )
 @revision
 @as_json
-def train(src, data, as_json, **options) -> int:
-    """Continue pretraining; RUN gets stock checkpoints that a run continues from. Under torchrun it is sharded.
+def train(src: str | None, data: tuple[str, ...], as_json: bool, **options: Any) -> int:
+    """Continue pretraining; RUN gets stock checkpoints, from which a run can continue. Under torchrun it is sharded.
 
-    Exit code 130: SIGTERM or SIGINT came; the step was finished and saved.
+    Exit code 130: SIGTERM or SIGINT arrived; the step was finished and saved.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if options["schedule"] not in (None, "wsd") and (named := [n for n in ("decay", "decay_shape") if n in given]):
-        what = f"--{named[0].replace('_', '-')} is of --schedule wsd, not of {options['schedule']}."
+        what = f"--{named[0].replace('_', '-')} has no effect with --schedule {options['schedule']}, only with wsd."
         raise click.UsageError(what, click.get_current_context())
     if given.get("rewarm") == ():
         given["rewarm"] = None
     done = api.train(src, data, quiet=as_json, **given)
-    if not show.first_process():
-        return 130 if done.stopped else 0
+    if not terminal.first_process():
+        return INTERRUPTED if done.stopped else 0
     if as_json:
-        show.print_json(done.document())
+        terminal.print_json(done.document())
     else:
-        show.training(done)
-    return 130 if done.stopped else 0
+        training_text.show_training(done)
+    return INTERRUPTED if done.stopped else 0
 
 
 @click.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True)
-@click.option("--out", "-o", type=click.Path(path_type=Path), metavar="FILE", help="A picture: .png, .svg or .pdf.")
-@click.option("--baseline", metavar="NAME", help="The run that savings are against [default: the last].")
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Also write a picture: .png, .svg or .pdf."
+)
+@click.option("--baseline", metavar="NAME", help="The run with which the others are compared [default: the last].")
 @click.option("--overwrite", is_flag=True, help="Replace the picture.")
 @as_json
-def plot(runs, as_json, **options) -> int:
-    """Show what runs cost and saved: loss against FLOPs, tokens and time. RUN: a folder of train, or NAME=FOLDER."""
+def plot(runs: tuple[str, ...], as_json: bool, **options: Any) -> int:
+    """Show what runs cost and saved: loss against FLOPs, tokens and time. RUN: a grow train folder or NAME=FOLDER."""
     if options["overwrite"] and not options["out"]:
-        raise click.UsageError("--overwrite is for the picture of --out.", click.get_current_context())
-    found = api.plot(runs, **options)
+        raise click.UsageError(
+            "--overwrite has no effect without --out, whose picture it replaces.", click.get_current_context()
+        )
+    curves = api.plot(runs, **options)
     if as_json:
-        show.print_json(found.document())
+        terminal.print_json(curves.document())
     else:
-        show.curves(found)
+        training_text.show_curves(curves)
     return 0
-
-
-@click.command()
-@click.argument("recipe", required=False)
-@click.option("--out", type=click.Path(path_type=Path), metavar="OUT", help="The run's folder [default: its name].")
-@click.option(
-    "--resume", is_flag=True, help="Continue in OUT where the run stopped; stages not yet begun may have changed."
-)
-@click.option("--dry-run", is_flag=True, help="Price every stage, measure its time on a random model, write nothing.")
-@click.option("--list", "listed", is_flag=True, help="Name the recipes that come with grow.")
-@click.option("--world", type=click.IntRange(1), metavar="N", help="Fail unless there are N processes (torchrun).")
-@click.option("--trust-checkpoint", is_flag=True, help="Resume a run whose files belong to somebody else.")
-@as_json
-@click.pass_context
-def run(ctx, recipe, listed, dry_run, as_json, **options) -> int:
-    """Carry out a staged recipe: train, grow, train. RECIPE is a TOML file or a bundled one's name.
-
-    Exit code 130: SIGTERM or SIGINT came; --resume goes on from there, to the same bits.
-    """
-    from grow.cli import run_command
-
-    chosen = "--list" if listed else "--dry-run" if dry_run else ""
-    given = {"RECIPE": recipe, "--dry-run": dry_run} if listed else {}
-    given |= {f"--{name.replace('_', '-')}": value for name, value in options.items()}
-    if chosen and (ignored := [name for name, value in given.items() if value]):
-        raise click.UsageError(f"{ignored[0]} has no meaning with {chosen}.", ctx)
-    if listed:
-        return run_command.listed(as_json)
-    if recipe is None:
-        raise click.MissingParameter(ctx=ctx, param_hint="'RECIPE'", param_type="argument")
-    if dry_run:
-        return run_command.price(recipe, as_json)
-    return run_command.run(recipe, as_json, **options)

@@ -58,8 +58,8 @@ def compare(
     A method that cannot do this is a row with a `reason`. Raises BadInput and Refused when the source, the target or
     the text cannot be used, or no method applies.
     """
-    from grow.verification.ladder import environment
-    from grow.verification.report import check_place
+    from grow.verification.report.page_file import check_place
+    from grow.verification.verdict import environment
 
     if report is not None:
         check_place(Path(report))

@@ -11,10 +11,10 @@ from markupsafe import Markup
 
 from grow.comparison import svg
 from grow.comparison.summary import Comparison, Row
-from grow.verification.report import environment
-from grow.verification.report import write_page as write
 from grow.verification.report.charts import sci, share_bar
 from grow.verification.report.document import plain
+from grow.verification.report.html_page import environment
+from grow.verification.report.page_file import write_page as write
 
 
 def write_page(found: Comparison, path: Path) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from grow.verification.result import finite
+from grow.verification.verdict import finite
 
 SCHEMA = 1
 

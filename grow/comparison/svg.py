@@ -47,7 +47,7 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
 
 
 def chart(lines: Sequence[Line], level: float | None, ident: str, title: str, across: str) -> Markup:
-    """Held-out loss upward; `level` is the source's loss, a line across."""
+    """StoredOutputs-out loss upward; `level` is the source's loss, a line across."""
     points = [p for line in lines for p in line.points]
     ys = [y for _, y in points] + ([level] if level is not None else [])
     top = _ceiling(lines, ys)
@@ -96,10 +96,10 @@ def _ceiling(lines: Sequence[Line], ys: Sequence[float]) -> float:
 
 
 def standalone(found: Comparison) -> str:
-    """Held-out loss against steps as an SVG file that any viewer shows."""
+    """StoredOutputs-out loss against steps as an SVG file that any viewer shows."""
     lines = lines_of(found, lambda p: (p[0], p[2]))
     width, height, left, right, top, bottom = 900, 460, 70, 240, 40, 60
-    inner = chart(lines, found.source_loss, "loss", "Held-out loss", "steps of AdamW")
+    inner = chart(lines, found.source_loss, "loss", "StoredOutputs-out loss", "steps of AdamW")
     legend = []
     for k, line in enumerate(lines):
         y = top + 14 + 20 * k

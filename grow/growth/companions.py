@@ -69,13 +69,13 @@ def copy_companions(checkpoint: Checkpoint, folder: Path, plan: Plan) -> None:
 
 def companion_notes(checkpoint: Checkpoint, plan: Plan) -> tuple[str, ...]:
     """What there is to say of the files beside the weights, one sentence each; Refused as in `follow_modules`."""
-    found = [
+    notes = [
         *follow_modules(checkpoint, plan).notes,
         _too_few_rows(checkpoint, plan),
         _unread(checkpoint, plan),
         *left_behind(checkpoint),
     ]
-    return tuple(note for note in found if note)
+    return tuple(note for note in notes if note)
 
 
 def left_behind(checkpoint: Checkpoint) -> list[str]:
@@ -84,13 +84,13 @@ def left_behind(checkpoint: Checkpoint) -> list[str]:
     states = (name.rstrip("/") for names in foreign(checkpoint.path).values() for name in names)
     coming |= set(module_folders(checkpoint.path)) if MODULES in coming else set()
     known = {*coming, *REPLACED, *STATES, *states, *(file.name for file in checkpoint.files)}
-    told = " ".join(checkpoint.notes)
+    noted = " ".join(checkpoint.notes)
     staying: list[str] = []
     litter: list[str] = []
     for name in sorted(os.listdir(checkpoint.path)):
         if name in known:
             continue
-        if name.endswith((".safetensors", ".model")) and show(name) in told:
+        if name.endswith((".safetensors", ".model")) and show(name) in noted:
             continue  # the reader has said so
         matches = any(fnmatch.fnmatchcase(name, pattern) for pattern in LITTER)
         folder = (checkpoint.path / name).is_dir()
@@ -98,14 +98,14 @@ def left_behind(checkpoint: Checkpoint) -> list[str]:
     for name in sorted(coming):
         if (checkpoint.path / name).is_dir():
             staying += [show(file) for file in _files_in(checkpoint.path, name) if file not in checkpoint.companions]
-    found = []
+    notes = []
     if staying:
-        found.append(f"stays behind: {listing(staying, 20)}")
+        notes.append(f"stays behind: {listing(staying, 20)}")
     if litter:
-        found.append(f"files of tools stay behind: {listing(litter)}")
+        notes.append(f"files of tools stay behind: {listing(litter)}")
     if (checkpoint.path / CARD).exists():
-        found.append(f"{CARD} is replaced by a card of the grown model")
-    return found
+        notes.append(f"{CARD} is replaced by a card of the grown model")
+    return notes
 
 
 def _files_in(root: Path, name: str) -> list[str]:
@@ -127,14 +127,14 @@ def _too_few_rows(checkpoint: Checkpoint, plan: Plan) -> str:
 
 def tokenizer_entries(checkpoint: Checkpoint) -> int:
     """The largest id that the files of the tokenizer name, and one; 0 where none of them can be read."""
-    found = -1
+    largest = -1
     for name in (name for name in IDS if name in checkpoint.companions):
         with contextlib.suppress(BadInput):  # the tokenizer is compared and loaded elsewhere
-            found = max(found, largest_id(name, checkpoint._json(inside(checkpoint.path, name))))
+            largest = max(largest, largest_id(name, checkpoint._json(inside(checkpoint.path, name))))
     if "vocab.txt" in checkpoint.companions:
         with opened(inside(checkpoint.path, "vocab.txt")) as lines:
-            found = max(found, sum(1 for _ in lines) - 1)
-    return found + 1
+            largest = max(largest, sum(1 for _ in lines) - 1)
+    return largest + 1
 
 
 def _edited(name: str, checkpoint: Checkpoint, plan: Plan) -> dict | None:

@@ -17,7 +17,7 @@ SHARD_SIZE = "5GB"
 
 @dataclass(frozen=True)
 class FileOptions:
-    """Each is explained in `grow.widen`. BadInput names the first that is none."""
+    """Each is explained in `grow.widen`. BadInput names the first that is not valid."""
 
     out: str | os.PathLike | None = None
     state: str | None = None
@@ -44,7 +44,7 @@ class FileOptions:
         if self.world is not None and not _is_count(self.world):
             raise BadInput(
                 option(world=self.world),
-                what="must be a whole number from 1",
+                what="must be a whole number, 1 or more",
                 why="it is a number of processes",
                 fix=option(world=1),
             )
@@ -82,17 +82,17 @@ def parse_size(size: Any) -> int:
         "TIB": 2**40,
     }
     try:
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(size))
+        parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(size))
     except ValueError:  # a number of thousands of digits
-        found = None
-    if not found or found[2].upper() not in units or not 1 <= float(found[1]) * units[found[2].upper()] < 1 << 63:
+        parts = None
+    if not parts or parts[2].upper() not in units or not 1 <= float(parts[1]) * units[parts[2].upper()] < 1 << 63:
         raise BadInput(
             option(max_shard_size=size),
             what="is not a size",
-            why="a number with KB, MB, GB, KiB, MiB or GiB",
+            why="a size is a number with KB, MB, GB, KiB, MiB or GiB",
             fix=option(max_shard_size=SHARD_SIZE),
         )
-    return int(float(found[1]) * units[found[2].upper()])
+    return int(float(parts[1]) * units[parts[2].upper()])
 
 
 def check_names(name: str, value: Any) -> None:

@@ -46,8 +46,8 @@ def plan_files(
 ) -> Plan:
     """`grow.plan` for a checkpoint on disk."""
     with opened(src, revision=files.revision, assume_harmless=files.assume_harmless) as (checkpoint, matched):
-        found = plan_for(matched, to, options)
-        return replace(found, notes=(*found.notes, *companion_notes(checkpoint, found)))
+        plan = plan_for(matched, to, options)
+        return replace(plan, notes=(*plan.notes, *companion_notes(checkpoint, plan)))
 
 
 def widen_files(
@@ -63,43 +63,45 @@ def widen_files(
     started = time.monotonic()
     state, trust, verify = files.state, files.trust_checkpoint, files.verify
     with ExitStack() as stack:
-        here = stack.enter_context(world_of(files.world, train=False)) if files.world else World(0, 1, None)
-        stack.enter_context(here.together())
+        world = stack.enter_context(world_of(files.world, train=False)) if files.world else World(0, 1, None)
+        stack.enter_context(world.together())
         source = opened(src, revision=files.revision, assume_harmless=files.assume_harmless, trust=trust)
         checkpoint, matched = stack.enter_context(source)
         the_plan = plan_for(matched, to, options)
         folder = Path(files.out if files.out is not None else default_name(src, to, options.upcycling))
-        check_same(the_plan, checkpoint, here)
-        beside = companion_notes(checkpoint, the_plan)
-        moments, told = training_state(stack, checkpoint, the_plan, state, trust)
+        check_same(the_plan, checkpoint, world)
+        file_notes = companion_notes(checkpoint, the_plan)
+        moments, state_notes = training_state(stack, checkpoint, the_plan, state, trust)
         needed = the_plan.nbytes + (moments.nbytes if moments else 0)
         if verify and isinstance(checkpoint, PiecedCheckpoint):
             needed += checkpoint.nbytes
         # room for the result, and for the float64 proof beside it only if somebody asks for it
-        with staged(folder, here, source=checkpoint.path, overwrite=files.overwrite, needed=needed) as stage:
+        with staged(folder, world, source=checkpoint.path, overwrite=files.overwrite, needed=needed) as stage:
             name = public_name(src, checkpoint.path)
-            write_result(the_plan, checkpoint, stage.path, files.shard, name.shown, progress, here)
-            found, made = None, {}
+            write_result(the_plan, checkpoint, stage.path, files.shard, name.shown, progress, world)
+            verification, made = None, {}
             if verify:
                 names = show(src, LINE), show(folder, LINE)
-                found = verified(the_plan, checkpoint, stage.path, names, on_rung, here)
+                verification = verified(the_plan, checkpoint, stage.path, names, on_rung, world)
             if moments:
-                moments, told = write_state(moments, stage.path, files.shard, here, asked=state is not None, told=told)
-            with here.together():
-                if here.first:
+                moments, state_notes = write_state(
+                    moments, stage.path, files.shard, world, required=state is not None, notes=state_notes
+                )
+            with world.together():
+                if world.first:
                     if moments:
                         add_to_record(stage.path, "state", moments.document())
                     if checkpoint.vouched:
                         add_to_record(stage.path, ASSUMED, checkpoint.vouched)
-                    card = model_card(the_plan, name, found, source_card(checkpoint))
+                    card = model_card(the_plan, name, verification, source_card(checkpoint))
                     (stage.path / "README.md").write_text(card, encoding="utf-8")
                     made = check_written(the_plan, checkpoint, stage.path, folder, moments is not None)
                     add_to_record(stage.path, "files", made)
                 checkpoint.check_unchanged()
-            with here.together():
+            with world.together():
                 stage.commit(made)
-        notes = (*checkpoint.notes, *the_plan.notes, *beside, *stage.notes, *told)
-        return Growth(the_plan, folder, None, found, time.monotonic() - started, notes)
+        notes = (*checkpoint.notes, *the_plan.notes, *file_notes, *stage.notes, *state_notes)
+        return Growth(the_plan, folder, None, verification, time.monotonic() - started, notes)
 
 
 def default_name(src: Any, to: Any, upcycling: UpcyclingOptions | None = None) -> str:

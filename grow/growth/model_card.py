@@ -15,7 +15,7 @@ from grow.errors import BadInput
 from grow.files.header import open_regular, read_exactly, show
 from grow.files.locate import HUB_ID
 from grow.planning.plan import Plan
-from grow.verification.result import Verification, damage_text
+from grow.verification.verdict import Verification, damage_text
 
 INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag", "library_name", "tags", "datasets")
 """What a source's card says that holds of the grown model too."""
@@ -38,7 +38,7 @@ class PublicName:
 
 
 def public_name(src: Any, folder: Path) -> PublicName:
-    """Of a source as somebody named it, which lies in `folder`."""
+    """The public name of a source that somebody called `src` and that lies in `folder`."""
     parts = folder.parts
     cached = [
         parts[k - 1] for k in range(1, len(parts)) if parts[k] == "snapshots" and parts[k - 1].startswith("models--")
@@ -77,8 +77,8 @@ def source_card(checkpoint: Checkpoint) -> dict[str, Any]:
         return {}
     if stated.get("language") is False:  # Norwegian, as YAML 1.1 reads it
         stated["language"] = "no"
-    found = {key: _clean(stated.get(key)) for key in INHERITED}
-    return {key: value for key, value in found.items() if value}
+    inherited = {key: _clean(stated.get(key)) for key in INHERITED}
+    return {key: value for key, value in inherited.items() if value}
 
 
 def _front_matter(path: Path) -> str:
@@ -92,8 +92,8 @@ def _front_matter(path: Path) -> str:
     finally:
         os.close(fd)
     text = raw.decode("utf-8-sig", errors="ignore").replace("\r\n", "\n")
-    found = re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|\Z)", text, re.DOTALL)
-    return found[1] if found else ""
+    front_matter = re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|\Z)", text, re.DOTALL)
+    return front_matter[1] if front_matter else ""
 
 
 def _clean(value: Any) -> str | list[str]:

@@ -56,12 +56,12 @@ def check_vouched(source: Architecture, names: Sequence[str]) -> list[str]:
             raise BadInput(
                 option(assume_harmless=[show(name, 80)]),
                 what=f"config.json has no such field; {hint}".rstrip("; "),
-                why="it is of a field that is there and that the family does not know",
+                why="it names fields of config.json that the family does not know",
                 fix="leave it out, or spell it as config.json does",
             )
     known = [name for name in names if family.knows(name)]
-    told = f"{option('assume_harmless')} has no effect on {listing(known)}: the family knows what it is"
-    return [told] if known else []
+    note = f"{option('assume_harmless')} has no effect on {listing(known)}: the family knows what it is"
+    return [note] if known else []
 
 
 def _same_bytes(checkpoint: Checkpoint, a: str, b: str) -> bool:

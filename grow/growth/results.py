@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.planning.plan import Plan
-from grow.verification.result import Verification, damage_of
+from grow.verification.verdict import Verification, damage_of
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from grow.planning.record import NAME, earlier_of, record_of
 from grow.processes import World
 from grow.spelling import command, option
 from grow.verification.ladder import verify_folders
-from grow.verification.result import FUNCTION, LOSSY, Verification
+from grow.verification.rungs import FUNCTION, LOSSY
+from grow.verification.verdict import Verification
 from grow.version import __version__
 
 
@@ -49,7 +50,7 @@ def check_same(the_plan: Plan, checkpoint: Checkpoint, world: World) -> None:
                 str(checkpoint.path),
                 what=f"is another checkpoint for process {world.rank} than for process 0",
                 why="each process grows its share of one source",
-                fix="the same files, or one folder on a shared file system, for all nodes",
+                fix="give all nodes the same files, or one folder on a shared file system",
             )
 
 
@@ -97,14 +98,14 @@ def verified(
     stock = folder / ".source"
     if isinstance(checkpoint, PiecedCheckpoint):
         write_stock(checkpoint, stock, world)
-    found = None
+    verification = None
     with world.together(), ExitStack() as stack:
         if world.first:
             if isinstance(checkpoint, PiecedCheckpoint):
                 checkpoint = stack.enter_context(open_checkpoint(stock))
-            found = _checked(the_plan, checkpoint, folder, names, on_rung)
+            verification = _checked(the_plan, checkpoint, folder, names, on_rung)
             shutil.rmtree(stock, ignore_errors=True)
-    return world.broadcast(found)
+    return world.broadcast(verification)
 
 
 def _checked(
@@ -112,19 +113,19 @@ def _checked(
 ) -> Verification:
     rungs = LOSSY if the_plan.lossy else FUNCTION
     with open_checkpoint(folder) as grown:
-        found = verify_folders(checkpoint, grown, rungs=rungs, seed=the_plan.seed, names=names, progress=on_rung)
-    if not (_as_declared(found) if the_plan.lossy else found.sound):
-        failed = (f"{r.name}: {r.reason}" for r in found.checks if r.status == "fail")
+        verification = verify_folders(checkpoint, grown, rungs=rungs, seed=the_plan.seed, names=names, progress=on_rung)
+    if not (_as_declared(verification) if the_plan.lossy else verification.sound):
+        failed = (f"{r.name}: {r.reason}" for r in verification.checks if r.status == "fail")
         raise Different(
             names[1],
-            what=f"is {found.verdict} after the growth; it was not kept",
-            why=next(failed, "no rung could run"),
+            what=f"is {verification.verdict} after the growth; it was not kept",
+            why=next(failed, "no check was able to run"),
             fix=f"report this with the plan ({command('plan', json=True)}); "
             f"{option(verify=False)} keeps the result, unverified",
-            verification=found,
+            verification=verification,
         )
-    add_to_record(folder, "verification", _published(found.to_dict(), checkpoint.path, folder, names[1]))
-    return found
+    add_to_record(folder, "verification", _published(verification.to_dict(), checkpoint.path, folder, names[1]))
+    return verification
 
 
 def check_written(the_plan: Plan, checkpoint: Checkpoint, folder: Path, out: Path, state: bool) -> dict[str, int]:
@@ -135,7 +136,7 @@ def check_written(the_plan: Plan, checkpoint: Checkpoint, folder: Path, out: Pat
             option(out=out),
             what=f"{what} while the result was made",
             why=f"another program works in {folder.name}; nothing was kept",
-            fix="end it, and the same command again",
+            fix="end it, then run the same command again",
         )
 
     try:
@@ -178,29 +179,29 @@ def training_state(
         return None, ()
     from grow.optimizer.state.grown_state import grown_state
 
-    found, notes = grown_state(checkpoint.path, the_plan, policy, trust)
-    if found is not None:
-        stack.callback(found.close)
-    return found, notes
+    state, notes = grown_state(checkpoint.path, the_plan, policy, trust)
+    if state is not None:
+        stack.callback(state.close)
+    return state, notes
 
 
 def write_state(
-    moments: Any, stage: Path, shard: int, world: World, *, asked: bool, told: tuple[str, ...]
+    moments: Any, stage: Path, shard: int, world: World, *, required: bool, notes: tuple[str, ...]
 ) -> tuple[Any, tuple[str, ...]]:
     """(the state, notes) once it is written; None and why it stays behind where its numbers are found to be damaged
-    and nobody asked for it."""
+    and nobody has named it."""
     from grow.optimizer.state.grown_state import left_behind
 
     try:
         moments.write(stage, shard, world)
-        return moments, told
+        return moments, notes
     except BadInput as fault:
-        if asked:
+        if required:
             raise
         with world.together():
             if world.first:
                 shutil.rmtree(stage / "state", ignore_errors=True)
-        return None, (*told[:-1], left_behind(fault))
+        return None, (*notes[:-1], left_behind(fault))
 
 
 def add_to_record(folder: Path, key: str, value: Any) -> None:
@@ -211,8 +212,8 @@ def add_to_record(folder: Path, key: str, value: Any) -> None:
     write_json(path, record)
 
 
-def _as_declared(found: Verification) -> bool:
+def _as_declared(verification: Verification) -> bool:
     """Whether a growth that is not exact runs and is stored as it should be; what it computes may differ."""
-    failed = {check.name for check in found.checks if check.status == "fail"}
-    measured = found.check("true_float64")
+    failed = {check.name for check in verification.checks if check.status == "fail"}
+    measured = verification.check("true_float64")
     return failed <= {"true_float64", "loss"} and measured is not None and bool(measured.measured)

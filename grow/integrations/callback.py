@@ -15,7 +15,7 @@ from grow.api import plan
 from grow.architectures import architecture_of
 from grow.errors import BadInput, Refused
 from grow.files.writer import write_json
-from grow.growth.in_memory import ModelSource
+from grow.growth.model_source import ModelSource
 from grow.growth.results import Growth
 from grow.integrations.in_place import check_in_place, grow_in_place
 from grow.integrations.requests import Growing, growings_of

@@ -15,7 +15,7 @@ from torch import nn
 
 from grow.api import widen
 from grow.errors import BadInput, Refused
-from grow.growth.in_memory import ModelSource, check_model
+from grow.growth.model_source import ModelSource, check_model
 from grow.growth.results import Growth
 from grow.growth.written_and_verified import Different
 from grow.integrations.updates import NewEntryUpdates, bare

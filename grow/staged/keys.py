@@ -24,7 +24,7 @@ from grow.planning.methods import METHODS
 from grow.planning.tensor import SPLITS
 from grow.training.settings.limits import plateau_of, rewarm_of
 from grow.training.settings.run_settings import Settings, check
-from grow.verification.result import RUNG_OF, RUNGS
+from grow.verification.rungs import RUNG_OF, RUNGS
 
 Check = Callable[[Any], str]  # what is wrong with a value; "" when nothing is
 CARRIED = ("carry", "drop")  # as in grow.training.begin.from_state, which imports torch

@@ -259,7 +259,7 @@ def test_progress_is_shown_on_a_terminal_only(pair, tmp_path, monkeypatch, capsy
         ("small --record x.st --tasks", "--tasks has no meaning with --record"),
         ("small --record x.st --rung loss", "--rung has no meaning with --record"),
         ("--against x.st small --samples 3", "--samples has no meaning with --against"),
-        ("small small --overwrite", "--overwrite is for the golden file of --record"),
+        ("small small --overwrite", "--overwrite has no effect without --record"),
         ("small --record x.st --against y.st", "give one of them"),
         ("small small --record x.st", "--record takes SRC alone"),
         ("small small --against x.st", "--against takes GROWN alone"),

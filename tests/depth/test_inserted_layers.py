@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 import grow
 from grow.errors import BadInput, GrowError, Refused
 from grow.notation.maps import is_power_of_two
-from grow.verification.result import LADDER, Verification
+from grow.verification.rungs import LADDER
+from grow.verification.verdict import Verification
 
 # What an inserted layer holds
 

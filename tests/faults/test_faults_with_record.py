@@ -37,7 +37,7 @@ from grow.notation.axes import GAIN, READ, SHIFT, WRITE
 from grow.notation.maps import MEAN
 from grow.notation.numbers import narrow
 from grow.planning.tensor import TensorPlan
-from grow.verification.result import Verification
+from grow.verification.verdict import Verification
 
 
 def zeroed(raw: Raw) -> None:

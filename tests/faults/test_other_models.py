@@ -32,9 +32,9 @@ import grow
 from grow.architectures import FAMILIES
 from grow.errors import GrowError
 from grow.notation.numbers import narrow, widen
-from grow.verification.outputs import pair as pair_module
+from grow.verification.outputs import two_folders
 from grow.verification.outputs.pair import Pair
-from grow.verification.result import Verification
+from grow.verification.verdict import Verification
 from grow.zoo import bundled_path
 
 # The tokenizer
@@ -301,7 +301,7 @@ def test_a_pair_reads_each_config_and_header_once_and_anew_when_it_was_closed(ma
         monkeypatch.setattr(owner, name, count)
 
     counted(transformers.AutoConfig, "from_pretrained")
-    counted(pair_module, "shapes")
+    counted(two_folders, "shapes")
     with Pair(*folders) as pair:
         for times in (1, 2):
             for _ in range(3):

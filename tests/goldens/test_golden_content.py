@@ -61,7 +61,7 @@ def test_a_place_that_cannot_be_is_told_before_a_model_is_loaded(made, tmp_path,
 
 
 def test_a_negative_seed_is_bad_input(made, tmp_path):
-    with pytest.raises(BadInput, match="--seed -1"):
+    with pytest.raises(BadInput, match="seed=-1: must be a whole number, 0 or more"):
         record(made("llama", "2x")[0], tmp_path / "golden.safetensors", seed=-1)
 
 
@@ -106,7 +106,7 @@ def test_a_truncated_file_is_bad_input(copied, share):
 
 def test_what_is_no_golden_file_is_bad_input(copied, tmp_path):
     file, grown = Path(copied[0]), copied[1]
-    assert "no golden file" in refused(grown / tiny.WEIGHTS).what
+    assert "not a golden file" in refused(grown / tiny.WEIGHTS).what
     for raw in (
         b"PK\x03\x04" + bytes(99),
         b"\x80\x02" + bytes(99),
@@ -150,7 +150,7 @@ def test_content_that_does_not_belong_together_is_bad_input(wide, tmp_path):
     def shape(*shape: int) -> dict[str, Any]:
         return {"outputs": replace(out, shapes={**out.shapes, key: shape})}
 
-    ask = read.asked["random"]
+    ask = read.probes["random"]
     wrong: list[dict[str, Any]] = [
         shape(-1, 500), shape(0, 0), shape(1, 500), shape(128, 8),
         outputs(top_columns=np.full_like(out.kept[key]["top_columns"], 500)),
@@ -165,10 +165,10 @@ def test_content_that_does_not_belong_together_is_bad_input(wide, tmp_path):
         {"outputs": replace(out, std={"logits": -1.0})},
         {"outputs": replace(out, std={**out.std, "other": 1.0})},
         {"outputs": replace(out, std={}, shapes={}, kept={})},
-        {"asked": {k: v for k, v in read.asked.items() if k != "random"}},
-        {"asked": {**read.asked, "random": replace(ask, counted=~ask.counted)}},
-        {"asked": {**read.asked, "random": replace(ask, counted=ask.counted[:1])}},
-        {"asked": {**read.asked, "random": replace(ask, inputs={})}},
+        {"probes": {k: v for k, v in read.probes.items() if k != "random"}},
+        {"probes": {**read.probes, "random": replace(ask, counted=~ask.counted)}},
+        {"probes": {**read.probes, "random": replace(ask, counted=ask.counted[:1])}},
+        {"probes": {**read.probes, "random": replace(ask, inputs={})}},
         {"floors": {"float32": replace(read.floors["float32"], hidden={})}},
         {"source": {**read.source, "config": []}},
         {"source": {}},
@@ -186,8 +186,8 @@ def test_content_that_does_not_belong_together_is_bad_input(wide, tmp_path):
 
 def test_inputs_that_no_model_takes_fail_and_do_not_raise(copied, tmp_path):
     read = golden.read(copied[0])
-    ask = read.asked["random"]
+    ask = read.probes["random"]
     ids = ask.inputs["input_ids"]
     for inputs in ({**ask.inputs, "input_ids": ids + 10**6}, {**ask.inputs, "input_ids": ids - 10**6}, {"x": ids}):
-        path = signed(read, tmp_path, asked={**read.asked, "random": replace(ask, inputs=inputs)})
+        path = signed(read, tmp_path, probes={**read.probes, "random": replace(ask, inputs=inputs)})
         assert against(path, copied[1]).check("true_float64").status == "fail"

@@ -22,7 +22,7 @@ from grow.verification.golden import against, record, sketch
 from grow.verification.golden.golden_file import write
 from grow.verification.golden.kept_tokenizer import fingerprint
 from grow.verification.outputs import pair as pair_module
-from grow.verification.result import Verification
+from grow.verification.verdict import Verification
 
 # Every damage
 

@@ -16,9 +16,9 @@ from grow.errors import BadInput
 from grow.planning.record import read_record
 from grow.verification import golden
 from grow.verification.golden import against, record
-from grow.verification.outputs.forward_passes import STORAGE_K, storage_floor
+from grow.verification.outputs.noise_floors import STORAGE_K, storage_floor
 from grow.verification.outputs.pair import Pair
-from grow.verification.result import EXACT
+from grow.verification.rungs import EXACT
 
 LIMIT = 400_000  # bytes of a golden file of a small language model
 

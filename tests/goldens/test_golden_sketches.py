@@ -17,7 +17,7 @@ from grow.planning import readback
 from grow.planning.record import read_record
 from grow.verification.golden import against, record, sketch
 from grow.verification.golden.content import pack, unpack
-from grow.verification.golden.questions import fit
+from grow.verification.golden.golden_probes import fit
 from grow.verification.outputs.compare import difference
 from grow.verification.probes import Probe, Probes
 from grow.verification.weights.recorded_growth import Replay

@@ -12,7 +12,7 @@ import tiny
 import grow
 from grow.notation.dtypes import RAW
 from grow.planning.plan import Plan
-from grow.verification.result import Verification
+from grow.verification.verdict import Verification
 
 ONLY = ("certificate",)
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from grow.models.true_float64 import quiet
 from grow.verification.outputs.forward_passes import true_float64
 from grow.verification.outputs.pair import Pair
-from grow.verification.result import Check
+from grow.verification.verdict import Check
 
 # Pairwise distinct sizes; eps large enough to matter; the padding id inside the vocabulary.
 LLAMA = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grow.verification.result import Verification
+from grow.verification.verdict import Verification
 
 
 def statuses(found: Verification) -> dict[str, str]:

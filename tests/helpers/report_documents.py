@@ -4,7 +4,8 @@ import random
 from html.parser import HTMLParser
 from itertools import chain
 
-from grow.verification.result import RUNGS, Check, Verification
+from grow.verification.rungs import RUNGS
+from grow.verification.verdict import Check, Verification
 
 PROBES = {
     "random": [2, 64],

@@ -109,7 +109,7 @@ def test_an_unproved_page_says_in_every_section_why_it_is_empty():
         "? Unproved – trainability unknown",
         "too little could be checked. true_float64: not enough memory: 34.1 GB are needed and 3.2 GB are free.",
         "certificate – skip no grow.json: no plan to check against",
-        "No grow.json: how the axes grew is not known.",
+        "There is no grow.json, so it is not known how the axes grew.",
         "The check hidden_states was skipped: not enough memory",
         "The check trainability was skipped: not enough memory",
         "No field of config.json differs.",

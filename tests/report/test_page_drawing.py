@@ -104,7 +104,7 @@ def test_runs_that_are_no_map_are_not_drawn(runs):
         {"axis": "hidden", "space": "hidden", "old": 2, "new": 2, "operator": "", "runs": runs}
     ]
     assert axis_pictures.looks(2, 2, runs) == []
-    assert "Its runs are not a map between these sizes" in Page(render(document)).shown
+    assert "What grow.json says of it is not a map between these sizes" in Page(render(document)).shown
 
 
 def test_the_scale_is_logarithmic_and_zero_has_its_own_look():
@@ -186,7 +186,7 @@ def test_a_path_that_cannot_be_written_is_refused(tmp_path, name, what):
     with pytest.raises(BadInput) as refusal:
         write_report({}, tmp_path / name)
     assert refusal.value.what == what
-    assert refusal.value.where.startswith("--report ")
+    assert refusal.value.where.startswith('report="')
     assert refusal.value.why
     assert refusal.value.fix
     assert list(tmp_path.iterdir()) == []

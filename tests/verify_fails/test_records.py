@@ -139,7 +139,7 @@ def test_a_source_of_the_same_sizes_and_other_weights_is_different(copied, tmp_p
 def test_swapped_arguments_are_told_so(copied):
     with pytest.raises(BadInput) as error:
         grow.verify(copied.grown, copied.source, rungs=ONLY)
-    assert error.value.fix == "grow verify SOURCE GROWN, in this order"
+    assert error.value.fix == "give the source first, then what grew from it"
     assert error.value.exit_code == 2
 
 

@@ -10,7 +10,7 @@ import tiny
 from damaged_pairs import CASES, Case, Pair, Weights, make
 
 import grow
-from grow.verification.result import LADDER
+from grow.verification.rungs import LADDER
 
 # The command
 

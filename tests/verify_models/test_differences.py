@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from grow.errors import BadInput
 from grow.models.true_float64 import Unloadable, model_class
-from grow.verification.checks.behaviour import cached_decoding
+from grow.verification.checks.cached_decoding import cached_decoding
 from grow.verification.outputs.forward_passes import runtime_dtype
 from grow.verification.outputs.pair import Pair
 

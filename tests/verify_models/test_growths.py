@@ -11,9 +11,12 @@ import torch
 import transformers
 from edited_models import BERT, NAMES, derive, exact, make, only
 
-from grow.verification.checks.behaviour import cached_decoding, save_reload
-from grow.verification.outputs.forward_passes import EXACT, STORAGE_K, runtime_dtype, storage_floor, true_float64
-from grow.verification.outputs.pair import Pair, stored_dtype
+from grow.verification.checks.cached_decoding import cached_decoding
+from grow.verification.checks.save_reload import save_reload
+from grow.verification.outputs.forward_passes import EXACT, runtime_dtype, true_float64
+from grow.verification.outputs.noise_floors import STORAGE_K, storage_floor
+from grow.verification.outputs.pair import Pair
+from grow.verification.outputs.stored_dtypes import stored_dtype
 
 
 @pytest.fixture(scope="module")

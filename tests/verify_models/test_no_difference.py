@@ -14,7 +14,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEm
 
 from grow.models.float64_mode import TrueFloat64
 from grow.models.true_float64 import load, model_class, tensors
-from grow.verification.checks.behaviour import cached_decoding, save_reload
+from grow.verification.checks.cached_decoding import cached_decoding
+from grow.verification.checks.save_reload import save_reload
 from grow.verification.outputs import pair as pair_module
 from grow.verification.outputs.compare import difference, run
 from grow.verification.outputs.forward_passes import EXACT, runtime_dtype, true_float64

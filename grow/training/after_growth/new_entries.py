@@ -21,7 +21,7 @@ from grow.architectures.family import Family
 from grow.architectures.match import Match, Matched, match
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
-from grow.growth.in_memory import ModelSource
+from grow.growth.model_source import ModelSource
 from grow.notation.axes import Dim
 from grow.notation.origins import SourcePart
 from grow.optimizer.dual_rule import new_entries_of

@@ -126,13 +126,13 @@ class Stacks(contextlib.AbstractContextManager):
 
 def _experts_in(module: Any) -> int:
     """How many experts a module holds: matrices in one parameter, or modules of one kind; 0 for other modules."""
-    said = getattr(module, "num_experts", getattr(module, "num_routed_experts", None))
+    declared = getattr(module, "num_experts", getattr(module, "num_routed_experts", None))
     stacked = {p.shape[0] for p in module._parameters.values() if p is not None and p.ndim == 3}
-    if len(stacked) == 1 and isinstance(said, int) and max(stacked) > 1:
+    if len(stacked) == 1 and isinstance(declared, int) and max(stacked) > 1:
         return int(max(stacked))
     parts = len(module._modules)
-    if isinstance(module, (torch.nn.ModuleDict, torch.nn.ModuleList)) and isinstance(said, int) and said > 1:
-        return said if said <= parts else 0
+    if isinstance(module, (torch.nn.ModuleDict, torch.nn.ModuleList)) and isinstance(declared, int) and declared > 1:
+        return declared if declared <= parts else 0
     return 0
 
 
@@ -158,8 +158,8 @@ def in_order(x: torch.Tensor, y: torch.Tensor, near: float) -> tuple[dict[int, l
         same = torch.stack([((a[:, [e]] - b).abs().amax(0) <= near * unit) for e in range(a.shape[1])])
         left, pairs, bad = set(range(b.shape[1])), dict[int, list[int]](), list[int]()
         for e in range(a.shape[1]):
-            here = sorted((j for j in same[e].nonzero().flatten().tolist() if j in left), key=lambda j: (j != e, j))
-            pairs[e] = here[:c]
+            alike = sorted((j for j in same[e].nonzero().flatten().tolist() if j in left), key=lambda j: (j != e, j))
+            pairs[e] = alike[:c]
             left -= set(pairs[e])
             if len(pairs[e]) != c:
                 bad.append(e)

@@ -17,8 +17,10 @@ import transformers
 from grow.models.true_float64 import forward, quiet
 from grow.verification.outputs.compare import RUN_ERRORS
 from grow.verification.outputs.forward_passes import guard
-from grow.verification.outputs.pair import Pair, Side
-from grow.verification.result import EXACT, Check
+from grow.verification.outputs.pair import Pair
+from grow.verification.outputs.two_folders import Side
+from grow.verification.rungs import EXACT
+from grow.verification.verdict import Check
 
 STAMPS = {"transformers_version", "return_dict_in_generate", "use_cache"}
 """Say who wrote the file and how the answer is packed, not what is written."""
@@ -41,13 +43,13 @@ def generation_config(pair: Pair) -> Check:
     except Exception as error:  # what the source's own file says cannot be known
         reason = f"the source's does not load: {type(error).__name__}: {error}"
         return Check("generation_config", "skip", limit=limit, reason=reason)
-    found = settled(wanted, pair.folders["grown"], limit)
+    found = same_settings(wanted, pair.folders["grown"], limit)
     return found if found.status == "fail" or not unequal else _of_other_tokens(found.measured, unequal, limit)
 
 
 def _of_other_tokens(measured: Mapping[str, Any], unequal: Mapping[str, tuple[Any, Any]], limit: str) -> Check:
-    said = "; ".join(f"config.json: {name} is {b!r}, wanted {a!r}" for name, (a, b) in unequal.items())
-    return Check("generation_config", "fail", {**measured, "unequal": list(unequal)}, limit, said)
+    differences = "; ".join(f"config.json: {name} is {b!r}, wanted {a!r}" for name, (a, b) in unequal.items())
+    return Check("generation_config", "fail", {**measured, "unequal": list(unequal)}, limit, differences)
 
 
 def _unequal_tokens(pair: Pair) -> dict[str, tuple[Any, Any]]:
@@ -62,7 +64,7 @@ def _several(ids: Any) -> Any:
     return [ids] if isinstance(ids, int) else ids
 
 
-def settled(wanted: Mapping[str, Any], grown: Path, limit: str) -> Check:
+def same_settings(wanted: Mapping[str, Any], grown: Path, limit: str) -> Check:
     """Whether the folder's settings are those that are wanted."""
     try:
         found = effective(grown)
@@ -72,13 +74,13 @@ def settled(wanted: Mapping[str, Any], grown: Path, limit: str) -> Check:
     names = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
     measured = {"settings": len(wanted), "unequal": names}
     if names:
-        said = "; ".join(f"{name} is {_said(found, name)}, wanted {_said(wanted, name)}" for name in names)
+        differences = "; ".join(f"{name} is {_stated(found, name)}, wanted {_stated(wanted, name)}" for name in names)
         gone = "" if (grown / "generation_config.json").is_file() else " (there is no generation_config.json)"
-        return Check("generation_config", "fail", measured, limit, said + gone)
+        return Check("generation_config", "fail", measured, limit, differences + gone)
     return Check("generation_config", "pass", measured, limit)
 
 
-def _said(settings: Mapping[str, Any], name: str) -> str:
+def _stated(settings: Mapping[str, Any], name: str) -> str:
     return repr(settings[name])[:80] if name in settings else "at its default"
 
 
@@ -122,12 +124,12 @@ def sampling(pair: Pair, *, limit: float = EXACT) -> Check:
 
 def _written(name: str, pair: Pair, limit: float, *, sample: bool) -> Check:
     if pair.streaming:
-        return Check(name, "skip", reason="weights come from disk, once per token: too slow")
+        return Check(name, "skip", reason="its weights come from disk once per token, which is too slow")
     if not pair.can_generate("source"):
         return Check(name, "skip", reason="the class does not generate")
     probe = next((probe for probe in pair.probes if probe.name == "random" and "input_ids" in probe.inputs), None)
     if probe is None:
-        return Check(name, "skip", reason="the class writes no text from a text")
+        return Check(name, "skip", reason="the class does not continue a text")
     a, b = (text_of(pair, side, probe, sample) for side in ("source", "grown"))
     if isinstance(a, str) or isinstance(b, str):
         return Check(name, "skip", reason=str(a if isinstance(a, str) else b))

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 
 from grow.verification.outputs.compare import Outputs, Readback, read_back
-from grow.verification.outputs.forward_passes import CHAOTIC, STORAGE_K, grown_dtype, guard, moved
+from grow.verification.outputs.forward_passes import grown_dtype, guard
+from grow.verification.outputs.noise_floors import CHAOTIC, STORAGE_K, moved
 from grow.verification.outputs.pair import Pair
-from grow.verification.result import EXACT, Check
+from grow.verification.rungs import EXACT
+from grow.verification.verdict import Check
 
 Stream = Callable[[bool], tuple | None]  # final -> the fields of a `Readback`
 Place = Callable[[int], int]  # index of a hidden state -> where it is among the grown ones
@@ -98,7 +100,7 @@ def hidden_states(
     found = Layers(pair.hidden("source", "float64"), pair.hidden("grown", "float64"), stream, place)
     if found.problem:
         return Check("hidden_states", "skip", reason=found.problem)
-    if floors is None and EXACT < max(found.rows) <= CHAOTIC:  # see `outputs.settled`
+    if floors is None and EXACT < max(found.rows) <= CHAOTIC:  # see `reproducible_limit`
         floors = storage_floors(pair, "float64")
     limits = [EXACT if floors is None else max(EXACT, STORAGE_K * floor) for floor in floors or found.rows]
     claim = (

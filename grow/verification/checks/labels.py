@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from grow.verification.outputs.forward_passes import guard
-from grow.verification.outputs.pair import Pair, Side
-from grow.verification.result import Check
+from grow.verification.outputs.pair import Pair
+from grow.verification.outputs.two_folders import Side
+from grow.verification.verdict import Check
 
 NAME = "labels"
 FIELDS = ("id2label", "label2id", "problem_type")
@@ -25,8 +26,8 @@ def labels(pair: Pair) -> Check:
     wanted, found = (_of(pair, side) for side in ("source", "grown"))
     names = [name for name in FIELDS if wanted[name] != found[name]]
     measured = {"classes": len(wanted["id2label"] or ()), "unequal": names}
-    said = "; ".join(f"config.json: {name}: {_first_unequal(wanted[name], found[name])}" for name in names)
-    return Check(NAME, "fail" if names else "pass", measured, limit, said)
+    differences = "; ".join(f"config.json: {name}: {_first_unequal(wanted[name], found[name])}" for name in names)
+    return Check(NAME, "fail" if names else "pass", measured, limit, differences)
 
 
 def _of(pair: Pair, side: Side) -> dict[str, Any]:

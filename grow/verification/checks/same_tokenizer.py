@@ -18,7 +18,7 @@ from grow.architectures.common_fields import POSITIONS
 from grow.errors import BadInput
 from grow.files.regular import read_file
 from grow.models.tokenizers import load_tokenizer
-from grow.verification.result import Check
+from grow.verification.verdict import Check
 
 FILES = (
     "tokenizer.json",

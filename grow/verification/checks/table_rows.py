@@ -39,7 +39,9 @@ class Lookups(TorchFunctionMode):
         given = [v.bool() for name, v in probe.inputs.items() if name.endswith("attention_mask") and v.ndim == 2]
         self.masks = [*given, probe.counted, *([] if probe.encoder_counted is None else [probe.encoder_counted])]
 
-    def __torch_function__(self, func, types, args=(), kwargs: Mapping[str, Any] | None = None):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         kwargs = dict(kwargs or {})
         if func in (torch.nn.functional.embedding, torch.embedding, torch.Tensor.__getitem__):
             given = [*args, *(kwargs[name] for name in ("input", "weight", "indices") if name in kwargs)]
@@ -144,7 +146,7 @@ def _candidates(x: torch.Tensor) -> torch.Tensor:
 
 
 def _single(a: torch.Tensor, b: torch.Tensor, near: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """For every column of b (rows, new): which one of a (rows, candidates) it is a multiple of, by how much, and
+    """Which column of a (rows, candidates) each column of b (rows, new) is a multiple of, by how much, and
     whether the rows say so."""
     if len(a) < min(KNOWN, 2 * (a.shape[1] - 2) + 2):
         width = b.shape[1]

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from grow.verification.result import EXACT
+from grow.verification.rungs import EXACT
 
 LEAST = 1.0  # nats; a log-likelihood nearer to 0 is held to the limit of this one, because log-softmax itself rounds
 

@@ -18,6 +18,7 @@ from grow.checkpoint.pickled import open_readable
 from grow.errors import BadInput
 from grow.models.true_float64 import forward
 from grow.planning.record import read_record
+from grow.spelling import option
 from grow.verification.downstream.answers import Answer, Answers
 from grow.verification.weights.recorded_growth import Replay
 
@@ -33,7 +34,7 @@ def masked_words(model: Any, tokenizer: Any, *, limit: int | None = None) -> Ans
     passage 3. The masks are drawn from a fixed seed."""
     if tokenizer.mask_token_id is None:
         what, why = "the tokenizer has no mask token", "the task masks words"
-        raise BadInput("--tasks mlm_heldout", what=what, why=why, fix="--tasks similarity")
+        raise BadInput(option(tasks=["mlm_heldout"]), what=what, why=why, fix=option(tasks=["similarity"]))
     lines = (DATA / "grow_heldout.jsonl").read_text(encoding="utf-8").splitlines()[:limit]
     draw = np.random.default_rng(0)
     samples: dict[str, Answer] = {}
@@ -43,10 +44,10 @@ def masked_words(model: Any, tokenizer: Any, *, limit: int | None = None) -> Ans
         special = set(tokenizer.all_special_ids)
         words = [k for k, token in enumerate(ids[0].tolist()) if token not in special]
         chosen = [k for k, u in zip(words, draw.random(len(words))) if u < MASKED] or words[:1]
-        asked = ids.clone()
-        asked[0, chosen] = tokenizer.mask_token_id
+        masked = ids.clone()
+        masked[0, chosen] = tokenizer.mask_token_id
         with forward(model):
-            logits = model(input_ids=asked, attention_mask=torch.ones_like(asked)).logits[0].double()
+            logits = model(input_ids=masked, attention_mask=torch.ones_like(masked)).logits[0].double()
         spreads.append(float(logits.std()))
         for k in chosen:
             right = int(ids[0, k])

@@ -19,6 +19,7 @@ import torch
 
 from grow.errors import BadInput, no_such
 from grow.models.true_float64 import forward
+from grow.spelling import option
 from grow.verification.downstream.answers import Answer, Answers
 
 DATA = Path(__file__).parent / "data"
@@ -53,7 +54,7 @@ class Harness:
                     raise ImportError("lm-eval is older than 0.4.12")
             except ImportError as error:
                 raise BadInput(
-                    f"--tasks {','.join(names)}",
+                    option(tasks=list(names)),
                     what="needs lm-evaluation-harness, which cannot be imported",
                     why=str(error),
                     fix=INSTALL,
@@ -64,10 +65,10 @@ class Harness:
         for name in names:
             if name not in known:
                 raise BadInput(
-                    f"--tasks {name}",
+                    option(tasks=[name]),
                     what=no_such("task", name, known),
                     why=f"none of the {len(known)} tasks, groups and tags of lm-evaluation-harness",
-                    fix=f"lm_eval ls tasks shows them; without a network: --tasks {','.join(OWN)}",
+                    fix=f"lm_eval ls tasks shows them; without a network: {option(tasks=list(OWN))}",
                 )
         with _quiet():
             self._tasks = _loaded(manager, names)
@@ -101,7 +102,7 @@ class Harness:
 
 
 def _loaded(manager: Any, names: Sequence[str]) -> Any:
-    option, tasks, problem = f"--tasks {','.join(names)}", None, None
+    where, tasks, problem = option(tasks=list(names)), None, None
     with _no_scripts() as scripts:
         try:
             tasks = manager.load(list(names))
@@ -109,18 +110,18 @@ def _loaded(manager: Any, names: Sequence[str]) -> Any:
             problem = error
     if scripts:
         what = f"its metric {scripts[0]!r} is a script of the hub"
-        raise BadInput(option, what=what, why="grow runs no code from the hub", fix="a task whose metrics are built in")
+        raise BadInput(where, what=what, why="grow runs no code from the hub", fix="a task whose metrics are built in")
     if tasks is None:
         raise BadInput(
-            option,
+            where,
             what="cannot be loaded",
             why=f"{type(problem).__name__}: {problem}",
-            fix=f"run where the hub can be reached, or --tasks {','.join(OWN)}",
+            fix=f"run where the hub can be reached, or {option(tasks=list(OWN))}",
         ) from problem
     for name, task in tasks["tasks"].items():
         if getattr(task, "UNSAFE_CODE", False):
             what = "runs code that the model writes"
-            raise BadInput(f"--tasks {name}", what=what, why="grow runs no such code", fix="leave it out")
+            raise BadInput(option(tasks=[name]), what=what, why="grow runs no such code", fix="leave it out")
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
     return tasks
@@ -170,15 +171,15 @@ def _no_scripts() -> Iterator[list[str]]:
     """Metrics that `evaluate.load` was asked for inside: it would fetch a script and run it, so it raises instead."""
     import evaluate
 
-    asked: list[str] = []
+    scripts: list[str] = []
 
     def refuse(path: Any, *_: Any, **__: Any) -> Any:
-        asked.append(str(path))
+        scripts.append(str(path))
         raise RuntimeError(f"metric {path!r} is a script of the hub")
 
     kept, evaluate.load = evaluate.load, refuse
     try:
-        yield asked
+        yield scripts
     finally:
         evaluate.load = kept
 

@@ -19,11 +19,15 @@ from transformers.models.auto import modeling_auto
 from grow.errors import BadInput, listing
 from grow.models.tokenizers import load_tokenizer
 from grow.models.true_float64 import DTYPES, model_class
+from grow.spelling import option
 from grow.verification.downstream import encoders
 from grow.verification.downstream.answers import compare
 from grow.verification.downstream.harness import OWN, Harness
-from grow.verification.outputs.pair import Differs, NoRoom, Pair, Side
-from grow.verification.result import EXACT, Check
+from grow.verification.outputs.memory_needed import NoRoom
+from grow.verification.outputs.pair import Pair
+from grow.verification.outputs.two_folders import Differs, Side
+from grow.verification.rungs import EXACT
+from grow.verification.verdict import Check
 
 NAME = "tasks"
 
@@ -33,8 +37,8 @@ def prepare(source: Path, names: Sequence[str]) -> tuple[list[str], Harness | No
     known or does not fit the source."""
     names = list(dict.fromkeys(names)) or builtin(source)
     _check_kind(source, names)
-    asked = [name for name in names if name not in encoders.OWN]
-    return names, Harness(asked) if asked else None
+    for_harness = [name for name in names if name not in encoders.OWN]
+    return names, Harness(for_harness) if for_harness else None
 
 
 class NoTokenizer(Exception):
@@ -76,9 +80,16 @@ def tasks(
     model cannot answer, lm-evaluation-harness missing, data out of reach, a source that does not run.
     """
     if limit is not None and limit < 1:
-        raise BadInput("--samples", what=f"{limit} samples", why="nothing would be asked", fix="leave it out")
+        raise BadInput(
+            option(samples=limit),
+            what=f"must be a whole number, 1 or more, got {limit}",
+            why="no sample would be asked",
+            fix=f"leave {option('samples')} out",
+        )
     if dtype not in DTYPES:
-        raise BadInput("dtype", what=f"{dtype!r} is none", why=f"one of {listing(DTYPES)}", fix="float64")
+        raise BadInput(
+            "dtype", what=f"must be one of {listing(DTYPES)}, got {dtype!r}", why="both models run in it", fix="float64"
+        )
     if math.isnan(tolerance):
         return [Check(NAME, "skip", reason="no limit: the storage floor could not be measured")]
     names, harness = prepare(source, names)
@@ -123,7 +134,7 @@ def tasks(
 
 
 def _tokenizer(folder: Path, side: Side) -> Any:
-    """Of a folder without its files some classes make an empty tokenizer, which reads every text as nothing."""
+    """The folder's tokenizer. Without its files some classes make an empty one, which reads every text as nothing."""
     try:
         tokenizer = load_tokenizer(folder)
         problem = "" if len(tokenizer) > len(tokenizer.all_special_ids) else "it has no vocabulary"
@@ -147,10 +158,10 @@ def _check_kind(source: Path, names: Sequence[str]) -> None:
         wants = {"similarity": kind, "mlm_heldout": "masked"}.get(name, "causal")
         if wants != kind:
             raise BadInput(
-                f"--tasks {name}",
+                option(tasks=[name]),
                 what=f"is for {wants} language models, and {source} is a {model_class(source).__name__}",
                 why="a task asks what its kind of model answers",
-                fix=f"--tasks {','.join(builtin(source))}",
+                fix=option(tasks=builtin(source)),
             )
 
 

@@ -16,9 +16,12 @@ from grow.errors import listing
 from grow.models.true_float64 import model_class
 from grow.notation.origins import Read
 from grow.planning.tensor import TensorPlan
-from grow.verification.explain.first_difference import first_difference, same_end, unseen
-from grow.verification.outputs.pair import Pair, Side
-from grow.verification.weights.recorded_growth import Replay, config_differences, significant
+from grow.verification.explain.first_difference import first_difference, same_end, without_effect
+from grow.verification.outputs.pair import Pair
+from grow.verification.outputs.two_folders import SIDES
+from grow.verification.weights.certificate import fault_of
+from grow.verification.weights.config_fields import config_differences, significant
+from grow.verification.weights.recorded_growth import Replay
 from grow.verification.weights.stored_numbers import StoredDifference
 
 
@@ -32,7 +35,7 @@ def by_running(
 ) -> dict[str, Any] | None:
     """`first_difference` of a pair; `stored` and `fields` are how the files differ.
 
-    likely  without a plan: the growth that most tensors follow, see `supposed`
+    likely  without a plan: the growth that most tensors follow, see `most_likely_growth`
     """
     known = replay or likely
     plans = known.by_name() if known else {}
@@ -40,8 +43,8 @@ def by_running(
     def explain(parameter: str) -> dict[str, Any] | None:
         if known is not None:
             plan = next((t for name, t in plans.items() if same_end(name, parameter)), None)
-            fault = known.fault(plan) if plan else None
-            return _supposed(fault, plan) if fault and plan and likely else fault
+            fault = fault_of(known, plan) if plan else None
+            return _fault_of_likely_growth(fault, plan) if fault and plan and likely else fault
         return next((d.document() for d in stored if same_end(d.tensor, parameter)), None)
 
     if likely is not None:
@@ -64,15 +67,12 @@ def _unplanned(pair: Pair, likely: Replay) -> list[dict[str, Any]]:
     return [field for field in whole_fields(pair) if field["field"] not in likely.record.config_changes]
 
 
-def _supposed(fault: dict[str, Any], plan: TensorPlan) -> dict[str, Any]:
+def _fault_of_likely_growth(fault: dict[str, Any], plan: TensorPlan) -> dict[str, Any]:
     """A fault of a growth that nobody recorded; of experts that share what one wrote, any may be the one."""
     among = plan.origin.among if isinstance(plan.origin, Read) else ()
     others = [name for name, _ in among if name != plan.name]
     together = f", together with {listing(others)}" if others else ""
     return {**fault, "rule": f"{fault['rule']}, as in most other tensors{together}"}
-
-
-SIDES: tuple[Side, ...] = ("source", "grown")
 
 
 def _depths(pair: Pair) -> tuple[int, int] | None:
@@ -89,7 +89,7 @@ def _other_depth(n: int, m: int) -> dict[str, Any]:
 
 
 def whole_fields(pair: Pair) -> list[dict[str, Any]]:
-    """Fields that differ though no growth changes them; defaults that only one config spells out are no difference."""
+    """Fields that differ though no growth changes them; defaults that only one config spells out do not count."""
     config = pair.config("source")
     return significant(config_differences(config.to_dict(), pair.config("grown").to_dict()), config.model_type)
 
@@ -123,7 +123,7 @@ def _read_by_every_pass(pair: Pair) -> set[str]:
 def unequal_numbers(pair: Pair, stored: Sequence[StoredDifference] | None) -> Found:
     """Stored numbers that differ although no output does."""
     notes = []
-    missed = unseen(pair, [d.tensor for d in stored or () if not d.invisible])
+    missed = without_effect(pair, [d.tensor for d in stored or () if not d.invisible])
     for d in stored or ():
         if d.invisible:
             notes.append(f"{d}; no output can see it: it {d.invisible}")

@@ -22,7 +22,9 @@ from grow.notation.axes import GAIN, READ
 from grow.planning.tensor import TensorPlan
 from grow.verification.checks.expert_stacks import Stacks
 from grow.verification.outputs.compare import RUN_ERRORS, Outputs, Readback, difference, read_back
-from grow.verification.outputs.pair import Differs, NoRoom, Pair, Side
+from grow.verification.outputs.memory_needed import NoRoom
+from grow.verification.outputs.pair import Pair
+from grow.verification.outputs.two_folders import Differs, Side
 from grow.verification.probes import Probe
 from grow.verification.weights.recorded_growth import Replay
 
@@ -53,8 +55,8 @@ def first_difference(
     return None
 
 
-def unseen(pair: Pair, tensors: Iterable[str]) -> list[str]:
-    """Of the tensors that differ, those that change no output when the source gets this one tensor of the grown model.
+def without_effect(pair: Pair, tensors: Iterable[str]) -> list[str]:
+    """The differing tensors that change no output when the source gets this one tensor of the grown model.
 
     Permuted units differ in several tensors, each of which alone would show; the row of a token that no probe holds,
     or a unit that none switches on, does not.
@@ -226,7 +228,7 @@ def _distance(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def _matched(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each old coordinate (rows, n) the grown one (rows, m) that is most nearly a multiple of it, scaled to it.
+    """The grown coordinate (rows, m) that is most nearly a multiple of each old one (rows, n), scaled to it.
 
     Nobody says how a checkpoint of another tool was grown; a copy of a coordinate, however scaled, is found by its
     correlation with it.

@@ -7,44 +7,36 @@ the ladder's does, and not that every element was looked at.
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from grow.architectures import architecture_of
-from grow.architectures.architecture import Architecture
 from grow.checkpoint.pickled import open_readable
-from grow.checkpoint.reader import Checkpoint
-from grow.errors import BadInput, listing
+from grow.errors import listing
 from grow.files.header import show
 from grow.files.locate import locate
-from grow.notation.dtypes import NAMES
-from grow.planning.parsed_record import Record
-from grow.planning.readback import fold, output_readback, stream_readback
 from grow.planning.record import growth_document, read_record
-from grow.verification.checks.generation import settled
+from grow.verification.checks.generation import same_settings
 from grow.verification.golden import sketch
 from grow.verification.golden.content import Golden, whole
 from grow.verification.golden.golden_file import read
+from grow.verification.golden.golden_probes import OneSided, to_probes
+from grow.verification.golden.growth_of_source import VOCABULARY, GrowthOfSource
 from grow.verification.golden.kept_tokenizer import tokenizer
-from grow.verification.golden.questions import OneSided, to_probes
-from grow.verification.ladder import checks_of, environment
-from grow.verification.outputs.compare import HIDDEN_OUTPUTS, Difference, Outputs
-from grow.verification.outputs.forward_passes import STORAGE_K, UNIT_ROUNDOFF, guard, judge
-from grow.verification.result import EXACT, RUNG_OF, Check, Verification
-from grow.verification.weights.recorded_growth import config_differences
+from grow.verification.outputs.compare import Difference, Outputs
+from grow.verification.outputs.forward_passes import guard, judge
+from grow.verification.outputs.noise_floors import STORAGE_K
+from grow.verification.rungs import EXACT, RUNG_OF, checks_of
+from grow.verification.verdict import Check, Verification, environment
+from grow.verification.weights.config_fields import config_differences
 
 CHECKS = ("certificate", "true_float64", "tokenizer", "generation_config", "hidden_states")
 ABSENT = "needs the source's weights; the golden file holds what they answered"
-VOCABULARY = ("logits", "prediction_logits")  # a grown vocabulary goes on where the source's ends
-
-Fold = Callable[[np.ndarray, int], tuple[np.ndarray, float, str]]
 
 
 def against(
@@ -65,8 +57,8 @@ def against(
     wanted = set(CHECKS) if rungs is None else checks_of(rungs)
     with open_readable(locate(grown)) as checkpoint:
         record = read_record(checkpoint.path)
-        growth = Growth(golden, checkpoint, record)
-        given = to_probes(golden.asked, golden.seed, golden.skipped)
+        growth = GrowthOfSource(golden, checkpoint, record)
+        given = to_probes(golden.probes, golden.seed, golden.skipped)
         with OneSided(checkpoint.path, given, tuple(golden.source["ignored"])) as pair:
             checks = tuple(_checks(golden, growth, pair, wanted, progress))
         return Verification(
@@ -83,71 +75,8 @@ def against(
         )
 
 
-@dataclass(frozen=True)
-class Growth:
-    """What grow.json says of a growth from the recorded source; without one, and after a second growth, nothing."""
-
-    golden: Golden
-    grown: Checkpoint
-    record: Record | None
-
-    @functools.cached_property
-    def architecture(self) -> Architecture | None:
-        """The source's family read with its config, when the record tells of the recorded source; else None."""
-        config, record = self.golden.source["config"], self.record
-        if record is None or config.get("model_type") != record.model_type:
-            return None
-        found = architecture_of(config)
-        try:
-            return found if found.sizes == record.sizes else None
-        except BadInput:
-            return None
-
-    @property
-    def rounded(self) -> bool:
-        return self.architecture is not None and self.record is not None and self.record.storage == "rounded"
-
-    @functools.cached_property
-    def dtype(self) -> str:
-        """The coarsest dtype that something is stored in."""
-        stored = {NAMES[info.dtype] for info in self.grown.tensors.values() if info.dtype in NAMES}
-        return max(stored or {"float64"}, key=lambda name: UNIT_ROUNDOFF[name])
-
-    def floor(self, layer: str = "") -> float:
-        """`STORAGE_K` x what storing explains of the outputs, or of one layer's hidden states."""
-        if self.dtype not in self.golden.floors:
-            return EXACT
-        found = self.golden.floors[self.dtype]
-        return max(EXACT, STORAGE_K * (found.hidden[layer] if layer else found.outputs))
-
-    def output(self, name: str) -> Fold:
-        """How an output becomes one of the source's width."""
-        if name in VOCABULARY:
-            return lambda y, n: (y[:, :n], 0.0, "")
-        back = output_readback(self.record.change.maps) if self.architecture and self.record else None
-        return _as_it_is if back is None or name not in HIDDEN_OUTPUTS else lambda y, n: fold(y, n, *back)
-
-    def place(self, layer: str) -> str:
-        """Where a hidden state of the source is among the grown ones."""
-        if not (self.architecture and self.record):
-            return layer
-        name, _, k = layer.rpartition(".")
-        return f"{name}.{self.record.change.depth.hidden_index(int(k))}"
-
-    def layer(self, name: str, last: bool) -> Fold:
-        """How a hidden state becomes one of the source's width."""
-        if not (self.architecture and self.record):
-            return _as_it_is
-        back = stream_readback(self.architecture, self.record.change.maps, final=last)
-        return lambda y, n: _as_it_is(y, n) if back is None or len(back[0]) != y.shape[1] else fold(y, n, *back)
-
-
-def _as_it_is(y: np.ndarray, n: int) -> tuple[np.ndarray, float, str]:
-    return y, 0.0, ""
-
-
 def _checks(
-    golden: Golden, growth: Growth, pair: OneSided, wanted: set[str], progress: Callable[[str], None]
+    golden: Golden, growth: GrowthOfSource, pair: OneSided, wanted: set[str], progress: Callable[[str], None]
 ) -> Iterator[Check]:
     """The checks in the ladder's order; those that need the source are skipped where somebody named them."""
     limit = growth.floor() if growth.rounded else EXACT
@@ -181,10 +110,10 @@ def generation_config(golden: Golden, folder: Path) -> Check:
     wanted, limit = golden.source.get("generation"), "the same settings of `generate`, as stock loading reads them"
     if not isinstance(wanted, dict):
         return Check("generation_config", "skip", limit=limit, reason="the golden file has none of the source")
-    return settled(wanted, folder, limit)
+    return same_settings(wanted, folder, limit)
 
 
-def stored_bits(growth: Growth) -> Check:
+def stored_bits(growth: GrowthOfSource) -> Check:
     """The grown tensors are those whose sha256 are in grow.json: not a proof, which takes the source, but no damage."""
     limit = "every tensor has the sha256 that grow.json names"
     record, stored = growth.record, growth.grown.tensors
@@ -204,7 +133,7 @@ def stored_bits(growth: Growth) -> Check:
 
 
 @guard
-def true_float64(golden: Golden, growth: Growth, pair: OneSided, limit: float) -> Check:
+def true_float64(golden: Golden, growth: GrowthOfSource, pair: OneSided, limit: float) -> Check:
     """The grown model's outputs in true float64 are the recorded ones, to `limit` of their spread."""
     answers = pair.outputs("grown", "float64")
     found = _difference(golden, growth, pair, answers)
@@ -212,7 +141,7 @@ def true_float64(golden: Golden, growth: Growth, pair: OneSided, limit: float) -
     return judge("true_float64", found, limit, how, probes=pair.probes.record(), points=_points(golden, answers))
 
 
-def _difference(golden: Golden, growth: Growth, pair: OneSided, answers: Outputs) -> Difference:
+def _difference(golden: Golden, growth: GrowthOfSource, pair: OneSided, answers: Outputs) -> Difference:
     classes = golden.source["class"], pair.class_name("grown")
     hint = "" if classes[0] == classes[1] else f"; the golden file is of {classes[0]}, this is {classes[1]}"
     worst, agree = Difference(0.0, 0.0), []
@@ -251,7 +180,7 @@ def _points(golden: Golden, answers: Outputs, count: int = 400) -> dict[str, lis
 
 
 @guard
-def hidden_states(golden: Golden, growth: Growth, pair: OneSided, rounded: bool) -> Check:
+def hidden_states(golden: Golden, growth: GrowthOfSource, pair: OneSided, rounded: bool) -> Check:
     """Every layer's residual stream, read back through grow.json, has the recorded projections.
 
     rounded  the limit is `STORAGE_K` x what storage explains in that layer, else `EXACT`
@@ -260,7 +189,7 @@ def hidden_states(golden: Golden, growth: Growth, pair: OneSided, rounded: bool)
     if golden.no_hidden:
         return Check("hidden_states", "skip", reason=golden.no_hidden)
     last = {layer.split(".")[0]: layer for layer in layers}.values()
-    probes = list(golden.asked)
+    probes = list(golden.probes)
     matrix = [[math.nan] * len(probes) for _ in layers]
     for key, (n, width) in golden.hidden.shapes.items():
         probe, layer = key.rsplit("/", 1)
@@ -290,7 +219,7 @@ def hidden_states(golden: Golden, growth: Growth, pair: OneSided, rounded: bool)
 
 
 def _first(checks: Sequence[Check]) -> dict[str, Any] | None:
-    """Without the source no module can be named: the checks that failed, and the first tensor that is another."""
+    """The checks that failed, and the first tensor that differs; no module can be named without the source."""
     failed = [check for check in checks if check.status == "fail"]
     if not failed:
         return None
@@ -299,7 +228,7 @@ def _first(checks: Sequence[Check]) -> dict[str, Any] | None:
     return {"module": None, "tensor": faults[0].split(":")[0] if faults else None, "field": None, "text": text}
 
 
-def _notes(golden: Golden, growth: Growth, checks: Sequence[Check], now: dict[str, Any]) -> Iterator[str]:
+def _notes(golden: Golden, growth: GrowthOfSource, checks: Sequence[Check], now: dict[str, Any]) -> Iterator[str]:
     yield f"compared with what {golden.source['name']} answered when {Path(golden.path).name} was recorded"
     if growth.record is None:
         yield "no grow.json in the grown checkpoint: the outputs decide"

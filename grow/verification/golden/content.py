@@ -1,4 +1,4 @@
-"""What a golden file holds: questions, sketches of the answers, and tolerances for others."""
+"""What a golden file holds: probes, sketches of the answers, and tolerances for other dtypes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INPUT_DTYPES = ("int64", "int32", "bool", "float64", "float32")
 
 
 @dataclass(frozen=True)
-class Asked:
+class StoredProbe:
     """A `Probe` as arrays: inputs by argument, (rows, length) bool for the positions that count."""
 
     inputs: dict[str, np.ndarray]
@@ -48,17 +48,17 @@ class Golden:
     source       {"name", "class", "config", "ignored", "generation"}: ignored are stored tensors that the class does
                  not have, generation the settings of `generate`, None or absent where there are none
     seed         of the probes and of the sketches
-    asked        probe -> what was asked;  skipped  probe -> why it was not
+    probes       by name;  skipped  probe -> why it was left out
     floors       by dtype
     no_hidden    why there are no hidden states, or ""
-    tokenizer    `tokenizer.fingerprint` of the source, None without one
+    tokenizer    `kept_tokenizer.fingerprint` of the source, None without one
     environment  versions it was recorded with
     """
 
     path: Path
     source: dict[str, Any]
     seed: int
-    asked: dict[str, Asked]
+    probes: dict[str, StoredProbe]
     skipped: dict[str, str]
     outputs: Sketches
     hidden: Sketches
@@ -76,7 +76,7 @@ class Golden:
             "source": self.source["name"],
             "class": self.source["class"],
             "seed": self.seed,
-            "probes": {name: list(asked.counted.shape) for name, asked in self.asked.items()},
+            "probes": {name: list(probe.counted.shape) for name, probe in self.probes.items()},
             "skipped": self.skipped,
             "outputs": {name: list(shape) for name, shape in self.outputs.shapes.items()},
             "whole": whole(self.outputs),

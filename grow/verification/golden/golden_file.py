@@ -1,8 +1,8 @@
 """The golden file itself: one safetensors file, distrusted when read.
 
     __metadata__           {"format": "grow-golden", "golden": JSON of `Golden`, "sha256": of all that follows}
-    inputs/PROBE/NAME      what was asked, the smallest integers that hold it
-    counted/PROBE          which positions are no padding; encoder_counted/PROBE where an encoder has others
+    inputs/PROBE/NAME      the input, the smallest integers that hold it
+    counted/PROBE          which positions are not padding; encoder_counted/PROBE where an encoder has others
     outputs/PROBE/NAME/…   the parts of a sketch, see `sketch.py`
     hidden/PROBE/LAYER/…   the same of the hidden states
 
@@ -27,14 +27,18 @@ from grow.files.finished import keep
 from grow.files.header import open_regular, parse_header, read_exactly, show, strict_json
 from grow.files.owned import check_file
 from grow.notation.dtypes import FILE_DTYPES
+from grow.spelling import command, option
 from grow.verification.golden import sketch
-from grow.verification.golden.content import SCHEMA, Asked, Floor, Golden, Sketches, pack, unpack
+from grow.verification.golden.content import SCHEMA, Floor, Golden, Sketches, StoredProbe, pack, unpack
 from grow.verification.golden.sketch import Sketch
 
 FORMAT = "grow-golden"
 MARKS = (f'{{"__metadata__":{{"format":"{FORMAT}"'.encode(),)  # how the header of each begins
 LARGEST = 1 << 26  # bytes; one of the default budgets has 10^5.5
-RECORD = "record it again where the source is: grow verify SRC --record FILE"
+
+
+def _record_again() -> str:
+    return f"record it again where the source is: {command('record')}"
 
 
 def check_target(path: Path, overwrite: bool) -> None:
@@ -45,12 +49,17 @@ def check_target(path: Path, overwrite: bool) -> None:
             fix=f"mkdir -p {show(path.parent)}",
         )  # fmt: skip
     if path.is_dir() or (os.path.lexists(path) and not path.is_file()):
-        raise BadInput(show(path), what="is not a file", why="a golden file is one", fix="another name")
+        raise BadInput(show(path), what="is not a file", why="a golden file is a file", fix="another name")
     if path.exists() and not overwrite:
         raise BadInput(
-            show(path), what="exists", why="nothing is overwritten unasked", fix="--overwrite, or another name"
+            show(path),
+            what="exists",
+            why="it is replaced only where that is asked for",
+            fix=f"{option(overwrite=True)}, or another name",
         )
-    check_file(path, show(path), "a golden file", MARKS, "--overwrite replaces what grow verify --record wrote")
+    check_file(
+        path, show(path), "a golden file", MARKS, f"{option(overwrite=True)} replaces what {command('record')} wrote"
+    )
 
 
 def write(golden: Golden, *, overwrite: bool = False) -> None:
@@ -88,50 +97,63 @@ def write(golden: Golden, *, overwrite: bool = False) -> None:
 
 
 def read(path: str | os.PathLike) -> Golden:
-    """The golden file, every part of it checked against the others. BadInput when it is none, or damaged."""
+    """The golden file, every part of it checked against the others. BadInput when it is not one, or damaged."""
     path = Path(path)
     where = show(path)
     try:
         fd = open_regular(path)
     except BadInput as error:
         why = error.why or "it holds the answers to compare with"
-        raise BadInput(error.where, what=error.what, why=why, fix=RECORD) from None
+        raise BadInput(error.where, what=error.what, why=why, fix=_record_again()) from None
     try:
         size = os.fstat(fd).st_size
         if size > LARGEST:
-            raise BadInput(where, what=f"{size:,} bytes", why=f"a golden file has at most {LARGEST:,}", fix=RECORD)
+            raise BadInput(
+                where, what=f"has {size:,} bytes", why=f"a golden file has at most {LARGEST:,}", fix=_record_again()
+            )
         try:
             infos, metadata = parse_header(fd, path)
         except BadInput as error:
-            raise BadInput(error.where, what=error.what, why=error.why, fix=RECORD) from None
+            raise BadInput(error.where, what=error.what, why=error.why, fix=_record_again()) from None
         if metadata.get("format") != FORMAT:
             raise BadInput(
-                where, what="is a safetensors file and no golden file", why=f"its format is not {FORMAT}", fix=RECORD
+                where,
+                what="is a safetensors file, not a golden file",
+                why=f"its format is not {FORMAT}",
+                fix=_record_again(),
             )
         arrays = {}
         for name, info in infos.items():
             kind = FILE_DTYPES[info.dtype][1]
             if kind is None:
-                raise BadInput(where, what=f"{show(name)} has dtype {info.dtype}", why="no golden file has", fix=RECORD)
+                raise BadInput(
+                    where,
+                    what=f"{show(name)} has dtype {info.dtype}",
+                    why="a golden file never has it",
+                    fix=_record_again(),
+                )
             raw = read_exactly(fd, info.nbytes, info.offset, f"{where}: {show(name)}")
             arrays[name] = np.frombuffer(raw, kind).reshape(info.shape)
     finally:
         os.close(fd)
     text = metadata.get("golden", "")
-    document = strict_json(text.encode("utf-8", "surrogatepass"), f"{where}: golden", RECORD)
+    document = strict_json(text.encode("utf-8", "surrogatepass"), f"{where}: golden", _record_again())
     found = document.get("schema") if isinstance(document, dict) else None
     if found != SCHEMA:
         raise BadInput(
             where, what=f"schema {show(found, 40)}, this version reads {SCHEMA}",
-            why="a newer or an older grow wrote it", fix=f"pip install -U grow-transformers, or {RECORD}",
+            why="a newer or an older grow wrote it", fix=f"pip install -U grow-transformers, or {_record_again()}",
         )  # fmt: skip
     if metadata.get("sha256") != _digest(text, arrays):
-        raise BadInput(where, what="is damaged", why="its sha256 is not the one that it names", fix=RECORD)
+        raise BadInput(where, what="is damaged", why="its sha256 is not the one that it names", fix=_record_again())
     try:
         return _golden(path, document, arrays)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise BadInput(
-            where, what="is not a record of a model's answers", why=f"{type(error).__name__}: {show(error)}", fix=RECORD
+            where,
+            what="is not a record of a model's answers",
+            why=f"{type(error).__name__}: {show(error)}",
+            fix=_record_again(),
         ) from None
 
 
@@ -146,22 +168,22 @@ def _digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:
 def _document(golden: Golden) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The JSON document and the arrays of a file."""
     arrays: dict[str, np.ndarray] = {}
-    asked: dict[str, dict[str, Any]] = {}
-    for probe, one in golden.asked.items():
+    probes: dict[str, dict[str, Any]] = {}
+    for probe, one in golden.probes.items():
         arrays[f"counted/{probe}"] = one.counted.astype(np.uint8)
         if one.encoder_counted is not None:
             arrays[f"encoder_counted/{probe}"] = one.encoder_counted.astype(np.uint8)
-        asked[probe] = {}
+        probes[probe] = {}
         for name, value in one.inputs.items():
             arrays[f"inputs/{probe}/{name}"], scale = pack(value)
-            asked[probe][name] = [value.dtype.name, scale]
+            probes[probe][name] = [value.dtype.name, scale]
     for kind, found in (("outputs", golden.outputs), ("hidden", golden.hidden)):
         arrays |= {f"{kind}/{key}/{part}": v for key, kept in found.kept.items() for part, v in kept.items()}
     document = {
         "schema": SCHEMA,
         "source": golden.source,
         "seed": golden.seed,
-        "asked": asked,
+        "asked": probes,
         "skipped": golden.skipped,
         "outputs": {"shapes": golden.outputs.shapes, "std": golden.outputs.std},
         "hidden": {"shapes": golden.hidden.shapes, "std": golden.hidden.std, "none": golden.no_hidden},
@@ -175,7 +197,7 @@ def _document(golden: Golden) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def _golden(path: Path, document: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Golden:
     """The document and its arrays as one; ValueError and its like where they do not belong together."""
     left = dict(arrays)
-    asked = {}
+    probes = {}
     for probe, inputs in document["asked"].items():
         counted, encoder = left.pop(f"counted/{probe}"), left.pop(f"encoder_counted/{probe}", None)
         for mask in (counted, *([] if encoder is None else [encoder])):
@@ -187,8 +209,8 @@ def _golden(path: Path, document: Mapping[str, Any], arrays: Mapping[str, np.nda
         }
         if not values or any(value.shape[:1] != counted.shape[:1] for value in values.values()):
             raise ValueError(f"inputs/{probe} has not {len(counted)} rows")
-        asked[probe] = Asked(values, counted.astype(bool), None if encoder is None else encoder.astype(bool))
-    outputs, hidden = (_sketches(kind, document[kind], asked, left) for kind in ("outputs", "hidden"))
+        probes[probe] = StoredProbe(values, counted.astype(bool), None if encoder is None else encoder.astype(bool))
+    outputs, hidden = (_sketches(kind, document[kind], probes, left) for kind in ("outputs", "hidden"))
     if left or not outputs.shapes:
         raise ValueError(f"belongs to nothing: {show(min(left))}" if left else "no output")
     source, tokenizer = document["source"], document["tokenizer"]
@@ -206,7 +228,7 @@ def _golden(path: Path, document: Mapping[str, Any], arrays: Mapping[str, np.nda
         path,
         {**source, "name": str(source["name"]), "ignored": [str(name) for name in source["ignored"]]},
         int(document["seed"]),
-        asked,
+        probes,
         {str(k): str(v) for k, v in document["skipped"].items()},
         outputs,
         hidden,
@@ -218,14 +240,14 @@ def _golden(path: Path, document: Mapping[str, Any], arrays: Mapping[str, np.nda
 
 
 def _sketches(
-    kind: str, stated: Mapping[str, Any], asked: Mapping[str, Asked], left: dict[str, np.ndarray]
+    kind: str, stated: Mapping[str, Any], probes: Mapping[str, StoredProbe], left: dict[str, np.ndarray]
 ) -> Sketches:
     shapes = {str(key): (int(n), int(width)) for key, (n, width) in stated["shapes"].items()}
     std = {str(name): float(value) for name, value in stated["std"].items()}
     kept: dict[str, Sketch] = {}
     for key, (n, width) in shapes.items():
         probe, name = key.rsplit("/", 1)
-        if probe not in asked or not std[name] > 0:
+        if probe not in probes or not std[name] > 0:
             raise ValueError(f"{key} belongs to no probe, or its std is {std[name]}")
         parts = {part: left.pop(f"{kind}/{key}/{part}", None) for part in sketch.PARTS}
         kept[key] = {part: value for part, value in parts.items() if value is not None}

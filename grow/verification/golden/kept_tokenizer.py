@@ -11,8 +11,10 @@ from typing import Any
 from grow.files.header import show
 from grow.files.regular import read_file
 from grow.models.tokenizers import load_tokenizer
+from grow.models.true_float64 import quiet
 from grow.verification.checks.same_tokenizer import files_of, positions, settings, unequal_settings
-from grow.verification.result import Check
+from grow.verification.verdict import Check
+from grow.zoo import heldout_text
 
 TEMPLATES = ("chat_template", "additional_chat_templates")
 LENGTH = 2000  # characters of held-out text
@@ -28,8 +30,6 @@ def fingerprint(folder: Path) -> dict[str, Any] | None:
         tokenizer = load_tokenizer(folder)
     except Exception:  # transformers raises a dozen types here; a source without a working tokenizer has none
         return None
-    from grow.zoo import heldout_text
-
     text = heldout_text()[:LENGTH]
     last = max(tokenizer.get_vocab().values())
     return {
@@ -94,7 +94,5 @@ def _special(tokenizer: Any) -> dict[str, Any]:
 
 
 def _read(tokenizer: Any, text: str) -> list[int]:
-    from grow.models.true_float64 import quiet
-
     with quiet():  # it would warn that the text is longer than the model's context
         return list(tokenizer(text).input_ids)

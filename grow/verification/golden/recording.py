@@ -15,17 +15,19 @@ from grow.checkpoint.pickled import open_readable
 from grow.errors import BadInput, Refused
 from grow.files.header import show
 from grow.files.locate import locate
+from grow.spelling import option
 from grow.verification.checks import hidden_states
 from grow.verification.checks.generation import effective
 from grow.verification.golden import sketch
 from grow.verification.golden.content import Floor, Golden, Sketches
 from grow.verification.golden.golden_file import check_target, write
+from grow.verification.golden.golden_probes import OneSided, fit, to_stored
 from grow.verification.golden.kept_tokenizer import fingerprint
-from grow.verification.golden.questions import OneSided, fit, to_asked
-from grow.verification.ladder import environment
-from grow.verification.outputs import forward_passes
+from grow.verification.outputs import noise_floors
 from grow.verification.outputs.compare import Outputs
-from grow.verification.outputs.pair import NoRoom, Pair
+from grow.verification.outputs.memory_needed import NoRoom
+from grow.verification.outputs.pair import Pair
+from grow.verification.verdict import environment
 
 # Bytes. Wide outputs are sketched and rows left out until they fit; of images, 224 x 224 pixels of one are asked. So
 # a file has at most half a megabyte, and one of a language model 0.35.
@@ -56,7 +58,12 @@ def record(
     """
     path = Path(path)
     if seed < 0:
-        raise BadInput(f"--seed {seed}", what="is negative", why="a seed is a whole number from 0", fix="--seed 0")
+        raise BadInput(
+            option(seed=seed),
+            what=f"must be a whole number, 0 or more, got {seed}",
+            why="the probes are drawn from it",
+            fix=option(seed=0),
+        )
     check_target(path, overwrite)
     folder = locate(src, revision=revision)
     with open_readable(folder) as checkpoint:
@@ -83,7 +90,7 @@ def record(
                     "generation": _generation(pair),
                 },
                 seed,
-                to_asked(given),
+                to_stored(given),
                 given.skipped,
                 kept,
                 streams,
@@ -118,7 +125,7 @@ def _alive(folder: Path, answers: Outputs) -> None:
             raise BadInput(where, what=f"{key} is NaN or Inf", why="NaN is equal to nothing", fix=fix)
     for name, std in _std(answers).items():
         if not std > 0:
-            raise BadInput(where, what=f"{name} is constant", why="nothing can be told apart by it", fix=fix)
+            raise BadInput(where, what=f"{name} is constant", why="it cannot tell two models apart", fix=fix)
 
 
 def _std(answers: Outputs) -> dict[str, float]:
@@ -164,9 +171,9 @@ def _sketched(answers: Outputs, columns: Mapping[str, int], top: int, budget: in
 
 def _floors(pair: OneSided, dtype: str, kept: Sketches, streams: Sketches, seed: int) -> Floor:
     """What storing in `dtype` explains, by the ladder's measure and by that of the sketches: the larger one."""
-    elements = forward_passes.storage_floor(pair, dtype)
+    elements = noise_floors.storage_floor(pair, dtype)
     layers = dict(zip(streams.std, hidden_states.storage_floors(pair, dtype)))
-    moved, moved_states = forward_passes.moved(pair, dtype)
+    moved, moved_states = noise_floors.moved(pair, dtype)
     states = {name: max(layers[name], value) for name, value in _apart(streams, moved_states, seed).items()}
     floor = Floor(max(elements, *_apart(kept, moved, seed).values()), states)
     pair.memo.clear()

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from grow.models.true_float64 import forward, quiet
-from grow.verification.outputs.stored_outputs import Held, slices
+from grow.verification.outputs.stored_outputs import StoredOutputs, slices
 from grow.verification.probes import Probe
 
 Outputs = MutableMapping[str, torch.Tensor]  # "probe/output" -> (rows that count, width)
@@ -84,7 +84,9 @@ class Difference:
         return {prefix + k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
 
 
-def run(model: Any, probes: Iterable[Probe], *, one_by_one: bool = False, hidden: Outputs | None = None) -> Held:
+def run(
+    model: Any, probes: Iterable[Probe], *, one_by_one: bool = False, hidden: Outputs | None = None
+) -> StoredOutputs:
     """Every float output of `model` on every probe, padding left out, in the dtype of the model; large ones are held
     on disk.
 
@@ -92,7 +94,7 @@ def run(model: Any, probes: Iterable[Probe], *, one_by_one: bool = False, hidden
     `one_by_one` feeds each row as its own batch. `hidden` is filled with the hidden states, "random/hidden.3"
     (rows that count, hidden), when the class gives any. Float64 models run inside `TrueFloat64`.
     """
-    out = Held()
+    out = StoredOutputs()
     more = {} if hidden is None else {"output_hidden_states": True}
     with forward(model), quiet(), torch.random.fork_rng(devices=[]):
         for probe in probes:
@@ -208,7 +210,9 @@ def difference(a: Outputs, b: Outputs, readback: Readback | Mapping[str, Readbac
     )
 
 
-def scatter(a: Outputs, b: Outputs, readback=None, count: int = 400) -> dict[str, list[float]]:
+def scatter(
+    a: Outputs, b: Outputs, readback: Readback | Mapping[str, Readback] | None = None, count: int = 400
+) -> dict[str, list[float]]:
     """Evenly spaced elements of the first output, source and grown, for a plot; empty when they do not align or hold
     NaN or Inf."""
     for key in a.keys() & b.keys() and sorted(a, key=lambda key: not key.endswith("logits"))[:1]:

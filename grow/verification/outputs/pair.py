@@ -6,93 +6,27 @@ with Pair("small", "grown", seed=0) as pair:
 
 from __future__ import annotations
 
-import collections
-import inspect
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-import transformers
-
-from grow.checkpoint.pickled import open_readable
 from grow.errors import BadInput, GrowError, listing
-from grow.models.true_float64 import DTYPES, LOCAL, Loaded, Unloadable, load, model_class, quiet
-from grow.models.upcast import worth_it
-from grow.notation.dtypes import NAMES
+from grow.models.true_float64 import Loaded, load, model_class
+from grow.verification.outputs.attention_kernels import use_attention
 from grow.verification.outputs.compare import CannotRun, Outputs, run
-from grow.verification.outputs.free_memory import available_memory, counts_mapped_files, give_back
-from grow.verification.outputs.stored_outputs import ELEMENTS, Held
+from grow.verification.outputs.free_memory import available_memory, give_back
+from grow.verification.outputs.memory_needed import BYTES, WORKING, Need, NoRoom, forward_memory, memory_needed
+from grow.verification.outputs.stored_dtypes import shapes, stored_dtype
+from grow.verification.outputs.stored_outputs import StoredOutputs
+from grow.verification.outputs.two_folders import Differs, Side, TwoFolders
 from grow.verification.probes import LENGTH, Probe, Probes, probes
 
-Side = Literal["source", "grown"]
-
-_BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}
-
-# Measured peak of loading 86 M parameters: 1.10 x the model in float64, 1.20 x in float32 (the tensors in
-# flight in transformers' loader threads).
-HEADROOM = 1.25
-LOGITS = 5  # x the logits of the largest probe: what the head gives, copies of it, those of two models side by side
-COMPARED = 24  # x a slice of two outputs in float64: what a comparison computes from it, and what the allocator keeps
-STATES = 12  # x one layer of hidden states in a forward pass: queries, keys, values, both branches and their norms
-SCORES = 3  # x the scores of attention: before and after the softmax, and the mask
 STREAMED = 8  # tokens of every row when weights come from disk: its passes are paid in reading and widening them
-WORKING = 4  # x the largest tensor: stored, widened, and what a module computes from it
 
 
-class NoRoom(Exception):
-    """The models would not fit into the memory that is free; the message says what is needed and what there
-    is."""
-
-
-class _Need(NamedTuple):
-    """Bytes: of weights in memory, of files that weights stay in, and of what a forward pass computes."""
-
-    weights: int
-    files: int
-    work: int
-
-    @property
-    def total(self) -> int:
-        return sum(self)
-
-    def __str__(self) -> str:
-        parts = ", ".join(f"{n / 1e9:.1f} of {name}" for name, n in zip(("weights", "files", "a pass"), self) if n)
-        return f"{self.total / 1e9:.1f} GB ({parts.replace('of a', 'for a')})"
-
-
-class Differs(Exception):
-    """The grown checkpoint fails before there is an output to compare; the message says how."""
-
-
-def shapes(folder: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Tensor name -> (dtype as in `DTYPES`, shape), from the headers of the checkpoint's weight files."""
-    with open_readable(folder) as checkpoint:
-        infos = checkpoint.tensors.values()
-        return {info.name: (NAMES.get(info.dtype, info.dtype), info.shape) for info in infos}
-
-
-def stored_dtype(folder: str | Path) -> str:
-    """The float dtype that holds most elements of the checkpoint."""
-    sizes: collections.Counter[str] = collections.Counter()
-    for dtype, shape in shapes(folder).values():
-        if dtype in DTYPES:
-            sizes[dtype] += math.prod(shape)
-    if not sizes:
-        raise Unloadable(Path(folder), what="no tensor is float64, float32, float16 or bfloat16")
-    return sizes.most_common(1)[0][0]
-
-
-def stock_dtype(folder: str | Path) -> str:
-    """The dtype in which a plain `from_pretrained` runs a checkpoint: that of config.json, else the stored one."""
-    with open_readable(folder) as checkpoint:
-        named = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
-    named = named.removeprefix("torch.") if isinstance(named, str) else named
-    return named if isinstance(named, str) and named in DTYPES else stored_dtype(folder)
-
-
-class Pair:
+class Pair(TwoFolders):
     """Models and outputs of both checkpoints, cached by dtype and attention kernel; `close` frees them.
 
     The probes belong to the source. A model that does not fit beside the cached ones evicts them (outputs
@@ -101,16 +35,14 @@ class Pair:
     """
 
     def __init__(self, source: str | Path, grown: str | Path, *, seed: int = 0, length: int = LENGTH) -> None:
-        self.folders: dict[Side, Path] = {"source": Path(source), "grown": Path(grown)}
+        super().__init__(source, grown)
         self._streaming: bool | None = None
         self._whole: bool | None = None
         self.seed, self.length = seed, length
         self._models: dict[tuple, Loaded] = {}
-        self._outputs: dict[tuple, Held] = {}
-        self._hidden: dict[tuple, Held] = {}
+        self._outputs: dict[tuple, StoredOutputs] = {}
+        self._hidden: dict[tuple, StoredOutputs] = {}
         self._stock: dict[tuple, str | None] = {}  # the attention kernel with which a model was loaded
-        self._configs: dict[Side, Any] = {}
-        self._headers: dict[Side, dict[str, tuple[str, tuple[int, ...]]]] = {}
         self._drawn: Probes | None = None
         self._probes: Probes | None = None
         self.refused: dict[str, str] = {}
@@ -169,9 +101,9 @@ class Pair:
         """
         if self._streaming is None:
             free = available_memory()
-            asked = self._all_probes()
+            among = self._all_probes()
             self._streaming = free is not None and any(
-                self._needs(side, "float64", asked).total > free for side in self.folders
+                self._needs(side, "float64", among).total > free for side in self.folders
             )
         return self._streaming
 
@@ -181,9 +113,9 @@ class Pair:
         every forward pass widens them anew."""
         if self._whole is None:
             free = available_memory()
-            asked = self._all_probes()
+            among = self._all_probes()
             self._whole = free is None or all(
-                self._needs(side, "float64", asked, whole=True).total <= free for side in self.folders
+                self._needs(side, "float64", among, whole=True).total <= free for side in self.folders
             )
         return self._whole
 
@@ -193,91 +125,18 @@ class Pair:
         free = available_memory()
         return free is None or sum(self._needs(side, "float64", self.probes).total for side in self.folders) <= free
 
-    def _needs(self, side: Side, dtype: str, asked: Probes, copies: int = 1, whole: bool = False) -> _Need:
+    def _needs(self, side: Side, dtype: str, among: Probes, copies: int = 1, whole: bool = False) -> Need:
         """What one more model takes: `copies` x its weights, the loader, and a forward pass on the largest probe.
 
         whole  every weight in `dtype`; else those that float64 leaves as they are stored count as that
         """
         # weights that are changed are there as a whole
         whole = whole or copies > 1 or dtype != "float64" or self.whole
-        memory, files = 0, 0
-        for kind, shape in self._shapes(side).values():
-            stored = math.prod(shape) * _BYTES.get(kind, 8)
-            lazy = not whole and kind in DTYPES and worth_it(shape, DTYPES[kind])
-            memory += 0 if lazy else math.prod(shape) * _BYTES[dtype]
-            files += stored if lazy or counts_mapped_files() else 0
-        return _Need(int(memory * (copies - 1 + HEADROOM)), files, self._working(side, dtype, asked))
+        passes = self._forward_memory(side, dtype, among)
+        return memory_needed(self._shapes(side).values(), dtype, passes, copies=copies, whole=whole)
 
-    def _working(self, side: Side, dtype: str, asked: Probes) -> int:
-        """Bytes of a forward pass beside the weights, on the probe that takes most, and of comparing what it gives:
-        logits, hidden states of all layers, attention scores. Outputs that were computed before lie on disk."""
-        config = self._text_config(side)
-        hidden, layers, heads = (
-            getattr(config, name, None) or 1 for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")
-        )
-        sizes = (hidden, layers, heads) if all(isinstance(n, int) for n in (hidden, layers, heads)) else (1, 1, 1)
-
-        def of(probe: Probe) -> int:
-            tokens, length = probe.counted.numel(), probe.counted.shape[-1]
-            per_token = LOGITS * self._vocab(side) + (sizes[1] + STATES) * sizes[0] + SCORES * sizes[2] * length
-            slices = COMPARED * min(ELEMENTS, tokens * max(self._vocab(side), sizes[0])) * _BYTES["float64"]
-            # narrow dtypes are widened in norms, softmax and rope
-            return tokens * per_token * max(4, _BYTES[dtype]) + slices
-
-        return max(of(probe) for probe in asked)
-
-    def config(self, side: Side) -> Any:
-        """The stock config of this side, read once; do not change it."""
-        if side not in self._configs:
-            folder = self.folders[side]
-            try:
-                with quiet():
-                    self._configs[side] = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
-            except Exception as error:  # strict configs, JSON and OS errors: one meaning
-                raise Unloadable(folder, what="config.json is refused by transformers", why=str(error)) from error
-        return self._configs[side]
-
-    @property
-    def more_tokens(self) -> bool:
-        """Whether the grown model has a larger vocabulary."""
-        return self._vocab("grown") > self._vocab("source")
-
-    def accepts(self, side: Side, argument: str) -> bool:
-        """Whether the forward pass of this side's class takes `argument`."""
-        return argument in inspect.signature(model_class(self.folders[side]).forward).parameters  # type: ignore[attr-defined]
-
-    def class_name(self, side: Side) -> str:
-        return model_class(self.folders[side]).__name__
-
-    def can_generate(self, side: Side) -> bool:
-        return bool(model_class(self.folders[side]).can_generate())  # type: ignore[attr-defined]
-
-    def supports(self, side: Side, attention: str) -> bool:
-        """Whether this side's class has the attention kernel."""
-        return bool(getattr(model_class(self.folders[side]), f"_supports_{attention}", False))
-
-    def _vocab(self, side: Side) -> int:
-        return getattr(self._text_config(side), "vocab_size", 0) or 0
-
-    def _text_config(self, side: Side) -> Any:
-        try:
-            return self.config(side).get_text_config()
-        except ValueError:  # several text models
-            return None
-
-    def _shapes(self, side: Side) -> dict[str, tuple[str, tuple[int, ...]]]:
-        if side not in self._headers:
-            try:
-                self._headers[side] = shapes(self.folders[side])
-            except GrowError as error:
-                if side == "grown":
-                    raise Differs(str(error)) from error
-                raise
-        return self._headers[side]
-
-    def elements(self, side: Side) -> int:
-        """Numbers stored in the files of this side."""
-        return sum(math.prod(shape) for _, shape in self._shapes(side).values())
+    def _forward_memory(self, side: Side, dtype: str, among: Probes) -> int:
+        return forward_memory(self._text_config(side), dtype, among)
 
     def room(self, side: Side, dtype: str, copies: int = 1, *, whole: bool = False) -> None:
         """Make sure that one more model fits: `copies` x its weights, the loader and a forward pass. Raises `NoRoom`.
@@ -313,13 +172,15 @@ class Pair:
             self._stock[base] = getattr(loaded.model.config, "_attn_implementation", None)
         model = self._models[base].model
         if attention is None:
-            _attend(model, self._stock[base])
-        elif not _attend(model, attention):
+            use_attention(model, self._stock[base])
+        elif not use_attention(model, attention):
             self._models[key] = self._load(side, dtype, attention)
             model = self._models[key].model
         return model
 
-    def outputs(self, side: Side, dtype: str, attention: str | None = None, *, one_by_one: bool = False) -> Held:
+    def outputs(
+        self, side: Side, dtype: str, attention: str | None = None, *, one_by_one: bool = False
+    ) -> StoredOutputs:
         """What `compare.run` returns for this side on the probes, cached."""
         key = (side, dtype, attention, one_by_one)
         if key not in self._outputs:
@@ -328,10 +189,10 @@ class Pair:
                 several = [probe for probe in self.probes if len(probe.counted) > 1]
                 self._outputs[key] = self.outputs(side, dtype, attention) | self.run(side, model, several, True)
             else:
-                self._outputs[key] = self.run(side, model, hidden=self._hidden.setdefault(key, Held()))
+                self._outputs[key] = self.run(side, model, hidden=self._hidden.setdefault(key, StoredOutputs()))
         return self._outputs[key]
 
-    def hidden(self, side: Side, dtype: str, attention: str | None = None) -> Held:
+    def hidden(self, side: Side, dtype: str, attention: str | None = None) -> StoredOutputs:
         """The hidden states of the same forward passes, "probe/hidden.k" -> (rows that count, hidden)."""
         self.outputs(side, dtype, attention)
         return self._hidden[side, dtype, attention, False]
@@ -340,19 +201,19 @@ class Pair:
         self,
         side: Side,
         model: Any,
-        asked: Iterable[Probe] | None = None,
+        only: Iterable[Probe] | None = None,
         one_by_one: bool = False,
         hidden: Outputs | None = None,
-    ) -> Held:
+    ) -> StoredOutputs:
         """What `compare.run` returns for a model of this side; `Differs` or `BadInput` when it raises.
 
         A probe that the source's class cannot take is left out from then on, and named in `refused`.
         """
         while True:
             try:
-                return run(model, self.probes if asked is None else asked, one_by_one=one_by_one, hidden=hidden)
+                return run(model, self.probes if only is None else only, one_by_one=one_by_one, hidden=hidden)
             except CannotRun as error:
-                if asked is not None or not self._refuses(side, error):
+                if only is not None or not self._refuses(side, error):
                     raise self.blame(side, str(error)) from error
 
     def _refuses(self, side: Side, error: CannotRun) -> bool:
@@ -405,8 +266,8 @@ class Pair:
             self.room(side, dtype)
         except NoRoom:
             free = available_memory() or 0
-            largest = max(math.prod(shape) for _, shape in shapes(self.folders[side]).values()) * _BYTES[dtype]
-            if not self.streaming or largest * WORKING + self._working(side, dtype, self.probes) > free:
+            largest = max(math.prod(shape) for _, shape in shapes(self.folders[side]).values()) * BYTES[dtype]
+            if not self.streaming or largest * WORKING + self._forward_memory(side, dtype, self.probes) > free:
                 raise
             return True
         return False
@@ -419,19 +280,3 @@ class Pair:
         new = sorted(set(ignored) - set(known))
         if new:
             raise Differs(f"{self.folders['grown']}: stock transformers ignores {len(new)} tensors: {listing(new)}")
-
-
-def _attend(model: Any, attention: str | None) -> bool:
-    """Let a loaded model use another attention kernel; False where its class does not switch, or its parts differ."""
-    configs = [model.config, *(getattr(model.config, name) for name in getattr(model.config, "sub_configs", {}))]
-    now = {getattr(config, "_attn_implementation", None) for config in configs if config is not None}
-    if now == {attention}:
-        return True
-    if attention is None or len(now) != 1:
-        return False
-    try:
-        with quiet():
-            model.set_attn_implementation(attention)
-    except (AttributeError, ValueError, ImportError):
-        return False
-    return getattr(model.config, "_attn_implementation", None) == attention

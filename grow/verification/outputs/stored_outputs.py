@@ -1,6 +1,6 @@
 """Outputs of a model on its probes, the large ones in a temporary file.
 
-out = Held();  out["random/logits"] = logits;  out["random/logits"]        # the same numbers, read back
+out = StoredOutputs();  out["random/logits"] = logits;  out["random/logits"]        # the same numbers, read back
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SPILL = 2**22  # bytes; below it a tensor stays in memory
 ELEMENTS = 2**20  # of a slice of rows; what a comparison computes from it takes some 100 MB
 
 
-class Held(MutableMapping[str, torch.Tensor]):
+class StoredOutputs(MutableMapping[str, torch.Tensor]):
     """ "probe/output" -> (rows that count, width), in the dtype that the model computed.
 
     Tensors above `SPILL` bytes lie in an unnamed temporary file and are read each time they are asked for, so a
@@ -43,14 +43,14 @@ class Held(MutableMapping[str, torch.Tensor]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def __or__(self, other: Held) -> Held:
-        both = Held()
+    def __or__(self, other: StoredOutputs) -> StoredOutputs:
+        both = StoredOutputs()
         both._items = {**self._items, **other._items}
         return both
 
-    def only(self, keys: Container[str]) -> Held:
+    def only(self, keys: Container[str]) -> StoredOutputs:
         """The outputs of these names, which are not read for it."""
-        some = Held()
+        some = StoredOutputs()
         some._items = {key: item for key, item in self._items.items() if key in keys}
         return some
 

@@ -11,11 +11,12 @@ import transformers
 
 from grow.verification.probes.probe import Probe, Subject
 from grow.verification.probes.signals import KINDS, signal
-from grow.verification.probes.token_ids import end_token, text_probes
+from grow.verification.probes.text_probes import text_probes
+from grow.verification.probes.token_ids import end_token
 
 SIZE = 224  # pixels, where a config names no image_size: such models take any, and this is what most are trained on
 
-# A processor cuts these images into patches and tells where they were; its rules are no part of the model.
+# A processor cuts these images into patches and tells where they were; its rules are not part of the model.
 _CUT = ("spatial_shapes", "grid_thw", "image_grid_thw", "pixel_position_ids", "aspect_ratio_ids", "image_patches")
 
 

@@ -38,8 +38,8 @@ def side(config: Any, name: str) -> Any:
     return (part if isinstance(part, transformers.PreTrainedConfig) else config).get_text_config()
 
 
-def with_decoder(subject: Subject, items: list[Probe], skipped: dict[str, str]) -> list[Probe]:
-    """Encoder probes -> probes of the whole model, whose ids begin with the start token.
+def with_decoder(subject: Subject, items: list[Probe]) -> tuple[list[Probe], dict[str, str]]:
+    """Encoder probes -> probes of the whole model, whose ids begin with the start token; and what was left out.
 
     random        random tokens; so in every probe that is not named here
     repeated      one token over and over
@@ -57,8 +57,7 @@ def with_decoder(subject: Subject, items: list[Probe], skipped: dict[str, str]) 
     most = most and most - 1  # some decoders look one position ahead
     t = max(1, min(subject.length, most - first if most else subject.length) - SHORTER)
     full, why = full_context(config, first, t, most)
-    if why:
-        skipped.setdefault("full_context", f"decoder: {why}")
+    skipped = {"full_context": f"decoder: {why}"} if why else {}
     fields, parts = ("decoder_start_token_id", "bos_token_id"), (subject.config, config)
     named = (getattr(part, field, None) for field in fields for part in parts)
     start = next((token for token in named if token is not None), words.pad or 0)
@@ -86,4 +85,4 @@ def with_decoder(subject: Subject, items: list[Probe], skipped: dict[str, str]) 
     if "input_ids" not in subject.accepts:
         items = [*items, replace(items[0], name="left_padded")]
         items += [replace(items[0].row(0), name="full_context")] if full else []
-    return [decoder(probe) for probe in items]
+    return [decoder(probe) for probe in items], skipped

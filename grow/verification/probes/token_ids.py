@@ -1,26 +1,22 @@
-"""Probes of token ids: random, repeated, padded, far apart, long, masked, and real text."""
+"""The token ids and positions that a model allows, and held-out text as such ids."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from grow.errors import Refused
 from grow.models.tokenizers import load_tokenizer
 from grow.models.true_float64 import quiet
-from grow.verification.probes.probe import LENGTH, Probe, Subject
+from grow.verification.probes.probe import LENGTH
 
-WINDOW_LIMIT = 1024  # the longest sliding window worth overrunning: attention costs length² on a CPU
 FAR = 16_384  # positions; a model with more has rotary ones, which are relative: 128 tokens turn them as 512 do
 BRIEF = 128
 FULL_LIMIT = 512  # the longest row of all others, for the same reason; the whole context of BERT and its kind
-CHOICES = 2  # of one question; more would repeat what two show
 
 
 @dataclass(frozen=True)
@@ -80,107 +76,6 @@ def end_token(config: Any) -> int | None:
     return end[0] if isinstance(end, list) else end
 
 
-def text_probes(subject: Subject, text: Any, *, end: int | None = None) -> tuple[list[Probe], dict[str, str]]:
-    """The probes, and what was left out and why.
-
-    random          2 rows of random tokens
-    repeated        one token over and over: attention weights are uniform up to position
-    single          one token: no context at all
-    left_padded     3 rows of different lengths, as batched generation pads them
-    right_padded    the same lengths, padded as in training
-    far_positions   explicit position ids: spread over a learned table up to its end; with RoPE the last ones in a
-                    row. Gaps of a hundred positions, which no text has, make a RoPE model chaotic: SmolLM2-135M then
-                    amplifies one rounding of each weight 50 times more than on random tokens, in float64 to 3e-12
-    masked          15 % [MASK], for masked language models
-    token_types     random segment ids, where the model has them
-    beyond_window   longer than the sliding window, up to a window of 1024
-    text            real text through the folder's tokenizer, if there is one
-    full_context    as long as the positions allow, up to 512; 128 where there are more than 16,384
-    global_tokens   two tokens that all others see, where attention is local otherwise
-    boxes           a place on a page for every token, where the model has a table of places
-    padding_read    the padding token where it is no padding: chat models end with it
-
-    A classifier without a padding id refuses batches, so it gets one row and no padding.
-    """
-    rng, accepts, name = subject.rng, subject.accepts, subject.cls.__name__
-    words = Vocabulary.of(subject.config, text, end=end)
-    first, last = usable_positions(text, words.pad)
-    t = min(subject.length, last - first)
-    batches = words.pad is not None or "SequenceClassification" not in name
-    items: list[Probe] = []
-    skipped: dict[str, str] = {}
-
-    def ids(rows: int, width: int) -> np.ndarray:
-        return words.draw(rng, rows, width)
-
-    def add(name: str, tokens: np.ndarray, real: np.ndarray | None = None, **extra: np.ndarray) -> None:
-        counted = np.ones(tokens.shape, bool) if real is None else real
-        inputs = {"input_ids": words.fill(tokens, counted), "attention_mask": counted, **extra}
-        as_ids = {key: torch.from_numpy(value.astype(np.int64)) for key, value in inputs.items()}
-        items.append(Probe(name, as_ids, torch.from_numpy(counted)))
-
-    rows = 2 if batches else 1
-    add("random", ids(rows, t))
-    add("repeated", np.repeat(ids(1, 1), t, axis=1))
-    add("single", ids(rows, 1))
-    if batches and t > 2:
-        right = right_padding(3, max(3, t // 2))
-        add("left_padded", ids(*right.shape), right[:, ::-1].copy())
-        add("right_padded", ids(*right.shape), right)
-    elif not batches:
-        skipped["left_padded"] = skipped["right_padded"] = "the classifier has no pad_token_id and refuses batches"
-    if "position_ids" in accepts:
-        far = np.arange(last - t, last)
-        if not getattr(text, "rope_parameters", None):
-            far[:-1] = np.sort(rng.choice(np.arange(first, last - 1), size=t - 1, replace=False))
-        add("far_positions", ids(1, t), position_ids=far[None])
-    if name.endswith("ForMaskedLM"):
-        tokens = ids(rows, t)
-        masked = rng.random(tokens.shape) < 0.15
-        masked[:, t // 2] = True
-        tokens[masked] = _mask_token(subject.folder, words)
-        add("masked", tokens)
-    if "token_type_ids" in accepts and getattr(text, "type_vocab_size", 0) > 1:
-        tokens = ids(rows, t)
-        add("token_types", tokens, token_type_ids=rng.integers(0, text.type_vocab_size, size=tokens.shape))
-    window = getattr(text, "sliding_window", None)
-    if window:
-        if t < window + 8 <= last - first and window <= WINDOW_LIMIT:
-            add("beyond_window", ids(1, window + 8))
-        elif window + 8 > t:
-            skipped["beyond_window"] = f"window {window}, positions {last - first}, limit {WINDOW_LIMIT}"
-    read = read_text(subject.folder, words, t)
-    if isinstance(read, str):
-        skipped["text"] = read
-    else:
-        add("text", read[None])
-    full, why = full_context(text, first, t)
-    if why:
-        skipped["full_context"] = why
-    if full:
-        add("full_context", ids(1, full))
-    if "global_attention_mask" in accepts:
-        add("global_tokens", ids(1, t), global_attention_mask=np.isin(np.arange(t), [0, t // 2])[None])
-    places = getattr(text, "max_2d_position_embeddings", None)
-    if "bbox" in accepts and places:
-        corners = np.sort(rng.integers(0, places, size=(rows, t, 2, 2)), axis=2)
-        add("boxes", ids(rows, t), bbox=corners.reshape(rows, t, 4))
-    if words.pad is not None and t > 2:
-        tokens = ids(1, t)
-        tokens[:, [1, t // 2]] = words.pad
-        add("padding_read", tokens)
-    return items, skipped
-
-
-def choices(probe: Probe) -> Probe:
-    """(rows, length) -> (rows, choices, length): each row and the next are two answers to one question."""
-
-    def pair(value: torch.Tensor) -> torch.Tensor:
-        return torch.stack([value.roll(-k, 0) for k in range(CHOICES)], 1)
-
-    return replace(probe, inputs={k: pair(v) for k, v in probe.inputs.items()}, counted=pair(probe.counted))
-
-
 def right_padding(rows: int, width: int) -> np.ndarray:
     """(rows, width) bool: a whole row, a third of one, and one that lacks a single token."""
     return np.arange(width) < np.resize([width, max(1, width // 3), max(1, width - 1)], (rows, 1))
@@ -227,16 +122,6 @@ def _tokenizer(folder: str | Path) -> Any:
     if not any((Path(folder) / name).is_file() for name in names):
         return None
     return load_tokenizer(folder)
-
-
-def _mask_token(folder: str | Path, words: Vocabulary) -> int:
-    """The tokenizer's [MASK]; without a tokenizer any id will do, because to the network it is a row like
-    others."""
-    with contextlib.suppress(Exception):
-        token = _tokenizer(folder).mask_token_id
-        if token is not None and token < words.size:
-            return token
-    return words.size - 1 if words.size - 1 != words.pad else words.size - 2
 
 
 def read_text(folder: str | Path, words: Vocabulary, length: int) -> np.ndarray | str:

@@ -73,7 +73,7 @@ def looks(old: int, new: int, runs: Sequence[Sequence[Number]]) -> list[tuple[Ba
 
 
 def merged(bands: Iterable[Band], new: int) -> list[Band]:
-    """At most about 2 x BANDS bands: neighbours that continue each other are one, and so are crowds of narrow ones."""
+    """The bands, about 2 x BANDS at most: neighbours that continue each other are one, so are crowds of narrow ones."""
     whole: list[Band] = []
     for band in bands:
         if whole and whole[-1].continues(band):
@@ -149,8 +149,8 @@ def axis_picture(axis: Mapping[str, Any], ident: str) -> tuple[Markup, list[dict
     if any(band.look == "mixed" for band in bands):
         text = f"{len(placed):,} runs of several kinds, drawn as {len(bands)} bands"
         legend.append({"look": "mixed", "name": names["mixed"], "text": text})
-    told = "; ".join(f"{row['name']}: {row['text']}" for row in legend)
-    return picture(ident, f"{axis['space'] or axis['axis']}: {old:,} to {new:,}", told, "150", *parts), legend
+    caption = "; ".join(f"{row['name']}: {row['text']}" for row in legend)
+    return picture(ident, f"{axis['space'] or axis['axis']}: {old:,} to {new:,}", caption, "150", *parts), legend
 
 
 def _scaled(bands: Iterable[Band], widest: int) -> Iterator[tuple[str, list[str]]]:

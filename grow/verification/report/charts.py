@@ -7,7 +7,7 @@ their size. SVG cannot place lines and ribbons by percentage; those sit in an in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -21,7 +21,7 @@ def sci(value: Number) -> str:
 
 
 def tag(name: str, *inside: str, **attributes: object) -> Markup:
-    """One SVG element; strings that are no Markup are escaped, attributes that are None left out."""
+    """One SVG element; strings that are not Markup are escaped, attributes that are None left out."""
     pairs = Markup("").join(
         Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), value)
         for key, value in attributes.items()
@@ -57,7 +57,7 @@ class Scale:
 
     @classmethod
     def over(cls, values: Iterable[Number], limit: Number) -> Scale:
-        """From the smallest value to the largest or the limit, whichever is larger: pale is far below it."""
+        """A scale from the smallest value to the largest one or the limit: pale is far below that."""
         sizes = [value for value in (*values, limit) if value]
         if not sizes:
             return cls(-17, 1)
@@ -130,8 +130,8 @@ def layer_chart(layers: Sequence[str], series: Sequence[Series], ident: str, tit
                 title = tag("title", f"{layers[k]}: {sci(value)}, {one.name}")
                 parts.append(tag("circle", title, class_=one.look, cx=percent(x(k)), cy=percent(y(value)), r=radius))
     tops = [max((value for value in one.values if value is not None), default=None) for one in series]
-    told = "; ".join(f"{one.name}: at most {sci(top)}" for one, top in zip(series, tops))
-    return picture(ident, title, told, "100%", *parts)
+    caption = "; ".join(f"{one.name}: at most {sci(top)}" for one, top in zip(series, tops))
+    return picture(ident, title, caption, "100%", *parts)
 
 
 def _labels(layers: Sequence[str]) -> list[str]:
@@ -140,7 +140,9 @@ def _labels(layers: Sequence[str]) -> list[str]:
     return [last for *_, last in short] if len({first for first, *_ in short}) == 1 else list(layers)
 
 
-def _pieces(values: Sequence[Number], x, y) -> Iterator[list[tuple[float, float]]]:
+def _pieces(
+    values: Sequence[Number], x: Callable[[int], float], y: Callable[[float], float]
+) -> Iterator[list[tuple[float, float]]]:
     """Connected parts of a line in thousandths; a lone point is a short stroke."""
     piece: list[tuple[float, float]] = []
     for k, value in enumerate([*values, None]):
@@ -181,8 +183,8 @@ def scatter(source: Sequence[Number], grown: Sequence[Number], ident: str) -> Ma
     parts.append(tag("line", class_="diagonal", x1="0", y1="100%", x2="100%", y2="0"))
     parts += [tag("circle", cx=percent(place(a)), cy=percent(1 - place(b)), r=3) for a, b in points]
     farthest = max(abs(a - b) for a, b in points)
-    told = f"{len(points)} logits; the farthest is {sci(farthest)} off the diagonal"
-    return picture(ident, "Logits of the grown model against those of the source", told, "100%", *parts)
+    caption = f"{len(points)} logits; the farthest is {sci(farthest)} off the diagonal"
+    return picture(ident, "Logits of the grown model against those of the source", caption, "100%", *parts)
 
 
 def round_numbers(low: float, high: float) -> Iterator[tuple[float, str]]:
@@ -209,8 +211,8 @@ def share_bar(row: Mapping[str, Number], ident: str) -> Markup:
         if size:
             parts.append(tag("rect", class_=look, x=percent(start / new), width=percent(size / new), height="100%"))
         start += size
-    told = f"{learning / new:.1%} learning, {twins / new:.1%} locked twins, {dead / new:.1%} dead"
-    return picture(ident, "Share of the new entries", told, "14", *parts)
+    caption = f"{learning / new:.1%} learning, {twins / new:.1%} locked twins, {dead / new:.1%} dead"
+    return picture(ident, "Share of the new entries", caption, "14", *parts)
 
 
 def sparkline(losses: Sequence[Sequence[Number]], ident: str) -> Markup:
@@ -226,5 +228,5 @@ def sparkline(losses: Sequence[Sequence[Number]], ident: str) -> Markup:
         for look, values in zip(("runtime", "floor"), losses)
         for piece in _pieces(values, lambda k: k / (steps - 1), lambda value: 0.1 + 0.8 * (high - value) / spread)
     ]
-    told = ", ".join(f"{value:.4g}" for value in losses[0] if value is not None)
-    return picture(ident, "Loss over the steps", told, "44", stretched(*lines))
+    caption = ", ".join(f"{value:.4g}" for value in losses[0] if value is not None)
+    return picture(ident, "Loss over the steps", caption, "44", stretched(*lines))

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from grow.verification.report.charts import Scale, Series, layer_chart, scatter, sci, share_bar, sparkline
 from grow.verification.report.document import MOST, fit
-from grow.verification.result import RUNGS
+from grow.verification.rungs import RUNGS
 
 VERDICTS = {
     "lossless": ("pass", "✓", "Lossless", "computes what", "computes"),
@@ -39,47 +39,8 @@ def headline(d: dict, checks: Mapping[str, dict], found: Mapping[str, dict]) -> 
     bad = {name for name, check in checks.items() if check["status"] == "fail"} - {"trainability"}
     if d["verdict"] == "different" and bad == {"certificate"}:
         verb, object_of = "is not the growth in grow.json of", ""
-    failed = next((c for c in _by_weight(checks) if c["status"] == "fail"), None)
     proofs = [checks[name] for name in ("proof", "true_float64") if checks.get(name, {}).get("status") == "pass"]
-    because, figures = "", []
-    if d["verdict"] == "different" and failed:
-        because = f"{failed['name']}: {textwrap.shorten(failed['reason'] or failed['limit'], 300, placeholder=' …')}"
-        if failed["name"] == "true_float64" and delta(failed) is not None:
-            because = f"The outputs differ by up to {sci(delta(failed))} of their standard deviation in true float64."
-        if d["first_difference"]["module"]:
-            because += f" It begins in {d['first_difference']['module']}."
-        figures.append(("largest difference", sci(delta(failed)), f"in the check {failed['name']}"))
-    elif proofs:
-        because = f"The outputs differ by at most {sci(delta(proofs[0]))} of their standard deviation in true float64."
-        figures.append(("largest difference", sci(delta(proofs[0])), "max |Δ| / std in true float64"))
-        if proofs[0]["name"] == "proof":
-            because += " That is the growth repeated in float64; what is stored was rounded."
-    elif d["verdict"] in ("lossless", "certified"):
-        equal = "No model was run: both hold the same numbers."
-        because = equal if d["verdict"] == "lossless" else "Whether it computes the same was not run."
-        figures.append(("largest residual", sci(delta(checks.get("certificate", {}))), "on the stored weights"))
-    else:
-        because = "Nothing was found to differ, but too little could be checked."
-        unable = next((c for c in _by_weight(checks) if c["status"] == "skip" and c["reason"]), None)
-        if unable:
-            because += f" {unable['name']}: {unable['reason']}."
-    if len(proofs) == 2:
-        figures.append(("as stored", sci(delta(proofs[1])), "max |Δ| / std in true float64"))
-    runtime = found["runtime_dtype"]
-    if runtime["relative"] is not None:
-        ratio = runtime["ratio_to_floor"]
-        noise = "max |Δ| / std" if ratio is None else f"{ratio:.2g} × the source's own noise"
-        figures.append((f"in {runtime['dtype'] or 'the runtime dtype'}", sci(runtime["relative"]), noise))
-    if d["growth"]["storage"]:
-        rounded = "; ".join(d["growth"]["rounded"])
-        figures.append(("storage", d["growth"]["storage"], rounded or "no weight was rounded"))
-    trained = found["trainability"]
-    learns = f"{share(trained['share'])} of the new entries learn" if trained["share"] is not None else ""
-    chip = {
-        True: ("pass", "✓", "trainable", learns),
-        False: ("fail", "✗", "not trainable", checks.get("trainability", {}).get("reason") or learns),
-        None: ("skip", "–", "trainability unknown", absent("trainability", checks)),
-    }[d["trainable"]]
+    because, figures = _reason(d, checks, proofs)
     return {
         "look": look,
         "mark": mark,
@@ -87,9 +48,60 @@ def headline(d: dict, checks: Mapping[str, dict], found: Mapping[str, dict]) -> 
         "verb": verb,
         "object_of": object_of,
         "because": because,
-        "figures": figures,
-        "chip": chip,
+        "figures": [*figures, *_other_figures(d, found, proofs)],
+        "chip": _trainable(d, checks, found),
     }
+
+
+Figure = tuple[str, str, str]  # name, number, what it is of
+
+
+def _reason(d: dict, checks: Mapping[str, dict], proofs: list[dict]) -> tuple[str, list[Figure]]:
+    """Why the verdict is what it is, in sentences, and the number that shows it."""
+    failed = next((c for c in _by_weight(checks) if c["status"] == "fail"), None)
+    if d["verdict"] == "different" and failed:
+        because = f"{failed['name']}: {textwrap.shorten(failed['reason'] or failed['limit'], 300, placeholder=' …')}"
+        if failed["name"] == "true_float64" and delta(failed) is not None:
+            because = f"The outputs differ by up to {sci(delta(failed))} of their standard deviation in true float64."
+        if d["first_difference"]["module"]:
+            because += f" It begins in {d['first_difference']['module']}."
+        return because, [("largest difference", sci(delta(failed)), f"in the check {failed['name']}")]
+    if proofs:
+        because = f"The outputs differ by at most {sci(delta(proofs[0]))} of their standard deviation in true float64."
+        if proofs[0]["name"] == "proof":
+            because += " That is the growth repeated in float64; what is stored was rounded."
+        return because, [("largest difference", sci(delta(proofs[0])), "max |Δ| / std in true float64")]
+    if d["verdict"] in ("lossless", "certified"):
+        equal = "No model was run: both hold the same numbers."
+        because = equal if d["verdict"] == "lossless" else "Whether it computes the same was not run."
+        return because, [("largest residual", sci(delta(checks.get("certificate", {}))), "on the stored weights")]
+    because = "No difference was found, but too little could be checked."
+    unable = next((c for c in _by_weight(checks) if c["status"] == "skip" and c["reason"]), None)
+    return because + (f" {unable['name']}: {unable['reason']}." if unable else ""), []
+
+
+def _other_figures(d: dict, found: Mapping[str, dict], proofs: list[dict]) -> Iterator[Figure]:
+    """The difference as stored and in the dtype that people run, and how the weights are stored."""
+    if len(proofs) == 2:
+        yield "as stored", sci(delta(proofs[1])), "max |Δ| / std in true float64"
+    runtime = found["runtime_dtype"]
+    if runtime["relative"] is not None:
+        ratio = runtime["ratio_to_floor"]
+        noise = "max |Δ| / std" if ratio is None else f"{ratio:.2g} × the source's own noise"
+        yield f"in {runtime['dtype'] or 'the runtime dtype'}", sci(runtime["relative"]), noise
+    if d["growth"]["storage"]:
+        yield "storage", d["growth"]["storage"], "; ".join(d["growth"]["rounded"]) or "no weight was rounded"
+
+
+def _trainable(d: dict, checks: Mapping[str, dict], found: Mapping[str, dict]) -> tuple[str, str, str, str]:
+    """Look, mark, word and reason of whether the new entries learn."""
+    trained = found["trainability"]
+    learns = f"{share(trained['share'])} of the new entries learn" if trained["share"] is not None else ""
+    if d["trainable"] is None:
+        return "skip", "–", "trainability unknown", absent("trainability", checks)
+    if d["trainable"]:
+        return "pass", "✓", "trainable", learns
+    return "fail", "✗", "not trainable", checks.get("trainability", {}).get("reason") or learns
 
 
 def _by_weight(checks: Mapping[str, dict]) -> list[dict]:
@@ -172,22 +184,22 @@ def _panels(layers: list[str], matrix: list, limits: list, runtime: dict) -> Ite
         if any(floor):
             series.append(Series("floor", "the source's own noise", floor, points=False))
         ratios = [(a / b, layer) for a, b, layer in zip(worst, floor, layers) if a is not None and b]
-        told = "The source's own noise is not known."
+        caption = "The source's own noise is not known."
         if ratios:
             ratio, layer = max(ratios)
-            told = f"At most {ratio:.2g} × the source's own noise, in {layer}."
+            caption = f"At most {ratio:.2g} × the source's own noise, in {layer}."
         title = f"In {dtype}"
         chart = layer_chart(layers, series, "layers-runtime", f"{title}: largest difference of every layer")
-        yield {"title": title, "chart": chart, "series": series, "told": told}
+        yield {"title": title, "chart": chart, "series": series, "caption": caption}
     worst = _worst(matrix)
     series = [Series("exact", "grown against source", worst)]
     if any(limits):
         series.append(Series("limit", "limit", limits, points=False))
     top, layer = max((v or 0.0, layer) for v, layer in zip(worst, layers))
-    told = f"At most {sci(top)}, in {layer}." if top else "Exactly equal wherever it was measured."
+    caption = f"At most {sci(top)}, in {layer}." if top else "Exactly equal wherever it was measured."
     title = "In true float64"
     chart = layer_chart(layers, series, "layers-exact", f"{title}: largest difference of every layer")
-    yield {"title": title, "chart": chart, "series": series, "told": told}
+    yield {"title": title, "chart": chart, "series": series, "caption": caption}
 
 
 def _size(value: float | None) -> float | None:

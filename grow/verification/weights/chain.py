@@ -19,35 +19,36 @@ from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.errors import BadInput, GrowError
 from grow.planning.parsed_record import Record
 from grow.planning.record import read_record
-from grow.verification.result import Check
+from grow.verification.verdict import Check
+from grow.verification.weights.certificate import certificate
 from grow.verification.weights.recorded_growth import NoSpace, Replay
 
 
 @contextmanager
-def links(record: Record, source: Checkpoint, grown: Checkpoint) -> Iterator[tuple[Replay, ...]]:
+def growths_between(record: Record, source: Checkpoint, grown: Checkpoint) -> Iterator[tuple[Replay, ...]]:
     """The growths that lead from `source` to `grown`, the first one first; one, unless it grew more than once.
 
     BadInput where `source` is not one of the checkpoints that grow.json tells of.
     """
-    last, found = None, []
+    last, earlier = None, []
     try:
         last = Replay(record, source, grown)
     except BadInput:
-        if not (found := _from(record, source, grown)):
+        if not (earlier := _records_between(record, source, grown)):
             raise
     if last is not None:
         yield (last,)
         return
     with ExitStack() as stack:
-        made, here = [], source
-        for one in found:
-            there = stack.enter_context(_again(one, here))
-            made.append(Replay(one, here, there))
-            here = there
-        yield (*made, Replay(record, here, grown))
+        replays, before = [], source
+        for one in earlier:
+            after = stack.enter_context(_again(one, before))
+            replays.append(Replay(one, before, after))
+            before = after
+        yield (*replays, Replay(record, before, grown))
 
 
-def _from(record: Record, source: Checkpoint, grown: Checkpoint) -> list[Record]:
+def _records_between(record: Record, source: Checkpoint, grown: Checkpoint) -> list[Record]:
     """The records of the growths between `source` and the last one; none where it is not a source of any."""
     earlier = list(record.earlier) or _beside(record, grown)
     for k, one in enumerate(earlier):
@@ -96,21 +97,21 @@ def _again(record: Record, source: Checkpoint) -> Iterator[Checkpoint]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def certificate(chain: Sequence[Replay]) -> Check:
+def certificate_of_chain(chain: Sequence[Replay]) -> Check:
     """The certificate of every growth in turn."""
     if len(chain) == 1:
-        return chain[0].certificate()
-    checks = [replay.certificate() for replay in chain]
+        return certificate(chain[0])
+    checks = [certificate(replay) for replay in chain]
     worst = next((k for k, check in enumerate(checks) if check.status == "fail"), None)
     if worst is None:
         worst = next((k for k, check in enumerate(checks) if check.status == "skip"), len(checks) - 1)
-    found = checks[worst]
-    measured = {**found.measured, "growths": len(chain)}
+    shown = checks[worst]
+    measured = {**shown.measured, "growths": len(chain)}
     measured["tensors"] = sum(check.measured["tensors"] for check in checks)
     residuals = [check.measured.get("largest_residual") for check in checks]
     measured["largest_residual"] = max((r for r in residuals if r is not None), default=0.0)
-    reason = found.reason and f"growth {worst + 1} of {len(chain)}: {found.reason}"
-    return Check("certificate", found.status, measured, f"{found.limit}, in each of {len(chain)} growths", reason)
+    reason = shown.reason and f"growth {worst + 1} of {len(chain)}: {shown.reason}"
+    return Check("certificate", shown.status, measured, f"{shown.limit}, in each of {len(chain)} growths", reason)
 
 
 def read_through(backs: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...] | None:

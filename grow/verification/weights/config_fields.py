@@ -7,10 +7,12 @@ such field are two things to code that asks `getattr(config, name, True)`.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from grow.architectures.common_fields import TRAINS
+from grow.architectures import FAMILIES
+from grow.architectures.common_fields import COMMON_FIELDS, TRAINS
+from grow.architectures.family import GROWABLE
 from grow.architectures.stock_source import stock_of
 
 # Written beside a model and read by no forward pass, no loss and no head.
@@ -73,3 +75,53 @@ def one_dtype(config: Mapping[str, Any]) -> dict[str, Any]:
     older = found.pop("torch_dtype", None)
     dtype = found.pop("dtype", None) or older
     return found if dtype is None else {**found, "dtype": dtype}
+
+
+# Fields that change no output; the others are compared although some families read them nowhere.
+NEUTRAL = COMMON_FIELDS - {
+    *("architectures", "model_type", "is_decoder", "is_encoder_decoder", "dtype", "torch_dtype", "pruned_heads"),
+    *("pad_token_id", "eos_token_id", "decoder_start_token_id", "problem_type"),  # what a loss or a pooled state reads
+}
+
+
+def config_differences(source: Mapping[str, Any], grown: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The fields that differ between two configs, bookkeeping apart."""
+    a, b = one_dtype(source), one_dtype(grown)
+    for name in sorted((a.keys() | b.keys()) - {"transformers_version", "_name_or_path"}):
+        if not alike(a.get(name), b.get(name)):
+            yield {"field": name, "source": a.get(name), "grown": b.get(name)}
+
+
+def unlike(source: Mapping[str, Any], grown: Mapping[str, Any], widths_of: str | None = None) -> list[dict[str, Any]]:
+    """The fields in which two configs say another thing to stock code, `significant` ones; with defaults filled in."""
+    names = read_by_stock(str(source.get("model_type")), differing(source, grown))
+    a, b = one_dtype(source), one_dtype(grown)
+    return significant(({"field": n, "source": a.get(n), "grown": b.get(n)} for n in names), widths_of)
+
+
+def significant(
+    differences: Iterable[dict[str, Any]], widths_of: str | None = None, *, neutral: Collection[str] = NEUTRAL
+) -> list[dict[str, Any]]:
+    """The differences that can change an output, without sizes of a family that became larger, as in a growth."""
+    family = FAMILIES.get(widths_of or "")
+    widths = {family.axes[axis] for axis in (*GROWABLE, *family.follows) if axis in family.axes} if family else set()
+    widths |= {family.synonyms[name] for name in widths & family.synonyms.keys()} if family else set()
+    lists = {*family.layer_lists} if family else set()
+    ignored = {*neutral, "dtype", "torch_dtype"}
+    return [
+        d
+        for d in differences
+        if d["field"] not in ignored
+        and not (d["field"] in widths and not _less(d["grown"], d["source"]))
+        and not (d["field"] in lists and _longer(d["grown"], d["source"]))
+        and not TRAINS.fullmatch(d["field"])
+        and not (d["source"] is None and d["grown"] is None)
+    ]
+
+
+def _less(a: Any, b: Any) -> bool:
+    return isinstance(a, int) and isinstance(b, int) and a < b
+
+
+def _longer(a: Any, b: Any) -> bool:
+    return isinstance(a, list) and isinstance(b, list) and len(a) > len(b)

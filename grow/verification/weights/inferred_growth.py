@@ -2,9 +2,9 @@
 
 Of the growths that `grow` makes between the two sizes it is the one that most stored tensors follow.
 
-    supposed(source, grown)  ->  a `Replay`, or None where most tensors follow none
+    most_likely_growth(source, grown)  ->  a `Replay`, or None where most tensors follow none
 
-It is no evidence for or against a pair: somebody else may have grown it otherwise. Where outputs differ it tells which
+It is not evidence for or against a pair: somebody else may have grown it otherwise. Where outputs differ it tells which
 tensor does not do what all the others say, and what its number would have been.
 """
 
@@ -32,6 +32,7 @@ from grow.planning.plan import Plan, plan_for
 from grow.planning.read_as_experts import read_so
 from grow.planning.record import record_of
 from grow.planning.tensor import TensorPlan
+from grow.verification.weights.certificate import fault_of
 from grow.verification.weights.recorded_growth import Replay
 
 SAMPLE = 40  # tensors by which a growth is judged: a layer or two, and the tables
@@ -40,7 +41,7 @@ FIRST = 8  # tensors that tell most wrong growths
 MOST = 0.5  # of the tensors must follow: of a growth that is another one next to none does
 
 
-def supposed(source: Checkpoint, grown: Checkpoint) -> Replay | None:
+def most_likely_growth(source: Checkpoint, grown: Checkpoint) -> Replay | None:
     """The growth that most tensors of `grown` follow, laid over both; None where there is none."""
     before, after = known_architecture(source.config), known_architecture(grown.config)
     if before is None or after is None:
@@ -93,21 +94,24 @@ def _followed(replay: Replay, least: float) -> float:
     """The share of the tensors that are what the growth would have made them; 0 as soon as it is another one, or
     cannot reach `least` any more."""
     tensors = [t for t in replay.tensors if _numbers(t) <= LARGE] or list(replay.tensors)
-    asked = tensors[:: max(1, len(tensors) // SAMPLE)]
+    sample = tensors[:: max(1, len(tensors) // SAMPLE)]
     good = 0
-    for k, t in enumerate(asked):
+    for k, t in enumerate(sample):
         good += _follows(replay, t)
-        possible = good + len(asked) - k - 1
-        if (k >= FIRST and good < k * MOST / 2) or possible / len(asked) < least:
+        possible = good + len(sample) - k - 1
+        if (k >= FIRST and good < k * MOST / 2) or possible / len(sample) < least:
             return 0.0
-    return good / max(1, len(asked))
+    return good / max(1, len(sample))
 
 
 def _follows(replay: Replay, t: TensorPlan) -> bool:
     """Whether a tensor is what the growth makes it; of one that is drawn nobody can tell."""
     info = replay.grown.tensors.get(t.name)
     return (
-        info is not None and info.shape == t.new_shape and not isinstance(t.origin, Drawn) and replay.fault(t) is None
+        info is not None
+        and info.shape == t.new_shape
+        and not isinstance(t.origin, Drawn)
+        and fault_of(replay, t) is None
     )
 
 
@@ -150,7 +154,7 @@ def _options(to: Mapping[str, int], deeper: bool) -> Iterator[GrowthOptions]:
 
 
 def _upcyclings(before: Architecture, after: Architecture) -> Iterator[dict[str, Any] | None]:
-    """How an FFN can have become these experts; None where it is no other family."""
+    """How an FFN can have become these experts; None where the family is the same."""
     if after.family is before.family:
         yield None
     elif after.family.experts and not before.family.experts:

@@ -21,7 +21,7 @@ from grow.notation.operators import HeadMaps, commutes
 from grow.planning.change import Change, check_depth, norms_silence
 from grow.planning.choose_maps import LOW, grow_experts, head_dim_maps, low_logit, position_map
 from grow.planning.record import config_sha256
-from grow.verification.result import EXACT
+from grow.verification.rungs import EXACT
 from grow.verification.weights.config_fields import BOOKKEEPING, differing
 
 Sizes = Mapping[str, int]
@@ -117,8 +117,8 @@ def known_source(config: Mapping[str, Any], grown: Mapping[str, Any], changed: C
     if config_sha256(config) == digest:
         return True
     kept = {name: value for name, value in config.items() if name not in BOOKKEEPING}
-    told = {name: value for name, value in grown.items() if name in BOOKKEEPING}
-    if config_sha256({**kept, **told}) == digest:
+    bookkeeping = {name: value for name, value in grown.items() if name in BOOKKEEPING}
+    if config_sha256({**kept, **bookkeeping}) == digest:
         return True
     base = {name: value for name, value in grown.items() if name not in changed}
     there = sorted(name for name in changed if name in config)[:MOST]

@@ -26,16 +26,18 @@ from grow.notation.maps import AxisMap
 from grow.notation.numbers import narrow, widen
 from grow.notation.origins import Read
 from grow.planning.tensor import TensorPlan
-from grow.verification.result import Check
-from grow.verification.weights.certificate import F64, OWN_ROUNDING, grown_rows, unit_of
+from grow.verification.verdict import Check
 from grow.verification.weights.recorded_growth import Replay
+from grow.verification.weights.tensor_equation import F64, grown_rows
+from grow.verification.weights.tensor_faults import OWN_ROUNDING, unit_of
 
 Rows = Callable[[np.ndarray], np.ndarray]  # indices of rows -> (rows, columns) in float64
+Both = tuple[np.ndarray, np.ndarray]  # old numbers, and the sizes of the terms that they were summed of
 
 
 @dataclass(frozen=True)
 class Recovered:
-    """Of one tensor: entries in all, entries that came back with other bits, and the worst one in units of what
+    """One tensor: entries in all, entries that came back with other bits, and the worst one in units of what
     rounding allows (0 where the growth rounds nothing and all bits are equal; inf where nothing may differ)."""
 
     tensor: str
@@ -132,7 +134,7 @@ def old_rows(t: TensorPlan, read: Read, new: Rows) -> Iterator[tuple[int, int, n
         yield start, stop, values / read.factor, terms / abs(read.factor)
 
 
-def _rows(t: TensorPlan, rows: AxisMap, role: str, start: int, stop: int, width: int, new: Rows):
+def _rows(t: TensorPlan, rows: AxisMap, role: str, start: int, stop: int, width: int, new: Rows) -> Both:
     scale = _scale(rows, role, t.tied)
     values, terms = np.zeros((stop - start, width)), np.zeros((stop - start, width))
     adds = role == READ or t.tied
@@ -145,7 +147,7 @@ def _rows(t: TensorPlan, rows: AxisMap, role: str, start: int, stop: int, width:
     return values, terms
 
 
-def _columns(cols: AxisMap, role: str, g: np.ndarray, sizes: np.ndarray):
+def _columns(cols: AxisMap, role: str, g: np.ndarray, sizes: np.ndarray) -> Both:
     scale = _scale(cols, role, False)
     values, terms = np.zeros((len(g), cols.n)), np.zeros((len(g), cols.n))
     for old, at in _added(cols, role == READ):
@@ -154,7 +156,7 @@ def _columns(cols: AxisMap, role: str, g: np.ndarray, sizes: np.ndarray):
     return values, terms
 
 
-def _added(m: AxisMap, adds: bool):
+def _added(m: AxisMap, adds: bool) -> Sequence[tuple[np.ndarray, np.ndarray]]:
     """The copies to add up, the last first: so each sum is one that the split took apart, and exact; or the first."""
     return m.layers[::-1] if adds else m.layers[:1]
 

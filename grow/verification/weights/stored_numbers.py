@@ -22,7 +22,7 @@ from grow.errors import GrowError, listing
 from grow.notation.axes import WRITE
 from grow.notation.dtypes import BITS, STORES
 from grow.notation.numbers import narrow, widen
-from grow.verification.result import Check
+from grow.verification.verdict import Check
 
 F64 = np.dtype(np.float64)
 KEY_BIAS = "adds one number to all scores of a query, which softmax does not see"
@@ -104,7 +104,7 @@ def _blocks(checkpoint: Checkpoint, name: str) -> Iterator[tuple[int, np.ndarray
 
 
 def not_finite(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """The first stored number that is none or infinite, as in `Verification.first`; None where all are finite."""
+    """The first stored number that is NaN or infinite, as in `Verification.first`; None where all are finite."""
     for name, info in checkpoint.tensors.items():
         if info.dtype not in BITS:
             continue

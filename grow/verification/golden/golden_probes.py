@@ -1,4 +1,4 @@
-"""The probes of a golden file, and pairs that are asked these."""
+"""The probes of a golden file, and pairs of checkpoints that get these probes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from grow.errors import listing
-from grow.verification.golden.content import Asked, pack, unpack
-from grow.verification.outputs.pair import Differs, Pair
+from grow.verification.golden.content import StoredProbe, pack, unpack
+from grow.verification.outputs.pair import Pair
+from grow.verification.outputs.two_folders import Differs
 from grow.verification.probes import Probe, Probes
 
 
 class Given(Pair):
-    """A pair that is asked `given`."""
+    """A pair that gets the probes `given`."""
 
     def __init__(self, source: str | Path, grown: str | Path, given: Probes) -> None:
         super().__init__(source, grown, seed=given.seed)
@@ -64,22 +65,24 @@ def fit(drawn: Probes, budget: int) -> Probes:
     return Probes(drawn.seed, items, skipped)
 
 
-def to_asked(given: Probes) -> dict[str, Asked]:
-    """As arrays, for the file."""
+def to_stored(given: Probes) -> dict[str, StoredProbe]:
+    """The probes as arrays, for the file."""
     found = {}
     for probe in given:
         encoder = None if probe.encoder_counted is None else probe.encoder_counted.numpy()
-        found[probe.name] = Asked({name: v.numpy() for name, v in probe.inputs.items()}, probe.counted.numpy(), encoder)
+        found[probe.name] = StoredProbe(
+            {name: v.numpy() for name, v in probe.inputs.items()}, probe.counted.numpy(), encoder
+        )
     return found
 
 
-def to_probes(asked: Mapping[str, Asked], seed: int, skipped: Mapping[str, str]) -> Probes:
-    """As tensors, for the model."""
+def to_probes(stored: Mapping[str, StoredProbe], seed: int, skipped: Mapping[str, str]) -> Probes:
+    """The probes as tensors, for the model."""
     items = []
-    for name, one in asked.items():
-        encoder = None if one.encoder_counted is None else torch.from_numpy(one.encoder_counted)
-        inputs = {k: torch.from_numpy(v) for k, v in one.inputs.items()}
-        items.append(Probe(name, inputs, torch.from_numpy(one.counted), encoder))
+    for name, probe in stored.items():
+        encoder = None if probe.encoder_counted is None else torch.from_numpy(probe.encoder_counted)
+        inputs = {k: torch.from_numpy(v) for k, v in probe.inputs.items()}
+        items.append(Probe(name, inputs, torch.from_numpy(probe.counted), encoder))
     return Probes(seed, items, dict(skipped))
 
 

@@ -1,52 +1,21 @@
-"""What the ladder found, and the verdict.
-
-A *rung* is a kind of evidence, a *check* one measurement on it. `RUNGS` lists both in the order in which they run.
-"""
+"""What the checks of a pair found, the verdict, and the exit code that follows from it."""
 
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
 
+from grow.verification.rungs import RUNG_OF, RUNGS
+from grow.version import __version__
+
 SCHEMA = 2
-
-# The limit of a bit-exact plan or of a proof copy. float64 carries 1.1e-16 per operation; sums in another
-# order and length drift by 1e-15 .. 1e-13 of the logits' std over the depths we measured. A wrong weight
-# shows at 1e-7 or more.
-EXACT = 1e-12
-
-RUNGS: Mapping[str, tuple[str, ...]] = {
-    "certificate": ("certificate",),
-    "true_float64": ("true_float64", "proof"),
-    "runtime_dtype": ("runtime_dtype",),
-    "behaviour": (
-        "tokenizer",
-        "generation_config",
-        "labels",
-        "embeddings",
-        "hidden_states",
-        "loss",
-        "cached_decoding",
-        "generation",
-        "sampling",
-        "kernels",
-        "save_reload",
-    ),
-    "trainability": ("trainability",),
-    "downstream": ("tasks",),
-    "recover": ("recover",),
-}
-RUNG_OF = {check: rung for rung, checks in RUNGS.items() for check in checks}
-FUNCTION = ("certificate", "true_float64", "runtime_dtype", "behaviour")
-"""The rungs that a growth has to pass before it is kept; trainability judges what a checkpoint can become."""
-LOSSY = ("certificate", "true_float64", "loss", "tokenizer", "generation_config", "save_reload")
-"""What is measured of a growth that is not exact: how much it lost, and that it is whole otherwise."""
-LADDER = (*FUNCTION, "trainability")
-"""What `grow verify` runs unless it is told otherwise; downstream tasks run when they are named."""
 
 Status = Literal["pass", "fail", "skip"]
 Verdict = Literal["lossless", "certified", "unrecorded", "different", "unproved"]
@@ -78,8 +47,8 @@ class Check:
     @property
     def largest(self) -> float | None:
         """The largest difference that the check measured, in its own unit."""
-        found = (self.measured.get(key) for key in ("relative", "largest_residual", "worst"))
-        return next((value for value in found if isinstance(value, float)), None)
+        numbers = (self.measured.get(key) for key in ("relative", "largest_residual", "worst"))
+        return next((value for value in numbers if isinstance(value, float)), None)
 
 
 @dataclass(frozen=True)
@@ -113,12 +82,12 @@ class Verification:
     @property
     def rungs(self) -> dict[str, Status]:
         """Rung -> "fail" if a check on it failed, else "pass" if one passed, else "skip"; those that were asked for."""
-        found: dict[str, Status] = {}
+        statuses: dict[str, Status] = {}
         for rung in RUNGS:
             seen = [check.status for check in self.checks if check.rung == rung]
             if seen:
-                found[rung] = "fail" if "fail" in seen else "pass" if "pass" in seen else "skip"
-        return found
+                statuses[rung] = "fail" if "fail" in seen else "pass" if "pass" in seen else "skip"
+        return statuses
 
     @property
     def lossy(self) -> str:
@@ -212,11 +181,11 @@ class Verification:
         )
 
 
-def damage_of(found: Verification) -> dict[str, float]:
+def damage_of(verification: Verification) -> dict[str, float]:
     """What the outputs lost, in true float64: max_abs_std (max |Δ| / std of the source's outputs), kl (nats), top1
     (share of equal first choices), loss (of the model's own tokens, change in nats); those that were measured.
     """
-    outputs, loss = found.check("true_float64"), found.check("loss")
+    outputs, loss = verification.check("true_float64"), verification.check("loss")
     keys = {"relative": "max_abs_std", "kl": "kl", "top1": "top1"}
     measured = outputs.measured if outputs else {}
     damage = {name: measured[key] for key, name in keys.items() if measured.get(key) is not None}
@@ -226,7 +195,7 @@ def damage_of(found: Verification) -> dict[str, float]:
     return damage
 
 
-def damage_text(found: Verification) -> str:
+def damage_text(verification: Verification) -> str:
     """`max |Δ| 3.2 std, KL 1.1 nats, top-1 25.0 %, loss +2.13 nats`."""
     words = {
         "max_abs_std": lambda v: f"max |Δ| {v:.3g} std",
@@ -234,7 +203,7 @@ def damage_text(found: Verification) -> str:
         "top1": lambda v: f"top-1 {v:.1%}",
         "loss": lambda v: f"loss {v:+.3g} nats",
     }
-    return ", ".join(words[name](value) for name, value in damage_of(found).items())
+    return ", ".join(words[name](value) for name, value in damage_of(verification).items())
 
 
 def finite(value: Any) -> Any:
@@ -245,3 +214,14 @@ def finite(value: Any) -> Any:
     if isinstance(value, (np.integer, np.floating)):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers were measured with."""
+    packages = {name: _installed(name) for name in ("torch", "transformers", "numpy", "safetensors")}
+    return {"grow": __version__, "python": platform.python_version(), **packages, "machine": platform.machine()}
+
+
+@cache
+def _installed(package: str) -> str:
+    return version(package)

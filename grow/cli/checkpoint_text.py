@@ -1,0 +1,80 @@
+"""A checkpoint and the families as text, and as the documents of --json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from grow.api import Inspection
+from grow.architectures.family import Family
+from grow.cli.growth_text import shape_text
+from grow.cli.terminal import say, table
+
+
+def inspection_document(inspection: Inspection) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "path": str(inspection.path),
+        "family": inspection.family.model_type,
+        "architecture": inspection.match.config["architectures"][0],
+        "sizes": inspection.sizes,
+        "parameters": _parameters(inspection),
+        "tensors": [
+            {"name": t.name, "signature": str(t.row.signature), "dtype": t.dtype, "shape": list(t.shape)}
+            for t in inspection.match.tensors
+        ],
+        "targets": list(inspection.family.sizes),
+        "notes": list(inspection.notes),
+    }
+
+
+def show_inspection(inspection: Inspection) -> None:
+    architecture = inspection.match.config["architectures"][0]
+    dtypes = ", ".join(sorted({t.dtype for t in inspection.match.tensors}))
+    say(f"{inspection.path}: {architecture}, {_parameters(inspection):,} parameters, {dtypes}")
+    axes = inspection.family.axes
+    rows = ((axis, size, axes.get(axis, "derived")) for axis, size in inspection.sizes.items())
+    table(("axis", "size", "field"), rows)
+    say("tensors")
+    tensors = (
+        t for t in inspection.match.tensors if "{layers}" not in t.row.name or t.canonical == _in_layer_0(t.row.name)
+    )
+    table(("tensor (layer 0)", "signature", "shape"), ((t.name, t.row.signature, shape_text(t.shape)) for t in tensors))
+    say("sizes of the family: " + ", ".join(inspection.family.sizes))
+    for note in inspection.notes:
+        say(f"note: {note}")
+
+
+def show_families(chosen: Sequence[Family]) -> None:
+    table(
+        ("family", "models", "sizes"),
+        ((family.model_type, family.summary, ", ".join(family.sizes)) for family in chosen),
+        indent="",
+    )
+
+
+def show_family(family: Family) -> None:
+    say(f"{family.model_type}: {family.summary}")
+    table(("tensor", "signature", "there when"), ((r.name, r.signature, r.when) for r in family.rows))
+    say("sizes")
+    for name, fields in family.sizes.items():
+        say(f"  {name}: " + ", ".join(f"{k}={v}" for k, v in fields.items()))
+
+
+def family_document(family: Family) -> dict[str, Any]:
+    return {
+        "model_type": family.model_type,
+        "summary": family.summary,
+        "axes": dict(family.axes),
+        "sizes": {name: dict(fields) for name, fields in family.sizes.items()},
+        "tensors": [{"name": r.name, "signature": str(r.signature), "when": r.when} for r in family.rows],
+    }
+
+
+def _in_layer_0(name: str) -> str:
+    return name.replace("{layers}", "0")
+
+
+def _parameters(inspection: Inspection) -> int:
+    return sum(math.prod(t.shape) for t in inspection.match.tensors)

@@ -1,0 +1,99 @@
+"""A model in memory as the source of a growth: its tensors, its config, and rows of its weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from grow.architectures import architecture_of
+from grow.architectures.any_config import is_public
+from grow.architectures.architecture import Architecture
+from grow.architectures.config_values import check_fields
+from grow.architectures.match import Match, check_duplicates, match
+from grow.errors import BadInput
+from grow.models.as_configured import (
+    check_adapters,
+    check_class,
+    twin_of,
+)
+from grow.notation.dtypes import code_of
+from grow.notation.origins import SourcePart
+from grow.optimizer.torch_classes import refuse_sharded
+
+
+@dataclass(frozen=True)
+class Info:
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class ModelSource:
+    """A `PreTrainedModel` as a source of rows. It is read, never changed."""
+
+    def __init__(self, model: Any) -> None:
+        check_model(model)
+        self.model = model
+        self.state: dict[str, torch.Tensor] = model.state_dict()
+        self.config: dict[str, Any] = json.loads(model.config.to_json_string())
+        self.config["architectures"] = [type(model).__name__]
+        self.config = {k: v for k, v in self.config.items() if is_public(k)}
+        self.path = type(model).__name__
+        self.notes: tuple[str, ...] = ()
+        """What `checked` found that is not a fault."""
+
+    @property
+    def tensors(self) -> dict[str, Info]:
+        """Name -> dtype and shape, as a checkpoint has them."""
+        return {name: Info(code_of(t.dtype) or str(t.dtype), tuple(t.shape)) for name, t in self.state.items()}
+
+    def checked(self) -> tuple[Architecture, Any]:
+        """Its family read with its config, and what stock code builds from the two. Refused where it differs."""
+        architecture = architecture_of(self.config)
+        self.notes = check_fields(architecture)
+        meta = [name for name, tensor in self.state.items() if tensor.is_meta]
+        if meta:
+            raise BadInput(
+                meta[0],
+                what="has no data (meta device)",
+                why="there is nothing to grow",
+                fix="load the weights first",
+            )
+        return architecture, twin_of(self.model, self.config)
+
+    def matched(self) -> Match:
+        architecture, _ = self.checked()
+        matched = match(architecture, self.tensors, self.path)
+        check_duplicates(matched, lambda a, b: torch.equal(self.state[a], self.state[b]))
+        return matched
+
+    def rows(self, part: SourcePart, start: int, stop: int) -> np.ndarray:
+        rows = self.state[part.tensor].detach()[start:stop].cpu().contiguous()
+        return _raw(rows).reshape(stop - start, -1)
+
+
+def check_model(model: Any) -> None:
+    """BadInput for what wraps a model, Refused for one that is sharded or has adapters."""
+    check_adapters(model)
+    if not isinstance(model, PreTrainedModel):
+        named = model.named_modules() if isinstance(model, torch.nn.Module) else ()
+        inner = next((name for name, part in named if isinstance(part, PreTrainedModel)), "")
+        raise BadInput(
+            f"a {type(model).__name__}",
+            what="is not a transformers.PreTrainedModel",
+            why="a wrapper renames parameters and has no config of its own to grow",
+            fix=f"pass what it wraps: model.{inner}; wrap the result"
+            if inner
+            else "pass what it wraps: model.module (DataParallel), model._orig_mod (torch.compile); wrap the result",
+        )
+    refuse_sharded(model)
+    check_class(model)
+
+
+def _raw(tensor: torch.Tensor) -> np.ndarray:
+    """The stored form: bfloat16 as uint16 bits."""
+    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
