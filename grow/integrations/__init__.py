@@ -22,7 +22,7 @@ _MODULES = {
     "GrowCallback": "callback",
     "NewEntryUpdates": "updates",
     "grow_in_place": "in_place",
-    "load_trainer_state": "checkpoint",
+    "load_trainer_state": "trainer_state",
     "parameter_groups": "groups",
 }
 __all__ = sorted(_MODULES)

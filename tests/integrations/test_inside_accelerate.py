@@ -287,3 +287,11 @@ def test_wrappers_are_refused(name):
     check_arguments(SimpleNamespace(**plain))
     with pytest.raises(grow.Refused, match="wraps the model"):
         check_arguments(SimpleNamespace(**{**plain, name: 2}))
+
+
+# The names of the package
+
+
+@pytest.mark.parametrize("name", grow.integrations.__all__)
+def test_every_name_of_the_package_is_there(name):
+    assert getattr(grow.integrations, name).__name__ == name
