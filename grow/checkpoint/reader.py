@@ -43,7 +43,6 @@ from grow.files.locate import (
     refuse_other_weights,
 )
 from grow.files.regular import MAX_JSON, check_length, longest
-from grow.spelling import option
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 STOCK = {
@@ -53,6 +52,7 @@ STOCK = {
     "unlisted": "a tensor that the index does not list may be left over from another checkpoint",
 }
 """Fault of an index -> why it is one."""
+REWRITTEN = "from_pretrained(…).save_pretrained(…) of transformers writes it anew, with what the index lists alone"
 
 
 class Checkpoint:
@@ -352,7 +352,7 @@ def merge(
             what=f"disagrees with the shards: {', '.join(f'{len(faults[f])} {f}' for f in faults)}",
             details=[(fault, listing(found)) for fault, found in faults.items()],
             why="; ".join(STOCK[fault] for fault in faults),
-            fix=option(ignore_unexpected="PATTERN") if set(faults) == {"unlisted"} else AGAIN,
+            fix=REWRITTEN if set(faults) == {"unlisted"} else AGAIN,
         )
     if not checkpoint.tensors:
         where = show(checkpoint.files[0])

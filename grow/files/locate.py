@@ -199,7 +199,7 @@ def inside(folder: Path, name: str, follow_symlinks: bool = False) -> Path:
         show(path),
         what=f"is a symlink that leaves the folder, to {show(target)}",
         why="a downloaded checkpoint must not reach files elsewhere on this machine",
-        fix=f"{option(follow_symlinks=True)}, when you made this link yourself",
+        fix=f"if you trust the file, copy it into the folder: cp --remove-destination {show(target)} {show(path)}",
     )
 
 
