@@ -27,8 +27,9 @@ from grow.staged.checkpoint_outline import (
 )
 from grow.staged.keys import GROWTHS, KINDS, SETTINGS, TREATED, UNTREATED
 from grow.staged.recipe import Recipe, Stage
+from grow.training.settings.from_options import continued, settings_of
 from grow.training.settings.limits import plateau_of, rewarm_of
-from grow.training.settings.run_settings import Settings, continued, settings_of
+from grow.training.settings.run_settings import Settings
 from grow.training.text.inputs import Source, check_plateau, is_bundled, parse_sources
 
 STATE_BYTES = 12  # per parameter of a run's checkpoint, beside the stock file: the weight and two moments in float32

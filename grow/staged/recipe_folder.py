@@ -27,7 +27,7 @@ from grow.files.writer import write_json, write_whole
 from grow.staged.keys import shown
 from grow.staged.recipe import FINAL, RECIPE, TOML, Recipe, Stage
 from grow.training.run_folder import LOCK, RUN
-from grow.training.settings.run_settings import FREE
+from grow.training.settings.from_options import FREE
 from grow.version import __version__
 
 SCHEMA = 1

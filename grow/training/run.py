@@ -37,7 +37,8 @@ from grow.training.saved import checkpoints
 from grow.training.saved.exact_state import load_state
 from grow.training.saved.run_document import run_document
 from grow.training.saved.stock_weights import Origin
-from grow.training.settings.run_settings import Settings, Training, refuse_change, resumed, settings_of
+from grow.training.settings.from_options import refuse_change, resumed, settings_of
+from grow.training.settings.run_settings import Settings, Training
 from grow.training.step.loop import Loop, Signals
 from grow.training.step.model_and_loss import (
     LONGEST,

@@ -25,7 +25,8 @@ from grow.optimizer.state.stored_state import TrainingState, check_finite
 from grow.optimizer.torch_classes import STEP
 from grow.planning.record import read_record
 from grow.processes import World
-from grow.training.settings.run_settings import Settings, continued
+from grow.training.settings.from_options import continued
+from grow.training.settings.run_settings import Settings
 from grow.training.sharding import local, rows_of
 from grow.training.step.sharded_optimizers import room
 

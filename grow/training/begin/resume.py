@@ -15,7 +15,8 @@ from grow.planning.record import config_sha256
 from grow.training.log.metrics import METRICS, recorded
 from grow.training.run_folder import RUN
 from grow.training.saved import checkpoints
-from grow.training.settings.run_settings import Settings, refuse_change
+from grow.training.settings.from_options import refuse_change
+from grow.training.settings.run_settings import Settings
 from grow.training.text.inputs import Data, Source
 
 AGAIN = "begin a new run in another --out"
