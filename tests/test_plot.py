@@ -155,8 +155,8 @@ def test_a_run_that_begins_below_and_one_that_never_moves(tmp_path):
 @pytest.mark.parametrize(
     ("change", "validation", "said"),
     [
-        ({"validation": "c" * 64}, 1, "has losses of another text than a"),
-        ({"tokens": "c" * 64}, 0, "has losses of another text than a"),
+        ({"validation": "c" * 64}, 1, "has its losses on another text than a"),
+        ({"tokens": "c" * 64}, 0, "has its losses on another text than a"),
         ({"length": 32}, 1, "causal over 32 tokens"),
         ({"documents": True}, 1, "documents apart"),
         ({"objective": "masked"}, 0, "masked over 16 tokens"),
@@ -296,7 +296,7 @@ def test_runs_that_are_none(tmp_path):
     for line in ('{"step": 1, "loss": 2.0}', '{"step": 1, "tokens": 1, "flops": 1, "seconds": 1, "loss": NaN}'):
         (empty / "metrics.jsonl").write_text(line + "\n")
         assert "is not a record of a run" in refused(lambda: grow.plot(empty))
-    assert "RUN: is missing" in refused(lambda: grow.plot([]))
+    assert "runs=…: is missing" in refused(lambda: grow.plot([]))
     (empty / "recipe.json").write_text('{"stages": [{"name": "a", "kind": "train", "folder": "b"}]}')
     assert "has trained nothing yet" in refused(lambda: grow.plot(empty))
     (empty / "recipe.json").write_text('{"stages": 3}')
@@ -305,7 +305,7 @@ def test_runs_that_are_none(tmp_path):
 
 def test_names(pair, tmp_path):
     other = run(tmp_path / "more" / "grown", [3.0])
-    assert f"grow plot run1={pair[0]} run2={other}" in refused(lambda: grow.plot([pair[0], other]))
+    assert f'grow.plot(…, runs=["run1={pair[0]}", "run2={other}"])' in refused(lambda: grow.plot([pair[0], other]))
     assert [c.name for c in grow.plot([f"a={pair[0]}", f"b={other}"]).curves] == ["a", "b"]
     assert "did you mean 'scratch'?" in refused(lambda: grow.plot(pair, baseline="scrath"))
     odd = run(tmp_path / "x=y", [3.0])
@@ -344,7 +344,7 @@ def test_the_command_prints_what_the_python_function_finds(pair, tmp_path, monke
     assert saving is not None
     assert f"{saving.saved('flops'):.1%} ({saving.run_cost.flops:.3g} of {saving.baseline_cost.flops:.3g})" in said
     assert "never reached by" in said or all(s.saved("flops") is not None for s in grow.plot(pair).savings)
-    assert "scratch: costs are those of its own steps" in said
+    assert "scratch: costs count its own steps alone" in said
     assert f"picture: {out}" in said
     code, said, err = files.command(monkeypatch, capsys, "plot", *pair, "--json")
     assert json.loads(said) == grow.plot(pair).document()

@@ -212,7 +212,7 @@ def test_rates_that_cannot_be(tiny, grown, text, tmp_path):
     options: dict[str, Any] = {"data": text, "out": tmp_path / "run", **QUICK}
     for rates in ("mup", "implied"):
         said = refused(src=tiny("llama"), rates=rates, **options)
-        assert f"--rates {rates}: float32 is not known to have grown" in said
+        assert f'rates="{rates}": float32 is not known to have grown' in said
         said = refused(src=grown.path, rates=rates, optimizer="muon", **options)
         assert "it is a rule for AdamW, not for muon" in said
     assert "did you mean 'mup'?" in refused(src=grown.path, rates="mupp", **options)
@@ -221,4 +221,4 @@ def test_rates_that_cannot_be(tiny, grown, text, tmp_path):
     assert [note for note in done.notes if note.startswith("rates: ")] == [
         "rates: × 0.459 for 2 parameters, × 0.5 for 2, × 0.75 for 11, × 1 for 6"
     ]
-    assert "--resume: rates: is uniform" in refused(out=tmp_path / "run", resume=True, rates="uniform")
+    assert 'resume=True: rates="uniform": ' in refused(out=tmp_path / "run", resume=True, rates="uniform")

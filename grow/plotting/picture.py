@@ -1,7 +1,7 @@
 """The picture of the curves, with savings as arrows and growths as marks.
 
-Colours are those of Okabe and Ito, which colour-blind readers tell apart; styles of lines differ too. The baseline is
-grey. Matplotlib is loaded when something is drawn.
+The colours are those of Okabe and Ito, which colour-blind readers can tell apart; line styles differ too. The baseline
+is grey. Matplotlib is loaded when something is drawn.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from grow.files.finished import keep
 from grow.files.header import show
 from grow.plotting.curves import Curve
 from grow.plotting.savings import Curves
+from grow.spelling import left_out, option
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 STYLES = ("-", "-.", ":")
 GREY = "#5b5b5b"
 SUFFIXES = (".png", ".svg", ".pdf")
 SIZE = (12.0, 4.0)  # inches of 100 dots
-REACH = 1.3  # times the way that most curves go down: what begins above comes in from above
+REACH = 1.3  # times the fall of most curves is shown: a curve that begins higher enters from above
 POWERS = ((1e18, "EFLOPs"), (1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"), (1.0, "FLOPs"))
 UNITS = {
     "flops": POWERS,
@@ -37,15 +38,15 @@ UNITS = {
 
 def check_picture(path: Path, overwrite: bool) -> None:
     """BadInput for what can be refused before a run is read."""
-    where = f"--out {show(path)}"
+    where = option(out=show(path))
     if path.suffix.lower() not in SUFFIXES:
         why = f"the suffix says what is drawn: {', '.join(SUFFIXES)}"
-        raise BadInput(where, what="is not a picture", why=why, fix=f"-o {show(path.with_suffix('.png').name)}")
+        raise BadInput(where, what="is not a picture", why=why, fix=option(out=show(path.with_suffix(".png").name)))
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
         why = f"{show(path.parent)} is not a folder"
         raise BadInput(where, what="cannot be written", why=why, fix="a name in a folder that exists")
     if path.exists() and (not overwrite or not path.is_file()):
-        fix = "--overwrite, or another name" if path.is_file() else "another name"
+        fix = f"{option(overwrite=True)}, or another name" if path.is_file() else "another name"
         raise BadInput(where, what="exists", why="nothing is overwritten unasked", fix=fix)
     try:
         import matplotlib  # noqa: F401
@@ -54,7 +55,7 @@ def check_picture(path: Path, overwrite: bool) -> None:
             where,
             what="needs matplotlib, which is not installed",
             why="it draws the picture",
-            fix="pip install 'grow-transformers[plot]', or leave -o out: the table has the numbers",
+            fix=f"pip install 'grow-transformers[plot]', or {left_out('out')}: the table has the numbers",
         ) from None
 
 
@@ -75,7 +76,7 @@ def write_picture(found: Curves, path: Path, *, overwrite: bool = False) -> None
     except OSError as error:
         why = error.strerror or str(error)
         fix = "make room, or another name"
-        raise BadInput(f"--out {show(path)}", what="cannot be written", why=why, fix=fix) from None
+        raise BadInput(option(out=show(path)), what="cannot be written", why=why, fix=fix) from None
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
@@ -107,7 +108,7 @@ def picture(found: Curves) -> Any:
 
 
 def _line(panel: Any, curve: Curve, look: dict[str, str], cost: str, unit: float, validation: bool) -> Any:
-    """Every training loss faintly, what is compared on top, growths as diamonds with their names."""
+    """Draw every training loss faintly, the compared losses on top, and growths as diamonds with their names."""
 
     def across(spent: list[Spent]) -> list[float]:
         return [getattr(at, cost) / unit for at in spent]
@@ -123,14 +124,14 @@ def _line(panel: Any, curve: Curve, look: dict[str, str], cost: str, unit: float
         x = getattr(mark.at, cost) / unit
         y = next((y for at, y in seen if getattr(at, cost) >= getattr(mark.at, cost)), ys[-1])
         panel.plot([x], [y], marker="D", markersize=7, color=look["color"], markeredgecolor="white", zorder=4)
-        # below the mark: curves fall, and what was saved is written above
+        # the name stands below the mark, since curves fall and savings are written above
         place = {"xytext": (-3, -7), "textcoords": "offset points", "ha": "center", "va": "top"}
         panel.annotate(show(mark.name, 24), (x, y), **place, color=look["color"], fontsize=9, parse_math=False)
     return line
 
 
 def _saved(panel: Any, found: Curves, run: str, look: dict[str, str], cost: str, unit: float, k: int) -> None:
-    """An arrow from the baseline to the run at the loss that both reach, its share above it."""
+    """Draw an arrow from the baseline to the run at the loss that both reach, with the saved share above it."""
     saving = found.saving(run)
     share = None if saving is None else saving.saved(cost)
     if saving is None or share is None:
@@ -152,12 +153,12 @@ def _saved(panel: Any, found: Curves, run: str, look: dict[str, str], cost: str,
 
 
 def _legend(figure: Any, lines: list[Any], found: Curves) -> None:
-    """Over the panels: every run with its last loss."""
+    """Write every run with its last loss above the panels."""
     names = [f"{show(c.name, 40)}  {c.final(found.validation):.4g}" for c in found.curves]
     legend = figure.legend(
         lines, [f"{k}" for k in range(len(names))], loc="outside upper center", ncols=min(4, len(names)), frameon=False
     )
-    for text, name in zip(legend.get_texts(), names):  # a name may hold $ or begin with _
+    for text, name in zip(legend.get_texts(), names):  # a name may contain $ or begin with _
         text.set_parse_math(False)
         text.set_text(name)
 
@@ -176,10 +177,10 @@ def _looks(found: Curves) -> dict[str, dict[str, str]]:
 
 
 def _range(found: Curves) -> tuple[float, float]:
-    """Losses that the panels show. The first steps from random weights would press all the others together."""
+    """(lowest, highest) loss in the panels, without the first steps from random weights, which dwarf the rest."""
     every = [[y for _, y in curve.losses(found.validation)] for curve in found.curves]
     low, high = min(map(min, every)), max(map(max, every))
-    middle = max(sorted(ys)[(3 * len(ys)) // 4] for ys in every)  # three quarters of every curve are below
+    middle = max(sorted(ys)[(3 * len(ys)) // 4] for ys in every)  # three quarters of every curve lie below
     high = min(high, low + REACH * (middle - low)) if middle > low else high
     margin = 0.06 * (high - low) or 0.01
     return low - 2 * margin, high + margin
@@ -192,7 +193,7 @@ def _unit(found: Curves, cost: str) -> tuple[float, str]:
 
 @contextlib.contextmanager
 def _plain() -> Iterator[None]:
-    """The same bytes for the same curves, and no word about letters that the font does not have."""
+    """The same curves give the same bytes, and glyphs that the font lacks give no warning."""
     import matplotlib
 
     with matplotlib.rc_context({"svg.hashsalt": "grow", "font.size": 10}), warnings.catch_warnings():

@@ -12,6 +12,8 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from grow.spelling import check_flags, check_functions, check_path, check_whole
+
 if TYPE_CHECKING:
     from grow.staged.pricing import Pricing
     from grow.staged.runner import Finished
@@ -36,11 +38,18 @@ def run(
     out       the new folder; default: the recipe's name here. Each stage leaves a stock checkpoint in it
     resume    continue the run in `out`, inside a stage too; only stages that were not begun may have changed
     world     refuse to run on another number of processes than this
-    on_stage  called with a line at the beginning of each stage; progress: with what a growth is doing
+    on_stage  is called with a line at the beginning of each stage; progress: with what a growth is doing
 
-    SIGTERM ends it behind the training step it is in: `.stopped` of the result. Raises GrowError; what is wrong with
-    the recipe, the data or a growth is found before anything runs.
+    SIGTERM ends it after the current training step: see `.stopped` of the result. Raises GrowError; faults of the
+    recipe, the data or a growth are found before anything runs.
     """
+    check_path("recipe", recipe, "it is a TOML file, or the name of a bundled recipe")
+    if out is not None:
+        check_path("out", out, "a run is a folder")
+    if world is not None:
+        check_whole("world", world, "it is a number of processes", least=1)
+    check_flags(resume=resume, trust_checkpoint=trust_checkpoint, quiet=quiet)
+    check_functions(on_stage=on_stage, progress=progress)
     from grow.staged.runner import carry_out
 
     return carry_out(
@@ -62,6 +71,9 @@ def price(
 
     measured  also the time, over a few steps of each train stage on a random model of its size
     """
+    check_path("recipe", recipe, "it is a TOML file, or the name of a bundled recipe")
+    check_flags(measured=measured)
+    check_functions(progress=progress)
     from grow.staged.pricing import priced
 
     return priced(recipe, measured=measured, progress=progress)

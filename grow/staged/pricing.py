@@ -155,7 +155,7 @@ def _measure(one: Forecast) -> tuple[float, float]:
 def _steps(loop: Any, signals: Any) -> Iterator[float]:
     for _ in range(MEASURED):
         began = time.perf_counter()
-        loop.one(signals)
+        loop.one_step(signals)
         seconds = time.perf_counter() - began
         yield seconds
         if seconds > PATIENCE:

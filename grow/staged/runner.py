@@ -15,6 +15,7 @@ from grow.errors import BadInput
 from grow.files.regular import is_there
 from grow.files.staging import check_apart
 from grow.processes import World, world_of
+from grow.spelling import option
 from grow.staged.forecast import forecast, named
 from grow.staged.pricing import machine
 from grow.staged.recipe import BASELINE_INIT, FINAL, RECIPE, REPORT, Recipe, Stage, read_recipe
@@ -107,10 +108,10 @@ def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
     if needed > free:
         raise BadInput(
-            f"--out {folder}",
-            what=f"the stages need {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free",
-            why="a disk that fills ends a run in the middle",
-            fix="another --out, a smaller keep, or make room",
+            option(out=folder),
+            what=f"the stages need {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free",
+            why="a disk that fills up ends a run in the middle",
+            fix=f"another {option('out')}, a smaller keep in the recipe, or make room",
         )
 
 

@@ -26,7 +26,7 @@ from grow.staged.checkpoint_outline import random_outline
 from grow.staged.forecast import growth_arguments, train_settings
 from grow.staged.keys import GROWTHS
 from grow.staged.recipe import Stage
-from grow.staged.recipe_folder import FIX, Book, hashes
+from grow.staged.recipe_folder import Book, elsewhere, hashes
 from grow.training.log.metrics import METRICS, kept_lines
 from grow.training.run_folder import BUNDLED, RUN, UNBEGUN
 from grow.training.text.inputs import parse_sources, tokenized
@@ -234,7 +234,9 @@ def summary(run: Path) -> Found:
     lines = [json.loads(line) for line in kept_lines(run / METRICS, 1 << 62)]
     if not lines or "loss" not in lines[-1]:
         why = "it says how the stage went"
-        raise BadInput(str(run / METRICS), what="has no line of the last step", why=why, fix=f"bring it back, or {FIX}")
+        raise BadInput(
+            str(run / METRICS), what="has no line of the last step", why=why, fix=f"bring it back, or {elsewhere()}"
+        )
     held_out = [line["val_loss"] for line in lines if "val_loss" in line]
     return {
         "flops": lines[-1]["flops"],

@@ -186,7 +186,7 @@ def test_a_path_that_cannot_be_written_is_refused(tmp_path, name, what):
     with pytest.raises(BadInput) as refusal:
         write_report({}, tmp_path / name)
     assert refusal.value.what == what
-    assert refusal.value.where.startswith("--report ")
+    assert refusal.value.where.startswith('report="')
     assert refusal.value.why
     assert refusal.value.fix
     assert list(tmp_path.iterdir()) == []

@@ -132,7 +132,7 @@ def test_every_stage_leaves_a_stock_checkpoint_and_a_record(ran):
     assert ran.stages[3]["verdict"] == "certified"
     told = ran.stages[4]["notes"]
     assert any(note.startswith("the validation loss before the first step is the source's") for note in told)
-    assert "reading goes on behind 20 sequences" in told
+    assert "reading goes on after 20 sequences" in told
     for early, late in ((1, 4), (4, 6)):
         assert ran.stages[late]["loss_before"] == pytest.approx(ran.stages[early]["loss_after"], abs=1e-5)
 
@@ -196,7 +196,7 @@ def test_a_plateau_ends_a_stage_and_begins_its_decay(done):
     """The loss falls by less than 9 nats in any 2 steps: behind step 4 the one step of decay begins."""
     lines = curve(done.path / "02-train")
     assert [line["step"] for line in lines] == [0, 1, 2, 3, 4, 5]
-    assert "a plateau behind step 4: the last one is 5" in done.stages[1]["notes"]
+    assert "a plateau was found after step 4; the last step is 5" in done.stages[1]["notes"]
     assert lines[-1]["lr"] < lines[-2]["lr"]
 
 
@@ -208,8 +208,8 @@ def test_flops_are_a_budget_of_grow_train(place, tmp_path):
     assert curve(one.path)[:-1] == curve(two.path)[:-1]
     assert grow.train(place / "llama", place / "tokens", out=tmp_path / "three", flops=1.1 * spent, **options).step == 4
     base = dict(src=place / "llama", data=place / "tokens", **options)
-    assert "--flops: given with --steps" in refused(out=tmp_path / "x", flops=1e9, steps=3, **base)
-    assert "--flops: given with --tokens" in refused(out=tmp_path / "x", flops=1e9, tokens=3, **base)
+    assert "flops=1000000000.0: is given beside steps=3" in refused(out=tmp_path / "x", flops=1e9, steps=3, **base)
+    assert "flops=1000000000.0: is given beside tokens=3" in refused(out=tmp_path / "x", flops=1e9, tokens=3, **base)
     for bad in (0, -1.0, float("nan"), float("inf"), "many"):
         assert "must be" in refused(out=tmp_path / "x", flops=bad, **base)
 
@@ -252,8 +252,8 @@ def test_a_run_with_a_plateau_resumes_to_the_same_bits(place, tmp_path):
         grow.train(out=cut, resume=True)
         assert plain(cut) == plain(tmp_path / "whole")
         assert same(*(load_file(p / "step-00000007" / "model.safetensors") for p in (cut, tmp_path / "whole")))
-    assert "--resume: plateau" in refused(out=tmp_path / "whole", resume=True, plateau=(4, 5.0))
-    assert "--resume: steps" in refused(out=tmp_path / "whole", resume=True, steps=20)
+    assert "resume=True: plateau=(4, 5.0)" in refused(out=tmp_path / "whole", resume=True, plateau=(4, 5.0))
+    assert "resume=True: steps=20" in refused(out=tmp_path / "whole", resume=True, steps=20)
 
 
 # Several processes and the command line

@@ -28,7 +28,7 @@ def test_bad_folders_are_refused_and_left_alone(short, done, tmp_path):
         return str(error.value)
 
     assert "exists and is not empty" in said(out=done.path)
-    assert "--resume continues it" in said(out=done.path)
+    assert "resume=True continues it" in said(out=done.path)
     (tmp_path / "file").write_text("x")
     assert "is a file" in said(out=tmp_path / "file")
     assert "does not exist" in said(out=tmp_path / "nowhere" / "out")

@@ -46,9 +46,9 @@ LATE: dict[str, tuple[str, str]] = {
         INIT + FEW + 'optimizer = "muon"\n' + WIDE + FEW,
         "stage 4 (train): optimizer adamw: the state that comes along from 02-train is of muon",
     ),
-    "a shard size of words": (INIT + WIDE + 'max_shard_size = "big"\n', "max_shard_size: is 'big': wanted a number"),
-    "a shard size that is true": (INIT + WIDE + "max_shard_size = true\n", "max_shard_size: is True: wanted a size"),
-    "shards without end": (INIT + WIDE + f'max_shard_size = "{"9" * 400}GB"\n', "wanted a number of bytes"),
+    "a shard size of words": (INIT + WIDE + 'max_shard_size = "big"\n', "max_shard_size: is 'big': must be a number"),
+    "a shard size that is true": (INIT + WIDE + "max_shard_size = true\n", "max_shard_size: is True: must be a size"),
+    "shards without end": (INIT + WIDE + f'max_shard_size = "{"9" * 400}GB"\n', "must be a number of bytes"),
     "a budget without end": (INIT + FEW.replace("steps = 2", "flops = 1e39"), "at most"),
 }
 

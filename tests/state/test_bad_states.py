@@ -42,22 +42,22 @@ def test_a_state_that_is_not_there_is_an_error_where_it_is_named(tiny, text, tmp
     said = refused(BadInput, grow.train, source, text, out=tmp_path / "run", state="carry", **QUICK)
     assert "has no training state" in said
     said = refused(BadInput, grow.train, source, text, out=tmp_path / "run", state="fresh", **QUICK)
-    assert "--state fresh: no such choice" in said
+    assert 'state="fresh": no such choice' in said
     said = refused(BadInput, grow.train, source, text, out=tmp_path / "run", continue_schedule=True, **QUICK)
-    assert "--continue-schedule: there is no training state" in said
+    assert "continue_schedule=True: there is no training state" in said
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_schedule_that_cannot_go_on(run, text, tmp_path):
     call: dict[str, Any] = {"out": tmp_path / "run", "continue_schedule": True, **short()}
     said = refused(BadInput, grow.train, run / "step-00000008", text, **call)
-    assert "the state is behind step 8, and the run ends with step 8" in said
+    assert "the training state is that after step 8, and the run ends with step 8" in said
     said = refused(BadInput, grow.train, run / "step-00000008", text, steps=12, **call)
     assert "with another steps the 8 steps so far would have had other rates" in said
     said = refused(BadInput, grow.train, run / "step-00000004", text, begin=2, **call)
-    assert "--begin 2: must be" in said
+    assert "begin=2: must be" in said
     said = refused(BadInput, grow.train, run / "step-00000004", text, skip=-1, **call)
-    assert "--skip -1" in said
+    assert "skip=-1" in said
     assert not (tmp_path / "run").exists()
     longer = grow.train(run / "step-00000004", text, steps=10, **call)  # before the decay it may be prolonged
     assert [line["step"] for line in going(longer.path)] == [5, 6, 7, 8, 9, 10]

@@ -88,7 +88,7 @@ def test_our_loop_goes_on_where_a_trainer_was(trained, text, tmp_path):
         assert "a Trainer keeps no place" in " ".join(done.notes)
         steps = [value for name, value in values(done.checkpoint).items() if name.endswith(".step")]
         assert {int(step) for step in steps} == {3}
-        assert f"--optimizer {optimizer}" in refused(
+        assert f'optimizer="{optimizer}"' in refused(
             BadInput, grow.train, path, text, out=tmp_path / "other", optimizer=other, **options
         )
         said = refused(

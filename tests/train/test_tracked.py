@@ -94,9 +94,9 @@ def test_a_tracker_that_is_not_there_or_does_not_start_is_said_before_anything_i
     wanted = "pip install " + ("'grow-transformers[train]'" if name == "tensorboard" else name)
     assert wanted in refused(tracker=name, **options)
     if name == "tensorboard":
-        assert "--tensorboard: needs tensorboard" in refused(tensorboard=True, **options)
+        assert "tensorboard=True: needs tensorboard" in refused(tensorboard=True, **options)
     monkeypatch.setitem(sys.modules, module, SimpleNamespace())
-    assert f"--tracker {name}: does not start" in refused(tracker=name, **options)
+    assert f'tracker="{name}": does not start' in refused(tracker=name, **options)
     assert list(tmp_path.iterdir()) == []
     assert "did you mean 'wandb'?" in refused(tracker="wand", **options)
 

@@ -20,6 +20,7 @@ import jinja2
 from grow.errors import BadInput
 from grow.files.finished import keep
 from grow.files.owned import check_file
+from grow.spelling import option
 from grow.verification.report.axis_pictures import axis_picture
 from grow.verification.report.charts import sci
 from grow.verification.report.document import DOCUMENT, MEASURED, MOST, as_json, fit
@@ -33,7 +34,7 @@ FIX = "a file name in a folder that exists and can be written"
 
 def check_place(path: Path) -> Path:
     """Where the page will lie, a link followed; BadInput when it cannot be written there, before any work is done."""
-    where, target = f"--report {path}", Path(os.path.realpath(path))
+    where, target = option(report=path), Path(os.path.realpath(path))
     if os.path.exists(target) and not target.is_file():
         raise BadInput(where, what="is not a regular file", why="the report replaces what is there", fix=FIX)
     if not os.access(target.parent, os.W_OK | os.X_OK):
@@ -59,7 +60,7 @@ def write_page(page: str, path: Path) -> None:
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise BadInput(f"--report {path}", what="cannot be written", why=str(error), fix=FIX) from None
+        raise BadInput(option(report=path), what="cannot be written", why=str(error), fix=FIX) from None
 
 
 def render(document: Mapping[str, Any], *, now: datetime | None = None) -> str:
