@@ -59,7 +59,7 @@ def test_a_plan_says_what_speaks_against_its_factor(monkeypatch, capsys):
     large = ["plan", "--from", "small", "--to", "hidden_size=512,heads=16,kv_heads=8"]
     code, out, _ = files.command(monkeypatch, capsys, *large)
     assert code == 0
-    assert "times the parameters in one growth: twice is safe" in out
+    assert "one growth multiplies the parameters by " in out
     assert "one growth" in json.loads(files.command(monkeypatch, capsys, *large, "--json")[1])["notes"][-1]
     assert "one growth" not in files.command(monkeypatch, capsys, "plan", "--from", "small", "--to", "base")[1]
     experts = ["upcycle", "--from", "small", "--experts", "16", "--dry-run"]

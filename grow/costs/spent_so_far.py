@@ -1,11 +1,11 @@
 """What a checkpoint's weights have cost so far, carried along by growth and training.
 
-The peak learning rate is kept beside it.
+The peak learning rate is recorded beside it.
 
-    RUN/step-…/state/train.json   "before": what the run began with, "tokens", "flops", "seconds": its own; "settings"
+    RUN/step-…/state/train.json   "before": the cost of what the run began with; "tokens", "flops", "seconds": its own
     GROWN/grow.json               "source": {"spent": …, "peak": …}; in a run's checkpoint "training" has both too
 
-Nothing is known of checkpoints from elsewhere: what is counted begins with the first `grow train`.
+Nothing is known of checkpoints from elsewhere: counting begins with the first `grow train`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 from grow.errors import BadInput
 from grow.files.regular import read_json
 
-MOST = 1e60  # of anything: sums of several stay finite
+MOST = 1e60  # the largest number that is read, so that sums stay finite
 
 
 @dataclass(frozen=True)
 class Spent:
-    """Tokens, FLOPs and seconds of training; seconds are those of the steps alone, on whatever machine it was."""
+    """Tokens, FLOPs and seconds of training; the seconds are those of the steps alone, on whatever machine they ran."""
 
     tokens: int = 0
     flops: float = 0.0
@@ -46,7 +46,7 @@ class Spent:
 
     @classmethod
     def of(cls, stored: Any) -> Spent | None:
-        """None where `stored` is not such a document."""
+        """The cost that a document holds; None where it holds none."""
         if not isinstance(stored, Mapping):
             return None
         try:
@@ -57,13 +57,13 @@ class Spent:
 
 
 def total(before: Any, own: Mapping[str, Any]) -> Spent | None:
-    """A run's own cost and what its document says was before."""
+    """The sum of a run's own cost and the cost that its document says came before."""
     mine = Spent.of(own)
     return None if mine is None else mine + Spent.of(before)
 
 
 def spent_on(folder: Path) -> Spent | None:
-    """What is recorded of the checkpoint in `folder`; None when nothing is."""
+    """The cost that is recorded for the checkpoint in `folder`; None when none is."""
     train = _read(folder / "state" / "train.json")
     if (found := total(train.get("before"), train)) is not None:
         return found
@@ -76,7 +76,7 @@ def spent_on(folder: Path) -> Spent | None:
 
 
 def peak_of(folder: Path) -> tuple[str, float] | None:
-    """(optimizer, peak of its learning rate) that the checkpoint in `folder` was last trained with, if recorded."""
+    """(optimizer, peak learning rate) with which the checkpoint in `folder` was last trained, if it is recorded."""
     found = _peak(_read(folder / "state" / "train.json").get("settings"))
     grown = _read(folder / "grow.json")
     for key in ("training", "source"):
@@ -101,7 +101,7 @@ def _peak(settings: Any) -> tuple[str, float] | None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """{} where there is no document: what it would say is worth having, and nothing stops without it."""
+    """The document in a file, {} where there is none: its costs are worth having, but nothing depends on them."""
     try:
         found = read_json(file)
     except BadInput:
