@@ -141,7 +141,7 @@ def test_re_warming_lasts_250_steps_at_most(run, tmp_path):
     grown = grow.widen(run.checkpoint, {"layers": 3}, out=tmp_path / "grown", verify=False)
     settings, notes = inherited(Settings(steps=9000, begin=500), {}, grown.path, read_record(grown.path))
     assert settings.rewarm == (1.25, 250)
-    told = "the updates of new entries are multiplied by 1.25 for 250 steps after a warmup of their own; rewarm=None"
+    told = "new entries are re-warmed: their updates are multiplied by 1.25 for 250 steps; rewarm=None"
     assert notes[-1] == f"{told} trains them like the others"
     settings, _ = inherited(Settings(steps=900, begin=500), {}, grown.path, read_record(grown.path))
     assert settings.rewarm == (1.25, 40)

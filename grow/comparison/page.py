@@ -18,14 +18,14 @@ from grow.verification.report.document import plain
 
 
 def write_page(found: Comparison, path: Path) -> None:
-    """BadInput when it cannot be written there."""
+    """Write the page of a comparison under `path`; BadInput when it cannot be written there."""
     write(render(found), path)
 
 
 def render(found: Comparison, *, now: datetime | None = None) -> str:
     """The page as text; `now` is the time it states."""
     rows = [row for row in found.methods if row.applies]
-    race = svg.ranked([row for row in (*found.methods, *found.baselines) if row.curve])
+    trained = svg.ranked([row for row in (*found.methods, *found.baselines) if row.curve])
     return (
         environment(Path(__file__).parent)
         .get_template("comparison.html.j2")
@@ -35,17 +35,19 @@ def render(found: Comparison, *, now: datetime | None = None) -> str:
             target=plain(found.target),
             rows=[_shown(row, k) for k, row in enumerate(rows)],
             out=[row for row in found.methods if not row.applies],
-            race=[
-                (row, f"{row.curve.last:.4f}", f"{row.loss:.4f}") for row in race if row.curve and row.loss is not None
+            trained=[
+                (row, f"{row.curve.last:.4f}", f"{row.loss:.4f}")
+                for row in trained
+                if row.curve and row.loss is not None
             ],
-            panels=list(_panels(found)) if race else [],
+            panels=list(_panels(found)) if trained else [],
             created=(now or datetime.now(timezone.utc)).isoformat(timespec="seconds"),
         )
     )
 
 
 def _shown(row: Row, k: int) -> Mapping[str, Any]:
-    """A row's numbers in words."""
+    """A row, its numbers as the page writes them."""
     damage, learning = row.damage, row.trainability
     parts = {"new": learning.new, "learning": learning.learning, "dead": learning.dead, "twins": 0} if learning else {}
     return {

@@ -3,7 +3,7 @@
     from grow.integrations import GrowCallback
     Trainer(…, callbacks=[GrowCallback(at_step=1000, to="2x")]).train()
 
-Nothing of torch, transformers or accelerate is imported before a name is asked for.
+torch, transformers and accelerate are imported when a name is looked up.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@
     optimizer = load_trainer_state("out/checkpoint-500", grown.model, grown.plan)
     Trainer(model=grown.model, optimizers=(optimizer, None), …).train()
 
-From file to file, `grow widen --from out/checkpoint-500` grows it along, and `resume_from_checkpoint` goes on.
+From file to file, `grow widen --from out/checkpoint-500` grows the optimizer along, and `resume_from_checkpoint` goes
+on.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ def load_trainer_state(
 
     checkpoint  out/checkpoint-500, with optimizer.pt; training_args.bin is not read
     model       the grown model; None as the plan: the model of the checkpoint itself
-    plan        of the growth that made it, `Growth.plan`
+    plan        the plan of the growth that made it, `Growth.plan`
     state       "fresh-new", "carry" or "drop", as in `grow.widen`
 
-    Raises BadInput when the state is damaged or the checkpoint's is not the state of the model that grew, Refused for
-    another optimizer than AdamW and Adafactor, for lossy growths, and for "carry" where experts are made or added.
+    Raises BadInput when the state is damaged or does not belong to the model that grew; Refused for an optimizer other
+    than AdamW and Adafactor, for lossy growths, and for "carry" where experts are made or added.
     """
     check_policy(state)
     path = Path(checkpoint)
@@ -66,7 +67,7 @@ def load_trainer_state(
 def _entries(
     found: TrainerState, bare: Any, model: Any, plan: Plan | None, state: str
 ) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
-    """(parameter of `model`, key -> tensor)."""
+    """(parameter of `model`, entry of its state -> tensor)."""
     if state == "drop":
         return
     entries: dict[str, dict[str, torch.Tensor]] = {}
@@ -79,7 +80,7 @@ def _entries(
         raise BadInput(
             f"{found.path}: {OPTIMIZER}",
             what="is not the state of this model: other parameters or shapes",
-            why="what grew needs the plan by which it did",
+            why="a model that grew needs the plan of its growth",
             fix="load_trainer_state(checkpoint, grown.model, grown.plan)",
         )
     else:

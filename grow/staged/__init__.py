@@ -32,12 +32,12 @@ def run(
     on_stage: Callable[[str], None] = lambda stage: None,
     progress: Callable[[str], None] = lambda what: None,
 ) -> Finished:
-    """Carry out a staged recipe: train, grow, train; see `grow.staged.recipe` for what it may say.
+    """Carry out a staged recipe: train, grow, train; `grow.staged.recipe` says what it may contain.
 
-    recipe    a TOML file, or the name of a bundled one
+    recipe    a TOML file, or the name of a bundled recipe
     out       the new folder; default: the recipe's name here. Each stage leaves a stock checkpoint in it
-    resume    continue the run in `out`, inside a stage too; only stages that were not begun may have changed
-    world     refuse to run on another number of processes than this
+    resume    continue the run in `out`, even inside a stage; only stages that have not begun may have changed
+    world     refuse to run on any other number of processes
     on_stage  is called with a line at the beginning of each stage; progress: with what a growth is doing
 
     SIGTERM ends it after the current training step: see `.stopped` of the result. Raises GrowError; faults of the
@@ -67,9 +67,9 @@ def run(
 def price(
     recipe: str | os.PathLike, *, measured: bool = True, progress: Callable[[str], None] = lambda stage: None
 ) -> Pricing:
-    """What every stage of a recipe costs: parameters, tokens, FLOPs, memory, disk; nothing runs, nothing is written.
+    """What every stage of a recipe costs: parameters, tokens, FLOPs, memory, disk. Nothing runs, nothing is written.
 
-    measured  also the time, over a few steps of each train stage on a random model of its size
+    measured  measure the time too, over a few steps of each train stage on a random model of its size
     """
     check_path("recipe", recipe, "it is a TOML file, or the name of a bundled recipe")
     check_flags(measured=measured)

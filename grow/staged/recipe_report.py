@@ -1,7 +1,7 @@
 """The report of a recipe: stage by stage, and against its baseline.
 
-It is OUT/report.md; every number is from recipe.json and the metrics of its runs. OUT/curves.png is the picture, where
-matplotlib is installed.
+The report is OUT/report.md; its numbers come from recipe.json and the metrics of its runs. OUT/curves.png is its
+picture, if matplotlib is installed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HEAD = ("stage", "kind", "parameters", "steps", "tokens", "FLOPs", "seconds", "l
 
 
 def write_report(book: Book) -> None:
-    """report.md, with curves.png where it can be drawn."""
+    """Write report.md, and curves.png where it can be drawn."""
     found = curves(book)
     drawn = found is not None and _draw(found, book)
     (book.out / REPORT).write_text(plain(report(book, found, drawn)), encoding="utf-8")
@@ -33,7 +33,7 @@ def curves(book: Book) -> Curves | None:
         recipe = read_curve(book.out, name)
         if book.baseline is None:
             return compare([recipe])
-        # both count what was trained here: a model that was loaded comes with a price of its own
+        # both curves count what was trained here, without the cost of a model that was loaded
         return compare([recipe, read_curve(book.out / book.baseline["folder"], f"{name}, from scratch")])
     except BadInput:
         return None
@@ -79,7 +79,7 @@ def _row(entry: Mapping[str, Any]) -> list[str]:
 
 
 def _comparison(book: Book, found: Curves) -> Iterable[str]:
-    """The last losses, and at which FLOPs each was at the other's."""
+    """Lines with both last losses, and the FLOPs at which each run reached the other's."""
     assert book.baseline is not None
     recipe, scratch = found.curves
     ours, theirs = (curve.final(found.validation) for curve in found.curves)

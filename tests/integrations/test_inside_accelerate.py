@@ -216,7 +216,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "neither": ({"to": "2x"}, "at_step, when: neither is given"),
     "both": ({"to": "2x", "at_step": 1, "when": bool}, "at_step, when: both are given"),
     "a step that is none": ({"to": "2x", "at_step": -1}, "at_step=-1: must be"),
-    "a condition that is none": ({"to": "2x", "when": 3}, "when=3: cannot be called"),
+    "a condition that is none": ({"to": "2x", "when": 3}, "when=3: must be a function"),
     "an option that is none": (
         {"to": "2x", "at_step": 1, "plase": "top"},
         "plase: no such option; did you mean 'place'",
@@ -225,7 +225,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a re-warming that is none": ({"to": "2x", "at_step": 1, "rewarm": (0, 5)}, r"rewarm=\(0, 5\): must be"),
     "descending steps": ({"growths": [{"to": "2x", "at_step": 3}, {"to": "2x", "at_step": 3}]}, "one after the other"),
     "nothing": ({"growths": []}, "one after the other"),
-    "a list and more": ({"growths": [{"to": "2x", "at_step": 3}], "to": "2x"}, "given beside a list"),
+    "a list and more": ({"growths": [{"to": "2x", "at_step": 3}], "to": "2x"}, "is given beside a list"),
 }
 
 
@@ -240,7 +240,7 @@ LATE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a target that cannot be": ({"to": {"hidden": 9}}, {}, "hidden"),
     "a step that never comes": ({"to": "2x", "at_step": 99}, {}, "training ends with step 5"),
     "a policy that is none": ({"to": "2x", "state": "fresh"}, {}, "no such policy"),
-    "an optimizer without a rule": ({"to": "2x"}, {"optim": "adafactor"}, "has a state that grow has not been told"),
+    "an optimizer without a rule": ({"to": "2x"}, {"optim": "adafactor"}, "has a state that grow does not know"),
     "noise on the embeddings": ({"to": "2x"}, {"neftune_noise_alpha": 5.0}, "embed_tokens: forward_hooks: would"),
     "the best of before": (
         {"to": "2x"},

@@ -70,7 +70,7 @@ def test_a_checkpoint_that_was_touched_is_not_gone_on_from(short, done, tmp_path
     raw = bytearray(file.read_bytes())
     raw[-1] ^= 1
     file.write_bytes(raw)
-    with pytest.raises(BadInput, match="of another sha256"):
+    with pytest.raises(BadInput, match="has another sha256"):
         grow.run(short, out=path, resume=True)
     file.unlink()
     with pytest.raises(BadInput, match="missing"):

@@ -40,7 +40,7 @@ def test_a_run_that_was_killed_before_it_was_begun_is_begun_by_the_same_command(
         assert sorted(p.name for p in path.iterdir()) == [".lock", *(["data"] if bundled else [])]
         if resume:
             said = refused(out=path, resume=True)
-            assert "was interrupted before it was begun" in said
+            assert "was interrupted before the run began" in said
             assert not path.exists()
         else:
             assert grow.train(**begin, out=path, resume=True).step == begin["steps"]
@@ -189,7 +189,7 @@ def test_a_finished_stage_without_metrics_is_said(run, copy):
     from grow.staged.stages import summary
 
     (copy / "metrics.jsonl").write_text("")
-    with pytest.raises(BadInput, match="has no line of the last step"):
+    with pytest.raises(BadInput, match="has no line for the last step"):
         summary(copy)
 
 

@@ -236,7 +236,7 @@ def test_a_poisoned_or_cut_optimizer_is_not_opened(adamw, text, tmp_path):
     zipped = (path / "optimizer.pt").read_bytes()
     for k, raw in enumerate((zipped, pickle.dumps(Harm()), whole[: len(whole) // 2], b"")):
         (path / "optimizer.pt").write_bytes(raw)
-        words = "tensors and numbers alone are read"
+        words = "only tensors and numbers are read"
         assert words in refused(BadInput, widen, path, tmp_path / "grown", state="carry")
         refused(BadInput, grow.train, path, text, out=tmp_path / "run", **QUICK)
         told_that_it_stays(widen(path, tmp_path / f"without-{k}"), words)
@@ -276,7 +276,7 @@ def test_the_commands(run, tmp_path, monkeypatch, capsys):
     call = ("deepen", "--from", source, "--layers", 3, "--out", tmp_path / "grown", "--no-verify", "--state", "carry")
     code, out, err = files.command(monkeypatch, capsys, *call)
     assert code == 0, err
-    assert "the training state came along (carry): AdamW behind step 4" in out + err
+    assert "the training state came along (carry): AdamW after step 4" in out + err
     code, _, err = files.command(
         monkeypatch, capsys, "widen", "--from", "small", "--to", "base", "--dry-run", "--state", "carry"
     )

@@ -85,7 +85,7 @@ def test_our_loop_goes_on_where_a_trainer_was(trained, text, tmp_path):
     options = {**QUICK, "steps": 1}
     for k, path in enumerate((source, widen(source, tmp_path / "grown").path)):
         done = grow.train(path, text, out=tmp_path / f"{k}", optimizer=optimizer, **options)
-        assert "a Trainer keeps no place" in " ".join(done.notes)
+        assert "a Trainer does not record its place" in " ".join(done.notes)
         steps = [value for name, value in values(done.checkpoint).items() if name.endswith(".step")]
         assert {int(step) for step in steps} == {3}
         assert f'optimizer="{optimizer}"' in refused(

@@ -15,7 +15,7 @@ SHARDED, WRITTEN, TRAINER = "state/ of grow train", "state/ of a growth", "optim
 
 
 def kind_of(path: Path) -> str:
-    """Which of the three is there, "" for none; BadInput for a state/ that says nothing of itself."""
+    """Which of the three formats is there, "" for none; BadInput for a state/ without a document."""
     if (path / STATE / TRAIN).is_file():
         return WRITTEN if document_of(path) is not None else SHARDED
     if (path / STATE).is_dir():
@@ -24,9 +24,10 @@ def kind_of(path: Path) -> str:
 
 
 def open_state(path: Path, *, trust: bool = False) -> TrainingState | None:
-    """A state whose every tensor belongs to a parameter, or None where there is none. BadInput, Refused.
+    """The training state of a folder, or None where there is none. Each of its tensors belongs to a parameter. Raises
+    BadInput and Refused.
 
-    trust  open it even where its index, a pickle, is somebody else's
+    trust  open it even where another user owns its index, which is a pickle
     """
     kind = kind_of(path)
     if not kind:

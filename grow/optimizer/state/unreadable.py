@@ -1,6 +1,6 @@
 """Training states that are recognised and never opened: DeepSpeed, FSDP, Megatron, Lightning and others.
 
-No torch in here: a growth asks before it knows whether there is a state at all.
+This module does not import torch, since a growth calls it before it knows whether there is a state at all.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ KINDS: dict[str, tuple[str, ...]] = {
         "trainer_state.json",
     ),
 }
-"""Whose -> names of files, and of folders with a slash behind them."""
-READ = ("optimizer.pt",)  # what `grow.optimizer.state.of_trainer` opens: with these a Trainer's state is there
+"""Framework -> patterns of the names of its files, and of its folders, which end in a slash."""
+READ = ("optimizer.pt",)  # `grow.optimizer.state.of_trainer` opens it
 
 
 def foreign(path: Path) -> dict[str, list[str]]:
-    """Whose -> names in the folder, for everything in it that belongs to a training state that is not read here."""
+    """Framework -> names in the folder that belong to its training state, for every state that grow does not read."""
     found: dict[str, list[str]] = {}
     for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
         folder = entry.is_dir()
@@ -51,7 +51,7 @@ def told(found: dict[str, list[str]]) -> str:
 
 
 def _fits(name: str, pattern: str) -> bool:
-    """A pattern without a slash takes files and folders alike."""
+    """Whether a name fits; a pattern without a slash fits files and folders."""
     wanted = name if pattern.endswith("/") else name.removesuffix("/")
     return fnmatch.fnmatchcase(wanted, pattern)
 

@@ -40,7 +40,7 @@ def inherited(
         steps = max(1, min(LONGEST, (settings.steps - settings.begin) // 10))
         settings = replace(settings, rewarm=(RATIO, steps))
         notes.append(
-            f"the updates of new entries are multiplied by {RATIO} for {steps} steps after a warmup of their own; "
+            f"new entries are re-warmed: their updates are multiplied by {RATIO} for {steps} steps; "
             f"{option(rewarm=Pair(None))} trains them like the others"
         )
     return settings, notes
