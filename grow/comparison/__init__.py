@@ -93,7 +93,7 @@ def compare(
                 fix=f"{option(methods=['default'])}, or another target",
             )
         baselines = field.baselines(place / grown[0], progress) if train_steps else ()
-        found = Comparison(
+        comparison = Comparison(
             show(src, LINE),
             to if isinstance(to, str) else ",".join(f"{k}={v}" for k, v in to.items()),
             {axis: (old[axis], new[axis]) for axis in old if old[axis] != new[axis]},
@@ -105,12 +105,12 @@ def compare(
             environment(),
         )
         if out is not None:
-            _keep(found, place)
+            _keep(comparison, place)
     if report is not None:
         from grow.comparison.page import write_page
 
-        write_page(found, Path(report))
-    return found
+        write_page(comparison, Path(report))
+    return comparison
 
 
 def _check_options(
@@ -193,9 +193,9 @@ def _place(out: str | os.PathLike | None) -> Iterator[Path]:
         stage.commit({COMPARISON: None})
 
 
-def _keep(found: Comparison, folder: Path) -> None:
+def _keep(comparison: Comparison, folder: Path) -> None:
     from grow.comparison.svg import standalone
 
-    write_json(folder / COMPARISON, found.to_dict())
-    if found.training:
-        (folder / "loss.svg").write_text(standalone(found), encoding="utf-8")
+    write_json(folder / COMPARISON, comparison.to_dict())
+    if comparison.training:
+        (folder / "loss.svg").write_text(standalone(comparison), encoding="utf-8")

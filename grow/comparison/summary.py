@@ -119,8 +119,8 @@ class Comparison:
         document = {"schema": SCHEMA, **asdict(self)}
         for rows, key in ((self.methods, "methods"), (self.baselines, "baselines")):
             document[key] = [_row(row) for row in rows]
-        found: dict[str, Any] = finite(document)
-        return found
+        shown: dict[str, Any] = finite(document)
+        return shown
 
 
 def _row(row: Row) -> dict[str, Any]:

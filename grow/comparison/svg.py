@@ -30,14 +30,14 @@ class Line:
         return f"stroke: {self.colour}" + (f"; stroke-dasharray: {self.dash}" if self.dash else "")
 
 
-def lines_of(found: Comparison, point: Callable[[tuple[int, float, float]], tuple[float, float]]) -> list[Line]:
+def lines_of(comparison: Comparison, point: Callable[[tuple[int, float, float]], tuple[float, float]]) -> list[Line]:
     """One line for each row that was trained, the best first; a colour belongs to a name, not to a rank."""
     looks: dict[str, tuple[str, str]] = {}
-    for k, row in enumerate(row for row in found.methods if row.curve):
+    for k, row in enumerate(row for row in comparison.methods if row.curve):
         looks[row.name] = COLOURS[k % len(COLOURS)], DASHES[min(k // len(COLOURS), len(DASHES) - 1)]
-    for k, row in enumerate(found.baselines):
+    for k, row in enumerate(comparison.baselines):
         looks[row.name] = BASELINE[0], ("7 3 1 3", BASELINE[1])[k % 2]
-    rows = [row for row in (*found.methods, *found.baselines) if row.curve]
+    rows = [row for row in (*comparison.methods, *comparison.baselines) if row.curve]
     return [Line(row.name, [point(p) for p in row.curve.heldout], *looks[row.name]) for row in ranked(rows)]  # type: ignore[union-attr]
 
 
@@ -95,18 +95,18 @@ def _ceiling(lines: Sequence[Line], ys: Sequence[float]) -> float:
     return max(y for y in ys if y <= low + reach)
 
 
-def standalone(found: Comparison) -> str:
+def standalone(comparison: Comparison) -> str:
     """Held-out loss against steps as an SVG file that any viewer shows."""
-    lines = lines_of(found, lambda p: (p[0], p[2]))
+    lines = lines_of(comparison, lambda p: (p[0], p[2]))
     width, height, left, right, top, bottom = 900, 460, 70, 240, 40, 60
-    inner = chart(lines, found.source_loss, "loss", "Held-out loss", "steps of AdamW")
+    inner = chart(lines, comparison.source_loss, "loss", "Held-out loss", "steps of AdamW")
     legend = []
     for k, line in enumerate(lines):
         y = top + 14 + 20 * k
         at = width - right + 20
         legend.append(f'<line class="series" x1="{at}" x2="{at + 26}" y1="{y}" y2="{y}" style="{line.style}"/>')
         legend.append(f'<text x="{at + 34}" y="{y + 4}">{escape(line.name)} {line.points[-1][1]:.3f}</text>')
-    title = escape(f"{found.source} to {found.target}: held-out loss, nats per token")
+    title = escape(f"{comparison.source} to {comparison.target}: held-out loss, nats per token")
     style = (
         "text{font:12px system-ui,sans-serif;fill:#1b2127} .label{text-anchor:end;fill:#56616d} "
         ".under{text-anchor:middle;fill:#56616d} .grid{stroke:#d5dbe1} .level{stroke:#76808a;stroke-dasharray:4 4;"

@@ -33,29 +33,29 @@ def doubts(
     source_tokens, source_flops what its source was trained with; None where it is not recorded
     upcycled                    whether a dense model became one with experts, which does not use all parameters at once
     """
-    found = []
+    sentences = []
     factor = parameters / max(1, source_parameters)
     if factor > LARGEST and not upcycled:
-        found.append(
+        sentences.append(
             f"one growth multiplies the parameters by {factor:.3g}; two is safe, and two to four are reported to pay "
             "(HyperCloning, arXiv 2409.12903; stacking by 4, arXiv 2405.15319)"
         )
     if source_tokens is not None and source_tokens > OPTIMAL * source_parameters:
-        found.append(
+        sentences.append(
             f"the source has seen {source_tokens / source_parameters:,.0f} tokens per parameter, more than about "
             f"{OPTIMAL}: an over-trained model starts better and improves more slowly after growth (arXiv 2510.06548)"
         )
     if tokens is not None and tokens > MANY * parameters:
-        found.append(
+        sentences.append(
             f"the run has {tokens / parameters:,.0f} tokens per parameter: a gain over training from scratch was "
             f"found below about {OPTIMAL} and fades beyond (arXiv 2605.13405)"
         )
     if upcycled and flops is not None and source_flops and flops > SUNK * source_flops:
-        found.append(
+        sentences.append(
             f"the run takes {flops / source_flops:.3g} times the compute of the dense model: beyond twice, experts "
             "trained from scratch were better (arXiv 2406.06563)"
         )
-    return found
+    return sentences
 
 
 def doubts_of(record: Record, *, tokens: int, flops: float, source_tokens: int | None = None) -> list[str]:

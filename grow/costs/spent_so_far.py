@@ -65,31 +65,31 @@ def total(before: Any, own: Mapping[str, Any]) -> Spent | None:
 def spent_on(folder: Path) -> Spent | None:
     """The cost that is recorded for the checkpoint in `folder`; None when none is."""
     train = _read(folder / "state" / "train.json")
-    if (found := total(train.get("before"), train)) is not None:
-        return found
+    if (recorded := total(train.get("before"), train)) is not None:
+        return recorded
     grown = _read(folder / "grow.json")
     for key in ("training", "source"):
         part = grown.get(key)
-        if isinstance(part, Mapping) and (found := Spent.of(part.get("spent"))) is not None:
-            return found
+        if isinstance(part, Mapping) and (recorded := Spent.of(part.get("spent"))) is not None:
+            return recorded
     return None
 
 
 def peak_of(folder: Path) -> tuple[str, float] | None:
     """(optimizer, peak learning rate) with which the checkpoint in `folder` was last trained, if it is recorded."""
-    found = _peak(_read(folder / "state" / "train.json").get("settings"))
+    peak = _peak(_read(folder / "state" / "train.json").get("settings"))
     grown = _read(folder / "grow.json")
     for key in ("training", "source"):
         part = grown.get(key)
-        found = found or _peak(part.get("peak") if isinstance(part, Mapping) else None)
-    return found
+        peak = peak or _peak(part.get("peak") if isinstance(part, Mapping) else None)
+    return peak
 
 
 def history(folder: Path) -> dict[str, Any]:
     """What a growth carries over: {"spent": …, "peak": …}, each where it is recorded."""
     spent, peak = spent_on(folder), peak_of(folder)
-    found: dict[str, Any] = {"spent": spent.document()} if spent else {}
-    return found | ({"peak": {"optimizer": peak[0], "lr": peak[1]}} if peak else {})
+    carried: dict[str, Any] = {"spent": spent.document()} if spent else {}
+    return carried | ({"peak": {"optimizer": peak[0], "lr": peak[1]}} if peak else {})
 
 
 def _peak(settings: Any) -> tuple[str, float] | None:
@@ -103,7 +103,7 @@ def _peak(settings: Any) -> tuple[str, float] | None:
 def _read(file: Path) -> dict[str, Any]:
     """The document in a file, {} where there is none: its costs are worth having, but nothing depends on them."""
     try:
-        found = read_json(file)
+        document = read_json(file)
     except BadInput:
         return {}
-    return found if isinstance(found, dict) else {}
+    return document if isinstance(document, dict) else {}

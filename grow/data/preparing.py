@@ -160,8 +160,8 @@ def _tokens(
     read = partial(tokenizer, add_special_tokens=False, return_attention_mask=False)
     for batch in _batches(texts):
         with quiet():
-            found = beside(partial(read, batch), alive)["input_ids"]
-        for text, ids in zip(batch, found):
+            encoded = beside(partial(read, batch), alive)["input_ids"]
+        for text, ids in zip(batch, encoded):
             whole = ids if stop is None else [*ids, stop]
             yield np.asarray(whole, dtype=np.int64), len(text.encode())
 

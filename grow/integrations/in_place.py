@@ -139,10 +139,10 @@ def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _check_same(growth: Growth, model: Any, batch: Mapping[str, Any] | None) -> None:
-    found = growth.verification
-    why = next((f"{r.name}: {r.reason}" for r in found.checks if r.status == "fail"), "") if found else ""
-    if found and not found.sound:
-        raise _different(model, f"{found.verdict} after the growth", why or "no rung could run")
+    verification = growth.verification
+    why = next((f"{r.name}: {r.reason}" for r in verification.checks if r.status == "fail"), "") if verification else ""
+    if verification and not verification.sound:
+        raise _different(model, f"{verification.verdict} after the growth", why or "no rung could run")
     if batch is not None:
         apart, limit = rms_apart(model, growth.model, batch), LIMIT.get(model.dtype, NARROW)
         if not apart <= limit:

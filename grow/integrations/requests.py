@@ -73,12 +73,12 @@ def growings_of(growths: Sequence[Mapping[str, Any]] | None, one: Mapping[str, A
     if growths is not None and one:
         why = "every growth of a list has its own options"
         raise _bad(", ".join(one), "is given beside a list", why, "put it into the dicts of the list")
-    found = tuple(_growing(dict(words)) for words in (growths if growths is not None else [one]))
-    steps = [g.at_step for g in found if g.at_step is not None]
-    if not found or any(b <= a for a, b in itertools.pairwise(steps)):
+    growings = tuple(_growing(dict(words)) for words in (growths if growths is not None else [one]))
+    steps = [g.at_step for g in growings if g.at_step is not None]
+    if not growings or any(b <= a for a, b in itertools.pairwise(steps)):
         what = f"are at the steps {steps}"
         raise _bad("growths", what, "they are done one after the other", "give ascending steps")
-    return found
+    return growings
 
 
 def _growing(words: dict[str, Any]) -> Growing:

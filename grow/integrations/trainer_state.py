@@ -50,22 +50,22 @@ def load_trainer_state(
     """
     check_policy(state)
     path = Path(checkpoint)
-    with open_trainer(path) as found:
-        bare = bare_model(found.path)
-        check_state(found, shapes(bare))
-        entries = dict(_entries(found, bare, model, plan, state))
+    with open_trainer(path) as stored:
+        bare = bare_model(stored.path)
+        check_state(stored, shapes(bare))
+        entries = dict(_entries(stored, bare, model, plan, state))
         order = trainer_order(model)
         named = dict(model.named_parameters())
-        settings = [{k: v for k, v in group.items() if k not in ("params", "param_names")} for group in found.groups]
-        optimizer = _built(CLASSES[found.kind], settings, [[named[name] for name in names] for names in order])
+        settings = [{k: v for k, v in group.items() if k not in ("params", "param_names")} for group in stored.groups]
+        optimizer = _built(CLASSES[stored.kind], settings, [[named[name] for name in names] for names in order])
         numbered = [entries.get(name) for names in order for name in names]
-        loaded = {i: own_entries(found.kind, some) for i, some in enumerate(numbered) if some}
+        loaded = {i: own_entries(stored.kind, some) for i, some in enumerate(numbered) if some}
         optimizer.load_state_dict({"state": loaded, "param_groups": optimizer.state_dict()["param_groups"]})
     return optimizer
 
 
 def _entries(
-    found: TrainerState, bare: Any, model: Any, plan: Plan | None, state: str
+    stored: TrainerState, bare: Any, model: Any, plan: Plan | None, state: str
 ) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
     """(parameter of `model`, entry of its state -> tensor)."""
     if state == "drop":
@@ -73,18 +73,18 @@ def _entries(
     entries: dict[str, dict[str, torch.Tensor]] = {}
     if plan is not None:
         refuse_plan(plan, state)
-        for item in items_of(plan, found, bare, model, state):
+        for item in items_of(plan, stored, bare, model, state):
             name, _, key = item.name.removeprefix("optim.").rpartition(".")
             entries.setdefault(name, {})[key] = item.value()
     elif shapes(bare) != shapes(model):
         raise BadInput(
-            f"{found.path}: {OPTIMIZER}",
+            f"{stored.path}: {OPTIMIZER}",
             what="is not the state of this model: other parameters or shapes",
             why="a model that grew needs the plan of its growth",
             fix="load_trainer_state(checkpoint, grown.model, grown.plan)",
         )
     else:
-        entries = {name: {key: found.whole(t) for key, t in keys.items()} for name, keys in found.moments.items()}
+        entries = {name: {key: stored.whole(t) for key, t in keys.items()} for name, keys in stored.moments.items()}
     yield from entries.items()
 
 

@@ -144,7 +144,7 @@ class _Pairing:
         made: dict[str, list[TensorPlan]] = {}
         for t in plan.tensors:
             made.setdefault(t.source, []).append(t)
-        self._made = {key: [t for name in found for t in made.get(name, ())] for key, found in names.items()}
+        self._made = {key: [t for name in aliases for t in made.get(name, ())] for key, aliases in names.items()}
         self._old_order = {id(p): i for i, p in enumerate(model.parameters())}
         self._new = dict(grown.named_parameters(remove_duplicate=False))
         self._new_order = {id(p): i for i, p in enumerate(grown.parameters())}

@@ -59,12 +59,12 @@ def check_picture(path: Path, overwrite: bool) -> None:
         ) from None
 
 
-def write_picture(found: Curves, path: Path, *, overwrite: bool = False) -> None:
+def write_picture(runs: Curves, path: Path, *, overwrite: bool = False) -> None:
     """The picture under `path`, whole or not at all."""
     check_picture(path, overwrite)
     drawn = io.BytesIO()
     with _plain():
-        figure = picture(found)
+        figure = picture(runs)
         kind = path.suffix.lower()[1:]
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
         figure.savefig(drawn, format=kind, metadata=metadata)
@@ -82,28 +82,28 @@ def write_picture(found: Curves, path: Path, *, overwrite: bool = False) -> None
             partial.unlink()
 
 
-def picture(found: Curves) -> Any:
+def picture(runs: Curves) -> Any:
     """A matplotlib Figure of three panels."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE, dpi=100, layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
-    looks = _looks(found)
-    low, high = _range(found)
+    looks = _looks(runs)
+    low, high = _range(runs)
     lines: list[Any] = []
     for panel, cost in zip(panels, UNITS):
-        unit, label = _unit(found, cost)
+        unit, label = _unit(runs, cost)
         panel.set_xlabel(label)
         panel.grid(color="#e4e4e4", linewidth=0.8)
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
-        lines = [_line(panel, curve, looks[curve.name], cost, unit, found.validation) for curve in found.curves]
+        lines = [_line(panel, curve, looks[curve.name], cost, unit, runs.validation) for curve in runs.curves]
         panel.set_xlim(left=0)
         panel.set_ylim(low, high)
-        for k, curve in enumerate(found.curves):
-            _saved(panel, found, curve.name, looks[curve.name], cost, unit, k)
-    panels[0].set_ylabel(f"{'validation' if found.validation else 'training'} loss, nats per token")
-    _legend(figure, lines, found)
+        for k, curve in enumerate(runs.curves):
+            _saved(panel, runs, curve.name, looks[curve.name], cost, unit, k)
+    panels[0].set_ylabel(f"{'validation' if runs.validation else 'training'} loss, nats per token")
+    _legend(figure, lines, runs)
     return figure
 
 
@@ -130,9 +130,9 @@ def _line(panel: Any, curve: Curve, look: dict[str, str], cost: str, unit: float
     return line
 
 
-def _saved(panel: Any, found: Curves, run: str, look: dict[str, str], cost: str, unit: float, k: int) -> None:
+def _saved(panel: Any, runs: Curves, run: str, look: dict[str, str], cost: str, unit: float, k: int) -> None:
     """Draw an arrow from the baseline to the run at the loss that both reach, with the saved share above it."""
-    saving = found.saving(run)
+    saving = runs.saving(run)
     share = None if saving is None else saving.saved(cost)
     if saving is None or share is None:
         return
@@ -152,9 +152,9 @@ def _saved(panel: Any, found: Curves, run: str, look: dict[str, str], cost: str,
     )
 
 
-def _legend(figure: Any, lines: list[Any], found: Curves) -> None:
+def _legend(figure: Any, lines: list[Any], runs: Curves) -> None:
     """Write every run with its last loss above the panels."""
-    names = [f"{show(c.name, 40)}  {c.final(found.validation):.4g}" for c in found.curves]
+    names = [f"{show(c.name, 40)}  {c.final(runs.validation):.4g}" for c in runs.curves]
     legend = figure.legend(
         lines, [f"{k}" for k in range(len(names))], loc="outside upper center", ncols=min(4, len(names)), frameon=False
     )
@@ -163,11 +163,11 @@ def _legend(figure: Any, lines: list[Any], found: Curves) -> None:
         text.set_text(name)
 
 
-def _looks(found: Curves) -> dict[str, dict[str, str]]:
+def _looks(runs: Curves) -> dict[str, dict[str, str]]:
     """Run -> colour and style."""
     looks, k = {}, 0
-    for curve in found.curves:
-        if curve.name == found.baseline:
+    for curve in runs.curves:
+        if curve.name == runs.baseline:
             looks[curve.name] = {"color": GREY, "linestyle": "--"}
         else:
             colour, style = COLOURS[k % len(COLOURS)], STYLES[(k // len(COLOURS)) % len(STYLES)]
@@ -176,9 +176,9 @@ def _looks(found: Curves) -> dict[str, dict[str, str]]:
     return looks
 
 
-def _range(found: Curves) -> tuple[float, float]:
+def _range(runs: Curves) -> tuple[float, float]:
     """(lowest, highest) loss in the panels, without the first steps from random weights, which dwarf the rest."""
-    every = [[y for _, y in curve.losses(found.validation)] for curve in found.curves]
+    every = [[y for _, y in curve.losses(runs.validation)] for curve in runs.curves]
     low, high = min(map(min, every)), max(map(max, every))
     middle = max(sorted(ys)[(3 * len(ys)) // 4] for ys in every)  # three quarters of every curve lie below
     high = min(high, low + REACH * (middle - low)) if middle > low else high
@@ -186,8 +186,8 @@ def _range(found: Curves) -> tuple[float, float]:
     return low - 2 * margin, high + margin
 
 
-def _unit(found: Curves, cost: str) -> tuple[float, str]:
-    top = max(getattr(curve.last.spent, cost) for curve in found.curves)
+def _unit(runs: Curves, cost: str) -> tuple[float, str]:
+    top = max(getattr(curve.last.spent, cost) for curve in runs.curves)
     return next(((unit, label) for unit, label in UNITS[cost] if top >= unit), UNITS[cost][-1])
 
 

@@ -77,15 +77,15 @@ def forecast(recipe: Recipe, world: int = 1) -> tuple[list[Forecast], Forecast |
 
     world  processes that share each batch
     """
-    found: list[Forecast] = []
+    forecasts: list[Forecast] = []
     for number, stage in enumerate(recipe.stages, 1):
         with named(recipe, f"stage {number} ({stage.kind})", stage.kind):
-            found.append(_one(stage, found, world))
+            forecasts.append(_one(stage, forecasts, world))
     if recipe.baseline is None:
-        return found, None
+        return forecasts, None
     with named(recipe, "[baseline]"):
-        flops = sum(one.flops for one in found)
-        return found, trained(recipe.baseline, found[-1].outline, world, flops=flops)
+        flops = sum(one.flops for one in forecasts)
+        return forecasts, trained(recipe.baseline, forecasts[-1].outline, world, flops=flops)
 
 
 def _one(stage: Stage, earlier: list[Forecast], world: int) -> Forecast:
@@ -104,9 +104,9 @@ def _one(stage: Stage, earlier: list[Forecast], world: int) -> Forecast:
     if stage.kind != "train":
         return Forecast(stage, before)
     last = next((one.settings for one in reversed(earlier) if one.settings), None)
-    found = trained(stage, before, world, last=last if options["continues"] else None)
-    _check_optimizer(found, earlier)
-    return found
+    result = trained(stage, before, world, last=last if options["continues"] else None)
+    _check_optimizer(result, earlier)
+    return result
 
 
 def _check_optimizer(made: Forecast, earlier: list[Forecast]) -> None:

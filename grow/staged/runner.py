@@ -21,7 +21,7 @@ from grow.staged.pricing import machine
 from grow.staged.recipe import BASELINE_INIT, FINAL, RECIPE, REPORT, Recipe, Stage, read_recipe
 from grow.staged.recipe_folder import DONE, RUNNING, WAITING, Book, check_out
 from grow.staged.recipe_report import write_report
-from grow.staged.stages import Conductor, Found
+from grow.staged.stages import Conductor, Outcome
 from grow.training.run_folder import locked
 from grow.training.text.inputs import parse_sources
 
@@ -169,16 +169,16 @@ class _Run:
                 write_report(self.book)
         return self._finished()
 
-    def _do(self, entry: dict[str, Any], work: Callable[[], Found]) -> str:
+    def _do(self, entry: dict[str, Any], work: Callable[[], Outcome]) -> str:
         """Do what is left of a stage; the signal that stopped it, or ""."""
         self._note(entry, {"status": RUNNING})
-        found = work()
-        self._note(entry, {**found, "status": RUNNING if "stopped" in found else DONE})
-        return str(found.get("stopped", ""))
+        outcome = work()
+        self._note(entry, {**outcome, "status": RUNNING if "stopped" in outcome else DONE})
+        return str(outcome.get("stopped", ""))
 
-    def _note(self, entry: dict[str, Any], found: Found) -> None:
+    def _note(self, entry: dict[str, Any], outcome: Outcome) -> None:
         entry.pop("stopped", None)
-        entry.update(found)
+        entry.update(outcome)
         with self.world.together():
             if self.world.first:
                 self.book.write()
@@ -201,14 +201,14 @@ class _Run:
 
     def _from_scratch(
         self, conductor: Conductor, stage: Stage, entry: Mapping[str, Any], last: Mapping[str, Any], flops: float
-    ) -> Found:
+    ) -> Outcome:
         if not self.book.begun(entry):
             options: dict[str, Any] = {"from": str(self.book.path(last)), "revision": None, "sizes": {}}
             options |= {"dtype": "float32", "seed": stage.options["seed"], "assume_harmless": self._harmless()}
             conductor.carry_out(Stage("init", BASELINE_INIT, options), {"folder": BASELINE_INIT}, None)
         budgeted = replace(stage, options={**stage.options, "flops": flops})
-        found = conductor.carry_out(budgeted, entry, {"checkpoint": BASELINE_INIT})
-        return {**found, "budget_flops": flops}
+        outcome = conductor.carry_out(budgeted, entry, {"checkpoint": BASELINE_INIT})
+        return {**outcome, "budget_flops": flops}
 
     def _harmless(self) -> list[str]:
         """The config fields that any stage assumes to be harmless."""

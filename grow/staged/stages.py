@@ -32,7 +32,7 @@ from grow.training.run_folder import BUNDLED, RUN, UNBEGUN
 from grow.training.text.inputs import parse_sources, tokenized
 from grow.version import __version__
 
-Found = dict[str, Any]  # what a stage adds to its entry in recipe.json
+Outcome = dict[str, Any]  # what a stage adds to its entry in recipe.json
 
 
 @dataclass
@@ -46,28 +46,28 @@ class Conductor:
     trust: bool
     say: Callable[[str], None]
 
-    def carry_out(self, stage: Stage, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> Found:
+    def carry_out(self, stage: Stage, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> Outcome:
         """Do what is left of a stage; its entry then has {"checkpoint", "parameters", "seconds", …} or {"stopped"}."""
         began = time.monotonic()
         if stage.kind == "train":
-            found = self.train(stage, entry, before)
+            outcome = self.train(stage, entry, before)
         elif stage.kind in GROWTHS:
-            found = self.growth(stage, entry, before)
+            outcome = self.growth(stage, entry, before)
         else:
-            found = {}
+            outcome = {}
             with self.world.together():
                 if self.world.first:  # the others wait
-                    found = self.alone(stage, entry, before)
-            found = self.world.broadcast(found)
+                    outcome = self.alone(stage, entry, before)
+            outcome = self.world.broadcast(outcome)
         seconds = entry.get("seconds", 0.0) + time.monotonic() - began
-        if "stopped" in found:
-            return {**found, "seconds": seconds}
-        path = self.out / found["checkpoint"]
+        if "stopped" in outcome:
+            return {**outcome, "seconds": seconds}
+        path = self.out / outcome["checkpoint"]
         with open_checkpoint(path) as checkpoint:
             parameters = sum(math.prod(info.shape) for info in checkpoint.tensors.values())
-        return {"parameters": parameters, **found, "seconds": seconds, "files": hashes(path)}
+        return {"parameters": parameters, **outcome, "seconds": seconds, "files": hashes(path)}
 
-    def alone(self, stage: Stage, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> Found:
+    def alone(self, stage: Stage, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> Outcome:
         """Carry out a stage that one process does alone."""
         if stage.kind == "load":
             return {"checkpoint": str(locate(stage.options["from"], revision=stage.options["revision"]).absolute())}
@@ -79,7 +79,7 @@ class Conductor:
         assert before is not None
         return self.verify(stage, folder, before)
 
-    def growth(self, stage: Stage, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> Found:
+    def growth(self, stage: Stage, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> Outcome:
         """Carry out a growth, by all processes together."""
         assert before is not None
         folder = self.out / entry["folder"]
@@ -105,12 +105,12 @@ class Conductor:
             "notes": [*grown.notes],
         }
 
-    def verify(self, stage: Stage, folder: Path, before: Mapping[str, Any]) -> Found:
+    def verify(self, stage: Stage, folder: Path, before: Mapping[str, Any]) -> Outcome:
         """Verify a growth and write a page and a document; Different where an exact growth is not proved."""
         options = {name: stage.options[name] for name in ("rungs", "samples") if stage.options[name] is not None}
         with Staging(folder, kind=VERIFIED) as stage_:
             source, grown = self.book.path({"checkpoint": before["source"]}), self.book.path(before)
-            found = api.verify(
+            verification = api.verify(
                 source,
                 grown,
                 **options,
@@ -118,20 +118,24 @@ class Conductor:
                 report=stage_.path / "report.html",
                 on_rung=self.say,
             )
-            write_json(stage_.path / VERIFICATION, found.to_dict())
+            write_json(stage_.path / VERIFICATION, verification.to_dict())
             stage_.commit(dict.fromkeys(VERIFIED.files))
-        if not found.sound and before["verdict"] != "lossy":
+        if not verification.sound and before["verdict"] != "lossy":
             raise Different(
                 str(folder),
-                what=f"{before['checkpoint']} is {found.verdict}",
+                what=f"{before['checkpoint']} is {verification.verdict}",
                 why="the next stages would not train the function of the source",
                 fix=f"see {folder / 'report.html'}",
-                verification=found,
+                verification=verification,
             )
-        verdict = found.verdict if found.exit_code == 0 or not found.sound else f"{found.verdict}, not all of it learns"
+        verdict = (
+            verification.verdict
+            if verification.exit_code == 0 or not verification.sound
+            else f"{verification.verdict}, not all of it learns"
+        )
         return {"checkpoint": before["checkpoint"], "source": before["source"], "verdict": verdict}
 
-    def train(self, stage: Stage, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> Found:
+    def train(self, stage: Stage, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> Outcome:
         """Begin or continue a run; {"stopped": SIGNAL} when it was interrupted."""
         assert before is not None
         folder = self.out / entry["folder"]
@@ -234,7 +238,7 @@ def random_checkpoint(options: Mapping[str, Any], folder: Path) -> None:
         stage.commit(files)
 
 
-def summary(run: Path) -> Found:
+def summary(run: Path) -> Outcome:
     """What metrics.jsonl says of a finished run: FLOPs, and the first and last losses."""
     lines = [json.loads(line) for line in kept_lines(run / METRICS, 1 << 62)]
     if not lines or "loss" not in lines[-1]:

@@ -190,9 +190,9 @@ class _Request:
         with world.together():
             if world.first:
                 self.notes += checkpoints.clean(self.path)
-        found, document, notes = last_checkpoint(self.path)
+        checkpoint, document, notes = last_checkpoint(self.path)
         self.notes += notes
-        return found, document
+        return checkpoint, document
 
     def _begun(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """What the run was begun with: {"source": SRC, …}."""

@@ -14,17 +14,17 @@ from grow.processes import World
 
 def blocks(model: nn.Module) -> list[nn.Module]:
     """The repeated layers: the modules in the outermost lists of modules."""
-    found: list[nn.Module] = []
+    repeated: list[nn.Module] = []
 
     def walk(module: nn.Module) -> None:
         for child in module.children():
             if isinstance(child, nn.ModuleList):
-                found.extend(child)
+                repeated.extend(child)
             else:
                 walk(child)
 
     walk(model)
-    return [block for block in found if any(True for _ in block.parameters())]
+    return [block for block in repeated if any(True for _ in block.parameters())]
 
 
 def shard(model: nn.Module, world: World) -> None:

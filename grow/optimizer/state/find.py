@@ -33,12 +33,12 @@ def open_state(path: Path, *, trust: bool = False) -> TrainingState | None:
     if not kind:
         return None
     if kind == WRITTEN:
-        found: TrainingState = open_written(path, document_of(path) or {})
+        state: TrainingState = open_written(path, document_of(path) or {})
     else:
-        found = open_sharded(path, trust) if kind == SHARDED else open_trainer(path)
+        state = open_sharded(path, trust) if kind == SHARDED else open_trainer(path)
     try:
-        check_state(found, shapes(bare_model(path)))
+        check_state(state, shapes(bare_model(path)))
     except BaseException:
-        found.close()
+        state.close()
         raise
-    return found
+    return state

@@ -114,14 +114,14 @@ def grown_state(path: Path, plan: Plan, policy: str | None, trust: bool) -> tupl
     try:
         if kind == SHARDED and policy is None and not trust:
             _check_own(path)
-        found = GrownState(path, plan, policy or POLICIES[0], trust)
+        grown = GrownState(path, plan, policy or POLICIES[0], trust)
     except (Refused, BadInput) as fault:
         if policy is not None:
             raise
         return None, (left_behind(fault, others),)
-    left = {whose: [n for n in names if not found.takes(n)] for whose, names in others.items()}
+    left = {whose: [n for n in names if not grown.takes(n)] for whose, names in others.items()}
     left = {whose: names for whose, names in left.items() if names}
-    return found, (*((_behind(left),) if left else ()), found.note())
+    return grown, (*((_behind(left),) if left else ()), grown.note())
 
 
 def _behind(others: dict[str, list[str]]) -> str:

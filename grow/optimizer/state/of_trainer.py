@@ -156,12 +156,12 @@ def own_entries(kind: str, entries: Mapping[str, torch.Tensor]) -> dict[str, Any
     """The entries, under the names that the optimizer's class gives them instead of torch's."""
     if not kind.startswith("transformers"):
         return dict(entries)
-    found: dict[str, Any] = {"RMS": 0}
+    renamed: dict[str, Any] = {"RMS": 0}
     for own, key in ADAFACTOR.items():
         if key in entries:
             value = entries[key]
-            found[own] = int(value) if key == STEP else value.squeeze(LAST[key]) if key in LAST else value
-    return found
+            renamed[own] = int(value) if key == STEP else value.squeeze(LAST[key]) if key in LAST else value
+    return renamed
 
 
 def _parts(path: Path, loaded: Any) -> tuple[list[dict[str, Any]], dict[int, dict[str, Any]]]:
@@ -206,11 +206,11 @@ def _kind(path: Path, groups: Sequence[Mapping[str, Any]], state: Mapping[int, M
 
 
 def _numbered(path: Path, groups: Sequence[Mapping[str, Any]], names: list[list[str]], model: Any) -> Iterable[str]:
-    found, wanted = [len(group["params"]) for group in groups], [len(some) for some in names]
-    if found != wanted:
+    counts, wanted = [len(group["params"]) for group in groups], [len(some) for some in names]
+    if counts != wanted:
         raise Refused(
             f"{path}: {OPTIMIZER}",
-            what=f"has groups of {found} parameters; a Trainer makes {wanted} of {type(model).__name__}",
+            what=f"has groups of {counts} parameters; a Trainer makes {wanted} of {type(model).__name__}",
             why="its numbering does not fit the model of config.json: another class, own groups, or frozen or added "
             "parameters",
             fix=option(state="drop"),

@@ -38,13 +38,13 @@ def shapes(model: Any) -> dict[str, tuple[int, ...]]:
 
 def places(model: Any) -> dict[str, tuple[str, int]]:
     """Tensor of the files -> (the parameter that holds it, its first row there, see `grow.applying.fused`)."""
-    found: dict[str, tuple[str, int]] = {}
+    located: dict[str, tuple[str, int]] = {}
     aliases, named = names_of(model), dict(model.named_parameters())
     for name, slabs in layout(model).items():
         for slab in slabs:
             called = (slab.name, *aliases[id(named[name])]) if len(slabs) == 1 else (slab.name,)
-            found |= {s: (name, slab.first) for n in called for s in spellings(model, n)}
-    return found
+            located |= {s: (name, slab.first) for n in called for s in spellings(model, n)}
+    return located
 
 
 def pairs(plan: Plan, model: Any, grown: Any) -> Iterator[tuple[str, TensorPlan, str]]:

@@ -69,10 +69,10 @@ class Carried:
     @classmethod
     def from_document(cls, stored: Mapping[str, Any]) -> Carried:
         """What a document holds; KeyError, TypeError or ValueError when it holds something else."""
-        found = cls(**{**stored, "optimizers": tuple(stored["optimizers"]), "data": tuple(stored["data"])})
-        if not found.optimizers or set(found.optimizers) - set(NEEDED) or type(found.step) is not int:
-            raise ValueError(f"optimizers {found.optimizers}, step {found.step!r}")
-        return found
+        carried = cls(**{**stored, "optimizers": tuple(stored["optimizers"]), "data": tuple(stored["data"])})
+        if not carried.optimizers or set(carried.optimizers) - set(NEEDED) or type(carried.step) is not int:
+            raise ValueError(f"optimizers {carried.optimizers}, step {carried.step!r}")
+        return carried
 
 
 @dataclass
@@ -122,12 +122,12 @@ class TrainingState:
     @property
     def moments(self) -> dict[str, dict[str, str]]:
         """Parameter -> entry of its state -> tensor."""
-        found: dict[str, dict[str, str]] = {}
+        moments: dict[str, dict[str, str]] = {}
         for name in self.tensors:
             if name.startswith(OPTIM):
                 parameter, _, key = name.removeprefix(OPTIM).rpartition(".")
-                found.setdefault(parameter, {})[key] = name
-        return found
+                moments.setdefault(parameter, {})[key] = name
+        return moments
 
     @property
     def nbytes(self) -> int:
@@ -140,8 +140,8 @@ def bytes_of(dtype: str, shape: Iterable[int]) -> int:
 
 def as_tensor(raw: np.ndarray, dtype: str, shape: Sequence[int]) -> torch.Tensor:
     """Stored numbers as a tensor, in the same memory."""
-    found = torch.from_numpy(raw.reshape(tuple(shape)))
-    return found.view(torch.bfloat16) if dtype == "BF16" else found
+    tensor = torch.from_numpy(raw.reshape(tuple(shape)))
+    return tensor.view(torch.bfloat16) if dtype == "BF16" else tensor
 
 
 def as_rows(values: torch.Tensor) -> np.ndarray:

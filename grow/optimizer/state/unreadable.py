@@ -31,7 +31,7 @@ READ = ("optimizer.pt",)  # `grow.optimizer.state.of_trainer` opens it
 
 def foreign(path: Path) -> dict[str, list[str]]:
     """Framework -> names in the folder that belong to its training state, for every state that grow does not read."""
-    found: dict[str, list[str]] = {}
+    by_framework: dict[str, list[str]] = {}
     for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
         folder = entry.is_dir()
         if entry.name in READ or (folder and entry.name == "state"):
@@ -41,13 +41,13 @@ def foreign(path: Path) -> dict[str, list[str]]:
         if folder and not whose and _sharded(path / entry.name):
             whose = "torch.distributed.checkpoint"
         if whose:
-            found.setdefault(whose, []).append(name)
-    return found
+            by_framework.setdefault(whose, []).append(name)
+    return by_framework
 
 
-def told(found: dict[str, list[str]]) -> str:
+def told(by_framework: dict[str, list[str]]) -> str:
     """`DeepSpeed (global_step5/, latest), a run's (scheduler.pt)`: for a note or an error."""
-    return ", ".join(f"{whose} ({listing(map(show, names), 4)})" for whose, names in found.items())
+    return ", ".join(f"{whose} ({listing(map(show, names), 4)})" for whose, names in by_framework.items())
 
 
 def _fits(name: str, pattern: str) -> bool:

@@ -45,8 +45,8 @@ def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorP
     the old sizes. BadInput when the record belongs to another checkpoint."""
     how = record.change.upcycling
     family = family_of(how.target if how else record.model_type)
-    found = match(Architecture(family, grown.config), grown.tensors, str(grown.path))
-    config = dict(found.config)
+    grown_match = match(Architecture(family, grown.config), grown.tensors, str(grown.path))
+    config = dict(grown_match.config)
     for axis, size in record.sizes.items():
         field = family.axes.get(axis)
         if field and config.get(field) is not None:
@@ -63,7 +63,7 @@ def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorP
         )
     source: list[Matched] = []
     ffns: set[int] = set()  # layers whose FFN became experts
-    for t in found.tensors:
+    for t in grown_match.tensors:
         layer, expert = t.index("layers"), t.index("experts")
         if layer is not None and (layer >= depth.m or depth.inserted[layer]):
             continue
@@ -85,9 +85,9 @@ def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorP
         tensors, _ = assemble(matched, record.change, {t.name: t.dtype for t in source})
     except (KeyError, IndexError, ValueError) as error:
         raise _foreign(grown, f"{type(error).__name__}: {error}") from None
-    stored = {t.name: t for t in found.tensors}
+    stored = {t.name: t for t in grown_match.tensors}
     for made in tensors:
-        other = stored.get(made.name) or next((s for s in found.tensors if s.canonical == made.canonical), None)
+        other = stored.get(made.name) or next((s for s in grown_match.tensors if s.canonical == made.canonical), None)
         if other is None or other.shape != made.new_shape:
             raise _foreign(grown, f"{made.name}: {other and other.shape}, the growth made {made.new_shape}")
     return tensors
@@ -128,15 +128,15 @@ def parts_of(model: Any, tensors: Iterable[TensorPlan]) -> Iterator[tuple[str, t
     family = FAMILIES.get(model.config.model_type)
     for old, new in family.spelling if family else ():  # a module may have the name that older files have
         by_name |= {name.removesuffix(new) + old: t for name, t in by_name.items() if name.endswith(new)}
-    for name, p, found in wholes(model, by_name):
-        if found is None:
+    for name, p, planned in wholes(model, by_name):
+        if planned is None:
             raise BadInput(
                 name,
                 what=f"has shape {tuple(p.shape)} and is not a tensor of the growth",
                 why="nothing says which of its entries are new",
                 fix=f"{left_out(*APART)}, or give the model that this growth made",
             )
-        yield name, p, found
+        yield name, p, planned
 
 
 class NewEntries:

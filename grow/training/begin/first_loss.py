@@ -48,24 +48,24 @@ def first_loss(
     source  the checkpoint that it grew from, None: the losses are not compared
     exact   whether the weights are those of a training state, in full precision; the source's are then read so too
     """
-    found = loop.evaluated()
+    evaluated = loop.evaluated()
     grown = read_record(checkpoint.path)
     if grown is None:
-        return found, []
+        return evaluated, []
     if source is None:
-        return found, [UNCOMPARED + f"{option(source='SRC')} compares it"]
+        return evaluated, [UNCOMPARED + f"{option(source='SRC')} compares it"]
     with open_checkpoint(locate(source)) as opened:
         limit = capacity(opened.config)
         if limit is not None and loop.settings.length > limit:
-            return found, [UNCOMPARED + f"it has {limit} positions, and a sequence {loop.settings.length} tokens"]
+            return evaluated, [UNCOMPARED + f"it has {limit} positions, and a sequence {loop.settings.length} tokens"]
         model, _ = load_model(opened, loop.settings, world)
     alike = not exact or _filled(opened.path, model, trust, world)
     compared = compare(loop, model, world)
     if compared is None:
-        return found, [UNCOMPARED + "the text has tokens that it does not know"]
+        return evaluated, [UNCOMPARED + "the text has tokens that it does not know"]
     dtypes = {info.dtype for info in checkpoint.tensors.values()}
     c = compared
-    return found, [check_losses(c.source, c.grown, c.apart, c.what, grown, dtypes, checkpoint.path, alike)]
+    return evaluated, [check_losses(c.source, c.grown, c.apart, c.what, grown, dtypes, checkpoint.path, alike)]
 
 
 @torch.no_grad()
@@ -93,9 +93,9 @@ def compare(loop: Loop, source: Any, world: World) -> Compared | None:
 def _losses(model: Any, part: Any, vocab: int, loop: Loop) -> torch.Tensor:
     model.eval()
     with TrueFloat64() if loop.settings.dtype == "float64" else contextlib.nullcontext():
-        found = losses(model, inputs(part, loop.world.device), vocab).double()
+        each = losses(model, inputs(part, loop.world.device), vocab).double()
     reshard(model)
-    return found
+    return each
 
 
 def _filled(path: Path, model: Any, trust: bool, world: World) -> bool:

@@ -63,12 +63,12 @@ class Start:
         """BadInput unless the run has the optimizer that the state belongs to."""
         if self.state is None:
             return
-        found = self.state.carried.optimizers
+        written_by = self.state.carried.optimizers
         amsgrad = any("max_exp_avg_sq" in keys for keys in self.state.moments.values())
-        if found == CLASSES[settings.optimizer] and not amsgrad:
+        if written_by == CLASSES[settings.optimizer] and not amsgrad:
             return
-        same = next((name for name, classes in CLASSES.items() if classes == found and not amsgrad), None)
-        kind = f"{' and '.join(found)}{' with amsgrad' if amsgrad else ''}"
+        same = next((name for name, classes in CLASSES.items() if classes == written_by and not amsgrad), None)
+        kind = f"{' and '.join(written_by)}{' with amsgrad' if amsgrad else ''}"
         raise BadInput(
             option(optimizer=settings.optimizer),
             what=f"the training state of {self.state.path} belongs to {kind}",
@@ -126,15 +126,15 @@ def open_start(path: Path, policy: str | None, trust: bool) -> Start:
             why="training takes the state beside the weights as it is, or leaves it; how it grows is said when growing",
             fix=option(state=Either(CHOICES)),
         )
-    found = None if policy == "drop" else open_state(path, trust=trust)
-    if found is None and policy == "carry":
+    state = None if policy == "drop" else open_state(path, trust=trust)
+    if state is None and policy == "carry":
         raise BadInput(
             option(state="carry"),
             what=f"{path} has no training state",
             why="the optimizer would begin anew",
             fix=f"the checkpoint of a run, or one that has grown from it; or {left_out('state')}",
         )
-    return Start(found)
+    return Start(state)
 
 
 def _text(data: Sequence[Mapping[str, Any]], objective: str) -> dict[str, Any]:

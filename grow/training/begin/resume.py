@@ -29,9 +29,9 @@ def again() -> str:
 def last_checkpoint(run: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
     """(the checkpoint to go on from, its train.json, notes), or (None, {}, notes) where none was written yet. BadInput
     where some were written and none is left."""
-    found, document, notes = checkpoints.latest(run)
-    if found is not None:
-        return found, document, notes
+    checkpoint, document, notes = checkpoints.latest(run)
+    if checkpoint is not None:
+        return checkpoint, document, notes
     begun = read_begun(run)
     settings = Settings.from_document(begun["settings"])
     steps = recorded(run / METRICS)
@@ -51,7 +51,7 @@ def read_begun(run: Path, stored: Mapping[str, Any] | None = None) -> dict[str, 
     file = run / RUN
     begun: Any = stored or read_json(file, again())
     try:
-        found = {
+        record = {
             "source": str(begun["source"]),
             "data": [Source(str(d["path"]), d["weight"]) for d in begun["data"]],
             "settings": begun["settings"],
@@ -61,7 +61,7 @@ def read_begun(run: Path, stored: Mapping[str, Any] | None = None) -> dict[str, 
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         why = f"{type(error).__name__}: {error}"
         raise BadInput(str(file), what="is not a record of a run", why=why, fix=again()) from None
-    return {**found, **{key: begun.get(key) for key in ("before", "carried")}}
+    return {**record, **{key: begun.get(key) for key in ("before", "carried")}}
 
 
 def check_config(checkpoint: Path, config: Mapping[str, Any], stored: Mapping[str, Any]) -> None:

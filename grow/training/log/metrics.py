@@ -113,14 +113,14 @@ class Pace:
         a, b = self.last[0], self.last[-1]
         seconds = b["seconds"] - a["seconds"]
         if len(self.last) == 1 or seconds <= 0:
-            found = [f"{b['tokens_per_second']:,.0f} tokens/s", f"{flops(b['flops'])}FLOPs"]
+            parts = [f"{b['tokens_per_second']:,.0f} tokens/s", f"{flops(b['flops'])}FLOPs"]
         else:
             speed = (b["flops"] - a["flops"]) / seconds
-            found = [f"{(b['tokens'] - a['tokens']) / seconds:,.0f} tokens/s"]
-            found.append(f"{flops(b['flops'])}FLOPs at {flops(speed)}FLOP/s")
+            parts = [f"{(b['tokens'] - a['tokens']) / seconds:,.0f} tokens/s"]
+            parts.append(f"{flops(b['flops'])}FLOPs at {flops(speed)}FLOP/s")
         if (left := self.left()) is not None:
-            found.append(f"{clock(left)} left")
-        return found
+            parts.append(f"{clock(left)} left")
+        return parts
 
     def left(self) -> float | None:
         """The seconds that are left; None before there is a pace."""

@@ -61,17 +61,17 @@ def _option_of(name: str, settings: Settings) -> str:
 
 def open_trackers(run: Path, settings: Settings, done: int) -> list[Tracker]:
     """The trackers of a run; BadInput when one does not start."""
-    found: list[Tracker] = []
+    trackers: list[Tracker] = []
     for name in asked_for(settings):
         try:
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result
-                found.append(KINDS[name](run, settings, done))
+                trackers.append(KINDS[name](run, settings, done))
         except Exception as error:  # packages of others, and what they talk to
-            close_trackers(found)
+            close_trackers(trackers)
             why = f"{type(error).__name__}: {str(error)[:200]}"
             fix = "leave it out: metrics.jsonl has the same numbers"
             raise BadInput(_option_of(name, settings), what="does not start", why=why, fix=fix) from None
-    return found
+    return trackers
 
 
 def close_trackers(trackers: Iterable[Tracker]) -> None:

@@ -109,8 +109,8 @@ def steps(run: Path) -> list[tuple[int, Path]]:
     """Every RUN/step-…, oldest first, whether it is whole or not."""
     if not run.is_dir():
         return []
-    found = ((FOLDER.fullmatch(path.name), path) for path in run.iterdir() if path.is_dir())
-    return sorted((int(hit[1]), path) for hit, path in found if hit)
+    named = ((FOLDER.fullmatch(path.name), path) for path in run.iterdir() if path.is_dir())
+    return sorted((int(hit[1]), path) for hit, path in named if hit)
 
 
 def clean(run: Path) -> list[str]:

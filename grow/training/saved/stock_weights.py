@@ -77,8 +77,8 @@ def write_stock(folder: Path, source: Origin, model: Any, world: World) -> None:
     error: Exception | None = None
     try:
         writer = ShardWriter(folder, tensors, SHARD) if world.first else None
-    except OSError as found:
-        error = found
+    except OSError as raised:
+        error = raised
     full, of = torch.empty(0), None
     for t in tensors:
         if of is not t.value:  # a parameter that holds several tensors is gathered once
@@ -90,8 +90,8 @@ def write_stock(folder: Path, source: Origin, model: Any, world: World) -> None:
             if t.dtype == "F16" and not torch.isfinite(torch.from_numpy(values)).all():
                 raise _overflow(t.name)
             writer.write_rows(t.name, 0, values)
-        except (OSError, BadInput) as found:
-            error = found
+        except (OSError, BadInput) as raised:
+            error = raised
     with world.together():
         if writer is not None:
             try:

@@ -131,9 +131,9 @@ def _due(groups: Iterable[dict[str, Any]]) -> list[tuple[torch.Tensor, dict[str,
     if not every:
         return []
     mesh = every[0][1].device_mesh
-    found = torch.tensor([p.grad is not None for _, p, _ in every], dtype=torch.int32, device=mesh.device_type)
-    dist.all_reduce(found, group=mesh.get_group())
-    counts = found.tolist()
+    has_gradient = torch.tensor([p.grad is not None for _, p, _ in every], dtype=torch.int32, device=mesh.device_type)
+    dist.all_reduce(has_gradient, group=mesh.get_group())
+    counts = has_gradient.tolist()
     if odd := [name for (name, _, _), n in zip(every, counts) if n not in (0, mesh.size())]:
         refusal = Refused(
             listing(odd, 3),

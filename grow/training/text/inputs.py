@@ -46,19 +46,19 @@ def parse_sources(data: str | os.PathLike | Sequence[str | os.PathLike]) -> list
             why="each of them is a folder of token files, or a bundled text",
             fix=option(data=["A:0.7", "B:0.3"]),
         )
-    found = []
+    sources = []
     for text in [os.fspath(item) for item in several]:
         path, colon, tail = text.rpartition(":")
         weight = _number(tail) if colon and not Path(text).is_dir() else None
-        found.append(Source(path if weight is not None else text, weight))
-    if len({source.weight is None for source in found}) > 1:
+        sources.append(Source(path if weight is not None else text, weight))
+    if len({source.weight is None for source in sources}) > 1:
         raise BadInput(
             option(data=[os.fspath(item) for item in several]),
             what="some corpora have a weight and some have none",
             why="weights are shares of a whole",
             fix=option(data=["A:0.7", "B:0.3"]),
         )
-    return found
+    return sources
 
 
 def open_sources(
@@ -156,13 +156,13 @@ class Data:
     def named(self, step: int) -> str:
         """The blocks of a step, for messages: `tokens/train: blocks 4, 17`."""
         which, blocks = self.loader.places(step)
-        found = []
+        parts = []
         for k, corpus in enumerate(self.corpora):
             some = sorted(int(b) for b in blocks[which == k])
             if some:
                 more = f" and {len(some) - 16} more" if len(some) > 16 else ""
-                found.append(f"{corpus.path}/train: blocks {', '.join(map(str, some[:16]))}{more}")
-        return "; ".join(found)
+                parts.append(f"{corpus.path}/train: blocks {', '.join(map(str, some[:16]))}{more}")
+        return "; ".join(parts)
 
     def check_files(self, vocab: int) -> None:
         """BadInput when the files hold an id without a row in the model, or were changed after they were written."""
@@ -218,11 +218,11 @@ def open_data(
     if place is not None:
         hashes = (corpus.manifest.splits["train"].sha256 for corpus in corpora)
         settings = place([{"tokens": sha, "weight": source.weight} for source, sha in zip(sources, hashes)])
-    found = Data(sources, corpora, objective, settings, world)
+    loaded = Data(sources, corpora, objective, settings, world)
     with world.together():
         if world.first_here:  # another machine may have other files
-            found.check_files(int(config.vocab_size))
-    return sources, found
+            loaded.check_files(int(config.vocab_size))
+    return sources, loaded
 
 
 def _number(text: str) -> float | None:

@@ -188,8 +188,8 @@ def _parts(total: int, count: int, draw: np.random.Generator) -> np.ndarray:
 
 def _encoder_decoder(config: Any, tokenizer: Any, vocab: int, architecture: str) -> Objective:
     """The objective of spans where the tokenizer has sentinels, of infilling where it has a mask."""
-    found: Mapping[str, int] = tokenizer.get_vocab() if tokenizer is not None else {}
-    numbered = sorted((int(hit[1]), i) for name, i in found.items() if (hit := SENTINEL.fullmatch(name)))
+    vocabulary: Mapping[str, int] = tokenizer.get_vocab() if tokenizer is not None else {}
+    numbered = sorted((int(hit[1]), i) for name, i in vocabulary.items() if (hit := SENTINEL.fullmatch(name)))
     sentinels = tuple(i for _, i in numbered)
     start = config.decoder_start_token_id
     start = config.pad_token_id if start is None else start
