@@ -75,33 +75,28 @@ def compare(
         new = resolve(matched.architecture, to, deepen=deepen).sizes
     names = list(dict.fromkeys(methods or METHODS))
     with _place(out) as place:
-        from grow.comparison.measuring import Field
+        from grow.comparison.measuring import Measurer
 
-        field = Field(
+        measurer = Measurer(
             folder, Path(text) if text is not None else None, old.get("positions", 2048), train_steps, rate, seed
         )
         rows = []
         for name in names:
             progress(name)
-            rows.append(_row(name, folder, to, place, field, deepen=deepen, seed=seed, progress=progress))
+            rows.append(_row(name, folder, to, place, measurer, deepen=deepen, seed=seed, progress=progress))
         grown = [row.name for row in rows if row.applies]
         if not grown:
-            raise Refused(
-                option(methods=names),
-                what="none of them applies",
-                why="; ".join(f"{row.name}: {row.reason}" for row in rows),
-                fix=f"{option(methods=['default'])}, or another target",
-            )
-        baselines = field.baselines(place / grown[0], progress) if train_steps else ()
+            raise _none_applies(rows)
+        baselines = measurer.baselines(place / grown[0], progress) if train_steps else ()
         comparison = Comparison(
             show(src, LINE),
             to if isinstance(to, str) else ",".join(f"{k}={v}" for k, v in to.items()),
             {axis: (old[axis], new[axis]) for axis in old if old[axis] != new[axis]},
             tuple(rows),
             baselines,
-            field.source_loss,
-            field.text.record() if field.text else {},
-            field.training(),
+            measurer.source_loss,
+            measurer.text.record() if measurer.text else {},
+            measurer.training(),
             environment(),
         )
         if out is not None:
@@ -111,6 +106,16 @@ def compare(
 
         write_page(comparison, Path(report))
     return comparison
+
+
+def _none_applies(rows: Sequence[Row]) -> Refused:
+    """The error where no method can reach the target."""
+    return Refused(
+        option(methods=[row.name for row in rows]),
+        what="none of them applies",
+        why="; ".join(f"{row.name}: {row.reason}" for row in rows),
+        fix=f"{option(methods=['default'])}, or another target",
+    )
 
 
 def _check_options(
@@ -138,7 +143,17 @@ def _check_options(
         check_text("revision", revision, "it is a branch, a tag or a commit of a hub id", "main")
 
 
-def _row(name: str, source: Path, to: Any, place: Path, field: Any, *, deepen: bool, seed: int, progress) -> Row:
+def _row(
+    name: str,
+    source: Path,
+    to: Any,
+    place: Path,
+    measurer: Any,
+    *,
+    deepen: bool,
+    seed: int,
+    progress: Callable[[str], None],
+) -> Row:
     if name not in METHODS:
         return Row(name, reason=no_such("method", name, METHODS))
     method = METHODS[name]
@@ -168,10 +183,10 @@ def _row(name: str, source: Path, to: Any, place: Path, field: Any, *, deepen: b
         disk_bytes=cost.disk_bytes,
         seconds=grown.seconds,
     )
-    field.costs = cost_of(grown.plan)
+    measurer.costs = cost_of(grown.plan)
     progress(f"{name}: step 0")
-    damage, learning = field.step_zero(place / name)
-    loss, curve = field.train(place / name, cost.flops_per_token, lambda step: progress(f"{name}: step {step}"))
+    damage, learning = measurer.step_zero(place / name)
+    loss, curve = measurer.train(place / name, cost.flops_per_token, lambda step: progress(f"{name}: step {step}"))
     return replace(row, damage=damage, trainability=learning, loss=loss, curve=curve)
 
 

@@ -20,8 +20,8 @@ from grow.verification.outputs.pair import Pair
 from grow.verification.weights.recorded_growth import Replay
 
 
-class Field:
-    """The source, the text and the training settings that are the same for all methods."""
+class Measurer:
+    """Measures methods on the same source and text, with the same training settings."""
 
     def __init__(self, source: Path, file: Path | None, positions: int, steps: int, rate: float, seed: int) -> None:
         self.source, self.steps, self.rate, self.seed = source, steps, rate, seed

@@ -53,40 +53,20 @@ def prepare(
 
     Raises BadInput: nothing was written. Empty documents are left out.
     """
-    if isinstance(sources, (str, os.PathLike)):
-        sources = [sources]
-    if not isinstance(sources, Sequence):
-        check_path("sources", sources, "they are files, folders, datasets of the hub or bundled texts")
-    for source in sources:
-        check_path("sources", source, "each of them is a file, a folder, a dataset of the hub or a bundled text")
-    if revision is not None:
-        check_text("revision", revision, "it is a branch, a tag or a commit of a hub id", "main")
-    check_path("tokenizer", tokenizer, "it is a checkpoint whose tokenizer reads the text")
-    check_path("out", out, "token files are written to a folder")
+    sources = [sources] if isinstance(sources, (str, os.PathLike)) else sources
+    _check_options(sources, tokenizer, out, validation, seed, revision)
     for name, text in (("field", field), ("separator", separator), ("split", split)):
         check_text(name, text, "it is compared with what the inputs hold", "text")
-    check_whole("seed", seed, "the documents for validation are drawn by it", least=0)
     check_flags(end=end, overwrite=overwrite)
     check_functions(progress=progress)
-    real = isinstance(validation, (int, float)) and not isinstance(validation, bool)
-    if not real or not 0 <= validation < 1:
-        raise BadInput(
-            option(validation=validation),
-            what="must be a number from 0 to below 1",
-            why="it is a share of the documents",
-            fix=option(validation=0.01),
-        )
-    if not sources:
-        fix = command("data prepare", sources="TEXT")
-        raise BadInput(option("sources"), what="no text is named", why="tokens come from text", fix=fix)
     folder = locate(tokenizer, revision=revision)
     reader = _load(folder)
     size = max(reader.get_vocab().values()) + 1
     dtype = "uint16" if size <= 1 << 16 else "uint32"
     stop = _end_of(reader) if end else None
     target = Path(out)
-    for read in (tokenizer, *(source for source in sources if os.fspath(source) not in TEXTS)):
-        check_apart(Path(os.path.abspath(target)), read)
+    for path in (tokenizer, *(source for source in sources if os.fspath(source) not in TEXTS)):
+        check_apart(Path(os.path.abspath(target)), path)
     with Staging(target, overwrite=overwrite, kind=TOKENS) as stage:
         writers = {name: _Writer(stage.path, name, dtype) for name in ("train", "val")}
         counts: list[dict[str, Any]] = []
@@ -94,12 +74,11 @@ def prepare(
         def alive() -> None:
             progress(sum(w.tokens for w in writers.values()))
 
+        read = partial(documents, field=field, separator=separator, split=split)
         try:
             number = itertools.count()
             for source in (os.fspath(source) for source in sources):
-                texts = (
-                    text for text in documents(source, field=field, separator=separator, split=split) if text.strip()
-                )
+                texts = (text for text in read(source) if text.strip())
                 written = 0
                 for ids, length in _tokens(reader, texts, stop, alive):
                     kept = _drawn(seed, next(number)) < validation
@@ -126,6 +105,30 @@ def prepare(
         write_json(stage.path / MANIFEST, manifest.document())
         stage.commit({MANIFEST: None, **_sizes(manifest)})
     return manifest
+
+
+def _check_options(sources: Any, tokenizer: Any, out: Any, validation: Any, seed: Any, revision: Any) -> None:
+    """BadInput names the first option that has a value of another kind."""
+    if not isinstance(sources, Sequence):
+        check_path("sources", sources, "they are files, folders, datasets of the hub or bundled texts")
+    for source in sources:
+        check_path("sources", source, "each of them is a file, a folder, a dataset of the hub or a bundled text")
+    if not sources:
+        fix = command("data prepare", sources="TEXT")
+        raise BadInput(option("sources"), what="no text is named", why="tokens come from text", fix=fix)
+    check_path("tokenizer", tokenizer, "it is a checkpoint whose tokenizer reads the text")
+    check_path("out", out, "token files are written to a folder")
+    real = isinstance(validation, (int, float)) and not isinstance(validation, bool)
+    if not real or not 0 <= validation < 1:
+        raise BadInput(
+            option(validation=validation),
+            what="must be a number from 0 to below 1",
+            why="it is a share of the documents",
+            fix=option(validation=0.01),
+        )
+    check_whole("seed", seed, "the documents for validation are drawn by it", least=0)
+    if revision is not None:
+        check_text("revision", revision, "it is a branch, a tag or a commit of a hub id", "main")
 
 
 def _load(folder: Path) -> Any:

@@ -74,7 +74,7 @@ class GrowCallback(TrainerCallback, ExportableState):
         args = {"growths": [one.document() for one in self.growths]} if all(one.plain for one in self.growths) else {}
         return {"args": args, "attributes": {"done": self.done}}
 
-    def on_init_end(self, args, state, control, **its) -> None:
+    def on_init_end(self, args: TrainingArguments, state: Any, control: Any, **its: Any) -> None:
         if args.restore_callback_states_from_checkpoint and not all(one.plain for one in self.growths):
             raise BadInput(
                 "restore_callback_states_from_checkpoint",
@@ -83,7 +83,7 @@ class GrowCallback(TrainerCallback, ExportableState):
                 fix="leave it False: GrowCallback reads in trainer_state.json which growths are done",
             )
 
-    def on_train_begin(self, args, state, control, **its) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **its: Any) -> None:
         model, optimizer = its["model"], its["optimizer"]
         self._release()  # an interrupted run may have left a hook
         self._treat_alike()
@@ -109,29 +109,29 @@ class GrowCallback(TrainerCallback, ExportableState):
             if one.at_step == state.global_step:
                 self._grow(one, state, model, optimizer)
 
-    def on_step_begin(self, args, state, control, **its) -> None:
+    def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **its: Any) -> None:
         if any(one.may_follow(state.global_step) for one in self.pending[:1]):
             self._capture = its["model"].register_forward_pre_hook(self._keep_batch, with_kwargs=True)
 
-    def on_step_end(self, args, state, control, **its) -> None:
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **its: Any) -> None:
         self._release()
         for one in self.pending[:1]:
             if one.due(state):
                 self._grow(one, state, its["model"], its["optimizer"])
         self._batch = None
 
-    def on_save(self, args, state, control, **its) -> None:
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **its: Any) -> None:
         """Write a grow.json beside the weights."""
-        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        folder = Path(args.output_dir or ".") / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if self.done and state.is_world_process_zero and folder.is_dir():
             write_json(folder / NAME, {**self.done[-1]["record"], "training": {"step": state.global_step}})
 
-    def on_train_end(self, args, state, control, **its) -> None:
+    def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **its: Any) -> None:
         self._release()
         if self.pending:
             log.warning("training ended at step %d, before the growth to %s", state.global_step, self.pending[0].to)
 
-    def _remember(self, state, model: Any) -> None:
+    def _remember(self, state: Any, model: Any) -> None:
         """Find out which growths are done: a resumed run has recorded them, otherwise this object knows."""
         name = type(self).__name__
         stored = state.stateful_callbacks.setdefault(name, self.state())  # Trainer expects it when it saves
@@ -161,11 +161,11 @@ class GrowCallback(TrainerCallback, ExportableState):
         sizes = architecture_of(ModelSource(model).config).sizes
         return sizes == self.done[-1]["record"]["plan"]["new_sizes"]
 
-    def _best_is_older(self, state) -> bool:
+    def _best_is_older(self, state: Any) -> bool:
         best = state.best_global_step
         return bool(self.done) and best is not None and best < self.done[-1]["step"]
 
-    def _grow(self, one: Growing, state, model: Any, optimizer: Any) -> None:
+    def _grow(self, one: Growing, state: Any, model: Any, optimizer: Any) -> None:
         self._treat_alike()
         batch = self._batch or {k: v.to(model.device) for k, v in model.dummy_inputs.items()}
         options = {"state": one.state, "verify": one.verify, **one.options}

@@ -24,7 +24,7 @@ from grow.files.locate import locate
 from grow.files.writer import write_json
 from grow.planning.record import read_record
 from grow.processes import World, world_of
-from grow.spelling import Pair, check_path, left_out, option
+from grow.spelling import check_path, option
 from grow.training.after_growth.rates import Treated, treat
 from grow.training.begin.defaults import inherited
 from grow.training.begin.first_loss import first_loss
@@ -143,35 +143,52 @@ class _Request:
         check_text(stored, data, self.data)
         begun["carried"] = start.document() or begun.get("carried")
         record = run_document(begun, self.data, data, checkpoint.config, world)
-        if last is not None:
-            load_state(last / checkpoints.STATE, loop.model, loop.optimizers, world)
-            loop.step, loop.tokens, loop.seconds = stored["step"], stored["tokens"], stored.get("seconds", 0.0)
-            loop.loss, loop.val_loss = last_losses(self.path / METRICS, loop.step)
-            for step, loss in validation_losses(self.path / METRICS, loop.step):
-                loop.plateau.add(step, loss)
-        else:
-            with world.together():
-                start.fill(loop.model, loop.optimizers, checkpoint, world)
-            loop.step = settings.begin
-            if world.first:
-                write_json(self.path / RUN, record)
         first: dict[str, float] = {}
-        if last is None:
-            first, told = first_loss(
-                loop, checkpoint, self.options.source, world, exact=start.exact, trust=self.options.trust_checkpoint
-            )
-            self.notes += [*start.notes, *told]
+        if last is not None:
+            self._go_on(last, stored, loop, world)
+        else:
+            first = self._start_anew(start, checkpoint, record, loop, world)
+        log = self._log(first, 0 if last is None else loop.step, loop, stack, quiet) if world.first else None
+        return settings, loop, log, self._save(checkpoint, record, settings, world)
+
+    def _go_on(self, last: Path, stored: Mapping[str, Any], loop: Loop, world: World) -> None:
+        """Fill the loop with the state of a run's last checkpoint."""
+        load_state(last / checkpoints.STATE, loop.model, loop.optimizers, world)
+        loop.step, loop.tokens, loop.seconds = stored["step"], stored["tokens"], stored.get("seconds", 0.0)
+        loop.loss, loop.val_loss = last_losses(self.path / METRICS, loop.step)
+        for step, loss in validation_losses(self.path / METRICS, loop.step):
+            loop.plateau.add(step, loss)
+
+    def _start_anew(
+        self, start: Start, checkpoint: Checkpoint, record: dict[str, Any], loop: Loop, world: World
+    ) -> dict[str, float]:
+        """Fill the loop with what a new run takes over, and write run.json; the loss before the first step."""
+        with world.together():
+            start.fill(loop.model, loop.optimizers, checkpoint, world)
+        loop.step = loop.settings.begin
+        if world.first:
+            write_json(self.path / RUN, record)
+        source, trust = self.options.source, self.options.trust_checkpoint
+        first, notes = first_loss(loop, checkpoint, source, world, exact=start.exact, trust=trust)
+        self.notes += [*start.notes, *notes]
         if first:
             loop.plateau.add(loop.step, first["val_loss"])
-        done = loop.step if last is not None else 0
-        log = Log(self.path, settings, done=done, steps=settings.steps, quiet=quiet) if world.first else None
-        if log is not None:
-            stack.callback(log.close)
-            if first:
-                log.record({"step": loop.step, "tokens": 0, "flops": 0.0, "seconds": 0.0, **first})
-        for note in self.notes if log else ():
-            log.note(note)  # type: ignore[union-attr]
+        return first
 
+    def _log(self, first: dict[str, float], done: int, loop: Loop, stack: ExitStack, quiet: bool) -> Log:
+        """The log, with the first loss and every note so far."""
+        log = Log(self.path, loop.settings, done=done, steps=loop.settings.steps, quiet=quiet)
+        stack.callback(log.close)
+        if first:
+            log.record({"step": loop.step, "tokens": 0, "flops": 0.0, "seconds": 0.0, **first})
+        for note in self.notes:
+            log.note(note)
+        return log
+
+    def _save(
+        self, checkpoint: Checkpoint, record: dict[str, Any], settings: Settings, world: World
+    ) -> Callable[[Loop], None]:
+        """The function that writes a checkpoint of the loop."""
         origin = Origin.of(checkpoint)
 
         def save(loop: Loop) -> None:
@@ -181,7 +198,7 @@ class _Request:
             if world.first:
                 checkpoints.prune(self.path, settings.keep)
 
-        return settings, loop, log, save
+        return save
 
     def _last(self, world: World) -> tuple[Path | None, dict[str, Any]]:
         """The checkpoint to continue from and its train.json, or (None, {})."""
@@ -251,7 +268,7 @@ class _Request:
     def _loop(self, checkpoint: Checkpoint, settings: Settings, start: Start, world: World) -> tuple[Data, Loop]:
         grown = read_record(checkpoint.path)
         if grown is None:
-            self._refuse_options_of_a_growth(checkpoint, settings)
+            self.options.refuse_without_growth(settings, checkpoint.path.name)
         if known := known_architecture(checkpoint.config):
             match(known, checkpoint.tensors, str(checkpoint.path))
         model, ignored = load_model(checkpoint, settings, world)
@@ -281,21 +298,3 @@ class _Request:
             )
         optimizers = build_optimizers(model, settings, world, treated.scales)
         return data, Loop(model, optimizers, data, settings, world, flops, treated.new, treated.implied)
-
-    def _refuse_options_of_a_growth(self, checkpoint: Checkpoint, settings: Settings) -> None:
-        """BadInput where an option needs to know what a growth made, and none is recorded."""
-        given: dict[str, Any] = {
-            "rewarm": settings.rewarm and Pair(settings.rewarm),
-            "freeze_old": settings.freeze_old,
-            "rates": settings.rates if settings.rates != "uniform" else None,
-            "source": self.options.source,
-            "source_tokens": self.options.source_tokens,
-        }
-        for name, value in given.items():
-            if value:
-                raise BadInput(
-                    option(**{name: value}),
-                    what=f"{checkpoint.path.name} is not known to have grown",
-                    why="no grow.json beside the weights says what is new",
-                    fix=left_out(name),
-                )

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from grow.spelling import check_flags, check_path, check_text, check_whole
+from grow.errors import BadInput
+from grow.spelling import Pair, check_flags, check_path, check_text, check_whole, left_out, option
 from grow.training.settings.limits import MEANINGS
+from grow.training.settings.run_settings import Settings
 
 
 @dataclass(frozen=True)
@@ -51,3 +53,21 @@ class RunOptions:
     def among(cls, given: Mapping[str, Any]) -> RunOptions:
         """Those that are among `given`, such as the parameters of a function that has them and others beside."""
         return cls(**{f.name: given[f.name] for f in fields(cls)})
+
+    def refuse_without_growth(self, settings: Settings, checkpoint: str) -> None:
+        """BadInput for an option that needs to know what a growth made; `checkpoint` records no growth."""
+        given: dict[str, Any] = {
+            "rewarm": settings.rewarm and Pair(settings.rewarm),
+            "freeze_old": settings.freeze_old,
+            "rates": settings.rates if settings.rates != "uniform" else None,
+            "source": self.source,
+            "source_tokens": self.source_tokens,
+        }
+        for name, value in given.items():
+            if value:
+                raise BadInput(
+                    option(**{name: value}),
+                    what=f"{checkpoint} is not known to have grown",
+                    why="no grow.json beside the weights says what is new",
+                    fix=left_out(name),
+                )
