@@ -12,7 +12,7 @@ from grow.cli import show
 from grow.cli.options import SOURCE, as_json, revision, seed
 from grow.cli.progress import Progress
 from grow.errors import BadInput
-from grow.training.settings.limits import COMPUTE, OPTIMIZERS, RULES, TRACKERS, plateau_of, rewarm_of
+from grow.training.settings.limits import COMPUTE, MEANINGS, OPTIMIZERS, RULES, TRACKERS, plateau_of, rewarm_of
 from grow.training.settings.schedule import SCHEDULES, SHAPES
 
 
@@ -73,7 +73,7 @@ def _rewarm(_: Any, __: Any, text: str | None) -> tuple[float, int] | tuple[()] 
         return None if text is None else rewarm_of(text) or ()
     except ValueError:
         raise BadInput(
-            f"--rewarm {text}", what="is not RATIO:STEPS", why="a factor and for how long", fix="--rewarm 1.25:250"
+            f"--rewarm {text}", what="must be RATIO:STEPS", why=MEANINGS["rewarm"], fix="--rewarm 1.25:250"
         ) from None
 
 
@@ -82,8 +82,9 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
     try:
         return None if text is None else plateau_of(text)
     except ValueError:
-        why = "it ends where the validation loss fell by less than NATS over STEPS steps"
-        raise BadInput(f"--plateau {text}", what="is not STEPS:NATS", why=why, fix="--plateau 200:0.01") from None
+        raise BadInput(
+            f"--plateau {text}", what="must be STEPS:NATS", why=MEANINGS["plateau"], fix="--plateau 200:0.01"
+        ) from None
 
 
 @click.command()
@@ -104,7 +105,14 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
     callback=_plateau,
     help="End early (wsd: begin the decay) where the validation loss fell by less than NATS over STEPS steps.",
 )
-@click.option("--batch", type=int, metavar="B", help="The sequences of a step, over all processes [default: 8].")
+@click.option(
+    "--batch",
+    "--batch-size",
+    "batch",
+    type=int,
+    metavar="B",
+    help="The sequences of a step, over all processes [default: 8].",
+)
 @click.option(
     "--length", type=int, metavar="L", help="The tokens of a sequence [default: the model's positions, at most 512]."
 )
@@ -119,9 +127,11 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
 @click.option(
     "--schedule",
     type=click.Choice(SCHEDULES),
-    help="The learning rate's schedule; wsd is warm-up, stable, decay [default: wsd].",
+    help="The learning rate schedule; wsd is warmup, stable, decay [default: wsd].",
 )
-@click.option("--warmup", type=int, metavar="N", help="The steps of the warm-up [default: a tenth].")
+@click.option(
+    "--warmup", "--warmup-steps", "warmup", type=int, metavar="N", help="The steps of the warmup [default: a tenth]."
+)
 @click.option("--decay", type=int, metavar="N", help="The steps of wsd's decay at the end [default: a fifth].")
 @click.option("--decay-shape", type=click.Choice(SHAPES), help="The shape of wsd's decay [default: sqrt].")
 @click.option(
@@ -129,27 +139,41 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
     type=float,
     help="The weight decay of matrices; norms, biases and embeddings have none [default: 0.1].",
 )
-@click.option("--clip", type=float, help="The largest global norm of a gradient; 0 sets no limit [default: 1].")
+@click.option(
+    "--clip",
+    "--max-grad-norm",
+    "clip",
+    type=float,
+    help="The largest global norm of a gradient; 0 sets no limit [default: 1].",
+)
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="The optimizer [default: adamw].")
 @click.option(
     "--dtype",
     type=click.Choice(COMPUTE),
     help="The dtype of the computation; weights stay in float32 or wider [default: float32].",
 )
-@click.option("--checkpointing", is_flag=True, default=None, help="Recompute activations: less memory, more time.")
+@click.option(
+    "--checkpointing",
+    "--gradient-checkpointing",
+    "checkpointing",
+    is_flag=True,
+    default=None,
+    help="Recompute activations: less memory, more time.",
+)
 @click.option("--compile", is_flag=True, default=None, help="Compile every block with torch.compile.")
 @click.option("--documents", is_flag=True, default=None, help="Tokens attend to their own document only.")
 @click.option(
     "--rewarm",
     metavar="RATIO:STEPS",
     callback=_rewarm,
-    help="Scale the updates of new entries alone, or off [default: after a growth 1.25 for a tenth of the steps, at "
+    help="Scale the updates of new entries alone, or 'off' [default: after a growth 1.25 for a tenth of the steps, at "
     "most 250; arXiv 2602.02472].",
 )
 @click.option(
     "--rates",
     type=click.Choice(RULES),
-    help="[default: uniform] mup: by how much fan-ins grew; implied: copies learn like the entry they hold.",
+    help="How new and old entries learn; mup scales rates by how much fan-ins grew, implied lets copies learn like the "
+    "entry that they hold [default: uniform].",
 )
 @click.option(
     "--freeze-old",
@@ -171,7 +195,7 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
 @click.option(
     "--state",
     type=click.Choice(("carry", "drop")),
-    help="The optimizer's state beside SRC: continue from it, or begin with a fresh one [default: carry, if there].",
+    help="The optimizer state beside SRC: go on from it or begin with a fresh one [default: carry, if there is one].",
 )
 @click.option(
     "--continue-schedule", is_flag=True, help="Continue the schedule, masks and dropout from the state's step."
@@ -180,7 +204,7 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
     "--skip",
     type=int,
     metavar="N",
-    help="The sequences of the text that were read before [default: the state's, or 0].",
+    help="The number of sequences of the text that were read before [default: what the state records, or 0].",
 )
 @click.option("--save-every", type=int, metavar="N", help="The steps between checkpoints [default: 100].")
 @click.option("--eval-every", type=int, metavar="N", help="The steps between evaluations [default: 50].")
@@ -195,7 +219,7 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
 )
 @click.option("--seed", type=int, metavar="N", help="The seed of order, masks and dropout [default: 0].")
 @click.option("--resume", is_flag=True, help="Continue the run in RUN with the same settings.")
-@click.option("--trust-checkpoint", is_flag=True, help="Read the state of a run whose files are somebody else's.")
+@click.option("--trust-checkpoint", is_flag=True, help="Read the state of a run whose files belong to somebody else.")
 @click.option("--world", type=click.IntRange(1), metavar="N", help="Fail unless there are N processes (torchrun).")
 @click.option("--tensorboard", is_flag=True, default=None, help="Write event files to RUN/tensorboard too.")
 @click.option(
@@ -206,13 +230,13 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
 @revision
 @as_json
 def train(src, data, as_json, **options) -> int:
-    """Continue pretraining; RUN gets stock checkpoints that a run continues from. Under torchrun it is sharded.
+    """Continue pretraining; RUN gets stock checkpoints from which a run continues. Under torchrun it is sharded.
 
     Exit code 130: SIGTERM or SIGINT came; the step was finished and saved.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if options["schedule"] not in (None, "wsd") and (named := [n for n in ("decay", "decay_shape") if n in given]):
-        what = f"--{named[0].replace('_', '-')} is of --schedule wsd, not of {options['schedule']}."
+        what = f"--{named[0].replace('_', '-')} belongs to --schedule wsd, not to {options['schedule']}."
         raise click.UsageError(what, click.get_current_context())
     if given.get("rewarm") == ():
         given["rewarm"] = None
@@ -235,7 +259,7 @@ def train(src, data, as_json, **options) -> int:
 def plot(runs, as_json, **options) -> int:
     """Show what runs cost and saved: loss against FLOPs, tokens and time. RUN: a folder of train, or NAME=FOLDER."""
     if options["overwrite"] and not options["out"]:
-        raise click.UsageError("--overwrite is for the picture of --out.", click.get_current_context())
+        raise click.UsageError("--overwrite has no effect without --out.", click.get_current_context())
     found = api.plot(runs, **options)
     if as_json:
         show.print_json(found.document())
