@@ -162,7 +162,7 @@ def test_what_has_no_rule_is_refused(stepped, tiny, text, tmp_path):
     growth = made("copies", tiny("llama"), tmp_path / "grown")
     for rates in ("mup", "implied"):
         said = refused(Refused, grow.train, growth.path, text, out=tmp_path / "no", rates=rates, **QUICK)
-        assert f"--rates {rates}: does not know experts that were made or added" in said
+        assert f'rates="{rates}": has no rule for experts that were made or added' in said
     drop = grow.upcycle(
         tiny("llama"), 4, out=tmp_path / "drop", method="drop-upcycling", allow_lossy=True, verify=False
     )

@@ -39,7 +39,7 @@ from grow.training.saved import checkpoints
 from grow.training.saved.exact_state import load_state
 from grow.training.saved.run_document import run_document
 from grow.training.saved.stock_weights import Origin
-from grow.training.settings.from_options import changed, refuse_change, resumed, settings_of
+from grow.training.settings.from_options import began_otherwise, refuse_change, resumed, settings_of
 from grow.training.settings.run_settings import Settings, Training
 from grow.training.step.loop import Loop, Signals
 from grow.training.step.model_and_loss import (
@@ -225,12 +225,12 @@ class _Request:
             raise refuse_change("src", source, show(self.src, 4096), done)
         if self.data and [d.weight for d in self.data] != [d.weight for d in data]:
             before, now = ([source.weight for source in sources] for sources in (data, self.data))
-            raise changed(f"{option('data')} with the weights {now}", str(before), done)
+            raise began_otherwise(f"{option('data')} with the weights {now}", str(before), done)
         self.data = self.data or data
         if self.options.state not in (None, begun["policy"]):
             raise refuse_change("state", begun["policy"], self.options.state, done)
         if self.options.continue_schedule and not begun["settings"]["begin"]:
-            raise changed(option(continue_schedule=True), "a schedule of its own", done)
+            raise began_otherwise(option(continue_schedule=True), "a schedule of its own", done)
         return begun
 
     def _start(self, path: Path, begun: Mapping[str, Any], stack: ExitStack, world: World) -> Start:

@@ -106,7 +106,7 @@ def test_a_dry_run_writes_nothing_and_its_numbers_are_what_happens(whole, ran, t
 def test_a_model_larger_than_memory_is_priced_without_its_time(whole, monkeypatch):
     monkeypatch.setattr(pricing, "_free_memory", lambda: 1000)
     row = grow.price(whole).rows[1]
-    assert (row.seconds, row.note) == (None, "time not measured: 0.0 GB are free")
+    assert (row.seconds, row.note) == (None, "its time was not measured, because only 0.0 GB of memory are free")
     assert row.forecast.flops > 0
 
 

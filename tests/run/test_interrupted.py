@@ -218,5 +218,5 @@ def test_a_schedule_goes_on_through_the_growth_and_so_does_the_text(place, tmp_p
         assert grow.run(path, out=tmp_path / "cut").stopped == "SIGTERM"
     assert grow.run(path, out=tmp_path / "cut", resume=True).final is not None
     assert plain(tmp_path / "cut" / "04-train") == plain(done.path / "04-train")
-    with pytest.raises(BadInput, match=re.escape("stage 5 (train): continues = true: with another")):
+    with pytest.raises(BadInput, match=re.escape("stage 5 (train): continues = true: a change of")):
         grow.price(written(place, GOES_ON, "decayed.toml"))  # the decay is over: no schedule goes on from there

@@ -44,7 +44,7 @@ LATE: dict[str, tuple[str, str]] = {
     ),
     "another optimizer": (
         INIT + FEW + 'optimizer = "muon"\n' + WIDE + FEW,
-        "stage 4 (train): optimizer adamw: the state that comes along from 02-train is of muon",
+        'stage 4 (train): optimizer = "adamw": the optimizer state that comes along from 02-train belongs to muon',
     ),
     "a shard size of words": (INIT + WIDE + 'max_shard_size = "big"\n', "max_shard_size: is 'big': must be a number"),
     "a shard size that is true": (INIT + WIDE + "max_shard_size = true\n", "max_shard_size: is True: must be a size"),

@@ -164,7 +164,7 @@ def test_checkpoints_that_are_gone_are_no_reason_to_begin_anew(run, copy):
 
 RECORDS: dict[str, tuple[dict[str, Any], str]] = {
     "a step of words": ({"step": "4"}, "step is 4"),
-    "another step": ({"step": 2}, "its train.json is of step 2"),
+    "another step": ({"step": 2}, "its train.json belongs to step 2"),
     "no tokens": ({"tokens": None}, "tokens is None"),
     "no data": ({"data": None}, "data is None"),
 }

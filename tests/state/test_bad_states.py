@@ -53,7 +53,7 @@ def test_a_schedule_that_cannot_go_on(run, text, tmp_path):
     said = refused(BadInput, grow.train, run / "step-00000008", text, **call)
     assert "the training state is that after step 8, and the run ends with step 8" in said
     said = refused(BadInput, grow.train, run / "step-00000008", text, steps=12, **call)
-    assert "with another steps the 8 steps so far would have had other rates" in said
+    assert "a change of steps would have given the 8 steps so far other learning rates" in said
     said = refused(BadInput, grow.train, run / "step-00000004", text, begin=2, **call)
     assert "begin=2: must be" in said
     said = refused(BadInput, grow.train, run / "step-00000004", text, skip=-1, **call)
@@ -213,8 +213,8 @@ def as_8bit(loaded: dict) -> None:
         (lambda x: x["state"][3]["exp_avg"].fill_(torch.inf), BadInput, "is not finite"),
         (lambda x: x["state"].clear(), Refused, "has not taken a step"),
         (lambda x: x.pop("param_groups"), BadInput, "is not an optimizer's state"),
-        (as_lion, Refused, "is of Lion"),
-        (as_8bit, Refused, "is of an 8-bit optimizer"),
+        (as_lion, Refused, "belongs to Lion"),
+        (as_8bit, Refused, "belongs to an 8-bit optimizer"),
     ],
 )
 def test_a_trainers_state_that_does_not_fit(adamw, tmp_path, change, kind, words):
@@ -245,7 +245,7 @@ def test_a_poisoned_or_cut_optimizer_is_not_opened(adamw, text, tmp_path):
     (path / "optimizer.pt").write_bytes(whole)
     (path / "scheduler.pt").unlink()
     said = refused(Refused, widen, path, tmp_path / "grown", state="carry")
-    assert "scheduler.pt is missing, without which a Trainer begins with a fresh optimizer" in said
+    assert "without scheduler.pt a Trainer begins with a fresh optimizer" in said
     assert {p.name for p in tmp_path.iterdir()} == {"checkpoint"}
     assert "scheduler.pt is missing" in widen(path, tmp_path / "grown").notes[-1]
 

@@ -16,7 +16,7 @@ from grow.spelling import option
 from grow.training.log.metrics import METRICS, recorded
 from grow.training.run_folder import RUN
 from grow.training.saved import checkpoints
-from grow.training.settings.from_options import changed
+from grow.training.settings.from_options import began_otherwise
 from grow.training.settings.run_settings import Settings
 from grow.training.text.inputs import Data, Source
 
@@ -80,10 +80,11 @@ def check_text(stored: Mapping[str, Any], data: Data, sources: list[Source]) -> 
     for before, now, source in zip(stored.get("data", ()), data.document(), sources):
         for key, value in now.items():
             if before[key] != value:
-                with_sha256 = f"{option(data=source.path)} with the sha256"
-                raise changed(f"{with_sha256} {value[:12]}", f"{with_sha256} {before[key][:12]}", stored["step"])
+                text = f"{option(data=source.path)} with the sha256"
+                raise began_otherwise(f"{text} {value[:12]}", f"{text} {before[key][:12]}", stored["step"])
     if stored and len(stored["data"]) != len(data.corpora):
-        raise changed(f"{option('data')} of {len(data.corpora)} corpora", str(len(stored["data"])), stored["step"])
+        now = f"{option('data')} of {len(data.corpora)} corpora"
+        raise began_otherwise(now, str(len(stored["data"])), stored["step"])
 
 
 def check_metrics(run: Path, settings: Settings, step: int) -> list[str]:

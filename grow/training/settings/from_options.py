@@ -64,10 +64,10 @@ def continued(
         raise BadInput(continues, what=what, why="no step is left", fix=f"{option('steps')} above {step}")
     wanted = check(wanted)
     if stored is not None and any(wanted.share(k) != stored.share(k) for k in range(step)):
-        changed = [name for name in RATES if getattr(wanted, name) != getattr(stored, name)]
+        moved = [name for name in RATES if getattr(wanted, name) != getattr(stored, name)]
         raise BadInput(
             continues,
-            what=f"with another {', '.join(changed)} the {step} steps so far would have had other learning rates",
+            what=f"a change of {', '.join(moved)} would have given the {step} steps so far other learning rates",
             why="one schedule goes on; another one begins at its first step",
             fix=f"a checkpoint from before the decay, a larger {option('steps')} alone, or "
             f"{left_out('continue_schedule')}",
@@ -87,11 +87,11 @@ def resumed(stored: Settings, given: Mapping[str, Any], tokens: int | None, done
     if tokens is not None:
         given["steps"] = stored.begin + _steps(tokens, stored)
     wanted = check(replace(stored, **given))
-    changed = [f.name for f in fields(Settings) if getattr(wanted, f.name) != getattr(stored, f.name)]
-    schedule = [name for name in changed if name in RATES]
+    differing = [f.name for f in fields(Settings) if getattr(wanted, f.name) != getattr(stored, f.name)]
+    schedule = [name for name in differing if name in RATES]
     if schedule and stored.plateau is None and all(wanted.rate(step) == stored.rate(step) for step in range(done)):
-        changed = [name for name in changed if name not in RATES]
-    for name in changed:
+        differing = [name for name in differing if name not in RATES]
+    for name in differing:
         if name not in FREE:
             raise refuse_change(name, getattr(stored, name), getattr(wanted, name), done)
     return wanted
@@ -100,10 +100,10 @@ def resumed(stored: Settings, given: Mapping[str, Any], tokens: int | None, done
 def refuse_change(name: str, before: Any, now: Any, done: int) -> BadInput:
     """The error for an option that a resumed run must have as it was."""
     before, now = (Pair(value) if name in PAIRS else value for value in (before, now))
-    return changed(option(**{name: now}), option(**{name: before}), done)
+    return began_otherwise(option(**{name: now}), option(**{name: before}), done)
 
 
-def changed(now: str, before: str, done: int) -> BadInput:
+def began_otherwise(now: str, before: str, done: int) -> BadInput:
     """The error for something that differs from what the run was begun with; both in words."""
     return BadInput(
         f"{option(resume=True)}: {now}",
