@@ -155,7 +155,7 @@ def test_checkpoints_that_are_gone_are_no_reason_to_begin_anew(run, copy):
     for step in (2, 4):
         (copy / f"step-0000000{step}").rename(copy.parent / str(step))
     said = refused(out=copy, resume=True)
-    assert "has no checkpoint, and metrics.jsonl tells of 4 steps" in said
+    assert "has no checkpoint, and metrics.jsonl records 4 steps" in said
     assert "bring step-00000002 back" in said
     assert curve(copy) == curve(run.path)
     (copy.parent / "4").rename(copy / "step-00000004")
