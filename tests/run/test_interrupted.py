@@ -78,7 +78,7 @@ def test_sigterm_finishes_the_step_and_the_command_goes_on_from_there(short, don
     assert_same_runs(tmp_path / "out", done.path)
 
 
-def test_a_growth_that_is_interrupted_is_no_stage(short, done, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_growth_is_done_again(short, done, tmp_path, monkeypatch, capsys):
     from grow.growth import written_and_verified
 
     def killed(*_: object) -> None:
@@ -137,7 +137,7 @@ def test_a_changed_recipe_is_refused_naming_the_key(place, done, name):
     assert {k: v[2] for k, v in files.snapshot(done.path).items()} == {k: v[2] for k, v in before.items()}
 
 
-def test_stages_that_were_not_begun_may_change_and_so_may_what_changes_nothing(place, short, tmp_path, monkeypatch):
+def test_stages_not_yet_begun_may_change_and_so_may_settings_that_change_no_result(place, short, tmp_path, monkeypatch):
     from grow.training.log.metrics import Log
 
     record = Log.record

@@ -1,4 +1,4 @@
-"""What a recipe may say: every fault is told before anything runs."""
+"""What a recipe may say: every fault is reported before anything runs."""
 
 from __future__ import annotations
 

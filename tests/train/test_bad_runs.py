@@ -43,7 +43,7 @@ def test_a_changed_setting_is_refused_by_name(run, change, said):
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo looks for it
 def test_compiled_blocks_compute_the_same(run, tiny, text, tmp_path, monkeypatch):
-    """Captured by dynamo and run as captured: what a code generator makes of it is torch's own affair."""
+    """Dynamo captures the blocks and they run as captured; generating code from them is left to torch."""
     captured = []
 
     def backend(graph, inputs):
@@ -63,7 +63,7 @@ def test_another_text_is_refused(run, tmp_path):
     assert f'resume=True: data="{other}" with the sha256 ' in refused(out=run.path, resume=True, data=other)
 
 
-def test_what_changes_nothing_may_change_and_a_stable_phase_may_be_prolonged(run, tmp_path):
+def test_settings_that_change_no_result_may_change_and_a_stable_phase_may_be_prolonged(run, tmp_path):
     path = shutil.copytree(run.path, tmp_path / "run")
     again = grow.train(out=path, resume=True, steps=5, save_every=7, checkpointing=True)
     assert (again.step, again.settings.save_every) == (5, 7)
@@ -149,12 +149,12 @@ def test_a_weight_that_is_not_finite_is_named(tiny, text, tmp_path):
     assert "model.norm.weight: 1 entries are not finite" in said
 
 
-def test_a_class_without_words_is_refused(tiny, text, tmp_path):
+def test_a_model_without_a_text_objective_is_refused(tiny, text, tmp_path):
     said = refused(Refused, src=tiny("bert-sequence"), data=text, out=tmp_path / "run", **QUICK)
     assert "BertForSequenceClassification: no objective on plain text is known for it" in said
 
 
-def test_a_strangers_state_is_opened_only_when_trusted_and_never_runs(run, tmp_path, monkeypatch):
+def test_a_state_of_another_user_is_opened_only_when_trusted_and_its_code_never_runs(run, tmp_path, monkeypatch):
     path = shutil.copytree(run.path, tmp_path / "run")
     monkeypatch.setattr(os, "getuid", lambda: 4321)
     assert "you are user 4321" in refused(out=path, resume=True)

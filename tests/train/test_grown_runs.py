@@ -104,8 +104,8 @@ def test_re_warming_scales_new_updates_and_no_other_number(grown, text, tmp_path
         torch.testing.assert_close((warm[name] - start[name])[new], moved, rtol=1e-3, atol=2e-6)
 
 
-def test_masks_are_cut_like_the_parameters(grown, monkeypatch):
-    """What a process holds of a mask is what it holds of the weight."""
+def test_masks_are_sharded_like_the_parameters(grown, monkeypatch):
+    """A process holds the part of a mask that belongs to its part of the weight."""
     model = models.transformers.AutoModelForCausalLM.from_pretrained(grown.path)
     with checkpoints_open(grown.path) as checkpoint:
         made = tensors_of(read_record(grown.path), checkpoint)
