@@ -251,7 +251,8 @@ def _from_config(source: Architecture, config: Mapping[str, Any], name: str, dee
 def _check(source: Architecture, new: dict[str, int]) -> None:
     family, old = source.family, source.sizes
     field = lambda axis: family.axes.get(axis, axis)  # noqa: E731
-    family.check_caps({axis: new[axis] for axis in (*GROWABLE, *family.follows) if axis in new}, f"{option('to')} ")
+    given = {axis: new[axis] for axis in (*GROWABLE, *family.follows) if axis in new}
+    family.check_caps(given, lambda name, size: option(to={name: size}))
     fewer = [axis for axis in GROWABLE if axis in new and axis not in WIDTHS and new[axis] < old[axis]]
     if fewer:  # before the widths: what is suggested for them would be refused for these
         raise Refused(

@@ -277,7 +277,7 @@ def test_two_callbacks_a_small_model_and_a_lost_condition_are_refused(tmp_path):
     trainer_of(make("llama"), tmp_path, deeper, **more).train()
     folder = str(tmp_path / f"checkpoint-{AT}")
     small = trainer_of(make("llama"), tmp_path, GrowCallback(at_step=1, to={"layers": 3}))
-    with pytest.raises(grow.BadInput, match="build the Trainer from it"):
+    with pytest.raises(grow.BadInput, match="build the Trainer from that checkpoint"):
         small.train(resume_from_checkpoint=folder)
 
 

@@ -83,8 +83,8 @@ def check_text(stored: Mapping[str, Any], data: Data, sources: list[Source]) -> 
                 text = f"{option(data=source.path)} with the sha256"
                 raise began_otherwise(f"{text} {value[:12]}", f"{text} {before[key][:12]}", stored["step"])
     if stored and len(stored["data"]) != len(data.corpora):
-        now = f"{option('data')} of {len(data.corpora)} corpora"
-        raise began_otherwise(now, str(len(stored["data"])), stored["step"])
+        several = f"{option('data')} of {len(data.corpora)} corpora"
+        raise began_otherwise(several, str(len(stored["data"])), stored["step"])
 
 
 def check_metrics(run: Path, settings: Settings, step: int) -> list[str]:
