@@ -13,7 +13,7 @@ from training import QUICK, refused, tokens
 
 import grow
 from grow.costs.literature import doubts
-from grow.costs.spent_so_far import peak_of
+from grow.costs.training_cost import peak_of
 from grow.planning.record import read_record
 from grow.training.begin.defaults import inherited
 from grow.training.settings.run_settings import Settings, Training

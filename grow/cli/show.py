@@ -19,8 +19,8 @@ from grow.architectures.family import WIDTHS, Family
 from grow.cli.progress import size
 from grow.comparison.summary import Comparison, Row
 from grow.costs.of_a_model import cost_of
-from grow.costs.process_memory import portions
-from grow.costs.spent_so_far import Spent
+from grow.costs.process_memory import memory_per_process
+from grow.costs.training_cost import TrainingCost
 from grow.data.corpus import Manifest
 from grow.errors import OBEYED, GrowError, one_line, plain
 from grow.growth.plan_document import couplings, grouped, notes, plan_document
@@ -162,7 +162,7 @@ def _legend(p: Plan) -> None:
 
 
 def _portions(p: Plan, world: int) -> None:
-    old, new = portions(p, world)
+    old, new = memory_per_process(p, world)
     say()
     say(f"memory of each of {world} processes that train it (FSDP2, float32, AdamW; activations not counted)")
     words = {
@@ -251,7 +251,7 @@ def curves(found: Curves) -> None:
         say(f"picture: {found.out}")
 
 
-def _cost(spent: Spent) -> tuple[str, str, str]:
+def _cost(spent: TrainingCost) -> tuple[str, str, str]:
     return f"{spent.flops:.3g}", f"{spent.tokens:,}", f"{spent.seconds:,.1f}"
 
 

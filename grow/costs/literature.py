@@ -8,7 +8,7 @@ budget. The thresholds are where the known gains begin to shrink, not where they
 
 from __future__ import annotations
 
-from grow.costs.spent_so_far import Spent
+from grow.costs.training_cost import TrainingCost
 from grow.planning.record import Record
 
 OPTIMAL = 20  # tokens per parameter: compute-optimal training from scratch (Hoffmann et al., arXiv 2203.15556)
@@ -63,7 +63,7 @@ def doubts_of(record: Record, *, tokens: int, flops: float, source_tokens: int |
 
     source_tokens  what its source was trained with; None: what is recorded
     """
-    sizes, spent = record.raw["plan"].get("parameters"), Spent.of(record.raw["source"].get("spent"))
+    sizes, spent = record.raw["plan"].get("parameters"), TrainingCost.of(record.raw["source"].get("spent"))
     if "training" in record.raw or not isinstance(sizes, list) or len(sizes) != 2:
         return []
     return doubts(

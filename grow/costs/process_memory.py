@@ -34,7 +34,7 @@ LAYER = re.compile(r"\.(\d+)\.")
 
 
 @dataclass(frozen=True)
-class Portion:
+class ProcessMemory:
     """The bytes of the process that holds the most.
 
     loading  what reading the weights takes beside them: a block of a tensor, or the whole model where experts are
@@ -67,16 +67,16 @@ class _Parameter:
     kind: str
 
 
-def portions(plan: Plan, processes: int) -> tuple[Portion, Portion]:
+def memory_per_process(plan: Plan, processes: int) -> tuple[ProcessMemory, ProcessMemory]:
     """(the bytes for the source, the bytes for the result)."""
     tied = [model.tie is not None for model in (plan.source, plan.grown)]
-    old = _portion(_parameters((t, t.shape, t.source) for t in plan.read), processes, tied[0])
-    new = _portion(_parameters((t, t.new_shape, t.name) for t in plan.tensors), processes, tied[1])
+    old = _memory(_parameters((t, t.shape, t.source) for t in plan.read), processes, tied[0])
+    new = _memory(_parameters((t, t.new_shape, t.name) for t in plan.tensors), processes, tied[1])
     return old, new
 
 
-def portions_document(plan: Plan, processes: int) -> dict[str, Any]:
-    old, new = portions(plan, processes)
+def memory_document(plan: Plan, processes: int) -> dict[str, Any]:
+    old, new = memory_per_process(plan, processes)
     return {"processes": processes, "old": old.document(), "new": new.document()}
 
 
@@ -102,7 +102,7 @@ def _kind(t: TensorPlan) -> str:
     return "head" if any(role == WRITE and axis in ("vocab", "labels") for role, axis in dims) else ""
 
 
-def _portion(parameters: list[_Parameter], n: int, tied: bool) -> Portion:
+def _memory(parameters: list[_Parameter], n: int, tied: bool) -> ProcessMemory:
     parts = [-(-p.rows // n) * (p.numbers // max(1, p.rows)) for p in parameters]
     root = [p for p in parameters if p.block is None]
     tables, head = ([p.numbers for p in root if p.kind == kind] for kind in ("table", "head"))
@@ -116,4 +116,4 @@ def _portion(parameters: list[_Parameter], n: int, tied: bool) -> Portion:
     whole = sum(p.numbers for p in parameters)
     loading = whole if any(p.fused for p in parameters) else min(READ_AT_ONCE, max(parts, default=0))
     own = sum(parts)
-    return Portion(*(WIDE * count for count in (own, own, 2 * own, flight, loading)))
+    return ProcessMemory(*(WIDE * count for count in (own, own, 2 * own, flight, loading)))

@@ -3,7 +3,7 @@
     read_curve(Path("run"))       a run of `grow train`
     read_curve(Path("recipe"))    a recipe's folder: its training stages in a row, its growths as marks
 
-A curve counts what its first checkpoint had cost, where that is recorded (`grow.costs.spent_so_far`). No torch in here.
+A curve counts what its first checkpoint had cost, if it is recorded (`grow.costs.training_cost`). It imports no torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from grow.costs.spent_so_far import Spent
+from grow.costs.training_cost import TrainingCost
 from grow.errors import BadInput
 from grow.files.regular import is_there, read_json
 from grow.spelling import command, option
@@ -38,7 +38,7 @@ class Point:
     """The state after `step` optimizer steps; losses in nats per predicted token, None where not measured."""
 
     step: int
-    spent: Spent
+    spent: TrainingCost
     loss: float | None = None
     val_loss: float | None = None
 
@@ -49,7 +49,7 @@ class Mark:
 
     name: str
     kind: str
-    at: Spent
+    at: TrainingCost
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Curve:
     path: Path
     points: tuple[Point, ...]
     marks: tuple[Mark, ...] = ()
-    before: Spent | None = None
+    before: TrainingCost | None = None
     trained: str | None = None
     held_out: str | None = None
 
@@ -73,7 +73,7 @@ class Curve:
     def last(self) -> Point:
         return self.points[-1]
 
-    def losses(self, validation: bool) -> list[tuple[Spent, float]]:
+    def losses(self, validation: bool) -> list[tuple[TrainingCost, float]]:
         """The compared losses: validation losses as measured, or training losses as means over a 20th of the run."""
         if validation:
             return [(p.spent, p.val_loss) for p in self.points if p.val_loss is not None]
@@ -87,7 +87,7 @@ class Curve:
         seen = self.losses(validation)
         return seen[-1][1] if seen else None
 
-    def reaches(self, loss: float, validation: bool) -> Spent | None:
+    def reaches(self, loss: float, validation: bool) -> TrainingCost | None:
         """The cost when the curve first reached `loss`, linear between two points; None when it never did."""
         seen = self.losses(validation)
         if seen and seen[0][1] <= loss:
@@ -118,7 +118,7 @@ def read_curve(folder: Path, name: str | None = None) -> Curve:
         what = f"has no {METRICS} and no {RECIPE}" if folder.is_dir() else "is not a folder"
         raise BadInput(option(runs=folder), what=what, why="they say how a run went", fix=fix())
     begun = _document(folder / RUN)
-    before = Spent.of(begun.get("before"))
+    before = TrainingCost.of(begun.get("before"))
     points = [replace(p, spent=p.spent + before) for p in _points(folder / METRICS)]
     return Curve(name, folder, tuple(points), (), before, *_texts(begun))
 
@@ -180,7 +180,7 @@ def _points(file: Path) -> list[Point]:
         entry = json.loads(line)
         try:
             losses = [None if entry.get(k) is None else float(entry[k]) for k in ("loss", "val_loss")]
-            spent = Spent.of(entry)
+            spent = TrainingCost.of(entry)
             if spent is None or not all(math.isfinite(x) for x in losses if x is not None):
                 raise ValueError("no tokens, flops, seconds, or a loss that is not finite")
             points.append(Point(int(entry["step"]), spent, *losses))

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from grow.costs.spent_so_far import Spent
+from grow.costs.training_cost import TrainingCost
 from grow.errors import BadInput
 from grow.files.finished import keep
 from grow.files.header import show
@@ -110,7 +110,7 @@ def picture(runs: Curves) -> Any:
 def _line(panel: Any, curve: Curve, look: dict[str, str], cost: str, unit: float, validation: bool) -> Any:
     """Draw every training loss faintly, the compared losses on top, and growths as diamonds with their names."""
 
-    def across(spent: list[Spent]) -> list[float]:
+    def across(spent: list[TrainingCost]) -> list[float]:
         return [getattr(at, cost) / unit for at in spent]
 
     steps = [(p.spent, p.loss) for p in curve.points if p.loss is not None]

@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from grow.costs.spent_so_far import Spent
+from grow.costs.training_cost import TrainingCost
 from grow.errors import BadInput, did_you_mean
 from grow.plotting.curves import Curve
 from grow.spelling import command, option
@@ -31,8 +31,8 @@ class Saving:
     baseline: str
     of: str
     loss: float
-    run_cost: Spent | None
-    baseline_cost: Spent | None
+    run_cost: TrainingCost | None
+    baseline_cost: TrainingCost | None
 
     def saved(self, cost: str) -> float | None:
         """The saved share of the baseline's cost; below 0 the run cost more. None where one of them never reached the

@@ -12,7 +12,7 @@ from typing import Any
 
 from grow import api
 from grow.checkpoint.reader import open_checkpoint
-from grow.costs.spent_so_far import Spent
+from grow.costs.training_cost import TrainingCost
 from grow.errors import BadInput
 from grow.files.locate import locate
 from grow.files.owned import CHECKPOINT, Kind, discard, written
@@ -232,7 +232,7 @@ def random_checkpoint(options: Mapping[str, Any], folder: Path) -> None:
                 why=why,
                 fix='kind = "load" of a checkpoint',
             )
-        begun = {"source": "random weights", "seed": options["seed"], "spent": Spent().document()}
+        begun = {"source": "random weights", "seed": options["seed"], "spent": TrainingCost().document()}
         files = written(stage.path)
         write_json(stage.path / NAME, {**trained_record(None, begun, __version__), "files": files})
         stage.commit(files)

@@ -16,7 +16,7 @@ from grow.architectures import known_architecture
 from grow.architectures.match import match
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.costs.literature import doubts_of
-from grow.costs.spent_so_far import spent_on
+from grow.costs.training_cost import recorded_cost
 from grow.errors import BadInput
 from grow.files.distributed_checkpoint import check_owner
 from grow.files.header import show
@@ -129,7 +129,7 @@ class _Request:
             open_checkpoint(last or locate(begun["source"], revision=self.options.revision))
         )
         if "before" not in begun:
-            spent = spent_on(checkpoint.path)
+            spent = recorded_cost(checkpoint.path)
             begun["before"] = spent and spent.document()
         start = Start() if last is not None else self._start(checkpoint.path, begun, stack, world)
         settings = self._settings(checkpoint, stored, start)

@@ -18,7 +18,7 @@ from short_recipes import NAME, ONE, SHORT, SMALL, TRAIN, plain, recipe_json, ru
 from training import curve, refused, same
 
 import grow
-from grow.costs.spent_so_far import Spent
+from grow.costs.training_cost import TrainingCost
 from grow.planning.record import read_record
 from grow.plotting.curves import read_curve
 from grow.staged import pricing, recipe_report
@@ -125,7 +125,7 @@ def test_every_stage_leaves_a_stock_checkpoint_and_a_record(ran):
         assert ("plan" in record) == (read_record(path) is not None) == (entry["name"] >= "03")
         assert ("training" in record) == (entry["kind"] in ("init", "train"))
     assert json.loads((ran.path / "01-init" / "grow.json").read_text())["training"]["spent"]["flops"] == 0
-    assert read_curve(ran.path).before == Spent()  # random weights have cost nothing, which is known
+    assert read_curve(ran.path).before == TrainingCost()  # random weights have cost nothing, which is known
     assert [e["kind"] for e in ran.stages] == ["init", "train", "widen", "verify", "train", "deepen", "train"]
     assert os.readlink(ran.final) == ran.stages[-1]["checkpoint"]
     assert grow.inspect(ran.final).sizes["layers"] == 3

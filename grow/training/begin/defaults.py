@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grow.costs.spent_so_far import peak_of
+from grow.costs.training_cost import peak_of
 from grow.planning.record import Record
 from grow.spelling import Pair, option
 from grow.training.after_growth.new_entries import knows_new

@@ -16,7 +16,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from grow.costs.spent_so_far import total
+from grow.costs.training_cost import total
 from grow.errors import BadInput
 from grow.files.header import show
 from grow.files.writer import write_json

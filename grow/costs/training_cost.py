@@ -23,29 +23,29 @@ MOST = 1e60  # the largest number that is read, so that sums stay finite
 
 
 @dataclass(frozen=True)
-class Spent:
+class TrainingCost:
     """Tokens, FLOPs and seconds of training; the seconds are those of the steps alone, on whatever machine they ran."""
 
     tokens: int = 0
     flops: float = 0.0
     seconds: float = 0.0
 
-    def __add__(self, other: Spent | None) -> Spent:
+    def __add__(self, other: TrainingCost | None) -> TrainingCost:
         if other is None:
             return self
-        return Spent(self.tokens + other.tokens, self.flops + other.flops, self.seconds + other.seconds)
+        return TrainingCost(self.tokens + other.tokens, self.flops + other.flops, self.seconds + other.seconds)
 
-    def __sub__(self, other: Spent) -> Spent:
-        return Spent(self.tokens - other.tokens, self.flops - other.flops, self.seconds - other.seconds)
+    def __sub__(self, other: TrainingCost) -> TrainingCost:
+        return TrainingCost(self.tokens - other.tokens, self.flops - other.flops, self.seconds - other.seconds)
 
-    def __mul__(self, share: float) -> Spent:
-        return Spent(round(self.tokens * share), self.flops * share, self.seconds * share)
+    def __mul__(self, share: float) -> TrainingCost:
+        return TrainingCost(round(self.tokens * share), self.flops * share, self.seconds * share)
 
     def document(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
-    def of(cls, stored: Any) -> Spent | None:
+    def of(cls, stored: Any) -> TrainingCost | None:
         """The cost that a document holds; None where it holds none."""
         if not isinstance(stored, Mapping):
             return None
@@ -56,13 +56,13 @@ class Spent:
         return cls(tokens, flops, seconds) if all(0 <= x <= MOST for x in (tokens, flops, seconds)) else None
 
 
-def total(before: Any, own: Mapping[str, Any]) -> Spent | None:
+def total(before: Any, own: Mapping[str, Any]) -> TrainingCost | None:
     """The sum of a run's own cost and the cost that its document says came before."""
-    mine = Spent.of(own)
-    return None if mine is None else mine + Spent.of(before)
+    mine = TrainingCost.of(own)
+    return None if mine is None else mine + TrainingCost.of(before)
 
 
-def spent_on(folder: Path) -> Spent | None:
+def recorded_cost(folder: Path) -> TrainingCost | None:
     """The cost that is recorded for the checkpoint in `folder`; None when none is."""
     train = _read(folder / "state" / "train.json")
     if (recorded := total(train.get("before"), train)) is not None:
@@ -70,7 +70,7 @@ def spent_on(folder: Path) -> Spent | None:
     grown = _read(folder / "grow.json")
     for key in ("training", "source"):
         part = grown.get(key)
-        if isinstance(part, Mapping) and (recorded := Spent.of(part.get("spent"))) is not None:
+        if isinstance(part, Mapping) and (recorded := TrainingCost.of(part.get("spent"))) is not None:
             return recorded
     return None
 
@@ -87,7 +87,7 @@ def peak_of(folder: Path) -> tuple[str, float] | None:
 
 def history(folder: Path) -> dict[str, Any]:
     """What a growth carries over: {"spent": …, "peak": …}, each where it is recorded."""
-    spent, peak = spent_on(folder), peak_of(folder)
+    spent, peak = recorded_cost(folder), peak_of(folder)
     carried: dict[str, Any] = {"spent": spent.document()} if spent else {}
     return carried | ({"peak": {"optimizer": peak[0], "lr": peak[1]}} if peak else {})
 
