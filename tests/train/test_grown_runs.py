@@ -136,6 +136,6 @@ def test_a_lossless_start_is_checked_against_the_source(grown, tiny, text, tmp_p
     save_file(stored, broken / "model.safetensors", metadata={"format": "pt"})
     said = refused(src=broken, data=text, out=tmp_path / "b", source=tiny("llama-tied"), **options)
     assert "has a validation loss of " in said
-    assert "grow verify" in said
+    assert "grow.verify(…)" in said
     record = json.loads((tmp_path / "a" / "step-00000001" / "grow.json").read_text())
     assert (record["training"]["step"], record["verification"]) == (1, None)

@@ -203,7 +203,7 @@ def test_a_missing_state_is_an_error_and_no_run_begins_anew(run, tmp_path):
     part.unlink()
     said = refused(out=path, resume=True)
     assert "has no whole checkpoint to resume from" in said
-    assert "state/__0_0.distcp missing" in said
+    assert "state/__0_0.distcp is missing" in said
 
 
 def test_a_state_without_a_moment_is_an_error(run, tmp_path, monkeypatch):
