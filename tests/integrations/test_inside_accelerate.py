@@ -151,7 +151,7 @@ def test_wrapped_models_foreign_optimizers_and_several_processes_are_refused(tmp
         )
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    with pytest.raises(grow.Refused, match="here are 2"):
+    with pytest.raises(grow.Refused, match="got 2"):
         grow_in_place(model, "2x")
 
 

@@ -51,7 +51,7 @@ def test_a_parameter_of_another_model_is_bad_input():
 
 def test_a_wrong_optimizer_or_policy_is_bad_input(tmp_path):
     model = source("llama")
-    assert "is a dict" in refusal(model, {}).what
+    assert "got dict" in refusal(model, {}).what
     found = refusal(model, adamw(model.parameters()), state="fresh")
     assert "did you mean 'fresh-new'?" in found.what
     with pytest.raises(grow.BadInput, match="given for a checkpoint on disk"):
