@@ -211,34 +211,20 @@ def check_flags(**given: Any) -> None:
     """BadInput unless each is True or False: a text such as "no" counts as True."""
     for name, value in given.items():
         if not isinstance(value, bool):
-            raise BadInput(
-                option(**{name: value}),
-                what=f"must be True or False, got {type(value).__name__}",
-                why="any other value would count as one of them",
-                fix=option(**{name: Either((True, False))}),
-            )
+            fix = option(**{name: Either((True, False))})
+            raise _of_another_type(name, value, "True or False", "any other value would count as one of them", fix)
 
 
 def check_path(name: str, value: Any, why: str) -> None:
     """BadInput unless it is a text or a path."""
     if not isinstance(value, str) and not (isinstance(value, os.PathLike) and isinstance(os.fspath(value), str)):
-        raise BadInput(
-            option(**{name: value}),
-            what=f"must be a path, got {type(value).__name__}",
-            why=why,
-            fix=option(**{name: "PATH"}),
-        )
+        raise _of_another_type(name, value, "a path", why, option(**{name: "PATH"}))
 
 
 def check_text(name: str, value: Any, why: str, example: str) -> None:
     """BadInput unless it is a text."""
     if not isinstance(value, str):
-        raise BadInput(
-            option(**{name: value}),
-            what=f"must be a text, got {type(value).__name__}",
-            why=why,
-            fix=option(**{name: example}),
-        )
+        raise _of_another_type(name, value, "a text", why, option(**{name: example}))
 
 
 def check_whole(
@@ -260,12 +246,11 @@ def check_functions(**given: Any) -> None:
     """BadInput unless each can be called."""
     for name, value in given.items():
         if not callable(value):
-            raise BadInput(
-                option(**{name: value}),
-                what=f"must be a function, got {type(value).__name__}",
-                why="it is called with what is going on",
-                fix=left_out(name),
-            )
+            raise _of_another_type(name, value, "a function", "it is called with what is going on", left_out(name))
+
+
+def _of_another_type(name: str, value: Any, wanted: str, why: str, fix: str) -> BadInput:
+    return BadInput(option(**{name: value}), what=f"must be {wanted}, got {type(value).__name__}", why=why, fix=fix)
 
 
 def _words(value: Any) -> str:

@@ -47,7 +47,7 @@ class SplitInfo:
 class Manifest:
     """What `manifest.json` says.
 
-    tokenizer  {"name", "sha256" of its rules, "vocab_size" (largest id + 1), "end" (id behind each document, or None)}
+    tokenizer  {"name", "sha256" of its rules, "vocab_size" (largest id + 1), "end" (id after each document, or None)}
     splits     "train" and "val"
     sources    what the text came from, in order: {"name", "documents"}
     """

@@ -48,7 +48,7 @@ def prepare(
     sources     files (.txt, .md, .jsonl, .parquet; .gz, .xz, .bz2), folders, datasets of the hub, a bundled text
     tokenizer   a checkpoint: folder, hub id or bundled name
     validation  share of documents kept for validation, drawn by `seed`; of a single document its last part
-    end         put the tokenizer's end-of-text id behind each document
+    end         put the tokenizer's end-of-text id after each document
     progress    called with the tokens written so far
 
     Raises BadInput: nothing was written. Empty documents are left out.

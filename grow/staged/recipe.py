@@ -241,7 +241,7 @@ def _placed(options: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _beside(item: Any, folder: Path) -> Any:
-    """PATH or PATH:WEIGHT."""
+    """PATH or PATH:WEIGHT, with the path beside the recipe if that exists."""
     if not isinstance(item, str):
         return item
     path, colon, weight = item.rpartition(":")
@@ -256,7 +256,7 @@ def _texts(value: Any) -> list[Any]:
 
 
 def _order(stages: list[Stage], baseline: Stage | None) -> Faults:
-    """What cannot follow what."""
+    """Faults in the order of the stages, and in their names."""
     faults: Faults = []
     trained = grown = dropped = False
     for k, stage in enumerate(stages):
@@ -265,7 +265,7 @@ def _order(stages: list[Stage], baseline: Stage | None) -> Faults:
             why = "the first stage is init or load" if k == 0 else "it can only come first"
             faults.append((where, why))
         if stage.kind == "verify" and (k == 0 or stages[k - 1].kind not in (*GROWTHS, "?")):
-            faults.append((where, "it compares a growth with its source: put it right behind one"))
+            faults.append((where, "it compares a growth with its source: put it right after one"))
         dropped = dropped or stage.options.get("state") == "drop"
         if stage.options.get("continues") and (dropped or not trained):
             why = "the state whose schedule would go on is dropped" if trained else "no train stage comes before it"

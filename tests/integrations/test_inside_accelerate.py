@@ -135,7 +135,7 @@ def test_wrapped_models_foreign_optimizers_and_several_processes_are_refused(tmp
         grow_in_place(torch.nn.DataParallel(model), "2x")
     with pytest.raises(grow.BadInput, match="is not one of the model's parameters"):
         grow_in_place(model, "2x", optimizer=torch.optim.SGD(make("llama").parameters()), verify=False)
-    with pytest.raises(grow.BadInput, match="must be a torch.optim.Optimizer, got list"):
+    with pytest.raises(grow.BadInput, match=r"must be a torch\.optim\.Optimizer, got list"):
         grow_in_place(model, "2x", optimizer=[[]], verify=False)
     optimizer = torch.optim.SGD(model.parameters())
     first = grow_in_place(model, {"ffn": 30}, optimizer=optimizer, verify=False)

@@ -47,7 +47,7 @@ def steps_of(tokens: int, tokens_per_step: int) -> int:
 
 
 def bad(name: str, value: Any, wanted: str, fix: str, why: str = "") -> BadInput:
-    """The error for a setting; `wanted` goes on behind "must be"."""
+    """The error for a setting; `wanted` follows "must be"."""
     why = why or MEANINGS.get(name, "no other value has a meaning here")
     shown = Pair(value) if name in PAIRS and is_pair(value) else value
     return BadInput(option(**{name: shown}), what=f"must be {wanted}", why=why, fix=fix)

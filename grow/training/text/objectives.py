@@ -40,7 +40,7 @@ class Objective:
     special   ids that are never masked
     frame     (first, last) id around a masked or infilled block, or ()
     mask      the id of [MASK]
-    sentinels ids of <extra_id_0>, <extra_id_1>, …; end: id behind input and labels; start: the decoder's first
+    sentinels ids of <extra_id_0>, <extra_id_1>, …; end: the id after input and labels; start: the decoder's first
     """
 
     kind: str
@@ -133,7 +133,7 @@ def spans(objective: Objective, ids: np.ndarray, draw: np.random.Generator) -> d
     inputs = np.where(begins, sentinels[np.maximum(number, 0)], ids)[~cut | begins]
     marked = [
         part for k in range(count) for part in ([sentinels[k]], ids[cut & (number == k)])
-    ]  # every span behind its sentinel
+    ]  # every span after its sentinel
     labels = np.concatenate([*marked, [sentinels[count]], [objective.end]])
     decoder = np.concatenate([[objective.start], labels[:-1]])
     return {"input_ids": np.append(inputs, objective.end), "labels": labels, "decoder_input_ids": decoder}
