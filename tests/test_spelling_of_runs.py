@@ -24,6 +24,7 @@ import grow.data
 import grow.integrations
 from grow.cli.commands import cli
 from grow.errors import GrowError
+from grow.spelling import COMMAND_LINE, Pair, RecipeKeys, command, left_out, option, spelled
 from grow.staged import keys
 from grow.training.settings.run_settings import Settings
 
@@ -142,19 +143,19 @@ def command_of(name: str) -> click.Command:
 
 
 LINES = [
-    (name, option.opts[0])
+    (name, flag.opts[0])
     for name in COMMANDS
-    for option in command_of(name).params
-    if isinstance(option, click.Option) and option.opts[0] not in ("--separator", "--help")  # any text separates
+    for flag in command_of(name).params
+    if isinstance(flag, click.Option) and flag.opts[0] not in ("--separator", "--help")  # any text separates
 ]
 
 
-@pytest.mark.parametrize(("command", "option"), LINES)
-def test_an_odd_value_is_named_as_an_option(command, option, here, monkeypatch, capsys):
-    value = ODD.get(option.removeprefix("--"), "odd")
-    code, out, err = tiny.command(monkeypatch, capsys, *command.split(), *COMMANDS[command], f"{option}={value}")
+@pytest.mark.parametrize(("name", "flag"), LINES)
+def test_an_odd_value_is_named_as_an_option(name, flag, here, monkeypatch, capsys):
+    value = ODD.get(flag.removeprefix("--"), "odd")
+    code, out, err = tiny.command(monkeypatch, capsys, *name.split(), *COMMANDS[name], f"{flag}={value}")
     assert (code, out) == (2, "")
-    assert f"{option} " in err or f"'{option}'" in err or (option.removeprefix("--") in BY_VALUE and value in err)
+    assert f"{flag} " in err or f"'{flag}'" in err or (flag.removeprefix("--") in BY_VALUE and value in err)
     assert not PYTHON.search(err), err
     assert not TOML.search(err), err
 
@@ -263,13 +264,67 @@ def test_a_value_that_does_not_fit_is_named_in_each_spelling(name, here, monkeyp
 
 def line_of(given: dict[str, Any]) -> Iterator[str]:
     for name, value in given.items():
-        option = "--" + {"src": "from"}.get(name, name).replace("_", "-")
+        flag = "--" + {"src": "from"}.get(name, name).replace("_", "-")
         for one in value if isinstance(value, list) else [value]:
-            yield option if one is True else f"{option}={':'.join(map(str, one)) if isinstance(one, tuple) else one}"
+            yield flag if one is True else f"{flag}={':'.join(map(str, one)) if isinstance(one, tuple) else one}"
 
 
 def toml_of(value: Any) -> str:
     return json.dumps(":".join(map(str, value)) if isinstance(value, tuple) else value)
+
+
+# The words themselves
+
+
+def test_pairs_lists_arguments_and_commands_are_written_as_each_caller_does():
+    def said() -> list[str]:
+        return [
+            option(rewarm=Pair((1.25, 250))),
+            option(rewarm=Pair(None)),
+            option(data=["a:0.7", "b:0.3"]),
+            option(runs="run"),
+            option(src="a", continue_schedule=True),
+            left_out("rewarm", "freeze_old", "rates"),
+            left_out("rates"),
+            command("data prepare", end=False),
+            command("price"),
+        ]
+
+    assert said() == [
+        "rewarm=(1.25, 250)",
+        "rewarm=None",
+        'data=["a:0.7", "b:0.3"]',
+        'runs="run"',
+        'src="a", continue_schedule=True',
+        "leave rewarm=…, freeze_old=… and rates=… out",
+        "leave rates=… out",
+        "grow.data.prepare(…, end=False)",
+        "grow.price(…)",
+    ]
+    with spelled(COMMAND_LINE):
+        assert said() == [
+            "--rewarm 1.25:250",
+            "--rewarm off",
+            "--data a:0.7 --data b:0.3",
+            "RUN run",
+            "--from a --continue-schedule",
+            "leave --rewarm, --freeze-old and --rates out",
+            "leave --rates out",
+            "grow data prepare --no-end",
+            "grow run --dry-run",
+        ]
+        with spelled(RecipeKeys(keys.KINDS["train"], ("widen",), COMMAND_LINE)):
+            assert said() == [
+                'rewarm = "1.25:250"',
+                'rewarm = "off"',
+                'data = ["a:0.7", "b:0.3"]',
+                "RUN run",
+                "--from a, continues = true",
+                "leave rewarm = …, freeze_old = … and rates = … out",
+                "leave rates = … out",
+                "grow data prepare --no-end",
+                "grow run --dry-run",
+            ]
 
 
 # What the code itself says
