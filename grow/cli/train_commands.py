@@ -236,7 +236,7 @@ def train(src, data, as_json, **options) -> int:
     """
     given = {name: value for name, value in options.items() if value is not None}
     if options["schedule"] not in (None, "wsd") and (named := [n for n in ("decay", "decay_shape") if n in given]):
-        what = f"--{named[0].replace('_', '-')} belongs to --schedule wsd, not to {options['schedule']}."
+        what = f"--{named[0].replace('_', '-')} has no effect with --schedule {options['schedule']}: wsd alone decays."
         raise click.UsageError(what, click.get_current_context())
     if given.get("rewarm") == ():
         given["rewarm"] = None

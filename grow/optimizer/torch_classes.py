@@ -127,7 +127,7 @@ def _check_state(one: torch.optim.Optimizer, name: str, p: torch.Tensor) -> None
         if key not in known:
             what, why = f"is not a state of torch.optim.{type(one).__name__}", "nothing says whether it is a moment"
         elif key != STEP and value is not None and (tuple(value.shape) != wanted or not value.is_floating_point()):
-            what = f"must be floating point of shape {wanted}, got {value.dtype} of {tuple(value.shape)}"
+            what = f"must be floating point of shape {wanted}, got {value.dtype} of shape {tuple(value.shape)}"
             why = "it is sharded, quantised or from another model; its entries are not those of the weight"
         else:
             continue
