@@ -31,7 +31,8 @@ from grow.planning.methods import DEFAULT
 from grow.planning.plan import Plan
 from grow.planning.target import depth_alone
 from grow.plotting.savings import Curves
-from grow.spelling import check_functions, option
+from grow.spelling import check_flags, check_functions, check_path, check_text, option
+from grow.training.run_options import RunOptions
 from grow.training.settings.run_settings import Training
 from grow.verification.ladder import verify_folders
 from grow.verification.rungs import LADDER
@@ -297,25 +298,10 @@ def train(
 
     SIGTERM ends it behind the step it is in, with a checkpoint: `.stopped` of the result. Raises GrowError.
     """
+    options = RunOptions.among(locals())
     from grow.training.run import train as run
 
-    return run(
-        src,
-        data,
-        out=out,
-        tokens=tokens,
-        flops=flops,
-        resume=resume,
-        trust=trust_checkpoint,
-        world=world,
-        source=source,
-        source_tokens=source_tokens,
-        state=state,
-        continue_schedule=continue_schedule,
-        revision=revision,
-        quiet=quiet,
-        given=settings,
-    )
+    return run(src, data, options, settings)
 
 
 def plot(
@@ -337,10 +323,19 @@ def plot(
     from grow.plotting.picture import check_picture, write_picture
     from grow.plotting.savings import compare
 
+    several = [runs] if isinstance(runs, (str, os.PathLike)) else runs
+    if not isinstance(several, Sequence):
+        check_path("runs", several, "it is the folder of a run, or a list of these")
+    for run in several:
+        check_path("runs", run, "each of them is the folder of a run")
+    if baseline is not None:
+        check_text("baseline", baseline, "it is the name of a run", "NAME")
+    check_flags(overwrite=overwrite)
     if out is not None:
+        check_path("out", out, "the picture is a file")
         check_picture(Path(out), overwrite)
-    given = [named(os.fspath(run)) for run in ([runs] if isinstance(runs, (str, os.PathLike)) else runs)]
-    curves = compare([read_curve(folder, name) for name, folder in given], baseline)
+    folders = [named(os.fspath(run)) for run in several]
+    curves = compare([read_curve(folder, name) for name, folder in folders], baseline)
     if out is None:
         return curves
     write_picture(curves, Path(out), overwrite=overwrite)

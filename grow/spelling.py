@@ -25,6 +25,8 @@ from grow.errors import BadInput, no_such
 
 SHOWING = ("json",)
 """Options that say how a command shows what it found: a function returns it."""
+LARGEST = (1 << 63) - 1
+"""The largest whole number that an option may have, unless it says otherwise."""
 LONGEST = 80  # characters of a value that is neither a text nor made of such
 
 
@@ -33,6 +35,17 @@ class Either:
     """A value of which there are several: --to 3x or 4x."""
 
     values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A tuple in Python, A:B as a text: (1.25, 250) or 1.25:250. None is off."""
+
+    values: Any
+
+    @property
+    def text(self) -> str:
+        return "off" if self.values is None else ":".join(map(_words, self.values))
 
 
 class Spelling(Protocol):
@@ -58,7 +71,7 @@ class Python:
         return ", ".join(f"{name}={_literal(value)}" for name, value in given.items() if name not in SHOWING)
 
     def command(self, name: str, given: Mapping[str, Any]) -> str:
-        return f"grow.{name}({', '.join(filter(None, ('…', self.options(given))))})"
+        return f"grow.{name.replace(' ', '.')}({', '.join(filter(None, ('…', self.options(given))))})"
 
 
 class CommandLine:
@@ -68,11 +81,16 @@ class CommandLine:
     COMMANDS: Mapping[str, str] = {
         "record": "verify SRC --record FILE",
         "verify_against": "verify GROWN --against FILE",
+        "price": "run --dry-run",
     }
     """What is called otherwise than in Python."""
+    ARGUMENTS: Mapping[str, str] = {"runs": "RUN", "recipe": "RECIPE", "sources": "INPUT"}
+    """What stands on the line without the name of an option."""
+    REPEATED = ("data",)
+    """Options that are given once for each of several values."""
 
     def name(self, name: str) -> str:
-        return "--" + self.NAMES.get(name, name).replace("_", "-")
+        return self.ARGUMENTS.get(name) or "--" + self.NAMES.get(name, name).replace("_", "-")
 
     def options(self, given: Mapping[str, Any]) -> str:
         return " ".join(self._one(name, value) for name, value in given.items())
@@ -83,6 +101,8 @@ class CommandLine:
     def _one(self, name: str, value: Any) -> str:
         if isinstance(value, bool):
             return self.name(name if value else f"no_{name}")
+        if name in self.REPEATED and isinstance(value, (list, tuple)):
+            return " ".join(self._one(name, one) for one in value)
         if isinstance(value, Mapping):
             value = ",".join(f"{key}={_words(inner)}" for key, inner in value.items())
         elif isinstance(value, (list, tuple)):
@@ -91,19 +111,24 @@ class CommandLine:
 
 
 class RecipeKeys:
-    """split = "exact", operators = {ffn = "copies"}: the keys of a stage. What is not one of them, the recipe's caller
-    has given, and what is not one of the `kinds` of stages is a command of his."""
+    """split = "exact", operators = {ffn = "copies"}: the keys of a stage. An option that is not one of them was given
+    by whoever runs the recipe, and so was a command that is not one of the `kinds` of stages."""
+
+    NAMES: Mapping[str, str] = {"src": "from", "continue_schedule": "continues"}
+    """What is called otherwise than in Python."""
 
     def __init__(self, keys: Collection[str], kinds: Collection[str], caller: Spelling) -> None:
         self.keys, self.kinds, self.caller = keys, kinds, caller
 
     def name(self, name: str) -> str:
-        return f"{name} = …" if name in self.keys else self.caller.name(name)
+        key = self.NAMES.get(name, name)
+        return f"{key} = …" if key in self.keys else self.caller.name(name)
 
     def options(self, given: Mapping[str, Any]) -> str:
+        named = [(self.NAMES.get(name, name), name, value) for name, value in given.items()]
         return ", ".join(
-            f"{name} = {_literal(value, toml=True)}" if name in self.keys else self.caller.options({name: value})
-            for name, value in given.items()
+            f"{key} = {_literal(value, toml=True)}" if key in self.keys else self.caller.options({name: value})
+            for key, name, value in named
         )
 
     def command(self, name: str, given: Mapping[str, Any]) -> str:
@@ -168,6 +193,12 @@ def command(name: str, /, **given: Any) -> str:
     return caller().command(name, given)
 
 
+def left_out(*names: str) -> str:
+    """`leave rewarm=… and rates=… out`: the fix where options have no place."""
+    *first, last = map(option, names)
+    return f"leave {' and '.join(filter(None, (', '.join(first), last)))} out"
+
+
 def check_choice(name: str, value: Any, known: Iterable[str], one: str, many: str = "") -> None:
     """BadInput unless the option is one of `known`, the first of which is the one to begin with."""
     known = tuple(known)
@@ -184,24 +215,46 @@ def check_flags(**given: Any) -> None:
     """BadInput unless each is True or False: a text such as "no" counts as True."""
     for name, value in given.items():
         if not isinstance(value, bool):
-            raise BadInput(
-                option(**{name: value}),
-                what=f"must be True or False, got {type(value).__name__}",
-                why="any other value would count as one of them",
-                fix=option(**{name: Either((True, False))}),
-            )
+            fix = option(**{name: Either((True, False))})
+            raise _of_another_type(name, value, "True or False", "any other value would count as one of them", fix)
+
+
+def check_path(name: str, value: Any, why: str) -> None:
+    """BadInput unless it is a text or a path."""
+    if not isinstance(value, str) and not (isinstance(value, os.PathLike) and isinstance(os.fspath(value), str)):
+        raise _of_another_type(name, value, "a path", why, option(**{name: "PATH"}))
+
+
+def check_text(name: str, value: Any, why: str, example: str) -> None:
+    """BadInput unless it is a text."""
+    if not isinstance(value, str):
+        raise _of_another_type(name, value, "a text", why, option(**{name: example}))
+
+
+def check_whole(
+    name: str, value: Any, why: str, *, least: int, most: int = LARGEST, example: int | None = None
+) -> None:
+    """BadInput unless it is a whole number from `least` to `most`."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or not least <= value <= most:
+        raise BadInput(
+            option(**{name: value}),
+            what=f"must be a whole number, {least} or more"
+            + (f" and {most} at most" if whole and value > most else ""),
+            why=why,
+            fix=option(**{name: least if example is None else example}),
+        )
 
 
 def check_functions(**given: Any) -> None:
     """BadInput unless each can be called."""
     for name, value in given.items():
         if not callable(value):
-            raise BadInput(
-                option(**{name: value}),
-                what=f"must be a function, got {type(value).__name__}",
-                why="it is called with what is going on",
-                fix=f"leave {option(name)} out",
-            )
+            raise _of_another_type(name, value, "a function", "it is called with what is going on", left_out(name))
+
+
+def _of_another_type(name: str, value: Any, wanted: str, why: str, fix: str) -> BadInput:
+    return BadInput(option(**{name: value}), what=f"must be {wanted}, got {type(value).__name__}", why=why, fix=fix)
 
 
 def _words(value: Any) -> str:
@@ -210,6 +263,8 @@ def _words(value: Any) -> str:
         return "…"
     if isinstance(value, Either):
         return " or ".join(map(_words, value.values))
+    if isinstance(value, Pair):
+        return value.text
     if isinstance(value, (str, os.PathLike)):
         return str(value)
     try:
@@ -224,6 +279,10 @@ def _literal(value: Any, *, toml: bool = False) -> str:
     inner = partial(_literal, toml=toml)
     if isinstance(value, Either):
         return " or ".join(map(inner, value.values))
+    if isinstance(value, Pair):
+        if toml:
+            return json.dumps(value.text)
+        return "None" if value.values is None else f"({', '.join(map(_words, value.values))})"
     if isinstance(value, (str, os.PathLike)):
         return json.dumps(str(value), ensure_ascii=False)
     if isinstance(value, Mapping):

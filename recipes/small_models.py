@@ -242,14 +242,14 @@ def save(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Pat
 
 
 def rate(step: int, warmup: int, steps: int) -> float:
-    """Share of the peak learning rate: linear warm-up, then a cosine down to 2 %."""
+    """The share of the peak learning rate: linear warmup, then a cosine down to 2 %."""
     done = max(0, step - warmup) / max(1, steps - warmup)
     return min((step + 1) / warmup, 0.02 + 0.49 * (1 + math.cos(math.pi * done)))
 
 
 @torch.no_grad()
 def head_start(model: BertForMaskedLM, small: Path, size: float = 0.05) -> None:
-    """Words start from `small`, positions as waves, the first layer's heads at the tokens 1 and 2 to either side.
+    """Start words from `small`, positions as waves, and the first layer's heads at the tokens 1 and 2 to either side.
 
     From a random start the masked LM predicts bare word frequencies for longer than we train: a masked word tells
     nothing until some head finds its neighbours. Position p starts as (sin s p, cos s p) for 64 speeds s; the 16

@@ -165,7 +165,7 @@ BAD = {
     "a text that is not there": ("--from SOURCE --to 2x --text nowhere.txt", "No such file"),
     "a text that is too short": ("--from SOURCE --to 2x --text short.txt", "tokens"),
     "no steps": ("--from SOURCE --to 2x --train-steps -1", "Invalid value for '--train-steps'"),
-    "no rate": ("--from SOURCE --to 2x --train-steps 2 --rate 7", "out of range"),
+    "no rate": ("--from SOURCE --to 2x --train-steps 2 --rate 7", "must be a number between 0 and 1"),
     "a rate of nothing": ("--from SOURCE --to 2x --rate 1e-3", "has no effect"),
     "a folder that is taken": ("--from SOURCE --to 2x --out taken", "exists"),
     "a report that cannot be written": ("--from SOURCE --to 2x --report nowhere/page.html", "cannot be written"),

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import grow
 from grow.applying.engine import share
-from grow.costs.process_memory import portions
+from grow.costs.process_memory import memory_per_process
 from grow.errors import BadInput
 from grow.files.distributed_checkpoint import PiecedFolder
 from grow.processes import Lost, World, _ending_together, is_shared
@@ -138,7 +138,7 @@ def counted_by_torch(model: Any, processes: int) -> float:
 def test_the_memory_of_a_process_is_what_torch_counts(processes, fields):
     sizes = dict(hidden_size=96, intermediate_size=250, num_hidden_layers=5, num_attention_heads=6, **fields)
     model = LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **sizes))
-    found, _ = portions(grow.plan(model, {"layers": 6}), processes)
+    found, _ = memory_per_process(grow.plan(model, {"layers": 6}), processes)
     # norms are gathered beside the matrices, and torch's optimizer keeps a number per parameter
     assert found.total == pytest.approx(counted_by_torch(model, processes), rel=0.02)
 

@@ -132,7 +132,7 @@ def test_moments_of_every_expert_grow_by_the_rule(stepped, tmp_path, variant, po
     """Tensor by tensor of the files, entry by entry from `grow.rates` and the plan's maps."""
     source = stepped(variant)
     growth = widen(source, tmp_path / "grown", to=LARGER[variant], state=policy, **COPIES)
-    assert growth.notes[-1] == f"the training state came along ({policy}): AdamW behind step 1"
+    assert growth.notes[-1] == f"the training state came along ({policy}): AdamW after step 1"
     old, new = values(source), values(growth.path)
     before, after = bare_model(source), bare_model(growth.path)
     plans, fresh = grow.rates(growth.plan), grow.new_entries(growth.plan)

@@ -147,9 +147,9 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], type[GrowErr
     "more layers than any model has": (
         "llama", {}, "layers=20000", {}, BadInput,
         """
-        --to num_hidden_layers: 20,000 is out of range
+        --to num_hidden_layers=20000: 20,000 is out of range
           why        layers is from 1 to 10,000: the largest of a known model is 1,000, and a plan is made in memory
-          fix        num_hidden_layers from 1 to 10000
+          fix        at most --to num_hidden_layers=10000
         """,
     ),
     "a post-norm without gains": (

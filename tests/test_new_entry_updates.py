@@ -184,9 +184,9 @@ def test_wrong_uses_are_one_error():
     optimizer = optimizer_of(growth.model)
     for call, said in (
         (lambda: parameter_groups(small, growth, lr=1e-3), "is not a tensor of the growth"),
-        (lambda: parameter_groups(growth.model, {}, lr=1e-3), "is a dict, wanted a Growth, a Plan or a folder"),
+        (lambda: parameter_groups(growth.model, {}, lr=1e-3), "must be a Growth, a Plan or a folder, got dict"),
         (lambda: NewEntryUpdates(optimizer_of(small), growth.model, growth), "has none of the model's parameters"),
-        (lambda: NewEntryUpdates([optimizer], growth.model, growth), "is a list, wanted a torch.optim.Optimizer"),
+        (lambda: NewEntryUpdates([optimizer], growth.model, growth), "must be a torch.optim.Optimizer, got list"),
         (lambda: NewEntryUpdates(optimizer, growth.model, growth, scale=-1), "scale=-1: must be"),
         (lambda: NewEntryUpdates(optimizer, growth.model, growth, rewarm=1.25), "rewarm=1.25: must be"),
         (lambda: NewEntryUpdates(optimizer, growth.model, growth, rewarm=(1.25, 0.5)), "must be"),

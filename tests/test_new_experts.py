@@ -114,7 +114,7 @@ def test_the_state_of_all_but_experts_and_routers_comes_along(name, text, still,
     variant = MADE[name][0]
     even = {"split": "even"}
     growth = made(name, stepped(variant), tmp_path / "then", **even)
-    note = "the training state came along (fresh-new): AdamW behind step 1"
+    note = "the training state came along (fresh-new): AdamW after step 1"
     assert growth.notes[-1] == f"{note}; the moments of experts and routers begin anew"
     found, model = values(growth.path), bare_model(growth.path)
     exact = revert_weight_conversion(model, {n: found[f"model.{n}"] for n, _ in model.named_parameters()})
@@ -162,12 +162,12 @@ def test_what_has_no_rule_is_refused(stepped, tiny, text, tmp_path):
     growth = made("copies", tiny("llama"), tmp_path / "grown")
     for rates in ("mup", "implied"):
         said = refused(Refused, grow.train, growth.path, text, out=tmp_path / "no", rates=rates, **QUICK)
-        assert f"--rates {rates}: does not know experts that were made or added" in said
+        assert f'rates="{rates}": has no rule for experts that were made or added' in said
     drop = grow.upcycle(
         tiny("llama"), 4, out=tmp_path / "drop", method="drop-upcycling", allow_lossy=True, verify=False
     )
     said = refused(Refused, grow.train, drop.path, text, out=tmp_path / "no", freeze_old=True, **QUICK)
-    assert "tells of experts whose units were drawn anew" in said
+    assert "records experts whose units were drawn anew" in said
     done = grow.train(drop.path, text, out=tmp_path / "run", **{**QUICK, "steps": 1})
     assert not any("re-warmed" in note for note in done.notes)
     assert not (tmp_path / "no").exists()

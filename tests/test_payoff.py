@@ -13,7 +13,7 @@ from training import QUICK, refused, tokens
 
 import grow
 from grow.costs.literature import doubts
-from grow.costs.spent_so_far import peak_of
+from grow.costs.training_cost import peak_of
 from grow.planning.record import read_record
 from grow.training.begin.defaults import inherited
 from grow.training.settings.run_settings import Settings, Training
@@ -59,7 +59,7 @@ def test_a_plan_says_what_speaks_against_its_factor(monkeypatch, capsys):
     large = ["plan", "--from", "small", "--to", "hidden_size=512,heads=16,kv_heads=8"]
     code, out, _ = files.command(monkeypatch, capsys, *large)
     assert code == 0
-    assert "times the parameters in one growth: twice is safe" in out
+    assert "one growth multiplies the parameters by " in out
     assert "one growth" in json.loads(files.command(monkeypatch, capsys, *large, "--json")[1])["notes"][-1]
     assert "one growth" not in files.command(monkeypatch, capsys, "plan", "--from", "small", "--to", "base")[1]
     experts = ["upcycle", "--from", "small", "--experts", "16", "--dry-run"]
@@ -92,7 +92,7 @@ def test_a_run_says_what_speaks_against_it_once(run, text, tmp_path):
     (grown.path / "grow.json").write_text(json.dumps(record))
     assert notes("older") == []
     said = refused(src=run.checkpoint, data=text, out=tmp_path / "none", source_tokens=5, **one)
-    assert "--source-tokens: step-00000004 is not known to have grown" in said
+    assert "source_tokens=5: step-00000004 is not known to have grown" in said
 
 
 def test_the_peak_of_the_rate_stays_unless_another_is_given(run, text, tmp_path):
@@ -102,7 +102,8 @@ def test_the_peak_of_the_rate_stays_unless_another_is_given(run, text, tmp_path)
     for k, source in enumerate((run.checkpoint, grown.path)):
         kept = grow.train(source, text, out=tmp_path / f"kept-{k}", **plain)
         assert kept.settings.lr == 3e-3
-        assert "the rate's peak is the one that the weights were trained with, 0.003; --lr changes it" in kept.notes
+        told = "the peak learning rate is the one that the weights were trained with, 0.003; lr=… changes it"
+        assert told in kept.notes
     assert peak_of(kept.checkpoint) == ("adamw", 3e-3)
     alone = shutil.copytree(kept.checkpoint, tmp_path / "alone")
     shutil.rmtree(alone / "state")
@@ -140,7 +141,8 @@ def test_re_warming_lasts_250_steps_at_most(run, tmp_path):
     grown = grow.widen(run.checkpoint, {"layers": 3}, out=tmp_path / "grown", verify=False)
     settings, notes = inherited(Settings(steps=9000, begin=500), {}, grown.path, read_record(grown.path))
     assert settings.rewarm == (1.25, 250)
-    assert notes[-1] == "new entries are re-warmed, 1.25 times the rate for 250 steps; --rewarm off does without"
+    told = "new entries are re-warmed: their updates are multiplied by 1.25 for 250 steps; rewarm=None"
+    assert notes[-1] == f"{told} trains them like the others"
     settings, _ = inherited(Settings(steps=900, begin=500), {}, grown.path, read_record(grown.path))
     assert settings.rewarm == (1.25, 40)
 

@@ -14,7 +14,7 @@ import pytest
 import tiny as files
 
 import grow
-from grow.costs.spent_so_far import Spent, spent_on
+from grow.costs.training_cost import TrainingCost, recorded_cost
 from grow.errors import BadInput
 from grow.plotting.curves import named, read_curve
 from grow.plotting.picture import picture
@@ -63,13 +63,13 @@ def test_a_curve_begins_with_what_its_checkpoint_had_cost(tmp_path):
     before = {"tokens": 70, "flops": 5000.0, "seconds": 3.0}
     curve = read_curve(run(tmp_path / "run", [3.0, 2.0], before=before, first=4.0))
     assert [(p.step, p.spent) for p in curve.points] == [
-        (0, Spent(70, 5000.0, 3.0)),
-        (1, Spent(80, 6000.0, 3.5)),
-        (2, Spent(90, 7000.0, 4.0)),
+        (0, TrainingCost(70, 5000.0, 3.0)),
+        (1, TrainingCost(80, 6000.0, 3.5)),
+        (2, TrainingCost(90, 7000.0, 4.0)),
     ]
     assert curve.losses(validation=True) == [(p.spent, loss) for p, loss in zip(curve.points, (4.0, 3.0, 2.0))]
     assert curve.losses(validation=False) == [(p.spent, loss) for p, loss in zip(curve.points[1:], (3.25, 2.25))]
-    assert (curve.name, curve.before) == ("run", Spent(70, 5000.0, 3.0))
+    assert (curve.name, curve.before) == ("run", TrainingCost(70, 5000.0, 3.0))
 
 
 def test_training_losses_are_means_over_a_twentieth(tmp_path):
@@ -95,14 +95,14 @@ def test_a_recipe_is_its_training_stages_in_a_row_with_the_growths_marked(tmp_pa
     (folder / "recipe.json").write_text(json.dumps({"schema": 1, "stages": stages}))
     curve = read_curve(folder, "all")
     assert [(p.step, p.spent, p.val_loss) for p in curve.points] == [
-        (1, Spent(10, 1000.0, 0.5), 5.0),
-        (2, Spent(20, 2000.0, 1.0), 4.0),
-        (2, Spent(20, 2000.0, 1.0), 4.0),
-        (3, Spent(30, 5000.0, 1.5), 3.5),
+        (1, TrainingCost(10, 1000.0, 0.5), 5.0),
+        (2, TrainingCost(20, 2000.0, 1.0), 4.0),
+        (2, TrainingCost(20, 2000.0, 1.0), 4.0),
+        (3, TrainingCost(30, 5000.0, 1.5), 3.5),
     ]
     assert [(m.name, m.kind, m.at) for m in curve.marks] == [
-        ("wide", "widen", Spent(20, 2000.0, 1.0)),
-        ("deep", "deepen", Spent(20, 2000.0, 1.0)),
+        ("wide", "widen", TrainingCost(20, 2000.0, 1.0)),
+        ("deep", "deepen", TrainingCost(20, 2000.0, 1.0)),
     ]
     single = read_curve(folder / "two")
     assert [p.spent for p in single.points] == [p.spent for p in curve.points[2:]]  # the same, told by run.json
@@ -126,7 +126,7 @@ def test_what_was_saved_is_what_is_computed_by_hand(tmp_path):
     assert (found.baseline, found.validation) == ("scratch", True)
     at, own = found.savings
     assert (at.run, at.of, at.loss) == ("grown", "scratch", 2.5)
-    assert (at.run_cost, at.baseline_cost) == (Spent(20, 400 + 1500.0, 1.75), Spent(40, 8000.0, 2.0))
+    assert (at.run_cost, at.baseline_cost) == (TrainingCost(20, 400 + 1500.0, 1.75), TrainingCost(40, 8000.0, 2.0))
     assert [at.saved(c) for c in ("flops", "tokens", "seconds")] == [1 - 1900 / 8000, 0.5, 1 - 1.75 / 2]
     assert (own.of, own.loss, own.baseline_cost, own.saved("flops")) == ("grown", 1.5, None, None)
     assert found.saving("grown") is at
@@ -147,7 +147,7 @@ def test_training_losses_are_compared_where_a_run_has_no_other(tmp_path):
 def test_a_run_that_begins_below_and_one_that_never_moves(tmp_path):
     low, flat = run(tmp_path / "low", [1.0]), run(tmp_path / "flat", [2.0, 2.0, 2.0])
     found = grow.plot([low, flat])
-    assert found.savings[0].run_cost == found.savings[0].baseline_cost == Spent(10, 1000.0, 0.5)
+    assert found.savings[0].run_cost == found.savings[0].baseline_cost == TrainingCost(10, 1000.0, 0.5)
     assert found.savings[1].saved("flops") is None
     assert grow.plot(flat).savings == ()
 
@@ -155,8 +155,8 @@ def test_a_run_that_begins_below_and_one_that_never_moves(tmp_path):
 @pytest.mark.parametrize(
     ("change", "validation", "said"),
     [
-        ({"validation": "c" * 64}, 1, "has losses of another text than a"),
-        ({"tokens": "c" * 64}, 0, "has losses of another text than a"),
+        ({"validation": "c" * 64}, 1, "has its losses on another text than a"),
+        ({"tokens": "c" * 64}, 0, "has its losses on another text than a"),
         ({"length": 32}, 1, "causal over 32 tokens"),
         ({"documents": True}, 1, "documents apart"),
         ({"objective": "masked"}, 0, "masked over 16 tokens"),
@@ -178,24 +178,24 @@ def test_losses_of_different_texts_are_not_put_side_by_side(tmp_path, change, va
 def test_training_and_growing_carry_on_what_was_spent(tmp_path):
     options: dict[str, Any] = dict(batch=2, length=16, warmup=0, decay=0, save_every=9, eval_every=9)
     first = grow.train("small", out=tmp_path / "first", steps=2, **options)
-    assert spent_on(grow.zoo.bundled_path("small")) is None
-    paid = spent_on(first.checkpoint)
+    assert recorded_cost(grow.zoo.bundled_path("small")) is None
+    paid = recorded_cost(first.checkpoint)
     assert paid is not None
     curve = read_curve(first.path)
     assert (curve.before, paid) == (None, curve.last.spent)
     grown = grow.widen(first.checkpoint, "2x", out=tmp_path / "grown", verify=False)
-    assert spent_on(grown.path) == paid
+    assert recorded_cost(grown.path) == paid
     second = grow.train(grown.path, out=tmp_path / "second", steps=1, **options)
     again = grow.train(out=second.path, resume=True, steps=2)
     curve = read_curve(second.path)
     assert (curve.before, curve.last.step) == (paid, 2)
     assert curve.points[0].spent == paid
-    assert spent_on(again.checkpoint) == curve.last.spent
+    assert recorded_cost(again.checkpoint) == curve.last.spent
     for name in ("model.safetensors", "state/train.json"):
         (again.checkpoint / name).unlink()  # a copy for others has grow.json alone
-    assert spent_on(again.checkpoint) == curve.last.spent
+    assert recorded_cost(again.checkpoint) == curve.last.spent
     (again.checkpoint / "grow.json").write_text("[")
-    assert spent_on(again.checkpoint) is None
+    assert recorded_cost(again.checkpoint) is None
 
 
 def test_seconds_go_on_where_an_interrupted_run_was(tmp_path):
@@ -296,7 +296,7 @@ def test_runs_that_are_none(tmp_path):
     for line in ('{"step": 1, "loss": 2.0}', '{"step": 1, "tokens": 1, "flops": 1, "seconds": 1, "loss": NaN}'):
         (empty / "metrics.jsonl").write_text(line + "\n")
         assert "is not a record of a run" in refused(lambda: grow.plot(empty))
-    assert "RUN: is missing" in refused(lambda: grow.plot([]))
+    assert "runs=…: is missing" in refused(lambda: grow.plot([]))
     (empty / "recipe.json").write_text('{"stages": [{"name": "a", "kind": "train", "folder": "b"}]}')
     assert "has trained nothing yet" in refused(lambda: grow.plot(empty))
     (empty / "recipe.json").write_text('{"stages": 3}')
@@ -305,7 +305,7 @@ def test_runs_that_are_none(tmp_path):
 
 def test_names(pair, tmp_path):
     other = run(tmp_path / "more" / "grown", [3.0])
-    assert f"grow plot run1={pair[0]} run2={other}" in refused(lambda: grow.plot([pair[0], other]))
+    assert f'grow.plot(…, runs=["run1={pair[0]}", "run2={other}"])' in refused(lambda: grow.plot([pair[0], other]))
     assert [c.name for c in grow.plot([f"a={pair[0]}", f"b={other}"]).curves] == ["a", "b"]
     assert "did you mean 'scratch'?" in refused(lambda: grow.plot(pair, baseline="scrath"))
     odd = run(tmp_path / "x=y", [3.0])
@@ -344,7 +344,7 @@ def test_the_command_prints_what_the_python_function_finds(pair, tmp_path, monke
     assert saving is not None
     assert f"{saving.saved('flops'):.1%} ({saving.run_cost.flops:.3g} of {saving.baseline_cost.flops:.3g})" in said
     assert "never reached by" in said or all(s.saved("flops") is not None for s in grow.plot(pair).savings)
-    assert "scratch: costs are those of its own steps" in said
+    assert "scratch: costs count its own steps alone" in said
     assert f"picture: {out}" in said
     code, said, err = files.command(monkeypatch, capsys, "plot", *pair, "--json")
     assert json.loads(said) == grow.plot(pair).document()

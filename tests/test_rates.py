@@ -19,7 +19,7 @@ import grow
 from grow.checkpoint.reader import open_checkpoint
 from grow.planning.record import read_record
 from grow.training.after_growth.new_entries import tensors_of
-from grow.training.after_growth.rates import Dimwise, fan_in, mup_scales, said
+from grow.training.after_growth.rates import Dimwise, fan_in, in_words, mup_scales
 from grow.training.begin.loading import load_model
 from grow.training.settings.run_settings import Settings
 from grow.training.sharding import World
@@ -170,7 +170,7 @@ def test_shares_follow_the_roles_of_dims_and_weight_decay_stays(tiny, tmp_path):
         for group in optimizer.param_groups:
             assert {scales[name] for name in group["param_names"]} == {group["scale"]}
             assert group["weight_decay"] * group["scale"] in (0.0, pytest.approx(0.1))
-        assert said(scales).startswith(f"× {min(scales.values()):.4g} for ")
+        assert in_words(scales).startswith(f"× {min(scales.values()):.4g} for ")
         assert all(fan_in(t, t.new_shape) >= fan_in(t, t.shape) for t in made.values())
 
 
@@ -212,13 +212,13 @@ def test_rates_that_cannot_be(tiny, grown, text, tmp_path):
     options: dict[str, Any] = {"data": text, "out": tmp_path / "run", **QUICK}
     for rates in ("mup", "implied"):
         said = refused(src=tiny("llama"), rates=rates, **options)
-        assert f"--rates {rates}: float32 is not known to have grown" in said
+        assert f'rates="{rates}": float32 is not known to have grown' in said
         said = refused(src=grown.path, rates=rates, optimizer="muon", **options)
         assert "it is a rule for AdamW, not for muon" in said
     assert "did you mean 'mup'?" in refused(src=grown.path, rates="mupp", **options)
     assert list(tmp_path.iterdir()) == []
     done = grow.train(grown.path, rates="mup", **{**options, "steps": 1})
-    assert [note for note in done.notes if note.startswith("rates: ")] == [
-        "rates: × 0.459 for 2 parameters, × 0.5 for 2, × 0.75 for 11, × 1 for 6"
+    assert [note for note in done.notes if note.startswith("learning rates: ")] == [
+        "learning rates: × 0.459 for 2 parameters, × 0.5 for 2, × 0.75 for 11, × 1 for 6"
     ]
-    assert "--resume: rates: is uniform" in refused(out=tmp_path / "run", resume=True, rates="uniform")
+    assert 'resume=True: rates="uniform": ' in refused(out=tmp_path / "run", resume=True, rates="uniform")

@@ -82,7 +82,7 @@ class Architecture:
                 )
             sizes[axis] = value
         sizes.setdefault("kv_heads", sizes["heads"])
-        family.check_caps(sizes, "config.json: ")
+        family.check_caps(sizes)
         if "head_dim" not in sizes:
             if sizes["hidden"] % sizes["heads"]:
                 raise BadInput(
@@ -92,7 +92,7 @@ class Architecture:
                     fix=self.divisor_hint(sizes["hidden"], sizes["heads"]),
                 )
             sizes["head_dim"] = sizes["hidden"] // sizes["heads"]
-            family.check_caps(sizes, "config.json: ")
+            family.check_caps(sizes)
         if sizes["heads"] % sizes["kv_heads"]:
             raise BadInput(
                 f"config.json: {family.axes['kv_heads']}",

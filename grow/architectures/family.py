@@ -17,7 +17,7 @@ from grow.architectures.common_fields import COMMON_FIELDS, TRAINS
 from grow.architectures.conditions import Condition, parse_condition
 from grow.notation.axes import INDICES, Row, parse_table
 from grow.notation.rope_parameters import SPELLED
-from grow.notation.size_limits import check_caps
+from grow.notation.size_limits import Written, check_caps
 
 UNITS = ("ffn", "expert_ffn", "shared_ffn")  # of a dense layer (or of all), of an expert, of the shared expert
 WIDTHS = ("hidden", "heads", "kv_heads", "head_dim", *UNITS)
@@ -248,11 +248,14 @@ class Family:
                 name = name.removesuffix(stored) + suffix
         return name
 
-    def check_caps(self, sizes: Mapping[str, int], prefix: str) -> None:
-        """BadInput where a size, or what a model of such sizes is made of, is larger than grow looks at."""
+    def check_caps(self, sizes: Mapping[str, int], written: Written | None = None) -> None:
+        """BadInput where a size, or the number of tensors of such a model, is larger than grow looks at.
+
+        written  how the option is written that gave a size; None: config.json gave it
+        """
         count = {index: sizes.get(index, 1) for index in INDICES}
         tensors = sum(
             math.prod(n for index, n in count.items() if f"{{{index}}}" in row.name or row.signature.counts(index))
             for row in self.rows
         )
-        check_caps(sizes, self.axes, prefix=prefix, table=not self.attention.rope, tensors=tensors)
+        check_caps(sizes, self.axes, written, table=not self.attention.rope, tensors=tensors)

@@ -13,7 +13,6 @@ from grow.errors import BadInput, Refused, listing
 from grow.files.allowed_files import plain_name
 from grow.files.foreign_files import AGAIN, PICKLE_FIX
 from grow.files.header import TensorInfo, show
-from grow.spelling import option
 
 STOCK = {
     "twice": "stock loading takes one of two tensors of a name, and nothing says which",
@@ -22,6 +21,8 @@ STOCK = {
     "unlisted": "a tensor that the index does not list may be left over from another checkpoint",
 }
 """Fault of an index -> why it is one."""
+
+REWRITTEN = "from_pretrained(…).save_pretrained(…) of transformers writes it anew, with what the index lists alone"
 
 
 def check_index(index: Any, where: str, ending: str = ".safetensors") -> tuple[dict[str, str], Any]:
@@ -103,7 +104,7 @@ def merged(
             what=f"disagrees with the shards: {', '.join(f'{len(names)} {fault}' for fault, names in faults.items())}",
             details=[(fault, listing(names)) for fault, names in faults.items()],
             why="; ".join(STOCK[fault] for fault in faults),
-            fix=option(ignore_unexpected="PATTERN") if set(faults) == {"unlisted"} else AGAIN,
+            fix=REWRITTEN if set(faults) == {"unlisted"} else AGAIN,
         )
     if not tensors:
         where = show(next(iter(held)))

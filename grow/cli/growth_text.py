@@ -12,7 +12,7 @@ from grow.cli.progress import size
 from grow.cli.terminal import say, table
 from grow.cli.verification_text import show_verification
 from grow.costs.of_a_model import Cost, cost_of
-from grow.costs.process_memory import portions
+from grow.costs.process_memory import memory_per_process
 from grow.growth.plan_document import couplings, grouped, notes, plan_document
 from grow.growth.results import Growth
 from grow.notation.operators import OPERATORS
@@ -93,7 +93,7 @@ def _show_legend(plan: Plan) -> None:
 
 
 def _show_memory(plan: Plan, world: int) -> None:
-    old, new = portions(plan, world)
+    old, new = memory_per_process(plan, world)
     say()
     say(f"memory of each of {world} processes that train it (FSDP2, float32, AdamW; activations not counted)")
     words = {

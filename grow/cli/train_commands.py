@@ -13,7 +13,7 @@ from grow.cli.exit_codes import INTERRUPTED
 from grow.cli.options import SOURCE, as_json, revision, seed
 from grow.cli.progress import Progress
 from grow.errors import BadInput
-from grow.training.settings.limits import COMPUTE, OPTIMIZERS, RULES, TRACKERS, plateau_of, rewarm_of
+from grow.training.settings.limits import COMPUTE, MEANINGS, OPTIMIZERS, RULES, TRACKERS, plateau_of, rewarm_of
 from grow.training.settings.schedule import SCHEDULES, SHAPES
 
 
@@ -74,10 +74,7 @@ def _rewarm(_: Any, __: Any, text: str | None) -> tuple[float, int] | tuple[()] 
         return None if text is None else rewarm_of(text) or ()
     except ValueError:
         raise BadInput(
-            f"--rewarm {text}",
-            what="must be RATIO:STEPS",
-            why="updates of new entries are scaled by RATIO for STEPS steps",
-            fix="--rewarm 1.25:250",
+            f"--rewarm {text}", what="must be RATIO:STEPS", why=MEANINGS["rewarm"], fix="--rewarm 1.25:250"
         ) from None
 
 
@@ -86,8 +83,9 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
     try:
         return None if text is None else plateau_of(text)
     except ValueError:
-        why = "the run ends where the validation loss fell by less than NATS over STEPS steps"
-        raise BadInput(f"--plateau {text}", what="must be STEPS:NATS", why=why, fix="--plateau 200:0.01") from None
+        raise BadInput(
+            f"--plateau {text}", what="must be STEPS:NATS", why=MEANINGS["plateau"], fix="--plateau 200:0.01"
+        ) from None
 
 
 @click.command()
@@ -110,7 +108,12 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
     help="End early (wsd: begin the decay) where the validation loss fell by less than NATS over STEPS steps.",
 )
 @click.option(
-    "--batch", type=int, metavar="B", help="The number of sequences in a step, over all processes [default: 8]."
+    "--batch",
+    "--batch-size",
+    "batch",
+    type=int,
+    metavar="B",
+    help="The number of sequences in a step, over all processes [default: 8].",
 )
 @click.option(
     "--length",
@@ -131,9 +134,16 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
 @click.option(
     "--schedule",
     type=click.Choice(SCHEDULES),
-    help="The learning rate's schedule; wsd is warm-up, stable, decay [default: wsd].",
+    help="The learning rate schedule; wsd is warmup, stable, decay [default: wsd].",
 )
-@click.option("--warmup", type=int, metavar="N", help="The number of warm-up steps [default: a tenth of all].")
+@click.option(
+    "--warmup",
+    "--warmup-steps",
+    "warmup",
+    type=int,
+    metavar="N",
+    help="The number of warmup steps [default: a tenth of all].",
+)
 @click.option(
     "--decay", type=int, metavar="N", help="The number of steps in the final decay of wsd [default: a fifth of all]."
 )
@@ -143,14 +153,27 @@ def _plateau(_: Any, __: Any, text: str | None) -> tuple[int, float] | None:
     type=float,
     help="The weight decay of matrices; norms, biases and embeddings have none [default: 0.1].",
 )
-@click.option("--clip", type=float, help="The largest global norm of a gradient; 0 sets no limit [default: 1].")
+@click.option(
+    "--clip",
+    "--max-grad-norm",
+    "clip",
+    type=float,
+    help="The largest global norm of a gradient; 0 sets no limit [default: 1].",
+)
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="The optimizer [default: adamw].")
 @click.option(
     "--dtype",
     type=click.Choice(COMPUTE),
     help="The dtype of the computation; weights stay in float32 or wider [default: float32].",
 )
-@click.option("--checkpointing", is_flag=True, default=None, help="Recompute activations: less memory, more time.")
+@click.option(
+    "--checkpointing",
+    "--gradient-checkpointing",
+    "checkpointing",
+    is_flag=True,
+    default=None,
+    help="Recompute activations: less memory, more time.",
+)
 @click.option("--compile", is_flag=True, default=None, help="Compile every block with torch.compile.")
 @click.option("--documents", is_flag=True, default=None, help="Let tokens attend to their own document only.")
 @click.option(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from grow.cli.progress import size
 from grow.cli.terminal import say, table
-from grow.costs.spent_so_far import Spent
+from grow.costs.training_cost import TrainingCost
 from grow.data.corpus import Manifest
 from grow.plotting.savings import COSTS, Curves, Saving
 from grow.training.settings.run_settings import Training
@@ -52,7 +52,7 @@ def show_curves(curves: Curves) -> None:
         say(f"picture: {curves.out}")
 
 
-def _cost(spent: Spent) -> tuple[str, str, str]:
+def _cost(spent: TrainingCost) -> tuple[str, str, str]:
     return f"{spent.flops:.3g}", f"{spent.tokens:,}", f"{spent.seconds:,.1f}"
 
 

@@ -18,10 +18,12 @@ from grow.files.header import show
 from grow.files.locate import locate
 from grow.files.staging import Staging
 from grow.files.writer import write_json
+from grow.growth.file_options import check_names
 from grow.growth.from_files import LINE
 from grow.growth.opened import opened
 from grow.planning.methods import METHODS
 from grow.planning.target import resolve
+from grow.spelling import check_flags, check_functions, check_path, check_text, check_whole, left_out, option
 
 __all__ = ["Comparison", "Curve", "Damage", "Learning", "Row", "compare"]
 
@@ -44,84 +46,114 @@ def compare(
     revision: str | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Comparison:
-    """Grow `src` to `to` by each method, lossy ones too, and measure what came of it.
+    """Grow `src` to `to` by each method, lossy ones too, and measure the results.
 
-    methods      names, see `grow.planning.methods`; none: all
-    train_steps  of AdamW for each, and for two baselines: "scratch", the target's config initialised at random, and
-                 "source", the source as it is
-    rate         of AdamW at its highest, the same for all
-    text         a UTF-8 file, every tenth block of which is held out; none: speeches that come with grow
-    out          a new folder for the checkpoints, comparison.json and loss.svg, there at the end; none: nothing is kept
+    methods      names, see `grow.planning.methods`; default: all of them
+    train_steps  steps of AdamW for each method, and for two baselines: "scratch", the target's config with random
+                 weights, and "source", the source as it is
+    rate         the peak learning rate of AdamW, the same for all
+    text         a UTF-8 file, every tenth block of which is held out; default: speeches that come with grow
+    out          a new folder for the checkpoints, comparison.json and loss.svg, written at the end; default: nothing
+                 is kept
     report       an HTML page to write
     deepen       take the number of layers of a size or config too
 
-    A method that cannot do this is a row with a `reason`. Raises BadInput and Refused when the source, the target or
-    the text cannot be used, or no method applies.
+    A method that cannot reach the target is a row with a `reason`. Raises BadInput and Refused when the source, the
+    target or the text cannot be used, or no method applies.
     """
     from grow.verification.report.page_file import check_place
     from grow.verification.verdict import environment
 
+    _check_options(methods, train_steps, rate, text, out, report, seed, revision)
+    check_flags(deepen=deepen)
+    check_functions(progress=progress)
     if report is not None:
         check_place(Path(report))
-    if not train_steps and rate != RATE:
-        raise BadInput(
-            f"--rate {rate:g}",
-            what="has no effect: nothing is trained",
-            why="it is the rate of --train-steps",
-            fix="--train-steps 60, or leave it out",
-        )
-    if train_steps < 0 or not 0 < rate < 1:
-        raise BadInput(
-            f"--train-steps {train_steps} --rate {rate:g}",
-            what="out of range",
-            why="steps are 0 or more, a rate lies between 0 and 1",
-            fix="--train-steps 60 --rate 0.001",
-        )
     folder = locate(src, revision=revision)
     with opened(folder) as (_, matched):
         old = matched.architecture.sizes
         new = resolve(matched.architecture, to, deepen=deepen).sizes
     names = list(dict.fromkeys(methods or METHODS))
     with _place(out) as place:
-        from grow.comparison.measuring import Field
+        from grow.comparison.measuring import Measurer
 
-        field = Field(
+        measurer = Measurer(
             folder, Path(text) if text is not None else None, old.get("positions", 2048), train_steps, rate, seed
         )
         rows = []
         for name in names:
             progress(name)
-            rows.append(_row(name, folder, to, place, field, deepen=deepen, seed=seed, progress=progress))
+            rows.append(_row(name, folder, to, place, measurer, deepen=deepen, seed=seed, progress=progress))
         grown = [row.name for row in rows if row.applies]
         if not grown:
-            raise Refused(
-                "--methods " + ",".join(names),
-                what="none of them applies",
-                why="; ".join(f"{row.name}: {row.reason}" for row in rows),
-                fix="--methods default, or another target",
-            )
-        baselines = field.baselines(place / grown[0], progress) if train_steps else ()
-        found = Comparison(
+            raise _none_applies(rows)
+        baselines = measurer.baselines(place / grown[0], progress) if train_steps else ()
+        comparison = Comparison(
             show(src, LINE),
             to if isinstance(to, str) else ",".join(f"{k}={v}" for k, v in to.items()),
             {axis: (old[axis], new[axis]) for axis in old if old[axis] != new[axis]},
             tuple(rows),
             baselines,
-            field.source_loss,
-            field.text.record() if field.text else {},
-            field.training(),
+            measurer.source_loss,
+            measurer.text.record() if measurer.text else {},
+            measurer.training(),
             environment(),
         )
         if out is not None:
-            _keep(found, place)
+            _keep(comparison, place)
     if report is not None:
         from grow.comparison.page import write_page
 
-        write_page(found, Path(report))
-    return found
+        write_page(comparison, Path(report))
+    return comparison
 
 
-def _row(name: str, source: Path, to: Any, place: Path, field: Any, *, deepen: bool, seed: int, progress) -> Row:
+def _none_applies(rows: Sequence[Row]) -> Refused:
+    """The error where no method can reach the target."""
+    return Refused(
+        option(methods=[row.name for row in rows]),
+        what="none of them applies",
+        why="; ".join(f"{row.name}: {row.reason}" for row in rows),
+        fix=f"{option(methods=['default'])}, or another target",
+    )
+
+
+def _check_options(
+    methods: Any, train_steps: Any, rate: Any, text: Any, out: Any, report: Any, seed: Any, revision: Any
+) -> None:
+    """BadInput names the first option that has a value of another kind, or no effect."""
+    if methods is not None:
+        check_names("methods", methods)
+    check_whole("train_steps", train_steps, "it counts the training steps of each method", least=0, example=60)
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1:
+        why = "it is the peak learning rate of AdamW"
+        raise BadInput(option(rate=rate), what="must be a number between 0 and 1", why=why, fix=option(rate=0.001))
+    if not train_steps and rate != RATE:
+        raise BadInput(
+            option(rate=rate),
+            what="has no effect, because nothing is trained",
+            why=f"it is the learning rate of {option('train_steps')}",
+            fix=f"{option(train_steps=60)}, or {left_out('rate')}",
+        )
+    for name, path in (("text", text), ("out", out), ("report", report)):
+        if path is not None:
+            check_path(name, path, "it is a file" if name != "out" else "it is a folder")
+    check_whole("seed", seed, "every random choice follows from it", least=0)
+    if revision is not None:
+        check_text("revision", revision, "it is a branch, a tag or a commit of a hub id", "main")
+
+
+def _row(
+    name: str,
+    source: Path,
+    to: Any,
+    place: Path,
+    measurer: Any,
+    *,
+    deepen: bool,
+    seed: int,
+    progress: Callable[[str], None],
+) -> Row:
     if name not in METHODS:
         return Row(name, reason=no_such("method", name, METHODS))
     method = METHODS[name]
@@ -151,35 +183,34 @@ def _row(name: str, source: Path, to: Any, place: Path, field: Any, *, deepen: b
         disk_bytes=cost.disk_bytes,
         seconds=grown.seconds,
     )
-    field.costs = cost_of(grown.plan)
+    measurer.costs = cost_of(grown.plan)
     progress(f"{name}: step 0")
-    damage, learning = field.step_zero(place / name)
-    loss, curve = field.race(place / name, cost.flops_per_token, lambda step: progress(f"{name}: step {step}"))
+    damage, learning = measurer.step_zero(place / name)
+    loss, curve = measurer.train(place / name, cost.flops_per_token, lambda step: progress(f"{name}: step {step}"))
     return replace(row, damage=damage, trainability=learning, loss=loss, curve=curve)
 
 
 @contextmanager
 def _place(out: str | os.PathLike | None) -> Iterator[Path]:
-    """A new folder for the checkpoints; a temporary one when nobody wants to keep them."""
+    """A new folder for the checkpoints; a temporary one where they are not kept."""
     if out is None:
         with tempfile.TemporaryDirectory(prefix="grow-compare-") as name:
             yield Path(name)
         return
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInput(
-            f"--out {folder}", what="exists", why="results of a comparison stand alone", fix="another folder"
-        )
+        why = "a comparison has a folder of its own"
+        raise BadInput(option(out=folder), what="exists", why=why, fix="another folder")
     if not folder.parent.is_dir():
-        raise BadInput(f"--out {folder}", what="has no parent folder", why=str(folder.parent), fix="make it first")
+        raise BadInput(option(out=folder), what="has no parent folder", why=str(folder.parent), fix="make it first")
     with Staging(folder) as stage:
         yield stage.path
         stage.commit({COMPARISON: None})
 
 
-def _keep(found: Comparison, folder: Path) -> None:
+def _keep(comparison: Comparison, folder: Path) -> None:
     from grow.comparison.svg import standalone
 
-    write_json(folder / COMPARISON, found.to_dict())
-    if found.training:
-        (folder / "loss.svg").write_text(standalone(found), encoding="utf-8")
+    write_json(folder / COMPARISON, comparison.to_dict())
+    if comparison.training:
+        (folder / "loss.svg").write_text(standalone(comparison), encoding="utf-8")

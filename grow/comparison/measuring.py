@@ -20,8 +20,8 @@ from grow.verification.outputs.pair import Pair
 from grow.verification.weights.recorded_growth import Replay
 
 
-class Field:
-    """The source, the text and the rules that all methods race under."""
+class Measurer:
+    """Measures methods on the same source and text, with the same training settings."""
 
     def __init__(self, source: Path, file: Path | None, positions: int, steps: int, rate: float, seed: int) -> None:
         self.source, self.steps, self.rate, self.seed = source, steps, rate, seed
@@ -31,7 +31,7 @@ class Field:
             try:
                 self.text = read_text(source, file, positions, seed)
             except BadInput:
-                if steps or file is not None:  # without either, a source that has no tokenizer is no mistake
+                if steps or file is not None:  # without either, a source may lack a tokenizer
                     raise
         self._pair: Pair | None = None
 
@@ -40,26 +40,26 @@ class Field:
         return training_loop.loss_of(training_loop.opened(self.source), self.text) if self.text else None
 
     def step_zero(self, folder: Path) -> tuple[Damage | None, Learning | None]:
-        """How far the grown outputs are from the source's in true float64, and what of the new can learn."""
+        """How far the grown outputs are from the source's in true float64, and how much of what is new can learn."""
         self._pair = pair = self._pair.against(folder) if self._pair else Pair(self.source, folder, seed=self.seed)
         with open_checkpoint(self.source) as a, open_checkpoint(folder) as b:
             record = read_record(b.path)
             replay = Replay(record, a, b) if record else None
             outputs = pair.outputs("source", "float64"), pair.outputs("grown", "float64")
             readback = Readback(*replay.readback) if replay and replay.readback else None
-            found = difference(*outputs, readback)
+            apart = difference(*outputs, readback)
             pair.release()
             check = trainability(pair, replay.by_name() if replay else None)
         pair.release()
-        damage = None if found.reason else Damage(found.relative, found.mean_abs / found.std, found.kl, found.top1)
+        damage = None if apart.reason else Damage(apart.relative, apart.mean_abs / apart.std, apart.kl, apart.top1)
         measured = check.measured
         keys = ("new", "learning", "dead", "twins")
         return damage, Learning(*(measured[key] for key in keys)) if "new" in measured else None
 
-    def race(
+    def train(
         self, folder: Path, flops_per_token: float, progress: Callable[[int], None]
     ) -> tuple[float | None, Curve | None]:
-        """The held-out loss at step 0, and the curve when there are steps."""
+        """(the held-out loss at step 0, the curve when there are steps)."""
         if self.text is None:
             return None, None
         return self._run(training_loop.opened(folder), flops_per_token, progress)
@@ -72,14 +72,14 @@ class Field:
         return curve.heldout[0][2], curve
 
     def baselines(self, grown: Path, progress: Callable[[str], None]) -> tuple[Row, ...]:
-        """The target's config initialised at random, and the source trained on as it is."""
+        """Rows for the target's config with random weights, and for the source trained on as it is."""
         assert self.costs is not None
         old, new = self.costs
         rows = []
         for name, what, model, cost in (
             (
                 "scratch",
-                "the target's config, initialised at random",
+                "the target's config with random weights",
                 training_loop.from_scratch(grown, self.seed),
                 new,
             ),
@@ -92,7 +92,7 @@ class Field:
         return tuple(rows)
 
     def training(self) -> dict[str, Any] | None:
-        """How it was trained, JSON-ready; None when it was not."""
+        """How the methods were trained, JSON-ready; None when they were not."""
         if not self.steps or self.text is None:
             return None
         return {

@@ -6,8 +6,8 @@
     row   {"name", "kind", "paper", "arxiv", "law", "applies", "reason", "lossy_because", "storage", "parameters",
            "flops_per_token", "disk_bytes", "seconds", "damage", "loss", "trainability", "curve"}
 
-What was not measured is null. `damage` is in true float64, see `Damage`; `loss` is nats per token of held-out text at
-step 0; `curve` is {"train": [nats, …], "heldout": [[step, FLOPs, nats], …], "seconds"}.
+Whatever was not measured is null. `damage` is in true float64, see `Damage`; `loss` is nats per token of held-out text
+at step 0; `curve` is {"train": [nats, …], "heldout": [[step, FLOPs, nats], …], "seconds"}.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class Learning:
-    """new entries, how many of them have had a gradient, never get one, and copies that stay equal to their twin."""
+    """How many entries are new, have had a gradient, never get one, and stay equal to the entry that they copy."""
 
     new: int
     learning: int
@@ -50,7 +50,9 @@ class Learning:
 
 @dataclass(frozen=True)
 class Curve:
-    """train    nats per token of each step's batch
+    """The loss of one method over its training.
+
+    train    nats per token of each step's batch
     heldout  (step, FLOPs of training so far, nats per token of the held-out text)
     """
 
@@ -93,7 +95,7 @@ class Row:
 class Comparison:
     """Methods that grew one source to one target, side by side.
 
-    source_loss  of the source on the held-out text, None where nobody measured it
+    source_loss  the loss of the source on the held-out text, None where it was not measured
     text         where the text is from, how many tokens were for training and how many held out
     training     steps, batch, length, rate; None when nothing was trained
     """
@@ -113,12 +115,12 @@ class Comparison:
         return next(row for row in (*self.methods, *self.baselines) if row.name == name)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; numbers that JSON cannot hold become null."""
+        """The comparison as a document; numbers that JSON cannot hold become null."""
         document = {"schema": SCHEMA, **asdict(self)}
         for rows, key in ((self.methods, "methods"), (self.baselines, "baselines")):
             document[key] = [_row(row) for row in rows]
-        found: dict[str, Any] = finite(document)
-        return found
+        shown: dict[str, Any] = finite(document)
+        return shown
 
 
 def _row(row: Row) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from grow.comparison.summary import Comparison, Row
 from grow.verification.report.charts import percent, picture, round_numbers, stretched, tag
 
 COLOURS = ("#2f6fb0", "#d48a1c", "#3d8f6d", "#a0568f", "#c0392b", "#5b6f80", "#1f9aa8", "#8a6d3b")
-DASHES = ("", "7 4", "2 3")  # the second and third round of colours; baselines are dotted
+DASHES = ("", "7 4", "2 3")  # for the first, second and third round of colours; baselines are dotted
 BASELINE = ("#76808a", "1 4")
 
 
 @dataclass(frozen=True)
 class Line:
-    """points  (x, nats)"""
+    """A line of the picture; its points are (x, nats)."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -30,24 +30,24 @@ class Line:
         return f"stroke: {self.colour}" + (f"; stroke-dasharray: {self.dash}" if self.dash else "")
 
 
-def lines_of(found: Comparison, point: Callable[[tuple[int, float, float]], tuple[float, float]]) -> list[Line]:
-    """One line per row that was trained, the best first; colours belong to names, not to ranks."""
+def lines_of(comparison: Comparison, point: Callable[[tuple[int, float, float]], tuple[float, float]]) -> list[Line]:
+    """One line for each row that was trained, the best first; a colour belongs to a name, not to a rank."""
     looks: dict[str, tuple[str, str]] = {}
-    for k, row in enumerate(row for row in found.methods if row.curve):
+    for k, row in enumerate(row for row in comparison.methods if row.curve):
         looks[row.name] = COLOURS[k % len(COLOURS)], DASHES[min(k // len(COLOURS), len(DASHES) - 1)]
-    for k, row in enumerate(found.baselines):
+    for k, row in enumerate(comparison.baselines):
         looks[row.name] = BASELINE[0], ("7 3 1 3", BASELINE[1])[k % 2]
-    rows = [row for row in (*found.methods, *found.baselines) if row.curve]
+    rows = [row for row in (*comparison.methods, *comparison.baselines) if row.curve]
     return [Line(row.name, [point(p) for p in row.curve.heldout], *looks[row.name]) for row in ranked(rows)]  # type: ignore[union-attr]
 
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
-    """By the last held-out loss, the best first."""
+    """The rows by their last held-out loss, the best first."""
     return sorted(rows, key=lambda row: row.curve.last if row.curve else float("inf"))
 
 
 def chart(lines: Sequence[Line], level: float | None, ident: str, title: str, across: str) -> Markup:
-    """StoredOutputs-out loss upward; `level` is the source's loss, a line across."""
+    """A chart with the held-out loss upward; `level` is the source's loss, drawn as a horizontal line."""
     points = [p for line in lines for p in line.points]
     ys = [y for _, y in points] + ([level] if level is not None else [])
     top = _ceiling(lines, ys)
@@ -87,26 +87,26 @@ def chart(lines: Sequence[Line], level: float | None, ident: str, title: str, ac
 
 
 def _ceiling(lines: Sequence[Line], ys: Sequence[float]) -> float:
-    """The top of the picture. What starts far above most (from scratch, or much was lost) would press all others
-    together: the picture ends where the others do, and such lines come in from above, if at all."""
+    """The top of the picture. Lines that start far above most others (from scratch, or after a large loss) would
+    flatten them: the picture ends where the others do, and such lines enter it from above, or not at all."""
     firsts = sorted(line.points[0][1] for line in lines)
     low, middle = min(ys), firsts[len(firsts) // 2]
-    reach = max(4 * (middle - low), 0.02)  # nats; below it differences are noise
+    reach = max(4 * (middle - low), 0.02)  # nats; smaller differences are noise
     return max(y for y in ys if y <= low + reach)
 
 
-def standalone(found: Comparison) -> str:
-    """StoredOutputs-out loss against steps as an SVG file that any viewer shows."""
-    lines = lines_of(found, lambda p: (p[0], p[2]))
+def standalone(comparison: Comparison) -> str:
+    """Held-out loss against steps as an SVG file that any viewer shows."""
+    lines = lines_of(comparison, lambda p: (p[0], p[2]))
     width, height, left, right, top, bottom = 900, 460, 70, 240, 40, 60
-    inner = chart(lines, found.source_loss, "loss", "StoredOutputs-out loss", "steps of AdamW")
+    inner = chart(lines, comparison.source_loss, "loss", "Held-out loss", "steps of AdamW")
     legend = []
     for k, line in enumerate(lines):
         y = top + 14 + 20 * k
         at = width - right + 20
         legend.append(f'<line class="series" x1="{at}" x2="{at + 26}" y1="{y}" y2="{y}" style="{line.style}"/>')
         legend.append(f'<text x="{at + 34}" y="{y + 4}">{escape(line.name)} {line.points[-1][1]:.3f}</text>')
-    title = escape(f"{found.source} to {found.target}: held-out loss, nats per token")
+    title = escape(f"{comparison.source} to {comparison.target}: held-out loss, nats per token")
     style = (
         "text{font:12px system-ui,sans-serif;fill:#1b2127} .label{text-anchor:end;fill:#56616d} "
         ".under{text-anchor:middle;fill:#56616d} .grid{stroke:#d5dbe1} .level{stroke:#76808a;stroke-dasharray:4 4;"

@@ -18,6 +18,7 @@ from grow.errors import BadInput
 from grow.files.regular import read_text as read_text_file
 from grow.models.tokenizers import load_tokenizer
 from grow.models.true_float64 import model_class, quiet
+from grow.spelling import left_out, option
 
 BATCH, LENGTH = 8, 128
 HELD_OUT = 10  # every tenth block of the text
@@ -70,7 +71,7 @@ class Text:
 
 
 def read_text(source: Path, file: Path | None, positions: int, seed: int) -> Text:
-    """The text as the source's tokenizer reads it. BadInput: no language model, no tokenizer, no or too little text."""
+    """The text as the source's tokenizer reads it. BadInput without a language model, a tokenizer or enough text."""
     masked = _masked(source)
     try:
         with quiet():
@@ -80,26 +81,31 @@ def read_text(source: Path, file: Path | None, positions: int, seed: int) -> Tex
 
                 words, name = heldout_text(), "five speeches that come with grow"
             else:
-                words, name = read_text_file(file, where=f"--text {file}"), str(file)
+                words, name = read_text_file(file, where=option(text=file)), str(file)
             ids = torch.tensor(tokenizer(words, add_special_tokens=False).input_ids, dtype=torch.int64)
     except BadInput:
         raise
-    except Exception as error:  # transformers raises a dozen types here; to a user all mean the same
+    except Exception as error:  # transformers raises a dozen types here, all of which mean the same to a user
         raise BadInput(
-            str(source), what="no tokenizer", why=f"{type(error).__name__}: {error}", fix="leave out what needs text"
+            str(source),
+            what="has no tokenizer that loads",
+            why=f"{type(error).__name__}: {error}",
+            fix=left_out("text", "train_steps"),
         ) from None
     length = min(LENGTH, positions)
     whole = len(ids) // (BLOCK * length)
     if whole < HELD_OUT:
         raise BadInput(
-            f"--text {file}" if file else str(source),
-            what=f"{len(ids)} tokens",
+            option(text=file) if file else str(source),
+            what=f"has only {len(ids)} tokens",
             why=f"every tenth block of {BLOCK * length} tokens is held out",
             fix=f"at least {HELD_OUT * BLOCK * length} tokens of text",
         )
     if masked and tokenizer.mask_token_id is None:
         fix = "add the mask token to the checkpoint's tokenizer"
-        raise BadInput(str(source), what="the tokenizer has no mask token", why="a masked LM fills masks in", fix=fix)
+        raise BadInput(
+            str(source), what="has a tokenizer without a mask token", why="a masked LM predicts masked tokens", fix=fix
+        )
     blocks = ids[: whole * BLOCK * length].reshape(whole, -1)
     apart = torch.arange(whole) % HELD_OUT == HELD_OUT - 1
     mask = tokenizer.mask_token_id if masked else None
@@ -116,6 +122,9 @@ def _masked(source: Path) -> bool:
     name = model_class(source).__name__
     if not is_language_model(source):
         raise BadInput(
-            str(source), what=f"a {name} reads no text", why="causal and masked LMs have a loss on it", fix="an LM"
+            str(source),
+            what=f"a {name} has no loss on text",
+            why="causal and masked language models have one",
+            fix="the checkpoint of a language model",
         )
     return name not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()

@@ -14,10 +14,10 @@ from grow.comparison.summary import Curve
 from grow.comparison.text_batches import BATCH, Text
 from grow.models.true_float64 import LOCAL, load, model_class, quiet
 
-CLIP = 1.0  # of the gradient's norm
-WARM = 0.1  # share of the steps in which the rate rises; then it falls to 0 in a line
-POINTS = 10  # at which the held-out loss is measured
-BACKWARD = 3  # a step costs that many forward passes
+CLIP = 1.0  # the largest norm of the gradient
+WARM = 0.1  # the share of the steps in which the rate rises; then it falls to 0 linearly
+POINTS = 10  # how often the held-out loss is measured
+BACKWARD = 3  # a step costs as much as so many forward passes
 
 
 def loss_of(model: Any, text: Text) -> float:
@@ -25,8 +25,8 @@ def loss_of(model: Any, text: Text) -> float:
     total, count = 0.0, 0
     with torch.no_grad():
         for batch in text.held_out_batches():
-            found = int((batch["labels"][:, 1:] if text.mask is None else batch["labels"]).ge(0).sum())
-            total, count = total + float(model(**batch).loss) * found, count + found
+            predicted = int((batch["labels"][:, 1:] if text.mask is None else batch["labels"]).ge(0).sum())
+            total, count = total + float(model(**batch).loss) * predicted, count + predicted
     return total / count
 
 
@@ -45,7 +45,7 @@ def from_scratch(folder: Path, seed: int) -> Any:
 
 
 def schedule(step: int, steps: int) -> float:
-    """Share of the rate at step 1 … steps: up in a line, down in a line."""
+    """The share of the rate at step 1 … steps: it rises linearly, then falls linearly."""
     warm = max(1.0, WARM * steps)
     return min(step / warm, (steps - step + 1) / (steps - warm + 1))
 

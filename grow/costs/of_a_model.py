@@ -25,10 +25,10 @@ TRAIN_BYTES = 16
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one model.
+    """What one model costs.
 
     flops     component -> FLOPs per token of a forward pass over `context` tokens (2 per multiply-add)
-    kv_bytes  per token of context; 0 for encoders
+    kv_bytes  bytes of the KV cache per token of context; 0 for encoders
     """
 
     parameters: int
@@ -43,12 +43,12 @@ class Cost:
 
     @property
     def train_bytes(self) -> int:
-        """Memory of weights, gradients and AdamW state, activations not counted."""
+        """Bytes of weights, gradients and AdamW's optimizer state, without activations."""
         return TRAIN_BYTES * self.parameters
 
 
 def cost_of(plan: Plan) -> tuple[Cost, Cost]:
-    """The source's cost and the result's."""
+    """(the source's cost, the result's cost)."""
     old = _cost(plan, plan.sizes, [(t, t.shape) for t in plan.read], False)
     new = _cost(plan, plan.new_sizes, [(t, t.new_shape) for t in plan.tensors], True)
     return old, new
@@ -82,14 +82,14 @@ def _cost(plan: Plan, sizes: Mapping[str, int], tensors: list[tuple[TensorPlan, 
 
 
 def _used(plan: Plan, t: TensorPlan, grown: bool) -> float:
-    """The share of a tensor that one token uses: of the experts as many as it chooses."""
+    """The share of a tensor that one token uses; of experts it uses as many as it chooses."""
     experts, sizes = plan.family.experts, plan.new_sizes if grown else plan.sizes
     if experts is None or not (t.signature.stacked or EXPERT.search(t.name)):
         return 1.0
     return (plan.grown if grown else plan.source).top_k / sizes["experts"]
 
 
-EXPERT = re.compile(r"\.experts\.\d+\.|\[\d+\.\d+\]$")  # its own tensor, or its matrix in a stack
+EXPERT = re.compile(r"\.experts\.\d+\.|\[\d+\.\d+\]$")  # an expert has a tensor of its own, or a matrix in a stack
 
 
 def _encoder(plan: Plan) -> bool:
@@ -97,7 +97,7 @@ def _encoder(plan: Plan) -> bool:
 
 
 def forward_flops(matched: Match, context: int) -> float:
-    """FLOPs per token of a forward pass over `context` tokens."""
+    """The FLOPs per token of a forward pass over `context` tokens."""
     source, sizes = matched.architecture, matched.architecture.sizes
     change = Change({axis: identity(n) for axis, n in _spaces(sizes)}, unchanged(sizes["layers"]))
     tensors, _ = assemble(matched, change, {t.name: t.dtype for t in matched.tensors})

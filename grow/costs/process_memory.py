@@ -1,18 +1,18 @@
 """Memory of one process when several train a model together under FSDP2.
 
     weights, gradients, moments   its rows of every tensor: ⌈rows / N⌉ of dim 0, in float32; AdamW has two moments
-    in flight                     what is whole for a moment: gathered weights, and gradients before they are parted
+    in flight                     what is whole for a short time: gathered weights, gradients before they are sharded
 
-FSDP2 gathers a block while the one before computes, from a buffer of the same size, and keeps the root's own tensors
-(tables T, head H, final norm: R numbers together) whole from the forward to the end of the backward pass. With B in the
-largest block, what is in flight is the largest of
+FSDP2 gathers a block while the one before computes, from a buffer of the same size. It keeps the root's own tensors
+(tables T, head H, final norm: R numbers together) whole from the forward pass to the end of the backward pass. With B
+numbers in the largest block, the largest of these is in flight:
 
     2(R + B)              a forward pass begins
-    R + H + 4B            backward: the head's gradient stays, two blocks are gathered, two blocks' gradients are parted
-    R + H + T + B, + T    its end: a table's gradient is dense; where it is tied, both are there beside their sum
+    R + H + 4B            backward: the head's gradient stays, two blocks are gathered, and two gradients are sharded
+    R + H + T + B, + T    its end: a table's gradient is dense; where it is tied, both gradients lie beside their sum
 
-torch's FSDPMemTracker counts as much (tests/test_distributed.py) for a step of several parts; with one, some of the
-gradient is not there yet at the peak. Activations, and what a compiler or nccl keeps, are not counted.
+torch's FSDPMemTracker counts the same (tests/test_distributed.py) for a step of several parts; with one part, some of
+the gradient does not exist yet at the peak. Activations, and the memory of a compiler or of nccl, are not counted.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ LAYER = re.compile(r"\.(\d+)\.")
 
 
 @dataclass(frozen=True)
-class Portion:
-    """Bytes of one process, of those that hold the most.
+class ProcessMemory:
+    """The bytes of the process that holds the most.
 
-    loading  beside the weights, while they are read: a block of a tensor, or the whole model where experts are stored
-             one by one and fused in memory
+    loading  what reading the weights takes beside them: a block of a tensor, or the whole model where experts are
+             stored one by one and fused in memory
     """
 
     weights: int
@@ -49,7 +49,7 @@ class Portion:
 
     @property
     def total(self) -> int:
-        """While it trains, activations not counted."""
+        """The bytes while the model trains, without activations."""
         return self.weights + self.gradients + self.moments + self.in_flight
 
     def document(self) -> dict[str, int]:
@@ -58,7 +58,7 @@ class Portion:
 
 @dataclass
 class _Parameter:
-    """`rows` of dim 0 of a parameter as it is in memory, `numbers` in all; block: its layer, None for the root."""
+    """A parameter in memory: the `rows` of its dim 0, its `numbers`, and its layer as `block`, None for the root."""
 
     rows: int
     numbers: int
@@ -67,42 +67,42 @@ class _Parameter:
     kind: str
 
 
-def portions(plan: Plan, processes: int) -> tuple[Portion, Portion]:
-    """Of the source and of the result."""
+def memory_per_process(plan: Plan, processes: int) -> tuple[ProcessMemory, ProcessMemory]:
+    """(the bytes for the source, the bytes for the result)."""
     tied = [model.tie is not None for model in (plan.source, plan.grown)]
-    old = _portion(_parameters((t, t.shape, t.source) for t in plan.read), processes, tied[0])
-    new = _portion(_parameters((t, t.new_shape, t.name) for t in plan.tensors), processes, tied[1])
+    old = _memory(_parameters((t, t.shape, t.source) for t in plan.read), processes, tied[0])
+    new = _memory(_parameters((t, t.new_shape, t.name) for t in plan.tensors), processes, tied[1])
     return old, new
 
 
-def portions_document(plan: Plan, processes: int) -> dict[str, Any]:
-    old, new = portions(plan, processes)
+def memory_document(plan: Plan, processes: int) -> dict[str, Any]:
+    old, new = memory_per_process(plan, processes)
     return {"processes": processes, "old": old.document(), "new": new.document()}
 
 
 def _parameters(stored: Iterable[tuple[TensorPlan, tuple[int, ...], str]]) -> list[_Parameter]:
-    """As stock classes hold them: experts that are stored one by one are one parameter with a row each."""
-    found: dict[tuple, _Parameter] = {}
+    """The parameters as stock classes hold them; experts that are stored one by one are the rows of one parameter."""
+    parameters: dict[tuple, _Parameter] = {}
     for t, shape, name in stored:
         hit = LAYER.search(name)
         block = hit[1] if hit else None
         several = "{experts}" in (alike := numberless(name))
         key = (block, alike) if several else (name,)
-        one = found.setdefault(key, _Parameter(0, 0, block, several, _kind(t)))
+        one = parameters.setdefault(key, _Parameter(0, 0, block, several, _kind(t)))
         one.rows += 1 if several else shape[0] if shape else 1
         one.numbers += math.prod(shape)
-    return list(found.values())
+    return list(parameters.values())
 
 
 def _kind(t: TensorPlan) -> str:
-    """ "table" that is looked up, "head" that writes logits, or ""."""
+    """The kind of a tensor: "table" that is looked up, "head" that writes logits, or ""."""
     dims = [(dim.role, label.axis) for dim in t.signature.dims for label in dim.labels]
     if len(t.signature.dims) > 1 and any(role == READ and axis in LOOKUPS for role, axis in dims):
         return "table"
     return "head" if any(role == WRITE and axis in ("vocab", "labels") for role, axis in dims) else ""
 
 
-def _portion(parameters: list[_Parameter], n: int, tied: bool) -> Portion:
+def _memory(parameters: list[_Parameter], n: int, tied: bool) -> ProcessMemory:
     parts = [-(-p.rows // n) * (p.numbers // max(1, p.rows)) for p in parameters]
     root = [p for p in parameters if p.block is None]
     tables, head = ([p.numbers for p in root if p.kind == kind] for kind in ("table", "head"))
@@ -116,4 +116,4 @@ def _portion(parameters: list[_Parameter], n: int, tied: bool) -> Portion:
     whole = sum(p.numbers for p in parameters)
     loading = whole if any(p.fused for p in parameters) else min(READ_AT_ONCE, max(parts, default=0))
     own = sum(parts)
-    return Portion(*(WIDE * count for count in (own, own, 2 * own, flight, loading)))
+    return ProcessMemory(*(WIDE * count for count in (own, own, 2 * own, flight, loading)))

@@ -18,18 +18,23 @@ import numpy as np
 from grow.errors import BadInput, GrowError
 from grow.files.owned import Kind
 from grow.files.regular import is_there, opened, read_json
+from grow.spelling import command
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 OFFSETS: np.dtype[Any] = np.dtype("<u8")
-AGAIN = "grow data prepare writes the folder anew"
 FILES = (MANIFEST, *(f"{split}.{kind}" for split in ("train", "val") for kind in ("bin", "docs")))
+
+
+def again() -> str:
+    """The fix where token files are damaged."""
+    return f"{command('data prepare')} writes the folder anew"
 
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """Of one split: counts, and the sha256 of its ids; starts_sha256: of where documents begin, "" when not known."""
+    """Counts of one split, and the sha256 of its ids; starts_sha256: that of the offsets of documents, or ""."""
 
     tokens: int
     documents: int
@@ -42,7 +47,7 @@ class SplitInfo:
 class Manifest:
     """What `manifest.json` says.
 
-    tokenizer  {"name", "sha256" of its rules, "vocab_size" (largest id + 1), "end" (id behind each document, or None)}
+    tokenizer  {"name", "sha256" of its rules, "vocab_size" (largest id + 1), "end" (id after each document, or None)}
     splits     "train" and "val"
     sources    what the text came from, in order: {"name", "documents"}
     """
@@ -80,9 +85,9 @@ class Tokens:
         low, high = k * length, (k + 1) * length + 1
         first, last = np.searchsorted(self.starts, (low, high), side="left")
         inside = np.asarray(self.starts[first:last], dtype=np.int64) - low
-        found = np.zeros(high - low, dtype=np.int64)
-        np.add.at(found, inside[inside > 0], 1)
-        return np.cumsum(found)
+        begins = np.zeros(high - low, dtype=np.int64)
+        np.add.at(begins, inside[inside > 0], 1)
+        return np.cumsum(begins)
 
 
 @dataclass(frozen=True)
@@ -102,9 +107,9 @@ class Corpus:
                 str(folder),
                 what="is not a folder of token files" if path.is_dir() else "does not exist",
                 why=f"there is no {MANIFEST}",
-                fix=f"grow data prepare TEXT --tokenizer SRC --out {path.name or 'tokens'}",
+                fix=command("data prepare", sources="TEXT", tokenizer="SRC", out=path.name or "tokens"),
             )
-        manifest = _manifest(read_json(file, AGAIN), file)
+        manifest = _manifest(read_json(file, again()), file)
         corpus = cls(path, manifest)
         for name, info in manifest.splits.items():
             _check_size(corpus.file(name), info.tokens * DTYPES[manifest.dtype].itemsize)
@@ -135,34 +140,34 @@ class Corpus:
                         str(file),
                         what="is not the file that was written",
                         why=f"its sha256 is not the one in {MANIFEST}",
-                        fix=AGAIN,
+                        fix=again(),
                     )
 
     def check_model(self, vocab_size: int, tokenizer_sha256: str | None, model: str) -> None:
-        """BadInput when the ids are no tokens of the model: too large, or another tokenizer's."""
+        """BadInput when the ids are not tokens of the model: too large, or made by another tokenizer."""
         known = self.manifest.tokenizer
         if known["vocab_size"] > vocab_size:
             raise BadInput(
                 str(self.path),
                 what=f"was made with a tokenizer of {known['vocab_size']} tokens, {model} has {vocab_size}",
                 why="an id beyond the embedding table has no row",
-                fix=f"grow data prepare … --tokenizer {model}",
+                fix=command("data prepare", tokenizer=model),
             )
         if tokenizer_sha256 is not None and tokenizer_sha256 != known["sha256"]:
             raise BadInput(
                 str(self.path),
                 what=f"was made with the tokenizer of {known['name']}, and {model} has another one",
                 why="the same id would be another token",
-                fix=f"grow data prepare … --tokenizer {model}",
+                fix=command("data prepare", tokenizer=model),
             )
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:
-    """Of a tokenizer's rules: the library's own JSON where it is a fast one, else its vocabulary and class."""
+    """The sha256 of a tokenizer's rules: of the library's JSON for a fast one, else of its vocabulary and class."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         rules = json.loads(backend.to_str())
-        for name in ("padding", "truncation"):  # set by whoever used it last
+        for name in ("padding", "truncation"):  # whoever used it last has set them
             rules.pop(name, None)
     else:
         rules = {"class": type(tokenizer).__name__, "vocab": sorted(tokenizer.get_vocab().items())}
@@ -203,7 +208,7 @@ def _manifest(raw: Mapping[str, Any], file: Path) -> Manifest:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(
-            str(file), what="is not a manifest of token files", why=f"{type(error).__name__}: {error}", fix=AGAIN
+            str(file), what="is not a manifest of token files", why=f"{type(error).__name__}: {error}", fix=again()
         ) from None
 
 
@@ -214,13 +219,13 @@ def _check_kinds(values: Mapping[str, Any], kind: type) -> None:
 
 
 def _check_size(path: Path, wanted: int) -> None:
-    found = path.stat().st_size if path.is_file() else None
-    if found != wanted:
+    size = path.stat().st_size if path.is_file() else None
+    if size != wanted:
         raise BadInput(
             str(path),
-            what="is missing" if found is None else f"has {found:,} bytes, {wanted:,} are wanted",
-            why=f"{MANIFEST} says how many tokens there are; a file that is cut off or longer is not the one it names",
-            fix=AGAIN,
+            what="is missing" if size is None else f"must have {wanted:,} bytes, got {size:,}",
+            why=f"{MANIFEST} says how many tokens there are; a file of another size is not the one that it describes",
+            fix=again(),
         )
 
 

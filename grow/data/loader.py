@@ -13,6 +13,7 @@ import numpy as np
 from grow.data.corpus import Tokens
 from grow.data.order import CYCLE, Mixture, Order
 from grow.errors import BadInput
+from grow.spelling import option
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ class Batch:
 class Loader:
     """Blocks of `length` tokens of one or several corpora, shuffled anew in every epoch of each.
 
-    weights   share of each corpus; None: all alike in proportion to their blocks
-    batch     blocks of a step, over all ranks
-    documents keep the document of every token
-    skip      rows of the order that come before the first row of step 0
+    weights    the share of each corpus; None: in proportion to their blocks
+    batch      blocks of a step, over all ranks
+    documents  say for every token which document it belongs to
+    skip       rows of the order that come before the first row of step 0
     """
 
     def __init__(
@@ -52,28 +53,28 @@ class Loader:
                     tokens.name,
                     what=f"has {len(tokens.ids):,} tokens, one block takes {length + 1:,}",
                     why="a block is never padded",
-                    fix=f"more text, or --length {max(1, len(tokens.ids) - 1)} and less",
+                    fix=f"more text, or at most {option(length=max(1, len(tokens.ids) - 1))}",
                 )
         if weights is not None and len(weights) != len(corpora):
             raise BadInput(
                 f"weights {list(weights)}",
                 what=f"{len(weights)} weights for {len(corpora)} corpora",
                 why="each corpus has one share",
-                fix="name a weight for each",
+                fix="give one weight for each",
             )
         shares = weights if weights is not None else self.blocks
         try:
             self._mixture = Mixture(shares, seed)
         except ValueError as error:
-            fix = "--data A:0.7 --data B:0.3"
-            raise BadInput("--data", what=str(error), why="weights are shares of a whole", fix=fix) from None
+            fix = option(data=["A:0.7", "B:0.3"])
+            raise BadInput(option("data"), what=str(error), why="weights are shares of a whole", fix=fix) from None
         for tokens, share, quota in zip(corpora, shares, self._mixture.quota):
             if share > 0 and not quota:
                 raise BadInput(
                     tokens.name,
                     what=f"would never be read: its share is {share / sum(shares):.2g} of the whole",
-                    why=f"shares are kept in every {CYCLE} samples, and it has none of them",
-                    fix="weights that say more, as in --data A:0.99 --data B:0.01, or without it",
+                    why=f"every {CYCLE} samples keep the shares, and none of them is its own",
+                    fix=f"a larger share, as in {option(data=['A:0.99', 'B:0.01'])}, or leave it out",
                 )
         self._orders = tuple(Order(seed, count, f"corpus {k}") for k, count in enumerate(self.blocks))
 
@@ -85,10 +86,10 @@ class Loader:
         """(corpus, block) of each row of this rank's part of a step."""
         if self.batch_size % world:
             raise BadInput(
-                f"batch {self.batch_size}",
-                what=f"cannot be dealt to {world} processes",
-                why="every process computes as many rows",
-                fix=f"a batch of {-(-self.batch_size // world) * world}",
+                option(batch=self.batch_size),
+                what=f"cannot be shared by {world} processes",
+                why="every process computes the same number of rows",
+                fix=option(batch=-(-self.batch_size // world) * world),
             )
         share = self.batch_size // world
         first = self.skip + step * self.batch_size + rank * share

@@ -32,11 +32,11 @@ class Order:
     def __call__(self, places: np.ndarray) -> np.ndarray:
         """(k,) places of the run -> (k,) blocks."""
         places = np.asarray(places, dtype=np.uint64)
-        epochs, found = places // np.uint64(self.count), places % np.uint64(self.count)
+        epochs, blocks = places // np.uint64(self.count), places % np.uint64(self.count)
         for epoch in np.unique(epochs):
-            of = epochs == epoch
-            found[of] = self._epoch(int(epoch), found[of])
-        return found.astype(np.int64)
+            inside = epochs == epoch
+            blocks[inside] = self._epoch(int(epoch), blocks[inside])
+        return blocks.astype(np.int64)
 
     def _epoch(self, epoch: int, values: np.ndarray) -> np.ndarray:
         keys = np.frombuffer(hashlib.blake2b(f"{self._key}:{epoch}".encode(), digest_size=8 * ROUNDS).digest(), "<u8")
@@ -68,8 +68,8 @@ class Mixture:
     def __init__(self, weights: Sequence[float], seed: int) -> None:
         shares = np.asarray(weights, dtype=np.float64)
         if not len(shares) or not np.isfinite(shares).all() or (shares < 0).any() or shares.max() <= 0:
-            raise ValueError(f"weights {list(weights)}: numbers of 0 and more, one of them above 0")
-        shares = shares / shares.max()  # their sum may be no number
+            raise ValueError(f"weights must be numbers, 0 or more, one of them above 0, got {list(weights)}")
+        shares = shares / shares.max()  # their sum may be infinite
         exact = CYCLE * shares / shares.sum()
         self.quota = np.floor(exact).astype(np.int64)
         short = CYCLE - int(self.quota.sum())

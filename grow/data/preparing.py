@@ -19,6 +19,7 @@ from grow.files.locate import locate
 from grow.files.staging import Staging, check_apart
 from grow.files.writer import write_json
 from grow.models.tokenizers import load_tokenizer
+from grow.spelling import check_flags, check_functions, check_path, check_text, check_whole, command, option
 from grow.version import __version__
 from grow.waiting import beside
 from grow.zoo import TEXTS
@@ -28,7 +29,7 @@ LARGEST_BATCH = 1 << 22  # characters of them
 
 
 def prepare(
-    sources: Sequence[str | os.PathLike[str]],
+    sources: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
     *,
     tokenizer: str | os.PathLike,
     out: str | os.PathLike,
@@ -47,28 +48,25 @@ def prepare(
     sources     files (.txt, .md, .jsonl, .parquet; .gz, .xz, .bz2), folders, datasets of the hub, a bundled text
     tokenizer   a checkpoint: folder, hub id or bundled name
     validation  share of documents kept for validation, drawn by `seed`; of a single document its last part
-    end         put the tokenizer's end-of-text id behind each document
+    end         put the tokenizer's end-of-text id after each document
     progress    called with the tokens written so far
 
     Raises BadInput: nothing was written. Empty documents are left out.
     """
-    if not 0 <= validation < 1:
-        raise BadInput(
-            f"--validation {validation}",
-            what="is not a share",
-            why="a share is from 0 to below 1",
-            fix="--validation 0.01",
-        )
-    if not sources:
-        raise BadInput("INPUT", what="no text is named", why="tokens come from text", fix="grow data prepare TEXT …")
+    sources = [sources] if isinstance(sources, (str, os.PathLike)) else sources
+    _check_options(sources, tokenizer, out, validation, seed, revision)
+    for name, text in (("field", field), ("separator", separator), ("split", split)):
+        check_text(name, text, "it is compared with what the inputs hold", "text")
+    check_flags(end=end, overwrite=overwrite)
+    check_functions(progress=progress)
     folder = locate(tokenizer, revision=revision)
     reader = _load(folder)
     size = max(reader.get_vocab().values()) + 1
     dtype = "uint16" if size <= 1 << 16 else "uint32"
     stop = _end_of(reader) if end else None
     target = Path(out)
-    for read in (tokenizer, *(source for source in sources if os.fspath(source) not in TEXTS)):
-        check_apart(Path(os.path.abspath(target)), read)
+    for path in (tokenizer, *(source for source in sources if os.fspath(source) not in TEXTS)):
+        check_apart(Path(os.path.abspath(target)), path)
     with Staging(target, overwrite=overwrite, kind=TOKENS) as stage:
         writers = {name: _Writer(stage.path, name, dtype) for name in ("train", "val")}
         counts: list[dict[str, Any]] = []
@@ -76,12 +74,11 @@ def prepare(
         def alive() -> None:
             progress(sum(w.tokens for w in writers.values()))
 
+        read = partial(documents, field=field, separator=separator, split=split)
         try:
             number = itertools.count()
             for source in (os.fspath(source) for source in sources):
-                texts = (
-                    text for text in documents(source, field=field, separator=separator, split=split) if text.strip()
-                )
+                texts = (text for text in read(source) if text.strip())
                 written = 0
                 for ids, length in _tokens(reader, texts, stop, alive):
                     kept = _drawn(seed, next(number)) < validation
@@ -110,8 +107,32 @@ def prepare(
     return manifest
 
 
+def _check_options(sources: Any, tokenizer: Any, out: Any, validation: Any, seed: Any, revision: Any) -> None:
+    """BadInput names the first option that has a value of another kind."""
+    if not isinstance(sources, Sequence):
+        check_path("sources", sources, "they are files, folders, datasets of the hub or bundled texts")
+    for source in sources:
+        check_path("sources", source, "each of them is a file, a folder, a dataset of the hub or a bundled text")
+    if not sources:
+        fix = command("data prepare", sources="TEXT")
+        raise BadInput(option("sources"), what="no text is named", why="tokens come from text", fix=fix)
+    check_path("tokenizer", tokenizer, "it is a checkpoint whose tokenizer reads the text")
+    check_path("out", out, "token files are written to a folder")
+    real = isinstance(validation, (int, float)) and not isinstance(validation, bool)
+    if not real or not 0 <= validation < 1:
+        raise BadInput(
+            option(validation=validation),
+            what="must be a number from 0 to below 1",
+            why="it is a share of the documents",
+            fix=option(validation=0.01),
+        )
+    check_whole("seed", seed, "the documents for validation are drawn by it", least=0)
+    if revision is not None:
+        check_text("revision", revision, "it is a branch, a tag or a commit of a hub id", "main")
+
+
 def _load(folder: Path) -> Any:
-    """The tokenizer of a checkpoint folder; BadInput when it has none."""
+    """The tokenizer of a checkpoint folder; BadInput when the folder has none."""
     try:
         return load_tokenizer(folder)
     except BadInput:
@@ -121,7 +142,7 @@ def _load(folder: Path) -> Any:
             str(folder),
             what="has no tokenizer that loads",
             why=str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
-            fix="--tokenizer with a checkpoint that has one",
+            fix=f"{option('tokenizer')} with a checkpoint that has one",
         ) from None
 
 
@@ -133,7 +154,7 @@ def _end_of(tokenizer: Any) -> int | None:
 def _tokens(
     tokenizer: Any, texts: Iterable[str], stop: int | None, alive: Callable[[], None]
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """(ids, bytes of the text) of every document, without the special tokens that a model's input has around it.
+    """(ids, bytes of the text) of every document, without the special tokens around a model's input.
 
     alive  called every second while a batch is read
     """
@@ -142,8 +163,8 @@ def _tokens(
     read = partial(tokenizer, add_special_tokens=False, return_attention_mask=False)
     for batch in _batches(texts):
         with quiet():
-            found = beside(partial(read, batch), alive)["input_ids"]
-        for text, ids in zip(batch, found):
+            encoded = beside(partial(read, batch), alive)["input_ids"]
+        for text, ids in zip(batch, encoded):
             whole = ids if stop is None else [*ids, stop]
             yield np.asarray(whole, dtype=np.int64), len(text.encode())
 
@@ -162,7 +183,7 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _drawn(seed: int, number: int) -> float:
-    """Uniform on [0, 1), a function of the document's number alone."""
+    """A number that is uniform on [0, 1) and depends on the seed and the document's number alone."""
     digest = hashlib.blake2b(f"{seed}:{number}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") / 2**64
 
@@ -198,7 +219,7 @@ class _Writer:
 
 
 def _cut(folder: Path, writers: dict[str, _Writer], share: float) -> None:
-    """Too few documents to draw one: the last part of the training tokens becomes the validation split."""
+    """Make the last part of the training tokens the validation split, where no document was drawn for it."""
     train, val = writers["train"], writers["val"]
     at = train.tokens - int(train.tokens * share)
     if at in (0, train.tokens):
@@ -212,11 +233,11 @@ def _cut(folder: Path, writers: dict[str, _Writer], share: float) -> None:
         begins.astype(OFFSETS).tofile(writer.paths[1])
         writer.digest = hashlib.sha256(some.tobytes())
         writer.tokens, writer.documents = len(some), len(begins)
-        writer.bytes = round(whole * len(some) / len(ids))  # a cut through a document has no byte of its own
+        writer.bytes = round(whole * len(some) / len(ids))  # no byte is known for a cut through a document
 
 
 def _sizes(manifest: Manifest) -> dict[str, int]:
-    """File -> bytes that it has where nothing was lost."""
+    """File -> the bytes that it must have."""
     width = DTYPES[manifest.dtype].itemsize
     ids = {f"{name}.bin": info.tokens * width for name, info in manifest.splits.items()}
     return ids | {f"{name}.docs": info.documents * OFFSETS.itemsize for name, info in manifest.splits.items()}

@@ -1,6 +1,6 @@
 """Where text comes from: text files, JSON lines, parquet, datasets of the hub.
 
-Every reader yields documents, one at a time; none holds a file in memory but a text file that is one document.
+Every reader yields documents one at a time. Only a text file that is one document is held in memory whole.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import IO, Any
 from grow.errors import BadInput
 from grow.files.header import show
 from grow.files.regular import MAX_TEXT, is_there, opened
+from grow.spelling import command, left_out, option
 from grow.zoo import TEXTS, bundled_text
 
 OPENERS: dict[str, Callable[[Any], Any]] = {"": lambda raw: raw, ".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
@@ -29,12 +30,13 @@ PART = 1 << 20
 def documents(source: str, *, field: str = "text", separator: str = "", split: str = "train") -> Iterator[str]:
     """The documents of a file, a folder of such files, a dataset of the hub, or a bundled text.
 
-    field      of JSON lines, parquet and datasets: which one is the text
-    separator  of text files: what stands between documents; "" where a file is one document
-    split      of a dataset
+    field      the field that holds the text, in JSON lines, parquet and datasets
+    separator  the text between two documents of a text file; "": a file is one document
+    split      the split of a dataset
     """
     if not source:
-        raise BadInput("INPUT", what="is an empty name", why="tokens come from text", fix="grow data prepare TEXT …")
+        fix = command("data prepare", sources="TEXT")
+        raise BadInput(option(sources=source), what="is an empty name", why="tokens come from text", fix=fix)
     if source in TEXTS:
         yield from bundled_text(source).split("\n\n")
         return
@@ -57,25 +59,25 @@ def documents(source: str, *, field: str = "text", separator: str = "", split: s
 
 
 def check_used(sources: Sequence[str | os.PathLike[str]], *, field: str, separator: str, split: str) -> None:
-    """BadInput for what is said of a kind of input that is not there: it would have no effect."""
+    """BadInput for an option without effect, because no input is of its kind."""
     kinds = {kind for source in sources for kind in _kinds(os.fspath(source))}
-    for option, said, of in (
-        (f"--field {field}", field != "text", {"records", "dataset"}),
-        (f"--separator {separator}", separator != "", {"text"}),
-        (f"--split {split}", split != "train", {"dataset"}),
+    for name, value, default, readers in (
+        ("field", field, "text", {"records", "dataset"}),
+        ("separator", separator, "", {"text"}),
+        ("split", split, "train", {"dataset"}),
     ):
-        if said and not of & kinds:
-            what = {"records": "JSON lines and parquet", "dataset": "datasets of the hub", "text": "text files"}
+        if value != default and not readers & kinds:
+            words = {"records": "JSON lines and parquet", "dataset": "datasets of the hub", "text": "text files"}
             raise BadInput(
-                show(option, 80),
-                what="has no effect: no input is of its kind",
-                why=f"it is of {', '.join(what[kind] for kind in sorted(of, reverse=True))}",
-                fix="leave it out, or check the names of the inputs",
+                option(**{name: show(value, 80)}),
+                what="has no effect on these inputs",
+                why=f"it is an option for {', '.join(words[kind] for kind in sorted(readers, reverse=True))}",
+                fix=f"{left_out(name)}, or check the names of the inputs",
             )
 
 
 def _kinds(source: str) -> set[str]:
-    """Which readers an input needs: "text", "records", "dataset"; of a bundled text none that can be told anything."""
+    """Which readers an input needs: "text", "records", "dataset"; a bundled text needs none that has options."""
     if source in TEXTS:
         return set()
     path = Path(source)
@@ -111,7 +113,7 @@ def _file(path: Path, field: str, separator: str) -> Iterator[str]:
             str(path), what="is not UTF-8 text", why=str(error), fix="convert it: iconv -t utf-8, or leave it out"
         ) from None
     except (EOFError, lzma.LZMAError, zlib.error, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the system, and not of what is packed
+        if isinstance(error, OSError) and error.errno is not None:  # the system raised it, not the format
             raise
         raise BadInput(
             str(path), what="cannot be unpacked", why=str(error) or "it is cut off", fix="download it again"
@@ -119,19 +121,19 @@ def _file(path: Path, field: str, separator: str) -> Iterator[str]:
 
 
 def _short(text: str, path: Path) -> str:
-    """The text of one document, unless it is longer than any."""
+    """The text; BadInput where it is too long for one document."""
     if len(text) > MAX_TEXT:
         raise BadInput(
             str(path),
             what=f"has a document of more than {MAX_TEXT:,} characters",
-            why="a tokenizer takes one whole, and some forty times as much memory",
-            fix="--separator with what stands between documents, or shorter lines",
+            why="a tokenizer reads it whole, and takes some forty times as much memory",
+            fix=f"{option('separator')} with the text between documents, or shorter lines",
         )
     return text
 
 
 def _separated(file: IO[str], path: Path, separator: str) -> Iterator[str]:
-    rest: list[str] = []  # parts without a separator, joined once: a long document costs no more than its length
+    rest: list[str] = []  # parts without a separator, joined only once: the cost is linear in the length
     length = 0
     while part := file.read(PART):
         tail = rest[-1][-len(separator) :] if rest else ""
@@ -154,7 +156,7 @@ def _lines(file: IO[str], path: Path, field: str) -> Iterator[str]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            why = str(error) if isinstance(error, ValueError) else "it nests without end"
+            why = str(error) if isinstance(error, ValueError) else "it is nested too deeply"
             raise BadInput(f"{path}:{number}", what="is not JSON", why=why, fix="one JSON object per line") from None
         yield _text(record, field, f"{path}:{number}")
 
@@ -176,7 +178,7 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
 
 
 def _dataset(name: str, field: str, split: str) -> Iterator[str]:
-    """NAME or NAME:CONFIG of the hub, streamed."""
+    """The documents of the dataset NAME or NAME:CONFIG of the hub, streamed."""
     base, _, config = name.partition(":")
     a_file = _kind(Path(name))[0] in (*TEXT, *LINES, *PARQUET)
     if a_file or not base or base.startswith((".", "/", "~")) or base.count("/") > 1:
@@ -189,12 +191,12 @@ def _dataset(name: str, field: str, split: str) -> Iterator[str]:
         raise _needs(name, "datasets") from None
     try:
         rows = datasets.load_dataset(base, config or None, split=split, streaming=True)
-    except Exception as error:  # the library raises what its many backends raise
+    except Exception as error:  # the library passes on whatever its backends raise
         raise BadInput(
             name,
             what="is not a file, and the hub gives no dataset of this name",
             why=show(f"{type(error).__name__}: {error}".splitlines()[0], 200),
-            fix="a path, or NAME:CONFIG of a dataset; --split for another split",
+            fix=f"a path, or NAME:CONFIG of a dataset; {option('split')} for another split",
         ) from None
     number = 0
     try:
@@ -202,31 +204,30 @@ def _dataset(name: str, field: str, split: str) -> Iterator[str]:
             yield _text(row, field, f"{name}: row {number}")
     except BadInput:
         raise
-    except Exception as error:  # likewise, and the network may go in the middle
+    except Exception as error:  # likewise, and the network may fail at any time
         why = show(f"{type(error).__name__}: {error}".splitlines()[0], 200)
-        raise BadInput(name, what=f"ends behind row {number}", why=why, fix="the same command once more") from None
+        raise BadInput(name, what=f"breaks off after row {number}", why=why, fix="try it again") from None
 
 
 def _text(record: Any, field: str, where: str) -> str:
     if not isinstance(record, dict) or field not in record:
         raise _no_field(where, field, record if isinstance(record, dict) else ())
     if not isinstance(record[field], str):
-        raise BadInput(
-            where, what=f"{field} is {show(record[field], 40)}", why="a document is a text", fix="--field NAME"
-        )
+        what = f"{field} is {show(record[field], 40)}"
+        raise BadInput(where, what=what, why="a document must be a text", fix=option(field="NAME"))
     try:
         record[field].encode()
     except UnicodeEncodeError:
-        why = f"{field} has half a character, which UTF-8 has no bytes for"
+        why = f"{field} has half a surrogate pair, for which UTF-8 has no bytes"
         raise BadInput(
-            where, what="is not text", why=why, fix="write such characters whole, or leave the line out"
+            where, what="is not text", why=why, fix="write such characters whole, or remove the line"
         ) from None
     return record[field]
 
 
 def _no_field(where: str, field: str, known: Any) -> BadInput:
     names = ", ".join(map(str, list(known)[:12])) or "none"
-    return BadInput(where, what=f"has no field {field!r}", why=f"fields: {names}", fix="--field NAME")
+    return BadInput(where, what=f"has no field {field!r}", why=f"fields: {names}", fix=option(field="NAME"))
 
 
 def _needs(where: str, package: str) -> BadInput:

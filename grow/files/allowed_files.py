@@ -12,7 +12,6 @@ from pathlib import Path
 
 from grow.errors import BadInput
 from grow.files.header import show
-from grow.spelling import option
 
 WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
 
@@ -56,5 +55,5 @@ def inside(folder: Path, name: str, follow_symlinks: bool = False) -> Path:
         show(path),
         what=f"is a symlink that leaves the folder, to {show(target)}",
         why="a downloaded checkpoint must not reach files elsewhere on this machine",
-        fix=f"{option(follow_symlinks=True)}, when you made this link yourself",
+        fix=f"if you trust the file, copy it into the folder: cp --remove-destination {show(target)} {show(path)}",
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from grow.errors import BadInput
 from grow.optimizer.dual_rule import POLICIES
-from grow.spelling import check_choice, check_flags, option
+from grow.spelling import check_choice, check_flags, check_path, check_text, check_whole, option
 
 SHARD_SIZE = "5GB"
 
@@ -30,31 +30,16 @@ class FileOptions:
     assume_harmless: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if self.out is not None and not _is_path(self.out):
-            raise BadInput(
-                option(out=self.out),
-                what=f"must be a path, got {type(self.out).__name__}",
-                why="the result is a folder",
-                fix=option(out="folder"),
-            )
+        if self.out is not None:
+            check_path("out", self.out, "the result is a folder")
         if self.state is not None:
             check_choice("state", self.state, POLICIES, "policy", "policies")
         check_flags(trust_checkpoint=self.trust_checkpoint, overwrite=self.overwrite, verify=self.verify)
         parse_size(self.max_shard_size)
-        if self.world is not None and not _is_count(self.world):
-            raise BadInput(
-                option(world=self.world),
-                what="must be a whole number, 1 or more",
-                why="it is a number of processes",
-                fix=option(world=1),
-            )
-        if self.revision is not None and not isinstance(self.revision, str):
-            raise BadInput(
-                option(revision=self.revision),
-                what=f"must be a text, got {type(self.revision).__name__}",
-                why="it is a branch, a tag or a commit of a hub id",
-                fix=option(revision="main"),
-            )
+        if self.world is not None:
+            check_whole("world", self.world, "it is a number of processes", least=1)
+        if self.revision is not None:
+            check_text("revision", self.revision, "it is a branch, a tag or a commit of a hub id", "main")
         check_names("assume_harmless", self.assume_harmless)
 
     @classmethod
@@ -105,11 +90,3 @@ def check_names(name: str, value: Any) -> None:
             why="each of them is a name",
             fix=option(**{name: [value if isinstance(value, str) else "name"]}),
         )
-
-
-def _is_path(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, os.PathLike) and isinstance(os.fspath(value), str))
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

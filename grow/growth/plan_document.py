@@ -10,7 +10,7 @@ from grow.architectures.family import WIDTHS
 from grow.architectures.match import numberless
 from grow.costs.literature import doubts
 from grow.costs.of_a_model import cost_of
-from grow.costs.process_memory import portions_document
+from grow.costs.process_memory import memory_document
 from grow.planning.plan import Plan
 from grow.planning.tensor import TensorPlan
 
@@ -58,7 +58,7 @@ def plan_document(plan: Plan, world: int | None = None) -> dict[str, Any]:
             }
             for side, cost in (("old", old), ("new", new))
         },
-        **({"world": portions_document(plan, world)} if world else {}),
+        **({"world": memory_document(plan, world)} if world else {}),
         "notes": notes(plan),
     }
 

@@ -13,7 +13,7 @@ from typing import Any
 from grow.applying.engine import FileSource, share, write_plan
 from grow.applying.sharded_source import PiecedCheckpoint, write_stock
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
-from grow.costs.spent_so_far import history
+from grow.costs.training_cost import history
 from grow.errors import BadInput, GrowError, listing
 from grow.files.owned import written
 from grow.files.writer import write_json

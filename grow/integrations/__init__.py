@@ -3,7 +3,7 @@
     from grow.integrations import GrowCallback
     Trainer(…, callbacks=[GrowCallback(at_step=1000, to="2x")]).train()
 
-Nothing of torch, transformers or accelerate is imported before a name is asked for.
+torch, transformers and accelerate are imported when a name is looked up.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MODULES = {
     "GrowCallback": "callback",
     "NewEntryUpdates": "updates",
     "grow_in_place": "in_place",
-    "load_trainer_state": "checkpoint",
+    "load_trainer_state": "trainer_state",
     "parameter_groups": "groups",
 }
 __all__ = sorted(_MODULES)

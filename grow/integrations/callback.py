@@ -31,18 +31,18 @@ log = logging.getLogger(__name__)
 
 
 class GrowCallback(TrainerCallback, ExportableState):
-    """Grows the model and its optimizer behind a step of `Trainer`; the loop goes on with the same objects.
+    """Grows the model and its optimizer after a step of `Trainer`; the loop goes on with the same objects.
 
         Trainer(…, callbacks=[GrowCallback(at_step=1000, to="2x")])
         Trainer(…, callbacks=[GrowCallback([dict(at_step=1000, to="2x"), dict(at_step=2000, to={"layers": 12})])])
 
-    growths     several, one after the other, each a dict of what follows
-    at_step     grow when so many optimizer steps are done, before the evaluation and the checkpoint of that step
-    when        or as soon as when(state) is true, of the `TrainerState` behind a step
-    to          target, and any option of `grow.widen`: place, fill, method, operators, split, …
-    state       what the optimizer remembers, as in `grow.widen`
-    rewarm      (ratio, steps) of the updates of new entries; freeze_old: old entries keep their bits
-    verify      the whole ladder at each growth. Without it both models are compared on the last batch
+    growths     several growths, one after the other, each a dict of the following options
+    at_step     grow after so many optimizer steps, before the evaluation and the checkpoint of that step
+    when        or as soon as when(state) is true for the `TrainerState` after a step
+    to          the target, and any option of `grow.widen`: place, fill, method, operators, split, …
+    state       what becomes of the optimizer state, as in `grow.widen`
+    rewarm      (ratio, steps) for the updates of new entries; freeze_old: keep the bits of old entries
+    verify      run the whole ladder at each growth; otherwise both models are compared on the last batch
 
     Loss, step, rates, data order and random state go on as they were. Checkpoints from then on are those of the grown
     model, with a grow.json. To resume from one, build the Trainer from its model:
@@ -51,9 +51,9 @@ class GrowCallback(TrainerCallback, ExportableState):
         Trainer(model, …, callbacks=[GrowCallback(at_step=1000, to="2x")]).train(resume_from_checkpoint=…)
 
     trainer_state.json says which growths are done, and they are not repeated. Raises BadInput or Refused when training
-    begins, Different when a grown model computes something else; nothing is changed then.
+    begins, and Different when a grown model computes something else; then nothing is changed.
 
-    growth  the last `Growth`, None before
+    growth  the last `Growth`, None before the first
     done    [{"step": …, "record": what grow.json says}, …]
     """
 
@@ -67,26 +67,26 @@ class GrowCallback(TrainerCallback, ExportableState):
 
     @property
     def pending(self) -> tuple[Growing, ...]:
-        """What is not done yet, in order."""
+        """The growths that are not done yet, in order."""
         return self.growths[len(self.done) :]
 
     def state(self) -> dict[str, Any]:
-        """For trainer_state.json."""
+        """What trainer_state.json keeps of the callback."""
         args = {"growths": [one.document() for one in self.growths]} if all(one.plain for one in self.growths) else {}
         return {"args": args, "attributes": {"done": self.done}}
 
-    def on_init_end(self, args, state, control, **its) -> None:
+    def on_init_end(self, args: TrainingArguments, state: Any, control: Any, **its: Any) -> None:
         if args.restore_callback_states_from_checkpoint and not all(one.plain for one in self.growths):
             raise BadInput(
                 "restore_callback_states_from_checkpoint",
                 what="is True, and a growth has a condition or a target that JSON cannot hold",
                 why="Trainer would build the callback anew from trainer_state.json",
-                fix="leave it False: GrowCallback reads from trainer_state.json what is done",
+                fix="leave it False: GrowCallback reads in trainer_state.json which growths are done",
             )
 
-    def on_train_begin(self, args, state, control, **its) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **its: Any) -> None:
         model, optimizer = its["model"], its["optimizer"]
-        self._release()  # an interrupted run may have left it
+        self._release()  # an interrupted run may have left a hook
         self._treat_alike()
         check_arguments(args)
         self._remember(state, model)
@@ -110,49 +110,49 @@ class GrowCallback(TrainerCallback, ExportableState):
             if one.at_step == state.global_step:
                 self._grow(one, state, model, optimizer)
 
-    def on_step_begin(self, args, state, control, **its) -> None:
+    def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **its: Any) -> None:
         if any(one.may_follow(state.global_step) for one in self.pending[:1]):
             self._capture = its["model"].register_forward_pre_hook(self._keep_batch, with_kwargs=True)
 
-    def on_step_end(self, args, state, control, **its) -> None:
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **its: Any) -> None:
         self._release()
         for one in self.pending[:1]:
             if one.due(state):
                 self._grow(one, state, its["model"], its["optimizer"])
         self._batch = None
 
-    def on_save(self, args, state, control, **its) -> None:
-        """A grow.json beside the weights."""
-        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **its: Any) -> None:
+        """Write a grow.json beside the weights."""
+        folder = Path(args.output_dir or ".") / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if self.done and state.is_world_process_zero and folder.is_dir():
             write_json(folder / NAME, {**self.done[-1]["record"], "training": {"step": state.global_step}})
 
-    def on_train_end(self, args, state, control, **its) -> None:
+    def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **its: Any) -> None:
         self._release()
         if self.pending:
-            log.warning("training ended at step %d before the growth to %s", state.global_step, self.pending[0].to)
+            log.warning("training ended at step %d, before the growth to %s", state.global_step, self.pending[0].to)
 
-    def _remember(self, state, model: Any) -> None:
-        """Which growths are behind the model: of a resumed run its own record says it, else this object."""
+    def _remember(self, state: Any, model: Any) -> None:
+        """Find out which growths are done: a resumed run has recorded them, otherwise this object knows."""
         name = type(self).__name__
         stored = state.stateful_callbacks.setdefault(name, self.state())  # Trainer expects it when it saves
         if isinstance(stored, list):
             raise BadInput(
                 f"{len(stored)} {name}s",
-                what="in one Trainer",
-                why="they could not tell from a checkpoint who has grown it",
+                what="are in one Trainer",
+                why="a checkpoint does not say which of them has grown it",
                 fix=f"one {name} with a list: {name}([dict(at_step=…, to=…), dict(…)])",
             )
         if state.global_step:
             self.done = [dict(one) for one in stored["attributes"]["done"]]
         if not state.global_step and not self._grown(model):
-            self.done = []  # a new model, as hyper-parameter search makes it
+            self.done = []  # the model is new, as in a hyper-parameter search
         if not self._grown(model):
             raise BadInput(
                 type(model).__name__,
-                what=f"has not the sizes that it grew to at step {self.done[-1]['step']}",
-                why="the checkpoint that training is resumed from is that of the grown model",
-                fix="build the Trainer from it: AutoModel….from_pretrained(checkpoint)",
+                what=f"does not have the sizes that it grew to at step {self.done[-1]['step']}",
+                why="training is resumed from a checkpoint of the grown model",
+                fix="build the Trainer from that checkpoint: AutoModel….from_pretrained(checkpoint)",
             )
 
     def _grown(self, model: Any) -> bool:
@@ -162,11 +162,11 @@ class GrowCallback(TrainerCallback, ExportableState):
         sizes = architecture_of(ModelSource(model).config).sizes
         return sizes == self.done[-1]["record"]["plan"]["new_sizes"]
 
-    def _best_is_older(self, state) -> bool:
+    def _best_is_older(self, state: Any) -> bool:
         best = state.best_global_step
         return bool(self.done) and best is not None and best < self.done[-1]["step"]
 
-    def _grow(self, one: Growing, state, model: Any, optimizer: Any) -> None:
+    def _grow(self, one: Growing, state: Any, model: Any, optimizer: Any) -> None:
         self._treat_alike()
         batch = self._batch or {k: v.to(model.device) for k, v in model.dummy_inputs.items()}
         options = {"state": one.state, "verify": one.verify, **one.options}
@@ -177,7 +177,7 @@ class GrowCallback(TrainerCallback, ExportableState):
         log.info("step %d: %s has grown to %s", state.global_step, type(model).__name__, self.growth.plan.new_sizes)
 
     def _treat_apart(self, one: Growing, model: Any, optimizer: Any, step: int | None) -> None:
-        """New entries, where that was asked for; `step` as of `NewEntryUpdates`."""
+        """Treat new entries differently, if that was asked for; for `step` see `NewEntryUpdates`."""
         if one.apart:
             record = parse_record(self.done[-1]["record"], "trainer_state.json", "resume from another checkpoint")
             made = tensors_of(record, ModelSource(model))
@@ -200,7 +200,7 @@ class GrowCallback(TrainerCallback, ExportableState):
 
 
 def check_arguments(args: TrainingArguments) -> None:
-    """Refused for what holds the old parameters elsewhere than in the model and its optimizer."""
+    """Refused for arguments of a Trainer that keep the old parameters outside the model and its optimizer."""
     wrapping = {
         f"{args.world_size} processes": args.world_size > 1,
         f"{args.n_gpu} GPUs (DataParallel)": args.n_gpu > 1,
@@ -219,7 +219,7 @@ def check_arguments(args: TrainingArguments) -> None:
 
 
 def _check_steps(one: Growing, state: Any) -> None:
-    """BadInput for a step that never comes."""
+    """BadInput for a step that training never reaches."""
     if one.at_step is None or state.global_step <= one.at_step <= state.max_steps:
         return
     late = one.at_step > state.max_steps

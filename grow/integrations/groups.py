@@ -30,14 +30,14 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups for `torch.optim.….(groups)`: new, partly new and old parameters, each with and without weight decay.
 
-    model          the grown one, plain or sharded
+    model          the grown model, plain or sharded
     growth         what made it: a `Growth`, a `Plan`, or a folder with grow.json
-    new_lr         of parameters all of whose entries are new (inserted layers); `lr` unless given
-    partly_new_lr  of those with old and new entries; `lr` unless given. `NewEntryUpdates` tells their entries apart
-    weight_decay   on what `Trainer` decays by its own rule: no biases, no norms
+    new_lr         for parameters all of whose entries are new (inserted layers); default: `lr`
+    partly_new_lr  for those with old and new entries; default: `lr`. `NewEntryUpdates` tells their entries apart
+    weight_decay   for the parameters that `Trainer` decays by its own rule: not for biases and norms
 
-    A group says which it is in "entries" ("new", "partly new" or "old") and names its parameters in "param_names".
-    Frozen parameters and empty groups are left out. BadInput where the growth is of another model.
+    "entries" of a group is "new", "partly new" or "old", and "param_names" names its parameters. Frozen parameters and
+    empty groups are left out. BadInput where the growth made another model.
     """
     from transformers import Trainer
 
@@ -58,7 +58,7 @@ def parameter_groups(
 
 
 def tensors_from(growth: Any) -> tuple[TensorPlan, ...]:
-    """The tensors of a `Growth`, a `Plan`, or a grown folder; BadInput for what is none."""
+    """The tensors of a `Growth`, a `Plan`, or a grown folder; BadInput for anything else."""
     if isinstance(growth, Growth):
         growth = growth.plan
     if isinstance(growth, (Plan, tuple)):
@@ -66,9 +66,9 @@ def tensors_from(growth: Any) -> tuple[TensorPlan, ...]:
     if not isinstance(growth, (str, os.PathLike)):
         raise BadInput(
             "growth",
-            what=f"is a {type(growth).__name__}, wanted a Growth, a Plan or a folder",
+            what=f"must be a Growth, a Plan or a folder, got {type(growth).__name__}",
             why="it says which entries are new",
-            fix="what grow.widen returned, or the folder it wrote",
+            fix="give what grow.widen returned, or the folder that it wrote",
         )
     with open_checkpoint(locate(growth)) as checkpoint:
         record = read_record(Path(checkpoint.path))
@@ -77,6 +77,6 @@ def tensors_from(growth: Any) -> tuple[TensorPlan, ...]:
                 str(checkpoint.path),
                 what="is not known to have grown",
                 why=f"there is no {NAME} beside the weights, which says what is new",
-                fix="the folder that grow widen wrote, or the Growth itself",
+                fix="give the folder that a growth wrote, or the Growth itself",
             )
         return tensors_of(record, checkpoint)

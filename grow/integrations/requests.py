@@ -1,4 +1,4 @@
-"""The growths that `GrowCallback` is asked for: each at a step or on a condition."""
+"""The growths that `GrowCallback` will carry out: each at a step or on a condition."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ OPTIONS = tuple(
     for name in inspect.signature(plan).parameters
     if name not in ("src", "to", "upcycling", "revision", "assume_harmless")
 )
-"""Of `grow.widen`: what is for a model in memory and keeps its class."""
+"""The options of `grow.widen` that apply to a model in memory and keep its class."""
 
 
 @dataclass(frozen=True)
 class Growing:
-    """One growth; the words of `GrowCallback`, everything else in `options`."""
+    """One growth: the options of `GrowCallback`, and those of `grow.widen` in `options`."""
 
     to: Any = None
     at_step: int | None = None
@@ -37,7 +37,7 @@ class Growing:
 
     @property
     def apart(self) -> bool:
-        """Whether new entries are treated apart afterwards."""
+        """Whether new entries are treated differently afterwards."""
         return self.rewarm is not None or self.freeze_old
 
     @property
@@ -50,17 +50,17 @@ class Growing:
         return self.when is None
 
     def may_follow(self, step: int) -> bool:
-        """Whether the growth may come behind the step that follows `step` of them."""
+        """Whether the growth may come after the next step, when `step` of them are done."""
         return self.at_step is None or self.at_step <= step + 1
 
     def due(self, state: Any) -> bool:
-        """Whether it is to be done now, behind a step; `state` is the `TrainerState`."""
+        """Whether the growth is due after this step; `state` is the `TrainerState`."""
         if self.when is not None:
             return bool(self.when(state))
         return self.at_step is not None and self.at_step <= state.global_step
 
     def document(self) -> dict[str, Any]:
-        """What `growings_of` makes it from again."""
+        """The words from which `growings_of` makes it again."""
         own = {"state": self.state, "verify": self.verify, "rewarm": self.rewarm, "freeze_old": self.freeze_old}
         return {"to": self.to, "at_step": self.at_step, **own, **self.options}
 
@@ -71,12 +71,14 @@ WORDS = ("to", "at_step", "when", "state", "verify", "rewarm", "freeze_old")
 def growings_of(growths: Sequence[Mapping[str, Any]] | None, one: Mapping[str, Any]) -> tuple[Growing, ...]:
     """The growths of a list, or the single one of keyword arguments; BadInput names what is wrong."""
     if growths is not None and one:
-        raise _bad(", ".join(one), "given beside a list", "every growth has its own", "put it into the list's dicts")
-    found = tuple(_growing(dict(words)) for words in (growths if growths is not None else [one]))
-    steps = [g.at_step for g in found if g.at_step is not None]
-    if not found or any(b <= a for a, b in itertools.pairwise(steps)):
-        raise _bad("growths", f"at steps {steps}", "they are done one after the other", "ascending steps")
-    return found
+        why = "every growth of a list has its own options"
+        raise _bad(", ".join(one), "is given beside a list", why, "put it into the dicts of the list")
+    growings = tuple(_growing(dict(words)) for words in (growths if growths is not None else [one]))
+    steps = [g.at_step for g in growings if g.at_step is not None]
+    if not growings or any(b <= a for a, b in itertools.pairwise(steps)):
+        what = f"are at the steps {steps}"
+        raise _bad("growths", what, "they are done one after the other", "give ascending steps")
+    return growings
 
 
 def _growing(words: dict[str, Any]) -> Growing:
@@ -107,7 +109,8 @@ def _growing(words: dict[str, Any]) -> Growing:
             "at_step=1000",
         )
     if made.when is not None and not callable(made.when):
-        raise _bad(f"when={made.when!r}", "cannot be called", "when(state) of the TrainerState", "when=lambda state: …")
+        why = "it is called with the TrainerState after each step"
+        raise _bad(f"when={made.when!r}", "must be a function", why, "when=lambda state: …")
     return made
 
 

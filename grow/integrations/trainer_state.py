@@ -5,7 +5,8 @@
     optimizer = load_trainer_state("out/checkpoint-500", grown.model, grown.plan)
     Trainer(model=grown.model, optimizers=(optimizer, None), …).train()
 
-From file to file, `grow widen --from out/checkpoint-500` grows it along, and `resume_from_checkpoint` goes on.
+From file to file, `grow widen --from out/checkpoint-500` grows the optimizer along, and `resume_from_checkpoint` goes
+on.
 """
 
 from __future__ import annotations
@@ -41,49 +42,49 @@ def load_trainer_state(
 
     checkpoint  out/checkpoint-500, with optimizer.pt; training_args.bin is not read
     model       the grown model; None as the plan: the model of the checkpoint itself
-    plan        of the growth that made it, `Growth.plan`
+    plan        the plan of the growth that made it, `Growth.plan`
     state       "fresh-new", "carry" or "drop", as in `grow.widen`
 
-    Raises BadInput when the state is damaged or the checkpoint's is not the state of the model that grew, Refused for
-    another optimizer than AdamW and Adafactor, for lossy growths, and for "carry" where experts are made or added.
+    Raises BadInput when the state is damaged or does not belong to the model that grew; Refused for an optimizer other
+    than AdamW and Adafactor, for lossy growths, and for "carry" where experts are made or added.
     """
     check_policy(state)
     path = Path(checkpoint)
-    with open_trainer(path) as found:
-        bare = bare_model(found.path)
-        check_state(found, shapes(bare))
-        entries = dict(_entries(found, bare, model, plan, state))
+    with open_trainer(path) as stored:
+        bare = bare_model(stored.path)
+        check_state(stored, shapes(bare))
+        entries = dict(_entries(stored, bare, model, plan, state))
         order = trainer_order(model)
         named = dict(model.named_parameters())
-        settings = [{k: v for k, v in group.items() if k not in ("params", "param_names")} for group in found.groups]
-        optimizer = _built(CLASSES[found.kind], settings, [[named[name] for name in names] for names in order])
+        settings = [{k: v for k, v in group.items() if k not in ("params", "param_names")} for group in stored.groups]
+        optimizer = _built(CLASSES[stored.kind], settings, [[named[name] for name in names] for names in order])
         numbered = [entries.get(name) for names in order for name in names]
-        loaded = {i: own_entries(found.kind, some) for i, some in enumerate(numbered) if some}
+        loaded = {i: own_entries(stored.kind, some) for i, some in enumerate(numbered) if some}
         optimizer.load_state_dict({"state": loaded, "param_groups": optimizer.state_dict()["param_groups"]})
     return optimizer
 
 
 def _entries(
-    found: TrainerState, bare: Any, model: Any, plan: Plan | None, state: str
+    stored: TrainerState, bare: Any, model: Any, plan: Plan | None, state: str
 ) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
-    """(parameter of `model`, key -> tensor)."""
+    """(parameter of `model`, entry of its state -> tensor)."""
     if state == "drop":
         return
     entries: dict[str, dict[str, torch.Tensor]] = {}
     if plan is not None:
         refuse_plan(plan, state)
-        for item in items_of(plan, found, bare, model, state):
+        for item in items_of(plan, stored, bare, model, state):
             name, _, key = item.name.removeprefix("optim.").rpartition(".")
             entries.setdefault(name, {})[key] = item.value()
     elif shapes(bare) != shapes(model):
         raise BadInput(
-            f"{found.path}: {OPTIMIZER}",
+            f"{stored.path}: {OPTIMIZER}",
             what="is not the state of this model: other parameters or shapes",
-            why="what grew needs the plan by which it did",
+            why="a model that grew needs the plan of its growth",
             fix="load_trainer_state(checkpoint, grown.model, grown.plan)",
         )
     else:
-        entries = {name: {key: found.whole(t) for key, t in keys.items()} for name, keys in found.moments.items()}
+        entries = {name: {key: stored.whole(t) for key, t in keys.items()} for name, keys in stored.moments.items()}
     yield from entries.items()
 
 

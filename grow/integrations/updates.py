@@ -1,7 +1,7 @@
-"""Updates of new entries scaled, or old entries frozen, under any training loop.
+"""Scaled updates of new entries, or frozen old entries, under any training loop.
 
-Hooks of the optimizer do it, so it works inside `Trainer` and Accelerate, with any scheduler, accumulation and
-clipping. The arithmetic is that of `grow train --rewarm` and `--freeze-old`.
+Hooks of the optimizer do this, so it works inside `Trainer` and Accelerate, with any scheduler, accumulation and
+clipping. The arithmetic is that of `rewarm` and `freeze_old` in `grow.train`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ STEPS = "new_entry_steps"  # in the optimizer's first group, so that its state_d
 
 
 class NewEntryUpdates:
-    """From now on `optimizer.step()` treats new entries apart, until `remove()`.
+    """Until `remove()`, `optimizer.step()` treats new entries differently from old ones.
 
         updates = NewEntryUpdates(optimizer, model, growth, rewarm=(1.25, 250))
 
-    optimizer   torch's, or what Accelerate made of it; of a list, one object each
+    optimizer   torch's, or Accelerate's wrapper of one; several optimizers need an object each
     growth      what made the model: a `Growth`, a `Plan`, or a folder with grow.json
-    scale       updates of new entries are multiplied with it, in every step
-    rewarm      (ratio, steps): up from 0 in the first tenth of the steps, then `ratio` until they are over, then 1
-    freeze_old  old entries keep their bits, weight decay included; their gradient is 0 in norms and moments
-    step        how many steps were taken since the growth. Unless given: what the optimizer's first group says in
-                "new_entry_steps", where it is counted, so that saving and loading the optimizer's state resumes it
+    scale       the factor of the updates of new entries in every step
+    rewarm      (ratio, steps): the factor rises from 0 in the first tenth of the steps, is `ratio` until they are over,
+                then 1
+    freeze_old  keep the bits of old entries, weight decay included; their gradient is 0 in norms and moments
+    step        how many steps were taken since the growth. Default: what the optimizer's first group counts in
+                "new_entry_steps", so that loading a saved optimizer state resumes it
 
-    Sharded parameters are cut like their masks: build it after they were sharded. Raises BadInput.
+    Masks are sharded like their parameters, so build this after the model is sharded. Raises BadInput.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class NewEntryUpdates:
             self.optimizer.register_step_pre_hook(self._before),
             self.optimizer.register_step_post_hook(self._after),
         ]
-        if freeze_old:  # before anybody clips: what is frozen counts in no norm
+        if freeze_old:  # this comes before clipping, so that frozen entries count in no norm
             self._handles += [
                 p.register_post_accumulate_grad_hook(partial(_mask, new))
                 for p, new in self.entries.parts
@@ -76,7 +77,7 @@ class NewEntryUpdates:
         return self.optimizer.param_groups[0].get(STEPS, 0)
 
     def remove(self) -> None:
-        """Steps are the optimizer's own again."""
+        """Give the optimizer its own steps back."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -91,9 +92,9 @@ class NewEntryUpdates:
 
 
 def check_updates(scale: Any, rewarm: Any) -> None:
-    """BadInput for a scale or a re-warming that is none."""
+    """BadInput for a scale or a re-warming that new entries cannot have."""
     if not isinstance(scale, (int, float)) or not 0 <= scale < 100:
-        why = "0 holds new entries where they are"
+        why = "it is a factor, and 0 leaves new entries as they are"
         raise BadInput(f"scale={scale}", what="must be a number from 0 to 100", why=why, fix="scale=1")
     if rewarm is None:
         return
@@ -103,21 +104,21 @@ def check_updates(scale: Any, rewarm: Any) -> None:
     except (TypeError, ValueError):
         good = False
     if not good:
-        why = "new entries take ratio times the rate at first"
+        why = "updates of new entries are multiplied by the ratio for so many steps"
         raise BadInput(
             f"rewarm={rewarm}", what="must be (ratio, steps), both above 0", why=why, fix="rewarm=(1.25, 250)"
         )
 
 
 def bare(optimizer: Any) -> torch.optim.Optimizer:
-    """What Accelerate's wrapper holds; BadInput for what is not an optimizer."""
+    """The optimizer inside Accelerate's wrapper; BadInput for anything else than an optimizer."""
     while type(optimizer).__module__.startswith("accelerate.") and hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise BadInput(
             "optimizer",
-            what=f"is a {type(optimizer).__name__}, wanted a torch.optim.Optimizer",
-            why="its steps are what is changed",
+            what=f"must be a torch.optim.Optimizer, got {type(optimizer).__name__}",
+            why="its steps are changed",
             fix="optimizer=torch.optim.AdamW(model.parameters())",
         )
     return optimizer

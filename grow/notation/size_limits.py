@@ -1,12 +1,12 @@
 """The largest size of each axis that grow accepts, whether from a file or from a user.
 
-A size is a claim of a file or a slip of a finger; it is held against this table before anything is as long as it says.
-Each cap is far above every known model, and what a plan needs for it is some hundred megabytes.
+A size may be a false claim of a file or a slip of a finger, so it is compared with this table before anything of that
+size is made. Each cap is far above every known model, and a plan of that size takes some hundred megabytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from grow.errors import BadInput
 
@@ -39,7 +39,7 @@ def cap_of(axis: str, *, table: bool = False) -> int:
 
 
 def fault(axis: str, size: int, *, table: bool = False) -> str:
-    """Why a size is out of range, "" for one that is not."""
+    """Why grow does not accept a size; "" when it does."""
     cap = cap_of(axis, table=table)
     if 1 <= size <= cap:
         return ""
@@ -47,31 +47,41 @@ def fault(axis: str, size: int, *, table: bool = False) -> str:
     return f"{axis} is from 1 to {cap:,}: the largest of a known model is {known}, and a plan is made in memory"
 
 
-def check_caps(
-    sizes: Mapping[str, int], where: Mapping[str, str], *, prefix: str, table: bool = False, tensors: int = 0
-) -> None:
-    """BadInput for the first size, or product of sizes, that is too large to look at.
+Written = Callable[[str, int], str]
+"""A config field and its size -> the option that says so, as its caller writes it."""
 
-    where    axis -> what it is called in the message, behind `prefix`
-    tensors  how many the model has in all
+
+def check_caps(
+    sizes: Mapping[str, int], fields: Mapping[str, str], written: Written | None, *, table: bool, tensors: int
+) -> None:
+    """BadInput for the first size, or product of sizes, that is larger than grow looks at.
+
+    fields   axis -> config field
+    written  by whom the sizes were given; None: by config.json
+    tensors  how many tensors the model has
     """
+
+    def where(axis: str) -> str:
+        name = fields.get(axis, axis)
+        return written(name, sizes[axis]) if written else f"config.json: {name}"
+
     for axis, size in sizes.items():
         if why := fault(axis, size, table=table):
-            name = where.get(axis, axis)
-            what = f"{short(size)} is out of range"
-            raise BadInput(f"{prefix}{name}", what=what, why=why, fix=f"{name} from 1 to {cap_of(axis, table=table)}")
+            cap, name = cap_of(axis, table=table), fields.get(axis, axis)
+            fix = f"{name} from 1 to {cap}"
+            if written:
+                fix = f"at least {written(name, 1)}" if size < 1 else f"at most {written(name, cap)}"
+            raise BadInput(where(axis), what=f"{short(size)} is out of range", why=why, fix=fix)
     if (wide := sizes.get("heads", 1) * sizes.get("head_dim", 1)) > HEADS_WIDTH:
-        name = where.get("heads", "heads")
         raise BadInput(
-            f"{prefix}{name}",
+            where("heads"),
             what=f"{sizes['heads']:,} heads of {sizes['head_dim']:,} are {wide:,} coordinates",
             why=f"at most {HEADS_WIDTH:,} are looked at: the largest known model has 49,152",
             fix="fewer or smaller heads",
         )
     if tensors > TENSORS:
-        layers = where.get("layers", "layers")
         raise BadInput(
-            f"{prefix}{layers}",
+            where("layers"),
             what=f"{sizes['layers']:,} layers"
             + (f" of {sizes['experts']:,} experts" if "experts" in sizes else "")
             + f" are {tensors:,} tensors",

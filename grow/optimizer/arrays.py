@@ -12,7 +12,7 @@ def along(dim: int, ndim: int) -> tuple[int, ...]:
 
 
 def joined(parts: Any, like: Any) -> Any:
-    """Below each other, a stack where `like` is one."""
+    """The parts below each other, or as a stack where `like` is one."""
     if isinstance(like, np.ndarray):
         return np.stack(parts) if like.ndim == 3 else np.concatenate(parts)
     import torch
@@ -42,13 +42,13 @@ def times(values: Any, dim: int, scale: np.ndarray) -> Any:
 
 
 def ratio(new: Any, old: Any) -> Any:
-    """mean(new) / mean(old), 0 where nothing was seen."""
+    """mean(new) / mean(old); 0 where the old mean is 0."""
     total = old.mean()
     return new.mean() / (total + (total == 0))
 
 
 def work(values: Any) -> Any:
-    """float16 and bfloat16 as float32: a product of factors is rounded once."""
+    """A copy in float32 or wider, so that a product of factors is rounded only once."""
     if isinstance(values, np.ndarray):
         return values.astype(np.float32) if values.dtype.itemsize < 4 else values.copy()
     values = values.detach()

@@ -22,20 +22,20 @@ The dual of the axis map's law follows from L̃(grown(W)) = L(W) and is what the
     for every old entry:   Σ over its copies of   v · γ  =  1
 
 So first moments grow by γ and second moments by γ². A tied table needs no case of its own: as the embedding its γ is
-read · gain, as the head gain · write · (the norm's read · gain), the same number. Growing head_dim multiplies q by
-√(d'/d); that is `write` of head_dim.q, and its γ is the inverse. Staged training (arXiv 2203.06211) grows GPT-2 × 2
+read · gain, and as the head it is gain · write · (the norm's read · gain), the same number. Growing head_dim multiplies
+q by √(d'/d), which is `write` of head_dim.q, and γ is its inverse. Staged training (arXiv 2203.06211) doubles GPT-2
 together with its optimizer state; here the rule is derived for any map.
 
-Exact (γ is the gradient's factor on every copied entry) for even shares, next to silent and unread coordinates, and for
-inserted layers. Elsewhere γ is nominal:
-    drawn shares     `read` is the expectation of what a draw gives; the gradient's expectation over draws is γ · old
+The rule is exact (γ is the gradient's factor on every copied entry) for even shares, beside silent and unread
+coordinates, and for inserted layers. Elsewhere γ is nominal:
+    drawn shares     `read` is the expectation of a draw; the expectation of the gradient over draws is γ · old
     mean             gradients of the stream also flow through the coordinates that carry the mean
     head_dim, q/k norm   the part of a gradient along q itself does not scale with the rest
     kv heads dealt   (fewer queries per kv head) a copy's gradient comes from its own queries; the sum is the old one
     new tokens       take a part of the softmax
-    a parted head    the state of a tied table is of the sum of two gradients, which nothing can take apart; both get it
+    an untied head   a tied table's state belongs to the sum of two gradients, which cannot be separated; both get it
 
-With even shares training then commutes with growing: an entry follows v times its old trajectory at rates
+With even shares, training then commutes with growing: an entry follows v times its old trajectory at these rates:
 
     SGD     lr · v/γ             weight decay · γ/v
     Adam    lr · v      eps · γ  weight decay · γ/v
@@ -43,7 +43,7 @@ With even shares training then commutes with growing: an entry follows v times i
     Muon    lr · v · √(c·d)      weight decay / (v · √(c·d))    for c and d copies of every row and column: orthogonal
                                  updates of copies are that much smaller (before its own adjustment to the shape)
 
-New entries are those that are not the first to carry an old one: fresh coordinates, further copies, inserted layers.
+An entry is new unless it is the first to carry an old one: fresh coordinates, further copies and inserted layers are.
 This module knows no optimizer class and no framework: moments are numpy arrays or torch tensors.
 """
 
@@ -64,17 +64,17 @@ from grow.planning.tensor import TensorPlan
 
 V = TypeVar("V")
 POLICIES = ("fresh-new", "carry", "drop")
-"""What becomes of the state of new entries: see `grow.optimizer.torch_classes`."""
+"""What happens to the state of new entries: see `grow.optimizer.torch_classes`."""
 
 
 @dataclass(frozen=True)
 class Factors:
-    """Of the m new coordinates of one stored dim.
+    """How the m new coordinates of one stored dim follow from the old ones.
 
     source    (m,) the old coordinate, 0 where there is none
     value     (m,) v, 0 on fresh coordinates
     gradient  (m,) γ, 0 on fresh coordinates
-    first     (m,) True where it is the first that carries its old coordinate
+    first     (m,) True for the first one that carries an old coordinate
     """
 
     source: np.ndarray
@@ -95,7 +95,7 @@ def _factors(m: AxisMap, role: str, tied: bool, looked_up: bool) -> Factors:
     copied = m.source >= 0
     source = np.where(copied, m.source, 0)
     first = np.zeros(m.m, dtype=bool)
-    # a copy that adds nothing to the law is not the one that carries (k under a q/k norm, whose gain is 0)
+    # a copy that adds nothing to the law does not carry (k under a q/k norm whose gain is 0)
     carriers = np.flatnonzero(copied & (m.read * m.gain * m.write != 0))
     first[carriers[np.unique(m.source[carriers], return_index=True)[1]]] = True
     one = np.ones(m.m)
@@ -112,13 +112,13 @@ def grow_moment(
 ) -> Any:
     """t.shape -> t.new_shape: the moment of the grown tensor, in the moment's own dtype and on its device.
 
-    power   1 for an average of gradients (γ), 2 for one of their squares (γ²)
+    power   1 for an average of gradients (γ), 2 for an average of their squares (γ²)
     copies  False: further copies of an entry start at 0, as fresh ones do
-    rows    (first, end): these rows of the result alone
+    rows    (first, end): only these rows of the result
 
-    What belongs to a layer that computes the identity, or was filled with a number, starts at 0.
-    Example: hidden 64 -> 128 by copies; of a down_proj (64, 256) hidden <- ffn, exp_avg becomes (128, 256) with
-    both copies of a row at 1/2 of the old.
+    The state of a tensor that belongs to an identity layer, or was filled with a number, starts at 0.
+    Example: hidden 64 -> 128 by copies; exp_avg of a down_proj (64, 256) hidden <- ffn becomes (128, 256)
+    with both copies of a row at 1/2 of the old one.
     """
     first, end = rows or (0, t.new_shape[0])
     if not carries(t, copies):
@@ -143,16 +143,16 @@ def grow_factored(t: TensorPlan, row: Any, col: Any, *, copies: bool = True) -> 
 
         row̃[j] = γr[j]² · row[source j] · Σ_k γc[k]² col[source k] / l  ÷  (Σ col / k)           and col̃ alike
 
-    are its means again, because V is a product. Ṽ is γ² times V exactly, whatever is fresh. They are also the means
-    that Adafactor would have kept of the grown gradients, where Σ γ² over the copies is alike for all of the other dim.
-    Of a stack, (e, n, 1) and (e, 1, k), every matrix is a product of its own.
+    are again its means, because V is a product. Ṽ is exactly γ² times V, whatever is fresh. They are also the means
+    that Adafactor would have kept of the grown gradients, where Σ γ² over the copies is the same all along the other
+    dim. In a stack, (e, n, 1) and (e, 1, k), every matrix is a product of its own.
     """
     if not carries(t, copies):
         return zeros(row, (*t.new_shape[:-1], 1)), zeros(col, (*t.new_shape[:-2], 1, t.new_shape[-1]))
     if not isinstance(t.origin, Stack):
         return _factored([t], row, col, copies)
     height, made = t.new_shape[1], []
-    for e in range(t.new_shape[0]):  # each matrix has means of its own, and experts keep their order
+    for e in range(t.new_shape[0]):  # each matrix has its own means, and experts keep their order
         parts = [piece for begin, piece in t.parts if begin // height == e]
         made.append(_factored(parts, row[e], col[e], copies))
     rows, cols = zip(*made)
@@ -160,7 +160,7 @@ def grow_factored(t: TensorPlan, row: Any, col: Any, *, copies: bool = True) -> 
 
 
 def _factored(parts: list[TensorPlan], row: Any, col: Any, copies: bool) -> tuple[Any, Any]:
-    """Of one matrix, whose parts lie below each other."""
+    """The grown means of one matrix, whose parts lie below each other."""
     rows, cols, first, grown = work(row), work(col), 0, []
     for t in parts:
         own, f_row = rows[first : first + t.shape[0]], factors(t)[0]
@@ -176,7 +176,7 @@ def _factored(parts: list[TensorPlan], row: Any, col: Any, copies: bool) -> tupl
 
 
 def carries(t: TensorPlan, copies: bool = True) -> bool:
-    """Whether any entry holds an old one; `copies` as in `grow_moment`."""
+    """Whether any entry holds an old one; for `copies` see `grow_moment`."""
     match t.origin:
         case Read(again=again, twin=twin):
             first = not again and (twin is None or twin.place == 0)
@@ -187,15 +187,15 @@ def carries(t: TensorPlan, copies: bool = True) -> bool:
 
 
 class Rate(NamedTuple):
-    """Per entry of a grown parameter, float64: it holds `value` times an old entry, whose gradient it gets `gradient`
-    times. Both 0 where it holds none."""
+    """The factors of each entry of a grown parameter, float64: it holds `value` times an old entry and gets `gradient`
+    times its gradient. Both are 0 where it holds none."""
 
     value: Any
     gradient: Any
 
 
 class PerTensor(Mapping[str, V], Generic[V]):
-    """Name of a grown parameter -> something as large as it, computed when it is asked for and not kept."""
+    """Name of a grown parameter -> something of its size, computed when it is looked up and not kept."""
 
     def __init__(self, plan: Plan, compute: Callable[[TensorPlan], V]) -> None:
         self._tensors = {t.name: t for t in plan.tensors}
@@ -212,11 +212,11 @@ class PerTensor(Mapping[str, V], Generic[V]):
 
 
 def new_entries(plan: Plan) -> Mapping[str, Any]:
-    """Parameter -> BoolTensor of its shape, True where the entry is new: for re-warming or freezing one part only.
+    """Parameter -> BoolTensor of its shape, True where an entry is new, so that one part can be re-warmed or frozen.
 
-    Every old entry has exactly one entry that is not new: the first that carries it. Of the copies of an expert that
-    is the first one, of a dense FFN that became experts the first group, or the shared expert that carries it alone.
-    Where a tied table is stored under two names (BERT's decoder bias), both are listed.
+    For every old entry exactly one entry is not new: the first that carries it. Among the copies of an expert that is
+    the first one; where a dense FFN became experts it is the first group, or the shared expert that alone carries it. A
+    tied table that is stored under two names (BERT's decoder bias) is listed under both.
     """
     return PerTensor(plan, new_entries_of)
 
@@ -260,7 +260,7 @@ def rates_of(t: TensorPlan) -> Rate:
 
 
 def _stacked(stack: Stack[TensorPlan], compute: Callable[[TensorPlan], Any], shape: tuple[int, ...]) -> Any:
-    """What is computed for each matrix of a stack, in its place."""
+    """The results for all matrices of a stack, each in its place."""
     import torch
 
     return torch.cat([compute(piece) for piece in stack.pieces]).reshape(shape)

@@ -1,23 +1,23 @@
 """The optimizer classes of torch: what their state consists of, and new ones for a grown model.
 
-The new one has the class, the hyper-parameters and the groups of the old one. A parameter is in the group that the
-parameter it came from is in; inserted layers are with the layer whose weights they took. Neither the old optimizer nor
-its state is changed or shared.
+The new optimizer has the class, the hyper-parameters and the groups of the old one. A parameter is in the group of the
+parameter that it came from; an inserted layer is in that of the layer whose weights it took. The old optimizer and its
+state are neither changed nor shared.
 
     state         entries that carry an old one first     further copies     new coordinates and layers
     "fresh-new"   the dual rule (grow.optimizer.dual_rule)          0                  0
     "carry"       the dual rule                           the dual rule      0
     "drop"        an optimizer that has not taken a step
 
-"fresh-new" is the default. In SPARKLING (arXiv 2602.02472; the inner width of experts × 2, 200B tokens) copies whose
-state is reset on one side, with that part re-warmed, ended at the lowest loss of all its growths; scaling all states
-as "carry" does is not reported to gain anything over it. It also parts copies that get equal gradients, as even
+"fresh-new" is the default. In SPARKLING (arXiv 2602.02472; the inner width of experts × 2, 200B tokens) resetting the
+state of one side of the copies and re-warming that part gave the lowest loss of all its growths; scaling all states, as
+"carry" does, is not reported to gain anything over it. It also separates copies that get equal gradients, as even
 shares give them, wherever an update depends on the state.
 
-`step` stays what it was for all, also for inserted layers. Adam's bias correction then takes moments that start at 0
-for settled ones: at a constant gradient the t-th update of a new entry is (1 - β1^t) / √(1 - β2^t) times the usual one,
-3.2 times at first and at most 6.6 times (t = 12) for β = (0.9, 0.999). Whoever wants them slower re-warms what
-`grow.new_entries` marks; a step of 0 would help whole new parameters and not the new rows of an old one.
+`step` keeps its value for all parameters, also in inserted layers. Adam's bias correction then treats moments that
+start at 0 as settled: at a constant gradient the t-th update of a new entry is (1 - β1^t) / √(1 - β2^t) times the usual
+one, 3.2 times at first and at most 6.6 times (t = 12) for β = (0.9, 0.999). To slow them down, re-warm what
+`grow.new_entries` marks; a step of 0 would help whole new parameters, but not the new rows of an old one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from grow.spelling import check_choice, option
 
 ROW, COL = "row_var", "col_var"
 
-# Class -> entry of a parameter's state -> the power of the gradient that it averages. `step` is kept.
+# class -> entry of a parameter's state -> the power of the gradient that it averages; `step` keeps its value
 STATES: dict[str, dict[str, int]] = {
     "Adam": {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2},
     "AdamW": {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2},
@@ -49,7 +49,7 @@ STEP = "step"
 
 
 def grow_optimizers(optimizer: Any, state: str, plan: Plan, model: Any, grown: Any) -> Any:
-    """The optimizer, or the list of optimizers, of `grown`. `check_optimizers` came before."""
+    """The optimizer, or the list of optimizers, of `grown`; `check_optimizers` must have passed."""
     if isinstance(optimizer, torch.optim.Optimizer):
         return _Pairing(plan, model, grown).optimizer(optimizer, state)
     pairing = _Pairing(plan, model, grown)
@@ -57,15 +57,15 @@ def grow_optimizers(optimizer: Any, state: str, plan: Plan, model: Any, grown: A
 
 
 def check_optimizers(optimizer: Any, state: str, model: Any) -> None:
-    """BadInput or Refused unless every optimizer can be grown; reads, computes nothing."""
+    """BadInput or Refused unless every optimizer can be grown; it computes nothing."""
     check_choice("state", state, POLICIES, "policy", "policies")
     if optimizer is None:
         if state != POLICIES[0]:
             raise BadInput(
                 option(state=state),
-                what="given without an optimizer",
-                why="it says what becomes of an optimizer's state",
-                fix="optimizer=…, or no state",
+                what="is given without an optimizer",
+                why="it says what happens to the optimizer state",
+                fix="give optimizer=…, or leave state=… out",
             )
         return
     names = {id(p): name for name, p in model.named_parameters()}
@@ -73,7 +73,7 @@ def check_optimizers(optimizer: Any, state: str, model: Any) -> None:
         if not isinstance(one, torch.optim.Optimizer):
             raise BadInput(
                 "optimizer",
-                what=f"is a {type(one).__name__}, wanted a torch.optim.Optimizer or a list of them",
+                what=f"must be a torch.optim.Optimizer or a list of them, got {type(one).__name__}",
                 why="its groups and state are what grows",
                 fix="optimizer=torch.optim.AdamW(model.parameters())",
             )
@@ -84,7 +84,7 @@ def check_optimizers(optimizer: Any, state: str, model: Any) -> None:
                     raise BadInput(
                         f"optimizer: param_groups[{g}], parameter {i} of shape {tuple(p.shape)}",
                         what="is not one of the model's parameters",
-                        why="a state can only grow with the weight it belongs to",
+                        why="an optimizer state grows with the weight that it belongs to",
                         fix="pass the optimizer that was built from this model's parameters, or one without this group",
                     )
                 if state != "drop":
@@ -92,7 +92,7 @@ def check_optimizers(optimizer: Any, state: str, model: Any) -> None:
 
 
 def refuse_sharded(model: Any) -> None:
-    """Refused where a parameter is a part of a weight: its rows and columns are not those of the table."""
+    """Refused where a parameter is a shard of a weight, whose rows and columns are not those of the table."""
     kinds = {"placements": "DTensor (FSDP2, tensor parallel)", "_is_flat_param": "FSDP's flat parameter"}
     kinds |= {"ds_id": "DeepSpeed ZeRO-3 parameter"}
     for name, p in model.named_parameters():
@@ -112,8 +112,8 @@ def _check_class(one: torch.optim.Optimizer, state: str) -> None:
         return
     raise Refused(
         f"optimizer {type(one).__module__}.{type(one).__qualname__}",
-        what=f"has a state that grow has not been told about; known: torch.optim's {', '.join(STATES)}",
-        why="first moments grow by γ and second moments by γ²; which of its tensors is which cannot be seen",
+        what=f"has a state that grow does not know; it knows torch.optim's {', '.join(STATES)}",
+        why="first moments grow by γ and second moments by γ²; nothing says which of its tensors is which",
         fix='state="drop" starts it anew, with the same class and groups (of a wrapper, pass the optimizer inside)',
     )
 
@@ -125,17 +125,17 @@ def _check_state(one: torch.optim.Optimizer, name: str, p: torch.Tensor) -> None
         if key in (ROW, COL):
             wanted = (p.shape[0], 1) if key == ROW else (1, p.shape[1])
         if key not in known:
-            what, why = f"is not a state of torch.optim.{type(one).__name__}", "whether it is a moment cannot be seen"
+            what, why = f"is not a state of torch.optim.{type(one).__name__}", "nothing says whether it is a moment"
         elif key != STEP and value is not None and (tuple(value.shape) != wanted or not value.is_floating_point()):
-            what = f"is {value.dtype} of shape {tuple(value.shape)}, wanted floating point of {wanted}"
-            why = "it is sharded, quantised or of another model; its entries are not those of the weight"
+            what = f"must be floating point of shape {wanted}, got {value.dtype} of shape {tuple(value.shape)}"
+            why = "it is sharded, quantised or from another model; its entries are not those of the weight"
         else:
             continue
         raise Refused(f"optimizer: state of {name}: {key}", what=what, why=why, fix='state="drop" starts anew')
 
 
 class _Pairing:
-    """Which parameters of the grown model every parameter of the old one became."""
+    """Which parameters of the grown model each parameter of the old one became."""
 
     def __init__(self, plan: Plan, model: Any, grown: Any) -> None:
         names: dict[int, list[str]] = {}
@@ -144,7 +144,7 @@ class _Pairing:
         made: dict[str, list[TensorPlan]] = {}
         for t in plan.tensors:
             made.setdefault(t.source, []).append(t)
-        self._made = {key: [t for name in found for t in made.get(name, ())] for key, found in names.items()}
+        self._made = {key: [t for name in aliases for t in made.get(name, ())] for key, aliases in names.items()}
         self._old_order = {id(p): i for i, p in enumerate(model.parameters())}
         self._new = dict(grown.named_parameters(remove_duplicate=False))
         self._new_order = {id(p): i for i, p in enumerate(grown.parameters())}
@@ -162,7 +162,7 @@ class _Pairing:
         accepted = inspect.signature(type(old).__init__).parameters
         try:
             new = type(old)(groups, **{k: v for k, v in old.defaults.items() if k in accepted})
-        except Exception as error:  # somebody's own class, state="drop"
+        except Exception as error:  # a class that grow does not know, with state="drop"
             raise Refused(
                 f"optimizer {type(old).__module__}.{type(old).__qualname__}",
                 what=f"could not be built anew: {error}",
@@ -176,7 +176,7 @@ class _Pairing:
         return new
 
     def _group(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """In the model's order where the old group was: a saved state then loads into `Class(model.parameters())`."""
+        """The new group, in the model's order if the old one was; its state loads into `Class(model.parameters())`."""
         order = [self._old_order[id(p)] for p in group["params"]]
         pairs = [pair for p in group["params"] for pair in self.of(p)]
         if order == sorted(order):
@@ -189,7 +189,7 @@ class _Pairing:
 def _grow_state(
     old: torch.optim.Optimizer, t: TensorPlan, p: torch.Tensor, grown: torch.Tensor, *, copies: bool
 ) -> dict[str, Any]:
-    """The state of one grown parameter. A moment that had the dtype of its weight keeps having it."""
+    """The state of one grown parameter. A moment that had the dtype of its weight has it again."""
     powers, before = STATES[type(old).__name__], old.state[p]
     after: dict[str, Any] = {}
     for key, value in before.items():

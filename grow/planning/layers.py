@@ -161,6 +161,17 @@ def place(n: int, m: int, where: str | Sequence[int] = "spread", fill: str = "co
     return insert(n, after, fill)
 
 
+def is_place(where: str) -> bool:
+    """Whether a text names places, for any number of layers."""
+    if where in ("spread", "top"):
+        return True
+    try:
+        _after(where, 0, 0)
+    except BadInput:
+        return False
+    return True
+
+
 def _after(where: str | Sequence[int], n: int, m: int) -> list[int]:
     try:
         if not isinstance(where, str):

@@ -159,7 +159,8 @@ def plan_for(matched: Match, to: Any, options: GrowthOptions = USUAL) -> Plan:
     matched, how, top_k = read_so(matched, asked)
     target = resolve(matched.architecture, {} if to is None else to, deepen=options.deepen)
     target = replace(target, sizes={**target.sizes, "experts": asked.experts})
-    matched.family.check_caps(target.sizes, f"{option('experts')}: ")
+    field = matched.family.axes["experts"]
+    matched.family.check_caps(target.sizes, lambda name, size: option(experts=size if name == field else asked.experts))
     return make_plan(matched, target, options, upcycling=how, top_k=top_k)
 
 

@@ -17,7 +17,8 @@ def check_sizes(source: Architecture, new: Mapping[str, int]) -> None:
     def field(axis: str) -> str:
         return family.axes.get(axis, axis)
 
-    family.check_caps({axis: new[axis] for axis in (*GROWABLE, *family.follows) if axis in new}, f"{option('to')} ")
+    given = {axis: new[axis] for axis in (*GROWABLE, *family.follows) if axis in new}
+    family.check_caps(given, lambda name, size: option(to={name: size}))
     fewer = [axis for axis in GROWABLE if axis in new and axis not in WIDTHS and new[axis] < old[axis]]
     if fewer:  # before the widths: what is suggested for them would be refused for these
         raise Refused(

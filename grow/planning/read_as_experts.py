@@ -113,7 +113,7 @@ def _check(target: Family, experts: Experts, sizes: Mapping[str, int], how: Upcy
         )
     target.check_caps(
         {**{axis: sizes[axis] for axis in ("heads", "head_dim", "layers")}, "experts": max(g, 1)},
-        f"{option('granularity')}: ",
+        lambda name, size: option(granularity=size if name == target.axes["experts"] else g),
     )
     if g < 1 or ffn % g:
         near = sorted((k for k in range(1, min(ffn, 4096) + 1) if ffn % k == 0), key=lambda k: (abs(k - g), k))[:3]

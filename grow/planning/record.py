@@ -41,7 +41,7 @@ def record_of(
 ) -> dict[str, Any]:
     """The JSON document of a finished growth, without its verification.
 
-    history  of the source, as far as it is recorded, see `grow.costs.spent_so_far`
+    history  of the source, as far as it is recorded, see `grow.costs.training_cost`
     earlier  of the source, see `earlier_of`
     """
     return {

@@ -12,6 +12,8 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from grow.spelling import check_flags, check_functions, check_path, check_whole
+
 if TYPE_CHECKING:
     from grow.staged.pricing import Pricing
     from grow.staged.runner import Finished
@@ -30,17 +32,24 @@ def run(
     on_stage: Callable[[str], None] = lambda stage: None,
     progress: Callable[[str], None] = lambda what: None,
 ) -> Finished:
-    """Carry out a staged recipe: train, grow, train; see `grow.staged.recipe` for what it may say.
+    """Carry out a staged recipe: train, grow, train; `grow.staged.recipe` says what it may contain.
 
-    recipe    a TOML file, or the name of a bundled one
+    recipe    a TOML file, or the name of a bundled recipe
     out       the new folder; default: the recipe's name here. Each stage leaves a stock checkpoint in it
-    resume    continue the run in `out`, inside a stage too; only stages that were not begun may have changed
-    world     refuse to run on another number of processes than this
-    on_stage  called with a line at the beginning of each stage; progress: with what a growth is doing
+    resume    continue the run in `out`, even inside a stage; only stages that have not begun may have changed
+    world     refuse to run on any other number of processes
+    on_stage  is called with a line at the beginning of each stage; progress: with what a growth is doing
 
-    SIGTERM ends it behind the training step it is in: `.stopped` of the result. Raises GrowError; what is wrong with
-    the recipe, the data or a growth is found before anything runs.
+    SIGTERM ends it after the current training step: see `.stopped` of the result. Raises GrowError; faults of the
+    recipe, the data or a growth are found before anything runs.
     """
+    check_path("recipe", recipe, "it is a TOML file, or the name of a bundled recipe")
+    if out is not None:
+        check_path("out", out, "a run is a folder")
+    if world is not None:
+        check_whole("world", world, "it is a number of processes", least=1)
+    check_flags(resume=resume, trust_checkpoint=trust_checkpoint, quiet=quiet)
+    check_functions(on_stage=on_stage, progress=progress)
     from grow.staged.runner import carry_out
 
     return carry_out(
@@ -58,10 +67,13 @@ def run(
 def price(
     recipe: str | os.PathLike, *, measured: bool = True, progress: Callable[[str], None] = lambda stage: None
 ) -> Pricing:
-    """What every stage of a recipe costs: parameters, tokens, FLOPs, memory, disk; nothing runs, nothing is written.
+    """What every stage of a recipe costs: parameters, tokens, FLOPs, memory, disk. Nothing runs, nothing is written.
 
-    measured  also the time, over a few steps of each train stage on a random model of its size
+    measured  measure the time too, over a few steps of each train stage on a random model of its size
     """
+    check_path("recipe", recipe, "it is a TOML file, or the name of a bundled recipe")
+    check_flags(measured=measured)
+    check_functions(progress=progress)
     from grow.staged.pricing import priced
 
     return priced(recipe, measured=measured, progress=progress)

@@ -23,6 +23,7 @@ from grow.planning.change import Change
 from grow.planning.growth_options import GrowthOptions
 from grow.planning.plan import Plan, plan_for
 from grow.planning.record import assumed, read_record
+from grow.spelling import left_out, option
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Outline:
-    """path is for messages, and where the tokenizer is; `change` what a grow.json says of the growth behind it."""
+    """A checkpoint without weights. `path` is for messages and the tokenizer; `change` is the growth that made it."""
 
     path: Path
     config: dict[str, Any]
@@ -52,7 +53,7 @@ class Outline:
 
 
 def outline_of(src: str, revision: str | None = None) -> Outline:
-    """Of a checkpoint that is there: folder, hub id or bundled name."""
+    """The outline of a checkpoint that exists: folder, hub id or bundled name."""
     with open_checkpoint(locate(src, revision=revision)) as checkpoint:
         tensors = {name: Slot(info.dtype, info.shape) for name, info in checkpoint.tensors.items()}
         record = read_record(checkpoint.path)
@@ -62,7 +63,7 @@ def outline_of(src: str, revision: str | None = None) -> Outline:
 def random_outline(
     src: str, sizes: str | Mapping[str, int], dtype: str, revision: str | None, harmless: Sequence[str]
 ) -> Outline:
-    """Of random weights with the config of `src`, in other sizes."""
+    """The outline of random weights with the config of `src` in other sizes."""
     given = outline_of(src, revision)
     source = architecture_of(given.config)
     check_fields(source, {*harmless, *assumed(given.path, given.config)})
@@ -76,15 +77,14 @@ def random_outline(
 
 
 def sized(source: Architecture, sizes: str | Mapping[str, int]) -> dict[str, Any]:
-    """The config in other sizes, larger or smaller; BadInput when the family has no such model."""
+    """The config in other sizes, larger or smaller; BadInput when the family has no model of these sizes."""
     family = source.family
     if isinstance(sizes, str):
         if sizes not in family.sizes:
             hint = did_you_mean(sizes, family.sizes)
             why = f"sizes of {family.model_type}: {', '.join(family.sizes)}"
-            raise BadInput(
-                f"sizes: {sizes}"[:120], what=f"no such size; {hint}".rstrip("; "), why=why, fix="a table of fields"
-            )
+            what = f"no such size; {hint}".rstrip("; ")
+            raise BadInput(option(sizes=sizes[:120]), what=what, why=why, fix="a table of fields")
         sizes = family.sizes[sizes]
     by_field = {field: axis for axis, field in family.axes.items()}
     by_field |= {other: by_field[name] for name, other in family.synonyms.items() if name in by_field}
@@ -95,29 +95,24 @@ def sized(source: Architecture, sizes: str | Mapping[str, int]) -> dict[str, Any
             known = [*family.axes, *family.axes.values()]
             hint = did_you_mean(name, known)
             why = f"axes: {', '.join(family.axes)}"
-            raise BadInput(
-                f"sizes: {name}",
-                what=f"no such size; {hint}".rstrip("; "),
-                why=why,
-                fix="leave it out",
-            )
+            what = f"no such size; {hint}".rstrip("; ")
+            raise BadInput(option(sizes={name: size}), what=what, why=why, fix="leave it out")
         fields[family.axes[axis]] = size
     made = {**source.config, **fields}
     new = source.with_config(made).sizes
     if new["layers"] != old["layers"]:
         for name in (*family.layer_lists, *([family.window.field] if family.window else [])):
-            made.pop(name, None)  # the stock config says them anew
+            made.pop(name, None)  # the stock config fills them in anew
     if family.divides and new["hidden"] % new["heads"]:
         what = f"{new['heads']} heads do not divide hidden {new['hidden']}"
         why = f"the stock {family.model_type} config refuses it"
-        raise BadInput(
-            "sizes", what=what, why=why, fix=f"hidden = {new['heads'] * max(1, new['hidden'] // new['heads'])}"
-        )
+        hidden = new["heads"] * max(1, new["hidden"] // new["heads"])
+        raise BadInput(option(sizes=dict(sizes)), what=what, why=why, fix=f"hidden = {hidden}")
     return made
 
 
 def grown_outline(source: Outline, to: Any, options: GrowthOptions, harmless: Sequence[str]) -> tuple[Outline, Plan]:
-    """What a growth makes of it, and its plan; Refused and BadInput as of the growth itself."""
+    """(what a growth makes of `source`, its plan); raises Refused and BadInput as the growth itself does."""
     known = architecture_of(source.config)
     check_fields(known, {*harmless, *assumed(source.path, source.config)})
     plan = plan_for(match(known, source.tensors, str(source.path)), to, options)
@@ -126,16 +121,16 @@ def grown_outline(source: Outline, to: Any, options: GrowthOptions, harmless: Se
 
 
 def check_new_entries(outline: Outline, name: str) -> None:
-    """Refused where what is new in the model will not be known when `name` asks for it."""
+    """BadInput or Refused where `name` needs to know what is new in the model, and nothing will say it."""
     if outline.change is None:
         what, why = "nothing has grown before it", "there is no grow.json that says what is new"
-        raise BadInput(name, what=what, why=why, fix=f"leave {name} out")
+        raise BadInput(option(name), what=what, why=why, fix=left_out(name))
     if outline.change.redraw is not None:
-        what, why = "the growth before it draws units of experts anew", "which they are does not follow from sizes"
-        raise Refused(name, what=what, why=why, fix=f"leave {name} out")
+        what, why = "the growth before it draws units of experts anew", "the sizes do not say which they are"
+        raise Refused(option(name), what=what, why=why, fix=left_out(name))
     if name == "rates" and outline.change.makes_experts:
         what, why = "the growth before it makes experts", "their gradients are not multiples of the old ones"
-        raise Refused(name, what=what, why=why, fix=f"leave {name} out")
+        raise Refused(option(name), what=what, why=why, fix=left_out(name))
 
 
 def at(outline: Outline, path: Path) -> Outline:

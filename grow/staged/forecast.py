@@ -1,6 +1,6 @@
 """What each stage of a recipe will come to, before anything runs.
 
-A growth that would be refused is refused here, and so are data of another tokenizer and settings that fit no model.
+A growth that would be refused is refused here. So are data of another tokenizer and settings that do not fit the model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from grow.errors import BadInput, GrowError
 from grow.planning.growth_options import GrowthOptions, UpcyclingOptions
 from grow.planning.plan import Plan
 from grow.planning.target import depth_alone
-from grow.spelling import RecipeKeys, caller, spelled
+from grow.spelling import RecipeKeys, caller, option, spelled
 from grow.staged.checkpoint_outline import (
     Outline,
     check_new_entries,
@@ -25,10 +25,11 @@ from grow.staged.checkpoint_outline import (
     outline_of,
     random_outline,
 )
-from grow.staged.keys import GROWTHS, KINDS, SETTINGS, TREATED, UNTREATED
+from grow.staged.keys import BASELINE, GROWTHS, KINDS, SETTINGS, TREATED, UNTREATED
 from grow.staged.recipe import Recipe, Stage
+from grow.training.settings.from_options import continued, settings_of
 from grow.training.settings.limits import plateau_of, rewarm_of
-from grow.training.settings.run_settings import Settings, continued, settings_of
+from grow.training.settings.run_settings import Settings
 from grow.training.text.inputs import Source, check_plateau, is_bundled, parse_sources
 
 STATE_BYTES = 12  # per parameter of a run's checkpoint, beside the stock file: the weight and two moments in float32
@@ -36,11 +37,11 @@ STATE_BYTES = 12  # per parameter of a run's checkpoint, beside the stock file: 
 
 @dataclass(frozen=True)
 class Forecast:
-    """One stage; `outline` is the model that it leaves.
+    """What one stage comes to; `outline` is the model that it leaves.
 
-    settings     of a train stage; its steps and tokens are at most these where it may end at a plateau
-    train_bytes  of weights, gradients and moments of a train stage, activations not counted
-    disk_bytes   of what the stage leaves
+    settings     those of a train stage; where it may end at a plateau, its steps and tokens are at most these
+    train_bytes  memory of the weights, gradients and moments of a train stage, without activations
+    disk_bytes   what the stage leaves on disk
     """
 
     stage: Stage
@@ -49,7 +50,7 @@ class Forecast:
     settings: Settings | None = None
     tokens: int = 0
     flops: float = 0.0
-    stateful: bool = False  # moments come along with the weights
+    stateful: bool = False  # whether moments come along with the weights
 
     @property
     def steps(self) -> int:
@@ -67,7 +68,7 @@ class Forecast:
     def disk_bytes(self) -> int:
         if self.stage.kind in ("load", "verify"):
             return 0
-        copies = self.settings.keep + 1 if self.settings else 1  # one more while it is written
+        copies = self.settings.keep + 1 if self.settings else 1  # one more exists while it is written
         return copies * (self.outline.disk_bytes + (STATE_BYTES * self.parameters if self.stateful else 0))
 
 
@@ -76,15 +77,15 @@ def forecast(recipe: Recipe, world: int = 1) -> tuple[list[Forecast], Forecast |
 
     world  processes that share each batch
     """
-    found: list[Forecast] = []
+    forecasts: list[Forecast] = []
     for number, stage in enumerate(recipe.stages, 1):
         with named(recipe, f"stage {number} ({stage.kind})", stage.kind):
-            found.append(_one(stage, found, world))
+            forecasts.append(_one(stage, forecasts, world))
     if recipe.baseline is None:
-        return found, None
+        return forecasts, None
     with named(recipe, "[baseline]"):
-        flops = sum(one.flops for one in found)
-        return found, trained(recipe.baseline, found[-1].outline, world, flops=flops)
+        flops = sum(one.flops for one in forecasts)
+        return forecasts, trained(recipe.baseline, forecasts[-1].outline, world, flops=flops)
 
 
 def _one(stage: Stage, earlier: list[Forecast], world: int) -> Forecast:
@@ -103,31 +104,31 @@ def _one(stage: Stage, earlier: list[Forecast], world: int) -> Forecast:
     if stage.kind != "train":
         return Forecast(stage, before)
     last = next((one.settings for one in reversed(earlier) if one.settings), None)
-    found = trained(stage, before, world, last=last if options["continues"] else None)
-    _check_optimizer(found, earlier)
-    return found
+    result = trained(stage, before, world, last=last if options["continues"] else None)
+    _check_optimizer(result, earlier)
+    return result
 
 
 def _check_optimizer(made: Forecast, earlier: list[Forecast]) -> None:
-    """BadInput where the state that comes along is another optimizer's."""
+    """BadInput where the optimizer state that comes along belongs to another optimizer."""
     for one in reversed([*earlier, made]):
-        lossy = one.plan is not None and one.plan.lossy  # the state stays behind
+        lossy = one.plan is not None and one.plan.lossy  # then the state is left behind
         if lossy or one.stage.options.get("state") == "drop":
             return
         if one is not made and one.settings:
             before, now = one.settings.optimizer, made.settings.optimizer if made.settings else ""
             if before != now:
                 raise BadInput(
-                    f"optimizer {now}",
-                    what=f"the state that comes along from {one.stage.name} is of {before}",
+                    option(optimizer=now),
+                    what=f"the optimizer state that comes along from {one.stage.name} belongs to {before}",
                     why="what one optimizer remembers means nothing to another",
-                    fix=f'optimizer = "{before}", or state = "drop" begins with a fresh one',
+                    fix=f"{option(optimizer=before)}, or {option(state='drop')} begins with a fresh one",
                 )
             return
 
 
 def growth_arguments(stage: Stage) -> tuple[Any, GrowthOptions]:
-    """(target, options) of a growth."""
+    """(target, options) of a growth stage."""
     options = dict(stage.options)
     if stage.kind == "upcycle":
         options["upcycling"] = {f.name: options[f.name] for f in fields(UpcyclingOptions)}
@@ -135,7 +136,7 @@ def growth_arguments(stage: Stage) -> tuple[Any, GrowthOptions]:
 
 
 def train_settings(stage: Stage) -> dict[str, Any]:
-    """The settings of a train stage as `grow.train` takes them; what follows from steps and model is left out."""
+    """The settings of a train stage as `grow.train` takes them, without those that follow from steps and model."""
     options = stage.options
     given = {name: options[name] for name in (*SETTINGS, "seed") if options.get(name) is not None}
     for name, parse in (("rewarm", rewarm_of), ("plateau", plateau_of)):
@@ -147,10 +148,10 @@ def train_settings(stage: Stage) -> dict[str, Any]:
 def trained(
     stage: Stage, model: Outline, world: int, *, flops: float | None = None, last: Settings | None = None
 ) -> Forecast:
-    """A train stage on this model.
+    """What a train stage comes to on this model.
 
-    flops  the budget of a stage that has none of its own
-    last   the settings whose schedule it continues
+    flops  the budget of a stage that has no budget of its own
+    last   the settings whose schedule the stage continues
     """
     from grow.training.step.model_and_loss import (
         LONGEST,
@@ -169,7 +170,7 @@ def trained(
     if kind == "steps":
         given["steps"] = budget + (last.steps if last else 0)
     else:
-        # an outline has of a checkpoint what is counted here
+        # an outline has what this counts of a checkpoint
         tokens = int(budget) if kind == "tokens" else tokens_for(budget, model, length, given, None)  # type: ignore[arg-type]
     settings = continued(last, last.steps, given, tokens, length) if last else settings_of(given, tokens, length)
     check_length(settings.length, limit)
@@ -189,11 +190,11 @@ def sources(stage: Stage) -> list[Source]:
 
 
 def check_data(data: list[Source], model: Outline, settings: Settings, world: int) -> None:
-    """BadInput where token files are none, are another tokenizer's, or hold no block of this length."""
+    """BadInput where a folder holds no token files, those of another tokenizer, or no block of this length."""
     from grow.data.corpus import tokenizer_sha256
     from grow.training.step.model_and_loss import tokenizer_of
 
-    bundled = any(map(is_bundled, data))  # with validation text of their own
+    bundled = any(map(is_bundled, data))  # bundled texts have validation text of their own
     data = [source for source in data if not is_bundled(source)]
     if not data:
         return
@@ -211,13 +212,13 @@ def check_data(data: list[Source], model: Outline, settings: Settings, world: in
 
 
 def _objective(model: Outline) -> str:
-    """As far as it matters to a mask of documents."""
+    """The objective, as far as a mask of documents depends on it."""
     name = (model.config.get("architectures") or ["?"])[0]
     return "causal" if name.endswith(("ForCausalLM", "LMHeadModel")) else name
 
 
 def _check_class(made: Outline) -> None:
-    """BadInput where the stock class refuses the sizes, or cannot compute with them: tried without any memory."""
+    """BadInput where the stock class refuses the sizes, or cannot compute with them; tried on the meta device."""
     import torch
 
     from grow.models.true_float64 import quiet
@@ -226,18 +227,18 @@ def _check_class(made: Outline) -> None:
     try:
         with torch.no_grad(), quiet():
             bare_model(made.path, made.config)(torch.ones((1, 4), dtype=torch.int64, device="meta"))
-    except Exception as error:  # its classes raise what they like
+    except Exception as error:  # stock classes raise errors of any type
         why = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
-        raise BadInput("sizes", what="do not make a model of the stock class", why=why, fix="other sizes") from None
+        what = "no model of the stock class has these sizes"
+        raise BadInput(option("sizes"), what=what, why=why, fix="other sizes") from None
 
 
 @contextmanager
 def named(recipe: Recipe, stage: str, kind: str = "") -> Iterator[None]:
-    """An error in here says which stage of the recipe it is about; of a growth, in the words of the recipe."""
+    """Errors in here name the stage of the recipe, and spell options as its keys."""
     try:
         with ExitStack() as stack:
-            if kind in GROWTHS:
-                stack.enter_context(spelled(RecipeKeys(KINDS[kind], GROWTHS, caller())))
+            stack.enter_context(spelled(RecipeKeys(KINDS[kind] if kind else BASELINE, GROWTHS, caller())))
             if kind == "deepen":
                 stack.enter_context(depth_alone())
             yield

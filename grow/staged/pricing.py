@@ -1,7 +1,7 @@
 """`grow run --dry-run`: what every stage costs.
 
-Sizes are counted; time is measured over a few steps of each train stage on a random model of its size. Nothing is
-written but a config in a temporary folder.
+Sizes are counted; time is measured over a few steps of each train stage on a random model of its size. Only a config is
+written, to a temporary folder.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from grow.staged.forecast import Forecast, forecast
 from grow.staged.recipe import Recipe, read_recipe
 from grow.verification.outputs.free_memory import available_memory
 
-MEASURED = 3  # steps, the first of which is not counted
-PATIENCE = 20.0  # seconds: a step that takes longer is its own measurement
+MEASURED = 3  # steps; the first one is not counted
+PATIENCE = 20.0  # seconds: a step that takes longer is the only one measured
 
 
 @dataclass(frozen=True)
 class Price:
-    """A forecast and its time in seconds, None where none was measured; `note` says why."""
+    """A forecast and its time in seconds; None where no time was measured, and `note` says why."""
 
     forecast: Forecast
     seconds: float | None = None
@@ -93,7 +93,7 @@ def priced(
 
 
 def machine() -> str:
-    """Where this runs, in words."""
+    """The machine that this runs on, in words."""
     import torch
 
     if torch.cuda.is_available():
@@ -103,13 +103,13 @@ def machine() -> str:
 
 
 def _timed(one: Forecast, known: dict[tuple[Any, ...], tuple[float, float]]) -> Price:
-    """With its time, unless the model does not fit here; two stages that compute the same are measured once."""
+    """The price of a stage, with its time if the model fits into memory. Equal computations are measured once."""
     s = one.settings
     if s is None:
         return Price(one)
     free = _free_memory()
     if free is not None and one.train_bytes > free:
-        return Price(one, note=f"time not measured: {free / 1e9:.1f} GB are free")
+        return Price(one, note=f"its time was not measured, because only {free / 1e9:.1f} GB of memory are free")
     key = (str(one.outline.config), s.batch, s.length, s.accumulate, s.dtype, s.optimizer, s.checkpointing, s.documents)
     if key not in known:
         known[key] = _measure(one)
@@ -118,7 +118,7 @@ def _timed(one: Forecast, known: dict[tuple[Any, ...], tuple[float, float]]) -> 
 
 
 def _measure(one: Forecast) -> tuple[float, float]:
-    """Seconds of (a step, an evaluation): parts of a step on random text, times how many there are."""
+    """Seconds of (a step, an evaluation), from the parts of a step on random text."""
     import torch
 
     from grow.comparison.training_loop import from_scratch
@@ -155,7 +155,7 @@ def _measure(one: Forecast) -> tuple[float, float]:
 def _steps(loop: Any, signals: Any) -> Iterator[float]:
     for _ in range(MEASURED):
         began = time.perf_counter()
-        loop.one(signals)
+        loop.one_step(signals)
         seconds = time.perf_counter() - began
         yield seconds
         if seconds > PATIENCE:
@@ -183,7 +183,7 @@ class _Noise:
 
 
 def _free_memory() -> int | None:
-    """Bytes, None where the system does not say."""
+    """The bytes of free memory; None where the system does not say."""
     import torch
 
     if torch.cuda.is_available():

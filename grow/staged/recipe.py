@@ -9,7 +9,7 @@
     lr = 3e-3
 
     [[stage]]
-    kind = "init"                        # random weights with the config of another checkpoint, or load
+    kind = "init"                        # random weights with the config of a checkpoint; "load" takes its weights too
     from = "small"
     sizes = {hidden = 64, heads = 2}     # larger or smaller than there
 
@@ -26,7 +26,7 @@
 
     [baseline]                           # the last model from random weights, for as many FLOPs
 
-Each stage starts from what the one before it left. Paths are looked for beside the recipe, then where grow runs.
+Each stage starts from what the stage before it left. Paths are looked up beside the recipe, then in the current folder.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from typing import Any
 
 from grow.errors import BadInput, did_you_mean
 from grow.files.regular import is_there, read_file
+from grow.spelling import RecipeKeys, caller, command, spelled
 from grow.staged.keys import (
     BASELINE,
     BUDGETS,
@@ -64,14 +65,14 @@ LARGEST = 1 << 20  # bytes of a recipe
 RECIPE, TOML, FINAL, REPORT, PICTURE = "recipe.json", "recipe.toml", "final", "report.md", "curves.png"
 BASELINE_INIT = "baseline-init"
 TAKEN = {RECIPE, TOML, FINAL, REPORT, PICTURE, "baseline", BASELINE_INIT, "data"}
-"""What the folder of a run has besides its stages."""
-RECIPES = Path(__file__).parent / "recipes"
+"""What the folder of a run holds besides its stages."""
+FOLDER = Path(__file__).parent / "recipes"
 Faults = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """`options` holds every key of its kind, defaults filled in; name is its folder's too."""
+    """One stage. `options` holds every key of its kind, defaults filled in; its folder has the stage's name."""
 
     kind: str
     name: str
@@ -79,13 +80,13 @@ class Stage:
 
     @property
     def budget(self) -> tuple[str, float]:
-        """("tokens", 2000000): what a train stage may cost."""
+        """What a train stage may cost, as in ("tokens", 2000000)."""
         return next((name, self.options[name]) for name in BUDGETS if self.options.get(name) is not None)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """`baseline` is a train stage without a budget, None where nobody asked for one; `content` the file's bytes."""
+    """A recipe. `baseline` is a train stage without a budget, or None; `content` holds the file's bytes."""
 
     name: str
     stages: tuple[Stage, ...]
@@ -95,8 +96,8 @@ class Recipe:
 
 
 def bundled() -> dict[str, Path]:
-    """Name -> file of the recipes that come with grow."""
-    return {path.stem.replace("_", "-"): path for path in sorted(RECIPES.glob("*.toml"))}
+    """Name of each recipe that comes with grow -> its file."""
+    return {path.stem.replace("_", "-"): path for path in sorted(FOLDER.glob("*.toml"))}
 
 
 def read_recipe(source: str | Path) -> Recipe:
@@ -115,7 +116,7 @@ def read_recipe(source: str | Path) -> Recipe:
     base["data"] = _texts(base["data"])
     stages = raw.get("stage")
     if not isinstance(stages, list) or not stages:
-        faults.append(("[[stage]]", "wanted one or more of them"))
+        faults.append(("[[stage]]", "there must be one or more"))
         stages = []
     found = [_stage(k, stage, base, top["seed"], path, faults) for k, stage in enumerate(stages, 1)]
     baseline = _baseline(raw["baseline"], base, path, faults) if "baseline" in raw else None
@@ -128,7 +129,7 @@ def read_recipe(source: str | Path) -> Recipe:
             what=what,
             details=details,
             why="a recipe is checked as a whole before anything runs",
-            fix="correct the file; grow run --dry-run checks it and runs nothing",
+            fix=f"correct the file; {command('price')} checks it and runs nothing",
         )
     return Recipe(top["name"], tuple(found), baseline, path, content)
 
@@ -143,7 +144,7 @@ def _content(path: Path) -> bytes:
             hint = did_you_mean(str(path), known) or f"bundled: {', '.join(known)}"
             what = "is a folder" if path.is_dir() else "does not exist"
             raise BadInput(str(path)[:200], what=what, why="a recipe is a TOML file", fix=hint)
-        return read_file(path, most=LARGEST, fix="check the path; grow run --list names recipes to begin from")
+        return read_file(path, most=LARGEST, fix=f"check the path, or name a bundled recipe: {', '.join(known)}")
     except (OSError, ValueError) as error:  # ValueError: a name with NUL
         raise BadInput(
             repr(str(path))[:200], what="cannot be read", why=str(error), fix="check the path and its permissions"
@@ -154,10 +155,11 @@ def _parsed(path: Path, content: bytes) -> dict[str, Any]:
     try:
         return tomllib.loads(content.decode("utf-8-sig").replace("\r\n", "\n"))
     except RecursionError:
-        why = "it nests without end"
-    except ValueError as error:  # of TOML, UTF-8 and numbers with thousands of digits
-        why = (str(error).splitlines() or ["no TOML"])[0][:200]
-    raise BadInput(str(path), what="cannot be read as TOML", why=why, fix="grow run --list names recipes to begin from")
+        why = "it is nested too deeply"
+    except ValueError as error:  # TOML, UTF-8 and numbers with thousands of digits raise it
+        why = (str(error).splitlines() or ["it is not TOML"])[0][:200]
+    fix = f"begin from a bundled recipe: {', '.join(bundled())}"
+    raise BadInput(str(path), what="cannot be read as TOML", why=why, fix=fix)
 
 
 def _stage(at: int, raw: Any, base: Mapping[str, Any], seed: int, path: Path, faults: Faults) -> Stage:
@@ -165,7 +167,7 @@ def _stage(at: int, raw: Any, base: Mapping[str, Any], seed: int, path: Path, fa
     kind = raw.get("kind") if isinstance(raw, Mapping) else None
     if not isinstance(kind, str) or kind not in KINDS:
         hint = did_you_mean(shown(kind), KINDS)
-        faults.append((f"{where}: kind", f"{shown(kind)}: one of {', '.join(KINDS)}; {hint}".rstrip("; ")))
+        faults.append((f"{where}: kind", f"{shown(kind)}: must be one of {', '.join(KINDS)}; {hint}".rstrip("; ")))
         return Stage("?", where, {})
     where = f"{where} ({kind})"
     own = {k: v for k, v in raw.items() if k not in ("kind", "name")}
@@ -174,7 +176,7 @@ def _stage(at: int, raw: Any, base: Mapping[str, Any], seed: int, path: Path, fa
         options["seed"] = seed
     if kind == "train" and len(given := [name for name in BUDGETS if name in own]) != 1:
         what = f"{' and '.join(given)} are two budgets" if given else "has no budget"
-        faults.append((where, f"{what}; exactly one of {', '.join(BUDGETS)} says when it ends at the latest"))
+        faults.append((where, f"{what}; exactly one of {', '.join(BUDGETS)} must say when it ends at the latest"))
     name = raw.get("name", f"{at:02d}-{kind}")
     bad = (
         text(name) or any(c in name for c in "/\\:") or name[0] in ". " or name[-1] in ". " or len(name.encode()) > 100
@@ -200,31 +202,34 @@ def _filled(
     others: tuple[str, ...] = (),
     base: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Every key with its value, the base's or the default; faults are added to the list.
+    """Every key with its value, or the one of `base`, or the default; faults are added to the list.
 
-    others  keys that are known and looked at elsewhere
+    others  known keys that are checked elsewhere
     """
     at = f"{where}: " if where else ""
     if not isinstance(raw, Mapping):
-        faults.append((where, "wanted a table of keys"))
+        faults.append((where, "must be a table of keys"))
         raw = {}
     for name, value in raw.items():
         if name not in keys:
             known = (*keys, *others)
             hint = did_you_mean(name, known) or f"keys: {', '.join(known)}"
             faults.append((f"{at}{shown(name)[1:-1]}", f"no such key; {hint}"))
-        elif problem := keys[name].check(value):
-            faults.append((f"{at}{name}", f"is {shown(value)}: {problem}"))
+        else:
+            with spelled(RecipeKeys(keys, GROWTHS, caller())):
+                problem = keys[name].check(value)
+            if problem:
+                faults.append((f"{at}{name}", f"is {shown(value)}: {problem}"))
     faults += [(f"{at}{name}", "is missing") for name, key in keys.items() if key.needed and name not in raw]
-    found = {name: raw.get(name, (base or {}).get(name, key.default)) for name, key in keys.items()}
-    # what follows from the steps, the model or the stage before where nobody says it
-    follows = ("warmup", "decay", "length", *(SCHEDULE if found.get("continues") else ()))
-    unsaid = [name for name in follows if name in found and name not in raw and name not in (base or {})]
-    return found | dict.fromkeys(unsaid)
+    values = {name: raw.get(name, (base or {}).get(name, key.default)) for name, key in keys.items()}
+    # unless they are given, these follow from the steps, the model or the stage before
+    follows = ("warmup", "decay", "length", *(SCHEDULE if values.get("continues") else ()))
+    missing = [name for name in follows if name in values and name not in raw and name not in (base or {})]
+    return values | dict.fromkeys(missing)
 
 
 def _placed(options: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Paths beside the recipe where they are there; lists for texts that may be one."""
+    """The options with paths beside the recipe where these exist, and lists where one text may stand for a list."""
     beside = path.absolute().parent
     if isinstance(options.get("from"), str) and options["from"] and (beside / options["from"]).is_dir():
         options["from"] = str(beside / options["from"])
@@ -236,7 +241,7 @@ def _placed(options: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _beside(item: Any, folder: Path) -> Any:
-    """PATH or PATH:WEIGHT."""
+    """PATH or PATH:WEIGHT, with the path beside the recipe if that exists."""
     if not isinstance(item, str):
         return item
     path, colon, weight = item.rpartition(":")
@@ -251,7 +256,7 @@ def _texts(value: Any) -> list[Any]:
 
 
 def _order(stages: list[Stage], baseline: Stage | None) -> Faults:
-    """What cannot follow what."""
+    """Faults in the order of the stages, and in their names."""
     faults: Faults = []
     trained = grown = dropped = False
     for k, stage in enumerate(stages):
@@ -260,7 +265,7 @@ def _order(stages: list[Stage], baseline: Stage | None) -> Faults:
             why = "the first stage is init or load" if k == 0 else "it can only come first"
             faults.append((where, why))
         if stage.kind == "verify" and (k == 0 or stages[k - 1].kind not in (*GROWTHS, "?")):
-            faults.append((where, "it compares a growth with its source: put it right behind one"))
+            faults.append((where, "it compares a growth with its source: put it right after one"))
         dropped = dropped or stage.options.get("state") == "drop"
         if stage.options.get("continues") and (dropped or not trained):
             why = "the state whose schedule would go on is dropped" if trained else "no train stage comes before it"

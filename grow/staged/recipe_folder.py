@@ -24,35 +24,40 @@ from grow.files.finished import keep
 from grow.files.regular import read_json
 from grow.files.staging import check_output
 from grow.files.writer import write_json, write_whole
+from grow.spelling import left_out, option
 from grow.staged.keys import shown
 from grow.staged.recipe import FINAL, RECIPE, TOML, Recipe, Stage
 from grow.training.run_folder import LOCK, RUN
-from grow.training.settings.run_settings import FREE
+from grow.training.settings.from_options import FREE
 from grow.version import __version__
 
 SCHEMA = 1
 WAITING, RUNNING, DONE = "waiting", "running", "done"
-FIX = "begin in another --out"
+
+
+def elsewhere() -> str:
+    """The fix where the folder of a run cannot be used."""
+    return f"begin in another {option('out')}"
 
 
 def check_out(out: Path, resume: bool) -> None:
-    """BadInput where the folder is another run's, or there is none to continue."""
+    """BadInput where the folder belongs to another run, or holds none to continue."""
     begun = (out / RECIPE).is_file()
     if (resume or (out / LOCK).is_file()) and out.is_dir() and all(p.name.startswith(".") for p in out.iterdir()):
-        return  # killed before anything was begun
+        return  # it was killed before anything was begun
     if resume and not begun:
         what = "holds no run of a recipe" if out.exists() else "does not exist"
-        raise BadInput(f"--out {out}", what=what, why=f"it would have a {RECIPE}", fix="without --resume")
+        raise BadInput(option(out=out), what=what, why=f"a run of a recipe has a {RECIPE}", fix=left_out("resume"))
     if not resume and out.is_dir() and any(out.iterdir()):
-        fix = "--resume continues it" if begun else "another --out"
+        fix = f"{option(resume=True)} continues it" if begun else f"another {option('out')}"
         why = "a run never writes over another"
-        raise BadInput(f"--out {out}", what="exists and is not empty", why=why, fix=fix)
+        raise BadInput(option(out=out), what="exists and is not empty", why=why, fix=fix)
     if not resume:
         check_output(out, None, False, 0)
 
 
 class Book:
-    """recipe.json, read and written; `stages` and `baseline` are its own entries."""
+    """The file recipe.json. `stages` and `baseline` are the entries of its document, not copies."""
 
     def __init__(self, out: Path, document: dict[str, Any]) -> None:
         self.out, self.document = out, document
@@ -77,7 +82,7 @@ class Book:
     @classmethod
     def open(cls, out: Path) -> Book:
         file = out / RECIPE
-        document = read_json(file, FIX)
+        document = read_json(file, elsewhere())
         try:
             if document["schema"] != SCHEMA:
                 raise ValueError(f"schema {document['schema']!r}, this version reads {SCHEMA}")
@@ -91,7 +96,7 @@ class Book:
                 raise ValueError("a stage's folder is not inside")
         except (KeyError, TypeError, ValueError) as error:
             why = f"{type(error).__name__}: {error}"
-            raise BadInput(str(file), what="is not a record of a recipe's run", why=why, fix=FIX) from None
+            raise BadInput(str(file), what="is not a record of a recipe's run", why=why, fix=elsewhere()) from None
         return cls(out, document)
 
     @property
@@ -103,12 +108,12 @@ class Book:
         return self.document["baseline"]
 
     def begun(self, entry: Mapping[str, Any]) -> bool:
-        """Whether anything of a stage is kept: one that was refused or killed before that may change."""
+        """Whether anything of a stage is kept. A stage that was refused or killed before that may change."""
         status = entry["status"]
         return status == DONE or (status == RUNNING and (self.out / entry["folder"] / RUN).is_file())
 
     def take(self, recipe: Recipe) -> None:
-        """The recipe as it is now; BadInput, naming the key, where it changes what was begun."""
+        """Take over the recipe as it is now; BadInput names the key where it changes what was begun."""
         if recipe.name != self.document["name"]:
             raise _changed("name", self.document["name"], recipe.name)
         begun = [entry for entry in self.stages if self.begun(entry)]
@@ -130,12 +135,12 @@ class Book:
         self.document["recipe_sha256"] = hashlib.sha256(recipe.content).hexdigest()
 
     def write(self, recipe: Recipe | None = None) -> None:
-        """On disk, whole or as it was before."""
+        """Write recipe.json, whole or not at all."""
         if recipe is not None:
             write_whole(self.out / TOML, recipe.content)
         write_json(self.out / RECIPE, self.document)
         _sync(self.out)
-        keep(self.out, "holds the stages that are done: --resume goes on with it")
+        keep(self.out, f"holds the stages that are done; {option(resume=True)} goes on with it")
 
     def path(self, entry: Mapping[str, Any]) -> Path:
         """The checkpoint that a stage left."""
@@ -145,17 +150,17 @@ class Book:
         return str(path.relative_to(self.out)) if path.is_relative_to(self.out) else str(path)
 
     def check_checkpoint(self, entry: Mapping[str, Any]) -> None:
-        """BadInput where what the next stage begins with is not what was left there."""
+        """BadInput where the checkpoint that a stage left was changed since."""
         path, files = self.path(entry), entry["files"]
         lost = [name for name in files if not (path / name).is_file()]
         other = [name for name in files if name not in lost and sha256_of(path / name) != files[name]]
         if lost or other:
-            what = f"{', '.join([*lost, *other][:4])} {'missing' if lost else 'of another sha256'}"
+            what = f"{', '.join([*lost, *other][:4])} {'is missing' if lost else 'has another sha256'}"
             why = f"the next stage begins with what {entry['name']} left there"
-            raise BadInput(str(path), what=what, why=why, fix=f"bring it back, or {FIX}")
+            raise BadInput(str(path), what=what, why=why, fix=f"bring it back, or {elsewhere()}")
 
     def point(self, entry: Mapping[str, Any]) -> None:
-        """OUT/final: a relative link, so that the folder can be moved."""
+        """Make OUT/final a link to a stage's checkpoint; it is relative, so that the folder can be moved."""
         link, partial = self.out / FINAL, self.out / f".{FINAL}.partial"
         partial.unlink(missing_ok=True)
         partial.symlink_to(entry["checkpoint"], target_is_directory=True)
@@ -163,7 +168,7 @@ class Book:
 
 
 def hashes(checkpoint: Path) -> dict[str, str]:
-    """File -> sha256 of what makes a checkpoint's function."""
+    """File -> sha256, for the files that determine a checkpoint's function."""
     names = ["config.json", *sorted(p.name for p in checkpoint.glob("*.safetensors*")), "grow.json"]
     return {name: sha256_of(checkpoint / name) for name in names if (checkpoint / name).is_file()}
 
@@ -174,7 +179,7 @@ def _entry(stage: Stage) -> dict[str, Any]:
 
 
 def _check_same(where: str, entry: dict[str, Any], stage: Stage) -> None:
-    """What may change in a stage that was begun is taken over."""
+    """Take over what may change in a stage that was begun; BadInput where something else changes."""
     now = _entry(stage)
     for key in ("kind", "name"):
         if entry[key] != now[key]:
@@ -188,10 +193,10 @@ def _check_same(where: str, entry: dict[str, Any], stage: Stage) -> None:
 
 def _changed(where: str, before: Any, now: Any) -> BadInput:
     return BadInput(
-        f"--resume: {where}",
+        f"{option(resume=True)}: {where}",
         what=f"is {shown(now)}, and the run was begun with {shown(before)}",
-        why="what was begun with one recipe is not continued with another",
-        fix="the recipe as it was (OUT/recipe.toml), or another --out; stages not yet begun may change",
+        why="a run that one recipe began is not continued with another",
+        fix=f"the recipe as it was (OUT/recipe.toml), or another {option('out')}; stages not yet begun may change",
     )
 
 

@@ -1,7 +1,7 @@
 """The report of a recipe: stage by stage, and against its baseline.
 
-It is OUT/report.md; every number is from recipe.json and the metrics of its runs. OUT/curves.png is the picture, where
-matplotlib is installed.
+The report is OUT/report.md; its numbers come from recipe.json and the metrics of its runs. OUT/curves.png is its
+picture, if matplotlib is installed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ HEAD = ("stage", "kind", "parameters", "steps", "tokens", "FLOPs", "seconds", "l
 
 
 def write_report(book: Book) -> None:
-    """report.md, with curves.png where it can be drawn."""
-    found = curves(book)
-    drawn = found is not None and _draw(found, book)
-    (book.out / REPORT).write_text(plain(report(book, found, drawn)), encoding="utf-8")
+    """Write report.md, and curves.png where it can be drawn."""
+    runs = curves(book)
+    drawn = runs is not None and _draw(runs, book)
+    (book.out / REPORT).write_text(plain(report(book, runs, drawn)), encoding="utf-8")
 
 
 def curves(book: Book) -> Curves | None:
@@ -33,31 +33,31 @@ def curves(book: Book) -> Curves | None:
         recipe = read_curve(book.out, name)
         if book.baseline is None:
             return compare([recipe])
-        # both count what was trained here: a model that was loaded comes with a price of its own
+        # both curves count what was trained here, without the cost of a model that was loaded
         return compare([recipe, read_curve(book.out / book.baseline["folder"], f"{name}, from scratch")])
     except BadInput:
         return None
 
 
-def report(book: Book, found: Curves | None, drawn: bool) -> str:
+def report(book: Book, runs: Curves | None, drawn: bool) -> str:
     """The report as Markdown."""
     entries = [*book.stages, *([book.baseline] if book.baseline else [])]
     parts = [f"# {book.document['name']}", "", _intro(book), "", *_table(HEAD, map(_row, entries)), ""]
     parts += [f"The last checkpoint is `{FINAL}` (`{book.document['final']}`).", ""]
-    if found is not None and book.baseline:
-        parts += ["## Against the same model from random weights", "", *_comparison(book, found), ""]
+    if runs is not None and book.baseline:
+        parts += ["## Against the same model from random weights", "", *_comparison(book, runs), ""]
     if drawn:
         parts += [f"![Loss against FLOPs, tokens and time]({PICTURE})", ""]
     notes = [f"* {entry['name']}: {note}" for entry in entries for note in entry.get("notes", ())]
     return "\n".join([*parts, *(["## Notes", "", *notes, ""] if notes else [])])
 
 
-def _draw(found: Curves, book: Book) -> bool:
+def _draw(runs: Curves, book: Book) -> bool:
     if importlib.util.find_spec("matplotlib") is None:
         return False
     from grow.plotting.picture import write_picture
 
-    write_picture(found, book.out / PICTURE, overwrite=True)
+    write_picture(runs, book.out / PICTURE, overwrite=True)
     return True
 
 
@@ -78,11 +78,11 @@ def _row(entry: Mapping[str, Any]) -> list[str]:
     return [entry["name"], entry["kind"], *shown, entry.get("verdict") or ""]
 
 
-def _comparison(book: Book, found: Curves) -> Iterable[str]:
-    """The last losses, and at which FLOPs each was at the other's."""
+def _comparison(book: Book, runs: Curves) -> Iterable[str]:
+    """Lines with both last losses, and the FLOPs at which each run reached the other's."""
     assert book.baseline is not None
-    recipe, scratch = found.curves
-    ours, theirs = (curve.final(found.validation) for curve in found.curves)
+    recipe, scratch = runs.curves
+    ours, theirs = (curve.final(runs.validation) for curve in runs.curves)
     assert ours is not None
     assert theirs is not None
     yield (
@@ -92,7 +92,7 @@ def _comparison(book: Book, found: Curves) -> Iterable[str]:
     yield ""
     yield from _table(
         ("at the last loss of", "nats", "FLOPs of the recipe", "FLOPs of the baseline", "saved"),
-        map(_saved, found.savings),
+        map(_saved, runs.savings),
     )
 
 

@@ -15,12 +15,13 @@ from grow.errors import BadInput
 from grow.files.regular import is_there
 from grow.files.staging import check_apart
 from grow.processes import World, world_of
+from grow.spelling import option
 from grow.staged.forecast import forecast, named
 from grow.staged.pricing import machine
 from grow.staged.recipe import BASELINE_INIT, FINAL, RECIPE, REPORT, Recipe, Stage, read_recipe
 from grow.staged.recipe_folder import DONE, RUNNING, WAITING, Book, check_out
 from grow.staged.recipe_report import write_report
-from grow.staged.stages import Conductor, Found
+from grow.staged.stages import Conductor, Outcome
 from grow.training.run_folder import locked
 from grow.training.text.inputs import parse_sources
 
@@ -29,8 +30,8 @@ from grow.training.text.inputs import parse_sources
 class Finished:
     """A recipe that ran to its end, or was interrupted.
 
-    path      OUT;  final: the last checkpoint, None before it is there
-    stages    what recipe.json says of each, in order; baseline: likewise, None without one
+    path      OUT;  final: the last checkpoint, None before it exists
+    stages    what recipe.json says of each, in order; baseline: likewise, None where there is none
     stopped   the signal that ended the run early, or ""
     """
 
@@ -75,7 +76,7 @@ def carry_out(
         with here.together():
             if here.first:
                 check_out(folder, resume)
-        if not (folder / RECIPE).is_file():  # what was begun is held against recipe.json instead
+        if not (folder / RECIPE).is_file():  # a run that was begun is compared with recipe.json instead
             needed = _check(recipe, here)
             for source in _read(recipe):
                 check_apart(folder, source)
@@ -91,14 +92,14 @@ def carry_out(
 
 
 def _read(recipe: Recipe) -> list[str]:
-    """Checkpoints and token files that a recipe reads."""
+    """The checkpoints and token files that a recipe reads."""
     stages = [*recipe.stages, *([recipe.baseline] if recipe.baseline else [])]
     data = [source.path for stage in stages for source in parse_sources(stage.options.get("data") or [])]
     return [*(stage.options["from"] for stage in stages if "from" in stage.options), *data]
 
 
 def _check(recipe: Recipe, world: World) -> int:
-    """Refused before anything runs; bytes that the run will leave."""
+    """The bytes that the run will leave; refuses, before anything runs, a stage that cannot be carried out."""
     stages, baseline = forecast(recipe, world.size)
     return sum(one.disk_bytes for one in (*stages, *([baseline] if baseline else [])))
 
@@ -107,15 +108,15 @@ def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
     if needed > free:
         raise BadInput(
-            f"--out {folder}",
-            what=f"the stages need {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free",
-            why="a disk that fills ends a run in the middle",
-            fix="another --out, a smaller keep, or make room",
+            option(out=folder),
+            what=f"the stages need {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free",
+            why="a disk that fills up ends a run in the middle",
+            fix=f"another {option('out')}, a smaller keep in the recipe, or make room",
         )
 
 
 def _opened(folder: Path, recipe: Recipe, world: World) -> Book:
-    """recipe.json as it now is, the same on every process."""
+    """The document recipe.json as it is now, the same on every process."""
     book: Book | None = None
     with world.together():
         if world.first:
@@ -123,7 +124,7 @@ def _opened(folder: Path, recipe: Recipe, world: World) -> Book:
                 book = Book.open(folder)
                 book.take(recipe)
                 if any(entry["status"] == WAITING for entry in book.stages):
-                    forecast(recipe, world.size)  # the rest may have changed
+                    forecast(recipe, world.size)  # the stages that have not begun may have changed
             else:
                 book = Book.begin(folder, recipe, machine())
             book.write(recipe)
@@ -147,7 +148,7 @@ class _Run:
         for number, (stage, entry) in enumerate(zip(self.recipe.stages, self.book.stages), 1):
             if entry["status"] != DONE:
                 self.on_stage(f"stage {number} of {count}: {stage.name} ({stage.kind})")
-                if not checked:  # what follows is made here
+                if not checked:  # later stages begin with what this run makes
                     self._check_source(before)
                     checked = True
                 with named(self.recipe, f"stage {number} ({stage.kind})", stage.kind):
@@ -168,28 +169,28 @@ class _Run:
                 write_report(self.book)
         return self._finished()
 
-    def _do(self, entry: dict[str, Any], work: Callable[[], Found]) -> str:
+    def _do(self, entry: dict[str, Any], work: Callable[[], Outcome]) -> str:
         """Do what is left of a stage; the signal that stopped it, or ""."""
         self._note(entry, {"status": RUNNING})
-        found = work()
-        self._note(entry, {**found, "status": RUNNING if "stopped" in found else DONE})
-        return str(found.get("stopped", ""))
+        outcome = work()
+        self._note(entry, {**outcome, "status": RUNNING if "stopped" in outcome else DONE})
+        return str(outcome.get("stopped", ""))
 
-    def _note(self, entry: dict[str, Any], found: Found) -> None:
+    def _note(self, entry: dict[str, Any], outcome: Outcome) -> None:
         entry.pop("stopped", None)
-        entry.update(found)
+        entry.update(outcome)
         with self.world.together():
             if self.world.first:
                 self.book.write()
 
     def _check_source(self, before: Mapping[str, Any] | None) -> None:
-        """What the next stage begins with is what was left there."""
+        """Check that the next stage begins with what the stage before it left."""
         with self.world.together():
             if self.world.first and before is not None:
                 self.book.check_checkpoint(before)
 
     def _baseline(self, conductor: Conductor, last: Mapping[str, Any]) -> str:
-        """The last model's config from random weights, for as many FLOPs; the signal that stopped it, or ""."""
+        """Train the last model's config from random weights for as many FLOPs; the signal that stopped it, or ""."""
         entry, stage = self.book.baseline, self.recipe.baseline
         if entry is None or stage is None or entry["status"] == DONE:
             return ""
@@ -200,17 +201,17 @@ class _Run:
 
     def _from_scratch(
         self, conductor: Conductor, stage: Stage, entry: Mapping[str, Any], last: Mapping[str, Any], flops: float
-    ) -> Found:
+    ) -> Outcome:
         if not self.book.begun(entry):
             options: dict[str, Any] = {"from": str(self.book.path(last)), "revision": None, "sizes": {}}
             options |= {"dtype": "float32", "seed": stage.options["seed"], "assume_harmless": self._harmless()}
             conductor.carry_out(Stage("init", BASELINE_INIT, options), {"folder": BASELINE_INIT}, None)
         budgeted = replace(stage, options={**stage.options, "flops": flops})
-        found = conductor.carry_out(budgeted, entry, {"checkpoint": BASELINE_INIT})
-        return {**found, "budget_flops": flops}
+        outcome = conductor.carry_out(budgeted, entry, {"checkpoint": BASELINE_INIT})
+        return {**outcome, "budget_flops": flops}
 
     def _harmless(self) -> list[str]:
-        """Config fields that any stage accepts unread."""
+        """The config fields that any stage assumes to be harmless."""
         return sorted({name for stage in self.recipe.stages for name in stage.options.get("assume_harmless", ())})
 
     def _finished(self, stopped: str = "") -> Finished:

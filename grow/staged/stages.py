@@ -12,7 +12,7 @@ from typing import Any
 
 from grow import api
 from grow.checkpoint.reader import open_checkpoint
-from grow.costs.spent_so_far import Spent
+from grow.costs.training_cost import TrainingCost
 from grow.errors import BadInput
 from grow.files.locate import locate
 from grow.files.owned import CHECKPOINT, Kind, discard, written
@@ -26,18 +26,18 @@ from grow.staged.checkpoint_outline import random_outline
 from grow.staged.forecast import growth_arguments, train_settings
 from grow.staged.keys import GROWTHS
 from grow.staged.recipe import Stage
-from grow.staged.recipe_folder import FIX, Book, hashes
+from grow.staged.recipe_folder import Book, elsewhere, hashes
 from grow.training.log.metrics import METRICS, kept_lines
 from grow.training.run_folder import BUNDLED, RUN, UNBEGUN
 from grow.training.text.inputs import parse_sources, tokenized
 from grow.version import __version__
 
-Found = dict[str, Any]  # what a stage adds to its entry in recipe.json
+Outcome = dict[str, Any]  # what a stage adds to its entry in recipe.json
 
 
 @dataclass
 class Conductor:
-    """Carries out stages in OUT. `say` is told of rungs and bytes by those that take long."""
+    """Carries out stages in OUT. Stages that take long call `say` with their rungs and bytes."""
 
     out: Path
     book: Book
@@ -46,29 +46,29 @@ class Conductor:
     trust: bool
     say: Callable[[str], None]
 
-    def carry_out(self, stage: Stage, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> Found:
-        """Do what is left of a stage; the entry then has {"checkpoint", "parameters", "seconds", …}, or {"stopped"}."""
+    def carry_out(self, stage: Stage, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> Outcome:
+        """Do what is left of a stage; its entry then has {"checkpoint", "parameters", "seconds", …} or {"stopped"}."""
         began = time.monotonic()
         if stage.kind == "train":
-            found = self.train(stage, entry, before)
+            outcome = self.train(stage, entry, before)
         elif stage.kind in GROWTHS:
-            found = self.growth(stage, entry, before)
+            outcome = self.growth(stage, entry, before)
         else:
-            found = {}
+            outcome = {}
             with self.world.together():
                 if self.world.first:  # the others wait
-                    found = self.alone(stage, entry, before)
-            found = self.world.broadcast(found)
+                    outcome = self.alone(stage, entry, before)
+            outcome = self.world.broadcast(outcome)
         seconds = entry.get("seconds", 0.0) + time.monotonic() - began
-        if "stopped" in found:
-            return {**found, "seconds": seconds}
-        path = self.out / found["checkpoint"]
+        if "stopped" in outcome:
+            return {**outcome, "seconds": seconds}
+        path = self.out / outcome["checkpoint"]
         with open_checkpoint(path) as checkpoint:
             parameters = sum(math.prod(info.shape) for info in checkpoint.tensors.values())
-        return {"parameters": parameters, **found, "seconds": seconds, "files": hashes(path)}
+        return {"parameters": parameters, **outcome, "seconds": seconds, "files": hashes(path)}
 
-    def alone(self, stage: Stage, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> Found:
-        """What one process does."""
+    def alone(self, stage: Stage, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> Outcome:
+        """Carry out a stage that one process does alone."""
         if stage.kind == "load":
             return {"checkpoint": str(locate(stage.options["from"], revision=stage.options["revision"]).absolute())}
         folder = self.out / entry["folder"]
@@ -79,8 +79,8 @@ class Conductor:
         assert before is not None
         return self.verify(stage, folder, before)
 
-    def growth(self, stage: Stage, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> Found:
-        """A growth, by all processes together."""
+    def growth(self, stage: Stage, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> Outcome:
+        """Carry out a growth, by all processes together."""
         assert before is not None
         folder = self.out / entry["folder"]
         with self.world.together():
@@ -105,12 +105,12 @@ class Conductor:
             "notes": [*grown.notes],
         }
 
-    def verify(self, stage: Stage, folder: Path, before: Mapping[str, Any]) -> Found:
-        """A page and a document; Different where an exact growth is not proved."""
+    def verify(self, stage: Stage, folder: Path, before: Mapping[str, Any]) -> Outcome:
+        """Verify a growth and write a page and a document; Different where an exact growth is not proved."""
         options = {name: stage.options[name] for name in ("rungs", "samples") if stage.options[name] is not None}
         with Staging(folder, kind=VERIFIED) as stage_:
             source, grown = self.book.path({"checkpoint": before["source"]}), self.book.path(before)
-            found = api.verify(
+            verification = api.verify(
                 source,
                 grown,
                 **options,
@@ -118,21 +118,25 @@ class Conductor:
                 report=stage_.path / "report.html",
                 on_rung=self.say,
             )
-            write_json(stage_.path / VERIFICATION, found.to_dict())
+            write_json(stage_.path / VERIFICATION, verification.to_dict())
             stage_.commit(dict.fromkeys(VERIFIED.files))
-        if not found.sound and before["verdict"] != "lossy":
+        if not verification.sound and before["verdict"] != "lossy":
             raise Different(
                 str(folder),
-                what=f"{before['checkpoint']} is {found.verdict}",
-                why="a stage behind it would train another function than the source's",
+                what=f"{before['checkpoint']} is {verification.verdict}",
+                why="the next stages would not train the function of the source",
                 fix=f"see {folder / 'report.html'}",
-                verification=found,
+                verification=verification,
             )
-        verdict = found.verdict if found.exit_code == 0 or not found.sound else f"{found.verdict}, not all of it learns"
+        verdict = (
+            verification.verdict
+            if verification.exit_code == 0 or not verification.sound
+            else f"{verification.verdict}, not all of it learns"
+        )
         return {"checkpoint": before["checkpoint"], "source": before["source"], "verdict": verdict}
 
-    def train(self, stage: Stage, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> Found:
-        """A run begun or continued; {"stopped": SIGNAL} when it was interrupted."""
+    def train(self, stage: Stage, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> Outcome:
+        """Begin or continue a run; {"stopped": SIGNAL} when it was interrupted."""
         assert before is not None
         folder = self.out / entry["folder"]
         resume = (folder / RUN).is_file()
@@ -148,7 +152,7 @@ class Conductor:
         }
         if not resume:
             options["src"] = self.book.path(before)
-            if before.get("source"):  # a lossless start is checked against what it grew from
+            if before.get("source"):  # the first loss is compared with that of the source
                 options["source"] = self.book.path({"checkpoint": before["source"]})
         done = api.train(
             data=self._data(stage, before),
@@ -170,17 +174,17 @@ class Conductor:
         }
 
     def continuation(self, stage: Stage, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """How the schedule of the train stage before goes on, where it does. Moments and the place in the text come
-        along with the checkpoint in any case."""
+        """The options with which the schedule of the train stage before goes on, if it does. Moments and the place in
+        the text come along with the checkpoint in any case."""
         if not stage.options.get("continues"):
             return {}
         earlier = self.book.stages[: self.book.stages.index(dict(entry))]
         last = next(one["last_step"] for one in reversed(earlier) if one["kind"] == "train")
-        kind, budget = stage.budget  # of the stage alone, and steps are counted on
+        kind, budget = stage.budget  # the budget is that of the stage alone, and steps are counted on
         return {"continue_schedule": True, **({"steps": last + int(budget)} if kind == "steps" else {})}
 
     def _data(self, stage: Stage, before: Mapping[str, Any]) -> list[str]:
-        """Token files of the stage; bundled texts are tokenized once for all stages."""
+        """The token files of the stage; bundled texts are tokenized once for all stages."""
         given = parse_sources(stage.options["data"] or [BUNDLED])
         made = tokenized(given, self.out, str(self.book.path(before)), self.world)
         return [s.path if s.weight is None else f"{s.path}:{s.weight!r}" for s in made]
@@ -197,12 +201,12 @@ VERIFIED = Kind("a verification", (VERIFICATION, "report.html"), _fault)
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a stage left that was killed before recipe.json said that it was done."""
+    """Remove what a stage left that was killed before recipe.json recorded it as done."""
     discard(folder, (CHECKPOINT, VERIFIED, UNBEGUN), "the stage is made there")
 
 
 def random_checkpoint(options: Mapping[str, Any], folder: Path) -> None:
-    """A stock checkpoint with the initialisation that transformers gives the config; the tokenizer comes along."""
+    """Write a stock checkpoint, initialised as transformers does it for the config; the tokenizer comes along."""
     from grow.comparison.training_loop import from_scratch
     from grow.models.true_float64 import DTYPES, quiet
 
@@ -213,7 +217,7 @@ def random_checkpoint(options: Mapping[str, Any], folder: Path) -> None:
         model = from_scratch(stage.path, options["seed"])
         with quiet():
             model.to(DTYPES[options["dtype"]]).save_pretrained(stage.path)
-        for path in stage.path.glob("*.safetensors"):  # written readable by their owner alone
+        for path in stage.path.glob("*.safetensors"):  # save_pretrained makes them readable by their owner alone
             path.chmod((stage.path / "config.json").stat().st_mode)
         for name in given.companions:
             (stage.path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -222,19 +226,26 @@ def random_checkpoint(options: Mapping[str, Any], folder: Path) -> None:
             stored = {name: info.shape for name, info in made_so.tensors.items()}
         if stored != {name: slot.shape for name, slot in made.tensors.items()}:
             why = "the stock class has other tensors than the family's table"
-            raise BadInput(str(folder), what="is not what was planned", why=why, fix='kind = "load" of a checkpoint')
-        begun = {"source": "random weights", "seed": options["seed"], "spent": Spent().document()}
+            raise BadInput(
+                str(folder),
+                what="does not have the tensors that were planned",
+                why=why,
+                fix='kind = "load" of a checkpoint',
+            )
+        begun = {"source": "random weights", "seed": options["seed"], "spent": TrainingCost().document()}
         files = written(stage.path)
         write_json(stage.path / NAME, {**trained_record(None, begun, __version__), "files": files})
         stage.commit(files)
 
 
-def summary(run: Path) -> Found:
+def summary(run: Path) -> Outcome:
     """What metrics.jsonl says of a finished run: FLOPs, and the first and last losses."""
     lines = [json.loads(line) for line in kept_lines(run / METRICS, 1 << 62)]
     if not lines or "loss" not in lines[-1]:
         why = "it says how the stage went"
-        raise BadInput(str(run / METRICS), what="has no line of the last step", why=why, fix=f"bring it back, or {FIX}")
+        raise BadInput(
+            str(run / METRICS), what="has no line for the last step", why=why, fix=f"bring it back, or {elsewhere()}"
+        )
     held_out = [line["val_loss"] for line in lines if "val_loss" in line]
     return {
         "flops": lines[-1]["flops"],

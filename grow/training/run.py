@@ -16,7 +16,7 @@ from grow.architectures import known_architecture
 from grow.architectures.match import match
 from grow.checkpoint.reader import Checkpoint, open_checkpoint
 from grow.costs.literature import doubts_of
-from grow.costs.spent_so_far import spent_on
+from grow.costs.training_cost import recorded_cost
 from grow.errors import BadInput
 from grow.files.distributed_index import check_owner
 from grow.files.header import show
@@ -24,6 +24,7 @@ from grow.files.locate import locate
 from grow.files.writer import write_json
 from grow.planning.record import read_record
 from grow.processes import World, world_of
+from grow.spelling import check_path, option
 from grow.training.after_growth.rates import Treated, treat
 from grow.training.begin.defaults import inherited
 from grow.training.begin.first_loss import first_loss
@@ -33,11 +34,13 @@ from grow.training.begin.resume import check_config, check_metrics, check_text, 
 from grow.training.log.metrics import METRICS, Log, last_losses, validation_losses
 from grow.training.log.trackers import check_trackers
 from grow.training.run_folder import RUN, opened
+from grow.training.run_options import RunOptions
 from grow.training.saved import checkpoints
 from grow.training.saved.exact_state import load_state
 from grow.training.saved.run_document import run_document
 from grow.training.saved.stock_weights import Origin
-from grow.training.settings.run_settings import Settings, Training, refuse_change, resumed, settings_of
+from grow.training.settings.from_options import began_otherwise, refuse_change, resumed, settings_of
+from grow.training.settings.run_settings import Settings, Training
 from grow.training.step.loop import Loop, Signals
 from grow.training.step.model_and_loss import (
     LONGEST,
@@ -56,60 +59,42 @@ from grow.training.text.objectives import objective_of
 def train(
     src: str | os.PathLike | None,
     data: Sequence[str | os.PathLike] | str | os.PathLike,
-    *,
-    out: str | os.PathLike,
-    tokens: int | None,
-    flops: float | None,
-    resume: bool,
-    trust: bool,
-    world: int | None,
-    source: str | os.PathLike | None,
-    source_tokens: int | None,
-    state: str | None,
-    continue_schedule: bool,
-    revision: str | None,
-    quiet: bool,
+    options: RunOptions,
     given: Mapping[str, Any],
 ) -> Training:
-    """See `grow.train`."""
+    """See `grow.train`; `given` are settings."""
+    if src is not None:
+        check_path("src", src, "a run begins with the weights of a checkpoint")
     sources = parse_sources(data)
     with ExitStack() as stack:
-        here = stack.enter_context(world_of(world))
-        # a caller's random state is as it was
+        here = stack.enter_context(world_of(options.world))
+        # the caller's random state stays as it is
         stack.enter_context(torch.random.fork_rng(devices=[here.device.index] if here.device.type == "cuda" else []))
-        run = Path(out).absolute()
-        going_on = resume
+        run = Path(options.out).absolute()
+        going_on = options.resume
         with here.together():
             if here.first:
-                going_on = opened(run, resume, (src, *(s.path for s in sources)), stack)
-                if resume and not going_on and src is None:
-                    why = "what it was to begin with was not written down yet"
-                    fix = "the first command once more, with --from and its options"
-                    raise BadInput(f"--out {run}", what="was interrupted before it was begun", why=why, fix=fix)
-        resume = here.broadcast(going_on)
-        request = _Request(
-            src, sources, run, tokens, flops, resume, trust, source, source_tokens, state, continue_schedule, revision,
-            dict(given),
-        )  # fmt: skip
-        return request.carry_out(here, stack, quiet)
+                going_on = opened(run, options.resume, (src, *(source.path for source in sources)), stack)
+                if options.resume and not going_on and src is None:
+                    raise BadInput(
+                        option(out=run),
+                        what="was interrupted before the run began",
+                        why="nothing says what it was to begin with",
+                        fix=f"give what was given at first: {option('src')} and the other options",
+                    )
+        request = _Request(src, sources, run, options, here.broadcast(going_on), dict(given))
+        return request.carry_out(here, stack, options.quiet)
 
 
 @dataclass
 class _Request:
-    """What was asked for, and how it becomes a loop."""
+    """What was asked for, and how it becomes a loop. `resume`: whether there is a run to go on with."""
 
     src: Any
     data: list[Source]
     path: Path
-    tokens: int | None
-    flops: float | None
+    options: RunOptions
     resume: bool
-    trust: bool
-    source: Any
-    source_tokens: int | None
-    policy: str | None
-    continue_schedule: bool
-    revision: str | None
     given: dict[str, Any]
     notes: list[str] = field(default_factory=list)
 
@@ -120,7 +105,7 @@ class _Request:
         with Signals() as signals:
             loop.run(log, save, signals)
         if loop.plateau.at is not None:
-            self.notes.append(f"a plateau behind step {loop.plateau.at}: the last one is {loop.plateau.end}")
+            self.notes.append(f"a plateau was found after step {loop.plateau.at}; the last step is {loop.plateau.end}")
         return Training(
             self.path,
             checkpoints.folder_of(self.path, loop.step),
@@ -137,18 +122,20 @@ class _Request:
     def _begin(
         self, world: World, stack: ExitStack, quiet: bool
     ) -> tuple[Settings, Loop, Log | None, Callable[[Loop], None]]:
-        """All up to the first step; `log` is None on every process but the first."""
+        """Everything before the first step; `log` is None on every process but the first."""
         last, stored = self._last(world)
         begun = self._begun(stored)
-        checkpoint = stack.enter_context(open_checkpoint(last or locate(begun["source"], revision=self.revision)))
+        checkpoint = stack.enter_context(
+            open_checkpoint(last or locate(begun["source"], revision=self.options.revision))
+        )
         if "before" not in begun:
-            spent = spent_on(checkpoint.path)
+            spent = recorded_cost(checkpoint.path)
             begun["before"] = spent and spent.document()
         start = Start() if last is not None else self._start(checkpoint.path, begun, stack, world)
         settings = self._settings(checkpoint, stored, start)
         check_trackers(settings)
         if last is not None:
-            check_owner(last / checkpoints.STATE, self.trust)
+            check_owner(last / checkpoints.STATE, self.options.trust_checkpoint)
             check_config(last, checkpoint.config, stored)
             self.notes += check_metrics(self.path, settings, stored["step"])
         data, loop = self._loop(checkpoint, settings, start, world)
@@ -156,33 +143,52 @@ class _Request:
         check_text(stored, data, self.data)
         begun["carried"] = start.document() or begun.get("carried")
         record = run_document(begun, self.data, data, checkpoint.config, world)
-        if last is not None:
-            load_state(last / checkpoints.STATE, loop.model, loop.optimizers, world)
-            loop.step, loop.tokens, loop.seconds = stored["step"], stored["tokens"], stored.get("seconds", 0.0)
-            loop.loss, loop.val_loss = last_losses(self.path / METRICS, loop.step)
-            for step, loss in validation_losses(self.path / METRICS, loop.step):
-                loop.plateau.add(step, loss)
-        else:
-            with world.together():
-                start.fill(loop.model, loop.optimizers, checkpoint, world)
-            loop.step = settings.begin
-            if world.first:
-                write_json(self.path / RUN, record)
         first: dict[str, float] = {}
-        if last is None:
-            first, told = first_loss(loop, checkpoint, self.source, world, exact=start.exact, trust=self.trust)
-            self.notes += [*start.notes, *told]
+        if last is not None:
+            self._go_on(last, stored, loop, world)
+        else:
+            first = self._start_anew(start, checkpoint, record, loop, world)
+        log = self._log(first, 0 if last is None else loop.step, loop, stack, quiet) if world.first else None
+        return settings, loop, log, self._save(checkpoint, record, settings, world)
+
+    def _go_on(self, last: Path, stored: Mapping[str, Any], loop: Loop, world: World) -> None:
+        """Fill the loop with the state of a run's last checkpoint."""
+        load_state(last / checkpoints.STATE, loop.model, loop.optimizers, world)
+        loop.step, loop.tokens, loop.seconds = stored["step"], stored["tokens"], stored.get("seconds", 0.0)
+        loop.loss, loop.val_loss = last_losses(self.path / METRICS, loop.step)
+        for step, loss in validation_losses(self.path / METRICS, loop.step):
+            loop.plateau.add(step, loss)
+
+    def _start_anew(
+        self, start: Start, checkpoint: Checkpoint, record: dict[str, Any], loop: Loop, world: World
+    ) -> dict[str, float]:
+        """Fill the loop with what a new run takes over, and write run.json; the loss before the first step."""
+        with world.together():
+            start.fill(loop.model, loop.optimizers, checkpoint, world)
+        loop.step = loop.settings.begin
+        if world.first:
+            write_json(self.path / RUN, record)
+        source, trust = self.options.source, self.options.trust_checkpoint
+        first, notes = first_loss(loop, checkpoint, source, world, exact=start.exact, trust=trust)
+        self.notes += [*start.notes, *notes]
         if first:
             loop.plateau.add(loop.step, first["val_loss"])
-        done = loop.step if last is not None else 0
-        log = Log(self.path, settings, done=done, steps=settings.steps, quiet=quiet) if world.first else None
-        if log is not None:
-            stack.callback(log.close)
-            if first:
-                log.record({"step": loop.step, "tokens": 0, "flops": 0.0, "seconds": 0.0, **first})
-        for note in self.notes if log else ():
-            log.note(note)  # type: ignore[union-attr]
+        return first
 
+    def _log(self, first: dict[str, float], done: int, loop: Loop, stack: ExitStack, quiet: bool) -> Log:
+        """The log, with the first loss and every note so far."""
+        log = Log(self.path, loop.settings, done=done, steps=loop.settings.steps, quiet=quiet)
+        stack.callback(log.close)
+        if first:
+            log.record({"step": loop.step, "tokens": 0, "flops": 0.0, "seconds": 0.0, **first})
+        for note in self.notes:
+            log.note(note)
+        return log
+
+    def _save(
+        self, checkpoint: Checkpoint, record: dict[str, Any], settings: Settings, world: World
+    ) -> Callable[[Loop], None]:
+        """The function that writes a checkpoint of the loop."""
         origin = Origin.of(checkpoint)
 
         def save(loop: Loop) -> None:
@@ -192,7 +198,7 @@ class _Request:
             if world.first:
                 checkpoints.prune(self.path, settings.keep)
 
-        return settings, loop, log, save
+        return save
 
     def _last(self, world: World) -> tuple[Path | None, dict[str, Any]]:
         """The checkpoint to continue from and its train.json, or (None, {})."""
@@ -201,34 +207,36 @@ class _Request:
         with world.together():
             if world.first:
                 self.notes += checkpoints.clean(self.path)
-        found, document, notes = last_checkpoint(self.path)
+        checkpoint, document, notes = last_checkpoint(self.path)
         self.notes += notes
-        return found, document
+        return checkpoint, document
 
     def _begun(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """What the run was begun with: {"source": SRC, "data": …}."""
+        """What the run was begun with: {"source": SRC, …}."""
         if not self.resume:
             if self.src is None:
-                raise BadInput("--from", what="is missing", why="a run continues a checkpoint", fix="--from SRC")
+                why = "a run begins with the weights of a checkpoint"
+                raise BadInput(option("src"), what="is missing", why=why, fix=option(src="SRC"))
             return {"source": show(self.src, 4096)}
         begun = read_begun(self.path, stored)
         source, data = begun["source"], begun.pop("data")
         done = int(stored.get("step", 0))
         if self.src is not None and show(self.src, 4096) != source:
-            raise refuse_change("from", source, show(self.src, 4096), done)
+            raise refuse_change("src", source, show(self.src, 4096), done)
         if self.data and [d.weight for d in self.data] != [d.weight for d in data]:
-            raise refuse_change("data", [d.weight for d in data], [d.weight for d in self.data], done)
+            before, now = ([source.weight for source in sources] for sources in (data, self.data))
+            raise began_otherwise(f"{option('data')} with the weights {now}", str(before), done)
         self.data = self.data or data
-        if self.policy not in (None, begun["policy"]):
-            raise refuse_change("state", begun["policy"], self.policy, done)
-        if self.continue_schedule and not begun["settings"]["begin"]:
-            raise refuse_change("continue-schedule", "a schedule of its own", "another", done)
+        if self.options.state not in (None, begun["policy"]):
+            raise refuse_change("state", begun["policy"], self.options.state, done)
+        if self.options.continue_schedule and not begun["settings"]["begin"]:
+            raise began_otherwise(option(continue_schedule=True), "a schedule of its own", done)
         return begun
 
     def _start(self, path: Path, begun: Mapping[str, Any], stack: ExitStack, world: World) -> Start:
         """The training state that a new run begins from, open as long as the stack."""
         with world.together():
-            start = open_start(path, begun.get("policy", self.policy), self.trust)
+            start = open_start(path, begun.get("policy", self.options.state), self.options.trust_checkpoint)
         if start.state is not None:
             stack.enter_context(start.state)
         return start
@@ -241,7 +249,7 @@ class _Request:
             settings = resumed(before, self.given, self._tokens(checkpoint, before.length), stored.get("step", 0))
         else:
             tokens = self._tokens(checkpoint, self.given.get("length", length))
-            make = start.continued if self.continue_schedule else settings_of
+            make = start.continued if self.options.continue_schedule else settings_of
             settings = make(self.given, tokens, length)
             settings, notes = inherited(settings, self.given, checkpoint.path, read_record(checkpoint.path))
             self.notes += notes
@@ -250,25 +258,22 @@ class _Request:
         return settings
 
     def _tokens(self, checkpoint: Checkpoint, length: int) -> int | None:
-        """How many to train on, None where the steps say it."""
+        """How many tokens to train on; None where the number of steps says it."""
         return (
-            self.tokens if self.flops is None else tokens_for(self.flops, checkpoint, length, self.given, self.tokens)
+            self.options.tokens
+            if self.options.flops is None
+            else tokens_for(self.options.flops, checkpoint, length, self.given, self.options.tokens)
         )
 
     def _loop(self, checkpoint: Checkpoint, settings: Settings, start: Start, world: World) -> tuple[Data, Loop]:
         grown = read_record(checkpoint.path)
-        asked = {"--rewarm": settings.rewarm, "--freeze-old": settings.freeze_old, "--source": self.source}
-        asked |= {f"--rates {settings.rates}": settings.rates != "uniform", "--source-tokens": self.source_tokens}
-        if grown is None and (option := next((name for name, value in asked.items() if value), "")):
-            why = "no grow.json beside the weights says what is new"
-            raise BadInput(
-                option, what=f"{checkpoint.path.name} is not known to have grown", why=why, fix=f"without {option}"
-            )
+        if grown is None:
+            self.options.refuse_without_growth(settings, checkpoint.path.name)
         if known := known_architecture(checkpoint.config):
             match(known, checkpoint.tensors, str(checkpoint.path))
         model, ignored = load_model(checkpoint, settings, world)
         if ignored:
-            self.notes.append(f"{len(ignored)} tensors of no use to {type(model).__name__} are left out")
+            self.notes.append(f"{len(ignored)} tensors that {type(model).__name__} does not have are left out")
         tokenizer = tokenizer_of(checkpoint.path)
         objective = objective_of(model.config, tokenizer, type(model).__name__)
         if settings.documents:
@@ -288,6 +293,8 @@ class _Request:
         self.notes += treated.notes
         if grown is not None and not self.resume:
             tokens = (settings.steps - settings.begin) * settings.batch * settings.length
-            self.notes += doubts_of(grown, tokens=tokens, flops=flops * tokens, source_tokens=self.source_tokens)
+            self.notes += doubts_of(
+                grown, tokens=tokens, flops=flops * tokens, source_tokens=self.options.source_tokens
+            )
         optimizers = build_optimizers(model, settings, world, treated.scales)
         return data, Loop(model, optimizers, data, settings, world, flops, treated.new, treated.implied)

@@ -1,7 +1,7 @@
 """A model on one process, or sharded with FSDP2 on several.
 
-Every block and the root are sharded by `fully_shard`: parameters, gradients and moments of a process are its part of
-each tensor. gloo on the CPU, nccl on CUDA.
+`fully_shard` shards every block and the root: a process holds its part of each parameter, gradient and moment. The
+processes exchange them with gloo on the CPU and nccl on CUDA.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from grow.processes import World
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The repeated layers: what stands in the outermost lists of modules."""
-    found: list[nn.Module] = []
+    """The repeated layers: the modules in the outermost lists of modules."""
+    repeated: list[nn.Module] = []
 
     def walk(module: nn.Module) -> None:
         for child in module.children():
             if isinstance(child, nn.ModuleList):
-                found.extend(child)
+                repeated.extend(child)
             else:
                 walk(child)
 
     walk(model)
-    return [block for block in found if any(True for _ in block.parameters())]
+    return [block for block in repeated if any(True for _ in block.parameters())]
 
 
 def shard(model: nn.Module, world: World) -> None:
-    """Every block, then what is left; nothing happens on one process."""
+    """Shard every block, then the rest; on one process nothing happens."""
     if world.size == 1:
         return
     from torch.distributed.fsdp import fully_shard
@@ -39,13 +39,13 @@ def shard(model: nn.Module, world: World) -> None:
 
 
 def reshard(model: nn.Module) -> None:
-    """Behind a forward pass without a backward one: the root's parameters are parts again."""
+    """Shard the root's parameters again, after a forward pass without a backward pass."""
     if callable(again := getattr(model, "reshard", None)):
         again()
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """This process's part, the same memory."""
+    """This process's part of a tensor, in the same memory."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
@@ -55,21 +55,21 @@ def rows_of(tensor: torch.Tensor) -> tuple[int, int]:
     if not hasattr(tensor, "placements"):
         return 0, count
     mesh = tensor.device_mesh  # type: ignore[attr-defined]
-    height = -(-count // mesh.size())  # as `fully_shard` deals them: the last ones may have fewer, or none
+    height = -(-count // mesh.size())  # as `fully_shard` does: the last processes may have fewer rows, or none
     first = min(mesh.get_local_rank() * height, count)
     end = min(first + height, count)
     if end - first != local(tensor).shape[0]:
-        raise AssertionError(f"{tuple(tensor.shape)} is not dealt by rows over {mesh}")
+        raise AssertionError(f"{tuple(tensor.shape)} is not sharded by rows over {mesh}")
     return first, end
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The full tensor on every process; all of them have to ask."""
+    """The full tensor on every process; all of them have to call this."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def gathered(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """The full tensor on every process, of which each has the part that it holds of `like`; all of them have to ask."""
+    """The full tensor on every process, each of which gives the part that it holds of `like`; all have to call this."""
     from torch.distributed.tensor import DTensor
 
     mesh, placements = like.device_mesh, like.placements  # type: ignore[attr-defined]
@@ -77,16 +77,16 @@ def gathered(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def zeros(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-    """Dealt by rows where `like` is, on its device and of its dtype."""
+    """Zeros with the device and dtype of `like`, sharded by rows where `like` is."""
     if not hasattr(like, "placements"):
         return torch.zeros(shape, dtype=like.dtype, device=like.device)
-    from torch.distributed.tensor import zeros as dealt
+    from torch.distributed.tensor import zeros as sharded_zeros
 
-    return dealt(*shape, dtype=like.dtype, device_mesh=like.device_mesh, placements=like.placements)  # type: ignore[attr-defined]
+    return sharded_zeros(*shape, dtype=like.dtype, device_mesh=like.device_mesh, placements=like.placements)  # type: ignore[attr-defined]
 
 
 def part_of(full: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """The part of `full` that this process holds of `like`, without asking anybody."""
+    """The part of `full` that this process holds of `like`; no other process takes part."""
     if not hasattr(like, "placements"):
         return full.to(like.device)
     from torch.distributed.tensor import distribute_tensor

@@ -76,7 +76,7 @@ def test_a_dataset_that_breaks_off_is_an_error_that_says_where(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=lambda *_, **__: rows()))
     found = documents("some/dataset")
     assert [next(found), next(found)] == ["a", "b"]
-    with pytest.raises(grow.BadInput, match="ends behind row 1"):
+    with pytest.raises(grow.BadInput, match="breaks off after row 1"):
         next(found)
 
 
@@ -104,7 +104,9 @@ def test_other_refusals_write_nothing(tmp_path):
     assert "does not exist" in refused(["no.parquet"], tokenizer="small", out=out).what
     assert "no tokenizer" in refused([source], tokenizer=tmp_path / "bare", out=out).what
     for share in (-0.1, 1, float("nan")):
-        assert "is not a share" in refused([source], tokenizer="small", out=out, validation=share).what
+        assert (
+            "must be a number from 0 to below 1" in refused([source], tokenizer="small", out=out, validation=share).what
+        )
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years")
     for overwrite in (False, True):
@@ -177,7 +179,7 @@ def test_too_little_data_is_told(tokens):
     split = Corpus.open(tokens).split("val")
     with pytest.raises(grow.BadInput, match="one block takes"):
         Loader([split], length=len(split.ids), batch=4)
-    with pytest.raises(grow.BadInput, match="cannot be dealt to 3"):
+    with pytest.raises(grow.BadInput, match="cannot be shared by 3"):
         Loader([split], length=8, batch=4).batch(0, 0, 3)
     with pytest.raises(grow.BadInput, match="2 weights for 1"):
         Loader([split], length=8, batch=4, weights=[1, 2])

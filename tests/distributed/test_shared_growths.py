@@ -27,7 +27,7 @@ from training import apart
 
 import grow
 import grow.applying.engine
-from grow.costs.process_memory import portions
+from grow.costs.process_memory import memory_per_process
 from grow.errors import BadInput
 from grow.growth.plan_document import plan_document
 from grow.planning.record import read_record
@@ -246,6 +246,6 @@ def test_experts_that_are_fused_in_memory_are_loaded_whole(folder):
     plan = grow.plan(
         folder / "source", None, upcycling=dict(experts=4, top_k=None, granularity=1, every=1, route="routed")
     )
-    old, new = portions(plan, 4)
+    old, new = memory_per_process(plan, 4)
     assert new.loading == 4 * plan.parameters[1]
     assert old.loading < 4 * plan.parameters[0]

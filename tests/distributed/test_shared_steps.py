@@ -130,4 +130,4 @@ def test_float32_runs_agree_as_far_as_they_can(two, dealt, tmp_path, name):
 def test_a_gradient_that_some_have_is_refused_by_all(three):
     for process in three["uneven"]:
         assert (process["error"], process["code"]) == ("Refused", 2)
-        assert process["said"].startswith("9x3, 2: has a gradient on some of the processes alone")
+        assert process["said"].startswith("9x3, 2: has a gradient on some of the processes only")

@@ -69,8 +69,8 @@ def test_gradients_grow_by_gamma(name):
 
 
 @pytest.mark.parametrize("name", NOMINAL)
-def test_where_gamma_is_nominal_it_is_inexact_and_nowhere_else(name):
-    """So that no line of the docstring's list stays there without need."""
+def test_gamma_is_inexact_exactly_where_the_docstring_says_so(name):
+    """Every line of the docstring's list is needed."""
     inexact = NOMINAL[name][-1]
     errors = gradient_errors(*reversed(growth_of(name, NOMINAL)))
     assert max(errors.values()) > 1e-4
@@ -179,7 +179,7 @@ def apart(one, two) -> float:
 
 
 def commute(name: str, make, before: int = 4, after: int = 5) -> float:
-    """How far `growth, then steps` is from `steps, then growth`, both behind some steps of the source."""
+    """How far `growth, then steps` is from `steps, then growth`, both after some steps of the source."""
     variant, to, options = GROWTHS[name]
     model = source(variant)
     optimizer = make(model.parameters())
@@ -193,14 +193,14 @@ def commute(name: str, make, before: int = 4, after: int = 5) -> float:
 
 @NAMED
 @pytest.mark.parametrize("make", MAKERS)
-def test_steps_then_growth_is_growth_then_steps(name, make):
+def test_steps_then_growth_equals_growth_then_steps(name, make):
     assert commute(name, MAKERS[make]) <= EXACT
 
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("name", ["llama-hidden-2x", "llama-tied-silent", "gpt2-2x", "bert-2x"])
 def test_a_state_grown_like_the_weights_does_not_commute(name, make, monkeypatch):
-    """Read and write not exchanged."""
+    """The mutation does not exchange `read` and `write`."""
     right = grow.optimizer.dual_rule._factors
 
     def wrong(*arguments):
@@ -258,7 +258,7 @@ def test_stock_optimizers_with_one_group_per_parameter_commute(variant, kind):
 
 
 def test_muons_update_of_copies_is_smaller_by_the_root_of_their_number():
-    """As the docstring of `grow.optimizer.dual_rule` has it, to the last bit but two of Muon's bfloat16."""
+    """As the docstring of `grow.optimizer.dual_rule` says, up to the last two bits of Muon's bfloat16."""
     draw = torch.Generator().manual_seed(0)
     small = torch.nn.Parameter(torch.randn(12, 20, generator=draw))
     large = torch.nn.Parameter(small.detach().repeat(2, 2))

@@ -33,7 +33,7 @@ from grow.notation.axes import READ
 
 
 def grouped(model, **more):
-    """Two groups, decay and none, with a key of somebody's own; the embedding is frozen and left out."""
+    """Two groups, decay and none, with a key that the user added; the embedding is frozen and left out."""
     model.model.embed_tokens.weight.requires_grad_(False)
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     matrices = {"params": [(n, p) for n, p in named if p.ndim == 2], "weight_decay": 0.1, "role": "matrices"}
@@ -165,8 +165,8 @@ def step_in_own_dtype(model, optimizer) -> None:
     optimizer.zero_grad()
 
 
-def test_an_example_with_sizes():
-    """The one in `grow_moment`'s docstring."""
+def test_the_example_of_grow_moment_is_right():
+    """The example in the docstring of `grow_moment`."""
     model = source("llama")
     optimizer = adamw(model.parameters())
     train(model, optimizer, range(1))
@@ -192,7 +192,7 @@ SCHEDULES = {
 @pytest.mark.parametrize("kind", SCHEDULES)
 @pytest.mark.parametrize("steps", [3, 8])
 def test_a_schedule_goes_on(kind, steps):
-    """As the README does it: a scheduler of the same kind on the new optimizer, and the old one's state."""
+    """As in the README: a scheduler of the same kind on the new optimizer, and the old one's state."""
 
     def rates_over(optimizer, scheduler, count) -> list[float]:
         found = []
@@ -216,7 +216,7 @@ def test_a_schedule_goes_on(kind, steps):
 
 @pytest.mark.parametrize("state", ["fresh-new", "carry", "drop"])
 def test_training_goes_on_where_it_was(state):
-    """20 steps, all axes grown at once, the same loss to 1e-9 (1e-12 measured), and down from there."""
+    """20 steps, all axes grown at once, the same loss to 1e-9 (1e-12 measured) at first, then a lower one."""
     model = source("llama-tied").train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(20):

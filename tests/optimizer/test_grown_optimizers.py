@@ -70,7 +70,7 @@ def test_the_grown_state_is_the_state_of_the_grown_model(kind, name):
 
 @NAMED
 def test_adafactors_estimate_grows_by_the_square_of_gamma(name):
-    """Whatever is fresh: of V = row · col / mean(row) every carried entry is γ² times the old one."""
+    """Every carried entry of V = row · col / mean(row) is γ² times the old one, whatever is fresh."""
     _, growth = growth_of(name)
     draw = torch.Generator().manual_seed(0)
     seen = 0
@@ -96,7 +96,7 @@ def test_adafactor_that_has_seen_only_zeros_stays_finite():
     assert not col.any()
 
 
-def test_numpy_and_torch_grow_alike():
+def test_moments_grow_alike_in_numpy_and_torch():
     _, growth = growth_of("llama-copies")
     for t in growth.plan.tensors:
         moment = torch.randn(t.shape, generator=torch.Generator().manual_seed(0))
@@ -110,8 +110,8 @@ def test_numpy_and_torch_grow_alike():
 
 
 @NAMED
-def test_every_old_entry_has_one_that_is_not_new(name):
-    """Numbering the old entries, each number stands once among the entries that are not new."""
+def test_every_old_entry_is_carried_by_exactly_one_that_is_not_new(name):
+    """With old entries numbered, each number appears once among the entries that are not new."""
     _, growth = growth_of(name)
     masks = grow.new_entries(growth.plan)
     assert list(masks) == [t.name for t in growth.plan.tensors]
@@ -137,7 +137,7 @@ def test_nothing_is_new_where_nothing_grew():
     assert all((r.value == 1).all() and (r.gradient == 1).all() for r in grow.rates(plan).values())
 
 
-def test_a_head_that_parts_from_its_table_is_new_and_may_carry():
+def test_an_untied_head_is_new_and_may_carry_the_state_of_its_table():
     model = source("opt-no-final-norm")
     optimizer = adamw(model.parameters())
     train(model, optimizer, range(2))
@@ -149,7 +149,7 @@ def test_a_head_that_parts_from_its_table_is_new_and_may_carry():
 
 
 @pytest.mark.parametrize("name", ["llama-copies", "llama-all", "bert-all", "gpt2-all"])
-def test_policies(name):
+def test_each_policy_gives_new_entries_its_state(name):
     variant, to, options = GROWTHS[name]
     model = source(variant)
     optimizer = adam(model.parameters())
@@ -180,8 +180,8 @@ def test_adafactor_starts_further_copies_at_zero():
     assert all(seen[name].sum() == (old[name]["row_var"] * old[name]["col_var"]).count_nonzero() for name in seen)
 
 
-def test_with_fresh_state_even_copies_part():
-    """Equal shares get equal gradients; what keeps them together under "carry" is equal state."""
+def test_even_copies_diverge_with_a_fresh_state():
+    """Equal shares get equal gradients; under "carry" equal state keeps them together."""
     apart_by = {}
     for state in ("carry", "fresh-new"):
         model = source("llama")

@@ -29,7 +29,7 @@ def refusal(model, optimizer, **options):
     return caught.value
 
 
-def test_a_class_without_a_rule_is_refused_and_may_start_anew():
+def test_a_class_without_a_rule_is_refused_but_may_start_with_a_fresh_state():
     model = source("llama")
     found = refusal(model, Own(model.parameters()))
     assert type(found) is grow.Refused
@@ -49,9 +49,9 @@ def test_a_parameter_of_another_model_is_bad_input():
     assert found.what == "is not one of the model's parameters"
 
 
-def test_what_is_no_optimizer_or_no_policy_is_bad_input(tmp_path):
+def test_a_wrong_optimizer_or_policy_is_bad_input(tmp_path):
     model = source("llama")
-    assert "is a dict" in refusal(model, {}).what
+    assert "got dict" in refusal(model, {}).what
     found = refusal(model, adamw(model.parameters()), state="fresh")
     assert "did you mean 'fresh-new'?" in found.what
     with pytest.raises(grow.BadInput, match="given for a checkpoint on disk"):
@@ -70,7 +70,7 @@ def test_what_is_no_optimizer_or_no_policy_is_bad_input(tmp_path):
         (lambda s: s | {"exp_avg": s["exp_avg"].to(torch.int8)}, "torch.int8"),
     ],
 )
-def test_states_that_are_not_understood_are_refused(change, words):
+def test_unknown_entries_of_a_state_are_refused(change, words):
     model = source("llama")
     optimizer = adamw(model.parameters())
     train(model, optimizer, range(1))

@@ -18,7 +18,7 @@ from short_recipes import NAME, ONE, SHORT, SMALL, TRAIN, plain, recipe_json, ru
 from training import curve, refused, same
 
 import grow
-from grow.costs.spent_so_far import Spent
+from grow.costs.training_cost import TrainingCost
 from grow.planning.record import read_record
 from grow.plotting.curves import read_curve
 from grow.staged import pricing, recipe_report
@@ -78,14 +78,14 @@ def whole(place) -> Any:
 
 @pytest.fixture(scope="module")
 def ran(whole, tmp_path_factory) -> Any:
-    """Every kind of stage but load and upcycle, nothing interrupted."""
+    """A recipe with every kind of stage except load and upcycle, carried out without interruption."""
     return grow.run(whole, out=tmp_path_factory.mktemp("ran") / "out")
 
 
 # Priced
 
 
-def test_a_dry_run_writes_nothing_and_its_numbers_are_what_happens(whole, ran, tmp_path, monkeypatch):
+def test_a_dry_run_writes_nothing_and_predicts_what_happens(whole, ran, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = files.snapshot(whole.parent)
     priced = grow.price(whole)
@@ -106,7 +106,7 @@ def test_a_dry_run_writes_nothing_and_its_numbers_are_what_happens(whole, ran, t
 def test_a_model_larger_than_memory_is_priced_without_its_time(whole, monkeypatch):
     monkeypatch.setattr(pricing, "_free_memory", lambda: 1000)
     row = grow.price(whole).rows[1]
-    assert (row.seconds, row.note) == (None, "time not measured: 0.0 GB are free")
+    assert (row.seconds, row.note) == (None, "its time was not measured, because only 0.0 GB of memory are free")
     assert row.forecast.flops > 0
 
 
@@ -125,19 +125,19 @@ def test_every_stage_leaves_a_stock_checkpoint_and_a_record(ran):
         assert ("plan" in record) == (read_record(path) is not None) == (entry["name"] >= "03")
         assert ("training" in record) == (entry["kind"] in ("init", "train"))
     assert json.loads((ran.path / "01-init" / "grow.json").read_text())["training"]["spent"]["flops"] == 0
-    assert read_curve(ran.path).before == Spent()  # random weights have cost nothing, which is known
+    assert read_curve(ran.path).before == TrainingCost()  # random weights have cost nothing, which is known
     assert [e["kind"] for e in ran.stages] == ["init", "train", "widen", "verify", "train", "deepen", "train"]
     assert os.readlink(ran.final) == ran.stages[-1]["checkpoint"]
     assert grow.inspect(ran.final).sizes["layers"] == 3
     assert ran.stages[3]["verdict"] == "certified"
     told = ran.stages[4]["notes"]
     assert any(note.startswith("the validation loss before the first step is the source's") for note in told)
-    assert "reading goes on behind 20 sequences" in told
+    assert "reading goes on after 20 sequences" in told
     for early, late in ((1, 4), (4, 6)):
         assert ran.stages[late]["loss_before"] == pytest.approx(ran.stages[early]["loss_after"], abs=1e-5)
 
 
-def test_the_report_s_numbers_are_the_metrics(ran):
+def test_the_numbers_of_the_report_are_those_of_the_metrics(ran):
     text = (ran.path / recipe_report.REPORT).read_text()
     rows = [
         line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| 0") or "| baseline" in line
@@ -156,7 +156,7 @@ def test_the_report_s_numbers_are_the_metrics(ran):
     assert (ran.path / recipe_report.PICTURE).is_file() == (recipe_report.PICTURE in text)
 
 
-def test_the_baseline_is_the_last_model_and_costs_as_much(ran):
+def test_the_baseline_has_the_last_config_and_the_same_flops(ran):
     last, own = ran.stages[-1], ran.baseline
     assert own["parameters"] == last["parameters"]
     spent = sum(entry.get("flops", 0.0) for entry in ran.stages)
@@ -176,7 +176,7 @@ def test_the_savings_of_the_report_are_those_of_the_curves(ran):
     assert [mark.kind for mark in recipe.marks] == ["widen", "deepen"]
 
 
-def test_a_loaded_model_becomes_one_with_experts(place, tmp_path):
+def test_a_loaded_model_is_upcycled_by_a_recipe(place, tmp_path):
     text = NAME + f"[train]\n{TRAIN}" + ONE.replace("init", "load")
     text += '[[stage]]\nkind = "upcycle"\nexperts = 4\nverify = false\n[[stage]]\nkind = "train"\nsteps = 2\n'
     text += 'rewarm = "1.2:2"\n'
@@ -193,10 +193,10 @@ def test_a_loaded_model_becomes_one_with_experts(place, tmp_path):
 
 
 def test_a_plateau_ends_a_stage_and_begins_its_decay(done):
-    """The loss falls by less than 9 nats in any 2 steps: behind step 4 the one step of decay begins."""
+    """The loss falls by less than 9 nats in any 2 steps: after step 4 the one step of decay begins."""
     lines = curve(done.path / "02-train")
     assert [line["step"] for line in lines] == [0, 1, 2, 3, 4, 5]
-    assert "a plateau behind step 4: the last one is 5" in done.stages[1]["notes"]
+    assert "a plateau was found after step 4; the last step is 5" in done.stages[1]["notes"]
     assert lines[-1]["lr"] < lines[-2]["lr"]
 
 
@@ -208,8 +208,8 @@ def test_flops_are_a_budget_of_grow_train(place, tmp_path):
     assert curve(one.path)[:-1] == curve(two.path)[:-1]
     assert grow.train(place / "llama", place / "tokens", out=tmp_path / "three", flops=1.1 * spent, **options).step == 4
     base = dict(src=place / "llama", data=place / "tokens", **options)
-    assert "--flops: given with --steps" in refused(out=tmp_path / "x", flops=1e9, steps=3, **base)
-    assert "--flops: given with --tokens" in refused(out=tmp_path / "x", flops=1e9, tokens=3, **base)
+    assert "flops=1000000000.0: is given beside steps=3" in refused(out=tmp_path / "x", flops=1e9, steps=3, **base)
+    assert "flops=1000000000.0: is given beside tokens=3" in refused(out=tmp_path / "x", flops=1e9, tokens=3, **base)
     for bad in (0, -1.0, float("nan"), float("inf"), "many"):
         assert "must be" in refused(out=tmp_path / "x", flops=bad, **base)
 
@@ -224,7 +224,7 @@ def test_flops_are_a_budget_of_grow_train(place, tmp_path):
         ([1.0, 5.0, 4.0, 3.0, 2.0, 1.5], 30),  # the one before the warm-up was over does not count
     ],
 )
-def test_a_plateau_is_a_function_of_the_losses(losses, end):
+def test_a_plateau_follows_from_the_losses_alone(losses, end):
     from grow.training.log.plateau import Plateau
     from grow.training.settings.run_settings import Settings
 
@@ -252,14 +252,14 @@ def test_a_run_with_a_plateau_resumes_to_the_same_bits(place, tmp_path):
         grow.train(out=cut, resume=True)
         assert plain(cut) == plain(tmp_path / "whole")
         assert same(*(load_file(p / "step-00000007" / "model.safetensors") for p in (cut, tmp_path / "whole")))
-    assert "--resume: plateau" in refused(out=tmp_path / "whole", resume=True, plateau=(4, 5.0))
-    assert "--resume: steps" in refused(out=tmp_path / "whole", resume=True, steps=20)
+    assert "resume=True: plateau=(4, 5.0)" in refused(out=tmp_path / "whole", resume=True, plateau=(4, 5.0))
+    assert "resume=True: steps=20" in refused(out=tmp_path / "whole", resume=True, steps=20)
 
 
 # Several processes and the command line
 
 
-def test_two_processes_run_the_recipe_that_one_runs(place, tmp_path):
+def test_two_processes_carry_out_a_recipe_as_one_does(place, tmp_path):
     path = written(
         place, SHORT.replace("[baseline]", "").replace('steps = 8\nplateau = "2:9"', "steps = 3"), "two.toml"
     )
@@ -277,7 +277,7 @@ def test_two_processes_run_the_recipe_that_one_runs(place, tmp_path):
             assert max(abs(x[k] - y[k]) / max(1.0, abs(x[k])) for k in x) < 1e-4
 
 
-def test_the_commands_say_what_they_do(whole, done, short, monkeypatch, capsys, tmp_path):
+def test_the_commands_print_prices_recipes_and_results(whole, done, short, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(pricing, "_measure", lambda one: (0.5, 0.0))
     code, out, err = files.command(monkeypatch, capsys, "run", whole, "--dry-run")
     assert (code, err) == (0, "")
@@ -298,7 +298,7 @@ def test_the_commands_say_what_they_do(whole, done, short, monkeypatch, capsys, 
 
 
 @pytest.mark.parametrize("name", bundled())
-def test_bundled_recipes_are_recipes_and_say_what_they_are(name):
+def test_bundled_recipes_can_be_read_and_have_headers(name):
     found = read_recipe(name)
     assert found.path.parent.name == "recipes"
     text = found.content.decode()
@@ -309,7 +309,7 @@ def test_bundled_recipes_are_recipes_and_say_what_they_are(name):
     assert (ROOT / "recipes" / found.path.name).read_bytes() == found.content
 
 
-def test_the_recipe_of_the_readme_is_one(tmp_path):
+def test_the_recipe_of_the_readme_can_be_read(tmp_path):
     text = re.findall(r"^```toml\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)[0]
     (tmp_path / "mine.toml").write_text(text.replace('data = ["tokens"]', ""))
     stages, baseline = forecast(read_recipe(tmp_path / "mine.toml"))

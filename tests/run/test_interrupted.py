@@ -78,7 +78,7 @@ def test_sigterm_finishes_the_step_and_the_command_goes_on_from_there(short, don
     assert_same_runs(tmp_path / "out", done.path)
 
 
-def test_a_growth_that_is_interrupted_is_no_stage(short, done, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_growth_is_done_again(short, done, tmp_path, monkeypatch, capsys):
     from grow.growth import written_and_verified
 
     def killed(*_: object) -> None:
@@ -105,18 +105,22 @@ def test_a_finished_recipe_has_nothing_left_to_do(done, short, monkeypatch, caps
 
 
 CHANGED: dict[str, tuple[str, str, str]] = {
-    "the name": ('"short"', '"other"', "--resume: name: is 'other'"),
-    "the seed": ("[train]", "[train]\nseed = 4", "--resume: stage 2 (train): seed: is 4, and the run was begun with 0"),
-    "a rate": ("lr = 1e-2", "lr = 2e-2", "--resume: stage 2 (train): lr: is 0.02"),
-    "a budget": ("steps = 8", "steps = 9", "--resume: stage 2 (train): steps: is 9"),
-    "another budget": ("steps = 8", "tokens = 99", "--resume: stage 2 (train): tokens: is 99"),
-    "a size": ("hidden = 24", "hidden = 32", "--resume: stage 1 (init): sizes"),
-    "a target": ("ffn = 28", "ffn = 29", "--resume: stage 3 (widen): to: is {'ffn': 29}"),
+    "the name": ('"short"', '"other"', "resume=True: name: is 'other'"),
+    "the seed": (
+        "[train]",
+        "[train]\nseed = 4",
+        ": stage 2 (train): seed: is 4, and the run was begun with 0",
+    ),
+    "a rate": ("lr = 1e-2", "lr = 2e-2", "resume=True: stage 2 (train): lr: is 0.02"),
+    "a budget": ("steps = 8", "steps = 9", "resume=True: stage 2 (train): steps: is 9"),
+    "another budget": ("steps = 8", "tokens = 99", "resume=True: stage 2 (train): tokens: is 99"),
+    "a size": ("hidden = 24", "hidden = 32", "resume=True: stage 1 (init): sizes"),
+    "a target": ("ffn = 28", "ffn = 29", "resume=True: stage 3 (widen): to: is {'ffn': 29}"),
     "a kind": ('kind = "widen"\nto = {ffn = 28}', 'kind = "deepen"\nlayers = 3', "stage 3 (deepen)"),
-    "fewer stages": ('[[stage]]\nkind = "train"\nsteps = 3\n', "", "--resume: stages: is '4 in all'"),
-    "the baseline": ("[baseline]", "[baseline]\nlr = 1e-3", "--resume: [baseline]: lr: is 0.001"),
-    "no baseline": ("[baseline]", "", "--resume: [baseline]: is 'absent'"),
-    "one stage more": ("[baseline]", STEPS + "[baseline]", "--resume: stages: is 6, and"),
+    "fewer stages": ('[[stage]]\nkind = "train"\nsteps = 3\n', "", "resume=True: stages: is '4 in all'"),
+    "the baseline": ("[baseline]", "[baseline]\nlr = 1e-3", "resume=True: [baseline]: lr: is 0.001"),
+    "no baseline": ("[baseline]", "", "resume=True: [baseline]: is 'absent'"),
+    "one stage more": ("[baseline]", STEPS + "[baseline]", "resume=True: stages: is 6, and"),
 }
 
 
@@ -129,11 +133,11 @@ def test_a_changed_recipe_is_refused_naming_the_key(place, done, name):
     with pytest.raises(BadInput) as error:
         grow.run(path, out=done.path, resume=True)
     assert said in str(error.value) or name == "a kind"
-    assert error.value.where.startswith("--resume: ")
+    assert error.value.where.startswith("resume=True: ")
     assert {k: v[2] for k, v in files.snapshot(done.path).items()} == {k: v[2] for k, v in before.items()}
 
 
-def test_stages_that_were_not_begun_may_change_and_so_may_what_changes_nothing(place, short, tmp_path, monkeypatch):
+def test_stages_not_yet_begun_may_change_and_so_may_settings_that_change_no_result(place, short, tmp_path, monkeypatch):
     from grow.training.log.metrics import Log
 
     record = Log.record
@@ -199,7 +203,7 @@ def test_a_schedule_goes_on_through_the_growth_and_so_does_the_text(place, tmp_p
     assert [line["step"] for line in lines] == [3, 4, 5, 6, 7]
     at_most = 1e-2
     assert [line["lr"] / at_most for line in lines[1:]] == pytest.approx([1, 1, 1 - (1 / 3) ** 0.5, 1 - (2 / 3) ** 0.5])
-    assert "reading goes on behind 12 sequences" in done.stages[3]["notes"]
+    assert "reading goes on after 12 sequences" in done.stages[3]["notes"]
     assert (done.stages[3]["steps"], done.stages[3]["last_step"]) == (4, 7)
     assert grow.price(path, measured=False).rows[3].forecast.flops == done.stages[3]["flops"]
     record = Log.record
@@ -214,5 +218,5 @@ def test_a_schedule_goes_on_through_the_growth_and_so_does_the_text(place, tmp_p
         assert grow.run(path, out=tmp_path / "cut").stopped == "SIGTERM"
     assert grow.run(path, out=tmp_path / "cut", resume=True).final is not None
     assert plain(tmp_path / "cut" / "04-train") == plain(done.path / "04-train")
-    with pytest.raises(BadInput, match=re.escape("stage 5 (train): --continue-schedule: with another")):
+    with pytest.raises(BadInput, match=re.escape("stage 5 (train): continues = true: a change of")):
         grow.price(written(place, GOES_ON, "decayed.toml"))  # the decay is over: no schedule goes on from there

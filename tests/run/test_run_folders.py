@@ -1,4 +1,4 @@
-"""Folders, records and checkpoints that a recipe does not go on from."""
+"""Folders, records and checkpoints from which a recipe does not continue."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_bad_folders_are_refused_and_left_alone(short, done, tmp_path):
         return str(error.value)
 
     assert "exists and is not empty" in said(out=done.path)
-    assert "--resume continues it" in said(out=done.path)
+    assert "resume=True continues it" in said(out=done.path)
     (tmp_path / "file").write_text("x")
     assert "is a file" in said(out=tmp_path / "file")
     assert "does not exist" in said(out=tmp_path / "nowhere" / "out")
@@ -52,14 +52,14 @@ NO_RECORD: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 @pytest.mark.parametrize("name", NO_RECORD)
-def test_a_record_that_is_none_is_refused(short, done, tmp_path, name):
+def test_a_damaged_record_is_refused(short, done, tmp_path, name):
     path = shutil.copytree(done.path, tmp_path / "out", symlinks=True)
     files.edit_json(path / RECIPE, NO_RECORD[name])
     with pytest.raises(BadInput, match="is not a record of a recipe's run"):
         grow.run(short, out=path, resume=True)
 
 
-def test_a_checkpoint_that_was_touched_is_not_gone_on_from(short, done, tmp_path):
+def test_a_recipe_does_not_continue_from_a_changed_checkpoint(short, done, tmp_path):
     path = shutil.copytree(done.path, tmp_path / "out", symlinks=True)
 
     def undone(document: dict[str, Any]) -> None:
@@ -70,14 +70,14 @@ def test_a_checkpoint_that_was_touched_is_not_gone_on_from(short, done, tmp_path
     raw = bytearray(file.read_bytes())
     raw[-1] ^= 1
     file.write_bytes(raw)
-    with pytest.raises(BadInput, match="of another sha256"):
+    with pytest.raises(BadInput, match="has another sha256"):
         grow.run(short, out=path, resume=True)
     file.unlink()
     with pytest.raises(BadInput, match="missing"):
         grow.run(short, out=path, resume=True)
 
 
-def test_a_disk_that_is_too_small_is_said_before_anything_runs(short, tmp_path, monkeypatch):
+def test_a_disk_that_is_too_small_is_refused_before_anything_runs(short, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(BadInput, match="the stages need"):
@@ -85,7 +85,7 @@ def test_a_disk_that_is_too_small_is_said_before_anything_runs(short, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_fills_leaves_what_was_done_and_the_run_goes_on(short, done, tmp_path, monkeypatch):
+def test_a_full_disk_keeps_finished_stages_and_the_run_can_be_resumed(short, done, tmp_path, monkeypatch):
     import errno
 
     from grow.training.saved import checkpoints
@@ -102,7 +102,7 @@ def test_a_disk_that_fills_leaves_what_was_done_and_the_run_goes_on(short, done,
     assert_same_runs(tmp_path / "out", done.path)
 
 
-def test_a_growth_that_is_not_what_it_was_stops_the_recipe(short, tmp_path, monkeypatch):
+def test_a_growth_that_fails_verification_stops_the_recipe(short, tmp_path, monkeypatch):
     from grow.staged import stages
 
     growth = stages.Conductor.growth

@@ -24,5 +24,5 @@ def run(tiny, text, tmp_path_factory) -> Training:
 
 @pytest.fixture
 def copy(run, tmp_path) -> Path:
-    """The run, to be damaged."""
+    """A copy of the run that tests may damage."""
     return Path(shutil.copytree(run.path, tmp_path / "run"))

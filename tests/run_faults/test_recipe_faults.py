@@ -1,4 +1,4 @@
-"""Faults of a recipe's later stages are told before anything runs, and what was done stays."""
+"""Faults of a recipe's later stages are reported before anything runs, and finished stages stay."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ LATE: dict[str, tuple[str, str]] = {
     ),
     "another optimizer": (
         INIT + FEW + 'optimizer = "muon"\n' + WIDE + FEW,
-        "stage 4 (train): optimizer adamw: the state that comes along from 02-train is of muon",
+        'stage 4 (train): optimizer = "adamw": the optimizer state that comes along from 02-train belongs to muon',
     ),
-    "a shard size of words": (INIT + WIDE + 'max_shard_size = "big"\n', "max_shard_size: is 'big': wanted a number"),
-    "a shard size that is true": (INIT + WIDE + "max_shard_size = true\n", "max_shard_size: is True: wanted a size"),
-    "shards without end": (INIT + WIDE + f'max_shard_size = "{"9" * 400}GB"\n', "wanted a number of bytes"),
+    "a shard size of words": (INIT + WIDE + 'max_shard_size = "big"\n', "max_shard_size: is 'big': must be a number"),
+    "a shard size that is true": (INIT + WIDE + "max_shard_size = true\n", "max_shard_size: is True: must be a size"),
+    "shards without end": (INIT + WIDE + f'max_shard_size = "{"9" * 400}GB"\n', "must be a number of bytes"),
     "a budget without end": (INIT + FEW.replace("steps = 2", "flops = 1e39"), "at most"),
 }
 
@@ -62,7 +62,7 @@ def test_what_a_later_stage_would_refuse_is_refused_before_anything_runs(name, p
     assert not (place / "out").exists()
 
 
-def test_an_optimizer_of_its_own_is_no_fault_where_the_state_stays_behind(place):
+def test_another_optimizer_is_allowed_where_the_state_stays_behind(place):
     drop = INIT + FEW + 'optimizer = "muon"\n' + WIDE + 'state = "drop"\n' + FEW
     assert grow.price(recipe(place, drop), measured=False).rows[3].forecast.settings.optimizer == "adamw"
     assert grow.price(
@@ -107,7 +107,7 @@ def test_a_stage_that_was_refused_may_change_and_what_was_done_stays(place, monk
     assert done.baseline["loss"] == fresh.baseline["loss"]
 
 
-def test_a_record_whose_folders_are_elsewhere_is_neither_drawn_nor_gone_on_with(place):
+def test_a_record_with_folders_elsewhere_is_neither_plotted_nor_continued(place):
     done = grow.run(recipe(place, INIT + FEW), out=place / "out")
     for elsewhere in ("../tokens", "..", 5, str(place)):
         files.edit_json(done.path / "recipe.json", lambda d, name=elsewhere: d["stages"][1].update(folder=name))
@@ -118,15 +118,15 @@ def test_a_record_whose_folders_are_elsewhere_is_neither_drawn_nor_gone_on_with(
 
 
 @pytest.mark.parametrize("line", ['{"step": "a"}', '{"step": null}', '{"step": 1.5}', "[" * 100_000])
-def test_lines_that_are_none_are_not_drawn(copy, line):
+def test_damaged_lines_of_metrics_are_not_plotted(copy, line):
     with open(copy / "metrics.jsonl", "a") as file:
         file.write(line + "\n")
     assert len(grow.plot([copy]).curves[0].points) == 5
 
 
 @pytest.mark.parametrize("work", ["save", "load"])
-def test_a_signal_inside_the_library_that_keeps_the_state_is_no_damaged_state(work, copy, monkeypatch):
-    """It collects whatever ends its work, signals too, and raises its own."""
+def test_a_signal_while_the_state_is_saved_or_loaded_is_not_reported_as_damage(work, copy, monkeypatch):
+    """The library that saves the state catches whatever ends its work, signals too, and raises its own error."""
     from grow.training.saved import exact_state
 
     planner = exact_state.dcp.DefaultSavePlanner if work == "save" else exact_state.dcp.DefaultLoadPlanner

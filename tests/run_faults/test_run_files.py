@@ -24,7 +24,7 @@ from grow.training.saved import checkpoints
 
 
 @pytest.mark.parametrize("bundled", [False, True])
-def test_a_run_that_was_killed_before_it_was_begun_is_begun_by_the_same_command(bundled, tiny, text, tmp_path):
+def test_a_run_killed_before_its_first_step_is_begun_again_by_the_same_command(bundled, tiny, text, tmp_path):
     path, begin = tmp_path / "run", {"src": tiny("llama-tied"), "data": text, **QUICK}
     if bundled:
         begin = {"src": "small", "data": [], **QUICK, "steps": 1}
@@ -40,7 +40,7 @@ def test_a_run_that_was_killed_before_it_was_begun_is_begun_by_the_same_command(
         assert sorted(p.name for p in path.iterdir()) == [".lock", *(["data"] if bundled else [])]
         if resume:
             said = refused(out=path, resume=True)
-            assert "was interrupted before it was begun" in said
+            assert "was interrupted before the run began" in said
             assert not path.exists()
         else:
             assert grow.train(**begin, out=path, resume=True).step == begin["steps"]
@@ -49,7 +49,7 @@ def test_a_run_that_was_killed_before_it_was_begun_is_begun_by_the_same_command(
     assert grow.train(**begin, out=path).step == begin["steps"]
 
 
-def test_what_somebody_else_put_beside_a_lock_is_not_written_over(tiny, text, tmp_path):
+def test_a_file_of_another_program_beside_a_lock_is_not_overwritten(tiny, text, tmp_path):
     path = tmp_path / "run"
     for name in ("data/manifest.json", "notes.txt"):
         (path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def test_what_somebody_else_put_beside_a_lock_is_not_written_over(tiny, text, tm
         shutil.rmtree(path)
 
 
-def test_the_second_of_two_that_begin_at_once_leaves_the_first_alone(tiny, text, tmp_path, monkeypatch):
+def test_of_two_runs_that_begin_at_once_the_second_leaves_the_first_alone(tiny, text, tmp_path, monkeypatch):
     path, check, held = tmp_path / "run", run_folder.check_run, []
 
     def late(*args: Any) -> bool:
@@ -86,7 +86,7 @@ def test_the_second_of_two_that_begin_at_once_leaves_the_first_alone(tiny, text,
     assert (path / "run.json").exists()
 
 
-def test_what_is_read_is_not_written_into(tiny, text, tmp_path):
+def test_a_run_never_writes_into_what_it_reads(tiny, text, tmp_path):
     source = Path(shutil.copytree(tiny("llama-tied"), tmp_path / "source"))
     data = Path(shutil.copytree(text, tmp_path / "tokens"))
     link = tmp_path / "link"
@@ -108,7 +108,7 @@ def test_what_is_read_is_not_written_into(tiny, text, tmp_path):
 # metrics.jsonl
 
 
-def test_a_disk_that_is_full_when_a_run_goes_on_costs_no_line(run, copy):
+def test_a_full_disk_at_resume_loses_no_line_of_metrics(run, copy):
     shutil.rmtree(copy / "step-00000004")
 
     def no_byte_more() -> int:
@@ -125,7 +125,7 @@ def test_a_disk_that_is_full_when_a_run_goes_on_costs_no_line(run, copy):
 
 
 @pytest.mark.parametrize("lines", [None, [0, 1, 3, 4], ["garbage"]])
-def test_lost_lines_are_told_and_a_plateau_that_was_in_them_is_an_error(run, copy, lines):
+def test_lost_lines_of_metrics_are_a_note_and_an_error_for_a_plateau(run, copy, lines):
     shutil.rmtree(copy / "step-00000004")
     file = copy / "metrics.jsonl"
     found = file.read_text().splitlines(keepends=True)
@@ -151,11 +151,11 @@ def test_lost_lines_are_told_and_a_plateau_that_was_in_them_is_an_error(run, cop
 # Checkpoints
 
 
-def test_checkpoints_that_are_gone_are_no_reason_to_begin_anew(run, copy):
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(run, copy):
     for step in (2, 4):
         (copy / f"step-0000000{step}").rename(copy.parent / str(step))
     said = refused(out=copy, resume=True)
-    assert "has no checkpoint, and metrics.jsonl tells of 4 steps" in said
+    assert "has no checkpoint, and metrics.jsonl records 4 steps" in said
     assert "bring step-00000002 back" in said
     assert curve(copy) == curve(run.path)
     (copy.parent / "4").rename(copy / "step-00000004")
@@ -164,14 +164,14 @@ def test_checkpoints_that_are_gone_are_no_reason_to_begin_anew(run, copy):
 
 RECORDS: dict[str, tuple[dict[str, Any], str]] = {
     "a step of words": ({"step": "4"}, "step is 4"),
-    "another step": ({"step": 2}, "its train.json is of step 2"),
+    "another step": ({"step": 2}, "its train.json belongs to step 2"),
     "no tokens": ({"tokens": None}, "tokens is None"),
     "no data": ({"data": None}, "data is None"),
 }
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_a_record_that_is_none_is_passed_over(run, copy, name):
+def test_a_checkpoint_with_a_damaged_record_is_passed_over(run, copy, name):
     change, said = RECORDS[name]
     files.edit_json(copy / "step-00000004" / "state" / "train.json", lambda d: d.update(change))
     again = grow.train(out=copy, resume=True)
@@ -179,25 +179,25 @@ def test_a_record_that_is_none_is_passed_over(run, copy, name):
     assert curve(copy) == curve(run.path)
 
 
-def test_a_changed_config_is_not_gone_on_with(copy):
+def test_a_run_does_not_continue_with_a_changed_config(copy):
     file = copy / "step-00000004" / "config.json"
     file.write_text(file.read_text().replace("silu", "relu"))
     assert "config.json: is not the config that the run had" in refused(out=copy, resume=True, steps=5)
 
 
-def test_a_finished_stage_without_metrics_is_said(run, copy):
+def test_a_finished_stage_without_metrics_is_an_error(run, copy):
     from grow.staged.stages import summary
 
     (copy / "metrics.jsonl").write_text("")
-    with pytest.raises(BadInput, match="has no line of the last step"):
+    with pytest.raises(BadInput, match="has no line for the last step"):
         summary(copy)
 
 
 # state/
 
 
-def test_a_disk_that_fills_in_the_middle_of_the_state_is_said(run, copy, capfd):
-    """The library that writes it raises what is no Exception."""
+def test_a_disk_that_fills_while_the_state_is_written_is_one_error(run, copy, capfd):
+    """The library that writes the state raises an error that is not an Exception."""
     shutil.rmtree(copy / "step-00000004")
 
     def no_room() -> int:
@@ -231,7 +231,7 @@ def test_a_file_of_the_state_that_cannot_be_written_is_no_fault_of_grow(run, cop
 
 
 @pytest.mark.parametrize("kind", ["model.", "optim."])
-def test_a_flipped_bit_in_the_state_is_no_state_to_go_on_from(copy, kind, tmp_path):
+def test_a_run_does_not_continue_from_a_state_with_a_flipped_bit(copy, kind, tmp_path):
     with PiecedFolder(copy / "step-00000004" / "state") as stored:
         tensor = next(t for name, t in stored.tensors.items() if name.startswith(kind) and t.nbytes > 1000)
         file, at = tensor.pieces[0].file, stored._place(tensor, tensor.pieces[0]) + 77

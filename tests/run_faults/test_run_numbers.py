@@ -1,4 +1,4 @@
-"""What a run computes with: changed text, numbers that are none, and the step before the first."""
+"""What a run computes with: changed text, numbers that are not finite, and the loss before the first step."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def test_a_changed_byte_of_the_text_is_found_whenever_a_run_begins_or_goes_on(ru
     assert not (tmp_path / "new").exists()
 
 
-def test_a_corpus_of_terabytes_is_not_read_beforehand_which_is_said(tiny, text, tmp_path, monkeypatch):
+def test_a_huge_corpus_is_not_hashed_before_the_run_and_a_note_says_so(tiny, text, tmp_path, monkeypatch):
     copied = Path(shutil.copytree(text, tmp_path / "text"))
     flipped(copied / "val.bin", -2)
     monkeypatch.setattr(sys.modules["grow.training.text.inputs"], "READ_WHOLE", 1000)
     done = grow.train(tiny("llama-tied"), copied, out=tmp_path / "run", **QUICK)
-    assert f"{copied}: 1,800 bytes are too many to be read and hashed beforehand" in done.notes
+    assert f"{copied} was not read and hashed before the run: 1,800 bytes are too many" in done.notes
 
 
 def test_a_plateau_without_validation_text_is_refused(tiny, tmp_path):
@@ -56,17 +56,17 @@ def test_a_plateau_without_validation_text_is_refused(tiny, tmp_path):
         'name = "x"\ndata = "tokens"\n[[stage]]\nkind = "load"\nfrom = "llama"\n'
         '[[stage]]\nkind = "train"\nsteps = 9\nlength = 16\nplateau = "2:0.1"\n'
     )
-    with pytest.raises(BadInput, match=r"stage 2 .train.: --plateau 2:0.1: no corpus"):
+    with pytest.raises(BadInput, match=r"stage 2 .train.: plateau = .2:0.1.: no corpus"):
         grow.price(tmp_path / "recipe.toml", measured=False)
 
 
-def test_a_share_too_small_to_be_read_is_said(tiny, text, tmp_path):
+def test_a_share_too_small_to_be_read_is_refused(tiny, text, tmp_path):
     little = tokens(tmp_path / "little", count=40, seed=1)
     begin = {"src": tiny("llama"), "out": tmp_path / "run", **QUICK}
     said = refused(data=[f"{text}:1", f"{little}:1e-5"], **begin)
     assert "little/train: would never be read: its share is 1e-05" in said
     for share, other in ((0, 0), ("nan", 1), (-1, 1)):
-        assert "--data: weights " in refused(data=[f"{text}:{share}", f"{little}:{other}"], **begin)
+        assert "data=…: weights " in refused(data=[f"{text}:{share}", f"{little}:{other}"], **begin)
     done = grow.train(data=[f"{text}:1e308", f"{little}:1e308"], **{**begin, "steps": 1})
     assert done.step == 1
 
@@ -75,8 +75,8 @@ def test_a_share_too_small_to_be_read_is_said(tiny, text, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["weight", "moment"])
-def test_no_checkpoint_holds_what_is_no_number(kind, tiny, text, tmp_path, monkeypatch):
-    """The last update may spoil what no loss has seen yet."""
+def test_no_checkpoint_holds_a_number_that_is_not_finite(kind, tiny, text, tmp_path, monkeypatch):
+    """The last update may make a weight infinite that no loss has seen yet."""
     step, done = torch.optim.AdamW.step, []
 
     def spoilt(self, *_: object) -> None:
@@ -94,7 +94,7 @@ def test_no_checkpoint_holds_what_is_no_number(kind, tiny, text, tmp_path, monke
     assert [step for step, _ in checkpoints.steps(tmp_path / "run")] == [1]
 
 
-def test_a_validation_loss_that_is_none_is_of_the_step_behind_which_it_was_measured(tiny, text, tmp_path, monkeypatch):
+def test_a_validation_loss_that_is_not_finite_names_the_step_before_it(tiny, text, tmp_path, monkeypatch):
     from grow.training.step import loop
 
     loss_sum = loop.loss_sum
@@ -106,22 +106,22 @@ def test_a_validation_loss_that_is_none_is_of_the_step_behind_which_it_was_measu
 
 
 LIMITS: dict[str, tuple[dict[str, Any], str]] = {
-    "a rate beyond float32": ({"lr": 1e38}, "--lr 1e+38: must be"),
-    "a clip that is none": ({"clip": math.nan}, "fix        --clip 1"),
-    "no tokens": ({"steps": None, "tokens": 0}, "--tokens 0: must be"),
-    "fewer tokens than none": ({"steps": None, "tokens": -5}, "--tokens -5: must be"),
-    "half a token": ({"steps": None, "tokens": 0.5}, "--tokens 0.5: must be"),
-    "a batch of nothing and tokens": ({"steps": None, "tokens": 5, "batch": 0}, "--batch 0: must be"),
+    "a rate beyond float32": ({"lr": 1e38}, "lr=1e+38: must be"),
+    "a clip that is none": ({"clip": math.nan}, "fix        clip=1"),
+    "no tokens": ({"steps": None, "tokens": 0}, "tokens=0: must be"),
+    "fewer tokens than none": ({"steps": None, "tokens": -5}, "tokens=-5: must be"),
+    "half a token": ({"steps": None, "tokens": 0.5}, "tokens=0.5: must be"),
+    "a batch of nothing and tokens": ({"steps": None, "tokens": 5, "batch": 0}, "batch=0: must be"),
     "tokens without end": ({"steps": None, "tokens": 10**40}, "at most"),
-    "a place beyond every text": ({"skip": 2**63 - 1}, "--skip 9223372036854775807: must be"),
-    "half a re-warming": ({"rewarm": (1.25,)}, "--rewarm (1.25,): must be"),
-    "a plateau of one number": ({"plateau": 5}, "--plateau 5: must be"),
-    "a flag of words": ({"documents": "yes"}, "--documents yes: must be"),
+    "a place beyond every text": ({"skip": 2**63 - 1}, "skip=9223372036854775807: must be"),
+    "half a re-warming": ({"rewarm": (1.25,)}, "rewarm=[1.25]: must be"),
+    "a plateau of one number": ({"plateau": 5}, "plateau=5: must be"),
+    "a flag of words": ({"documents": "yes"}, 'documents="yes": must be'),
 }
 
 
 @pytest.mark.parametrize("name", LIMITS)
-def test_what_cannot_be_computed_with_is_refused_by_name(name, tiny, text, tmp_path):
+def test_a_number_that_cannot_be_computed_with_is_refused_by_name(name, tiny, text, tmp_path):
     change, said = LIMITS[name]
     options = {k: v for k, v in {**QUICK, **change}.items() if v is not None}
     assert said in refused(src=tiny("llama"), data=text, out=tmp_path / "run", **options)
@@ -136,7 +136,7 @@ def test_what_cannot_be_computed_with_is_refused_by_name(name, tiny, text, tmp_p
         RuntimeError("CUDA out of memory. Tried to allocate 9 GiB"),
     ],
 )
-def test_memory_that_is_used_up_is_no_fault_of_grow(error, tiny, text, tmp_path, monkeypatch, capsys):
+def test_running_out_of_memory_is_not_reported_as_a_fault_of_grow(error, tiny, text, tmp_path, monkeypatch, capsys):
     from grow.training import run as module
 
     def none_left(*_: object, **__: object) -> None:
@@ -166,7 +166,7 @@ def scaled(folder: Path, tensor: str, factor: float) -> Path:
 
 
 @pytest.mark.parametrize("held_out", [200, 9])
-def test_tokens_are_compared_one_by_one_and_without_validation_text_the_first_batch_s(held_out, tiny, tmp_path):
+def test_first_losses_are_compared_token_by_token_on_validation_text_or_the_first_batch(held_out, tiny, tmp_path):
     """A row of a query matrix moves some losses up and others down: their mean stays within 1e-4."""
     grown = grow.widen(tiny("llama-tied"), {"hidden": 48}, out=tmp_path / "grown", verify=False).path
     begin = {"data": tokens(tmp_path / "tokens", held_out=held_out), "source": tiny("llama-tied"), **QUICK, "steps": 1}
@@ -175,12 +175,12 @@ def test_tokens_are_compared_one_by_one_and_without_validation_text_the_first_ba
     assert any(note.startswith(f"the {what} before the first step is the source's: ") for note in done.notes)
     broken = scaled(grown, "model.layers.0.self_attn.q_proj.weight", 1.0005)
     said = refused(src=broken, out=tmp_path / "broken", **begin)
-    one, other = (float(x) for x in re.search(r"loss.* of ([\d.]+) before .* source ([\d.]+),", said).groups())
+    one, other = (float(x) for x in re.search(r"loss.* of ([\d.]+) before .* source one of ([\d.]+),", said).groups())
     assert abs(one - other) < 1e-4
     assert "single tokens differ by " in said
 
 
-def test_new_tokens_and_positions_are_not_held_against_the_source(tiny, text, tmp_path):
+def test_appended_tokens_and_positions_do_not_count_in_the_first_loss(tiny, text, tmp_path):
     source = tiny("llama-tied")
     begin = {"data": text, "source": source, **QUICK, "steps": 1}
     wide = grow.widen(source, {"hidden": 48, "vocab": 52}, out=tmp_path / "wide", verify=False).path
@@ -195,8 +195,8 @@ def test_new_tokens_and_positions_are_not_held_against_the_source(tiny, text, tm
     assert any("it has 64 positions, and a sequence 80 tokens" in note for note in done.notes)
 
 
-def test_weights_that_were_changed_beside_a_state_are_not_lost_unsaid(run, tiny, text, tmp_path):
-    """The state's weights are exact, and would be taken in their place."""
+def test_weights_changed_beside_a_state_are_an_error(run, tiny, text, tmp_path):
+    """The weights of the state would silently replace them."""
     grown = grow.widen(run.checkpoint, {"hidden": 48}, out=tmp_path / "grown", verify=False).path
     for source in (Path(shutil.copytree(run.checkpoint, tmp_path / "step")), grown):
         begin = {"src": scaled(source, "model.norm.weight", 1.001), "data": text, "out": tmp_path / "run", **QUICK}

@@ -30,7 +30,7 @@ def run(tiny, text, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def grown(run, tmp_path_factory) -> Path:
-    """Of step 4, wider and deeper."""
+    """The checkpoint of step 4, grown wider and deeper."""
     return widen(run / "step-00000004", tmp_path_factory.mktemp("grown") / "grown").path
 
 

@@ -1,4 +1,4 @@
-"""A state that is missing, damaged or a stranger's is never used and never passed over in silence."""
+"""A state that is missing, damaged or owned by another user is never used, and never ignored in silence."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def adamw(trainer, tiny, tmp_path_factory) -> Path:
 # What is wrong
 
 
-def test_a_state_that_is_not_there_is_an_error_where_it_is_named(tiny, text, tmp_path):
+def test_a_missing_state_is_an_error_where_it_is_asked_for(tiny, text, tmp_path):
     source = tiny("llama")
     for policy in ("carry", "fresh-new"):
         said = refused(BadInput, widen, source, tmp_path / "grown", state=policy)
@@ -42,22 +42,22 @@ def test_a_state_that_is_not_there_is_an_error_where_it_is_named(tiny, text, tmp
     said = refused(BadInput, grow.train, source, text, out=tmp_path / "run", state="carry", **QUICK)
     assert "has no training state" in said
     said = refused(BadInput, grow.train, source, text, out=tmp_path / "run", state="fresh", **QUICK)
-    assert "--state fresh: no such choice" in said
+    assert 'state="fresh": no such choice' in said
     said = refused(BadInput, grow.train, source, text, out=tmp_path / "run", continue_schedule=True, **QUICK)
-    assert "--continue-schedule: there is no training state" in said
+    assert "continue_schedule=True: there is no training state" in said
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_schedule_that_cannot_go_on(run, text, tmp_path):
     call: dict[str, Any] = {"out": tmp_path / "run", "continue_schedule": True, **short()}
     said = refused(BadInput, grow.train, run / "step-00000008", text, **call)
-    assert "the state is behind step 8, and the run ends with step 8" in said
+    assert "the training state is that after step 8, and the run ends with step 8" in said
     said = refused(BadInput, grow.train, run / "step-00000008", text, steps=12, **call)
-    assert "with another steps the 8 steps so far would have had other rates" in said
+    assert "a change of steps would have given the 8 steps so far other learning rates" in said
     said = refused(BadInput, grow.train, run / "step-00000004", text, begin=2, **call)
-    assert "--begin 2: must be" in said
+    assert "begin=2: must be" in said
     said = refused(BadInput, grow.train, run / "step-00000004", text, skip=-1, **call)
-    assert "--skip -1" in said
+    assert "skip=-1" in said
     assert not (tmp_path / "run").exists()
     longer = grow.train(run / "step-00000004", text, steps=10, **call)  # before the decay it may be prolonged
     assert [line["step"] for line in going(longer.path)] == [5, 6, 7, 8, 9, 10]
@@ -108,7 +108,7 @@ def damaged(path: Path, change: str) -> None:
         ("nan", "is not finite"),
     ],
 )
-def test_a_damaged_state_is_never_used_and_never_passed_over(grown, text, tmp_path, change, words):
+def test_a_damaged_state_is_never_used_and_always_reported(grown, text, tmp_path, change, words):
     path = shutil.copytree(grown, tmp_path / "grown")
     damaged(path, change)
     for call in (
@@ -128,7 +128,7 @@ def test_a_damaged_state_is_never_used_and_never_passed_over(grown, text, tmp_pa
 
 
 def told_that_it_stays(growth: grow.Growth, words: str) -> None:
-    """Nobody asked for the state: one note says why it is not there, and nothing of it is."""
+    """One note says why a state that was not asked for is not in the result, and no part of it is."""
     said = [note for note in growth.notes if "training state" in note]
     assert len(said) == 1, said
     assert "stays behind: " in said[0]
@@ -151,7 +151,7 @@ def test_a_damaged_state_of_a_run(run, text, tmp_path):
     told_that_it_stays(widen(path, tmp_path / "grown"), "missing")
 
 
-def test_a_strangers_state_stays_behind_unless_trusted(run, text, tmp_path, monkeypatch):
+def test_a_state_of_another_user_stays_behind_unless_trusted(run, text, tmp_path, monkeypatch):
     source = run / "step-00000004"
     monkeypatch.setattr(os, "getuid", lambda: 4321)
     growth = widen(source, tmp_path / "grown")
@@ -168,7 +168,7 @@ def test_a_strangers_state_stays_behind_unless_trusted(run, text, tmp_path, monk
     assert "continues from the training state" in " ".join(done.notes)
 
 
-def test_what_has_no_rule_stays_behind_or_is_refused(run, tmp_path):
+def test_a_state_that_no_rule_can_grow_stays_behind_or_is_refused(run, tmp_path):
     source = run / "step-00000004"
     lossy: dict[str, Any] = {"to": {"layers": 4}, "method": "gstack", "allow_lossy": True, "split": None}
     growth = widen(source, tmp_path / "lossy", **lossy)
@@ -213,8 +213,8 @@ def as_8bit(loaded: dict) -> None:
         (lambda x: x["state"][3]["exp_avg"].fill_(torch.inf), BadInput, "is not finite"),
         (lambda x: x["state"].clear(), Refused, "has not taken a step"),
         (lambda x: x.pop("param_groups"), BadInput, "is not an optimizer's state"),
-        (as_lion, Refused, "is of Lion"),
-        (as_8bit, Refused, "is of an 8-bit optimizer"),
+        (as_lion, Refused, "belongs to Lion"),
+        (as_8bit, Refused, "belongs to an 8-bit optimizer"),
     ],
 )
 def test_a_trainers_state_that_does_not_fit(adamw, tmp_path, change, kind, words):
@@ -236,7 +236,7 @@ def test_a_poisoned_or_cut_optimizer_is_not_opened(adamw, text, tmp_path):
     zipped = (path / "optimizer.pt").read_bytes()
     for k, raw in enumerate((zipped, pickle.dumps(Harm()), whole[: len(whole) // 2], b"")):
         (path / "optimizer.pt").write_bytes(raw)
-        words = "tensors and numbers alone are read"
+        words = "only tensors and numbers are read"
         assert words in refused(BadInput, widen, path, tmp_path / "grown", state="carry")
         refused(BadInput, grow.train, path, text, out=tmp_path / "run", **QUICK)
         told_that_it_stays(widen(path, tmp_path / f"without-{k}"), words)
@@ -245,12 +245,12 @@ def test_a_poisoned_or_cut_optimizer_is_not_opened(adamw, text, tmp_path):
     (path / "optimizer.pt").write_bytes(whole)
     (path / "scheduler.pt").unlink()
     said = refused(Refused, widen, path, tmp_path / "grown", state="carry")
-    assert "scheduler.pt is missing, without which a Trainer begins with a fresh optimizer" in said
+    assert "without scheduler.pt a Trainer begins with a fresh optimizer" in said
     assert {p.name for p in tmp_path.iterdir()} == {"checkpoint"}
-    assert "scheduler.pt is missing" in widen(path, tmp_path / "grown").notes[-1]
+    assert "without scheduler.pt a Trainer" in widen(path, tmp_path / "grown").notes[-1]
 
 
-def test_room_is_counted_and_nothing_half_written_stays(run, adamw, tmp_path, monkeypatch):
+def test_disk_space_is_checked_and_nothing_half_written_stays(run, adamw, tmp_path, monkeypatch):
 
     source = run / "step-00000004"
     planned = grow.plan(source, {"hidden": 36, "layers": 3}, **EVEN)
@@ -271,12 +271,12 @@ def test_room_is_counted_and_nothing_half_written_stays(run, adamw, tmp_path, mo
         assert list(tmp_path.iterdir()) == []
 
 
-def test_the_commands(run, tmp_path, monkeypatch, capsys):
+def test_the_commands_carry_and_refuse_states(run, tmp_path, monkeypatch, capsys):
     source = run / "step-00000004"
     call = ("deepen", "--from", source, "--layers", 3, "--out", tmp_path / "grown", "--no-verify", "--state", "carry")
     code, out, err = files.command(monkeypatch, capsys, *call)
     assert code == 0, err
-    assert "the training state came along (carry): AdamW behind step 4" in out + err
+    assert "the training state came along (carry): AdamW after step 4" in out + err
     code, _, err = files.command(
         monkeypatch, capsys, "widen", "--from", "small", "--to", "base", "--dry-run", "--state", "carry"
     )

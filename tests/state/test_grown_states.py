@@ -64,7 +64,7 @@ def test_moments_grow_by_the_rule_under_their_names(stepped, tmp_path, name, pol
 
 
 @pytest.mark.parametrize("name", ["2x", "3x", "no-multiple", "deeper", "both"])
-def test_a_step_and_then_growth_is_growth_and_then_the_step(still, text, stepped, tmp_path, name):
+def test_a_step_then_growth_equals_growth_then_the_step(still, text, stepped, tmp_path, name):
     """Both through files: moments of the grown run's first step against those of the source's, grown."""
     variant, to, options = GROWTHS[name]
     first = widen(stepped(variant), tmp_path / "then", to=to, state="carry", **options)
@@ -81,10 +81,10 @@ def test_a_step_and_then_growth_is_growth_and_then_the_step(still, text, stepped
     assert checked > 12
 
 
-def test_the_comparison_notices_a_state_that_grew_like_the_weights(still, text, stepped, tmp_path, monkeypatch):
+def test_the_comparison_fails_for_a_state_that_grew_like_the_weights(still, text, stepped, tmp_path, monkeypatch):
     monkeypatch.setattr(grow.optimizer.dual_rule, "_scale", lambda f, power, copies: f.value**power)
     with pytest.raises(AssertionError, match="exp_avg"):
-        test_a_step_and_then_growth_is_growth_and_then_the_step(still, text, stepped, tmp_path, "2x")
+        test_a_step_then_growth_equals_growth_then_the_step(still, text, stepped, tmp_path, "2x")
 
 
 @pytest.mark.parametrize("optimizer", ["adafactor", "muon"])
@@ -97,13 +97,13 @@ def test_other_optimizers_grow_along_and_go_on(run, tiny, text, tmp_path, optimi
         assert torch.equal(found[tensor], value), tensor
     assert grow.train(growth.path, text, out=tmp_path / "then", **options).step == 4
     said = refused(BadInput, grow.train, growth.path, text, out=tmp_path / "adamw", **QUICK)
-    assert said.startswith("--optimizer adamw: the training state of ")
-    assert f"--optimizer {optimizer}, or --state drop" in said
+    assert said.startswith('optimizer="adamw": the training state of ')
+    assert f'optimizer="{optimizer}", or state="drop"' in said
     assert not (tmp_path / "adamw").exists()
     assert grow.train(growth.path, text, out=tmp_path / "adamw", state="drop", **{**QUICK, "steps": 1}).step == 1
 
 
-def test_files_grow_as_memory_does(run, tmp_path):
+def test_files_grow_as_models_in_memory_do(run, tmp_path):
     """The same states, bit for bit, and the same weights."""
     source = run / "step-00000004"
     model = AutoModelForCausalLM.from_pretrained(source)
@@ -127,7 +127,7 @@ def test_files_grow_as_memory_does(run, tmp_path):
                 assert torch.equal(found[f"optim.{name}.{key}"], value), f"{name}.{key}"
 
 
-def test_weights_in_full_precision_beside_rounded_ones(tiny, text, tmp_path):
+def test_weights_in_full_precision_grow_beside_rounded_ones(tiny, text, tmp_path):
     """A bfloat16 checkpoint: the state's float32 weights grow apart from the stored ones and compute the same."""
     source = grow.train(tiny("llama", "bfloat16"), text, out=tmp_path / "run", **QUICK).checkpoint
     growth = widen(source, tmp_path / "grown")
@@ -162,7 +162,7 @@ def test_a_grown_state_grows_again_and_a_dropped_one_is_gone(grown, tmp_path):
 # What begins from it
 
 
-def test_a_run_that_begins_from_a_step_goes_on_as_the_run_did(run, tiny, text, tmp_path):
+def test_a_run_from_a_checkpoint_goes_on_as_the_earlier_run_did(run, tiny, text, tmp_path):
     """Moments, weights, place in the text, schedule: bit for bit the uninterrupted run."""
     done = grow.train(run / "step-00000004", text, out=tmp_path / "on", continue_schedule=True, **short())
     assert (done.step, done.settings.begin, done.settings.skip, done.settings.warmup) == (8, 4, 24, 2)
@@ -173,7 +173,7 @@ def test_a_run_that_begins_from_a_step_goes_on_as_the_run_did(run, tiny, text, t
 
 
 @pytest.mark.parametrize("kind", ["dropout", "adafactor", "muon"])
-def test_masks_and_other_optimizers_go_on_too(tiny, text, tmp_path, kind):
+def test_runs_with_masks_and_other_optimizers_go_on_too(tiny, text, tmp_path, kind):
     source = tiny("gpt2" if kind == "dropout" else "llama")
     options = {**QUICK, "optimizer": "adamw" if kind == "dropout" else kind}
     whole = grow.train(source, text, out=tmp_path / "run", **options).path
@@ -186,8 +186,8 @@ def test_masks_and_other_optimizers_go_on_too(tiny, text, tmp_path, kind):
 def test_a_grown_run_goes_on_in_its_text_and_schedule(run, grown, text, tmp_path):
     done = grow.train(grown, text, out=tmp_path / "on", continue_schedule=True, source=run / "step-00000004", **short())
     assert done.step == 8
-    assert "reading goes on behind 24 sequences" in done.notes
-    assert "continues from the training state behind step 4: moments of AdamW, weights in full precision" in done.notes
+    assert "reading goes on after 24 sequences" in done.notes
+    assert "continues from the training state after step 4: moments of AdamW, weights in full precision" in done.notes
     assert [line["lr"] for line in going(tmp_path / "on")] == [line["lr"] for line in going(run)][4:]
     again = grow.train(grown, text, out=tmp_path / "anew", **{**QUICK, "steps": 2})
     assert (again.settings.begin, again.settings.skip) == (0, 24)
@@ -217,7 +217,7 @@ def test_the_first_update_is_the_one_computed_by_hand(stepped, text, tmp_path):
         assert m0.any()
 
 
-def test_a_text_or_seed_of_its_own_begins_at_the_beginning(grown, text, tmp_path):
+def test_another_text_or_seed_is_read_from_its_beginning(grown, text, tmp_path):
     one = {**QUICK, "steps": 1}
     other = tokens(tmp_path / "other", 900, seed=7)
     for k, (data, more, what) in enumerate(
@@ -248,14 +248,14 @@ def test_resume_keeps_what_the_run_began_from(grown, text, tmp_path):
     (cut / "metrics.jsonl").write_text("".join(lines[:2]))
     assert grow.train(out=cut, resume=True, state="carry", continue_schedule=True).step == 8
     assert curve(cut) == curve(whole.path)
-    assert "--resume: state: is drop" in refused(BadInput, grow.train, out=cut, resume=True, state="drop")
-    assert "--resume: skip: is 3" in refused(BadInput, grow.train, out=cut, resume=True, skip=3)
+    assert 'resume=True: state="drop": ' in refused(BadInput, grow.train, out=cut, resume=True, state="drop")
+    assert "resume=True: skip=3: " in refused(BadInput, grow.train, out=cut, resume=True, skip=3)
     plain = grow.train(grown, text, out=tmp_path / "plain", state="drop", **{**QUICK, "steps": 1})
     said = refused(BadInput, grow.train, out=plain.path, resume=True, continue_schedule=True)
-    assert "--resume: continue-schedule" in said
+    assert "resume=True: continue_schedule=True: " in said
 
 
-def test_two_processes_begin_and_end_as_one(grown, text, tmp_path):
+def test_two_processes_begin_from_a_state_as_one_does(grown, text, tmp_path):
     """Each reads its rows of the state; what they save grows as one state."""
     options = {**QUICK, "steps": 2}
     one = grow.train(grown, text, out=tmp_path / "one", **options)

@@ -53,7 +53,7 @@ def test_a_trainer_goes_on_with_what_grew(trained, trainer, tmp_path):
     assert json.loads((last / "trainer_state.json").read_text())["global_step"] == 4
 
 
-def test_memory_takes_a_trainers_state_too(trained, trainer, tmp_path):
+def test_a_trainers_state_can_be_loaded_for_a_model_in_memory(trained, trainer, tmp_path):
     optim, source = trained
     growth = widen(source, tmp_path / "grown", state="fresh-new")
     grown = grow.widen(AutoModelForCausalLM.from_pretrained(source), {"hidden": 36, "layers": 3}, verify=False, **EVEN)
@@ -78,17 +78,17 @@ def same_state(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(equal(a[n], b[n]) for n in b)
 
 
-def test_our_loop_goes_on_where_a_trainer_was(trained, text, tmp_path):
+def test_grow_train_continues_the_checkpoint_of_a_trainer(trained, text, tmp_path):
     optim, source = trained
     optimizer = {"adamw_torch": "adamw", "adafactor": "adafactor"}[optim]
     other = {"adamw": "adafactor", "adafactor": "adamw"}[optimizer]
     options = {**QUICK, "steps": 1}
     for k, path in enumerate((source, widen(source, tmp_path / "grown").path)):
         done = grow.train(path, text, out=tmp_path / f"{k}", optimizer=optimizer, **options)
-        assert "a Trainer keeps no place" in " ".join(done.notes)
+        assert "a Trainer does not record its place" in " ".join(done.notes)
         steps = [value for name, value in values(done.checkpoint).items() if name.endswith(".step")]
         assert {int(step) for step in steps} == {3}
-        assert f"--optimizer {optimizer}" in refused(
+        assert f'optimizer="{optimizer}"' in refused(
             BadInput, grow.train, path, text, out=tmp_path / "other", optimizer=other, **options
         )
         said = refused(

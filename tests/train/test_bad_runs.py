@@ -27,14 +27,14 @@ from grow.errors import Refused
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"lr": 1e-3}, "--resume: lr: is 0.001, and the run was begun with 0.01"),
-        ({"batch": 3}, "--resume: batch: is 3"),
-        ({"seed": 1}, "--resume: seed: is 1"),
-        ({"dtype": "bfloat16"}, "--resume: dtype: is bfloat16"),
-        ({"src": "small"}, "--resume: from: is small"),
-        ({"schedule": "cosine"}, "--resume: schedule: is cosine"),
-        ({"steps": 3, "decay": 1}, "--resume: steps: is 3"),
-        ({"lrr": 1.0}, "lrr: no such setting; did you mean 'lr'?"),
+        ({"lr": 1e-3}, "resume=True: lr=0.001: the run was begun with lr=0.01"),
+        ({"batch": 3}, "resume=True: batch=3: the run"),
+        ({"seed": 1}, "resume=True: seed=1: the run"),
+        ({"dtype": "bfloat16"}, 'resume=True: dtype="bfloat16": the run'),
+        ({"src": "small"}, 'resume=True: src="small": the run'),
+        ({"schedule": "cosine"}, 'resume=True: schedule="cosine": the run'),
+        ({"steps": 3, "decay": 1}, "resume=True: steps=3: the run"),
+        ({"lrr": 1.0}, "lrr=…: no such setting; did you mean 'lr'?"),
     ],
 )
 def test_a_changed_setting_is_refused_by_name(run, change, said):
@@ -43,7 +43,7 @@ def test_a_changed_setting_is_refused_by_name(run, change, said):
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo looks for it
 def test_compiled_blocks_compute_the_same(run, tiny, text, tmp_path, monkeypatch):
-    """Captured by dynamo and run as captured: what a code generator makes of it is torch's own affair."""
+    """Dynamo captures the blocks and they run as captured; generating code from them is left to torch."""
     captured = []
 
     def backend(graph, inputs):
@@ -60,10 +60,10 @@ def test_compiled_blocks_compute_the_same(run, tiny, text, tmp_path, monkeypatch
 
 def test_another_text_is_refused(run, tmp_path):
     other = tokens(tmp_path / "other", seed=3)
-    assert f"--resume: data: {other}: is " in refused(out=run.path, resume=True, data=other)
+    assert f'resume=True: data="{other}" with the sha256 ' in refused(out=run.path, resume=True, data=other)
 
 
-def test_what_changes_nothing_may_change_and_a_stable_phase_may_be_prolonged(run, tmp_path):
+def test_settings_that_change_no_result_may_change_and_a_stable_phase_may_be_prolonged(run, tmp_path):
     path = shutil.copytree(run.path, tmp_path / "run")
     again = grow.train(out=path, resume=True, steps=5, save_every=7, checkpointing=True)
     assert (again.step, again.settings.save_every) == (5, 7)
@@ -71,23 +71,23 @@ def test_what_changes_nothing_may_change_and_a_stable_phase_may_be_prolonged(run
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "no steps": ({"steps": 0}, "--steps 0: must be"),
-    "a rate of zero": ({"lr": 0.0}, "--lr 0.0: must be"),
-    "a rate that is none": ({"lr": math.nan}, "--lr nan: must be"),
-    "a batch of words": ({"batch": "many"}, "--batch many: must be"),
+    "no steps": ({"steps": 0}, "steps=0: must be"),
+    "a rate of zero": ({"lr": 0.0}, "lr=0.0: must be"),
+    "a rate that is none": ({"lr": math.nan}, "lr=nan: must be"),
+    "a batch of words": ({"batch": "many"}, 'batch="many": must be'),
     "a schedule misspelt": ({"schedule": "cosin"}, "did you mean 'cosine'?"),
-    "parts that do not divide": ({"accumulate": 4}, "--accumulate 4: must be"),
-    "warm-up longer than the run": ({"warmup": 9}, "9 steps of warm-up"),
-    "steps and tokens": ({"tokens": 10}, "--tokens: given with --steps"),
-    "more tokens than positions": ({"length": 65}, "--length 65: is more than the 64 positions"),
+    "parts that do not divide": ({"accumulate": 4}, "accumulate=4: must be"),
+    "warm-up longer than the run": ({"warmup": 9}, "9 steps of warmup"),
+    "steps and tokens": ({"tokens": 10}, "tokens=10: is given beside steps="),
+    "more tokens than positions": ({"length": 65}, "length=65: is more than the 64 positions"),
     "a source that is nowhere": ({"src": "nowhere"}, "nowhere: neither a folder nor a bundled name"),
-    "no source": ({"src": None}, "--from: is missing"),
+    "no source": ({"src": None}, "src=…: is missing"),
     "data that is nowhere": ({"data": "nowhere"}, "nowhere: does not exist"),
     "one corpus with a weight": ({"data": ["a:0.5", "b"]}, "some corpora have a weight"),
-    "re-warming what has not grown": ({"rewarm": (1.25, 9)}, "--rewarm: float32 is not known to have grown"),
-    "freezing what has not grown": ({"freeze_old": True}, "--freeze-old: float32 is not known to have grown"),
-    "a source of what has not grown": ({"source": "small"}, "--source: float32 is not known to have grown"),
-    "a re-warming of nothing": ({"rewarm": (0.0, 9)}, "--rewarm 0.0:9: must be"),
+    "re-warming what has not grown": ({"rewarm": (1.25, 9)}, "rewarm=(1.25, 9): float32 is not known to have grown"),
+    "freezing what has not grown": ({"freeze_old": True}, "freeze_old=True: float32 is not known to have grown"),
+    "a source of what has not grown": ({"source": "small"}, 'source="small": float32 is not known to have grown'),
+    "a re-warming of nothing": ({"rewarm": (0.0, 9)}, "rewarm=(0.0, 9): must be"),
     "another number of processes": ({"world": 2}, "2 processes were asked for, WORLD_SIZE is 1"),
     "a resume of nothing": ({"resume": True}, "does not exist"),
 }
@@ -123,7 +123,7 @@ def damaged(folder: Path, kind: str) -> Path:
     [
         ("empty", "has 0 tokens, one block takes 17"),
         ("tiny", "has 5 tokens, one block takes 17"),
-        ("odd", "has 1,399 bytes, 1,400 are wanted"),
+        ("odd", "must have 1,400 bytes, got 1,399"),
         ("larger", "was made with a tokenizer of 42 tokens"),
         ("lying", "token 77 is 41, the model has 41 rows"),
         ("manifest", "is not a manifest of token files"),
@@ -149,12 +149,12 @@ def test_a_weight_that_is_not_finite_is_named(tiny, text, tmp_path):
     assert "model.norm.weight: 1 entries are not finite" in said
 
 
-def test_a_class_without_words_is_refused(tiny, text, tmp_path):
+def test_a_model_without_a_text_objective_is_refused(tiny, text, tmp_path):
     said = refused(Refused, src=tiny("bert-sequence"), data=text, out=tmp_path / "run", **QUICK)
     assert "BertForSequenceClassification: no objective on plain text is known for it" in said
 
 
-def test_a_strangers_state_is_opened_only_when_trusted_and_never_runs(run, tmp_path, monkeypatch):
+def test_a_state_of_another_user_is_opened_only_when_trusted_and_its_code_never_runs(run, tmp_path, monkeypatch):
     path = shutil.copytree(run.path, tmp_path / "run")
     monkeypatch.setattr(os, "getuid", lambda: 4321)
     assert "you are user 4321" in refused(out=path, resume=True)
@@ -181,4 +181,4 @@ def test_two_runs_never_share_a_folder(run, tmp_path):
         assert "another run is writing it" in refused(out=path, resume=True)
     said = refused(src="small", out=path)
     assert "exists and is not empty" in said
-    assert "--resume continues it" in said
+    assert "resume=True continues it" in said

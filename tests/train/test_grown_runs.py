@@ -104,8 +104,8 @@ def test_re_warming_scales_new_updates_and_no_other_number(grown, text, tmp_path
         torch.testing.assert_close((warm[name] - start[name])[new], moved, rtol=1e-3, atol=2e-6)
 
 
-def test_masks_are_cut_like_the_parameters(grown, monkeypatch):
-    """What a process holds of a mask is what it holds of the weight."""
+def test_masks_are_sharded_like_the_parameters(grown, monkeypatch):
+    """A process holds the part of a mask that belongs to its part of the weight."""
     model = models.transformers.AutoModelForCausalLM.from_pretrained(grown.path)
     with checkpoints_open(grown.path) as checkpoint:
         made = tensors_of(read_record(grown.path), checkpoint)
@@ -136,6 +136,6 @@ def test_a_lossless_start_is_checked_against_the_source(grown, tiny, text, tmp_p
     save_file(stored, broken / "model.safetensors", metadata={"format": "pt"})
     said = refused(src=broken, data=text, out=tmp_path / "b", source=tiny("llama-tied"), **options)
     assert "has a validation loss of " in said
-    assert "grow verify" in said
+    assert "grow.verify(…)" in said
     record = json.loads((tmp_path / "a" / "step-00000001" / "grow.json").read_text())
     assert (record["training"]["step"], record["verification"]) == (1, None)

@@ -176,7 +176,7 @@ def encoder_decoder(folder: Path, kind: str) -> Path:
     return folder
 
 
-def test_bart_has_as_many_positions_as_it_has(tmp_path):
+def test_the_length_of_bart_is_limited_by_its_position_table(tmp_path):
     source = encoder_decoder(tmp_path / "model", "infill")
     said = refused(src=source, out=tmp_path / "run", **{**QUICK, "length": 33})
     assert "is more than the 32 positions of the model" in said
@@ -186,7 +186,7 @@ def test_bart_has_as_many_positions_as_it_has(tmp_path):
     "variant",
     ["llama", "gpt2", "gpt_neox", "opt", "qwen3", "mistral-tied", "mistral", "qwen2", "qwen2-window"],
 )
-def test_documents_in_one_block_are_as_if_each_were_alone(variant):
+def test_documents_in_one_block_are_computed_as_if_each_were_alone(variant):
     model = models.make(variant).double()
     draw = np.random.default_rng(5)
     ids, lengths = draw.integers(4, 41, (2, 21)), [[5, 9, 7], [13, 1, 7]]
@@ -203,6 +203,6 @@ def test_documents_in_one_block_are_as_if_each_were_alone(variant):
     assert total == pytest.approx(alone, rel=1e-6)  # the family's own float32 steps in another order
 
 
-def test_documents_are_refused_where_layers_do_something_else():
+def test_documents_are_refused_where_layers_do_not_attend_by_a_mask():
     with pytest.raises(Refused, match="layers of linear_attention"):
         check_documents(SimpleNamespace(layer_types=["full_attention", "linear_attention"]), "causal")

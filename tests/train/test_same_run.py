@@ -1,4 +1,4 @@
-"""A run is a function of its settings: however it is cut into parts, interrupted or dealt to processes, it is the same.
+"""A run is a function of its settings, however it is accumulated, interrupted or shared by processes.
 
 Tiny models on token files of random ids.
 """
@@ -31,7 +31,7 @@ from grow.training.step.loop import NotFinite
 # Schedules
 
 
-def test_schedules_are_what_is_computed_by_hand():
+def test_schedules_equal_those_computed_by_hand():
     wsd = [rate(k, schedule="wsd", steps=10, warmup=2, decay=3) for k in range(10)]
     assert wsd == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 0.5, 1 - math.sqrt(0.5), 1 - math.sqrt(0.75)], abs=1e-15)
     linear = [rate(k, schedule="wsd", steps=6, decay=3, shape="linear") for k in range(6)]
@@ -45,7 +45,7 @@ def test_schedules_are_what_is_computed_by_hand():
 # The same run, however it is computed
 
 
-def test_parts_add_up_to_the_batch(tiny, text, tmp_path):
+def test_accumulated_parts_give_the_gradient_of_the_batch(tiny, text, tmp_path):
     source = tiny("gpt2")
     off = dict(attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0)
     plain = shutil.copytree(source, tmp_path / "source")
@@ -58,7 +58,7 @@ def test_parts_add_up_to_the_batch(tiny, text, tmp_path):
         assert apart(*paths) < limit  # sums of float numbers in another order
 
 
-def test_parts_of_masked_text_weigh_every_token_alike(tmp_path):
+def test_accumulated_parts_of_masked_text_weigh_every_token_alike(tmp_path):
     """A part with few masked tokens counts less: the mean over the batch, not a mean of means."""
     options = dict(steps=2, batch=4, length=32, warmup=0, decay=0, dtype="float64", save_every=9, eval_every=9)
     for parts in (1, 4):
@@ -66,7 +66,7 @@ def test_parts_of_masked_text_weigh_every_token_alike(tmp_path):
     assert apart(tmp_path / "1", tmp_path / "4") < 1e-12
 
 
-def test_a_resumed_run_is_the_run_bit_for_bit(run, tmp_path):
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(run, tmp_path):
     path = shutil.copytree(run.path, tmp_path / "run")
     shutil.rmtree(path / "step-00000004")
     again = grow.train(out=path, resume=True)
@@ -96,8 +96,8 @@ def test_every_kind_of_run_resumes_bit_for_bit(tiny, text, tmp_path, other):
     assert same(weights(cut), weights(whole))
 
 
-def test_two_processes_are_one_and_the_next_number_continues(run, tiny, text, tmp_path):
-    """Sharded over two, saved behind step 2, continued by one and by three. Llama has no dropout."""
+def test_two_processes_compute_what_one_does_and_any_number_continues(run, tiny, text, tmp_path):
+    """Sharded over two processes, saved after step 2, continued by one and by three. Llama has no dropout."""
     line = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items()]
     done = torchrun(2, "--from", tiny("llama-tied"), "--data", text, "--out", tmp_path / "two", "--world", 2, *line)
     assert done.returncode == 0, done.stderr
@@ -186,24 +186,24 @@ def test_sigterm_finishes_the_step_and_saves_it(tiny, text, tmp_path, monkeypatc
     assert (again.step, again.stopped) == (4, "")
 
 
-def test_what_a_killed_run_left_is_passed_over_and_said(run, tmp_path):
+def test_half_written_checkpoints_of_a_killed_run_are_removed_with_a_note(run, tmp_path):
     path = shutil.copytree(run.path, tmp_path / "run")
     (path / "step-00000004" / "state" / "train.json").unlink()
     (path / ".step-00000004.partial" / "state").mkdir(parents=True)
     again = grow.train(out=path, resume=True)
     assert again.notes[0] == "removed .step-00000004.partial, left half-written by an interrupted run"
-    assert again.notes[1].startswith("step-00000004 is passed over: no state/train.json")
+    assert again.notes[1].startswith("step-00000004 is passed over: has no state/train.json")
     assert curve(path) == curve(run.path)
 
 
-def test_a_missing_state_is_an_error_and_never_a_new_beginning(run, tmp_path):
+def test_a_missing_state_is_an_error_and_no_run_begins_anew(run, tmp_path):
     path = shutil.copytree(run.path, tmp_path / "run")
     shutil.rmtree(path / "step-00000002")
     part = path / "step-00000004" / "state" / "__0_0.distcp"
     part.unlink()
     said = refused(out=path, resume=True)
     assert "has no whole checkpoint to resume from" in said
-    assert "state/__0_0.distcp missing" in said
+    assert "state/__0_0.distcp is missing" in said
 
 
 def test_a_state_without_a_moment_is_an_error(run, tmp_path, monkeypatch):
@@ -214,7 +214,7 @@ def test_a_state_without_a_moment_is_an_error(run, tmp_path, monkeypatch):
     assert "missing: optim.model.norm.weight.third; of no parameter: optim." in refused(out=path, resume=True)
 
 
-def test_the_last_stay_and_so_does_what_is_kept(run, tiny, text, tmp_path):
+def test_the_last_checkpoints_stay_and_so_do_those_with_a_file_keep(run, tiny, text, tmp_path):
     path = tmp_path / "run"
     grow.train(tiny("llama"), text, out=path, **{**QUICK, "save_every": 1, "keep": 3, "steps": 4})
     assert [step for step, _ in checkpoints.steps(path)] == [2, 3, 4]
@@ -223,7 +223,7 @@ def test_the_last_stay_and_so_does_what_is_kept(run, tiny, text, tmp_path):
     assert [step for step, _ in checkpoints.steps(path)] == [2, 6]
 
 
-def test_a_full_disk_is_said_and_the_checkpoint_before_is_whole(tiny, text, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_error_and_the_earlier_checkpoint_is_whole(tiny, text, tmp_path, monkeypatch):
     path = tmp_path / "run"
 
     def full(*_: object, **__: object) -> None:
@@ -241,7 +241,7 @@ def test_a_full_disk_is_said_and_the_checkpoint_before_is_whole(tiny, text, tmp_
         assert grow.train(out=path, resume=True, steps=4).step == 4
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_blocks_that_gave_it(tiny, text, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_blocks(tiny, text, tmp_path):
     path = tmp_path / "run"
     with pytest.raises(NotFinite) as error:
         grow.train(tiny("llama"), text, out=path, **{**QUICK, "lr": 1e30, "clip": 0.0, "save_every": 1})

@@ -56,7 +56,7 @@ def test_tensorboard_gets_every_number(tiny, text, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_a_tracker_gets_every_line_and_nothing_leaves_the_machine_unasked(
+def test_a_tracker_gets_every_line_and_nothing_leaves_the_machine_unless_told(
     tiny, text, tmp_path, monkeypatch, capsys, name
 ):
     package = Wandb()
@@ -85,7 +85,7 @@ def test_a_tracker_that_breaks_down_does_not_stop_the_run(tiny, text, tmp_path, 
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])
-def test_a_tracker_that_is_not_there_or_does_not_start_is_said_before_anything_is_written(
+def test_a_tracker_that_is_missing_or_does_not_start_is_refused_before_anything_is_written(
     tiny, text, tmp_path, monkeypatch, name
 ):
     options = {"src": tiny("llama"), "data": text, "out": tmp_path / "run", **QUICK}
@@ -94,14 +94,14 @@ def test_a_tracker_that_is_not_there_or_does_not_start_is_said_before_anything_i
     wanted = "pip install " + ("'grow-transformers[train]'" if name == "tensorboard" else name)
     assert wanted in refused(tracker=name, **options)
     if name == "tensorboard":
-        assert "--tensorboard: needs tensorboard" in refused(tensorboard=True, **options)
+        assert "tensorboard=True: needs tensorboard" in refused(tensorboard=True, **options)
     monkeypatch.setitem(sys.modules, module, SimpleNamespace())
-    assert f"--tracker {name}: does not start" in refused(tracker=name, **options)
+    assert f'tracker="{name}": does not start' in refused(tracker=name, **options)
     assert list(tmp_path.iterdir()) == []
     assert "did you mean 'wandb'?" in refused(tracker="wand", **options)
 
 
-def test_the_pace_is_what_the_clock_says(monkeypatch):
+def test_the_pace_follows_from_the_clock(monkeypatch):
     from grow.training.log import metrics
 
     now = 100.0

@@ -15,7 +15,7 @@ SHARDED, WRITTEN, TRAINER = "state/ of grow train", "state/ of a growth", "optim
 
 
 def kind_of(path: Path) -> str:
-    """Which of the three is there, "" for none; BadInput for a state/ that says nothing of itself."""
+    """Which of the three formats is there, "" for none; BadInput for a state/ without a document."""
     if (path / STATE / TRAIN).is_file():
         return WRITTEN if document_of(path) is not None else SHARDED
     if (path / STATE).is_dir():
@@ -24,20 +24,21 @@ def kind_of(path: Path) -> str:
 
 
 def open_state(path: Path, *, trust: bool = False) -> TrainingState | None:
-    """A state whose every tensor belongs to a parameter, or None where there is none. BadInput, Refused.
+    """The training state of a folder, or None where there is none. Each of its tensors belongs to a parameter. Raises
+    BadInput and Refused.
 
-    trust  open it even where its index, a pickle, is somebody else's
+    trust  open it even where another user owns its index, which is a pickle
     """
     kind = kind_of(path)
     if not kind:
         return None
     if kind == WRITTEN:
-        found: TrainingState = open_written(path, document_of(path) or {})
+        state: TrainingState = open_written(path, document_of(path) or {})
     else:
-        found = open_sharded(path, trust) if kind == SHARDED else open_trainer(path)
+        state = open_sharded(path, trust) if kind == SHARDED else open_trainer(path)
     try:
-        check_state(found, shapes(bare_model(path)))
+        check_state(state, shapes(bare_model(path)))
     except BaseException:
-        found.close()
+        state.close()
         raise
-    return found
+    return state

@@ -25,7 +25,7 @@ Places = Mapping[str, tuple[str, int]]
 def anew(plan: Plan) -> list[str]:
     """Names of the tensors whose gradient is not a multiple of an old one: experts that are made or added, and routers.
 
-    A shared expert has the FFN's gradient where it carries all of it, or where it was there before.
+    A shared expert has the FFN's gradient where it carries all of it, or where it existed before.
     """
     if not plan.change.makes_experts:
         return []
@@ -39,7 +39,7 @@ def anew(plan: Plan) -> list[str]:
 
 
 def items_of(plan: Plan, state: TrainingState, model: Any, grown: Any, policy: str) -> Iterator[Item]:
-    """Every tensor of the grown state; `model` and `grown` give names and shapes alone."""
+    """Every tensor of the grown state; `model` and `grown` only give names and shapes."""
     weights, moments, copies = state.weights, state.moments, policy == "carry"
     there, fresh = places(model), set(anew(plan))
     for name, t, new in pairs(plan, model, grown):
@@ -47,7 +47,7 @@ def items_of(plan: Plan, state: TrainingState, model: Any, grown: Any, policy: s
             wide = t.stored_as(state.tensors[weights[name]].dtype, before=True)  # in the one that a run keeps
             yield Item(f"model.{new}", wide.dtype, t.new_shape, partial(_weight, wide, plan, state, there))
         if any(part.name in fresh for _, part in (*t.parts, (0, t))):
-            continue  # without a state its first step is its first, for the correction of its bias too
+            continue  # without a state its first step counts as the first for bias correction too
         for key, tensor in sorted(moments.get(name, {}).items()):
             compute = partial(_entry, t, state, moments[name], key, copies, there)
             yield Item(f"optim.{new}.{key}", state.tensors[tensor].dtype, shape_of(key, t.new_shape), compute)
@@ -67,7 +67,7 @@ def _weight(t: TensorPlan, plan: Plan, state: TrainingState, there: Places, put:
 
 
 def _cut(part: SourcePart, state: TrainingState, tensor: str, top: int, start: int, stop: int) -> torch.Tensor:
-    """Rows [start, stop) of what a part of a parameter is read from; `top` is where its tensor of the files begins."""
+    """Rows [start, stop) of the source of a part of a parameter; `top` is the first row of its stored tensor."""
     at, left = top + part.corner[0], part.corner[1]
     some = state.rows(tensor, at + start, at + stop)
     return some[:, left : left + part.matrix[1]] if some.ndim > 1 else some
@@ -76,7 +76,7 @@ def _cut(part: SourcePart, state: TrainingState, tensor: str, top: int, start: i
 def _entry(
     t: TensorPlan, state: TrainingState, keys: Mapping[str, str], key: str, copies: bool, there: Places, put: Put
 ) -> None:
-    """One entry of a parameter's state. Of the old one a matrix is in memory, of the new one blocks of rows."""
+    """Compute one entry of a parameter's state. In memory are a matrix of the old state and blocks of the new one."""
     tensor = keys[key]
     if key == STEP:
         put(0, as_rows(_finite(state, tensor, state.whole(tensor))))
@@ -108,5 +108,5 @@ def _moment(
 
 
 def _finite(state: TrainingState, tensor: str, old: torch.Tensor) -> torch.Tensor:
-    check_finite(state, tensor, old, why="a run that continues from it is lost")
+    check_finite(state, tensor, old, why="a run that continued from it would be lost")
     return old

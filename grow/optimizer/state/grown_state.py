@@ -20,7 +20,7 @@ from grow.optimizer.state.train_json import STATE
 from grow.optimizer.state.unreadable import foreign, told
 from grow.planning.plan import Plan
 from grow.processes import World
-from grow.spelling import check_choice, option
+from grow.spelling import check_choice, left_out, option
 
 
 class GrownState:
@@ -45,20 +45,20 @@ class GrownState:
 
     @property
     def nbytes(self) -> int:
-        """On disk; optimizer.pt holds the moments once more."""
+        """The bytes on disk; optimizer.pt holds the moments a second time."""
         return sum(item.nbytes * (2 if self.trainer and item.name.startswith("optim.") else 1) for item in self.items)
 
     def document(self) -> dict[str, Any]:
-        """Of grow.json."""
+        """What grow.json says of it."""
         c = self.state.carried
         return {"policy": self.policy, "optimizers": list(c.optimizers), "step": c.step, "tensors": len(self.items)}
 
     def write(self, folder: Path, shard: int, world: World) -> None:
-        """state/, and for a Trainer its own files. Nothing else of the folder is touched."""
+        """Write state/, and for a Trainer its own files. Nothing else in the folder is touched."""
         with world.together():
             if world.first:
                 (folder / STATE).mkdir()
-        # one at a time: what a moment grows from is in memory whole
+        # one item at a time, since the source of a moment is in memory whole
         write_items(self.items, lambda item, put: item.compute(put), folder / STATE, shard, world=world, threads=1)
         with world.together():
             if world.first:
@@ -71,12 +71,12 @@ class GrownState:
                 write_trainer(folder, self.trainer, written, self.grown)
 
     def takes(self, name: str) -> bool:
-        """Whether a file of the folder comes along, or what it says does."""
+        """Whether a file of the folder, or what it says, comes along."""
         return self.trainer is not None and (name == TRAINER or any(fnmatchcase(name, p) for p in COPIED))
 
     def note(self) -> str:
         c = self.state.carried
-        said = f"the training state came along ({self.policy}): {' and '.join(c.optimizers)} behind step {c.step:,}"
+        said = f"the training state came along ({self.policy}): {' and '.join(c.optimizers)} after step {c.step:,}"
         return said + ("; the moments of experts and routers begin anew" if self.anew else "")
 
     def close(self) -> None:
@@ -86,10 +86,10 @@ class GrownState:
 
 
 def grown_state(path: Path, plan: Plan, policy: str | None, trust: bool) -> tuple[GrownState | None, tuple[str, ...]]:
-    """(what to write beside the weights, notes). None where there is no state or it is to be dropped.
+    """(what to write beside the weights, notes); (None, notes) where there is no state or it is to be dropped.
 
-    policy  None: "fresh-new", and what cannot grow, or is damaged, stays behind with a note
-    Raises, where a policy was named, BadInput when there is no state or it is damaged; Refused when it has no rule.
+    policy  None: "fresh-new"; a state that cannot grow, or is damaged, is left behind with a note
+    If a policy is named: BadInput when there is no state or it is damaged, Refused when there is no rule for it.
     """
     check_policy(policy)
     if policy == "drop":
@@ -108,28 +108,28 @@ def grown_state(path: Path, plan: Plan, policy: str | None, trust: bool) -> tupl
         raise BadInput(
             option(state=policy),
             what=f"{what} that can be read: {told(others)}" if others else what,
-            why=f"it says what becomes of the optimizer's state, in {STATE}/ or {OPTIMIZER}",
-            fix=f"the checkpoint of a run (RUN/step-…, checkpoint-…), or no {option('state')}",
+            why=f"it says what happens to the optimizer state, in {STATE}/ or {OPTIMIZER}",
+            fix=f"the checkpoint of a run (RUN/step-…, checkpoint-…), or {left_out('state')}",
         )
     try:
         if kind == SHARDED and policy is None and not trust:
             _check_own(path)
-        found = GrownState(path, plan, policy or POLICIES[0], trust)
+        grown = GrownState(path, plan, policy or POLICIES[0], trust)
     except (Refused, BadInput) as fault:
         if policy is not None:
             raise
         return None, (left_behind(fault, others),)
-    left = {whose: [n for n in names if not found.takes(n)] for whose, names in others.items()}
+    left = {whose: [n for n in names if not grown.takes(n)] for whose, names in others.items()}
     left = {whose: names for whose, names in left.items() if names}
-    return found, (*((_behind(left),) if left else ()), found.note())
+    return grown, (*((_behind(left),) if left else ()), grown.note())
 
 
 def _behind(others: dict[str, list[str]]) -> str:
-    return f"a training state stays behind, which is not read here: {told(others)}"
+    return f"a training state stays behind, because grow does not read its format: {told(others)}"
 
 
 def left_behind(fault: GrowError, others: dict[str, list[str]] | None = None) -> str:
-    """The note where nobody asked for the state."""
+    """The note where the state was not asked for."""
     why = "; ".join([f"{fault.where} {fault.what}", *filter(None, (*(text for _, text in fault.details), fault.why))])
     return f"the training state stays behind: {why}" + (f"; with it {told(others)}" if others else "")
 
@@ -140,25 +140,25 @@ def check_policy(policy: str | None) -> None:
 
 
 def refuse_plan(plan: Plan, policy: str) -> None:
-    """Refused where the rule does not hold."""
+    """Refused where the dual rule does not hold."""
     if plan.lossy:
         raise Refused(
             option("state"),
             what=f"cannot follow {plan.method}, which is not exact here",
-            why="gradients of a function that changed are not those that its moments were made of",
+            why="the function changes, and its moments are averages of the old gradients",
             fix=option(state="drop"),
         )
     if policy == "carry" and plan.change.makes_experts:
         raise Refused(
             option(state="carry"),
             what="cannot follow experts that are made or added",
-            why="what a router sends to each of them, and so its gradient, is not a multiple of the old one",
+            why="a router sends each of them other tokens, so its gradient is not a multiple of the old one",
             fix=f"{option(state='fresh-new')} lets experts and routers begin anew and carries the rest",
         )
 
 
 def _check_own(path: Path) -> None:
-    """Nobody asked for the state: a stranger's is left where it is instead of being an error."""
+    """Refused where another user owns a state that was not asked for: it is then left behind instead of an error."""
     try:
         check_owner(path / STATE, False)
     except BadInput as error:

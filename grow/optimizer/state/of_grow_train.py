@@ -19,7 +19,7 @@ CLASSES = {"adamw": ("AdamW",), "adafactor": ("Adafactor",), "muon": ("Muon", "A
 
 
 class ShardedState(TrainingState):
-    """Of RUN/step-…; rows are read where they lie."""
+    """The state of RUN/step-…; rows are read from where they lie."""
 
     def __init__(self, path: Path, document: dict[str, Any], folder: PiecedFolder) -> None:
         tensors = {name: Info(t.dtype, t.shape) for name, t in folder.tensors.items()}
@@ -39,7 +39,7 @@ class ShardedState(TrainingState):
 
 
 def open_sharded(path: Path, trust: bool) -> ShardedState:
-    """BadInput when it is damaged, or somebody else's and not trusted."""
+    """The state in state/; BadInput when it is damaged, or another user owns it and it is not trusted."""
     path = Path(os.path.realpath(path))
     document = read_train(path)
     folder = PiecedFolder(path / STATE, trust=trust)
@@ -51,7 +51,7 @@ def open_sharded(path: Path, trust: bool) -> ShardedState:
 
 
 def _carried(path: Path, document: dict[str, Any]) -> Carried:
-    """Of train.json."""
+    """What train.json says of the run."""
     try:
         settings, before = document["settings"], document.get("carried") or {}
         own = (document["step"] - settings["begin"]) * settings["batch"]

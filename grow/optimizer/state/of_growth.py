@@ -3,7 +3,7 @@
     state/model.safetensors   model.PARAMETER, optim.PARAMETER.KEY; several files and their index where it is large
     state/train.json          {"schema": 1, "writer": "grow", "carried": …, "files": {name: bytes}}
 
-The document is written last. A state whose files are not those that it names is none.
+The document is written last. A state counts only when it has the files that the document names.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Put = Callable[[int, np.ndarray], None]  # first row, rows in stored form
 
 @dataclass(frozen=True)
 class Item:
-    """A tensor that is about to be written: `compute(put)` hands out its rows. Items know nothing of each other."""
+    """A tensor that will be written: `compute(put)` hands out its rows. Items are independent of each other."""
 
     name: str
     dtype: str
@@ -50,7 +50,7 @@ class Item:
         return bytes_of(self.dtype, self.new_shape)
 
     def value(self) -> torch.Tensor:
-        """Of the whole tensor, in memory."""
+        """The whole tensor, in memory."""
         rows, columns = self.new_matrix
         out = np.empty((rows, columns), dtype=RAW[self.dtype])
 
@@ -68,7 +68,7 @@ def write_document(folder: Path, carried: Carried) -> None:
 
 
 class WrittenState(TrainingState):
-    """Rows are read where they lie."""
+    """The state that a growth wrote; rows are read from where they lie."""
 
     def __init__(self, path: Path, carried: Carried, files: Checkpoint) -> None:
         tensors = {name: Info(info.dtype, info.shape) for name, info in files.tensors.items()}
@@ -81,7 +81,7 @@ class WrittenState(TrainingState):
         return as_tensor(raw, info.dtype, (end - first, *info.shape[1:]) if info.shape else ())
 
     def mapped(self, name: str) -> torch.Tensor:
-        """A tensor in the memory of its file: whoever writes it elsewhere holds none of it."""
+        """A tensor mapped from its file, so that writing it elsewhere takes no memory."""
         info = self.files.tensors[name]
         raw = np.memmap(info.file, RAW[info.dtype], mode="c", offset=info.offset, shape=info.shape or (1,))
         return as_tensor(raw if raw.flags.aligned else raw.copy(), info.dtype, info.shape)
@@ -91,7 +91,7 @@ class WrittenState(TrainingState):
 
 
 def document_of(path: Path) -> dict[str, Any] | None:
-    """state/train.json of a folder where a growth has written it, None where there is none or `grow train` has."""
+    """state/train.json of a folder if a growth wrote it; None where there is none or `grow train` wrote it."""
     file = path / STATE / TRAIN
     if not is_there(file):
         return None
@@ -101,7 +101,7 @@ def document_of(path: Path) -> dict[str, Any] | None:
 
 
 def open_written(path: Path, document: dict[str, Any]) -> WrittenState:
-    """BadInput unless all of it is there."""
+    """The state in state/; BadInput unless all of it is there."""
     folder = path / STATE
     try:
         if document["schema"] != SCHEMA:

@@ -1,11 +1,11 @@
 """The checkpoint folder of a stock Trainer: optimizer.pt, scheduler.pt, trainer_state.json.
 
-optimizer.pt is read with weights_only=True and mapped, so a tensor comes into memory when it is asked for. Its
-parameters are numbered: first those with weight decay in the model's order, then the others. The names come from the
-Trainer's own rule on the model of config.json; a state that does not have the shapes of these parameters is refused.
+optimizer.pt is read with weights_only=True and mapped, so a tensor comes into memory when it is read. Its parameters
+are numbered: first those with weight decay in the model's order, then the others. Their names come from the Trainer's
+own rule, applied to the model of config.json; a state with other shapes than these parameters is refused.
 training_args.bin is a pickle and is not read.
 
-Adafactor is transformers' own there; it keeps what torch's keeps, under other names (`ADAFACTOR`).
+A Trainer's Adafactor is that of transformers; it keeps what torch's keeps, under other names (`ADAFACTOR`).
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ OPTIMIZER, SCHEDULER, TRAINER = "optimizer.pt", "scheduler.pt", "trainer_state.j
 COPIED = ("rng_state*.pth", "scaler.pt", SCHEDULER)
 ADAFACTOR = {"exp_avg_sq": "variance", "exp_avg_sq_row": ROW, "exp_avg_sq_col": COL, STEP: STEP}
 LAST = {ROW: -1, COL: -2}
-"""Means over a dim -> the dim, which torch's keep as 1 and transformers' do not."""
+"""Mean over a dim -> that dim, which torch keeps with size 1 and transformers drops."""
 OTHERS = {
     "state1": "an 8-bit optimizer (bitsandbytes)",
     "momentum_buffer": "SGD or Muon",
     "square_avg": "RMSprop",
     "sum": "Adagrad",
-    "exp_avg": "Lion or another one with a single average",
+    "exp_avg": "Lion or another optimizer with a single average",
 }
-"""Entry of a state -> whose it is, for messages."""
+"""Entry of a state -> the optimizer that it belongs to, for messages."""
 
 
 class TrainerState(TrainingState):
@@ -88,19 +88,19 @@ class TrainerState(TrainingState):
 
 
 def open_trainer(path: Path) -> TrainerState:
-    """BadInput when it is damaged; Refused for another optimizer, or one whose parameters are not those that a Trainer
-    numbers."""
+    """The state of a Trainer's checkpoint; BadInput when it is damaged, Refused for another optimizer, or one whose
+    parameters a Trainer would not number so."""
     path = Path(os.path.realpath(path))
     lost = [name for name in (OPTIMIZER, SCHEDULER, TRAINER) if not (path / name).is_file()]
     if lost:
         raise Refused(
             f"{path}: {OPTIMIZER}",
-            what=f"stands alone: {', '.join(lost)} is missing, without which a Trainer begins with a fresh optimizer",
-            why="the files of a Trainer's state are of use together alone",
+            what=f"is incomplete: without {', '.join(lost)} a Trainer begins with a fresh optimizer",
+            why="the files of a Trainer's state belong together",
             fix=f"another checkpoint, or {option(state='drop')}",
         )
     try:
-        document = json.loads(read_file(path / TRAINER))  # a loss in it may be NaN
+        document = json.loads(read_file(path / TRAINER))  # it may hold a loss that is NaN
         if type(document["global_step"]) is not int:
             raise TypeError("global_step is not a number")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -109,7 +109,7 @@ def open_trainer(path: Path) -> TrainerState:
         loaded = torch.load(path / OPTIMIZER, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise damaged(path, f"{OPTIMIZER}, of which tensors and numbers alone are read: {first}") from None
+        raise damaged(path, f"{OPTIMIZER}, from which only tensors and numbers are read: {first}") from None
     return TrainerState(path, loaded, document)
 
 
@@ -121,15 +121,15 @@ def decayed_names(model: Any) -> list[str]:
 
 
 def trainer_order(model: Any) -> list[list[str]]:
-    """Names of the parameters of the Trainer's two groups, as `Trainer.create_optimizer` deals them."""
+    """Names of the parameters in the Trainer's two groups, in the order of `Trainer.create_optimizer`."""
     decayed = set(decayed_names(model))
     named = [name for name, _ in model.named_parameters()]
     return [[n for n in named if n in decayed], [n for n in named if n not in decayed]]
 
 
 def write_trainer(folder: Path, source: TrainerState, grown: WrittenState, model: Any) -> None:
-    """optimizer.pt with the grown moments in the order of `model`; the rest comes along unread. Groups keep their
-    settings."""
+    """Write optimizer.pt with the grown moments in the order of `model`; groups keep their settings. The other files
+    come along unread."""
     order, moments = trainer_order(model), grown.moments
     state: dict[int, dict[str, Any]] = {}
     for number, name in enumerate(n for names in order for n in names):
@@ -148,20 +148,20 @@ def write_trainer(folder: Path, source: TrainerState, grown: WrittenState, model
             shutil.copyfile(beside, folder / beside.name)
     document = json.loads(read_file(source.path / TRAINER))
     if document.get("best_model_checkpoint"):
-        document["best_model_checkpoint"] = None  # its weights have the old sizes
+        document["best_model_checkpoint"] = None  # the weights of that checkpoint have the old sizes
     (folder / TRAINER).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def own_entries(kind: str, entries: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Entries of torch's names as the optimizer's class has them."""
+    """The entries, under the names that the optimizer's class gives them instead of torch's."""
     if not kind.startswith("transformers"):
         return dict(entries)
-    found: dict[str, Any] = {"RMS": 0}
+    renamed: dict[str, Any] = {"RMS": 0}
     for own, key in ADAFACTOR.items():
         if key in entries:
             value = entries[key]
-            found[own] = int(value) if key == STEP else value.squeeze(LAST[key]) if key in LAST else value
-    return found
+            renamed[own] = int(value) if key == STEP else value.squeeze(LAST[key]) if key in LAST else value
+    return renamed
 
 
 def _parts(path: Path, loaded: Any) -> tuple[list[dict[str, Any]], dict[int, dict[str, Any]]]:
@@ -176,7 +176,7 @@ def _parts(path: Path, loaded: Any) -> tuple[list[dict[str, Any]], dict[int, dic
 
 
 def _kind(path: Path, groups: Sequence[Mapping[str, Any]], state: Mapping[int, Mapping[str, Any]]) -> str:
-    """Which class this is, by the settings of its groups and the entries of its states."""
+    """The optimizer class, by the settings of its groups and the entries of its states."""
     keys = {key for entries in state.values() for key in entries}
     settings = set(groups[0]) if groups else set()
     adam = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", STEP}
@@ -191,7 +191,7 @@ def _kind(path: Path, groups: Sequence[Mapping[str, Any]], state: Mapping[int, M
         raise Refused(
             f"{path}: {OPTIMIZER}",
             what="has not taken a step",
-            why="there is nothing in it that a run could continue from",
+            why="it holds nothing that a run could continue from",
             fix=option(state="drop"),
         )
     named = next((name for key, name in OTHERS.items() if key in keys), "another one")
@@ -199,18 +199,18 @@ def _kind(path: Path, groups: Sequence[Mapping[str, Any]], state: Mapping[int, M
         named = "Adafactor with a first moment" if "scale_parameter" in settings else "Adam without decoupled decay"
     raise Refused(
         f"{path}: {OPTIMIZER}",
-        what=f"is of {named} ({listing(sorted(keys))}); known are AdamW and Adafactor",
-        why="first moments grow by γ and second moments by γ²; which of its tensors is which cannot be seen",
+        what=f"belongs to {named} ({listing(sorted(keys))}); grow knows AdamW and Adafactor",
+        why="first moments grow by γ and second moments by γ²; nothing says which of its tensors is which",
         fix=option(state="drop"),
     )
 
 
 def _numbered(path: Path, groups: Sequence[Mapping[str, Any]], names: list[list[str]], model: Any) -> Iterable[str]:
-    found, wanted = [len(group["params"]) for group in groups], [len(some) for some in names]
-    if found != wanted:
+    counts, wanted = [len(group["params"]) for group in groups], [len(some) for some in names]
+    if counts != wanted:
         raise Refused(
             f"{path}: {OPTIMIZER}",
-            what=f"has groups of {found} parameters; a Trainer makes {wanted} of {type(model).__name__}",
+            what=f"has groups of {counts} parameters; a Trainer makes {wanted} of {type(model).__name__}",
             why="its numbering does not fit the model of config.json: another class, own groups, or frozen or added "
             "parameters",
             fix=option(state="drop"),

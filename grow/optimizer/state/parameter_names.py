@@ -1,4 +1,4 @@
-"""Parameters of stock classes and tensors of files: which is which."""
+"""Which parameter of a stock class is which tensor of the files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from grow.spelling import option
 
 
 def bare_model(folder: Path, config: Mapping[str, Any] | None = None) -> Any:
-    """The stock model of a folder on the meta device: names, shapes and ties. `config` in place of its own."""
+    """The stock model of a folder on the meta device: names, shapes and ties. `config` replaces its own."""
     with quiet():
         kind, cls = transformers.AutoConfig.from_pretrained(folder, **LOCAL), model_class(folder)
         if config is not None:
@@ -32,26 +32,26 @@ def bare_model(folder: Path, config: Mapping[str, Any] | None = None) -> Any:
 
 
 def shapes(model: Any) -> dict[str, tuple[int, ...]]:
-    """Parameter -> shape; a tied table is there once."""
+    """Parameter -> shape; a tied table appears once."""
     return {name: tuple(p.shape) for name, p in model.named_parameters()}
 
 
 def places(model: Any) -> dict[str, tuple[str, int]]:
     """Tensor of the files -> (the parameter that holds it, its first row there, see `grow.applying.fused`)."""
-    found: dict[str, tuple[str, int]] = {}
+    located: dict[str, tuple[str, int]] = {}
     aliases, named = names_of(model), dict(model.named_parameters())
     for name, slabs in layout(model).items():
         for slab in slabs:
             called = (slab.name, *aliases[id(named[name])]) if len(slabs) == 1 else (slab.name,)
-            found |= {s: (name, slab.first) for n in called for s in spellings(model, n)}
-    return found
+            located |= {s: (name, slab.first) for n in called for s in spellings(model, n)}
+    return located
 
 
 def pairs(plan: Plan, model: Any, grown: Any) -> Iterator[tuple[str, TensorPlan, str]]:
     """(parameter, its growth, parameter that it became); both models may be on the meta device.
 
-    Where experts are made of an FFN the parameter is the first that is read.
-    Refused for a parameter that no tensor of the files is known to be.
+    Where experts are made of an FFN, the parameter is the first that is read.
+    Refused where no tensor of the files is known to be a parameter.
     """
     by_name: dict[str, TensorPlan] = {}
     for made in plan.tensors:
@@ -62,7 +62,7 @@ def pairs(plan: Plan, model: Any, grown: Any) -> Iterator[tuple[str, TensorPlan,
             raise _unknown(new, f"no tensor of the growth is this parameter of {type(grown).__name__}")
         sources = [there.get(part.source, ("", 0))[0] for _, part in t.parts]
         if "" in sources:
-            raise _unknown(new, f"no parameter of {type(model).__name__} is what it grew from")
+            raise _unknown(new, f"it grew from no parameter of {type(model).__name__}")
         read.update(sources)
         yield sources[0], t, new
     for name in shapes(model):

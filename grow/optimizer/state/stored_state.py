@@ -1,4 +1,4 @@
-"""A stored training state: its tensors, rows of them, and what is carried beside them."""
+"""A stored training state: its tensors, rows of them, and what is stored beside them."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ S = TypeVar("S", bound="TrainingState")
 
 MODEL, OPTIM = "model.", "optim."
 POWERS: dict[str, int] = {key: power for keys in STATES.values() for key, power in keys.items()}
-"""Entry of a parameter's state -> the power of the gradient that it averages, in all of torch's classes."""
+"""Entry of a parameter's state -> the power of the gradient that it averages, for all of torch's classes."""
 NEEDED = {
     "AdamW": ({"exp_avg", "exp_avg_sq", STEP}, {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", STEP}),
     "Muon": ({"momentum_buffer"},),
     "Adafactor": ({"variance", STEP}, {ROW, COL, STEP}),
 }
-"""Class -> the sets of entries that a parameter of it may have."""
+"""Class -> the sets of entries that the state of a parameter may have."""
 TORCH: dict[str, torch.dtype] = {code: getattr(torch, name) for code, name in NAMES.items()}
 
 
 @dataclass(frozen=True)
 class Info:
-    """dtype as safetensors spells it."""
+    """The dtype (as safetensors spells it) and shape of a tensor."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -41,16 +41,16 @@ class Info:
 
 @dataclass(frozen=True)
 class Carried:
-    """What is known of the run that a state comes from, JSON-ready but for `optimizers`.
+    """What is known of the run that a state comes from; JSON-ready except for `optimizers`.
 
     writer      "grow train" or "Trainer"
     optimizers  classes of torch.optim, by the names of `STATES`
-    step        optimizer steps; tokens: that the run has seen, None where nothing says it
-    settings    of `grow train`, else None
-    data        of each corpus: sha256 of its tokens, and its weight
-    seen        sequences of the data's order that were read
-    objective   "causal", "masked" or "spans"
-    policy      of the last growth of the state, "" where it has not grown
+    step        how many optimizer steps; tokens: how many it has seen, None where nothing says it
+    settings    those of `grow train`, else None
+    data        the sha256 of the tokens of each corpus, and its weight
+    seen        how many sequences of the data's order were read
+    objective   "causal", "masked", "spans" or "infill"
+    policy      the policy of the last growth of the state, "" where it has not grown
     """
 
     writer: str
@@ -68,16 +68,16 @@ class Carried:
 
     @classmethod
     def from_document(cls, stored: Mapping[str, Any]) -> Carried:
-        """KeyError, TypeError or ValueError when it is none."""
-        found = cls(**{**stored, "optimizers": tuple(stored["optimizers"]), "data": tuple(stored["data"])})
-        if not found.optimizers or set(found.optimizers) - set(NEEDED) or type(found.step) is not int:
-            raise ValueError(f"optimizers {found.optimizers}, step {found.step!r}")
-        return found
+        """What a document holds; KeyError, TypeError or ValueError when it holds something else."""
+        carried = cls(**{**stored, "optimizers": tuple(stored["optimizers"]), "data": tuple(stored["data"])})
+        if not carried.optimizers or set(carried.optimizers) - set(NEEDED) or type(carried.step) is not int:
+            raise ValueError(f"optimizers {carried.optimizers}, step {carried.step!r}")
+        return carried
 
 
 @dataclass
 class TrainingState:
-    """An open state. `read` is a format's own; close it, or use it as a context manager.
+    """An open state. Each format has its own `read`. Close it, or use it as a context manager.
 
     path     the folder it was found in
     tensors  `model.PARAMETER` and `optim.PARAMETER.KEY`
@@ -89,11 +89,11 @@ class TrainingState:
     notes: list[str] = field(default_factory=list)
 
     def read(self, name: str, first: int, end: int) -> torch.Tensor:
-        """Rows [first, end) of a tensor; a number is one row, and comes without dims."""
+        """Rows [first, end) of a tensor; a number counts as one row and is returned without dims."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """No file stays open."""
+        """Close every file."""
 
     def __enter__(self: S) -> S:
         return self
@@ -116,18 +116,18 @@ class TrainingState:
 
     @property
     def weights(self) -> dict[str, str]:
-        """Parameter -> its tensor, of those that are kept in full precision."""
+        """Parameter -> its tensor, for parameters that are kept in full precision."""
         return {name.removeprefix(MODEL): name for name in self.tensors if name.startswith(MODEL)}
 
     @property
     def moments(self) -> dict[str, dict[str, str]]:
-        """Parameter -> key -> tensor."""
-        found: dict[str, dict[str, str]] = {}
+        """Parameter -> entry of its state -> tensor."""
+        moments: dict[str, dict[str, str]] = {}
         for name in self.tensors:
             if name.startswith(OPTIM):
                 parameter, _, key = name.removeprefix(OPTIM).rpartition(".")
-                found.setdefault(parameter, {})[key] = name
-        return found
+                moments.setdefault(parameter, {})[key] = name
+        return moments
 
     @property
     def nbytes(self) -> int:
@@ -140,8 +140,8 @@ def bytes_of(dtype: str, shape: Iterable[int]) -> int:
 
 def as_tensor(raw: np.ndarray, dtype: str, shape: Sequence[int]) -> torch.Tensor:
     """Stored numbers as a tensor, in the same memory."""
-    found = torch.from_numpy(raw.reshape(tuple(shape)))
-    return found.view(torch.bfloat16) if dtype == "BF16" else found
+    tensor = torch.from_numpy(raw.reshape(tuple(shape)))
+    return tensor.view(torch.bfloat16) if dtype == "BF16" else tensor
 
 
 def as_rows(values: torch.Tensor) -> np.ndarray:
@@ -154,7 +154,7 @@ def as_rows(values: torch.Tensor) -> np.ndarray:
 def check_state(state: TrainingState, parameters: Mapping[str, tuple[int, ...]]) -> None:
     """BadInput unless every entry belongs to a parameter and has its shape, and no parameter has half a state.
 
-    A parameter without any is one that has had no gradient.
+    A parameter that never had a gradient has no entry.
     """
     faults: dict[str, list[str]] = {"of no parameter": [], "of another shape": [], "half": []}
     for name, tensor in state.weights.items():
@@ -180,7 +180,7 @@ def check_state(state: TrainingState, parameters: Mapping[str, tuple[int, ...]])
 
 
 def shape_of(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of an entry of a parameter's state."""
+    """The shape of an entry of a parameter's state."""
     if key == STEP:
         return ()
     if key == ROW:
@@ -191,12 +191,12 @@ def shape_of(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 def damaged(path: Path, why: str, fix: str = "") -> BadInput:
     fix = fix or f"{option(state='drop')} goes on without it"
     return BadInput(
-        str(path), what="holds no training state that is whole", why=why, fix=f"another checkpoint, or {fix}"
+        str(path), what="holds a training state that is not whole", why=why, fix=f"another checkpoint, or {fix}"
     )
 
 
 def check_finite(state: TrainingState, tensor: str, values: torch.Tensor, *, why: str) -> None:
-    """BadInput where some of a tensor's `values` are not numbers."""
+    """BadInput where some of a tensor's `values` are not finite."""
     if not torch.isfinite(values).all():
         fix = f"an earlier checkpoint, or {option(state='drop')}"
         raise BadInput(f"{state.path}: {tensor}", what="is not finite", why=why, fix=fix)

@@ -18,20 +18,20 @@ WRITER = "grow train"
 
 
 def read_train(path: Path) -> dict[str, Any]:
-    """state/train.json of a checkpoint all of whose files are there; BadInput otherwise."""
+    """The document state/train.json of a checkpoint that has all its files; BadInput otherwise."""
     file = path / STATE / TRAIN
     weights = option(src="RUN/step-…", state="drop")
     fix = f"an earlier checkpoint, or a new run from its weights alone: {weights}"
     if not is_there(file):
         raise BadInput(
-            show(path), what=f"no {STATE}/{TRAIN}", why="it is not whole, or no checkpoint of a run", fix=fix
+            show(path), what=f"has no {STATE}/{TRAIN}", why="it is not whole, or not the checkpoint of a run", fix=fix
         )
     document = read_json(file, fix)
     if not isinstance(document, dict) or document.get("schema") != SCHEMA or document.get("writer") != WRITER:
-        raise BadInput(show(file), what=f"not written by {WRITER}", why="what it says is not known", fix=fix)
+        raise BadInput(show(file), what=f"was not written by {WRITER}", why="grow does not know what it means", fix=fix)
     sizes = document.get("files")
     if not isinstance(sizes, dict) or f"{STATE}/{INDEX}" not in sizes:
-        raise BadInput(show(file), what="names no optimizer state", why="a run continues from it", fix=fix)
+        raise BadInput(show(file), what="names no optimizer state", why="a run continues from one", fix=fix)
     if odd := [name for name, kind in KINDS.items() if not isinstance(document.get(name), kind)]:
         what = f"{odd[0]} is {show(document.get(odd[0]), 40)}"
         raise BadInput(show(file), what=what, why="it is not what was saved", fix=fix)
@@ -39,6 +39,6 @@ def read_train(path: Path) -> dict[str, Any]:
     short = [name for name in sizes if name not in missing and (path / name).stat().st_size != sizes[name]]
     if missing or short:
         lost = ", ".join([*missing, *short][:4])
-        what = f"{lost} {'missing' if missing else 'of another size'}"
+        what = f"{lost} {'is missing' if missing else 'has another size'}"
         raise BadInput(show(path), what=what, why="it is not what was saved", fix=fix)
     return document

@@ -1,6 +1,6 @@
 """Training states that are recognised and never opened: DeepSpeed, FSDP, Megatron, Lightning and others.
 
-No torch in here: a growth asks before it knows whether there is a state at all.
+This module does not import torch, since a growth calls it before it knows whether there is a state at all.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ KINDS: dict[str, tuple[str, ...]] = {
         "trainer_state.json",
     ),
 }
-"""Whose -> names of files, and of folders with a slash behind them."""
-READ = ("optimizer.pt",)  # what `grow.optimizer.state.of_trainer` opens: with these a Trainer's state is there
+"""Framework -> patterns of the names of its files, and of its folders, which end in a slash."""
+READ = ("optimizer.pt",)  # `grow.optimizer.state.of_trainer` opens it
 
 
 def foreign(path: Path) -> dict[str, list[str]]:
-    """Whose -> names in the folder, for everything in it that belongs to a training state that is not read here."""
-    found: dict[str, list[str]] = {}
+    """Framework -> names in the folder that belong to its training state, for every state that grow does not read."""
+    by_framework: dict[str, list[str]] = {}
     for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
         folder = entry.is_dir()
         if entry.name in READ or (folder and entry.name == "state"):
@@ -41,17 +41,17 @@ def foreign(path: Path) -> dict[str, list[str]]:
         if folder and not whose and _sharded(path / entry.name):
             whose = "torch.distributed.checkpoint"
         if whose:
-            found.setdefault(whose, []).append(name)
-    return found
+            by_framework.setdefault(whose, []).append(name)
+    return by_framework
 
 
-def told(found: dict[str, list[str]]) -> str:
+def told(by_framework: dict[str, list[str]]) -> str:
     """`DeepSpeed (global_step5/, latest), a run's (scheduler.pt)`: for a note or an error."""
-    return ", ".join(f"{whose} ({listing(map(show, names), 4)})" for whose, names in found.items())
+    return ", ".join(f"{whose} ({listing(map(show, names), 4)})" for whose, names in by_framework.items())
 
 
 def _fits(name: str, pattern: str) -> bool:
-    """A pattern without a slash takes files and folders alike."""
+    """Whether a name fits; a pattern without a slash fits files and folders."""
     wanted = name if pattern.endswith("/") else name.removesuffix("/")
     return fnmatch.fnmatchcase(wanted, pattern)
 

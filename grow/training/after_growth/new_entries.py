@@ -1,7 +1,7 @@
 """Which entries of a grown checkpoint are new, and that nothing was lost.
 
-Both follow from grow.json. With `--rewarm` the update of new entries is scaled, with `--freeze-old` old entries keep
-their bits; neither touches anything else.
+Both follow from grow.json. The setting `rewarm` scales the updates of new entries, `freeze_old` keeps the bits of old
+ones; neither changes anything else.
 """
 
 from __future__ import annotations
@@ -30,22 +30,26 @@ from grow.planning.parsed_record import Record
 from grow.planning.read_as_experts import experts_of
 from grow.planning.record import NAME
 from grow.planning.tensor import TensorPlan
+from grow.spelling import command, left_out
 from grow.training.settings.schedule import rewarm
 from grow.training.sharding import local, part_of
 
+APART = ("rewarm", "freeze_old", "rates")
+"""Settings that treat new entries differently from old ones."""
+
 
 def knows_new(record: Record) -> bool:
-    """Whether the grown sizes say which entries are new; of units of experts that were drawn anew they do not."""
+    """Whether the grown sizes say which entries are new. They do not where units of experts were drawn anew."""
     return record.change.redraw is None
 
 
 def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorPlan, ...]:
-    """The growth's tensors from its record and the grown checkpoint (or model) alone: the source is the grown one with
-    the old sizes. BadInput when the record is of another checkpoint."""
+    """The growth's tensors, from its record and the grown checkpoint (or model) alone: the source is the grown one with
+    the old sizes. BadInput when the record belongs to another checkpoint."""
     how = record.change.upcycling
     family = family_of(how.target if how else record.model_type)
-    found = match(Architecture(family, grown.config), grown.tensors, str(grown.path))
-    config = dict(found.config)
+    grown_match = match(Architecture(family, grown.config), grown.tensors, str(grown.path))
+    config = dict(grown_match.config)
     for axis, size in record.sizes.items():
         field = family.axes.get(axis)
         if field and config.get(field) is not None:
@@ -56,13 +60,13 @@ def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorP
     if not knows_new(record):
         raise Refused(
             f"{grown.path}: {NAME}",
-            what="tells of experts whose units were drawn anew",
-            why="which of their entries are new does not follow from the grown sizes alone",
-            fix="without --rewarm, --freeze-old and --rates",
+            what="records experts whose units were drawn anew",
+            why="the grown sizes alone do not say which of their entries are new",
+            fix=left_out(*APART),
         )
     source: list[Matched] = []
     ffns: set[int] = set()  # layers whose FFN became experts
-    for t in found.tensors:
+    for t in grown_match.tensors:
         layer, expert = t.index("layers"), t.index("experts")
         if layer is not None and (layer >= depth.m or depth.inserted[layer]):
             continue
@@ -83,9 +87,9 @@ def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorP
         tensors, _ = assemble(matched, record.change, {t.name: t.dtype for t in source})
     except (KeyError, IndexError, ValueError) as error:
         raise _foreign(grown, f"{type(error).__name__}: {error}") from None
-    stored = {t.name: t for t in found.tensors}
+    stored = {t.name: t for t in grown_match.tensors}
     for made in tensors:
-        other = stored.get(made.name) or next((s for s in found.tensors if s.canonical == made.canonical), None)
+        other = stored.get(made.name) or next((s for s in grown_match.tensors if s.canonical == made.canonical), None)
         if other is None or other.shape != made.new_shape:
             raise _foreign(grown, f"{made.name}: {other and other.shape}, the growth made {made.new_shape}")
     return tensors
@@ -97,59 +101,59 @@ def _old_size(dim: Dim, grown: int, sizes: Mapping[str, int]) -> int:
 
 
 def _mixture(family: Family) -> set[str]:
-    """Rows of what stands in the place of a dense FFN."""
+    """The rows of a family's table that replace a dense FFN."""
     e = family.experts
     return {e.router, *e.parts, *e.shared, e.shared_gate} if e else set()
 
 
 def _named_like(t: Matched, family: Family, made: Iterable[Matched]) -> Iterator[Matched]:
-    """With the prefix that a stored tensor has, or without."""
+    """The tensors that were made, with the prefix in their names if `stored` has it."""
     for one in made:
         bare = t.name != t.canonical
         yield replace(one, name=one.canonical.removeprefix(family.prefix) if bare else one.canonical)
 
 
 def _parted(before: Architecture, t: Matched) -> bool:
-    """A head that the growth wrote apart from its table: the source has none."""
+    """Whether it is a head that the growth wrote apart from its table, so that the source has none."""
     return before.tie is not None and t.canonical == before.tie.head
 
 
 def _foreign(grown: Checkpoint | ModelSource, why: str) -> BadInput:
     return BadInput(
         f"{grown.path}: {NAME}",
-        what="tells of another checkpoint than this one",
+        what="records the growth of another checkpoint",
         why=why,
-        fix="train without --rewarm, --freeze-old and --rates, or grow again",
+        fix=f"{left_out(*APART)}, or grow again",
     )
 
 
 def parts_of(model: Any, tensors: Iterable[TensorPlan]) -> Iterator[tuple[str, torch.nn.Parameter, TensorPlan]]:
-    """(name, parameter, its tensor of the growth) of every parameter; BadInput where the growth made another model."""
+    """(name, parameter, its tensor in the growth) for every parameter; BadInput where the growth made another model."""
     by_name: dict[str, TensorPlan] = {}
     for t in tensors:
         by_name |= {t.canonical: t, t.name: t}
     family = FAMILIES.get(model.config.model_type)
     for old, new in family.spelling if family else ():  # a module may have the name that older files have
         by_name |= {name.removesuffix(new) + old: t for name, t in by_name.items() if name.endswith(new)}
-    for name, p, found in wholes(model, by_name):
-        if found is None:
+    for name, p, planned in wholes(model, by_name):
+        if planned is None:
             raise BadInput(
                 name,
-                what=f"is not a tensor of the growth ({tuple(p.shape)})",
-                why="which of its entries are new cannot be known",
-                fix="train without --rewarm, --freeze-old and --rates, or give the model that this growth made",
+                what=f"has shape {tuple(p.shape)} and is not a tensor of the growth",
+                why="nothing says which of its entries are new",
+                fix=f"{left_out(*APART)}, or give the model that this growth made",
             )
-        yield name, p, found
+        yield name, p, planned
 
 
 class NewEntries:
-    """Per parameter which of its entries on this process are new; parameters without a new entry are all old.
+    """Which entries of each parameter on this process are new; parameters without a new entry are all old.
 
-    rewarm      (ratio, steps) of the updates of new entries, see `schedule.rewarm`
-    freeze_old  old entries keep their bits
-    scale       what the updates of new entries are multiplied with, in every step
+    rewarm      (ratio, steps) for the updates of new entries, see `schedule.rewarm`
+    freeze_old  keep the bits of old entries
+    scale       the factor of the updates of new entries in every step
 
-    before() is called before the optimizer's step, after() behind it.
+    before() is called before the optimizer's step, after() after it.
     """
 
     def __init__(
@@ -172,7 +176,7 @@ class NewEntries:
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
-        """Frozen entries have no gradient: they count in no norm and leave no trace in a moment."""
+        """Set the gradient of frozen entries to 0, so that they count in no norm and change no moment."""
         if self.freeze_old:
             for p, new in self.parts:
                 if p.grad is not None:
@@ -203,11 +207,11 @@ def check_losses(
 ) -> str:
     """A note that both losses agree; BadInput when the grown model has lost something before the first step.
 
-    Means over the same tokens in float32, and `apart`, the root mean square of the difference of single tokens: a mean
-    hides what goes up here and down there. What a bit-exact growth, or one stored in float32, leaves is summation
-    order: 1e-6 for the bundled models, below 1e-4 for deep ones. A rounded growth in 16 bits has its weights' noise,
-    1e-2 of the mean (design, storage) and 5e-3 for a token of the bundled models, below 1e-1; and so have 16-bit
-    weights beside the same in full precision (not `alike`).
+    The losses are means over the same tokens in float32; `apart` is the root mean square of the difference per token,
+    since a mean hides differences that cancel. A bit-exact growth, or one stored in float32, differs by summation
+    order: 1e-6 for the bundled models, below 1e-4 for deep ones. A growth rounded to 16 bits differs by the noise of
+    its weights: 1e-2 of the mean, and 5e-3 for a token of the bundled models, below 1e-1. So do 16-bit weights
+    compared with the same weights in full precision (not `alike`).
     """
     if record.lossy:
         return f"the growth is lossy by its method: {grown:.6f} before the first step, the source {source:.6f}"
@@ -217,9 +221,9 @@ def check_losses(
     if not math.isfinite(grown) or not abs(grown - source) <= limit or not apart <= each:
         raise BadInput(
             str(path),
-            what=f"has a {of} of {grown:.6f} before the first step, its source {source:.6f}, "
+            what=f"has a {of} of {grown:.6f} before the first step, its source one of {source:.6f}, "
             f"and single tokens differ by {apart:.1e}",
-            why=f"a lossless growth changes it by {limit:.1g} at most, and single tokens by {each:.0e}",
-            fix="grow verify SOURCE GROWN says which tensor differs",
+            why=f"a lossless growth changes the loss by {limit:.1g} at most, and that of a token by {each:.0e}",
+            fix=f"{command('verify')} on source and result says which tensor differs",
         )
     return f"the {of} before the first step is the source's: {grown:.6f} and {source:.6f}"

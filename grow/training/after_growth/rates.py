@@ -1,13 +1,13 @@
-"""Learning rates by what a growth did to a parameter.
+"""Learning rates that follow from what a growth did to a parameter.
 
-uniform   one rate
-mup       a matrix whose fan-in grew from f to f' learns at f/f' of the rate, tables and vectors at all of it: the
-          rule of the maximal update parametrisation for Adam (Yang et al., arXiv 2203.03466, table 3; the head is
-          a matrix, a table that is tied to it a table). What weight decay takes off in a step stays the same.
+uniform   every parameter has the same rate
+mup       a matrix whose fan-in grew from f to f' learns at f/f' of the rate, tables and vectors at the whole rate: the
+          rule of the maximal update parametrisation for Adam (Yang et al., arXiv 2203.03466, table 3; the head counts
+          as a matrix, a table that is tied to it as a table). Weight decay takes off the same in each step.
 implied   an entry that holds v times an old one and gets γ times its gradient takes AdamW's step with lr · v and
-          eps · γ (`grow.optimizer.dual_rule`); entries that hold none take the usual one. Training then commutes with
-          growing, exactly for even shares: copies stay copies, so it is for proofs and short hand-overs.
-          Gradients are measured in the source's units: their norm is √Σ g² · v/γ, the source's, and so is clipping.
+          eps · γ (`grow.optimizer.dual_rule`); entries that hold none take the usual step. Training then commutes with
+          growing, exactly for even shares. Copies stay copies, so it is for proofs and short hand-overs.
+          Gradients are measured in the source's units: their norm √Σ g² · v/γ is the source's, and so is clipping.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from grow.notation.origins import Read, Stack
 from grow.optimizer.dual_rule import carries, factors
 from grow.planning.parsed_record import Record
 from grow.planning.tensor import TensorPlan
+from grow.spelling import left_out, option
 from grow.training.after_growth.new_entries import NewEntries, parts_of, tensors_of
 from grow.training.settings.run_settings import Settings
 from grow.training.sharding import World, local, part_of, rows_of
@@ -37,7 +38,7 @@ Part = tuple[torch.nn.Parameter, "Rated | None"]
 
 @dataclass(frozen=True)
 class Treated:
-    """How the entries of a grown model are treated apart, None where they are not."""
+    """How training treats some entries of a grown model differently; None where it treats all alike."""
 
     new: NewEntries | None = None
     implied: Implied | None = None
@@ -46,16 +47,16 @@ class Treated:
 
 
 def treat(model: Any, record: Record, grown: Checkpoint, settings: Settings) -> Treated:
-    """As the settings want it; `model` is sharded already."""
+    """The treatment that the settings ask for; `model` is already sharded."""
     apart = settings.rewarm is not None or settings.freeze_old
     if not apart and settings.rates == "uniform":
         return Treated()
     if settings.rates != "uniform" and record.change.makes_experts:
         raise Refused(
-            f"--rates {settings.rates}",
-            what="does not know experts that were made or added",
+            option(rates=settings.rates),
+            what="has no rule for experts that were made or added",
             why="what a router sends to each of them, and so its gradient, is not a multiple of the old one",
-            fix="without --rates",
+            fix=left_out("rates"),
         )
     made, notes = tensors_of(record, grown), []
     new = NewEntries(model, made, rewarm=settings.rewarm, freeze_old=settings.freeze_old) if apart else None
@@ -63,7 +64,7 @@ def treat(model: Any, record: Record, grown: Checkpoint, settings: Settings) -> 
         notes.append(f"{new.count:,} of {new.total:,} entries are new")
     scales = mup_scales(model, made) if settings.rates == "mup" else None
     if scales is not None:
-        notes.append(f"rates: {said(scales)}")
+        notes.append(f"learning rates: {in_words(scales)}")
     return Treated(new, Implied(model, made) if settings.rates == "implied" else None, scales, tuple(notes))
 
 
@@ -73,11 +74,11 @@ def mup_scales(model: Any, tensors: Iterable[TensorPlan]) -> dict[str, float]:
 
 
 def fan_in(t: TensorPlan, shape: tuple[int, ...]) -> int:
-    """What a row of a matrix is summed over; 1 for vectors and for tables, which are looked up."""
+    """How many inputs a row of a matrix sums over; 1 for vectors and for tables, which are looked up."""
     return math.prod(size for size, role in zip(shape, t.roles) if role == READ)
 
 
-def said(scales: Mapping[str, float]) -> str:
+def in_words(scales: Mapping[str, float]) -> str:
     """`× 0.5 for 15 parameters, × 1 for 12`."""
     counts = sorted(Counter(scales.values()).items())
     first, *rest = [f"× {scale:.4g} for {count}" for scale, count in counts]
@@ -87,7 +88,8 @@ def said(scales: Mapping[str, float]) -> str:
 class Dimwise:
     """v and γ of a parameter's entries as products of one vector per dim: a row and a column instead of a matrix.
 
-    vectors  of v and of γ, each shaped so that their product has the parameter's shape on this process
+    values     vectors whose product is v, shaped so that it broadcasts to the parameter on this process
+    gradients  likewise for γ
     """
 
     def __init__(self, t: TensorPlan, p: torch.nn.Parameter) -> None:
@@ -103,7 +105,7 @@ class Dimwise:
                 vectors.append(part_of(vector, p) if dim == 0 else vector.to(p.device))
 
     def __call__(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(v, γ), each 1 where an entry holds no old one, or one whose gradient it does not get."""
+        """(v, γ); both are 1 where an entry holds no old one, or does not get its gradient."""
         v, g = torch.full_like(like, self.factor), torch.full_like(like, 1 / self.factor)
         for vectors, made in ((self.values, v), (self.gradients, g)):
             for vector in vectors:
@@ -113,7 +115,7 @@ class Dimwise:
 
 
 class Stackwise:
-    """`Dimwise` of the matrices of a stack, of those that this process holds."""
+    """`Dimwise` for each matrix of a stack that this process holds."""
 
     def __init__(self, t: TensorPlan, p: torch.nn.Parameter) -> None:
         own, height = local(p), t.new_shape[1]
@@ -134,21 +136,21 @@ class Stackwise:
 
 
 def rated(t: TensorPlan, p: torch.nn.Parameter) -> Rated | None:
-    """The implied rates of a parameter, None where all of them are 1."""
+    """The implied rates of a parameter; None where all of them are 1."""
     if not carries(t) or t.unchanged:
         return None
     return Stackwise(t, p) if isinstance(t.origin, Stack) else Dimwise(t, p)
 
 
 class Implied:
-    """AdamW's step at the rates that the growth implies. The optimizer keeps the moments, this moves the weights."""
+    """AdamW's step at the rates that the growth implies. The optimizer keeps the moments, and this the weights."""
 
     def __init__(self, model: Any, tensors: Iterable[TensorPlan]) -> None:
         self.parts: list[Part] = [(p, rated(t, p)) for _, p, t in parts_of(model, tensors)]
 
     @torch.no_grad()
     def gradient_norm(self, world: World) -> float:
-        """The norm of the source's gradient that this one stands for, with that of the new entries."""
+        """The norm of the source's gradient, to which this one corresponds, together with that of the new entries."""
         own = 0.0
         for p, rate in self.parts:
             if p.grad is None or not local(p.grad).numel():
@@ -162,7 +164,7 @@ class Implied:
 
     @torch.no_grad()
     def step(self, optimizers: Iterable[torch.optim.Optimizer], lr: float) -> None:
-        """In place of `optimizer.step()`: at rate 0 the moments move and no weight does."""
+        """Replaces `optimizer.step()`, which is called at rate 0: the moments move and no weight does."""
         for optimizer in optimizers:
             rates = dict(self.parts)
             for group in optimizer.param_groups:

@@ -1,8 +1,8 @@
 """The stock model of a run, each process reading its own rows.
 
 The model is built without weights, sharded, and filled from the files in blocks. That needs files whose tensors are the
-parameters of the class, as in the families that `grow` knows, but for experts, which the files hold one by one and the
-class fused. Others are loaded whole on every process first, as one process does.
+parameters of the class. They are in the families that `grow` knows, except where there are experts: the files hold them
+one by one, the class fuses them. Other models are first loaded whole on every process.
 """
 
 from __future__ import annotations
@@ -26,18 +26,20 @@ from grow.models.true_float64 import LOCAL, load, model_class, quiet
 from grow.notation.dtypes import RAW
 from grow.notation.numbers import widen
 from grow.processes import World
+from grow.spelling import left_out, option
 from grow.training.settings.run_settings import Settings
 from grow.training.sharding import blocks, local, rows_of, shard
 
 
 def load_model(checkpoint: Checkpoint, settings: Settings, world: World) -> tuple[Any, tuple[str, ...]]:
-    """(model in train mode, sharded; tensors of the files that its class does not have); every weight is finite."""
+    """(the model in train mode, sharded; names of tensors in the files that its class does not have). Every weight is
+    finite."""
     model, stored = (None, {}) if world.size == 1 or settings.dtype == "float64" else _empty(checkpoint)
     if model is not None:
         _prepare(model, settings)
         shard(model, world)
         buffers = [buffer.clone() for buffer in model.buffers()]
-        model.to_empty(device=world.device)  # buffers too, and those are real
+        model.to_empty(device=world.device)  # it empties buffers too, which are real
         for buffer, before in zip(model.buffers(), buffers):
             buffer.copy_(before)
         _fill(model, checkpoint, stored)
@@ -57,9 +59,12 @@ def _prepare(model: Any, settings: Settings) -> None:
     model.requires_grad_(True)
     if settings.checkpointing:
         if not model.supports_gradient_checkpointing:
-            why = "its blocks are not made to be computed again"
+            why = "its blocks are not made to be computed twice"
             raise Refused(
-                type(model).__name__, what="has no gradient checkpointing", why=why, fix="without --checkpointing"
+                option(checkpointing=True),
+                what=f"{type(model).__name__} has no gradient checkpointing",
+                why=why,
+                fix=left_out("checkpointing"),
             )
         gradient_checkpointing.enable(model, {"use_reentrant": False})
     if settings.compile:
@@ -69,7 +74,7 @@ def _prepare(model: Any, settings: Settings) -> None:
 
 def _empty(checkpoint: Checkpoint) -> tuple[Any | None, dict[str, TensorInfo]]:
     """(the stock class with parameters on the meta device and real buffers, parameter -> stored tensor), or (None, {})
-    where the files do not hold what the class holds."""
+    where the files do not hold exactly what the class holds."""
     import transformers
     from accelerate import init_empty_weights
 
@@ -80,7 +85,7 @@ def _empty(checkpoint: Checkpoint) -> tuple[Any | None, dict[str, TensorInfo]]:
         config = transformers.AutoConfig.from_pretrained(checkpoint.path, **LOCAL)
         config.dtype = torch.float32
         model = model_class(checkpoint.path)(config)
-    model.tie_weights()  # each parameter was made anew
+    model.tie_weights()  # each parameter was made anew, so the ties were lost
     prefix = model.base_model_prefix + "."
     stored = {}
     for name, p in model.named_parameters():

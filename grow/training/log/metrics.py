@@ -3,8 +3,8 @@
     {"step": 7, "tokens": 14336, "loss": 3.02…, "lr": 0.0002, "grad_norm": 0.71…, "flops": …,
      "seconds": …, "tokens_per_second": …}
 
-"seconds" are those of the steps so far, without evaluation and saving, over all interruptions. Numbers are float64 and
-written so that they are read back bit for bit. "val_loss" stands where it was measured.
+"seconds" are those of the steps so far, without evaluation and saving, across interruptions. Numbers are float64 and
+written so that they read back bit for bit. "val_loss" appears where it was measured.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 
 class Log:
-    """Written by the first process only; `continued` drops the lines of steps that are done again."""
+    """The log of a run, written by the first process alone. It drops the lines of steps that are done again."""
 
     def __init__(self, run: Path, settings: Settings, *, done: int, steps: int, quiet: bool) -> None:
         self.path, self.settings, self.steps, self.quiet = run / METRICS, settings, steps, quiet
-        self.trackers: list[Tracker] = open_trackers(run, settings, done)  # may refuse: nothing is begun yet
+        self.trackers: list[Tracker] = open_trackers(
+            run, settings, done
+        )  # it may refuse, so it comes before the file is touched
         self.live = not quiet and sys.stderr.isatty()
         lines = kept_lines(self.path, done) if done else []
         write_whole(self.path, "".join(lines).encode())
@@ -47,7 +49,7 @@ class Log:
         for tracker in list(self.trackers):
             try:
                 tracker.record(entry)
-            except Exception as error:  # packages of others: the run is worth more than its picture
+            except Exception as error:  # trackers are other people's packages; the run is worth more than its picture
                 self.trackers.remove(tracker)
                 self.note(f"a tracker is left out from step {entry['step']} on: {type(error).__name__}: {error}")
         self.pace.add(entry)
@@ -60,7 +62,7 @@ class Log:
             sys.stderr.flush()
 
     def sync(self) -> None:
-        """What was recorded is on disk."""
+        """Flush what was recorded to disk."""
         self.file.flush()
         os.fsync(self.file.fileno())
 
@@ -84,7 +86,7 @@ class Log:
         sparse = step % self.settings.log_every == 0 or step in (1, self.steps) or "val_loss" in entry
         if self.live:
             line = "  ".join(parts)
-            if "val_loss" not in entry:  # a line that wraps is not rewritten
+            if "val_loss" not in entry:  # a line that wraps could not be rewritten
                 line = line[: shutil.get_terminal_size().columns - 1]
             sys.stderr.write("\r\x1b[2K" + line + ("\n" if "val_loss" in entry else ""))
             sys.stderr.flush()
@@ -93,8 +95,8 @@ class Log:
 
 
 class Pace:
-    """How fast a run goes, over the last 20 steps, and how long it still takes at the pace since it was begun or
-    continued, evaluation and saving included."""
+    """How fast a run goes over the last 20 steps, and how long it will still take at its pace since it began or was
+    resumed, evaluation and saving included."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
@@ -103,7 +105,7 @@ class Pace:
 
     def add(self, entry: dict[str, Any]) -> None:
         self.last.append({**entry, "clock": time.monotonic()})
-        if self.first is None and "loss" in entry:  # the first step takes longer: memory, torch.compile
+        if self.first is None and "loss" in entry:  # the first step takes longer: it allocates memory and compiles
             self.first = entry["step"], self.last[-1]["clock"]
 
     def words(self) -> list[str]:
@@ -111,17 +113,17 @@ class Pace:
         a, b = self.last[0], self.last[-1]
         seconds = b["seconds"] - a["seconds"]
         if len(self.last) == 1 or seconds <= 0:
-            found = [f"{b['tokens_per_second']:,.0f} tokens/s", f"{flops(b['flops'])}FLOPs"]
+            parts = [f"{b['tokens_per_second']:,.0f} tokens/s", f"{flops(b['flops'])}FLOPs"]
         else:
             speed = (b["flops"] - a["flops"]) / seconds
-            found = [f"{(b['tokens'] - a['tokens']) / seconds:,.0f} tokens/s"]
-            found.append(f"{flops(b['flops'])}FLOPs at {flops(speed)}FLOP/s")
+            parts = [f"{(b['tokens'] - a['tokens']) / seconds:,.0f} tokens/s"]
+            parts.append(f"{flops(b['flops'])}FLOPs at {flops(speed)}FLOP/s")
         if (left := self.left()) is not None:
-            found.append(f"{clock(left)} left")
-        return found
+            parts.append(f"{clock(left)} left")
+        return parts
 
     def left(self) -> float | None:
-        """Seconds; None before there is a pace."""
+        """The seconds that are left; None before there is a pace."""
         now = self.last[-1]
         if self.first is None or now["step"] == self.first[0] or now["step"] >= self.steps:
             return None
@@ -145,10 +147,10 @@ def clock(seconds: float) -> str:
 
 
 def kept_lines(path: Path, done: int) -> list[str]:
-    """The lines of steps up to `done`; what follows is done again, and a line that a killed run cut off is no line."""
+    """The lines of steps up to `done`, without one that a killed run cut off."""
     if not is_there(path):
         return []
-    found = []
+    kept = []
     fix = "bring it back, or begin another run"
     for line in read_file(path, most=MAX_LOG, fix=fix).decode("utf-8", "replace").splitlines(keepends=True):
         try:
@@ -156,8 +158,8 @@ def kept_lines(path: Path, done: int) -> list[str]:
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
         if line.endswith("\n") and isinstance(step, int) and step <= done:
-            found.append(line)
-    return found
+            kept.append(line)
+    return kept
 
 
 def recorded(path: Path) -> set[int]:

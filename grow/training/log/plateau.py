@@ -11,10 +11,10 @@ from grow.training.settings.run_settings import Settings
 
 
 class Plateau:
-    """`--plateau STEPS:NATS`: where the best validation loss fell by less than NATS over the last STEPS steps, the run
-    ends; with wsd its decay begins there instead. Losses count from the end of the warm-up on.
+    """The setting `plateau`, (STEPS, NATS): the run ends where its best validation loss fell by less than NATS over the
+    last STEPS steps; with wsd its decay begins there instead. Losses count from the end of the warmup on.
 
-    at   the step behind which it was found, None so far
+    at   the step after which the plateau was found, None so far
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -23,7 +23,7 @@ class Plateau:
         self._seen: list[tuple[int, float]] = []
 
     def add(self, step: int, loss: float) -> bool:
-        """A validation loss, in the order of the steps; True when it is the one that shows a plateau."""
+        """Take in a validation loss, in the order of the steps; True when it shows a plateau."""
         s = self.settings
         if s.plateau is None or self.at is not None or step < s.warmup:
             return False
@@ -37,7 +37,7 @@ class Plateau:
 
     @property
     def end(self) -> int:
-        """The last step, as far as is known."""
+        """The last step, as far as it is known."""
         return self.settings.steps if self.at is None else self.at + self._decay
 
     @property

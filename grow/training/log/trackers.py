@@ -1,7 +1,7 @@
 """Trackers: tensorboard, wandb, trackio.
 
-Nothing leaves the machine unasked: wandb writes RUN/wandb unless WANDB_MODE says otherwise (`wandb sync` uploads it),
-trackio keeps its own local store. A tracker that breaks down in the middle is left out with a note, the run goes on.
+Nothing leaves the machine unless it is told to: wandb writes RUN/wandb unless WANDB_MODE says otherwise (`wandb sync`
+uploads it), and trackio keeps its own local store. A tracker that fails during the run is left out with a note.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from grow.errors import BadInput
+from grow.spelling import option
 from grow.training.settings.run_settings import Settings
 
 PROJECT = "grow"
@@ -34,50 +35,54 @@ class Tracker(Protocol):
 
 
 def asked_for(settings: Settings) -> list[str]:
+    """The trackers that the settings name."""
     names = [*(["tensorboard"] if settings.tensorboard else []), *([settings.tracker] if settings.tracker else [])]
     return list(dict.fromkeys(names))
 
 
 def check_trackers(settings: Settings) -> None:
-    """BadInput where a package is not installed, before anything is begun."""
+    """BadInput where the package of a tracker is not installed, before anything is begun."""
     for name in asked_for(settings):
         try:
             importlib.import_module(MODULES[name])
         except ImportError:
-            option = "--tensorboard" if name == "tensorboard" and settings.tensorboard else f"--tracker {name}"
             package = "'grow-transformers[train]'" if name == "tensorboard" else name
             raise BadInput(
-                option,
+                _option_of(name, settings),
                 what=f"needs {name}, which is not installed",
-                why="it keeps the numbers",
+                why="it records the metrics",
                 fix=f"pip install {package}, or leave it out: metrics.jsonl has the same numbers",
             ) from None
 
 
+def _option_of(name: str, settings: Settings) -> str:
+    return option(tensorboard=True) if name == "tensorboard" and settings.tensorboard else option(tracker=name)
+
+
 def open_trackers(run: Path, settings: Settings, done: int) -> list[Tracker]:
-    """BadInput when one does not start."""
-    found: list[Tracker] = []
+    """The trackers of a run; BadInput when one does not start."""
+    trackers: list[Tracker] = []
     for name in asked_for(settings):
         try:
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result
-                found.append(KINDS[name](run, settings, done))
+                trackers.append(KINDS[name](run, settings, done))
         except Exception as error:  # packages of others, and what they talk to
-            close_trackers(found)
+            close_trackers(trackers)
             why = f"{type(error).__name__}: {str(error)[:200]}"
             fix = "leave it out: metrics.jsonl has the same numbers"
-            raise BadInput(f"--tracker {name}", what="does not start", why=why, fix=fix) from None
-    return found
+            raise BadInput(_option_of(name, settings), what="does not start", why=why, fix=fix) from None
+    return trackers
 
 
 def close_trackers(trackers: Iterable[Tracker]) -> None:
-    """What they say about it goes to stderr; one that fails here has lost nothing that metrics.jsonl has not."""
+    """Close each tracker. What it prints goes to stderr; one that fails loses nothing that metrics.jsonl lacks."""
     for tracker in trackers:
         with contextlib.suppress(Exception), contextlib.redirect_stdout(sys.stderr):
             tracker.close()
 
 
 class _Board:
-    """RUN/tensorboard; steps that are done again replace what was there."""
+    """The event files in RUN/tensorboard; steps that are done again replace the earlier ones."""
 
     def __init__(self, run: Path, settings: Settings, done: int) -> None:
         module = importlib.import_module(MODULES["tensorboard"])

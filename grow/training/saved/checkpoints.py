@@ -1,10 +1,10 @@
 """The checkpoints of a run: a stock one, and beside it the state to continue from.
 
-    config.json  model.safetensors  tokenizer …     what anybody loads; in grow.json "training" says what was done
+    config.json  model.safetensors  tokenizer …     the stock checkpoint; in grow.json "training" says what was done
     state/       torch.distributed.checkpoint, weights in full precision and moments; train.json: step, settings, hashes
 
-Written to `.step-….partial`, on disk, then renamed: under its name a checkpoint is whole. What a killed run left
-is removed with a note. The last `keep` stay; one with a file named KEEP in it stays as long as that does.
+A checkpoint is written to `.step-….partial`, flushed to disk, then renamed, so under its name it is whole. What a
+killed run left is removed with a note. The last `keep` checkpoints stay, and those that hold a file named KEEP.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from grow.costs.spent_so_far import total
+from grow.costs.training_cost import total
 from grow.errors import BadInput
 from grow.files.header import show
 from grow.files.writer import write_json
 from grow.optimizer.state.train_json import SCHEMA, STATE, TRAIN, WRITER, read_train
 from grow.planning.record import NAME, trained_record
 from grow.processes import World
+from grow.spelling import option
 from grow.training.saved.exact_state import save_state
 from grow.training.saved.stock_weights import Origin, write_stock
 
@@ -30,7 +31,7 @@ KEEP = "KEEP"
 FOLDER = re.compile(r"step-(\d{8,})")
 REST = re.compile(r"\.step-\d{8,}\.(partial|removed)")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-LITTLE = 1 << 20  # bytes left on a disk that is full
+LITTLE = 1 << 20  # bytes: a disk with less than these left counts as full
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -40,10 +41,10 @@ def folder_of(run: Path, step: int) -> Path:
 def save(
     run: Path, step: int, source: Origin, model: Any, optimizers: list, document: dict[str, Any], world: World
 ) -> Path:
-    """Write RUN/step-…; BadInput when it cannot be, and earlier checkpoints are as they were.
+    """Write RUN/step-…; BadInput when it cannot be written, and earlier checkpoints are as they were.
 
-    source    the checkpoint that the run began with: names, dtypes and companions are its own
-    document  of state/train.json
+    source    the checkpoint that the run began with; names, dtypes and companions are taken from it
+    document  what state/train.json says
     """
     final = folder_of(run, step)
     partial = run / f".{final.name}.partial"
@@ -68,7 +69,7 @@ def save(
                 str(final),
                 what=f"could not be written: {full}",
                 why=f"the disk filled at step {step}; earlier checkpoints are as they were",
-                fix="make room, then the same command with --resume",
+                fix=f"make room, then the same once more with {option(resume=True)}",
             ) from error
         raise
     return final
@@ -91,29 +92,29 @@ def _write_documents(folder: Path, source: Origin, document: dict[str, Any]) -> 
 
 
 def _commit(partial: Path, final: Path) -> None:
-    """On disk before it has its name."""
+    """Flush everything to disk, then give the checkpoint its name."""
     for path in (
         *(p for p in partial.rglob("*") if p.is_file()),
         *(p for p in partial.rglob("*") if p.is_dir()),
         partial,
     ):
         _sync(path)
-    if final.exists():  # a run that went back: this step is written anew
+    if final.exists():  # a run that was resumed from an earlier step writes this one anew
         _remove(final)
     partial.rename(final)
     _sync(final.parent)
 
 
 def steps(run: Path) -> list[tuple[int, Path]]:
-    """Every RUN/step-…, oldest first, whole or not."""
+    """Every RUN/step-…, oldest first, whether it is whole or not."""
     if not run.is_dir():
         return []
-    found = ((FOLDER.fullmatch(path.name), path) for path in run.iterdir() if path.is_dir())
-    return sorted((int(hit[1]), path) for hit, path in found if hit)
+    named = ((FOLDER.fullmatch(path.name), path) for path in run.iterdir() if path.is_dir())
+    return sorted((int(hit[1]), path) for hit, path in named if hit)
 
 
 def clean(run: Path) -> list[str]:
-    """Remove what a killed run left; a note for each."""
+    """Remove what a killed run left; a note for each removed folder."""
     notes = []
     for path in sorted(run.iterdir()) if run.is_dir() else []:
         if hit := REST.fullmatch(path.name):
@@ -124,14 +125,14 @@ def clean(run: Path) -> list[str]:
 
 
 def prune(run: Path, keep: int) -> None:
-    """Leave the last `keep` and those with a KEEP in them."""
+    """Remove all checkpoints but the last `keep` and those that hold a file KEEP."""
     for _, path in steps(run)[:-keep]:
         if not (path / KEEP).exists():
             _remove(path)
 
 
 def _remove(path: Path) -> None:
-    """Renamed first: half of a checkpoint never has its name."""
+    """Rename, then remove: half of a checkpoint never has its name."""
     aside = path.with_name(f".{path.name}.removed")
     shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
@@ -139,15 +140,15 @@ def _remove(path: Path) -> None:
 
 
 def latest(run: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
-    """(the last whole checkpoint, its train.json, notes on those that are not); BadInput when there are some and none
-    is whole: a run never begins again unasked."""
+    """(the last whole checkpoint, its train.json, notes on those that are not whole). BadInput when none of several is
+    whole, because a run never silently begins again."""
     notes: list[str] = []
     for step, path in reversed(steps(run)):
         try:
             document = read_train(path)
             if document["step"] != step:
-                what = f"its {TRAIN} is of step {document['step']}"
-                raise BadInput(show(path), what=what, why="it is another checkpoint's", fix="bring its own back")
+                what = f"its {TRAIN} belongs to step {document['step']}"
+                raise BadInput(show(path), what=what, why="it comes from another checkpoint", fix="bring its own back")
         except BadInput as error:
             notes.append(f"{path.name} is passed over: {error.what}, {error.why}")
             continue
@@ -157,14 +158,15 @@ def latest(run: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
             str(run),
             what="has no whole checkpoint to resume from",
             details=[("found", note) for note in notes],
-            why="without the optimizer's state the run would continue as another one",
-            fix="bring the missing files back, or begin a new run from the weights: --from RUN/step-… --state drop",
+            why="without the optimizer state the run would continue differently",
+            fix="bring the missing files back, or begin a new run from the weights: "
+            f"{option(src='RUN/step-…', state='drop')}",
         )
     return None, {}, notes
 
 
 def _disk_full(error: BaseException, folder: Path) -> str:
-    """What the system said, where a full disk is behind an error; of a file that was written by halves it says less."""
+    """What the system said where a full disk caused an error, else "". It says less when a file is half written."""
     seen: list[BaseException] = []
     one: BaseException | None = error
     while one is not None and one not in seen:

@@ -23,6 +23,7 @@ from grow.files.distributed_checkpoint import PiecedFolder
 from grow.files.distributed_index import INDEX, IndexUnpickler
 from grow.files.regular import opened
 from grow.processes import World
+from grow.spelling import option
 from grow.training.step.parameter_groups import prepare_states, states
 
 
@@ -38,7 +39,7 @@ class _Reader(dcp.FileSystemReader):
 
 
 def tensors(model: Any, optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
-    """Everything a run continues from, by name; a tied table is there once."""
+    """Everything that a run continues from, by name; a tied table appears once."""
     named = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
     every = {f"model.{name}" for name, _ in model.named_parameters(remove_duplicate=False)}
     buffers = {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -47,7 +48,7 @@ def tensors(model: Any, optimizers: list[torch.optim.Optimizer]) -> dict[str, to
 
 
 def save_state(folder: Path, model: Any, optimizers: list[torch.optim.Optimizer], world: World) -> None:
-    """Every process writes its part; files are on disk when this returns."""
+    """Every process writes its part; the files are on disk when this returns."""
     writer = dcp.FileSystemWriter(folder, sync_files=True)
     try:
         with _quiet():
@@ -58,8 +59,8 @@ def save_state(folder: Path, model: Any, optimizers: list[torch.optim.Optimizer]
 
 
 def load_state(folder: Path, model: Any, optimizers: list[torch.optim.Optimizer], world: World) -> None:
-    """Fill model and optimizers in place, whatever number of processes wrote the state; BadInput when a part of it is
-    missing, before anything is filled."""
+    """Fill model and optimizers in place, however many processes wrote the state. BadInput, before anything is filled,
+    when a part of it is missing."""
     reader = _Reader(folder)
     try:
         index = reader.read_metadata().state_dict_metadata
@@ -77,7 +78,7 @@ def load_state(folder: Path, model: Any, optimizers: list[torch.optim.Optimizer]
     if lost or odd or more:
         parts = ((lost, "missing"), (odd, "of another shape"), (more, "of no parameter"))
         raise _lost(folder, "; ".join(f"{what}: {listing(names, 3)}" for names, what in parts if names))
-    with world.together(), PiecedFolder(folder, trust=True) as stored:  # whose it is was looked at before
+    with world.together(), PiecedFolder(folder, trust=True) as stored:  # its owner was checked before
         stored.check(world.rank, world.size)
     try:
         with _quiet():
@@ -89,25 +90,25 @@ def load_state(folder: Path, model: Any, optimizers: list[torch.optim.Optimizer]
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """One process is meant here, and no cause for a warning."""
+    """Without the library's warning that only one process takes part: that is meant."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         yield
 
 
 def _left(error: BaseException) -> None:
-    """KeyboardInterrupt where a signal is what ended the work: the library takes it for a failure of its own."""
+    """KeyboardInterrupt where a signal ended the work: the library takes it for a failure of its own."""
     failures = error.failures.values() if isinstance(error, CheckpointException) else ()
     if any(isinstance(failure, KeyboardInterrupt) for failure, _ in failures):
         raise KeyboardInterrupt from None
 
 
 def _failure(error: CheckpointException) -> OSError:
-    """What the system said to one of the processes."""
+    """The error that the system gave one of the processes."""
     failures = [failure for failure, _ in error.failures.values()]
     for one in failures:
         cause: BaseException | None = one
-        while cause is not None:  # a file that could not be written fails once more where it is closed
+        while cause is not None:  # a file that could not be written fails again when it is closed
             if isinstance(cause, OSError):
                 return cause
             cause = cause.__cause__ or cause.__context__
@@ -119,5 +120,6 @@ def _lost(folder: Path, why: str) -> BadInput:
         str(folder),
         what="is not a complete state of this run",
         why=why,
-        fix="resume from an earlier checkpoint (move this one away), or begin anew: --from RUN/step-… --state drop",
+        fix="move this checkpoint away to resume from an earlier one, or begin a new run from its weights: "
+        f"{option(src='RUN/step-…', state='drop')}",
     )

@@ -18,9 +18,9 @@ from grow.version import __version__
 def run_document(
     begun: Mapping[str, Any], sources: Sequence[Source], data: Data, config: Mapping[str, Any], world: World
 ) -> dict[str, Any]:
-    """Of run.json, and of train.json with step and tokens.
+    """The document of run.json; with step and tokens also that of train.json.
 
-    begun  {"source": SRC, "before": what its weights have cost, "carried": of the state that the run began from}
+    begun  {"source": SRC, "before": what its weights have cost, "carried": what the training state says of its run}
     """
     import transformers
 

@@ -26,7 +26,7 @@ SHARD = 5 * 10**9
 
 @dataclass(frozen=True)
 class Origin:
-    """What every checkpoint of a run takes over from the one it began with, read once: that one may go away."""
+    """What every checkpoint of a run takes over from the one it began with; it is read once, since that may go away."""
 
     config: dict[str, Any]
     dtypes: dict[str, str]
@@ -42,7 +42,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor of the stock file for `ShardWriter`: the rows from `first` on of `value`, see `grow.applying.fused`."""
+    """A tensor of the stock file, for `ShardWriter`: the rows of `value` from `first` on, see `grow.applying.fused`."""
 
     name: str
     new_shape: tuple[int, ...]
@@ -64,23 +64,24 @@ class Stored:
         return ITEMSIZE[self.dtype] * self.numel
 
     def cut(self, full: torch.Tensor) -> torch.Tensor:
-        """Its numbers of the whole `value`."""
+        """The tensor's own numbers, cut from the whole `value`."""
         begin = self.first * (full.shape[-1] if full.ndim > 1 else 1)
         return full.reshape(-1)[begin : begin + self.numel].reshape(self.new_shape)
 
 
 def write_stock(folder: Path, source: Origin, model: Any, world: World) -> None:
-    """Gathered tensor by tensor; only the first process writes. All take part to the end, whatever fails."""
+    """Write the stock weights, gathered tensor by tensor; only the first process writes. All processes take part to the
+    end, whatever fails."""
     tensors = list(stock_tensors(source, model))
     writer: ShardWriter | None = None
     error: Exception | None = None
     try:
         writer = ShardWriter(folder, tensors, SHARD) if world.first else None
-    except OSError as found:
-        error = found
+    except OSError as raised:
+        error = raised
     full, of = torch.empty(0), None
     for t in tensors:
-        if of is not t.value:  # what holds several tensors is gathered once
+        if of is not t.value:  # a parameter that holds several tensors is gathered once
             full, of = whole(t.value), t.value
         if writer is None or error is not None:
             continue
@@ -89,8 +90,8 @@ def write_stock(folder: Path, source: Origin, model: Any, world: World) -> None:
             if t.dtype == "F16" and not torch.isfinite(torch.from_numpy(values)).all():
                 raise _overflow(t.name)
             writer.write_rows(t.name, 0, values)
-        except (OSError, BadInput) as found:
-            error = found
+        except (OSError, BadInput) as raised:
+            error = raised
     with world.together():
         if writer is not None:
             try:
@@ -103,7 +104,7 @@ def write_stock(folder: Path, source: Origin, model: Any, world: World) -> None:
 
 
 def stock_tensors(source: Origin, model: Any) -> Iterator[Stored]:
-    """Names and dtypes as the source's file has them; a tied table is there once, and experts lie one by one."""
+    """The tensors of the stock file, with the source's names and dtypes; a tied table appears once."""
     dtypes = set(source.dtypes.values())
     usual = dtypes.pop() if len(dtypes) == 1 else "F32"
     parameters = dict(model.named_parameters())
@@ -120,7 +121,7 @@ def stock_tensors(source: Origin, model: Any) -> Iterator[Stored]:
 def _overflow(name: str) -> BadInput:
     return BadInput(
         name,
-        what="has grown beyond float16",
-        why="the source is stored in float16, whose largest number is 65504; as infinity it would be useless",
+        what="has numbers beyond float16",
+        why="the source is stored in float16, whose largest number is 65504; an infinite weight is useless",
         fix="begin from a float32 or bfloat16 copy of the source",
     )

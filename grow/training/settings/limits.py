@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from grow.errors import BadInput
+from grow.spelling import LARGEST, Pair, check_whole, option
 
 OPTIMIZERS = ("adamw", "adafactor", "muon")
 TRACKERS = ("tensorboard", "trackio", "wandb")
 RULES = ("uniform", "mup", "implied")
 COMPUTE = ("float32", "bfloat16", "float64")
-LARGEST = (1 << 63) - 1
-FARTHEST = 1 << 62  # of a place in the text, which is a number of 64 bits with those of a step added
-NUMBERS = {"lr": (1e-30, 1e30, "1e-4"), "weight_decay": (0.0, 1e6, "0.1"), "clip": (0.0, 1e30, "1")}
-"""least, most and an example. Their products are numbers of 32 bits."""
+FARTHEST = 1 << 62  # place in the text: with the sequences of a step added it is still a number of 64 bits
+NUMBERS = {"lr": (1e-30, 1e30, 1e-4), "weight_decay": (0.0, 1e6, 0.1), "clip": (0.0, 1e30, 1.0)}
+"""Setting -> the least, the most and an example. Products of two of them are numbers of 32 bits."""
+PAIRS = {"rewarm": (1.25, 250), "plateau": (200, 0.01)}
+"""Setting of two numbers -> an example."""
 MEANINGS = {
     "batch": "it counts the sequences of a step",
     "length": "it counts the tokens of a sequence",
@@ -24,58 +26,52 @@ MEANINGS = {
     "eval_every": "it counts the steps between evaluations",
     "log_every": "it counts the steps between lines of the log",
     "keep": "it counts the checkpoints that stay",
-    "warmup": "it counts the steps of the warm-up",
+    "warmup": "it counts the steps of the warmup",
     "decay": "it counts the steps of the decay",
-    "seed": "order, masks and dropout follow from it",
+    "seed": "the order of the text, masks and dropout follow from it",
     "skip": "it counts the sequences of the text that were read before",
     "begin": "it counts the steps before this run",
     "lr": "it is the peak of the learning rate",
-    "weight_decay": "every step takes so much, times the rate, from each weight",
-    "clip": "it is the largest global norm of a gradient, and 0 is none",
-    "rewarm": "new entries take RATIO times the rate at first",
-    "plateau": "the run ends where the loss fell by less than NATS over STEPS steps",
+    "weight_decay": "every step takes this share, times the learning rate, from each weight",
+    "clip": "it is the largest global norm of a gradient, and 0 sets no limit",
+    "rewarm": "updates of new entries are multiplied by RATIO for STEPS steps",
+    "plateau": "the run ends where the validation loss fell by less than NATS over STEPS steps",
 }
 """Why a setting must be what it must be."""
 
 
-def steps_of(tokens: int, of_a_step: int) -> int:
-    """Whole steps of at least so many tokens; BadInput when that is not a number of tokens."""
+def steps_of(tokens: int, tokens_per_step: int) -> int:
+    """The number of whole steps that have at least `tokens` tokens; BadInput when that is not a number of tokens."""
     check_number("tokens", tokens, 1)
-    return -(-tokens // of_a_step)
-
-
-def option(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return -(-tokens // tokens_per_step)
 
 
 def bad(name: str, value: Any, wanted: str, fix: str, why: str = "") -> BadInput:
-    """The error for a setting; `wanted` goes on behind "must be"."""
+    """The error for a setting; `wanted` follows "must be"."""
     why = why or MEANINGS.get(name, "no other value has a meaning here")
-    return BadInput(f"{option(name)} {value}", what=f"must be {wanted}", why=why, fix=fix)
+    shown = Pair(value) if name in PAIRS and is_pair(value) else value
+    return BadInput(option(**{name: shown}), what=f"must be {wanted}", why=why, fix=fix)
 
 
 def check_number(name: str, value: Any, least: int, most: int = LARGEST) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        wanted = f"a whole number, {least} or more" + (f" and {most} at most" if _above(value, most) else "")
-        raise bad(name, value, wanted, f"{option(name)} {max(least, 8)}")
+    """BadInput unless it is a whole number from `least` to `most`."""
+    check_whole(name, value, MEANINGS[name], least=least, most=most, example=max(least, 8))
 
 
-def _above(value: Any, most: int) -> bool:
-    return isinstance(value, int) and value > most
+def check_pair(name: str, value: Any, fits: bool, wanted: str) -> None:
+    """BadInput unless it fits."""
+    if not fits:
+        raise bad(name, value, wanted, option(**{name: Pair(PAIRS[name])}))
 
 
 def is_pair(value: Any) -> bool:
     """Whether it is two numbers."""
-    numbers = (int, float)
-    return isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(x, numbers) for x in value)
-
-
-def as_typed(value: Any) -> str:
-    return f"{value[0]}:{value[1]}" if isinstance(value, (tuple, list)) and len(value) == 2 else str(value)
+    several = isinstance(value, (tuple, list)) and len(value) == 2
+    return several and all(isinstance(number, (int, float)) for number in value)
 
 
 def rewarm_of(text: str) -> tuple[float, int] | None:
-    """RATIO:STEPS as numbers, None for off; ValueError when they are none. RATIO alone is for 250 steps."""
+    """RATIO:STEPS as numbers, None for off; RATIO alone stands for 250 steps. ValueError for any other text."""
     if text == "off":
         return None
     ratio, colon, steps = text.partition(":")
@@ -83,6 +79,6 @@ def rewarm_of(text: str) -> tuple[float, int] | None:
 
 
 def plateau_of(text: str) -> tuple[int, float]:
-    """STEPS:NATS as numbers; ValueError when they are none."""
+    """STEPS:NATS as numbers; ValueError for any other text."""
     steps, _, nats = text.partition(":")
     return int(steps), float(nats)

@@ -15,6 +15,7 @@ import torch
 
 from grow.errors import GrowError
 from grow.processes import World
+from grow.spelling import option
 from grow.training.after_growth.new_entries import NewEntries
 from grow.training.after_growth.rates import Implied
 from grow.training.log.metrics import Log
@@ -28,15 +29,15 @@ from grow.training.text.objectives import IGNORED
 
 
 class NotFinite(GrowError):
-    """A loss or a gradient is NaN or infinite; nothing was stepped, the last checkpoint is as it was. Exit code 2."""
+    """A loss or a gradient is NaN or infinite. No step was taken, and the last checkpoint is as it was. Exit code 2."""
 
-    shared = True  # it is a sum over all processes, so each of them raises it
+    shared = True  # the loss is a sum over all processes, so each of them raises this
 
 
 @dataclass
 class Loop:
-    """What a step needs, and how far the run is. `new` and `implied` are None where nothing is treated
-    apart."""
+    """What a step needs, and how far the run has come. `new` and `implied` are None where all entries are treated
+    alike."""
 
     model: Any
     optimizers: list[torch.optim.Optimizer]
@@ -48,7 +49,7 @@ class Loop:
     implied: Implied | None = None
     step: int = 0
     tokens: int = 0
-    seconds: float = 0.0  # of steps alone, without evaluation and saving
+    seconds: float = 0.0  # the steps alone, without evaluation and saving
     loss: float | None = None
     val_loss: float | None = None
     stopped: str = ""
@@ -60,15 +61,15 @@ class Loop:
         self.plateau = Plateau(self.settings)
 
     def run(self, log: Log | None, save: Callable[[Loop], None], signals: Signals) -> None:
-        """Until the last step or a signal; ends with a checkpoint either way."""
+        """Train until the last step or a signal; either way the run ends with a checkpoint."""
         s = self.settings
         while self.step < self.plateau.end and not self.stopped:
             began = time.perf_counter()
-            lr, (loss, norm, tokens, asked) = self.plateau.planned.rate(self.step), self.one(signals)
+            lr, (loss, norm, tokens, received) = self.plateau.planned.rate(self.step), self.one_step(signals)
             seconds = time.perf_counter() - began
             self.step, self.tokens, self.loss = self.step + 1, self.tokens + tokens, loss
             self.seconds += seconds
-            self.stopped = asked
+            self.stopped = received
             entry = {"step": self.step, "tokens": self.tokens, "loss": loss, "lr": lr, "grad_norm": norm}
             entry |= {"flops": self.flops, "seconds": self.seconds, "tokens_per_second": tokens / seconds}
             if self.step % s.eval_every == 0 or self.step == self.plateau.end:
@@ -76,7 +77,7 @@ class Loop:
             if log is not None:
                 log.record(entry)
             if "val_loss" in entry and self.plateau.add(self.step, entry["val_loss"]) and log is not None:
-                log.note(f"a plateau behind step {self.step}: the last one is {self.plateau.end}")
+                log.note(f"a plateau was found after step {self.step}; the last step is {self.plateau.end}")
             last = self.step == self.plateau.end
             if self.step % s.save_every == 0 or last or self.stopped:
                 self.check_state()
@@ -88,10 +89,10 @@ class Loop:
     def flops(self) -> float:
         return self.flops_per_token * self.tokens
 
-    def one(self, signals: Signals) -> tuple[float, float, int, str]:
+    def one_step(self, signals: Signals) -> tuple[float, float, int, str]:
         """One optimizer step: (loss per predicted token, global gradient norm, tokens, the signal that came)."""
         set_rate(self.optimizers, self.plateau.planned.rate(self.step))
-        loss, tokens, asked = self.accumulate(signals)
+        loss, tokens, received = self.accumulate(signals)
         if self.new is not None:
             self.new.mask_gradients()
         norm = gradient_norm(self.model, self.world) if self.implied is None else self.implied.gradient_norm(self.world)
@@ -108,14 +109,14 @@ class Loop:
             optimizer.zero_grad()
         if self.new is not None:
             self.new.after(self.step - self.settings.begin)
-        return loss, norm, tokens, asked
+        return loss, norm, tokens, received
 
     def accumulate(self, signals: Signals) -> tuple[float, int, str]:
         """Gradients of the mean loss over every predicted token of the step, wherever it was computed.
 
-        A part's gradient is that of its *sum*, divided by the tokens of the whole step: a mean of means would weigh
-        a token by how many others its part has. FSDP2 averages over processes, which `size` undoes, and parts the
-        gradient of each part: summed up before, the whole model's would lie on every process.
+        A part contributes the gradient of its *sum*, divided by the tokens of the whole step: a mean of means would
+        weigh a token by how many others its part has. FSDP2 averages over processes, which `size` undoes. It reduces
+        the gradient of each part at once: summed first, the whole model's gradient would lie on every process.
         """
         parts = list(self.data.parts(self.step))
         mine = sum(int((part["labels"] != IGNORED).sum()) for part in parts)
@@ -136,7 +137,7 @@ class Loop:
 
     @torch.no_grad()
     def evaluated(self) -> dict[str, float]:
-        """{"val_loss": nats per predicted token of the validation blocks}, or {} without any."""
+        """{"val_loss": nats per predicted token of the validation blocks}, or {} where there are none."""
         if not self.data.validation:
             return {}
         self.model.eval()
@@ -149,42 +150,42 @@ class Loop:
         reshard(self.model)
         total, count = self.world.sum(total, count)  # type: ignore[assignment]
         if not math.isfinite(total):
-            raise self._not_finite("the validation loss", self.step, "the weights are those behind this step")
+            raise self._not_finite("the validation loss", self.step, "the weights are those after this step")
         self.val_loss = total / max(1, count)
         return {"val_loss": self.val_loss}
 
     def _seed(self, part: int) -> int:
-        """Of dropout, in one part of a step: no random state has to be kept."""
+        """The seed of dropout in one part of a step, so that no random state has to be kept."""
         key = self.settings.seed, self.step, self.world.rank, part
-        return hash(key) & (1 << 63) - 1  # of whole numbers: the same in every process
+        return hash(key) & (1 << 63) - 1  # the hash of whole numbers is the same in every process
 
     @torch.no_grad()
     def check_state(self) -> None:
-        """NotFinite where a weight or a moment is not a number: no such checkpoint is ever written."""
+        """NotFinite where a weight or a moment is not finite: no such checkpoint is ever written."""
         named = [*self.model.named_parameters(), *states(self.optimizers)]
         if self.world.sum(sum(_odd(value) for _, value in named))[0]:
             mine = next((name for name, value in named if _odd(value)), "a tensor of another process")
-            raise self._not_finite(mine, self.step, "the step before made it so")
+            raise self._not_finite(mine, self.step, "the last step made it so")
 
-    def _not_finite(self, what: str, step: int | None = None, why: str = "nothing was stepped") -> NotFinite:
-        """step  that was done, None: the one that is being done"""
+    def _not_finite(self, what: str, step: int | None = None, why: str = "no step was taken") -> NotFinite:
+        """The error; `step` is the one that was done, None: the one that is being done."""
         step = self.step + 1 if step is None else step
         return NotFinite(
             f"step {step}: {what}",
             what="is not finite",
             details=[("batch", self.data.named(max(0, step - 1)))],
             why=f"{why}; the last checkpoint is from before",
-            fix="a lower --lr, a longer --warmup, or --clip; look at the text of these blocks",
+            fix=f"a lower {option('lr')}, a longer {option('warmup')} or {option('clip')}; and look at these blocks",
         )
 
 
 def _odd(value: torch.Tensor) -> int:
-    """How many entries on this process are not numbers."""
+    """How many entries on this process are not finite."""
     return int((~torch.isfinite(local(value))).sum())
 
 
 class Signals:
-    """SIGTERM and SIGINT end a run behind the step it is in; a second SIGINT ends it at once."""
+    """SIGTERM and SIGINT end a run after the current step; a second SIGINT ends it at once."""
 
     def __init__(self) -> None:
         self.received = 0

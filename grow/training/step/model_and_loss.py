@@ -14,15 +14,16 @@ import torch.nn.functional as F
 from grow.architectures.common_fields import POSITIONS
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import BadInput, Refused
-from grow.models.float64_mode import TrueFloat64
 from grow.models.tokenizers import load_tokenizer
-from grow.training.settings.limits import MEANINGS
+from grow.models.true_float64 import TrueFloat64
+from grow.spelling import command, left_out, option
+from grow.training.settings.limits import check_number
 from grow.training.settings.run_settings import Settings
 from grow.training.text.objectives import IGNORED
 
 CAPACITY = (*POSITIONS, "max_sequence_length")
 ATTENTION = ("full_attention", "sliding_attention")
-LONGEST = 512  # tokens of a sequence when nobody says it
+LONGEST = 512  # tokens of a sequence, unless its length is given
 
 
 def tokenizer_of(folder: Path) -> Any | None:
@@ -35,12 +36,12 @@ def tokenizer_of(folder: Path) -> Any | None:
         raise
     except Exception as error:  # the library raises what its many classes raise
         why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        fix = "a folder whose tokenizer loads, or none"
+        fix = "a folder whose tokenizer loads, or one without a tokenizer"
         raise BadInput(str(folder), what="has a tokenizer that does not load", why=why, fix=fix) from None
 
 
 def capacity(config: Mapping[str, Any]) -> int | None:
-    """Tokens of a sequence that the model has positions for; None where nothing limits it."""
+    """The number of tokens of a sequence that the model has positions for; None where nothing limits it."""
     from grow.architectures import known_architecture
 
     if config.get("is_encoder_decoder"):  # BART has a table of positions, T5's are relative
@@ -51,12 +52,13 @@ def capacity(config: Mapping[str, Any]) -> int | None:
 
 
 def check_length(length: int, limit: int | None) -> None:
+    """BadInput where a sequence is longer than the model has positions for."""
     if limit is not None and length > limit:
         raise BadInput(
-            f"--length {length}",
+            option(length=length),
             what=f"is more than the {limit} positions of the model",
             why="a position beyond them has no embedding, or was never trained",
-            fix=f"--length {limit}, or grow widen --to max_position_embeddings={length}",
+            fix=f"{option(length=limit)}, or {command('widen', to={'max_position_embeddings': length})}",
         )
 
 
@@ -64,11 +66,11 @@ def check_documents(config: Any, kind: str) -> None:
     """Refused where a mask of documents would not be what the model attends to."""
     if kind != "causal":
         why = "a mask of documents is made for models that read from left to right"
-        raise Refused("--documents", what=f"the objective is {kind}", why=why, fix="without --documents")
+        raise Refused(option(documents=True), what=f"the objective is {kind}", why=why, fix=left_out("documents"))
     if other := set(getattr(config, "layer_types", None) or ()) - set(ATTENTION):
         what = f"the model has layers of {', '.join(sorted(other))}"
-        why = f"masks are known for {' and '.join(ATTENTION)}"
-        raise Refused("--documents", what=what, why=why, fix="without --documents")
+        why = f"document masks are known for {' and '.join(ATTENTION)} alone"
+        raise Refused(option(documents=True), what=what, why=why, fix=left_out("documents"))
 
 
 def document_masks(config: Any, attend: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | dict[str, torch.Tensor]:
@@ -88,8 +90,8 @@ def document_masks(config: Any, attend: torch.Tensor, dtype: torch.dtype) -> tor
 
 
 def computing(settings: Settings, device: torch.device) -> Callable[[], Any]:
-    """Where a forward pass belongs. bfloat16 is autocast: products in bfloat16; norms, softmax and losses, like the
-    weights and the gradients, in float32. It is the same arithmetic on one process and on many."""
+    """The context of a forward pass. bfloat16 is autocast: products in bfloat16; norms, softmax and losses, like the
+    weights and the gradients, in float32. The arithmetic is the same on one process and on many."""
     if settings.dtype == "bfloat16":
         return lambda: torch.autocast(device.type, torch.bfloat16)
     return TrueFloat64 if settings.dtype == "float64" else contextlib.nullcontext
@@ -100,20 +102,20 @@ def inputs(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, 
 
 
 def loss_sum(model: Any, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Σ of the cross entropy over what is predicted, in float32 at least."""
+    """The sum of the cross entropy over the predicted tokens, in float32 or wider."""
     logits, labels = _logits(model, given)
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
 def losses(model: Any, given: Mapping[str, torch.Tensor], vocab: int) -> torch.Tensor:
-    """(predicted tokens,) cross entropy of each, among the first `vocab` tokens alone."""
+    """(predicted tokens,) the cross entropy of each, among the first `vocab` tokens alone."""
     logits, labels = _logits(model, given)
     predicted = labels.flatten() != IGNORED
     return F.cross_entropy(logits.flatten(0, 1)[predicted][:, :vocab], labels.flatten()[predicted], reduction="none")
 
 
 def _logits(model: Any, given: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(logits in float32 at least, labels)."""
+    """(logits in float32 or wider, labels)."""
     given = dict(given)
     labels = given.pop("labels")
     if (attend := given.pop("attend", None)) is not None:
@@ -125,25 +127,24 @@ def _logits(model: Any, given: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor
 
 
 def tokens_for(flops: float, checkpoint: Checkpoint, length: int, given: Mapping[str, Any], tokens: int | None) -> int:
-    """Tokens that `flops` pay for; BadInput where another budget is given too."""
+    """The number of tokens that `flops` pay for; BadInput where another budget is given too."""
     if tokens is not None or "steps" in given:
-        other = "--steps" if tokens is None else "--tokens"
-        raise BadInput("--flops", what=f"given with {other}", why="one follows from the other", fix="give one")
+        other = option(steps=given["steps"]) if tokens is None else option(tokens=tokens)
+        why = "each of them follows from the other"
+        raise BadInput(option(flops=flops), what=f"is given beside {other}", why=why, fix="give one of them")
     number = isinstance(flops, (int, float)) and not isinstance(flops, bool)
     if not number or not 0 < flops < 1e40:
         why = "it is what the run may cost"
-        raise BadInput(f"--flops {flops}", what="must be a number above 0 and below 1e40", why=why, fix="--flops 1e15")
-    if not isinstance(length, int) or length < 1:
-        raise BadInput(
-            f"--length {length}", what="must be a whole number, 1 or more", why=MEANINGS["length"], fix="--length 256"
-        )
+        what = "must be a number above 0 and below 1e40"
+        raise BadInput(option(flops=flops), what=what, why=why, fix=option(flops=1e15))
+    check_number("length", length, 1)
     return max(1, round(flops / flops_per_token(checkpoint, length)))
 
 
 def flops_per_token(checkpoint: Checkpoint, length: int) -> float:
-    """Of a training step: three forward passes (the backward pass is two), see `grow.costs.of_a_model`.
+    """The FLOPs of a training step per token: those of three forward passes, since the backward pass costs two.
 
-    Of a model without a family 2 per weight of a matrix.
+    See `grow.costs.of_a_model`; for a model without a family they are 2 per weight of a matrix and forward pass.
     """
     from grow.architectures import known_architecture
     from grow.architectures.match import match

@@ -12,15 +12,15 @@ from torch import nn
 from grow.processes import World
 from grow.training.settings.run_settings import Settings
 from grow.training.sharding import local
-from grow.training.step.sharded_optimizers import DealtAdafactor, DealtMuon
+from grow.training.step.sharded_optimizers import ShardedAdafactor, ShardedMuon
 
 BETAS = (0.9, 0.95)
 TABLES = (nn.Embedding,)
 
 
 def decayed(model: nn.Module) -> dict[str, bool]:
-    """Parameter -> whether weight decay applies: to matrices, not to norms, biases and tables that are looked up
-    (a head that is tied to one is that table)."""
+    """Parameter -> whether weight decay applies: it does to matrices, not to norms, biases and tables that are looked
+    up (a head that is tied to such a table is that table)."""
     tables = {id(p) for m in model.modules() if isinstance(m, TABLES) for p in m.parameters(recurse=False)}
     return {name: p.ndim > 1 and id(p) not in tables for name, p in model.named_parameters()}
 
@@ -28,10 +28,10 @@ def decayed(model: nn.Module) -> dict[str, bool]:
 def build_optimizers(
     model: Any, settings: Settings, world: World, scales: Mapping[str, float] | None = None
 ) -> list[torch.optim.Optimizer]:
-    """One optimizer; with muon a second one, AdamW, for what is no hidden matrix (tables, heads, norms, biases).
+    """The optimizers of a run: one, and with muon also AdamW for tables, heads, norms and biases.
 
-    scales  parameter -> its share of the rate, 1 where it is not named; weight decay is then as much larger, so that
-            a step takes off the same
+    scales  parameter -> its share of the learning rate, 1 where it is not named; its weight decay is larger by as
+            much, so that a step takes off the same
 
     Muon's update has the size of AdamW's (`match_rms_adamw`), so one rate does for both.
     """
@@ -55,12 +55,12 @@ def build_optimizers(
         ]
 
     if settings.optimizer == "adafactor":
-        whole = torch.optim.Adafactor if world.size == 1 else DealtAdafactor
+        whole = torch.optim.Adafactor if world.size == 1 else ShardedAdafactor
         return [whole(groups(named), lr=settings.lr)]
     if settings.optimizer == "muon" and hidden:
         rest = groups(name for name in named if name not in hidden)
-        muon = torch.optim.Muon if world.size == 1 else DealtMuon
-        # in the model's order: a set of names has another one in every process
+        muon = torch.optim.Muon if world.size == 1 else ShardedMuon
+        # in the model's order, since a set of names has another order in every process
         first = muon(groups(name for name in named if name in hidden), lr=settings.lr, adjust_lr_fn="match_rms_adamw")
         return [first, torch.optim.AdamW(rest, lr=settings.lr, betas=BETAS)]
     return [torch.optim.AdamW(groups(named), lr=settings.lr, betas=BETAS)]
@@ -73,7 +73,7 @@ def set_rate(optimizers: Iterable[torch.optim.Optimizer], lr: float) -> None:
 
 
 def states(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[tuple[str, torch.Tensor]]:
-    """(`optim.PARAMETER.KEY`, tensor) of everything the optimizers remember."""
+    """(`optim.PARAMETER.KEY`, tensor) of everything in the optimizer state."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for name, p in zip(group["param_names"], group["params"]):
@@ -83,7 +83,7 @@ def states(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[tuple[str, t
 
 
 def prepare_states(optimizers: Iterable[torch.optim.Optimizer]) -> None:
-    """Make room for a state that is about to be loaded: one step at rate 0 without a gradient."""
+    """Make room for a state that will be loaded, by one step at rate 0 without a gradient."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for p in group["params"]:
@@ -95,7 +95,7 @@ def prepare_states(optimizers: Iterable[torch.optim.Optimizer]) -> None:
 
 
 def gradient_norm(model: nn.Module, world: World) -> float:
-    """√Σ g² over all entries on all processes: sums of squares of shards add up, norms do not."""
+    """√Σ g² over all entries on all processes. Sums of squares of shards add up, norms do not."""
     grads = [local(p.grad) for p in model.parameters() if p.grad is not None]
     squares = [torch.linalg.vector_norm(g, dtype=torch.float64).square() for g in grads if g.numel()]
     own = float(torch.stack(squares).sum()) if squares else 0.0

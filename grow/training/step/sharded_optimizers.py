@@ -1,12 +1,12 @@
 """Muon and Adafactor where every process holds some rows of each tensor.
 
 Muon        the momentum is gathered, one matrix at a time; every process orthogonalises it and keeps its rows
-Adafactor   norms and means over rows are summed over the processes. Of a matrix's factors `row_var` is dealt as its
-            rows are, `col_var` is whole on every process; a stack is dealt by matrices, and so are both of its factors
+Adafactor   norms and means over rows are summed over the processes. A matrix's factor `row_var` is sharded as its rows
+            are, `col_var` is whole on every process; a stack is sharded by matrices, and so are both of its factors
 
-States have torch's names and shapes: what any number of processes saved, any other continues. torch's own classes
-(2.13) are for whole tensors. With DTensors Muon stops where there are fewer rows than processes; Adafactor stops at
-matrices, and takes the norm of a part of a vector for that of all of it.
+States have torch's names and shapes, so any number of processes continues what any other number saved. torch's
+own classes (2.13) are for whole tensors: with DTensors Muon fails where there are fewer rows than processes; Adafactor
+fails for matrices, and takes the norm of a part of a vector for the norm of the vector.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ WHOLE = ("lr", "weight_decay", "ns_coefficients", "eps", "ns_steps", "adjust_lr_
 
 
 def room(p: torch.Tensor, key: str) -> torch.Tensor:
-    """Zeros for an entry of a parameter's state, dealt as it is kept."""
+    """Zeros for an entry of a parameter's state, sharded as that entry is."""
     shape = shape_of(key, tuple(p.shape))
     return torch.zeros(shape, dtype=p.dtype, device=p.device) if key == COL and p.ndim == 2 else zeros(shape, p)
 
 
-class _Dealt(torch.optim.Optimizer):
-    """One parameter after another, in the same order on every process: each update waits for all of them."""
+class _Sharded(torch.optim.Optimizer):
+    """An optimizer that steps one parameter after another, in one order, since each update waits for all processes."""
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> Any:
@@ -46,12 +46,12 @@ class _Dealt(torch.optim.Optimizer):
         return loss
 
     def _update(self, p: torch.Tensor, grad: torch.Tensor, state: State, group: dict[str, Any]) -> None:
-        """`grad` is this process's part."""
+        """Step one parameter; `grad` is this process's part of its gradient."""
         raise NotImplementedError
 
 
-class DealtMuon(_Dealt, torch.optim.Muon):
-    """torch.optim.Muon; given the same momentum, the same bits."""
+class ShardedMuon(_Sharded, torch.optim.Muon):
+    """torch.optim.Muon; the same momentum gives the same bits."""
 
     def _update(self, p: torch.Tensor, grad: torch.Tensor, state: State, group: dict[str, Any]) -> None:
         if not state:
@@ -59,7 +59,7 @@ class DealtMuon(_Dealt, torch.optim.Muon):
         moment, share = local(state["momentum_buffer"]), group["momentum"]
         moment.lerp_(grad, 1 - share)
         update = gathered(grad.lerp(moment, share) if group["nesterov"] else moment, p)
-        # torch's class takes the step of a whole matrix, in which the rows of others are zero and are not kept
+        # torch's class steps a whole matrix, in which the rows of other processes are zero and are not kept
         stand_in, (first, end) = torch.zeros_like(update), rows_of(p)
         stand_in[first:end] = local(p)
         stand_in.grad = update
@@ -67,8 +67,8 @@ class DealtMuon(_Dealt, torch.optim.Muon):
         local(p).copy_(stand_in[first:end])
 
 
-class DealtAdafactor(_Dealt, torch.optim.Adafactor):
-    """torch.optim.Adafactor, but for sums in another order."""
+class ShardedAdafactor(_Sharded, torch.optim.Adafactor):
+    """torch.optim.Adafactor, except that sums are in another order."""
 
     def _update(self, p: torch.Tensor, grad: torch.Tensor, state: State, group: dict[str, Any]) -> None:
         if not state:
@@ -91,7 +91,7 @@ class DealtAdafactor(_Dealt, torch.optim.Adafactor):
 def _estimated(
     p: torch.Tensor, grad: torch.Tensor, state: State, share: float, eps1: float
 ) -> tuple[torch.Tensor, float]:
-    """(this process's estimate of the squared gradient, norm of the whole parameter); `state` takes in the gradient."""
+    """(this process's estimate of the squared gradient, norm of the whole parameter); updates `state`."""
     norm = _square(local(p))
     if p.ndim == 1:
         (norm,) = _summed(p, norm)
@@ -99,7 +99,7 @@ def _estimated(
     rows, columns = local(state[ROW]), local(state[COL])
     rows.lerp_(_squares(grad, -1).div_(p.shape[-1]), share)
     mean, fresh = rows.sum(dim=-2, keepdim=True), _squares(grad, -2)
-    if p.ndim == 2:  # a matrix's rows are with all processes, those of a stack's matrices are here
+    if p.ndim == 2:  # all processes share a matrix's rows, but a stack's matrices are whole
         norm, mean, fresh = _summed(p, norm, mean, fresh)
     else:
         (norm,) = _summed(p, norm)
@@ -108,7 +108,7 @@ def _estimated(
 
 
 def _squares(grad: torch.Tensor, dim: int) -> torch.Tensor:
-    """Σ g² along a dim, which stays."""
+    """Σ g² along a dim, which is kept with size 1."""
     return torch.linalg.vector_norm(grad, dim=dim, keepdim=True).square_()
 
 
@@ -118,7 +118,7 @@ def _square(part: torch.Tensor) -> torch.Tensor:
 
 
 def _summed(p: torch.Tensor, *parts: torch.Tensor) -> list[torch.Tensor]:
-    """Each summed over the processes that `p` is dealt to, in float64."""
+    """Each part summed over the processes that share `p`, in float64."""
     total = torch.cat([part.double().reshape(-1) for part in parts])
     dist.all_reduce(total, group=p.device_mesh.get_group())  # type: ignore[attr-defined]
     sums = total.split([part.numel() for part in parts])
@@ -131,16 +131,16 @@ def _due(groups: Iterable[dict[str, Any]]) -> list[tuple[torch.Tensor, dict[str,
     if not every:
         return []
     mesh = every[0][1].device_mesh
-    found = torch.tensor([p.grad is not None for _, p, _ in every], dtype=torch.int32, device=mesh.device_type)
-    dist.all_reduce(found, group=mesh.get_group())
-    counts = found.tolist()
+    has_gradient = torch.tensor([p.grad is not None for _, p, _ in every], dtype=torch.int32, device=mesh.device_type)
+    dist.all_reduce(has_gradient, group=mesh.get_group())
+    counts = has_gradient.tolist()
     if odd := [name for (name, _, _), n in zip(every, counts) if n not in (0, mesh.size())]:
         refusal = Refused(
             listing(odd, 3),
-            what="has a gradient on some of the processes alone",
-            why="a step is of whole tensors, and every process has a part in it",
-            fix="one process, or a model all of which takes part in every step",
+            what="has a gradient on some of the processes only",
+            why="a step needs whole tensors, and every process has a part of them",
+            fix="one process, or a model all of whose parameters take part in every step",
         )
-        refusal.shared = True  # type: ignore[attr-defined]  # all have raised it
+        refusal.shared = True  # type: ignore[attr-defined]  # every process has raised it
         raise refusal
     return [(p, g) for (_, p, g), n in zip(every, counts) if n]

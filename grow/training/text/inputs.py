@@ -15,6 +15,7 @@ from grow.data.corpus import tokenizer_sha256
 from grow.data.loader import Batch
 from grow.errors import BadInput
 from grow.processes import World
+from grow.spelling import Pair, command, left_out, option
 from grow.training.run_folder import BUNDLED, FOLDERS
 from grow.training.settings.run_settings import Settings
 from grow.training.text.objectives import Objective
@@ -33,32 +34,43 @@ class Source:
 
 
 def parse_sources(data: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Source]:
-    """PATH or PATH:WEIGHT of each; a folder whose name ends in a colon and a number is meant as it stands."""
-    found = []
-    for text in [os.fspath(data)] if isinstance(data, (str, os.PathLike)) else [os.fspath(item) for item in data]:
+    """The sources that are named, each as PATH or PATH:WEIGHT; the name of a folder may itself end in :NUMBER.
+
+    BadInput where only some have a weight.
+    """
+    several = [data] if isinstance(data, (str, os.PathLike)) else data
+    if not isinstance(several, Sequence) or not all(isinstance(item, (str, os.PathLike)) for item in several):
+        raise BadInput(
+            option(data=data),
+            what="must be a path or a list of paths",
+            why="each of them is a folder of token files, or a bundled text",
+            fix=option(data=["A:0.7", "B:0.3"]),
+        )
+    sources = []
+    for text in [os.fspath(item) for item in several]:
         path, colon, tail = text.rpartition(":")
         weight = _number(tail) if colon and not Path(text).is_dir() else None
-        found.append(Source(path if weight is not None else text, weight))
-    if len({source.weight is None for source in found}) > 1:
+        sources.append(Source(path if weight is not None else text, weight))
+    if len({source.weight is None for source in sources}) > 1:
         raise BadInput(
-            "--data",
+            option(data=[os.fspath(item) for item in several]),
             what="some corpora have a weight and some have none",
             why="weights are shares of a whole",
-            fix="--data A:0.7 --data B:0.3",
+            fix=option(data=["A:0.7", "B:0.3"]),
         )
-    return found
+    return sources
 
 
 def open_sources(
     sources: list[Source], run: Path, model: str, seed: int, world: World
 ) -> tuple[list[Source], list[Corpus]]:
-    """The corpora; bundled texts, and the held-out one where none is named, are tokenized into RUN first."""
+    """The sources and their corpora. A bundled text, by default the held-out one, is tokenized into RUN."""
     sources = tokenized(sources or [Source(BUNDLED, None)], run, model, world)
     return sources, [Corpus.open(source.path) for source in sources]
 
 
 def tokenized(sources: list[Source], run: Path, model: str, world: World) -> list[Source]:
-    """With bundled texts as the model's own tokenizer reads them, in RUN/data…, made unless they are there."""
+    """The sources, bundled texts replaced by RUN/data…, where the model's own tokenizer has read them."""
     return [replace(s, path=_tokens_of(s.path, run, model, world)) if is_bundled(s) else s for s in sources]
 
 
@@ -77,7 +89,7 @@ def _tokens_of(name: str, run: Path, model: str, world: World) -> str:
 class Data:
     """Batches of a run and its validation text.
 
-    tokens of a step: what the model predicts from, padding and sentinels not counted
+    The tokens of a step are those that the model predicts from, without padding and sentinels.
     """
 
     def __init__(
@@ -88,7 +100,7 @@ class Data:
         block = objective.block(settings.length)
         if block < 2:
             why = "a sequence holds special tokens and text"
-            raise BadInput(f"--length {settings.length}", what="is too short", why=why, fix="--length 64")
+            raise BadInput(option(length=settings.length), what="is too short", why=why, fix=option(length=64))
         weights = [source.weight for source in sources]
         given = None if None in weights else [w for w in weights if w is not None]
         options: dict[str, Any] = dict(length=block, documents=settings.documents)
@@ -100,13 +112,13 @@ class Data:
             skip=settings.seen,
             **options,
         )
-        self.loader.places(settings.begin, 0, world.size)  # refuses a batch that cannot be dealt
+        self.loader.places(settings.begin, 0, world.size)  # it refuses a batch that cannot be shared
         if settings.batch // world.size % settings.accumulate:
             raise BadInput(
-                f"--accumulate {settings.accumulate}",
+                option(accumulate=settings.accumulate),
                 what=f"does not divide the {settings.batch // world.size} sequences of each process",
-                why="every part has as many",
-                fix="a divisor of them",
+                why="every part has the same number of sequences",
+                fix=option(accumulate=1),
             )
         self.rows = settings.batch // world.size // settings.accumulate
         self.validation: list[tuple[Tokens, int]] = []
@@ -114,7 +126,7 @@ class Data:
             count = tokens.blocks(block)
             if not count:
                 self.notes.append(
-                    f"{tokens.name}: {len(tokens.ids):,} tokens do not fill a block of {block}: not evaluated"
+                    f"{tokens.name} is not evaluated: {len(tokens.ids):,} tokens do not fill a block of {block}"
                 )
             share = max(1, EVALUATED // len(corpora))
             self.validation += [(tokens, k) for k in range(min(count, share))]
@@ -130,7 +142,7 @@ class Data:
             yield self.objective.apply(some, seed=self.settings.seed, step=step, first=first + at)
 
     def held_out(self) -> Iterator[dict[str, np.ndarray]]:
-        """The validation blocks, dealt to the processes; each gets as many parts, the last ones without labels."""
+        """This process's share of the validation blocks. All get as many parts; surplus ones have no labels."""
         length, width = self.loader.length, self.rows * self.world.size
         for at in range(0, len(self.validation), width):
             numbers = [at + self.world.rank * self.rows + k for k in range(self.rows)]
@@ -144,20 +156,20 @@ class Data:
     def named(self, step: int) -> str:
         """The blocks of a step, for messages: `tokens/train: blocks 4, 17`."""
         which, blocks = self.loader.places(step)
-        found = []
+        parts = []
         for k, corpus in enumerate(self.corpora):
             some = sorted(int(b) for b in blocks[which == k])
             if some:
                 more = f" and {len(some) - 16} more" if len(some) > 16 else ""
-                found.append(f"{corpus.path}/train: blocks {', '.join(map(str, some[:16]))}{more}")
-        return "; ".join(found)
+                parts.append(f"{corpus.path}/train: blocks {', '.join(map(str, some[:16]))}{more}")
+        return "; ".join(parts)
 
     def check_files(self, vocab: int) -> None:
-        """BadInput when the files hold an id that the model has no row for, or are not those that were written."""
+        """BadInput when the files hold an id without a row in the model, or were changed after they were written."""
         for corpus in self.corpora:
             size = sum(corpus.file(name).stat().st_size for name in corpus.manifest.splits)
             if size > READ_WHOLE:
-                self.notes.append(f"{corpus.path}: {size:,} bytes are too many to be read and hashed beforehand")
+                self.notes.append(f"{corpus.path} was not read and hashed before the run: {size:,} bytes are too many")
                 continue
             self._check_ids(corpus, vocab)
             corpus.check_bytes()
@@ -172,7 +184,7 @@ class Data:
                         str(corpus.path),
                         what=f"token {where:,} is {int(tokens.ids[where])}, the model has {vocab} rows",
                         why="an id beyond the embedding table has no row",
-                        fix="grow data prepare writes the folder anew",
+                        fix=f"{command('data prepare')} writes the folder anew",
                     )
 
     def document(self) -> list[dict[str, Any]]:
@@ -184,13 +196,13 @@ class Data:
 
 
 def check_plateau(settings: Settings, blocks: int) -> None:
-    """BadInput where a run that is to end at a plateau has no validation text to see one by."""
+    """BadInput where a run is to end at a plateau and has no validation text."""
     if settings.plateau and not blocks:
         raise BadInput(
-            f"--plateau {settings.plateau[0]}:{settings.plateau[1]}",
+            option(plateau=Pair(settings.plateau)),
             what="no corpus has a block of validation text",
-            why="a plateau is one of the validation loss",
-            fix="grow data prepare --validation 0.05, or without --plateau",
+            why="a plateau is found in the validation losses",
+            fix=f"{command('data prepare', validation=0.05)}, or {left_out('plateau')}",
         )
 
 
@@ -198,7 +210,7 @@ def open_data(
     data: list[Source], run: Path, model: str, config: Any, tokenizer: Any, objective: Objective,
     settings: Settings, world: World, place: Callable[[list[dict[str, Any]]], Settings] | None = None,
 ) -> tuple[list[Source], Data]:  # fmt: skip
-    """Corpora that fit the model, as `Data`; `place` gives the settings once it is known which text that is."""
+    """(sources, `Data` of corpora that fit the model); `place` gives the settings once the text is known."""
     sources, corpora = open_sources(data, run, model, settings.seed, world)
     rules = tokenizer_sha256(tokenizer) if tokenizer is not None else None
     for corpus in corpora:
@@ -206,11 +218,11 @@ def open_data(
     if place is not None:
         hashes = (corpus.manifest.splits["train"].sha256 for corpus in corpora)
         settings = place([{"tokens": sha, "weight": source.weight} for source, sha in zip(sources, hashes)])
-    found = Data(sources, corpora, objective, settings, world)
+    loaded = Data(sources, corpora, objective, settings, world)
     with world.together():
-        if world.first_here:  # the files of another machine may be others
-            found.check_files(int(config.vocab_size))
-    return sources, found
+        if world.first_here:  # another machine may have other files
+            loaded.check_files(int(config.vocab_size))
+    return sources, loaded
 
 
 def _number(text: str) -> float | None:

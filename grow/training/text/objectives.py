@@ -7,8 +7,8 @@
     infill   (rows, n) ids     -> input with 30 % of the tokens cut out in spans of 3, each replaced by one <mask>;
                                   labels: <s>, the whole text, </s>                     BART (arXiv 1910.13461, 2.2)
 
-BART draws the length of each span from Poisson(3); here as many spans have the same total length in every block, so
-that blocks are alike in length and nothing is padded, and no span is empty.
+BART draws the length of each span from Poisson(3). Here every block has the same number of spans with the same total
+length, so that blocks have one length, nothing is padded, and no span is empty.
 Draws depend on the seed, the step and the row of the whole batch, so they are the same on any number of processes.
 Labels are -100 where nothing is predicted.
 """
@@ -24,6 +24,7 @@ import numpy as np
 
 from grow.data.loader import Batch
 from grow.errors import Refused
+from grow.spelling import option
 
 IGNORED = -100
 SHARE, MASKED, RANDOM = 0.15, 0.8, 0.1  # BERT (arXiv 1810.04805)
@@ -39,7 +40,7 @@ class Objective:
     special   ids that are never masked
     frame     (first, last) id around a masked or infilled block, or ()
     mask      the id of [MASK]
-    sentinels ids of <extra_id_0>, <extra_id_1>, …; end: id behind input and labels; start: the decoder's first
+    sentinels ids of <extra_id_0>, <extra_id_1>, …; end: the id after input and labels; start: the decoder's first
     """
 
     kind: str
@@ -69,14 +70,16 @@ class Objective:
 
 
 def objective_of(config: Any, tokenizer: Any, architecture: str) -> Objective:
-    """By the model's class; Refused where a block of text says not what to predict."""
+    """The objective of a model's class; Refused where a block of text does not say what to predict."""
     vocab = int(config.vocab_size)
     special = tuple(sorted(tokenizer.all_special_ids)) if tokenizer is not None else ()
     if getattr(config, "is_encoder_decoder", False):
         return _encoder_decoder(config, tokenizer, vocab, architecture)
     if architecture.endswith("ForMaskedLM"):
         if tokenizer is None or tokenizer.mask_token_id is None:
-            raise _refused(architecture, "its tokenizer has no mask token", "--from a checkpoint with its tokenizer")
+            raise _refused(
+                architecture, "its tokenizer has no mask token", f"{option(src='SRC')} with a tokenizer in its folder"
+            )
         ends = (tokenizer.cls_token_id, tokenizer.sep_token_id)
         frame = tuple(i for i in ends if i is not None) if None not in ends else ()
         return Objective("masked", min(vocab, len(tokenizer)), special, frame, tokenizer.mask_token_id)
@@ -130,7 +133,7 @@ def spans(objective: Objective, ids: np.ndarray, draw: np.random.Generator) -> d
     inputs = np.where(begins, sentinels[np.maximum(number, 0)], ids)[~cut | begins]
     marked = [
         part for k in range(count) for part in ([sentinels[k]], ids[cut & (number == k)])
-    ]  # every span behind its sentinel
+    ]  # every span after its sentinel
     labels = np.concatenate([*marked, [sentinels[count]], [objective.end]])
     decoder = np.concatenate([[objective.start], labels[:-1]])
     return {"input_ids": np.append(inputs, objective.end), "labels": labels, "decoder_input_ids": decoder}
@@ -164,13 +167,13 @@ def _cut(n: int, share: float, draw: np.random.Generator) -> tuple[np.ndarray, n
 
 
 def _noise(n: int, share: float = SHARE) -> tuple[int, int]:
-    """Of n tokens: how many are cut out, in how many spans."""
+    """How many of n tokens are cut out, and in how many spans."""
     noise = min(max(round(n * share), 1), n - 1)
     return noise, max(1, min(round(noise / SPAN), n - noise))
 
 
 def _kept(n: int) -> tuple[int, int]:
-    """Of n tokens: how many stay, and one sentinel per span."""
+    """How many of n tokens stay, and how many sentinels there are: one per span."""
     if n < 2:
         return n, 1
     noise, count = _noise(n)
@@ -178,15 +181,15 @@ def _kept(n: int) -> tuple[int, int]:
 
 
 def _parts(total: int, count: int, draw: np.random.Generator) -> np.ndarray:
-    """`total` in `count` parts of 1 and more, every composition alike."""
+    """`total` in `count` parts, each 1 or more; every composition is equally likely."""
     cuts = np.sort(draw.choice(total - 1, count - 1, replace=False)) + 1
     return np.diff(np.concatenate([[0], cuts, [total]]))
 
 
 def _encoder_decoder(config: Any, tokenizer: Any, vocab: int, architecture: str) -> Objective:
-    """Spans where the tokenizer has sentinels, infilling where it has a mask."""
-    found: Mapping[str, int] = tokenizer.get_vocab() if tokenizer is not None else {}
-    numbered = sorted((int(hit[1]), i) for name, i in found.items() if (hit := SENTINEL.fullmatch(name)))
+    """The objective of spans where the tokenizer has sentinels, of infilling where it has a mask."""
+    vocabulary: Mapping[str, int] = tokenizer.get_vocab() if tokenizer is not None else {}
+    numbered = sorted((int(hit[1]), i) for name, i in vocabulary.items() if (hit := SENTINEL.fullmatch(name)))
     sentinels = tuple(i for _, i in numbered)
     start = config.decoder_start_token_id
     start = config.pad_token_id if start is None else start
