@@ -25,6 +25,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 SIDES = ("q", "k", "v")
 WRITE, READ, GAIN, SHIFT, STACK = "write", "read", "gain", "shift", "stack"
@@ -122,7 +123,7 @@ class Row:
         """Stored by some checkpoints and not by others; grown when it is there."""
         return "optional" in self.when.split()
 
-    @property
+    @cached_property
     def pattern(self) -> re.Pattern[str]:
         escaped = re.escape(self.name)
         for index in INDICES:

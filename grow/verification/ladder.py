@@ -17,7 +17,7 @@ import math
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -422,8 +422,13 @@ def checks_of(rungs: Sequence[str]) -> set[str]:
 
 def environment() -> dict[str, Any]:
     """What the numbers were measured with."""
-    packages = {name: version(name) for name in ("torch", "transformers", "numpy", "safetensors")}
+    packages = {name: _installed(name) for name in ("torch", "transformers", "numpy", "safetensors")}
     return {"grow": __version__, "python": platform.python_version(), **packages, "machine": platform.machine()}
+
+
+@cache
+def _installed(package: str) -> str:
+    return version(package)
 
 
 def _check_order(source: Checkpoint, grown: Checkpoint) -> None:

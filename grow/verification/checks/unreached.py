@@ -85,7 +85,7 @@ class _Look:
             for probe in self.pair.probes:
                 for watch in (lookups, stacks):
                     watch.ask(probe)
-                torch.manual_seed(0)
+                torch.default_generator.manual_seed(0)
                 try:
                     model(**probe.arguments(model.dtype))
                 except RUN_ERRORS as error:

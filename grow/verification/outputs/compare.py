@@ -96,7 +96,8 @@ def run(model: Any, probes: Iterable[Probe], *, one_by_one: bool = False, hidden
     more = {} if hidden is None else {"output_hidden_states": True}
     with forward(model), quiet(), torch.random.fork_rng(devices=[]):
         for probe in probes:
-            torch.manual_seed(0)  # a class that draws in its forward pass draws the same in both models
+            # A class that draws in its forward pass draws the same in both models.
+            torch.default_generator.manual_seed(0)
             parts = [probe.row(i) for i in range(len(probe.counted))] if one_by_one else [probe]
             try:
                 found = []

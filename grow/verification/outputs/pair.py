@@ -109,6 +109,8 @@ class Pair:
         self._outputs: dict[tuple, Held] = {}
         self._hidden: dict[tuple, Held] = {}
         self._stock: dict[tuple, str | None] = {}  # the attention kernel with which a model was loaded
+        self._configs: dict[Side, Any] = {}
+        self._headers: dict[Side, dict[str, tuple[str, tuple[int, ...]]]] = {}
         self._drawn: Probes | None = None
         self._probes: Probes | None = None
         self.refused: dict[str, str] = {}
@@ -126,6 +128,8 @@ class Pair:
         """Free every model and output; the pair can be used again and then loads anew."""
         self._outputs.clear()
         self._hidden.clear()
+        self._configs.clear()
+        self._headers.clear()
         self.memo.clear()
         self.release()
 
@@ -223,12 +227,15 @@ class Pair:
         return max(of(probe) for probe in asked)
 
     def config(self, side: Side) -> Any:
-        folder = self.folders[side]
-        try:
-            with quiet():
-                return transformers.AutoConfig.from_pretrained(folder, **LOCAL)
-        except Exception as error:  # strict configs, JSON and OS errors: one meaning
-            raise Unloadable(folder, what="config.json is refused by transformers", why=str(error)) from error
+        """The stock config of this side, read once; do not change it."""
+        if side not in self._configs:
+            folder = self.folders[side]
+            try:
+                with quiet():
+                    self._configs[side] = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
+            except Exception as error:  # strict configs, JSON and OS errors: one meaning
+                raise Unloadable(folder, what="config.json is refused by transformers", why=str(error)) from error
+        return self._configs[side]
 
     @property
     def more_tokens(self) -> bool:
@@ -259,12 +266,14 @@ class Pair:
             return None
 
     def _shapes(self, side: Side) -> dict[str, tuple[str, tuple[int, ...]]]:
-        try:
-            return shapes(self.folders[side])
-        except GrowError as error:
-            if side == "grown":
-                raise Differs(str(error)) from error
-            raise
+        if side not in self._headers:
+            try:
+                self._headers[side] = shapes(self.folders[side])
+            except GrowError as error:
+                if side == "grown":
+                    raise Differs(str(error)) from error
+                raise
+        return self._headers[side]
 
     def elements(self, side: Side) -> int:
         """Numbers stored in the files of this side."""
