@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
@@ -28,11 +29,20 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("grow")
 
 
-@pytest.fixture(scope="session", autouse=True)
+imported = 0
+
+
+@pytest.fixture(autouse=True)
 def imports_are_no_garbage():
-    """Closing a pair of models collects garbage; without this it walks all of torch and transformers every time."""
-    gc.collect()
-    gc.freeze()
+    """Closing a pair of models collects garbage; without this it walks all of torch and transformers every time.
+
+    They are imported as late as they are needed: after a test that imported something, and never else.
+    """
+    global imported
+    if imported != len(sys.modules):
+        imported = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

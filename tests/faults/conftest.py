@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,13 +10,6 @@ import pytest
 
 import grow
 from grow.architectures import config_values
-
-
-@pytest.fixture(autouse=True)
-def _old_objects_are_not_walked_again():
-    """Closing a pair of models collects garbage, which takes 0.2 s when it walks all that torch made at import."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")

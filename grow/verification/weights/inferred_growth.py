@@ -53,7 +53,7 @@ def supposed(source: Checkpoint, grown: Checkpoint) -> Replay | None:
         found = _laid_over(plan, source, grown)
         if found is None:
             continue
-        share = _followed(found)
+        share = _followed(found, best[0])
         if share >= best[0]:
             best = share, found
         if share == 1:
@@ -87,14 +87,16 @@ def _laid_over(plan: Plan, source: Checkpoint, grown: Checkpoint) -> Replay | No
     return found if all(info is None or info.dtype in BITS for info in stored) else None  # quantised: nothing to hold
 
 
-def _followed(replay: Replay) -> float:
-    """The share of the tensors that are what the growth would have made them; 0 as soon as it is another one."""
+def _followed(replay: Replay, least: float) -> float:
+    """The share of the tensors that are what the growth would have made them; 0 as soon as it is another one, or
+    cannot reach `least` any more."""
     tensors = [t for t in replay.tensors if _numbers(t) <= LARGE] or list(replay.tensors)
     asked = tensors[:: max(1, len(tensors) // SAMPLE)]
     good = 0
     for k, t in enumerate(asked):
         good += _follows(replay, t)
-        if k >= FIRST and good < k * MOST / 2:
+        possible = good + len(asked) - k - 1
+        if (k >= FIRST and good < k * MOST / 2) or possible / len(asked) < least:
             return 0.0
     return good / max(1, len(asked))
 

@@ -70,7 +70,7 @@ class Replay:
     def _as_stored(self, t: TensorPlan) -> TensorPlan:
         """The tensor in the dtype that it has in the grown file, whatever it came from."""
         info = self.grown.tensors.get(t.name)
-        if info is None or info.dtype not in BITS:
+        if info is None or info.dtype not in BITS or (info.dtype == t.dtype and not t.pieces):
             return t
         pieces = tuple((begin, replace(piece, dtype=info.dtype)) for begin, piece in t.pieces)
         return replace(t, dtype=info.dtype, pieces=pieces)
