@@ -99,12 +99,15 @@ class TrueFloat64(TorchFunctionMode):
             torch.FloatTensor = self._narrow  # type: ignore[misc]
 
     def __torch_function__(self, func, types, args=(), kwargs: Mapping[str, Any] | None = None):
-        kwargs = dict(kwargs or {})
+        kwargs = kwargs or {}
         if func is torch.Tensor.view:
             return func(*args, **kwargs)
         if func in _CASTS:
             return args[0].to(_CASTS[func], *args[1:], **kwargs)
-        args, kwargs = tuple(map(_widen, args)), {k: _widen(v) for k, v in kwargs.items()}
+        if len(args) > 1 or not isinstance(args[0] if args else None, torch.Tensor):  # most calls have one tensor alone
+            args = tuple(map(_widen, args))
+        if kwargs:
+            kwargs = {k: _widen(v) for k, v in kwargs.items()}
         if self.lazy and func is torch.Tensor.to and torch.float64 in (*args[1:], kwargs.get("dtype")):
             given = args[0]
             if given.device.type == "cpu" and worth_it(given.shape, given.dtype):

@@ -1,4 +1,4 @@
-"""What three processes and two did, in one start of torch each (`together.py`)."""
+"""What three processes and two did, in one start of all scenarios each (`together.py`)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Several processes do what one does, bit for bit, and what ends one of them ends all, with one message.
 
-The processes are real: torchrun over gloo on the CPU, in few runs that go through many scenarios (`together.py`).
+The processes are real, over gloo on the CPU, in few runs that go through many scenarios (`together.py`): forks of this
+one, and once what torchrun starts.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import pickle
 import shutil
 import signal
-import textwrap
+import time
 import warnings
 from pathlib import Path
 
@@ -20,11 +21,12 @@ import tiny
 import together
 import torch
 import torch.distributed.checkpoint as dcp
-from launched import FAULTS, LOADED, torchrun
+from launched import FAULTS, LOADED, command, forks, torchrun
 from safetensors.numpy import load_file
 from training import apart
 
 import grow
+import grow.applying.engine
 from grow.costs.process_memory import portions
 from grow.errors import BadInput
 from grow.growth.plan_document import plan_document
@@ -158,36 +160,30 @@ def test_the_command_speaks_once(folder, tmp_path):
     assert record["tensors"] == json.loads((one.path / "grow.json").read_text())["tensors"]
 
 
-KILLED = """
-    import os, signal, sys, time
-    import grow.applying.engine
-    before, victim = grow.applying.engine.grow_tensor, sys.argv.pop()
-
-    def killed(*args, **kwargs):
-        if os.environ["RANK"] == victim:
-            os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.2)
-        return before(*args, **kwargs)
-
-    grow.applying.engine.grow_tensor = killed
-    from grow.cli import main
-    main()
-"""
-
-
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_is_killed_ends_all(folder, tmp_path, victim):
     """Also the first one, whose folder the others then remove."""
-    script = tmp_path / "killed.py"
-    script.write_text(textwrap.dedent(KILLED))
-    out = tmp_path / "out"
-    done = torchrun(2, script, "widen", "--from", folder / "source", "--to", "2x", "--out", out, victim)
-    assert done.returncode == 1  # torchrun's own; that of the process that was left stands in its report
+    out = tmp_path / "there" / "out"
+    out.parent.mkdir()
+
+    def work() -> None:
+        before = grow.applying.engine.grow_tensor
+
+        def killed(*args, **kwargs):
+            if os.environ["RANK"] == str(victim):
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(0.2)
+            return before(*args, **kwargs)
+
+        grow.applying.engine.grow_tensor = killed
+        command("widen", "--from", folder / "source", "--to", "2x", "--out", out)
+
+    done = forks(2, work, tmp_path)
+    assert done.codes[victim] == -signal.SIGKILL
+    assert done.codes[1 - victim] == 2
     assert f"error: process {victim} of 2: has ended before the work was done" in done.stderr
     assert done.stderr.count("error: ") == 1
-    assert "exitcode  : 2 " in done.stderr
-    assert f"exitcode  : -{signal.SIGKILL.value} " in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["killed.py"]
+    assert list(out.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("line", ["widen --to 2x", "deepen --layers 3", "upcycle --experts 4"])

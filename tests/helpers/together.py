@@ -1,6 +1,4 @@
-"""Run under torchrun by test_distributed.py: scenarios that all processes go through, in one start of torch.
-
-    python -m torch.distributed.run … together.py SCENARIOS FOLDER
+"""Scenarios that several processes go through together, as `launched.scenarios` starts them.
 
 Every process writes FOLDER/SCENARIO.RANK.json: what it returned, or the error that it raised.
 """
@@ -10,8 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -179,8 +176,7 @@ def different(folder: Path) -> Any:
         grow.applying.engine.grow_tensor = before
 
 
-def main() -> None:
-    names, folder = sys.argv[1].split(","), Path(sys.argv[2])
+def main(names: Iterable[str], folder: Path) -> None:
     with world_of(SIZE, train=False) as world:
         for name in names:
             scenario = getattr(dealing, name, None) or globals()[name]
@@ -191,7 +187,3 @@ def main() -> None:
                 result = {"error": type(error).__name__, "said": str(error), "code": error.exit_code}
             (folder / f"{name}.{RANK}.json").write_text(json.dumps(result))
             world.gathered(None)
-
-
-if __name__ == "__main__":
-    main()
