@@ -348,15 +348,20 @@ def quiet() -> Iterator[None]:
     """No progress bar and no load report: this module reports what they would say."""
     log = transformers.utils.logging
     level, bar = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity(log.CRITICAL)
+    if level != log.CRITICAL:  # a level that is set makes every logger forget what it knows of the others'
+        log.set_verbosity(log.CRITICAL)
     log.disable_progress_bar()
-    offload = logging.getLogger("accelerate.big_modeling")
-    before = offload.level
-    offload.setLevel(logging.ERROR)  # it says for every load that weights stay on disk
+    offload = logging.getLogger("accelerate.big_modeling")  # it says for every load that weights stay on disk
+
+    def is_error(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    offload.addFilter(is_error)
     try:
         yield
     finally:
-        offload.setLevel(before)
-        log.set_verbosity(level)
+        offload.removeFilter(is_error)
+        if level != log.CRITICAL:
+            log.set_verbosity(level)
         if bar:
             log.enable_progress_bar()
