@@ -118,23 +118,23 @@ def test_minilm_deepened_is_exact_behind_its_layer_norms(minilm, tmp_path):
     assert next(c for c in found.checks if c.name == "proof").largest <= 1e-12
 
 
-def test_smollm2_becomes_eight_experts_in_its_own_dtype(smollm2, tmp_path):
+def test_smollm2_becomes_eight_experts_in_its_own_dtype(smollm2, said, tmp_path):
     """Measured 5e-14 in true float64; written in 7 s on 2 cores (135 M -> 692 M parameters)."""
     grown = grow.upcycle(smollm2, 8, out=tmp_path / "grown", verify=False)
     assert grown.plan.storage == "bit-exact"
     assert grown.plan.parameters[1] > 5 * grown.plan.parameters[0]
     config = json.loads((grown.path / "config.json").read_text())
     assert config["architectures"] == ["MixtralForCausalLM"]
-    found = grow.verify(smollm2, grown.path, rungs=["certificate", "true_float64"])
-    assert found.verdict == "lossless"
-    assert next(c for c in found.checks if c.name == "true_float64").largest <= 1e-12
+    assert grow.verify(smollm2, grown.path, rungs=["certificate"]).verdict == "certified"
+    after = outputs64(grown.path, tmp_path / "grown.npy")
+    assert np.abs(after - said).max() / said.std() <= 1e-12
 
 
-@pytest.mark.parametrize("heads", [12, 24])
-def test_minilm_keeps_its_sentence_embeddings(minilm, tmp_path, heads):
+@pytest.mark.parametrize(("heads", "only"), [(12, {}), (24, {"rungs": ("certificate", "true_float64")})], ids=[12, 24])
+def test_minilm_keeps_its_sentence_embeddings(minilm, tmp_path, heads, only):
     target = {"hidden_size": 768, "num_attention_heads": heads, "intermediate_size": 3072}
-    grown = grow.widen(minilm, target, out=tmp_path / "grown")
-    assert grown.verification.verdict == "lossless"
+    grown = grow.widen(minilm, target, out=tmp_path / "grown", verify=False)
+    assert grow.verify(minilm, grown.path, **only).verdict == "lossless"
     pooling = json.loads((grown.path / "1_Pooling" / "config.json").read_text())
     assert pooling["word_embedding_dimension"] == 768
 
