@@ -4,6 +4,7 @@
 #   make quick   something of everything, in a minute or two: the tests that are marked with pytest.mark.quick,
 #                which are laws, notation, messages, bad checkpoints, targets, and tests/test_quick.py
 #   make test    the whole suite            make test ARGS="-k readme" JOBS=2
+#   make large   models of further real sizes, which take gigabytes and minutes
 #   make check   ruff and mypy
 #   make bench   measurements in tests/benchmarks      make bench ARGS=--help
 #   make clean   remove .venv and everything that was made
@@ -16,7 +17,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 TORCH  := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo quick test check bench clean
+.PHONY: demo quick test large check bench clean
 
 define COMPARE
 import sys
@@ -56,6 +57,9 @@ quick: $(VENV)/installed-dev
 # Neighbours stay with one process, which then makes what they share once.
 test: $(VENV)/installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+large: $(VENV)/installed-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m large $(ARGS) tests/test_real_sizes.py tests/test_memory_estimate.py
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ import torch
 from fused_states import KEYS, by_file, trainer
 from grown_states import COPIES, EVEN, EXACT, STILL, going, short, values, widen
 from safetensors.torch import load_file
-from training import QUICK, apart, curve, same, tokens, torchrun, weights
+from training import QUICK, apart, curve, same, tokens, trained, weights
 from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 
@@ -313,10 +313,8 @@ def test_two_processes_go_on_as_one(grown, text, tmp_path):
     """Each has some of the experts: of their moments, and of what is frozen and re-warmed."""
     options: dict[str, Any] = {**QUICK, "steps": 2, "lr": 1e-3}
     line = [f"--{k.replace('_', '-')}={v}" for k, v in options.items()]
-    done = torchrun(
-        2, "--from", grown.path, "--data", text, "--out", tmp_path / "two", "--freeze-old", "--rewarm", "2:9", *line
-    )
-    assert done.returncode == 0, done.stderr
+    line += ["--from", grown.path, "--data", text, "--out", tmp_path / "two", "--freeze-old", "--rewarm", "2:9"]
+    trained(2, tmp_path, *line)
     grow.train(grown.path, text, out=tmp_path / "one", freeze_old=True, rewarm=(2.0, 9), **options)
     assert apart(tmp_path / "one", tmp_path / "two") < 1e-6
     before, two = load_file(grown.path / "model.safetensors"), weights(tmp_path / "two", 2)

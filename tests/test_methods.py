@@ -13,6 +13,7 @@ import pytest
 import tiny as small
 import torch
 from models import VARIANTS, difference, outputs
+from pairwise import pairwise
 from safetensors.torch import load_file, save_file
 
 import grow
@@ -70,7 +71,7 @@ def applies(name: str, variant: str) -> bool:
     return name != "gesmundo-maile" or variant not in ZEROS
 
 
-CASES = [(v, m, c) for v in FAMILIES for m in WIDTH for c in (2, 3) if applies(m, v)]
+CASES = pairwise((v, m, c) for v in FAMILIES for m in WIDTH for c in (2, 3) if applies(m, v))
 
 
 @pytest.mark.parametrize(("variant", "method", "c"), CASES)

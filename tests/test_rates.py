@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from launched import forks
 from safetensors.torch import load_file, save_file
-from training import QUICK, ROOT, apart, curve, refused, same, tokens, weights
+from training import QUICK, apart, curve, refused, same, tokens, weights
 
 import grow
 from grow.checkpoint.reader import open_checkpoint
@@ -177,27 +177,18 @@ def test_shares_follow_the_roles_of_dims_and_weight_decay_stays(tiny, tmp_path):
 # Both
 
 
-TWO = """
-import sys
-import torch.distributed as dist
-import grow
-dist.init_process_group("gloo")  # once: torch may wait for ever where it is done again
-source, data, out = sys.argv[1:4]
-for rates in ("implied", "mup"):
-    grow.train(source, data, out=f"{out}/{rates}-two", rates=rates, rewarm=(1.25, 3), world=2, **OPTIONS)
-dist.destroy_process_group()
-"""
-
-
 def test_rates_resume_bit_for_bit_and_are_sharded_with_the_weights(grown, text, tmp_path):
     options: dict[str, Any] = {**QUICK, "lr": 1e-3}
-    script = tmp_path / "two.py"
-    script.write_text(TWO.replace("OPTIONS", repr(options)))
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    line += [str(script), str(grown.path), str(text), str(tmp_path)]
-    done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=150, check=False)
-    assert done.returncode == 0, done.stderr
+
+    def two() -> None:
+        dist.init_process_group("gloo")  # once: torch may wait for ever where it is done again
+        for rates in ("implied", "mup"):
+            more = dict(rates=rates, rewarm=(1.25, 3), world=2)
+            grow.train(grown.path, text, out=tmp_path / f"{rates}-two", **more, **options)
+        dist.destroy_process_group()
+
+    done = forks(2, two, tmp_path)
+    assert done.codes == [0, 0], done.stderr
     for rates in ("implied", "mup"):
         one = grow.train(grown.path, text, out=tmp_path / rates, rates=rates, rewarm=(1.25, 3), **options)
         assert apart(one.path, tmp_path / f"{rates}-two") < 1e-6  # sums of float32 in another order

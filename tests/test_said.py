@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import transformers
 
 import grow
 from grow import comparison
@@ -19,6 +21,7 @@ from grow.cli import growth_text, terminal, verification_text
 from grow.errors import BadInput, one_line, plain
 from grow.files import finished
 from grow.growth import from_files
+from grow.models.true_float64 import quiet
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x1b[31m\r\x9b2J\u202e\u2028\x7f"
 RAW = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e]")
@@ -274,3 +277,18 @@ def test_a_full_stdout_behind_the_rename_does_not_deny_the_result(source, tmp_pa
         done = subprocess.run(list(map(str, line)), stdout=full, stderr=subprocess.PIPE, text=True, env=env)
     assert (out / "grow.json").is_file()
     assert "nothing was kept" not in done.stderr
+
+
+def test_a_load_is_quiet_and_leaves_the_loggers_as_they_were(caplog):
+    """Also one inside another, whose end is not the end of the other."""
+    library = transformers.utils.logging
+    level, offload = library.get_verbosity(), logging.getLogger("accelerate.big_modeling")
+    with quiet():
+        with quiet():
+            pass
+        assert library.get_verbosity() == library.CRITICAL
+        offload.warning("weights stay on disk")
+        offload.error("a fault")
+    offload.warning("afterwards")
+    assert caplog.messages == ["a fault", "afterwards"]
+    assert (library.get_verbosity(), offload.filters) == (level, [])

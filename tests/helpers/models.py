@@ -225,7 +225,9 @@ class Float64(TorchFunctionMode):
             return func(*args, **kwargs)
         if func is torch.Tensor.float:
             return args[0].to(torch.float64)
-        return func(*map(_wide, args), **{k: _wide(v) for k, v in kwargs.items()})
+        if len(args) > 1 or not isinstance(args[0] if args else None, torch.Tensor):  # most calls have one tensor alone
+            args = tuple(map(_wide, args))
+        return func(*args, **{k: _wide(v) for k, v in kwargs.items()}) if kwargs else func(*args)
 
 
 def _wide(value: Any) -> Any:

@@ -6,16 +6,16 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import traceback
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from launched import command, forks
 from safetensors.torch import load_file
 
 import grow
@@ -23,7 +23,6 @@ import grow.data
 from grow.data.corpus import MANIFEST, OFFSETS
 from grow.errors import BadInput, GrowError
 
-ROOT = Path(grow.__file__).parents[1]
 QUICK: dict[str, Any] = dict(
     steps=4, batch=6, length=16, warmup=0, decay=0, lr=1e-2, save_every=2, eval_every=2, keep=9
 )
@@ -77,11 +76,11 @@ def refused(kind: type[GrowError] = BadInput, **options: Any) -> str:
     return str(error.value)
 
 
-def torchrun(count: int, *arguments: object, timeout: float = 150) -> subprocess.CompletedProcess:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    line += ["-m", "grow", "train", *map(str, arguments)]
-    return subprocess.run(line, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+def trained(count: int, folder: Path, *arguments: object) -> None:
+    """`grow train` with these arguments in so many processes, of which one speaks; what they print lies in `folder`."""
+    done = forks(count, partial(command, "train", *arguments), folder)
+    assert done.codes == [0] * count, done.stderr
+    assert done.stdout.count("\n") == 1
 
 
 def forked(work: Callable[[], object]) -> int:

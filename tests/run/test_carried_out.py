@@ -6,13 +6,13 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny as files
+from launched import command, forks
 from safetensors.torch import load_file
 from short_recipes import NAME, ONE, SHORT, SMALL, TRAIN, plain, recipe_json, runs, written
 from training import curve, refused, same
@@ -264,11 +264,8 @@ def test_two_processes_carry_out_a_recipe_as_one_does(place, tmp_path):
         place, SHORT.replace("[baseline]", "").replace('steps = 8\nplateau = "2:9"', "steps = 3"), "two.toml"
     )
     done = grow.run(path, out=tmp_path / "one")
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "grow", "run"]
-    line += [str(path), "--out", str(tmp_path / "two"), "--world", "2"]
-    found = subprocess.run(line, env=env, capture_output=True, text=True, timeout=200, check=False)
-    assert found.returncode == 0, found.stderr
+    found = forks(2, partial(command, "run", path, "--out", tmp_path / "two", "--world", 2), tmp_path)
+    assert found.codes == [0, 0], found.stderr
     assert [e["status"] for e in recipe_json(tmp_path / "two")["stages"]] == ["done"] * 5
     for a, b in zip(runs(done.path), runs(tmp_path / "two")):
         for x, y in zip(plain(a), plain(b)):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from grown_states import COPIES, EVEN, EXACT, STILL, going, refused, short, values, wanted, widen
 from safetensors.torch import load_file
-from training import QUICK, apart, curve, same, tokens, torchrun, weights
+from training import QUICK, apart, curve, same, tokens, trained, weights
 from transformers import AutoModelForCausalLM
 
 import grow
@@ -260,8 +260,7 @@ def test_two_processes_begin_from_a_state_as_one_does(grown, text, tmp_path):
     options = {**QUICK, "steps": 2}
     one = grow.train(grown, text, out=tmp_path / "one", **options)
     line = [f"--{k.replace('_', '-')}={v}" for k, v in options.items()]
-    done = torchrun(2, "--from", grown, "--data", text, "--out", tmp_path / "two", *line)
-    assert done.returncode == 0, done.stderr
+    trained(2, tmp_path, "--from", grown, "--data", text, "--out", tmp_path / "two", *line)
     assert apart(one.path, tmp_path / "two") < 1e-6  # sums of float32 in another order
     assert len(list((tmp_path / "two" / "step-00000002" / "state").glob("*.distcp"))) == 2
     a, b = (

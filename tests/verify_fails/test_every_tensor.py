@@ -78,11 +78,16 @@ def two_ulp(t: Spot) -> None:
     t.bits.ravel()[t.at] += 2
 
 
-@pytest.mark.parametrize("damage", [reverse, zero, two_ulp])
-def test_damage_to_any_tensor_is_found_and_only_that_tensor_is_named(pair, damage):
+DAMAGES = (reverse, zero, two_ulp)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_to_any_tensor_is_found_and_only_that_tensor_is_named(pair, damage, request):
+    """Two of the three for each tensor of a case; all three meet a tensor in the cases of its family."""
+    turn = [*CASES].index(request.node.callspec.params["pair"]) + DAMAGES.index(damage)
     weights = Weights(pair)
     missed = {}
-    for name in weights.header:
+    for name in (name for k, name in enumerate(weights.header) if (turn + k) % 3):
         found = weights.damaged(name, damage)
         if len(found) != 1 or not found[0].startswith((f"{name}[", f"{name}: sha256 ")):
             missed[name] = found
