@@ -12,7 +12,7 @@ from damaged_checkpoints import BOTH, ROWS, STORED_IN, copy, damaged, forget, re
 
 import grow
 from grow.checkpoint.reader import open_checkpoint
-from grow.verification.weights.inferred_growth import _followed, supposed
+from grow.verification.weights.inferred_growth import _followed, most_likely_growth
 
 # Without grow.json: the outputs decide
 
@@ -94,7 +94,7 @@ def test_a_growth_that_cannot_explain_as_much_as_another_is_left(made, spare):
     """It counts for nothing; one that explains just as much counts in full, whatever the other explains."""
     source, folder = made("llama-biases", STORED_IN["llama-biases"]), spare("llama-biases", "2x")
     with damaged(folder, {"model.norm.weight": reversed_}), open_checkpoint(source) as a, open_checkpoint(folder) as b:
-        found = supposed(a, b)
+        found = most_likely_growth(a, b)
         share = (len(found.tensors) - 1) / len(found.tensors)
         assert [_followed(found, least) for least in (0, share, share + 1e-9)] == [share, share, 0]
 
