@@ -195,7 +195,7 @@ def test_swapped_dims_are_caught_in_every_row_that_is_not_square(subject):
             "{name} ffn <- hidden ? sparse",
             "the table says",
         ),
-        ("qwen2_moe", f"{ROUTED}.gate.weight", "{name} one <- hidden ? sparse", "the table says"),
+        ("qwen2_moe", f"{ROUTED}.gate.weight", "{name} 1 <- hidden ? sparse", "the table says"),
         ("gpt2", "transformer.h.{layers}.attn.c_attn.weight", "{name} hidden -> ffn", "the table says"),
         ("gpt2", "transformer.wpe.weight", "{name} vocab -> hidden", "the table says"),
         ("opt", "model.decoder.project_in.weight", "{name} embed <- hidden", "the table says"),

@@ -114,7 +114,7 @@ def _whole(name: str, shape: tuple[int, ...], slabs: tuple[Slab, ...], found: li
     if len(slabs) == 1:
         return found[0]
     first, old = found[0], sum(t.matrix[0] for t in found) // shape[0]
-    signature = Signature((Dim((Label("experts"),), STACK), *first.signature.dims), f"[experts] {first.signature}")
+    signature = Signature((Dim(Label("experts"), STACK), *first.signature.dims), f"[experts] {first.signature}")
     return TensorPlan(
         name,
         first.source,

@@ -143,7 +143,7 @@ def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]):
     dims = row.signature.dims
     shape = tuple(info.shape)
     wanted = tuple(
-        got if any(label.axis == "labels" for label in dim.labels) else dim.size(sizes)
+        got if dim.has("labels") else dim.size(sizes)
         for dim, got in zip(dims, shape + (0,) * len(dims))
     )
     if shape != wanted:

@@ -217,11 +217,6 @@ def concatenate(maps: Sequence[AxisMap]) -> AxisMap:
     return AxisMap(int(offsets[-1]), np.concatenate(source), write, read, gain)
 
 
-def behind(rows: int, axis_map: AxisMap) -> AxisMap:
-    """The map of a dim that has `rows` coordinates more, in front, which stay (OPT's position table)."""
-    return concatenate([identity(rows), axis_map])
-
-
 def is_power_of_two(x: float) -> bool:
     """True for 0 and ±2^k: multiplying by it rounds nothing (overflow and underflow apart)."""
     return x == 0 or (math.isfinite(x) and abs(math.frexp(x)[0]) == 0.5)

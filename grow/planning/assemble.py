@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import lru_cache
 from itertools import takewhile
 
 import numpy as np
 
 from grow.architectures.family import Experts
 from grow.architectures.match import Match, Matched
-from grow.notation.axes import WRITE, Dim, Label, Row, Signature
-from grow.notation.maps import AxisMap, behind, concatenate, identity, product
+from grow.notation.axes import WRITE, Label, Row, Signature
+from grow.notation.dim_maps import dim_map
+from grow.notation.maps import AxisMap
 from grow.planning.change import DRAWN, Change, Treatment, layer_maps, treat
 from grow.planning.tensor import Share, TensorPlan
 
@@ -76,7 +76,7 @@ def _redraw(
     """Which share of an expert's units is drawn anew, by which name, and along which dim they are."""
     if change.redraw is None or experts is None or (place == 0 and not change.redraw.first):
         return None
-    dims = [d for d, dim in enumerate(signature.dims) if any(label.axis == experts.width for label in dim.labels)]
+    dims = [d for d, dim in enumerate(signature.dims) if dim.has(experts.width)]
     return (change.redraw.share, f"redraw {layer}.{expert}", dims[0]) if dims else None
 
 
@@ -144,48 +144,15 @@ def _in_order(matched: Match, change: Change) -> Iterator[tuple[Row, str, str, i
         yield from placed(t, None)
 
 
-def dim_map(dim: Dim, maps: Mapping[str, AxisMap], sizes: Mapping[str, int]) -> AxisMap | None:
-    """The map of a stored dimension from the maps of its spaces; None when no space in it changes."""
-
-    def of(label: Label, side: str = "") -> AxisMap | None:
-        found = maps.get(label.space) or maps.get(f"{label.axis}.{side}")
-        if found is None or found.is_identity:
-            return None
-        return found if not label.extra else behind(label.extra, found)
-
-    def joined(labels: tuple[Label, ...], side: str = "") -> AxisMap:
-        return _product(tuple(of(label, side) or label.size(sizes) for label in labels))
-
-    axes = [label.axis for label in dim.labels]
-    if "qkv" in axes:
-        at = axes.index("qkv")
-        outer, inner = dim.labels[:at], dim.labels[at + 1 :]
-        if not any(of(label, side) for label in (*outer, *inner) for side in "qkv"):
-            return None
-        sides = concatenate([joined(inner, side) for side in "qkv"])
-        return product([joined(outer), sides]) if outer else sides
-    return joined(dim.labels) if any(map(of, dim.labels)) else None
-
-
-@lru_cache(maxsize=16)
-def _product(factors: tuple[AxisMap | int, ...]) -> AxisMap:
-    """The same map for every layer; a number is an unchanged space of that size."""
-    return product([identity(factor) if isinstance(factor, int) else factor for factor in factors])
-
-
 def _tensor(
     t: Matched, name: str, signature: Signature, maps: Mapping[str, AxisMap], dtype: str, low: float | None = None
 ) -> TensorPlan:
-    sizes = {
-        label.axis: size - label.extra
-        for dim, size in zip(signature.dims, t.shape)
-        for label in dim.labels
-        if len(dim.labels) == 1
-    }
-    sizes |= {"heads": maps["heads"].n, "kv_heads": maps["kv_heads"].n, "head_dim": maps["head_dim.v"].n}
+    labels = [label for dim in signature.dims for label in dim.labels]
+    sizes = {label.axis: maps[label.space].n for label in labels if label.space in maps}
+    sizes |= {dim.space.axis: size for dim, size in zip(signature.dims, t.shape) if isinstance(dim.space, Label)}
     dims = tuple(dim_map(dim, maps, sizes) for dim in signature.dims)
     new_shape = tuple(n if m is None else m.m for m, n in zip(dims, t.shape))
-    biased = low if len(dims) == 1 and any(label.axis == "vocab" for label in signature.dims[0].labels) else None
+    biased = low if len(dims) == 1 and signature.dims[0].has("vocab") else None
     return TensorPlan(
         name,
         t.source or t.name,

@@ -124,7 +124,7 @@ def treat(source: Architecture, change: Change, row: Row, layer: int, expert: in
         return Treatment(old)
     if depth.zero == "norm":
         first, *others = row.signature.dims
-        still = not others and (first.role == WRITE or first.labels[0].axis == "hidden")
+        still = not others and (first.role == WRITE or first.has("hidden"))
         return Treatment(old, fill=0.0 if still else None)
     if row.name in family.branch_norms:
         return Treatment(old, fill=family.silent_gain)
@@ -273,4 +273,4 @@ def _window_config(source: Architecture, window: Window, depth: Depth) -> dict[s
 
 
 def writes_stream(row: Row) -> bool:
-    return any(dim.role == WRITE and any(label.axis == "hidden" for label in dim.labels) for dim in row.signature.dims)
+    return any(dim.role == WRITE and dim.has("hidden") for dim in row.signature.dims)

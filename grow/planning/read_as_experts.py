@@ -242,7 +242,7 @@ def _experts(
         for s in range(g):
             for name in names:
                 like = ffn[name]
-                writes = like.row.signature.dims[0].labels[0].axis == "hidden"
+                writes = like.row.signature.dims[0].has("hidden")
                 shape, corner = ((hidden, width), (0, s * width)) if writes else ((width, hidden), (s * width, 0))
                 fields: dict[str, Any] = {"factor": float(g)} if writes else {}
                 if not routed:
@@ -257,7 +257,7 @@ def _experts(
             yield replace(made(row, ffn[names[0]], (g, height, slices[0].shape[1])), parts=tuple(slices))
     for row, name in experts.shared.items():
         like = ffn[name]
-        writes = like.row.signature.dims[0].labels[0].axis == "hidden"
+        writes = like.row.signature.dims[0].has("hidden")
         fields = {} if not writes else {"fill": 0.0} if routed else {"factor": 2.0}
         yield made(row, like, like.shape, **fields)
     if experts.shared_gate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from grow.notation.axes import LOOKUPS, READ, WRITE, Signature
+from grow.notation.axes import WRITE, Signature
 from grow.notation.dtypes import ITEMSIZE
 from grow.notation.maps import AxisMap
 
@@ -105,7 +105,7 @@ class TensorPlan:
     def roles(self) -> tuple[str, ...]:
         """Per dim. A table that is looked up row by row is not multiplied: its rows are gathered like a producer's."""
         return tuple(
-            WRITE if dim.role == READ and dim.labels[0].axis in LOOKUPS else dim.role for dim in self.signature.dims
+            WRITE if dim.looked_up else dim.role for dim in self.signature.dims
         )
 
     @property
