@@ -158,7 +158,6 @@ class Family:
     divides   the stock config refuses hidden % heads != 0
     eps       of the norms: a config field or a number
     chain     the modules of a layer whose norms write the stream
-    branch_norms  rows that are gains on a branch's output; `silent_gain` is the stored number that makes them 0
     window    how stock code derives per-layer attention kinds
     layer_lists  config fields with one entry per layer
     default_theta  of RoPE, when the config says none
@@ -192,8 +191,6 @@ class Family:
     summary: str = ""
     eps: str | float = "rms_norm_eps"
     chain: Chain | None = None
-    branch_norms: tuple[str, ...] = ()
-    silent_gain: float = 0.0
     window: Window | None = None
     layer_lists: tuple[str, ...] = ("layer_types",)
     positions_from: str = ""
@@ -231,6 +228,11 @@ class Family:
             facts = self.experts
             known |= set(filter(None, (facts.top_k, facts.switch, facts.only, facts.step)))
         return frozenset(known)
+
+    @cached_property
+    def branch_norms(self) -> frozenset[str]:
+        """Rows that are the gain of a norm behind a branch, in front of the residual stream."""
+        return frozenset(row.name for row in self.rows if row.signature.dims[0].behind)
 
     @property
     def class_begins(self) -> str:

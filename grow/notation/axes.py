@@ -6,6 +6,7 @@
     ffn <-                                         writes ffn, reads nothing     (a bias)
     hidden *                                       the gain of a norm in front of what reads it
     hidden *>                                      the gain of a norm behind a branch, in front of the residual stream
+    ffn <- hidden.raw                              reads the residual stream with no gain in between
     hidden 1*                                      a gain that is stored as w and means 1 + w
     hidden +                                       a norm's bias
     (2 | positions) -> hidden                      a table with 2 rows in front of the axis
@@ -15,7 +16,7 @@ The arrow points at what is produced. Parentheses are one stored dimension: a pr
 several products one behind the other with `|` in between; a number is so many coordinates that never grow.
 `kv_heads q_per_kv` in a row is the space of query heads and is called `heads`; size 1 is a size.
 `head_dim.q`, `.k` and `.v` have one size and separate coordinates: q meets k in a dot product,
-v meets the output projection.
+v meets the output projection. So have `hidden`, as it is behind a norm with a gain, and `hidden.raw`.
 
 A line of a family's table is a tensor name, a signature, what stock code multiplies the tensor by, and a condition:
 
@@ -34,7 +35,7 @@ WRITE, READ, GAIN, SHIFT, STACK = "write", "read", "gain", "shift", "stack"
 INDICES = ("layers", "experts")  # axes along which tensors are counted instead of stacked
 LOOKUPS = {"vocab", "positions", "types"}  # a table that these index is looked up row by row, not multiplied
 
-_LABEL = re.compile(r"(?P<axis>[a-z_]+)(?:\.(?P<side>[qkv]))?$")
+_LABEL = re.compile(r"(?P<axis>[a-z_]+)(?:\.(?P<side>[qkv]|raw))?$")
 _MARKS = re.compile(r"^(?P<dim>.+?)\s*(?<!\S)(?:(?P<gain>1?\*>?)|(?P<shift>\+))$")
 _ARROW = re.compile(r"^(?P<left>[^<>]+?)\s*(?P<arrow><-|->)\s*(?P<right>[^<>]*)$")
 _STACK = re.compile(r"^\[(?P<axis>[a-z_]+)\]\s*(?P<rest>.+)$")

@@ -60,4 +60,4 @@ def _joined(parts: tuple[AxisMap | int, ...], *, together: bool) -> AxisMap:
 @lru_cache(maxsize=8)
 def _behind(stream: AxisMap) -> AxisMap:
     """The map for a norm behind a branch: its input is written as the stream is, so the scale comes out by itself."""
-    return AxisMap(stream.n, stream.source, stream.write, stream.read, np.ones(stream.m), stream.operator)
+    return stream.having(gain=np.ones(stream.m))

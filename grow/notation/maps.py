@@ -26,6 +26,9 @@ SILENT, UNREAD, MEAN, BLEND = -1, -2, -3, -4
 KINDS = {SILENT: "silent", UNREAD: "unread", MEAN: "mean", BLEND: "blend"}
 
 
+Factors = np.ndarray | None
+
+
 @dataclass(frozen=True, eq=False)
 class AxisMap:
     """n -> m coordinates of one space.
@@ -85,6 +88,13 @@ class AxisMap:
         """Every scale on a weight is a power of two (or zero) and no coordinate is a computed mean."""
         scales = np.unique(np.concatenate([self.write, self.gain]))
         return all(is_power_of_two(x) for x in scales) and not (self.source == MEAN).any()
+
+    def having(self, *, write: Factors = None, read: Factors = None, gain: Factors = None) -> AxisMap:
+        """The same coordinates with other factors where some are given."""
+        write, read, gain = (
+            old if new is None else new for old, new in ((self.write, write), (self.read, read), (self.gain, gain))
+        )
+        return AxisMap(self.n, self.source, write, read, gain, self.operator)
 
     def to_runs(self) -> list[list]:
         """Maximal runs `[length, first source or kind, write, read, gain]`: the map as JSON."""

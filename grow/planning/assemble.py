@@ -13,7 +13,7 @@ from grow.architectures.match import Match, Matched
 from grow.notation.axes import WRITE, Label, Row, Signature
 from grow.notation.dim_maps import dim_map
 from grow.notation.maps import AxisMap
-from grow.planning.change import DRAWN, Change, Treatment, layer_maps, treat
+from grow.planning.change import DRAWN, Change, Treatment, row_maps, tie_factor, treat
 from grow.planning.tensor import Share, TensorPlan
 
 
@@ -28,7 +28,7 @@ def assemble(matched: Match, change: Change, dtypes: Mapping[str, str]) -> tuple
     stored = {(t.row.name, t.index("layers"), t.index("experts")): t for t in matched.tensors}
     tensors, untied = [], ""
     for row, name, canonical, layer, expert in _in_order(matched, change):
-        maps = layer_maps(source, change.maps, change.depth, layer)
+        maps = row_maps(source, change.maps, change.depth, row, layer)
         treated = Treatment(0) if layer is None else treat(source, change, row, layer, expert)
         old_expert = None if expert is None else int(maps["experts"].source[expert])
         t = stored[row.name, None if layer is None else treated.layer, old_expert]
@@ -36,6 +36,8 @@ def assemble(matched: Match, change: Change, dtypes: Mapping[str, str]) -> tuple
         new = layer is not None and change.depth.new[layer] and not treated.moved
         grown = _tensor(t, name, row.signature, maps, dtypes[t.name], change.low)
         grown = replace(grown, canonical=canonical, tied=tied, inserted=new)
+        if tied:
+            grown = replace(grown, factor=grown.factor * tie_factor(source, change.maps))
         if family.experts:
             grown = replace(grown, again=change.read_again(row.name, family.experts.shared))
         if change.above and layer is not None and treated.fill is None:
@@ -52,7 +54,8 @@ def assemble(matched: Match, change: Change, dtypes: Mapping[str, str]) -> tuple
         if parted and canonical == parted.table:
             head = next(row for row in family.rows if row.name == parted.head)
             untied = parted.head
-            second = _tensor(t, untied, head.signature, maps, dtypes[t.name])
+            apart = row_maps(source, change.maps, change.depth, head, layer)
+            second = _tensor(t, untied, head.signature, apart, dtypes[t.name])
             tensors.append(replace(second, canonical=untied, again=True))
     return tuple(tensors), untied
 

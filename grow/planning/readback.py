@@ -12,6 +12,7 @@ import numpy as np
 
 from grow.architectures.architecture import Architecture
 from grow.notation.maps import AxisMap
+from grow.planning.change import tie_factor
 
 
 def output_readback(maps: Mapping[str, AxisMap]) -> tuple[np.ndarray, np.ndarray] | None:
@@ -33,6 +34,8 @@ def stream_readback(
     normed = final and not source.stream_is_bare
     tied = normed and shares_final_norm(source)
     factor = hidden.gain * hidden.write if normed and not tied else hidden.write
+    if tied:
+        factor = factor / tie_factor(source, maps)
     return np.maximum(hidden.source, -1), factor, tied
 
 

@@ -30,7 +30,7 @@ from grow.notation.dtypes import BITS, SMALLEST, STORES
 from grow.notation.maps import BLEND, MEAN, SILENT, UNREAD, AxisMap, is_power_of_two
 from grow.notation.numbers import narrow, widen
 from grow.planning.change import DRAWN
-from grow.planning.tensor import HALVED, TensorPlan
+from grow.planning.tensor import HALVED, TensorPlan, stays
 
 F64 = np.dtype(np.float64)
 # The proof itself runs in float64: a few roundings of products and sums. Only float64 checkpoints notice.
@@ -115,6 +115,8 @@ def unit_of(t: TensorPlan, split: str) -> float:
     """0 where the growth rounds nothing, else the unit roundoff of the stored dtype."""
     maps = [m for m in t.maps if m is not None]
     exact = all(m.exact_factors for m in maps) and t.source_dtype in STORES[t.dtype] and is_power_of_two(t.factor)
+    if t.offset:
+        exact = t.source_dtype in STORES[t.dtype] and all(stays(m, t.factor, tied=t.tied) for m in maps)
     consumed = [m for m, role in zip(t.maps, t.roles) if m is not None and (role == READ or t.tied)]
     if (
         split in HALVED
@@ -176,7 +178,11 @@ def _check_part(t: TensorPlan, name: str, begin: int, source: Checkpoint, grown:
         if t.fill is not None:
             _check_filled(check, new)
         elif t.roles[0] in (GAIN, SHIFT):
-            _check_norm(check, old(0, t.shape[0]), new(np.arange(t.new_shape[0])))
+            norm = np.arange(t.new_shape[0])
+            if t.offset:
+                _check_offset_gain(check, widen(part_rows(source, t, 0, t.shape[0]), t.source_dtype, F64), new(norm))
+            else:
+                _check_norm(check, old(0, t.shape[0]), new(norm))
         else:
             _check_matrix(check, old, new)
         if t.share:
@@ -243,6 +249,34 @@ def _check_norm(check: TensorCheck, w: np.ndarray, g: np.ndarray) -> None:
     if shift:
         fresh = np.flatnonzero(axis_map.source < 0)
         check.zero(g[fresh], fresh, [0], "a fresh coordinate has bias 0")
+
+
+def _check_offset_gain(check: TensorCheck, w: np.ndarray, g: np.ndarray) -> None:
+    """A gain that is stored without its offset: the equation of `_check_norm`, with the offset taken out of the sum.
+
+    Copies whose gain is 0 are left out, so that where as many copies as it takes have the old gain, nothing rounds.
+    """
+    t, axis_map = check.t, check.t.maps[0]
+    if axis_map is None:
+        check.equal(g, w, np.abs(w), np.arange(len(g)), "unchanged")
+        return
+    slack = abs(t.offset) * (check.unit > 0)
+    if t.tied:
+        total, terms, active = np.zeros_like(w), np.zeros_like(w), np.zeros_like(w)
+        for old, new in axis_map.layers:
+            on = g[new] != -t.offset
+            total[old] += np.where(on, g[new], 0)
+            active[old] += on
+            terms[old] += np.abs(g[new]) + slack
+        first = axis_map.layers[0][1]
+        times = t.factor / axis_map.write[first][:, None] ** 2
+        wanted = w * times + t.offset * (times - active)
+        check.equal(total, wanted, terms, first, "shares of the head's norm sum to the old one")
+        return
+    for old, new in axis_map.layers:
+        times = axis_map.gain[new][:, None] * t.factor
+        wanted = w[old] * times + t.offset * (times - 1)
+        check.equal(g[new], wanted, np.abs(wanted) + slack, new, "old gain × gain")
 
 
 def _check_matrix(check: TensorCheck, old: Callable, new: Callable) -> None:
