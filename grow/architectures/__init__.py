@@ -10,6 +10,9 @@ from grow.architectures.bert import BERT
 from grow.architectures.distilbert import DISTILBERT
 from grow.architectures.family import Family
 from grow.architectures.flex_olmo import FLEX_OLMO
+from grow.architectures.gemma import GEMMA
+from grow.architectures.gemma2 import GEMMA2
+from grow.architectures.gemma3_text import GEMMA3_TEXT
 from grow.architectures.gpt2 import GPT2
 from grow.architectures.gpt_neox import GPT_NEOX
 from grow.architectures.granite import GRANITE
@@ -31,6 +34,7 @@ FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
         *(LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GRANITE),
+        *(GEMMA, GEMMA2, GEMMA3_TEXT),
         *(MIXTRAL, QWEN2_MOE, QWEN3_MOE, FLEX_OLMO, GRANITEMOE),
         *(GPT2, GPT_NEOX, OPT, BERT, ROBERTA, DISTILBERT),
     )

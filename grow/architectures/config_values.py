@@ -71,7 +71,8 @@ def check_fields(architecture: Architecture, harmless: Collection[str] = ()) -> 
             fix=architecture.divisor_hint(sizes["hidden"], sizes["heads"]),
         )
     if family.attention.rope:
-        check_rope(architecture.rope, sizes["head_dim"], partial=family.attention.rope == "partial")
+        for config in architecture.ropes.values():
+            check_rope(config, sizes["head_dim"], partial=family.attention.rope == "partial")
     return notes
 
 
@@ -164,9 +165,10 @@ def _wanted(family: Family, stock: Stock, name: str, value: Any, layers: int | N
     if declared is None and isinstance(default, bool) and not isinstance(value, bool):
         return "true or false"
     if name in family.layer_lists or (family.window and name == family.window.field):
-        kinds = family.window.kinds if family.window else ("full_attention", "sliding_attention")
+        kinds = next((period.kinds for period in family.periods if period.field == name), None)
+        kinds = kinds or (family.window.kinds if family.window else ("full_attention", "sliding_attention"))
         if not isinstance(value, list) or len(value) != layers or any(kind not in kinds for kind in value):
-            return f"a list of {layers} of {', '.join(kinds)}"
+            return f"a list of {layers} of {', '.join(map(str, kinds))}"
     if (
         family.experts
         and name in (family.experts.step, family.experts.top_k)

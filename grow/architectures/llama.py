@@ -24,14 +24,19 @@ model.layers.{layers}.mlp.gate_proj.weight                ffn <- hidden
 model.layers.{layers}.mlp.up_proj.weight                  ffn <- hidden
 model.layers.{layers}.mlp.down_proj.weight                hidden <- ffn
 """
-HEADS = """
+FINAL_NORM = """
 model.norm.weight                                         hidden *
+"""
+HEAD_ROWS = """
 lm_head.weight                                            vocab <- hidden   ? ForCausalLM not tie_word_embeddings
 score.weight                                      labels <- hidden  ? ForSequenceClassification|ForTokenClassification
 score.bias                                        labels <-         ? ForTokenClassification
 qa_outputs.weight                                         labels <- hidden  ? ForQuestionAnswering
 qa_outputs.bias                                           labels <-         ? ForQuestionAnswering
 """
+
+
+HEADS = FINAL_NORM + HEAD_ROWS
 
 
 def block(ffn: str = FFN) -> str:
@@ -94,7 +99,7 @@ def rms_decoder(model_type: str, *, table: str, sizes: dict, **facts) -> Family:
         sizes=sizes,
         defaults=defaults,
         nulls=facts.pop("nulls", {"num_key_value_heads": "=num_attention_heads"}),
-        reads=ROPE_FIELDS,
+        reads=ROPE_FIELDS | facts.pop("reads", frozenset()),
         harmless=frozenset({"hidden_act", "rms_norm_eps", *facts.pop("harmless", ())}),
         fixed={"hidden_act": ELEMENTWISE, "partial_rotary_factor": (None, 1.0)} | facts.pop("fixed", {}),
         stale=(".rotary_emb.inv_freq",),

@@ -26,9 +26,6 @@ SILENT, UNREAD, MEAN, BLEND = -1, -2, -3, -4
 KINDS = {SILENT: "silent", UNREAD: "unread", MEAN: "mean", BLEND: "blend"}
 
 
-Factors = np.ndarray | None
-
-
 @dataclass(frozen=True, eq=False)
 class AxisMap:
     """n -> m coordinates of one space.
@@ -89,12 +86,10 @@ class AxisMap:
         scales = np.unique(np.concatenate([self.write, self.gain]))
         return all(is_power_of_two(x) for x in scales) and not (self.source == MEAN).any()
 
-    def having(self, *, write: Factors = None, read: Factors = None, gain: Factors = None) -> AxisMap:
-        """The same coordinates with other factors where some are given."""
-        write, read, gain = (
-            old if new is None else new for old, new in ((self.write, write), (self.read, read), (self.gain, gain))
-        )
-        return AxisMap(self.n, self.source, write, read, gain, self.operator)
+    def having(self, **columns: np.ndarray) -> AxisMap:
+        """A map in which `source`, `write`, `read` or `gain` are others."""
+        same = {name: getattr(self, name) for name in ("source", "write", "read", "gain")}
+        return AxisMap(self.n, **{**same, **columns}, operator=self.operator)
 
     def to_runs(self) -> list[list]:
         """Maximal runs `[length, first source or kind, write, read, gain]`: the map as JSON."""

@@ -17,7 +17,7 @@ from grow.architectures.architecture import Architecture
 from grow.architectures.family import Chain, Window
 from grow.errors import BadInput, Refused
 from grow.notation.axes import GAIN, SHIFT, WRITE, Row
-from grow.notation.maps import AxisMap, is_power_of_two
+from grow.notation.maps import UNREAD, AxisMap, is_power_of_two
 from grow.planning.layers import Depth, chain_scales
 from grow.spelling import option
 
@@ -230,6 +230,8 @@ def row_maps(
     scale = 1.0 if layer is None else index_scale(source, depth, layer)
     if scale != 1.0:
         maps["head_dim.q"] = scaled(maps["head_dim.q"], scale)
+    if layer is not None and depth.inserted[layer] and source.family.branch_norms and writes_stream(row):
+        maps["hidden"] = drawn(maps["hidden"])  # the norm behind has gain 0, and one zero factor is enough
     if row.root and not maps["hidden"].is_identity:
         factor = root_factor(row, maps)
         if any(dim.role == WRITE and dim.has("hidden") for dim in row.signature.dims):
@@ -274,6 +276,12 @@ def read_times(axis_map: AxisMap, factor: float) -> AxisMap:
     return axis_map.having(gain=_snapped(axis_map.gain / factor), read=axis_map.read * factor)
 
 
+@lru_cache(maxsize=8)
+def drawn(stream: AxisMap) -> AxisMap:
+    """The map for a producer whose fresh coordinates are drawn."""
+    return stream.having(source=np.where(stream.source < 0, UNREAD, stream.source))
+
+
 def _snapped(factors: np.ndarray) -> np.ndarray:
     """√a · √(1/a) is 1, whatever the two were rounded to."""
     return np.where(np.abs(factors - 1) < 1e-15, 1.0, factors)
@@ -287,9 +295,9 @@ def layer_config(source: Architecture, depth: Depth) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if family.window:
         changes |= _window_config(source, family.window, depth)
-    for name in family.layer_lists:
-        if isinstance(config.get(name), list):
-            changes[name] = [config[name][i] for i in depth.source]
+    listed = {name: config[name] for name in family.layer_lists if isinstance(config.get(name), list)}
+    for name, entries in {**listed, **source.layer_entries}.items():
+        changes[name] = [entries[i] for i in depth.source]
     if family.experts and family.experts.step:
         dense = [j for j, i in enumerate(depth.source) if not source.sparse(i)]
         if dense or source.get(family.experts.step) != 1:

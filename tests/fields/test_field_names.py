@@ -93,7 +93,7 @@ def test_rope_is_read_as_stock_code_reads_it_or_refused(kind):
             continue
         agreed += 1
         stock = stock_config(json.loads(json.dumps(config))).rope_parameters
-        found = rope_of(Architecture(family, config).rope)
+        found = rope_of(Architecture(family, config).ropes[""])
         assert {k: v for k, v in stock.items() if k != "type"} == found, config
     assert agreed > 40
 
