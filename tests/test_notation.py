@@ -16,7 +16,7 @@ from grow.architectures.config_values import check_fields
 from grow.architectures.match import match
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, Refused
-from grow.notation.axes import GAIN, READ, SHIFT, STACK, WRITE, Label, parse_signature, parse_table
+from grow.notation.axes import GAIN, READ, SHIFT, SIDES, STACK, WRITE, Label, parse_signature, parse_table
 
 pytestmark = pytest.mark.quick
 
@@ -35,7 +35,11 @@ SIZES = {"vocab": 41, "hidden": 12, "heads": 6, "kv_heads": 2, "head_dim": 5, "f
         ("hidden <- (kv_heads q_per_kv head_dim.v)", [WRITE, READ], (12, 30)),
         ("hidden -> (heads head_dim.q | heads head_dim.k | heads head_dim.v)", [READ, WRITE], (12, 90)),
         ("(heads (head_dim.q | head_dim.k | head_dim.v)) <- hidden", [WRITE, READ], (90, 12)),
-        ("(kv_heads q_per_kv head_dim.q | kv_heads head_dim.k | kv_heads head_dim.v) <- hidden", [WRITE, READ], (50, 12)),
+        (
+            "(kv_heads q_per_kv head_dim.q | kv_heads head_dim.k | kv_heads head_dim.v) <- hidden",
+            [WRITE, READ],
+            (50, 12),
+        ),
         ("(ffn | ffn) <- hidden", [WRITE, READ], (18, 12)),
         ("1 <- hidden", [WRITE, READ], (1, 12)),
         ("ffn <-", [WRITE], (9,)),
@@ -85,9 +89,9 @@ def test_a_gain_says_how_it_is_stored_and_where_its_norm_stands(mark, offset, be
         "Hidden <- ffn", "hidden.x <- ffn", "hidden+ <- ffn", "hidden+two <- ffn", "hid-den <- ffn",
         "q_per_kv <- hidden", "(q_per_kv kv_heads) <- hidden", "(heads q_per_kv) <- hidden", "ffn <- hidden <- vocab",
         "ffn = hidden", "hidden * ffn", "hidden*", "hidden 2*", "hidden *>>", "hidden 1+", "heads head_dim <- hidden",
-        "(heads | ) <- hidden", "( | heads) <- hidden", "(heads || ffn) <- hidden", "2 <- hidden", "(0 | ffn) <- hidden",
-        "(2 3) <- hidden", "(hidden) (ffn) <- vocab", "(ffn)) <- hidden", "ffn <- (hidden", "(heads (ffn) ) <- hidden",
-        "(heads.q) <- hidden | ffn", "positions+2 -> hidden", "heads | ffn <- hidden",
+        "(heads | ) <- hidden", "( | heads) <- hidden", "(heads || ffn) <- hidden", "2 <- hidden",
+        "(0 | ffn) <- hidden", "(2 3) <- hidden", "(hidden) (ffn) <- vocab", "(ffn)) <- hidden", "ffn <- (hidden",
+        "(heads (ffn) ) <- hidden", "(heads.q) <- hidden | ffn", "positions+2 -> hidden", "heads | ffn <- hidden",
     ],
 )  # fmt: skip
 def test_what_is_not_in_the_notation_is_an_error_that_quotes_it(text):
@@ -131,7 +135,8 @@ def test_every_familys_table_parses_and_uses_known_axes(family):
         assert parse_signature(str(row.signature)) == row.signature
         assert sum(dim.role == WRITE for dim in row.signature.dims) <= 1
         for label in (label for dim in row.signature.dims for label in dim.labels):
-            assert bool(label.side) == (label.axis == "head_dim"), f"{row}: which side?"
+            sides = {"head_dim": SIDES, "hidden": ("", "raw")}.get(label.axis, ("",))
+            assert label.side in sides, f"{row}: which side?"
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)

@@ -7,19 +7,26 @@ from typing import Any
 
 from grow.architectures.architecture import Architecture
 from grow.architectures.bert import BERT
+from grow.architectures.cohere import COHERE
+from grow.architectures.cohere2 import COHERE2
 from grow.architectures.distilbert import DISTILBERT
+from grow.architectures.ernie4_5 import ERNIE4_5
 from grow.architectures.family import Family
 from grow.architectures.flex_olmo import FLEX_OLMO
 from grow.architectures.gemma import GEMMA
 from grow.architectures.gemma2 import GEMMA2
 from grow.architectures.gemma3_text import GEMMA3_TEXT
+from grow.architectures.glm import GLM
+from grow.architectures.glm4 import GLM4
 from grow.architectures.gpt2 import GPT2
 from grow.architectures.gpt_neox import GPT_NEOX
 from grow.architectures.granite import GRANITE
 from grow.architectures.granitemoe import GRANITEMOE
+from grow.architectures.helium import HELIUM
 from grow.architectures.llama import LLAMA
 from grow.architectures.mistral import MISTRAL
 from grow.architectures.mixtral import MIXTRAL
+from grow.architectures.nemotron import NEMOTRON
 from grow.architectures.olmo2 import OLMO2
 from grow.architectures.opt import OPT
 from grow.architectures.qwen2 import QWEN2
@@ -34,7 +41,7 @@ FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
         *(LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GRANITE),
-        *(GEMMA, GEMMA2, GEMMA3_TEXT),
+        *(GEMMA, GEMMA2, GEMMA3_TEXT, COHERE, COHERE2, GLM, GLM4, HELIUM, ERNIE4_5, NEMOTRON),
         *(MIXTRAL, QWEN2_MOE, QWEN3_MOE, FLEX_OLMO, GRANITEMOE),
         *(GPT2, GPT_NEOX, OPT, BERT, ROBERTA, DISTILBERT),
     )

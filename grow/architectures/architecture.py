@@ -200,7 +200,7 @@ class Architecture:
         return views
 
     def rope_changes(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Changed fields of `ropes`, as fields of this config: parameters of one kind stand among those of the others."""
+        """Changed fields of `ropes` as fields of this config: parameters of one kind stand among the others'."""
         if not self.family.rope_kinds or "rope_parameters" not in changes:
             return dict(changes)
         whole = {**(self.config.get("rope_parameters") or {}), **changes["rope_parameters"]}

@@ -1,5 +1,7 @@
 """Llama: RMSNorm before each branch, grouped-query attention with RoPE, gated FFN; and rows that others share."""
 
+from dataclasses import replace
+
 from grow.architectures.common_fields import ELEMENTWISE
 from grow.architectures.family import Attention, Family, Norm, Tie
 
@@ -87,6 +89,9 @@ def rms_decoder(model_type: str, *, table: str, sizes: dict, **facts) -> Family:
         "attention_bias": False,
         "mlp_bias": False,
     } | facts.pop("defaults", {})
+    attention = facts.pop("attention", Attention(rope="half"))
+    whole = {} if attention.rope == "partial" else {"partial_rotary_factor": (None, 1.0)}
+    norms = facts.pop("tied_norm", TIE.norms)
     return Family(
         model_type=model_type,
         table=table,
@@ -94,14 +99,14 @@ def rms_decoder(model_type: str, *, table: str, sizes: dict, **facts) -> Family:
         aliases=facts.pop("aliases", ("transformer.",)),
         axes=AXES | facts.pop("axes", {}),
         norm=facts.pop("norm", Norm("rms")),
-        attention=facts.pop("attention", Attention(rope="half")),
-        tie=TIE,
+        attention=attention,
+        tie=replace(TIE, norms=norms),
         sizes=sizes,
         defaults=defaults,
         nulls=facts.pop("nulls", {"num_key_value_heads": "=num_attention_heads"}),
         reads=ROPE_FIELDS | facts.pop("reads", frozenset()),
         harmless=frozenset({"hidden_act", "rms_norm_eps", *facts.pop("harmless", ())}),
-        fixed={"hidden_act": ELEMENTWISE, "partial_rotary_factor": (None, 1.0)} | facts.pop("fixed", {}),
+        fixed={"hidden_act": ELEMENTWISE} | whole | facts.pop("fixed", {}),
         stale=(".rotary_emb.inv_freq",),
         **facts,
     )

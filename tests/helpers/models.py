@@ -50,6 +50,14 @@ FLEX = {k: v for k, v in EXPERTS.items() if k != "moe_intermediate_size"}
 LOCAL = {**LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}
 MULTIPLIERS = dict(attention_multiplier=0.3, embedding_multiplier=2.0, logits_scaling=1.5, residual_multiplier=0.5)
 NO_PADDING = {"pad_token_id": 0, "eos_token_id": 2}
+UNPADDED = {**LLAMA, **NO_PADDING, "bos_token_id": 1}
+NORMED = {k: v for k, v in UNPADDED.items() if k != "rms_norm_eps"}
+COHERE = {**NORMED, "layer_norm_eps": 0.05, "logit_scale": 0.7}
+TURNS = {"query_pre_attn_scalar": 7, "sliding_window": 5}
+TWO_ROPES = {
+    "full_attention": {"rope_type": "linear", "factor": 3.0, "rope_theta": 700.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 90.0},
+}
 
 LM, MLM, BASE = "AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModel"
 SEQUENCE, TOKEN = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
@@ -130,6 +138,28 @@ VARIANTS: dict[str, Variant] = {
     "granitemoe": Variant("granitemoe", LM, {**LOCAL, **MULTIPLIERS}),
     "granitemoe-tied": Variant(
         "granitemoe", LM, {**LOCAL, **MULTIPLIERS, "attention_bias": True, "tie_word_embeddings": True}
+    ),
+    "gemma": Variant("gemma", LM, UNPADDED),
+    "gemma-biases": Variant("gemma", LM, {**UNPADDED, "tie_word_embeddings": False, "attention_bias": True}),
+    "gemma2": Variant("gemma2", LM, {**UNPADDED, **TURNS, "num_hidden_layers": 3}),
+    "gemma3_text": Variant(
+        "gemma3_text", LM, {**UNPADDED, **TURNS, "num_hidden_layers": 4, "sliding_window_pattern": 3}
+    ),
+    "gemma3_text-ropes": Variant(
+        "gemma3_text", LM,
+        {**UNPADDED, **TURNS, "rope_parameters": TWO_ROPES, "layer_types": [*TWO_ROPES], "tie_word_embeddings": False},
+    ),
+    "cohere": Variant("cohere", LM, COHERE),
+    "cohere-biases": Variant("cohere", LM, {**COHERE, "tie_word_embeddings": False, "attention_bias": True}),
+    "cohere2": Variant("cohere2", LM, {**COHERE, "num_hidden_layers": 5, "sliding_window": 5}),
+    "glm": Variant("glm", LM, UNPADDED),
+    "glm4": Variant("glm4", LM, {**UNPADDED, "attention_bias": False, "tie_word_embeddings": True}),
+    "helium": Variant("helium", LM, {**UNPADDED, "hidden_size": 24, "head_dim": 4}),
+    "ernie4_5": Variant("ernie4_5", LM, {**UNPADDED, "use_bias": True}),
+    "nemotron": Variant("nemotron", LM, {**NORMED, "norm_eps": 0.05}),
+    "nemotron-biases": Variant(
+        "nemotron", LM,
+        {**NORMED, "norm_eps": 0.05, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
     ),
     "gpt2": Variant("gpt2", LM, GPT2),
     "gpt2-untied": Variant("gpt2", LM, {**GPT2, "tie_word_embeddings": False, "n_inner": 22}),
