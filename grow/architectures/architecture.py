@@ -246,7 +246,7 @@ class Architecture:
         entries = {}
         for period in self.family.periods:
             if self.config.get(period.field) is None:
-                every = period.every if isinstance(period.every, int) else int(self.get(period.every))
+                every = int(self.config.get(period.said) or period.every)
                 layers = range(1, self.sizes["layers"] + 1)
                 entries[period.field] = tuple(period.kinds[layer % every == 0] for layer in layers)
         return entries

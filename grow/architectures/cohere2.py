@@ -9,8 +9,8 @@ COHERE2 = rms_decoder(
     table=TABLE,
     **FACTS,
     summary="Command R7B, Command A",
-    periods=(Period("layer_types", ("sliding_attention", "full_attention"), every="sliding_window_pattern"),),
-    defaults={**DEFAULTS, "sliding_window_pattern": 4},
+    periods=(Period("layer_types", ("sliding_attention", "full_attention"), every=4, said="sliding_window_pattern"),),
+    defaults=DEFAULTS,
     harmless={"logit_scale", "layer_norm_eps", "sliding_window"},
     sizes={
         "command-r7b": size(4096, 32, 8, 14336, 32),

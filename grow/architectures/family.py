@@ -110,12 +110,13 @@ class Period:
     """A config field with one entry per layer that stock code derives when it is not given: every so many layers, the
     last of them is of the second kind.
 
-    every  a number, or the config field that says it
+    every  unless the config field `said` says another number
     """
 
     field: str
     kinds: tuple[Any, Any]
-    every: int | str
+    every: int
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,7 @@ class Family:
         """Config fields that somebody has read and knows what growth does to; those of `TRAINS` come on top."""
         known = COMMON_FIELDS | self.harmless | self.reads | {*self.fixed, *self.axes.values(), *self.defaults}
         known |= {*self.synonyms.values(), *(period.field for period in self.periods)}
-        known |= {period.every for period in self.periods if isinstance(period.every, str)}
+        known |= {period.said for period in self.periods if period.said}
         if self.experts:
             facts = self.experts
             known |= set(filter(None, (facts.top_k, facts.switch, facts.only, facts.step)))

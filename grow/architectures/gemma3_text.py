@@ -17,7 +17,7 @@ GEMMA3_TEXT = rms_decoder(
     attention=Attention(rope="half", scaled="never", qk_norm=True),
     divides=True,
     summary="Gemma 3 (text)",
-    periods=(Period("layer_types", TURNS, every="sliding_window_pattern"),),
+    periods=(Period("layer_types", TURNS, every=6, said="sliding_window_pattern"),),
     rope_kinds={
         "full_attention": RopeKind(1e6),
         "sliding_attention": RopeKind(1e4, "rope_local_base_freq", scaled=False),
@@ -28,7 +28,6 @@ GEMMA3_TEXT = rms_decoder(
         **DEFAULTS,
         "num_key_value_heads": 4,
         "max_position_embeddings": 131072,
-        "sliding_window_pattern": 6,
     },
     nulls={},
     **FACTS,
