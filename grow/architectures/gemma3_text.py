@@ -23,7 +23,7 @@ GEMMA3_TEXT = rms_decoder(
         "sliding_attention": RopeKind(1e4, "rope_local_base_freq", scaled=False),
     },
     reads=frozenset({"rope_local_base_freq"}),
-    harmless=CAPPED,
+    harmless=CAPPED | {"_sliding_window_pattern"},
     defaults={
         **DEFAULTS,
         "num_key_value_heads": 4,
