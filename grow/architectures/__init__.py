@@ -22,7 +22,6 @@ from grow.architectures.gpt2 import GPT2
 from grow.architectures.gpt_neox import GPT_NEOX
 from grow.architectures.granite import GRANITE
 from grow.architectures.granitemoe import GRANITEMOE
-from grow.architectures.helium import HELIUM
 from grow.architectures.llama import LLAMA
 from grow.architectures.mistral import MISTRAL
 from grow.architectures.mixtral import MIXTRAL
@@ -41,7 +40,7 @@ FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
         *(LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GRANITE),
-        *(GEMMA, GEMMA2, GEMMA3_TEXT, COHERE, COHERE2, GLM, GLM4, HELIUM, ERNIE4_5, NEMOTRON),
+        *(GEMMA, GEMMA2, GEMMA3_TEXT, COHERE, COHERE2, GLM, GLM4, ERNIE4_5, NEMOTRON),
         *(MIXTRAL, QWEN2_MOE, QWEN3_MOE, FLEX_OLMO, GRANITEMOE),
         *(GPT2, GPT_NEOX, OPT, BERT, ROBERTA, DISTILBERT),
     )

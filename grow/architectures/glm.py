@@ -32,5 +32,6 @@ GLM = rms_decoder(
     **FACTS,
     summary="GLM-4 9B",
     defaults=DEFAULTS,
+    nulls={},
     sizes={"glm-4-9b": size(4096, 32, 2, 13696, 40, head_dim=128)},
 )

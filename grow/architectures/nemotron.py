@@ -30,6 +30,7 @@ NEMOTRON = rms_decoder(
     harmless={"norm_eps"},
     fixed={"hidden_act": ELEMENTWISE},
     defaults={"max_position_embeddings": 4096, "partial_rotary_factor": 0.5},
+    nulls={},
     sizes={
         "Minitron-4B": size(3072, 24, 8, 9216, 32, head_dim=128),
         "Minitron-8B": size(4096, 48, 8, 16384, 32, head_dim=128),

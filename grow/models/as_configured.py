@@ -132,8 +132,8 @@ def twin_of(model: Any, config: Mapping[str, Any]) -> Any:
     for name, module in twin.named_modules():
         for key, buffer in model.get_submodule(name)._buffers.items():
             own = module._buffers.get(key)
-            follows = own is not None and key in FREQUENCIES and getattr(module, "rope_type", None) in CHANGING
-            module._buffers[key] = own.to(buffer.device, buffer.dtype) if follows else buffer
+            follows = own is not None and follows_length(module, key)
+            module._buffers[key] = own.to(buffer.device, buffer.dtype) if own is not None and follows else buffer
     return twin.train(model.training)
 
 
@@ -187,13 +187,12 @@ def _compared(where: str, cls: str, model: Any, module: nn.Module, twin: nn.Modu
         elif p is not None and (getattr(p, "_backward_hooks", None) or _accumulating(p)):
             fix = "remove it before growing, and register it again on the result"
             yield Fault(f"{where}.{name}: a hook on its gradient", "would be lost", fix)
-    changing = getattr(module, "rope_type", None) in CHANGING
     for name in {**module._buffers, **twin._buffers}:
-        if not (changing and name in FREQUENCIES) and not _alike(module._buffers.get(name), twin._buffers.get(name)):
+        if not follows_length(module, name) and not _alike(module._buffers.get(name), twin._buffers.get(name)):
             yield Fault(f"{where}.{name}", "is not the buffer that its config builds", _again(cls))
     has, wanted = vars(module), vars(twin)
     for name in {**has, **wanted}:
-        if name in MODULE or name in CARRIED or (changing and name in FREQUENCIES):
+        if name in MODULE or name in CARRIED or follows_length(module, name):
             continue
         if name in has and name not in wanted and hasattr(type(module), name):
             if not (callable(has[name]) and _wraps(has[name], type(module), name)):
@@ -208,6 +207,14 @@ def _compared(where: str, cls: str, model: Any, module: nn.Module, twin: nn.Modu
             if not _same(is_now, stock):
                 what = f"is {_value(is_now)}; its config builds {_value(stock)}"
                 yield Fault(f"{where}.{name}", what, f"let the config say it, or give back {_value(stock)}")
+
+
+def follows_length(module: nn.Module, name: str) -> bool:
+    """Whether a buffer holds frequencies that are computed anew for every length, of one kind of layer or of all."""
+    kinds = getattr(module, "rope_type", None)
+    if isinstance(kinds, dict):
+        return any(kind in CHANGING and name.removeprefix(f"{layer}_") in FREQUENCIES for layer, kind in kinds.items())
+    return kinds in CHANGING and name in FREQUENCIES
 
 
 def hooked(module: nn.Module, twin: nn.Module | None = None) -> str:
@@ -316,14 +323,22 @@ def _looked_up(code: types.CodeType) -> set[str]:
 
 def _training_only(module: nn.Module, name: str) -> bool:
     """A row of a table without a gradient comes along; see `carry_padding`."""
-    return name == "padding_idx" and type(module) is nn.Embedding
+    return name == "padding_idx" and _plain_table(module)
+
+
+def _plain_table(module: nn.Module | None) -> bool:
+    """Whether it is a table that is looked up and, if stock code has changed anything, only scaled."""
+    if not isinstance(module, nn.Embedding):
+        return False
+    forward = type(module).forward
+    return forward is nn.Embedding.forward or "padding_idx" not in forward.__code__.co_names
 
 
 def carry_padding(model: nn.Module, grown: nn.Module) -> None:
     """Which row of a table gets no gradient stays what it was, whatever was set in the config since."""
     new = dict(grown.named_modules())
     for name, module in model.named_modules():
-        if type(module) is nn.Embedding and type(new.get(name)) is nn.Embedding:
+        if _plain_table(module) and _plain_table(new.get(name)):
             new[name].padding_idx = module.padding_idx
 
 

@@ -154,7 +154,6 @@ VARIANTS: dict[str, Variant] = {
     "cohere2": Variant("cohere2", LM, {**COHERE, "num_hidden_layers": 5, "sliding_window": 5}),
     "glm": Variant("glm", LM, UNPADDED),
     "glm4": Variant("glm4", LM, {**UNPADDED, "attention_bias": False, "tie_word_embeddings": True}),
-    "helium": Variant("helium", LM, {**UNPADDED, "hidden_size": 24, "head_dim": 4}),
     "ernie4_5": Variant("ernie4_5", LM, {**UNPADDED, "use_bias": True}),
     "nemotron": Variant("nemotron", LM, {**NORMED, "norm_eps": 0.05}),
     "nemotron-biases": Variant(
@@ -203,6 +202,7 @@ VARIANTS: dict[str, Variant] = {
 # One of each family with a head over the vocabulary, for what does not depend on the variant.
 ONE_EACH = (
     "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm", "distilbert-mlm",
+    "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron",
     "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe",
 )  # fmt: skip
 
