@@ -147,7 +147,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "gemma3_text-ropes": Variant(
         "gemma3_text", LM,
-        {**UNPADDED, **TURNS, "rope_parameters": TWO_ROPES, "layer_types": [*TWO_ROPES], "tie_word_embeddings": False},
+        {**UNPADDED, **TURNS, "rope_parameters": TWO_ROPES, "sliding_window_pattern": 2, "tie_word_embeddings": False},
     ),
     "cohere": Variant("cohere", LM, COHERE),
     "cohere-biases": Variant("cohere", LM, {**COHERE, "tie_word_embeddings": False, "attention_bias": True}),
