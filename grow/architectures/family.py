@@ -161,6 +161,9 @@ class Family:
     branch_norms  rows that are gains on a branch's output; `silent_gain` is the stored number that makes them 0
     window    how stock code derives per-layer attention kinds
     layer_lists  config fields with one entry per layer
+    layer_values  one of them -> what its entries may be, where they are not kinds of attention
+    needs     config fields that must be there, "a|b" one of the two: what stock code takes in their place follows from
+              the number of layers, or is not one of its usual defaults
     default_theta  of RoPE, when the config says none
     experts   where the experts are, None for a dense family
     synonyms  field -> another name that stock code reads and writes for it
@@ -196,6 +199,8 @@ class Family:
     silent_gain: float = 0.0
     window: Window | None = None
     layer_lists: tuple[str, ...] = ("layer_types",)
+    layer_values: Mapping[str, tuple] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
     positions_from: str = ""
     default_theta: float = 1e4
     experts: Experts | None = None
