@@ -47,7 +47,8 @@ def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
         "ffn": ({"ffn": 2 * f + 3}, {"operators": {"ffn": "copies"}}),
         "2x, every copy": ("2x", {**COPIES, "seed": 7}),
     }
-    if facts.attention.whole_norm:  # whole copies
+    plain = Architecture(facts, VARIANTS[variant].fields).hidden_context == "plain"
+    if plain and not facts.derived_head_dim:  # whole copies
         return found | {
             "heads": ({"heads": 2 * h, "kv_heads": 2 * k}, {}),
             "head_dim": ({"head_dim": 2 * d}, {}),
@@ -63,6 +64,9 @@ def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
             "any hidden": ({"hidden": n + h}, {"seed": 3}),
         }
     found |= {"heads": ({"heads": 2 * h, "hidden": 2 * n, "ffn": f + 1}, {}), "head_dim": ({"hidden": 2 * n}, {})}
+    if facts.attention.whole_norm:
+        more = {"heads": 2 * h, "kv_heads": 2 * k, "hidden": 2 * n}
+        return found | {"heads": (more, {}), "any hidden": ({"hidden": n + 2 * h}, {"seed": 3})}
     if facts.norm.writes_stream == "always":
         return found | {"4x": ("4x", {"seed": 3})}
     return found | {"any hidden": ({"hidden": n + 2 * d, "heads": h + 2}, {"seed": 3})}

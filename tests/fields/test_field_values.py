@@ -80,6 +80,11 @@ def test_the_names_of_one_field_are_those_of_the_stock_class(kind):
         ("granite", "logits_scaling", 0, "that is not 0"),
         ("granite", "residual_multiplier", NAN, "NaN (float); wanted a finite number"),
         ("qwen3", "layer_types", ["full_attention"], "wanted a list of"),
+        ("smollm3", "no_rope_layers", [1] * 35, "wanted a list of 36 of 0, 1"),
+        ("smollm3", "no_rope_layers", [2] * 36, "wanted a list of 36 of 0, 1"),
+        ("smollm3", "no_rope_layers", None, "missing, null or empty"),
+        ("exaone4", "layer_types", None, "missing, null or empty"),
+        ("cwm", "rope_parameters", None, "missing, null or empty"),
         ("mixtral", "num_experts_per_tok", 9, "9 of 8 experts"),
         ("qwen2_moe", "decoder_sparse_step", 0, "wanted a whole number from 1 on"),
         ("bert", "id2label", {"a": "A"}, "an object with whole numbers as keys"),
@@ -96,6 +101,20 @@ def test_a_wrong_value_is_refused_before_anything_is_planned(kind, field, value,
         check_fields(Architecture(FAMILIES[kind], config))
     assert words in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in FAMILIES for name in FAMILIES[kind].needs])
+def test_a_field_without_which_the_table_is_not_true_must_be_there(kind, name):
+    """Stock code takes another number of layers, or another RoPE, than the family says; either name of two will do."""
+    first, *other = name.split("|")
+    whole = defaults_of(kind)
+    check_fields(Architecture(FAMILIES[kind], whole))
+    config = {field: value for field, value in whole.items() if field != first}
+    with pytest.raises(BadInput, match=f"config.json: {first}: missing") as caught:
+        check_fields(Architecture(FAMILIES[kind], config))
+    assert caught.value.fix == f"write {first} into config.json, as save_pretrained of the stock class does"
+    for field in other:
+        check_fields(Architecture(FAMILIES[kind], {**config, field: whole[first]}))
 
 
 def test_all_wrong_values_are_told_at_once():
