@@ -111,7 +111,7 @@ CERTIFIED = [
     if growth == "2x" or damage != "zeroed"
 ]
 
-SWAPPED = [(variant, way) for variant in models.ONE_EACH for way in ("grow.json", "same shapes", "outputs alone")]
+SWAPPED = [(variant, way) for variant in models.KINDS for way in ("grow.json", "same shapes", "outputs alone")]
 
 ROPE = {"rope_type": "default", "rope_theta": 20000.0}
 DECODER = {"rms_norm_eps": 0.06, "hidden_act": "gelu", "rope_parameters": ROPE}

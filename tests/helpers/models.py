@@ -245,6 +245,15 @@ ONE_EACH = (
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
 )  # fmt: skip
 
+RELATIVES = (
+    *("ministral", "seed_oss", "arcee", "cwm", "jais2"),
+    *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm"),
+)
+"""Of these every row and fact is another family's, some under other names."""
+
+KINDS = tuple(variant for variant in ONE_EACH if variant not in RELATIVES)
+"""One of each kind, for what takes long."""
+
 
 def make(variant: str, seed: int = 1, **other: Any) -> transformers.PreTrainedModel:
     """The stock model in float32, every parameter drawn anew: tables N(0, 1), weights N(0, 2 / in), gains about 1.
