@@ -19,7 +19,7 @@ import grow
 from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
 from grow.architectures.config_values import check_fields
-from grow.architectures.stock_source import stock_of
+from grow.architectures.stock_source import known_type, stock_of
 from grow.errors import BadInput, GrowError, Refused
 
 HOSTILE = (None, True, -1, 0, 3, -1.0, 1.5, "1e-5", "false", "banana", [], ["a"], {}, INF, NAN)
@@ -203,6 +203,15 @@ def test_no_field_that_stock_code_asks_for_counts_as_unread(kind, monkeypatch):
     assert len(names) > 20
     readings = stock_of(kind).readings(names)
     assert [name for name in names if not readings[name].at_all] == []
+
+
+@pytest.mark.parametrize("kind", ["xlm-roberta", "data2vec-text"])
+def test_the_source_of_a_type_with_a_hyphen_is_found(kind):
+    """Its module has no hyphen, and may lie in a folder of several types."""
+    assert known_type(kind)
+    assert stock_of(kind).fields["vocab_size"].words == "int"
+    assert f"{FAMILIES[kind].class_prefix}ForMaskedLM" in stock_of(kind).classes
+    assert not any(known_type(name) for name in (f"../{kind}", "*", f"{kind}/..", "no-such-type"))
 
 
 def test_where_the_source_is_not_known_nothing_counts_as_unread():
