@@ -1,6 +1,7 @@
 """Llama: RMSNorm before each branch, grouped-query attention with RoPE, gated FFN; and rows that others share."""
 
 from dataclasses import replace
+from typing import Any
 
 from grow.architectures.common_fields import ELEMENTWISE
 from grow.architectures.family import Attention, Family, Norm, Tie
@@ -90,7 +91,7 @@ AXES = {
 ROPE_FIELDS = frozenset({"rope_parameters", "rope_theta", "rope_scaling"})
 
 TIE = Tie("model.embed_tokens.weight", "lm_head.weight", ("model.norm.weight",), when="tie_word_embeddings ForCausalLM")
-LAYERNORM = {
+LAYERNORM: dict[str, Any] = {
     "norm": Norm("layernorm"),
     "tie": replace(TIE, norms=("model.norm.weight", "model.norm.bias")),
 }

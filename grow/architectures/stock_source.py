@@ -268,8 +268,8 @@ def _files(root: Path, model_type: str) -> Iterator[Path]:
     for folder, below, files in os.walk(root):
         below[:] = sorted(name for name in below if name not in BLIND_FOLDERS)
         yield from (Path(folder, name) for name in sorted(files) if name.endswith(".py") and not BLIND.match(name))
-    for folder in filter(None, (root / "models" / "auto", folder_of(model_type))):
-        found = sorted(folder.glob("*.py"))
+    for place in filter(None, (root / "models" / "auto", folder_of(model_type))):
+        found = sorted(place.glob("*.py"))
         yield from (path for path in found if not BLIND.match(path.name))
 
 
