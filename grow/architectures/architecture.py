@@ -14,7 +14,7 @@ from typing import Any
 from grow.architectures.common_fields import ELEMENTWISE, OLDER_ROPE
 from grow.architectures.family import Chain, Family, Tie
 from grow.errors import BadInput
-from grow.notation.axes import Row
+from grow.notation.axes import READ, Label, Row
 from grow.notation.rope import SPELLED
 
 
@@ -144,7 +144,11 @@ class Architecture:
     @property
     def hidden_context(self) -> str:
         """What sits on the hidden axis, for `grow.notation.operators`: "rms", "layernorm" or "plain"."""
-        return self.family.norm.kind if self.norm_is_affine and not self.stream_is_bare else "plain"
+        gained = any(
+            dim.role == READ and Label("hidden") in dim.labels for row in self.rows for dim in row.signature.dims
+        )
+        gains = self.norm_is_affine or not gained  # without them only what makes up for its size itself can read
+        return self.family.norm.kind if gains and not self.stream_is_bare else "plain"
 
     @property
     def activations(self) -> Mapping[str, Any]:

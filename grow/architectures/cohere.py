@@ -33,7 +33,7 @@ COHERE = rms_decoder(
     summary="Command R, Aya 23",
     defaults=DEFAULTS,
     default_theta=5e5,
-    harmless={"logit_scale", "layer_norm_eps"},
+    harmless={"logit_scale"},
     fixed={"use_qk_norm": (False, None)},
     sizes={
         "command-r-35b": size(8192, 64, 64, 22528, 40),

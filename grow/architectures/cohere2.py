@@ -11,7 +11,7 @@ COHERE2 = rms_decoder(
     summary="Command R7B, Command A",
     periods=(Period("layer_types", ("sliding_attention", "full_attention"), every=4, said="sliding_window_pattern"),),
     defaults=DEFAULTS,
-    harmless={"logit_scale", "layer_norm_eps", "sliding_window"},
+    harmless={"logit_scale", "sliding_window"},
     sizes={
         "command-r7b": size(4096, 32, 8, 14336, 32),
         "command-a": size(12288, 96, 8, 36864, 64),

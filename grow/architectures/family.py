@@ -189,6 +189,9 @@ class Family:
     window    how stock code derives per-layer attention kinds
     layer_lists  config fields with one entry per layer
     periods   those of them that stock code derives when they are not given
+    layer_values  one of them -> what its entries may be, where they are not kinds of attention
+    needs     config fields that must be there, "a|b" one of the two: what stock code takes in their place follows from
+              the number of layers, or is not one of its usual defaults
     default_theta  of RoPE, when the config says none
     rope_kinds  kind of layer -> its own rotation, empty where all layers turn alike
     experts   where the experts are, None for a dense family
@@ -224,6 +227,8 @@ class Family:
     window: Window | None = None
     layer_lists: tuple[str, ...] = ("layer_types",)
     periods: tuple[Period, ...] = ()
+    layer_values: Mapping[str, tuple] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
     positions_from: str = ""
     default_theta: float = 1e4
     rope_kinds: Mapping[str, RopeKind] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """Gemma: Llama with gains that are stored as w for 1 + w, and an embedding that stock code multiplies by √hidden."""
 
 from grow.architectures.common_fields import ELEMENTWISE
-from grow.architectures.llama import ATTENTION, FFN, HEAD_ROWS, O_BIAS, QKV_BIAS, rms_decoder, size
+from grow.architectures.llama import ATTENTION, FFN, O_BIAS, OUTPUTS, QKV_BIAS, rms_decoder, size
 
 EMBEDDING = """
 model.embed_tokens.weight                                 vocab -> hidden × √hidden
@@ -18,7 +18,7 @@ BIASES = QKV_BIAS.replace("{when}", "attention_bias") + O_BIAS
 
 def table(norms: str) -> str:
     """The table of a Gemma whose layers have these norms."""
-    return EMBEDDING + norms + ATTENTION + BIASES + FFN + FINAL_NORM + HEAD_ROWS
+    return EMBEDDING + norms + ATTENTION + BIASES + FFN + FINAL_NORM + OUTPUTS
 
 
 FACTS = {

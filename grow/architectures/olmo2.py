@@ -11,6 +11,8 @@ model.layers.{layers}.self_attn.q_proj.weight               (kv_heads q_per_kv h
 model.layers.{layers}.self_attn.k_proj.weight               (kv_heads head_dim.k) <- hidden.raw
 model.layers.{layers}.self_attn.v_proj.weight               (kv_heads head_dim.v) <- hidden.raw
 model.layers.{layers}.self_attn.o_proj.weight               hidden <- (kv_heads q_per_kv head_dim.v)
+"""
+QK_NORMS = """
 model.layers.{layers}.self_attn.q_norm.weight               (kv_heads q_per_kv head_dim.q) *
 model.layers.{layers}.self_attn.k_norm.weight               (kv_heads head_dim.k) *
 """
@@ -28,7 +30,7 @@ BIASES = QKV_BIAS.replace("{when}", "attention_bias") + O_BIAS
 
 def behind(ffn: str) -> str:
     """The table of a decoder whose norms are behind the branches."""
-    return EMBEDDING + ATTENTION + BIASES + NORMS + ffn + HEADS
+    return EMBEDDING + ATTENTION + QK_NORMS + BIASES + NORMS + ffn + HEADS
 
 
 FACTS = {

@@ -116,11 +116,11 @@ class Stock:
 @cache
 def stock_of(model_type: str) -> Stock:
     """The stock code of a model type; one that knows nothing when transformers is not there or has no such type."""
-    root = root_of_transformers()
-    if root is None or not model_type.isidentifier():
+    root, name = root_of_transformers(), _module(model_type)
+    folder = folder_of(model_type)
+    if root is None or folder is None:
         return Stock(model_type)
-    folder = root / "models" / model_type
-    tree = _parsed(folder / f"configuration_{model_type}.py")
+    tree = _parsed(folder / f"configuration_{name}.py")
     base = _parsed(root / "configuration_utils.py")
     if tree is None or base is None:
         return Stock(model_type)
@@ -128,7 +128,7 @@ def stock_of(model_type: str) -> Stock:
     common = [node for node in base.body if isinstance(node, ast.ClassDef) and node.name == "PreTrainedConfig"]
     strict = classes and any("strict" in ast.unparse(d) for d in classes[0].decorator_list)
     fields = dict(_declared(common[0])) | dict(_declared(classes[0])) if strict and common else {}
-    models = _parsed(folder / f"modeling_{model_type}.py")
+    models = _parsed(folder / f"modeling_{name}.py")
     return Stock(model_type, fields, _exported(models) if models else (), root)
 
 
@@ -145,8 +145,22 @@ def root_of_transformers() -> Path | None:
 
 def known_type(model_type: str) -> bool:
     """Whether the installed transformers has models of this type."""
-    root = root_of_transformers()
-    return bool(root and model_type.isidentifier() and (root / "models" / model_type).is_dir())
+    return folder_of(model_type) is not None
+
+
+@cache
+def folder_of(model_type: str) -> Path | None:
+    """Where the stock code of a model type lies; None where there is none. A folder may hold several types."""
+    root, name = root_of_transformers(), _module(model_type)
+    if root is None or not name.isidentifier():
+        return None
+    own = root / "models" / name
+    return own if own.is_dir() else next((p.parent for p in own.parent.glob(f"*/configuration_{name}.py")), None)
+
+
+def _module(model_type: str) -> str:
+    """What files are called after a model type: `x-y` may be one, and no module has such a name."""
+    return model_type.replace("-", "_")
 
 
 def _parsed(path: Path) -> ast.Module | None:
@@ -226,7 +240,7 @@ def _is_scalar(name: str, value: Any) -> bool:
 
 def _search(root: Path, model_type: str, names: list[str]) -> dict[str, Reading]:
     """Every file that can see a config, once: which of the names it reads there."""
-    at_all, of_null = set(), set()
+    at_all, of_null, own = set(), set(), folder_of(model_type)
     words = {name: re.compile(rf"(?<!\w){re.escape(name)}(?!\w)".encode()) for name in names}
     for path in _files(root, model_type):
         data = path.read_bytes()
@@ -245,7 +259,7 @@ def _search(root: Path, model_type: str, names: list[str]) -> dict[str, Reading]
         reader.aliases = _aliases(tree)
         reader.visit(tree)
         at_all |= reader.at_all
-        if path.parent.name == model_type or path in (root / "configuration_utils.py", root / "modeling_rope_utils.py"):
+        if path.parent == own or path in (root / "configuration_utils.py", root / "modeling_rope_utils.py"):
             of_null |= reader.of_null  # elsewhere caches and masks are chosen, and null chooses as nothing does
     return {name: Reading(name in at_all, name in of_null) for name in names}
 
@@ -254,8 +268,8 @@ def _files(root: Path, model_type: str) -> Iterator[Path]:
     for folder, below, files in os.walk(root):
         below[:] = sorted(name for name in below if name not in BLIND_FOLDERS)
         yield from (Path(folder, name) for name in sorted(files) if name.endswith(".py") and not BLIND.match(name))
-    for name in ("auto", model_type):
-        found = sorted((root / "models" / name).glob("*.py"))
+    for place in filter(None, (root / "models" / "auto", folder_of(model_type))):
+        found = sorted(place.glob("*.py"))
         yield from (path for path in found if not BLIND.match(path.name))
 
 

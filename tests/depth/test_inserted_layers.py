@@ -12,7 +12,7 @@ import pytest
 import tiny
 import torch
 from deeper import EXACT, FILLS, N, deepen, somewhere
-from models import ONE_EACH, difference, make, outputs
+from models import KINDS, difference, make, outputs
 from safetensors.torch import load_file, save_file
 
 import grow
@@ -81,7 +81,7 @@ def test_a_seed_gives_the_same_bytes_and_another_one_other_draws_only(fill, deep
 
 
 @pytest.mark.parametrize("fill", FILLS)
-@pytest.mark.parametrize("variant", [*ONE_EACH, "opt-post", "gpt2-inverse", "llama-biases"])
+@pytest.mark.parametrize("variant", [*KINDS, "opt-post", "gpt2-inverse", "llama-biases"])
 def test_all_that_is_new_learns(variant, fill, deep, tmp_path):
     grown = deepen(deep(variant), 2 * N, tmp_path / "grown", fill=fill, place="0,1,1")
     found = grow.verify(deep(variant), tmp_path / "grown", rungs=["certificate", "trainability"])
@@ -101,7 +101,7 @@ def test_a_second_zero_factor_in_a_new_layer_is_dead(deep, tmp_path):
     assert check.measured["dead"] == 3 * sizes.hidden_size * sizes.intermediate_size + sizes.hidden_size  # and the norm
 
 
-@pytest.mark.parametrize("variant", [*ONE_EACH, "opt-post", "qwen2-window", "gpt2-inverse", "bert-sequence"])
+@pytest.mark.parametrize("variant", [*KINDS, "opt-post", "qwen2-window", "gpt2-inverse", "bert-sequence"])
 def test_verify_calls_it_lossless_on_every_rung(variant, deep, tmp_path):
     out = tmp_path / "grown"
     grown = grow.deepen(deep(variant, "float64"), 2 * N, out=out, place=somewhere(variant, "list", 2 * N))
