@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawn_targets import EXACT, FLOAT32, FREE, WHOLE, draw, sizes_of
+from drawn_targets import EXACT, FLOAT32, FREE, WHOLE, context, divides, draw, sizes_of
 from models import LLAMA, ONE_EACH, VARIANTS, difference, load, make, outputs, seeded
 from safetensors.torch import load_file, save_file
 
@@ -80,7 +80,7 @@ def draw_bit_exact(variant: str) -> dict:
         return {"hidden": 3 * n, "heads": 2 * h, "kv_heads": 2 * k, "head_dim": 4 * d, "ffn": f + 5} | more
     k2 = k + r.randint(0, 2)
     heads = k2 * (h // k + r.randint(0, 2))
-    hidden = math.lcm(n * r.choice((2, 3)), heads if VARIANTS[variant].model_type == "llama" else 1)
+    hidden = math.lcm(n * r.choice((2, 3)), heads if divides(variant) else 1)
     target = {"hidden": hidden, "heads": heads, "kv_heads": k2, "ffn": f + r.randint(1, f)}
     quadruple = r.random() < 0.5 and variant not in ("llama-dynamic",)
     quadruple |= VARIANTS[variant].model_type in ("granite", "granitemoe")
@@ -109,7 +109,7 @@ def test_a_rounded_plan_is_written_in_float32(variant, tiny, expected, tmp_path)
     to = {"hidden": 2 * sizes_of(variant)["hidden"]}
     if VARIANTS[variant].model_type in FREE:
         to = {"hidden": sizes_of(variant)["hidden"] * 4 // 3, "head_dim": 12}
-        to = {"head_dim": 12} if VARIANTS[variant].model_type in WHOLE else to
+        to = {"head_dim": 12} if context(variant) == "plain" else to
     grown = widen(tiny(variant, "bfloat16"), to, tmp_path / "grown")
     assert grown.plan.storage == "rounded"
     assert any("float32" in note for note in grown.plan.notes)

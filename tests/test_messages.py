@@ -255,8 +255,8 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], type[GrowErr
         """
         config.json: model_type: 'lama' is not a family that grow knows; did you mean 'llama'?
           why        a family's table says what each tensor reads and writes; without it nothing can be proved
-          fix        known families: llama, mistral, qwen2, qwen3, olmo2, granite, mixtral, qwen2_moe, qwen3_moe, flex_olmo, granitemoe, gpt2, gpt_neox, opt, bert, roberta, distilbert
-        """,
+          fix        known families: FAMILIES
+        """.replace("FAMILIES", ", ".join(grow.families)),
     ),
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import tiny as files
 import transformers
-from models import ONE_EACH, VARIANTS
+from models import KINDS, VARIANTS
 
 import grow
 from grow.architectures import FAMILIES
@@ -40,7 +40,8 @@ def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
         "ffn": ({"ffn": 2 * f + 3}, {"operators": {"ffn": "copies"}}),
         "2x, every copy": ("2x", {**COPIES, "seed": 7}),
     }
-    if facts.attention.whole_norm:  # whole copies
+    plain = Architecture(facts, VARIANTS[variant].fields).hidden_context == "plain"
+    if plain and not facts.derived_head_dim:  # whole copies
         return found | {
             "heads": ({"heads": 2 * h, "kv_heads": 2 * k}, {}),
             "head_dim": ({"head_dim": 2 * d}, {}),
@@ -56,6 +57,9 @@ def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
             "any hidden": ({"hidden": n + h}, {"seed": 3}),
         }
     found |= {"heads": ({"heads": 2 * h, "hidden": 2 * n, "ffn": f + 1}, {}), "head_dim": ({"hidden": 2 * n}, {})}
+    if facts.attention.whole_norm:
+        more = {"heads": 2 * h, "kv_heads": 2 * k, "hidden": 2 * n}
+        return found | {"heads": (more, {}), "any hidden": ({"hidden": n + 2 * h}, {"seed": 3})}
     if facts.norm.writes_stream == "always":
         return found | {"4x": ("4x", {"seed": 3})}
     return found | {"any hidden": ({"hidden": n + 2 * d, "heads": h + 2}, {"seed": 3})}
@@ -64,22 +68,22 @@ def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
 LADDER = ("2x", "2x, every copy")
 WHOLE = [  # every two of variant, dtype and target meet, and for some variants all three
     (variant, dtype, name)
-    for i, variant in enumerate(ONE_EACH)
+    for i, variant in enumerate(KINDS)
     for j, dtype in enumerate(("float32", "bfloat16"))
     for k, name in enumerate(LADDER)
     if (i + j + k) % 2 == 0 or i % 3 == 0
 ]
 NUMBERED = {
     (variant, dtype, name): i + j + k
-    for i, variant in enumerate(ONE_EACH)
+    for i, variant in enumerate(KINDS)
     for j, dtype in enumerate(DTYPES)
     for k, name in enumerate(name for name in targets(variant) if name not in LADDER[1:])
 }
 # A half and a quarter of the product, in each of which every two of variant, dtype and target meet.
 PAIRS = [case for case, number in NUMBERED.items() if number % 2 == 0]
 LOOKED_INTO = [case for case in PAIRS if NUMBERED[case] % 4 == 0 or case[2] == "4x"]
-SEEDS = [(variant, seed) for seed, variant in enumerate(ONE_EACH, 1)]
-SAVED = [(variant, shard) for variant in ONE_EACH for shard in ("5GB", "20KB")]
+SEEDS = [(variant, seed) for seed, variant in enumerate(KINDS, 1)]
+SAVED = [(variant, shard) for variant in KINDS for shard in ("5GB", "20KB")]
 
 
 def alarms(
@@ -96,7 +100,7 @@ def alarms(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("variant", ONE_EACH)
+@pytest.mark.parametrize("variant", KINDS)
 def test_every_growth_is_lossless(variant, dtype, tiny, tmp_path):
     """Hidden states are compared for half of the growths, in which every two of variant, dtype and target meet too."""
     for rungs, pairs in ((RUNGS, LOOKED_INTO), (OUTPUTS, [case for case in PAIRS if case not in LOOKED_INTO])):
@@ -105,7 +109,7 @@ def test_every_growth_is_lossless(variant, dtype, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("variant", ONE_EACH)
+@pytest.mark.parametrize("variant", KINDS)
 def test_the_whole_ladder_passes(variant, dtype, tiny, tmp_path):
     cases = {name: targets(variant)[name] for v, d, name in WHOLE if (v, d) == (variant, dtype)}
     assert alarms(tiny(variant, dtype), tmp_path, cases, grow.verify) == {}
@@ -125,7 +129,7 @@ def test_other_probes_find_nothing_either(variant, seed, tiny, tmp_path):
     assert (found.verdict, found.exit_code) == ("lossless", 0)
 
 
-@pytest.mark.parametrize("variant", ONE_EACH)
+@pytest.mark.parametrize("variant", KINDS)
 def test_without_grow_json_a_bit_exact_growth_is_lossless(variant, tiny, tmp_path):
     grown = grow.widen(tiny(variant), "2x", out=tmp_path / "grown", verify=False).path
     (grown / "grow.json").unlink()
@@ -169,7 +173,7 @@ def sparse(folder: Path, to: Path, variant: str) -> Path:
     return to
 
 
-@pytest.mark.parametrize("variant", ONE_EACH)
+@pytest.mark.parametrize("variant", KINDS)
 def test_a_default_that_one_config_spells_out_is_no_difference(variant, tiny, tmp_path):
     short = sparse(tiny(variant), tmp_path / "short", variant)
     for pair in ((tiny(variant), short), (short, tiny(variant))):
@@ -177,7 +181,7 @@ def test_a_default_that_one_config_spells_out_is_no_difference(variant, tiny, tm
         assert (found.verdict, found.exit_code) == ("lossless", 0)
 
 
-@pytest.mark.parametrize("variant", ONE_EACH)
+@pytest.mark.parametrize("variant", KINDS)
 def test_with_grow_json_a_default_that_stock_code_spells_out_is_no_difference(variant, tiny, tmp_path):
     short = sparse(tiny(variant), tmp_path / "short", variant)
     grown = grow.widen(short, "2x", out=tmp_path / "grown", verify=False).path
@@ -205,11 +209,11 @@ def test_another_spelling_of_the_same_tokenizer_is_no_difference(change, tmp_pat
 
 
 def test_every_two_of_variant_dtype_and_target_meet():
-    product = {(v, d, name) for v in ONE_EACH for d in DTYPES for name in targets(v) if name != "2x, every copy"}
+    product = {(v, d, name) for v in KINDS for d in DTYPES for name in targets(v) if name != "2x, every copy"}
     for i, j in itertools.combinations(range(3), 2):
         pairs = {(case[i], case[j]) for case in product}
         assert {(case[i], case[j]) for case in PAIRS} == {(case[i], case[j]) for case in LOOKED_INTO} == pairs
-        whole = {(v, d, name) for v in ONE_EACH for d in ("float32", "bfloat16") for name in LADDER}
+        whole = {(v, d, name) for v in KINDS for d in ("float32", "bfloat16") for name in LADDER}
         assert {(case[i], case[j]) for case in WHOLE} == {(case[i], case[j]) for case in whole}
 
 

@@ -1,5 +1,5 @@
 """What belongs to one family stands in `grow/architectures/` and nowhere else: the rest of `grow` is read, and searched
-for model types, names of stock classes, and axes, parts of tensor names and config fields that only one family has.
+for model types, names of stock classes, and axes, parts of tensor names and config fields that few families have.
 
 Comments and docstrings may give examples. `grow/zoo/` is left out: its models are of some family.
 """
@@ -27,26 +27,34 @@ OUTSIDE = [
 
 EVERYDAY = {
     "activation": "English, and torch.nn.modules.activation",
+    "activation_function": "what sentence-transformers calls the end of its dense layer",
     "cls": "Python's name of a class, and a way to pool",
     "dim": "torch's name of a dimension",
     "ffn": "an axis of the notation",
     "h": "a letter",
-    "layer_norm": "torch.nn.functional.layer_norm",
     "router": "English: what chooses experts",
+    "summary": "English",
+    "transformer": "English, and a module of sentence-transformers",
     "w3": "www.w3.org",
 }
-"""Names in one family's tables that mean something else outside."""
+"""Names in few families' tables that mean something else outside."""
 
 EXCUSED = {
     ("notation/size_limits.py", "embed"): "every axis of the notation has a largest size",
+    ("notation/size_limits.py", "expert_ffn"): "every axis of the notation has a largest size",
     ("notation/size_limits.py", "shared_ffn"): "every axis of the notation has a largest size",
     ("models/shapes_by_config.py", "embed"): "every axis of the notation has a size at which shapes are probed",
+    ("models/shapes_by_config.py", "expert_ffn"): "every axis of the notation has a size at which shapes are probed",
     ("models/shapes_by_config.py", "shared_ffn"): "every axis of the notation has a size at which shapes are probed",
 }
 
 
+FEW = 2
+"""How many families may share what belongs to none of the others."""
+
+
 def owned() -> dict[str, str]:
-    """Name -> what it is, of everything that only one family has."""
+    """Name -> what it is, of everything that few families have."""
     owners: dict[tuple[str, str], set[str]] = defaultdict(set)
     for kind, family in FAMILIES.items():
         owners[kind, "the model type"].add(kind)
@@ -58,7 +66,11 @@ def owned() -> dict[str, str]:
         names += [*family.stale, *(family.experts.fused if family.experts else ())]
         for part in {part for name in names for part in name.split(".") if part and "{" not in part}:
             owners[part, "a part of a tensor's name"].add(kind)
-    return {name: f"{what} of {min(of)}" for (name, what), of in owners.items() if len(of) == 1}
+    return {
+        name: f"{what} of {next(kind for kind in FAMILIES if kind in of)}"
+        for (name, what), of in owners.items()
+        if len(of) <= FEW
+    }
 
 
 OWNED = owned()
@@ -66,10 +78,10 @@ PUBLISHED = re.compile(r"llama[- ]?pro|progressive llama", re.IGNORECASE)  # the
 AXES = {
     axis: kinds[0]
     for axis in {axis for f in FAMILIES.values() for axis in f.axes}
-    if len(kinds := [k for k, f in FAMILIES.items() if axis in f.axes]) == 1
+    if len(kinds := [k for k, f in FAMILIES.items() if axis in f.axes]) <= FEW
 }
 CLASS = re.compile(rf"(?:{'|'.join(family.class_begins for family in FAMILIES.values())})[A-Z][a-z]\w*")
-SPELLED = {kind.replace("_", ""): kind for kind in FAMILIES if not kind.isalpha()}  # GPT-2, GPT-NeoX, Qwen2-MoE
+SPELLED = {re.sub(r"[-_]", "", kind): kind for kind in FAMILIES if not kind.isalpha()}  # GPT-2, GPT-NeoX, Qwen2-MoE
 TYPE = re.compile(rf"(?:[a-z0-9]*_)*({'|'.join(kind for kind in FAMILIES if kind != 'opt')})(?:_[a-z0-9]*)*")
 
 
@@ -86,7 +98,7 @@ def texts(tree: ast.Module) -> Iterator[tuple[int, str, bool]]:
 
 
 def found(source: str) -> list[tuple[int, str, str]]:
-    """(line, name, what it is) of everything in the source that only one family has."""
+    """(line, name, what it is) of everything in the source that few families have."""
     hits = []
     for line, text, literal in texts(ast.parse(source)):
         if literal and text in AXES:  # a function may be called embed
@@ -138,7 +150,7 @@ PLANTED = {
     "isinstance(layer, transformers.models.x.Qwen2MoeSparseMoeBlock)": "a stock class",
     "state['transformer.wte.weight']": "a part of a tensor's name of gpt2",
     "FUSED = r'(^|\\.)query_key_value\\.'": "a part of a tensor's name of gpt_neox",
-    "layer.block.fc1": "a part of a tensor's name of opt",
+    "layer.block.fc1": "a part of a tensor's name of phi",
     "config.get('_remove_final_layer_norm')": "a config field of opt",
     "config.rotary_pct": "a config field of gpt_neox",
     "Config(scale_attn_weights=True)": "a config field of gpt2",

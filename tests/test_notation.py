@@ -16,7 +16,7 @@ from grow.architectures.config_values import check_fields
 from grow.architectures.match import match
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, Refused
-from grow.notation.axes import FIXED, GAIN, READ, SHIFT, WRITE, Label, parse_signature, parse_table
+from grow.notation.axes import GAIN, READ, SHIFT, SIDES, STACK, WRITE, Label, parse_signature, parse_table
 
 pytestmark = pytest.mark.quick
 
@@ -33,13 +33,21 @@ SIZES = {"vocab": 41, "hidden": 12, "heads": 6, "kv_heads": 2, "head_dim": 5, "f
         ("(kv_heads q_per_kv head_dim.q) <- hidden", [WRITE, READ], (30, 12)),
         ("(kv_heads head_dim.k) <- hidden", [WRITE, READ], (10, 12)),
         ("hidden <- (kv_heads q_per_kv head_dim.v)", [WRITE, READ], (12, 30)),
-        ("hidden -> (qkv heads head_dim)", [READ, WRITE], (12, 90)),
-        ("(heads qkv head_dim) <- hidden", [WRITE, READ], (90, 12)),
+        ("hidden -> (heads head_dim.q | heads head_dim.k | heads head_dim.v)", [READ, WRITE], (12, 90)),
+        ("(heads (head_dim.q | head_dim.k | head_dim.v)) <- hidden", [WRITE, READ], (90, 12)),
+        (
+            "(kv_heads q_per_kv head_dim.q | kv_heads head_dim.k | kv_heads head_dim.v) <- hidden",
+            [WRITE, READ],
+            (50, 12),
+        ),
+        ("(ffn | ffn) <- hidden", [WRITE, READ], (18, 12)),
+        ("1 <- hidden", [WRITE, READ], (1, 12)),
         ("ffn <-", [WRITE], (9,)),
         ("hidden *", [GAIN], (12,)),
         ("head_dim.q *", [GAIN], (5,)),
         ("hidden +", [SHIFT], (12,)),
-        ("positions+2 -> hidden", [READ, WRITE], (32, 12)),
+        ("(2 | positions) -> hidden", [READ, WRITE], (32, 12)),
+        ("[kv_heads] (ffn | ffn) <- hidden", [STACK, WRITE, READ], (2, 18, 12)),
     ],
 )
 def test_a_signature_is_roles_and_a_shape(text, roles, shape):
@@ -58,8 +66,19 @@ def test_query_heads_are_one_axis():
 
 def test_sides_are_spaces_of_their_own():
     assert Label("head_dim", "q").space != Label("head_dim", "k").space
-    assert str(parse_signature("positions+2 -> hidden").dims[0]) == "positions+2"
+    assert str(parse_signature("(2 | positions) -> hidden").dims[0]) == "(2 | positions)"
     assert str(parse_signature("(heads head_dim.q) <- hidden").dims[0]) == "(heads head_dim.q)"
+    nested = parse_signature("(heads (head_dim.q | head_dim.k)) <- hidden").dims[0]
+    assert str(nested) == "(heads (head_dim.q | head_dim.k))"
+    assert [label.space for label in nested.labels] == ["heads", "head_dim.q", "head_dim.k"]
+
+
+@pytest.mark.parametrize(
+    ("mark", "offset", "behind"), [("*", 0.0, False), ("1*", 1.0, False), ("*>", 0.0, True), ("1*>", 1.0, True)]
+)
+def test_a_gain_says_how_it_is_stored_and_where_its_norm_stands(mark, offset, behind):
+    dim = parse_signature(f"hidden {mark}").dims[0]
+    assert (dim.role, dim.offset, dim.behind) == (GAIN, offset, behind)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +88,10 @@ def test_sides_are_spaces_of_their_own():
         "(heads head_dim <- hidden", "heads head_dim) <- hidden", "() <- hidden", "((heads) head_dim) <- hidden",
         "Hidden <- ffn", "hidden.x <- ffn", "hidden+ <- ffn", "hidden+two <- ffn", "hid-den <- ffn",
         "q_per_kv <- hidden", "(q_per_kv kv_heads) <- hidden", "(heads q_per_kv) <- hidden", "ffn <- hidden <- vocab",
-        "ffn = hidden", "hidden * ffn",
+        "ffn = hidden", "hidden * ffn", "hidden*", "hidden 2*", "hidden *>>", "hidden 1+", "heads head_dim <- hidden",
+        "(heads | ) <- hidden", "( | heads) <- hidden", "(heads || ffn) <- hidden", "2 <- hidden",
+        "(0 | ffn) <- hidden", "(2 3) <- hidden", "(hidden) (ffn) <- vocab", "(ffn)) <- hidden", "ffn <- (hidden",
+        "(heads (ffn) ) <- hidden", "(heads.q) <- hidden | ffn", "positions+2 -> hidden", "heads | ffn <- hidden",
     ],
 )  # fmt: skip
 def test_what_is_not_in_the_notation_is_an_error_that_quotes_it(text):
@@ -106,17 +128,15 @@ def test_a_table_with_a_bad_line_is_an_error(line):
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_every_familys_table_parses_and_uses_known_axes(family):
     assert family.rows
-    known = {*family.axes, *FIXED, "kv_heads", "head_dim", "labels"}
+    known = {*family.axes, "kv_heads", "head_dim", "labels"}
     for row in family.rows:
         assert set(row.signature.axes) <= known, row
         assert len(row.signature.part.dims) in (1, 2)
         assert parse_signature(str(row.signature)) == row.signature
         assert sum(dim.role == WRITE for dim in row.signature.dims) <= 1
-        for dim in row.signature.dims:
-            if "qkv" in [label.axis for label in dim.labels]:
-                assert not any(label.side for label in dim.labels), f"{row}: along qkv the slice gives the side"
-            elif any(label.axis == "head_dim" for label in dim.labels):
-                assert all(label.side for label in dim.labels if label.axis == "head_dim"), f"{row}: which side?"
+        for label in (label for dim in row.signature.dims for label in dim.labels):
+            sides = {"head_dim": SIDES, "hidden": ("", "raw")}.get(label.axis, ("",))
+            assert label.side in sides, f"{row}: which side?"
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)

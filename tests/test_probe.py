@@ -59,7 +59,8 @@ class Subject:
 
 def subject_of(variant: str) -> Subject:
     kind, auto, fields, _ = VARIANTS[variant]
-    sized = set(FAMILIES[kind].axes.values()) | {"rope_parameters", "tie_word_embeddings", "label2id"}
+    sized = {*FAMILIES[kind].axes.values(), *FAMILIES[kind].layer_lists}
+    sized |= {"sliding_window", "rope_parameters", "tie_word_embeddings", "label2id"}
     extra = {k: v for k, v in fields.items() if k not in sized and "token_id" not in k and k != "decoder_sparse_step"}
     if "mlp_only_layers" in extra:  # one layer is probed: a dense one
         extra["mlp_only_layers"] = [0, 1]
@@ -127,10 +128,11 @@ def test_the_table_agrees_with_the_stock_model(subject):
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=SUBJECTS.values())
 def test_an_axis_that_moves_no_tensor_is_no_width(subject):
-    """Heads move nothing where head_dim = hidden / heads, positions nothing under RoPE; all else moves something."""
+    """Heads move nothing where head_dim = hidden / heads and each has a kv head of its own, positions nothing under
+    RoPE; all else moves something."""
     family = FAMILIES[subject.model_type]
     moved = {axis for dims in probed(subject).values() for dim in dims for axis in dim}
-    idle = {"layers"} | ({"heads"} if family.derived_head_dim else set())
+    idle = {"layers"} | ({"heads"} if family.derived_head_dim and "kv_heads" not in family.axes else set())
     idle |= {"positions"} if family.attention.rope else set()
     if family.experts and family.experts.step:
         dense = "mlp_only_layers" in subject.extra
@@ -195,7 +197,7 @@ def test_swapped_dims_are_caught_in_every_row_that_is_not_square(subject):
             "{name} ffn <- hidden ? sparse",
             "the table says",
         ),
-        ("qwen2_moe", f"{ROUTED}.gate.weight", "{name} one <- hidden ? sparse", "the table says"),
+        ("qwen2_moe", f"{ROUTED}.gate.weight", "{name} 1 <- hidden ? sparse", "the table says"),
         ("gpt2", "transformer.h.{layers}.attn.c_attn.weight", "{name} hidden -> ffn", "the table says"),
         ("gpt2", "transformer.wpe.weight", "{name} vocab -> hidden", "the table says"),
         ("opt", "model.decoder.project_in.weight", "{name} embed <- hidden", "the table says"),
@@ -214,12 +216,12 @@ def test_a_wrong_row_is_caught(model_type, name, line, fault):
 
 
 def test_a_draft_for_a_family_that_is_not_registered():
-    assert "starcoder2" not in FAMILIES
-    text = draft(probe("starcoder2", bos_token_id=0, eos_token_id=0))
+    assert "nemotron" not in FAMILIES
+    text = draft(probe("nemotron", bos_token_id=0, eos_token_id=0))
     lines = {line.split()[0]: " ".join(line.split()[1:]) for line in text.splitlines()}
     assert lines["model.embed_tokens.weight"] == "vocab ? hidden"
-    assert lines["model.layers.{layers}.mlp.c_fc.weight"] == "ffn ? hidden"
-    assert lines["model.layers.{layers}.mlp.c_fc.bias"] == "ffn ?"
+    assert lines["model.layers.{layers}.mlp.up_proj.weight"] == "ffn ? hidden"
+    assert lines["model.layers.{layers}.input_layernorm.bias"] == "hidden ?"
     assert "kv_heads" in lines["model.layers.{layers}.self_attn.k_proj.weight"]
 
 

@@ -115,6 +115,6 @@ def _whole(name: str, shape: tuple[int, ...], slabs: tuple[Slab, ...], found: li
     if len(slabs) == 1:
         return found[0]
     first, old = found[0], sum(t.matrix[0] for t in found) // shape[0]
-    signature = Signature((Dim((Label("experts"),), STACK), *first.signature.dims), f"[experts] {first.signature}")
+    signature = Signature((Dim(Label("experts"), STACK), *first.signature.dims), f"[experts] {first.signature}")
     before = SourcePart(first.old.tensor, first.old.dtype, (shape[0], old, first.shape[-1]))
     return TensorPlan(name, name, signature, (None,) * len(shape), before, shape, first.dtype, Stack(tuple(found)))

@@ -14,7 +14,7 @@ from typing import Any
 from grow.architectures.common_fields import ELEMENTWISE, OLDER_ROPE
 from grow.architectures.family import Chain, Family, Tie
 from grow.errors import BadInput
-from grow.notation.axes import Row
+from grow.notation.axes import READ, Label, Row
 from grow.notation.rope_parameters import SPELLED
 
 
@@ -144,7 +144,11 @@ class Architecture:
     @property
     def hidden_context(self) -> str:
         """What sits on the hidden axis, for `grow.notation.operators`: "rms", "layernorm" or "plain"."""
-        return self.family.norm.kind if self.norm_is_affine and not self.stream_is_bare else "plain"
+        gained = any(
+            dim.role == READ and Label("hidden") in dim.labels for row in self.rows for dim in row.signature.dims
+        )
+        gains = self.norm_is_affine or not gained  # without them only what makes up for its size itself can read
+        return self.family.norm.kind if gains and not self.stream_is_bare else "plain"
 
     @property
     def activations(self) -> Mapping[str, Any]:
@@ -174,14 +178,37 @@ class Architecture:
         return self.holds(self.family.attention.index_scaled)
 
     @cached_property
-    def rope(self) -> Mapping[str, Any]:
-        """The config as `grow.notation.rope` reads it: where it says nothing, as the stock class takes it."""
+    def ropes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Kind of layer -> the config as `grow.notation.rope` reads it, "" for one rotation in all layers.
+
+        Where the config says nothing, as the stock class takes it.
+        """
         family = self.family
-        said = {"max_position_embeddings": self.get(family.axes["positions"])}
-        said |= {"rope_spelling": family.rope_spelling, "rope_spellings": (SPELLED, OLDER_ROPE)}
-        said["default.rope_theta"] = family.default_theta
+        said = {**self.config, "max_position_embeddings": self.get(family.axes["positions"])}
         said["default.partial_rotary_factor"] = family.defaults.get("partial_rotary_factor")
-        return {**self.config, **said}
+        if not family.rope_kinds:
+            said |= {"rope_spelling": family.rope_spelling, "rope_spellings": (SPELLED, OLDER_ROPE)}
+            return {"": {**said, "default.rope_theta": family.default_theta}}
+        views = {}
+        nested = self.config.get("rope_parameters") or {}
+        for kind, own in family.rope_kinds.items():
+            view = {name: value for name, value in said.items() if name not in ("rope_parameters", *SPELLED)}
+            if not own.scaled:
+                view.pop("rope_scaling", None)
+            if isinstance(nested.get(kind), Mapping):
+                view["rope_parameters"] = nested[kind]
+            spelling = (own.theta_field, SPELLED[1])
+            views[kind] = view | {"rope_spelling": spelling, "rope_spellings": (spelling,)}
+            views[kind] |= {name: said[name] for name in spelling if name in said}
+            views[kind]["default.rope_theta"] = own.theta
+        return views
+
+    def rope_changes(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Changed fields of `ropes` as fields of this config: parameters of one kind stand among the others'."""
+        if not self.family.rope_kinds or "rope_parameters" not in changes:
+            return dict(changes)
+        whole = {**(self.config.get("rope_parameters") or {}), **changes["rope_parameters"]}
+        return {**changes, "rope_parameters": whole}
 
     @property
     def first_position(self) -> int:
@@ -216,6 +243,17 @@ class Architecture:
     def experts_sum_to_one(self) -> bool:
         """Whether the weights of the chosen experts sum to 1."""
         return self.family.experts is not None and self.holds(self.family.experts.normed)
+
+    @property
+    def layer_entries(self) -> Mapping[str, tuple[Any, ...]]:
+        """Field -> its entry for every layer, of the fields that follow from a period and are not given."""
+        entries = {}
+        for period in self.family.periods:
+            if self.config.get(period.field) is None:
+                every = int(self.config.get(period.said) or period.every)
+                layers = range(1, self.sizes["layers"] + 1)
+                entries[period.field] = tuple(period.kinds[layer % every == 0] for layer in layers)
+        return entries
 
     @property
     def window_kinds(self) -> tuple[str, ...]:

@@ -27,12 +27,14 @@ def chain(base: str) -> Chain:
 
 
 # `{base}` is the base model's prefix; roberta has the same encoder.
-ENCODER = """
+EMBEDDINGS = """
 {base}embeddings.word_embeddings.weight                             vocab -> hidden
 {base}embeddings.position_embeddings.weight                         positions -> hidden
 {base}embeddings.token_type_embeddings.weight                       types -> hidden
 {base}embeddings.LayerNorm.weight                                   hidden *
 {base}embeddings.LayerNorm.bias                                     hidden +
+"""
+LAYERS = """
 {base}encoder.layer.{layers}.attention.self.query.weight            (heads head_dim.q) <- hidden
 {base}encoder.layer.{layers}.attention.self.query.bias              (heads head_dim.q) <-
 {base}encoder.layer.{layers}.attention.self.key.weight              (heads head_dim.k) <- hidden
@@ -49,11 +51,16 @@ ENCODER = """
 {base}encoder.layer.{layers}.output.dense.bias                      hidden <-
 {base}encoder.layer.{layers}.output.LayerNorm.weight                hidden *
 {base}encoder.layer.{layers}.output.LayerNorm.bias                  hidden +
+"""
+POOLER = """
 {base}pooler.dense.weight                                           hidden <- hidden  ? optional
 {base}pooler.dense.bias                                             hidden <-         ? optional
+"""
+ANSWERS = """
 qa_outputs.weight                                                   labels <- hidden  ? ForQuestionAnswering
 qa_outputs.bias                                                     labels <-         ? ForQuestionAnswering
 """
+ENCODER = EMBEDDINGS + LAYERS + POOLER + ANSWERS
 
 ENCODER_FACTS: dict[str, Any] = dict(
     axes=AXES,
@@ -79,49 +86,66 @@ ENCODER_FACTS: dict[str, Any] = dict(
     stale=("embeddings.position_ids", "embeddings.token_type_ids"),
 )
 
-MASKED = "ForMaskedLM|ForPreTraining|LMHeadModel"
 CLASSIFIED = "ForSequenceClassification|ForTokenClassification|ForMultipleChoice"
 
-BERT = Family(
-    model_type="bert",
-    prefix="bert.",
-    chain=chain("bert."),
-    table=ENCODER.replace("{base}", "bert.")
-    + f"""
-cls.predictions.transform.dense.weight        hidden <- hidden  ? {MASKED}
-cls.predictions.transform.dense.bias          hidden <-         ? {MASKED}
-cls.predictions.transform.LayerNorm.weight    hidden *          ? {MASKED}
-cls.predictions.transform.LayerNorm.bias      hidden +          ? {MASKED}
-cls.predictions.bias                          vocab <-          ? {MASKED}
-cls.predictions.decoder.weight                vocab <- hidden   ? {MASKED} not tie_word_embeddings
-cls.predictions.decoder.bias                  vocab <-          ? {MASKED} tie_word_embeddings optional
-cls.predictions.decoder.bias                  vocab <-          ? {MASKED} not tie_word_embeddings
+# `{masked}` are the classes with a head over the vocabulary.
+HEADS = f"""
+cls.predictions.transform.dense.weight        hidden <- hidden  ? {{masked}}
+cls.predictions.transform.dense.bias          hidden <-         ? {{masked}}
+cls.predictions.transform.LayerNorm.weight    hidden *          ? {{masked}}
+cls.predictions.transform.LayerNorm.bias      hidden +          ? {{masked}}
+cls.predictions.bias                          vocab <-          ? {{masked}}
+cls.predictions.decoder.weight                vocab <- hidden   ? {{masked}} not tie_word_embeddings
+cls.predictions.decoder.bias                  vocab <-          ? {{masked}} tie_word_embeddings optional
+cls.predictions.decoder.bias                  vocab <-          ? {{masked}} not tie_word_embeddings
 cls.seq_relationship.weight                   labels <- hidden  ? optional
 cls.seq_relationship.bias                     labels <-         ? optional
 classifier.weight                             labels <- hidden  ? {CLASSIFIED}
 classifier.bias                               labels <-         ? {CLASSIFIED}
-""",
-    tie=Tie(
-        "bert.embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.weight",
-        ("cls.predictions.transform.LayerNorm.weight", "cls.predictions.transform.LayerNorm.bias"),
-        when=f"tie_word_embeddings {MASKED}",
-        biases=("cls.predictions.bias", "cls.predictions.decoder.bias"),
-    ),
-    defaults={
-        "tie_word_embeddings": True,
-        "max_position_embeddings": 512,
-        "type_vocab_size": 2,
-        "layer_norm_eps": 1e-12,
-    },
+"""
+
+
+def relative(model_type: str, *, masked: str, **facts: Any) -> Family:
+    """A family of BERT's kind; `masked` are its classes with a head over the vocabulary."""
+    prefix = f"{model_type}."
+    return Family(
+        model_type=model_type,
+        prefix=prefix,
+        chain=chain(prefix),
+        table=ENCODER.replace("{base}", prefix) + HEADS.replace("{masked}", masked),
+        tie=Tie(
+            f"{prefix}embeddings.word_embeddings.weight",
+            "cls.predictions.decoder.weight",
+            ("cls.predictions.transform.LayerNorm.weight", "cls.predictions.transform.LayerNorm.bias"),
+            when=f"tie_word_embeddings {masked}",
+            biases=("cls.predictions.bias", "cls.predictions.decoder.bias"),
+        ),
+        defaults={
+            "tie_word_embeddings": True,
+            "max_position_embeddings": 512,
+            "type_vocab_size": 2,
+            "layer_norm_eps": 1e-12,
+        },
+        **ENCODER_FACTS | facts,
+    )
+
+
+def size(hidden: int, heads: int, ffn: int, layers: int) -> dict[str, int]:
+    """A size of BERT's kind as config fields."""
+    return {
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "intermediate_size": ffn,
+        "num_hidden_layers": layers,
+    }
+
+
+BERT = relative(
+    "bert",
+    masked="ForMaskedLM|ForPreTraining|LMHeadModel",
     summary="BERT, sentence-transformers encoders",
     sizes={
-        name: {
-            "hidden_size": n,
-            "num_attention_heads": h,
-            "intermediate_size": 4 * n,
-            "num_hidden_layers": layers,
-        }
+        name: size(n, h, 4 * n, layers)
         for name, n, h, layers in (
             ("small", 128, 4, 4),
             ("base", 256, 8, 4),
@@ -135,5 +159,4 @@ classifier.bias                               labels <-         ? {CLASSIFIED}
             ("MiniLM-L6", 384, 12, 6),
         )
     },
-    **ENCODER_FACTS,
 )

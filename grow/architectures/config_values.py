@@ -71,7 +71,8 @@ def check_fields(architecture: Architecture, harmless: Collection[str] = ()) -> 
             fix=architecture.divisor_hint(sizes["hidden"], sizes["heads"]),
         )
     if family.attention.rope:
-        check_rope(architecture.rope, sizes["head_dim"], partial=family.attention.rope == "partial")
+        for config in architecture.ropes.values():
+            check_rope(config, sizes["head_dim"], partial=family.attention.rope == "partial")
     return notes
 
 
@@ -142,6 +143,11 @@ def _faults(architecture: Architecture, stock: Stock) -> Iterator[tuple[str, str
         wanted = _wanted(family, stock, name, value, layers)
         if wanted:
             yield field, f"{_show(value)}; wanted {wanted}", f"correct {field} in config.json"
+    for needed in family.needs:
+        if not any(config.get(name) for name in needed.split("|")):
+            name = needed.split("|")[0]
+            what = "missing, null or empty, and what stock code makes of that is not known here"
+            yield name, what, f"write {name} into config.json, as save_pretrained of the stock class does"
     yield from _architectures(family, stock, config.get("architectures"))
     if family.experts:
         chosen, experts = architecture.top_k, _size(architecture, "experts")
@@ -166,9 +172,11 @@ def _wanted(family: Family, stock: Stock, name: str, value: Any, layers: int | N
     if declared is None and isinstance(default, bool) and not isinstance(value, bool):
         return "true or false"
     if name in family.layer_lists or (family.window and name == family.window.field):
-        kinds = family.window.kinds if family.window else ("full_attention", "sliding_attention")
+        kinds = next((period.kinds for period in family.periods if period.field == name), None)
+        kinds = kinds or (family.window.kinds if family.window else ("full_attention", "sliding_attention"))
+        kinds = family.layer_values.get(name, kinds)
         if not isinstance(value, list) or len(value) != layers or any(kind not in kinds for kind in value):
-            return f"a list of {layers} of {', '.join(kinds)}"
+            return f"a list of {layers} of {', '.join(map(str, kinds))}"
     if (
         family.experts
         and name in (family.experts.step, family.experts.top_k)

@@ -46,8 +46,8 @@ class Attention:
     """What sits between q and k.
 
     scaled      condition under which scores are divided by √head_dim
-    rope        None; "half" (rotates coordinates i and i + head_dim/2); "partial" (the first
-                `partial_rotary_factor · head_dim` coordinates are rotated, the rest pass through)
+    rope        None; "half" (rotates coordinates i and i + head_dim/2); "pairs" (2i and 2i + 1); "partial" (the
+                first `partial_rotary_factor · head_dim` coordinates are rotated in either way, the rest pass through)
     qk_norm     an RMSNorm over head_dim on q and on k
     whole_norm  that norm is over all heads at once
     index_scaled  condition under which scores are divided by the layer's index + 1, too
@@ -58,6 +58,20 @@ class Attention:
     qk_norm: bool = False
     whole_norm: bool = False
     index_scaled: str = "never"
+
+
+@dataclass(frozen=True)
+class RopeKind:
+    """The rotation of one kind of layer, which has parameters of its own under the kind's name in `rope_parameters`.
+
+    theta        where the config says none
+    theta_field  the field of older configs that says it
+    scaled       whether `rope_scaling` of older configs is about this kind
+    """
+
+    theta: float
+    theta_field: str = SPELLED[0]
+    scaled: bool = True
 
 
 @dataclass(frozen=True)
@@ -89,6 +103,20 @@ class Window:
 
     def kind(self, layer: int, first: int) -> str:
         return self.kinds[layer % 2 == 0 and layer < first if self.even else layer >= first]
+
+
+@dataclass(frozen=True)
+class Period:
+    """A config field with one entry per layer that stock code derives when it is not given: every so many layers, the
+    last of them is of the second kind.
+
+    every  unless the config field `said` says another number
+    """
+
+    field: str
+    kinds: tuple[Any, Any]
+    every: int
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,10 +186,14 @@ class Family:
     divides   the stock config refuses hidden % heads != 0
     eps       of the norms: a config field or a number
     chain     the modules of a layer whose norms write the stream
-    branch_norms  rows that are gains on a branch's output; `silent_gain` is the stored number that makes them 0
     window    how stock code derives per-layer attention kinds
     layer_lists  config fields with one entry per layer
+    periods   those of them that stock code derives when they are not given
+    layer_values  one of them -> what its entries may be, where they are not kinds of attention
+    needs     config fields that must be there, "a|b" one of the two: what stock code takes in their place follows from
+              the number of layers, or is not one of its usual defaults
     default_theta  of RoPE, when the config says none
+    rope_kinds  kind of layer -> its own rotation, empty where all layers turn alike
     experts   where the experts are, None for a dense family
     synonyms  field -> another name that stock code reads and writes for it
     nulls     field -> what null means where that is not what leaving it out means; "=other" as in defaults
@@ -192,12 +224,14 @@ class Family:
     summary: str = ""
     eps: str | float = "rms_norm_eps"
     chain: Chain | None = None
-    branch_norms: tuple[str, ...] = ()
-    silent_gain: float = 0.0
     window: Window | None = None
     layer_lists: tuple[str, ...] = ("layer_types",)
+    periods: tuple[Period, ...] = ()
+    layer_values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
     positions_from: str = ""
     default_theta: float = 1e4
+    rope_kinds: Mapping[str, RopeKind] = field(default_factory=dict)
     experts: Experts | None = None
     synonyms: Mapping[str, str] = field(default_factory=dict)
     nulls: Mapping[str, Any] = field(default_factory=dict)
@@ -226,11 +260,17 @@ class Family:
     def known_fields(self) -> frozenset[str]:
         """Config fields that somebody has read and knows what growth does to; those of `TRAINS` come on top."""
         known = COMMON_FIELDS | self.harmless | self.reads | {*self.fixed, *self.axes.values(), *self.defaults}
-        known |= {*self.synonyms.values()}
+        known |= {*self.synonyms.values(), *(period.field for period in self.periods)}
+        known |= {period.said for period in self.periods if period.said}
         if self.experts:
             facts = self.experts
             known |= set(filter(None, (facts.top_k, facts.switch, facts.only, facts.step)))
         return frozenset(known)
+
+    @cached_property
+    def branch_norms(self) -> frozenset[str]:
+        """Rows that are the gain of a norm behind a branch, in front of the residual stream."""
+        return frozenset(row.name for row in self.rows if row.signature.dims[0].behind)
 
     @property
     def class_begins(self) -> str:

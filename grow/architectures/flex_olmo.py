@@ -2,12 +2,19 @@
 
 from grow.architectures.llama import rms_decoder, size
 from grow.architectures.olmo2 import FACTS, behind
-from grow.architectures.qwen2_moe import ROUTED, ROUTER_FIELDS, routed
+from grow.architectures.qwen2_moe import ROUTER_FIELDS, routed
+
+ROUTED = """
+model.layers.{layers}.mlp.gate.weight                                experts <- hidden.raw
+model.layers.{layers}.mlp.experts.{experts}.gate_proj.weight         ffn <- hidden.raw
+model.layers.{layers}.mlp.experts.{experts}.up_proj.weight           ffn <- hidden.raw
+model.layers.{layers}.mlp.experts.{experts}.down_proj.weight         hidden <- ffn
+"""
 
 FLEX_OLMO = rms_decoder(
     "flex_olmo",
     class_prefix="FlexOlmo",
-    table=behind(ROUTED.replace("expert_ffn", "ffn").replace("? sparse", "")),
+    table=behind(ROUTED),
     summary="FlexOlmo",
     **FACTS,
     axes={"experts": "num_experts"},

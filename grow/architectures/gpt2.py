@@ -13,8 +13,8 @@ transformer.wte.weight                       vocab -> hidden
 transformer.wpe.weight                       positions -> hidden
 transformer.h.{layers}.ln_1.weight           hidden *
 transformer.h.{layers}.ln_1.bias             hidden +
-transformer.h.{layers}.attn.c_attn.weight    hidden -> (qkv heads head_dim)
-transformer.h.{layers}.attn.c_attn.bias      (qkv heads head_dim) <-
+transformer.h.{layers}.attn.c_attn.weight    hidden -> (heads head_dim.q | heads head_dim.k | heads head_dim.v)
+transformer.h.{layers}.attn.c_attn.bias      (heads head_dim.q | heads head_dim.k | heads head_dim.v) <-
 transformer.h.{layers}.attn.c_proj.weight    (heads head_dim.v) -> hidden
 transformer.h.{layers}.attn.c_proj.bias      hidden <-
 transformer.h.{layers}.ln_2.weight           hidden *

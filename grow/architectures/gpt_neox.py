@@ -12,8 +12,8 @@ GPT_NEOX = Family(
 gpt_neox.embed_in.weight                                    vocab -> hidden
 gpt_neox.layers.{layers}.input_layernorm.weight             hidden *
 gpt_neox.layers.{layers}.input_layernorm.bias               hidden +
-gpt_neox.layers.{layers}.attention.query_key_value.weight   (heads qkv head_dim) <- hidden
-gpt_neox.layers.{layers}.attention.query_key_value.bias     (heads qkv head_dim) <-           ? attention_bias
+gpt_neox.layers.{layers}.attention.query_key_value.weight   (heads (head_dim.q | head_dim.k | head_dim.v)) <- hidden
+gpt_neox.layers.{layers}.attention.query_key_value.bias     (heads (head_dim.q | head_dim.k | head_dim.v)) <-   ? attention_bias
 gpt_neox.layers.{layers}.attention.dense.weight             hidden <- (heads head_dim.v)
 gpt_neox.layers.{layers}.attention.dense.bias               hidden <-                         ? attention_bias
 gpt_neox.layers.{layers}.post_attention_layernorm.weight    hidden *
@@ -30,7 +30,7 @@ classifier.weight                                           labels <- hidden  ? 
 classifier.bias                                             labels <-         ? ForTokenClassification
 qa_outputs.weight                                           labels <- hidden  ? ForQuestionAnswering
 qa_outputs.bias                                             labels <-         ? ForQuestionAnswering
-""",
+""",  # noqa: E501
     axes={
         "hidden": "hidden_size",
         "heads": "num_attention_heads",

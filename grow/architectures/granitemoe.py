@@ -7,7 +7,7 @@ from grow.architectures.qwen2_moe import ROUTER_FIELDS
 
 STACKS = """
 model.layers.{layers}.block_sparse_moe.router.layer.weight     experts <- hidden
-model.layers.{layers}.block_sparse_moe.input_linear.weight     [experts] (gate_up ffn) <- hidden
+model.layers.{layers}.block_sparse_moe.input_linear.weight     [experts] (ffn | ffn) <- hidden
 model.layers.{layers}.block_sparse_moe.output_linear.weight    [experts] hidden <- ffn
 """
 

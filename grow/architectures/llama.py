@@ -1,6 +1,7 @@
 """Llama: RMSNorm before each branch, grouped-query attention with RoPE, gated FFN; and rows that others share."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from grow.architectures.common_fields import ELEMENTWISE
@@ -22,19 +23,25 @@ model.layers.{layers}.self_attn.o_proj.weight             hidden <- (kv_heads q_
 ATTENTION_NORM = """
 model.layers.{layers}.post_attention_layernorm.weight     hidden *
 """
-FFN = """
+GATE = """
 model.layers.{layers}.mlp.gate_proj.weight                ffn <- hidden
+"""
+UNGATED = """
 model.layers.{layers}.mlp.up_proj.weight                  ffn <- hidden
 model.layers.{layers}.mlp.down_proj.weight                hidden <- ffn
 """
-HEADS = """
+FFN = GATE + UNGATED
+FINAL_NORM = """
 model.norm.weight                                         hidden *
+"""
+OUTPUTS = """
 lm_head.weight                                            vocab <- hidden   ? ForCausalLM not tie_word_embeddings
 score.weight                                      labels <- hidden  ? ForSequenceClassification|ForTokenClassification
 score.bias                                        labels <-         ? ForTokenClassification
 qa_outputs.weight                                         labels <- hidden  ? ForQuestionAnswering
 qa_outputs.bias                                           labels <-         ? ForQuestionAnswering
 """
+HEADS = FINAL_NORM + OUTPUTS
 
 
 def block(ffn: str = FFN) -> str:
@@ -54,10 +61,21 @@ O_BIAS = """
 model.layers.{layers}.self_attn.o_proj.bias               hidden <-                           ? attention_bias
 """
 
-MLP_BIAS = """
-model.layers.{layers}.mlp.gate_proj.bias                  ffn <-                              ? mlp_bias
+UNGATED_BIAS = """
 model.layers.{layers}.mlp.up_proj.bias                    ffn <-                              ? mlp_bias
 model.layers.{layers}.mlp.down_proj.bias                  hidden <-                           ? mlp_bias
+"""
+
+MLP_BIAS = f"""
+model.layers.{{layers}}.mlp.gate_proj.bias                ffn <-                              ? mlp_bias
+{UNGATED_BIAS}
+"""
+
+# of a decoder whose norms are LayerNorms
+NORM_BIASES = """
+model.layers.{layers}.input_layernorm.bias                hidden +
+model.layers.{layers}.post_attention_layernorm.bias       hidden +
+model.norm.bias                                           hidden +
 """
 
 AXES = {
@@ -74,6 +92,10 @@ AXES = {
 ROPE_FIELDS = frozenset({"rope_parameters", "rope_theta", "rope_scaling"})
 
 TIE = Tie("model.embed_tokens.weight", "lm_head.weight", ("model.norm.weight",), when="tie_word_embeddings ForCausalLM")
+LAYERNORM: dict[str, Any] = {
+    "norm": Norm("layernorm"),
+    "tie": replace(TIE, norms=("model.norm.weight", "model.norm.bias")),
+}
 
 
 def rms_decoder(model_type: str, *, table: str, sizes: Mapping[str, Mapping[str, int]], **facts: Any) -> Family:
@@ -85,21 +107,27 @@ def rms_decoder(model_type: str, *, table: str, sizes: Mapping[str, Mapping[str,
         "attention_bias": False,
         "mlp_bias": False,
     } | facts.pop("defaults", {})
+    axes = AXES | facts.pop("axes", {})
+    if facts.get("derived_head_dim"):
+        del axes["head_dim"]
+    attention = facts.pop("attention", Attention(rope="half"))
+    eps = facts.get("eps", "rms_norm_eps")
+    whole = {} if attention.rope == "partial" else {"partial_rotary_factor": (None, 1.0)}
     return Family(
         model_type=model_type,
         table=table,
         prefix="model.",
         aliases=facts.pop("aliases", ("transformer.",)),
-        axes=AXES | facts.pop("axes", {}),
+        axes=axes,
         norm=facts.pop("norm", Norm("rms")),
-        attention=facts.pop("attention", Attention(rope="half")),
-        tie=TIE,
+        attention=attention,
+        tie=facts.pop("tie", TIE),
         sizes=sizes,
         defaults=defaults,
         nulls=facts.pop("nulls", {"num_key_value_heads": "=num_attention_heads"}),
-        reads=ROPE_FIELDS,
-        harmless=frozenset({"hidden_act", "rms_norm_eps", *facts.pop("harmless", ())}),
-        fixed={"hidden_act": ELEMENTWISE, "partial_rotary_factor": (None, 1.0)} | facts.pop("fixed", {}),
+        reads=ROPE_FIELDS | facts.pop("reads", frozenset()),
+        harmless=frozenset({*facts.pop("harmless", ()), *(() if isinstance(eps, float) else (eps,))}),
+        fixed={"hidden_act": ELEMENTWISE} | whole | facts.pop("fixed", {}),
         stale=(".rotary_emb.inv_freq",),
         **facts,
     )
@@ -115,6 +143,11 @@ def size(hidden: int, heads: int, kv_heads: int, ffn: int, layers: int, head_dim
         "intermediate_size": ffn,
         "num_hidden_layers": layers,
     }
+
+
+def derived_size(hidden: int, heads: int, kv_heads: int, ffn: int, layers: int) -> dict[str, int]:
+    """The same where head_dim is hidden / heads and no field."""
+    return {name: n for name, n in size(hidden, heads, kv_heads, ffn, layers).items() if name != "head_dim"}
 
 
 LLAMA = rms_decoder(

@@ -151,10 +151,7 @@ def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]) ->
         yield f"has dtype {info.dtype}, wanted one of {', '.join(BITS)}", DTYPE
     dims = row.signature.dims
     shape = tuple(info.shape)
-    wanted = tuple(
-        got if any(label.axis == "labels" for label in dim.labels) else dim.size(sizes)
-        for dim, got in zip(dims, shape + (0,) * len(dims))
-    )
+    wanted = tuple(got if dim.has("labels") else dim.size(sizes) for dim, got in zip(dims, shape + (0,) * len(dims)))
     if shape != wanted:
         fields = sorted({f"{family.axes[a]}={sizes[a]}" for a in row.signature.axes if a in family.axes})
         yield f"has shape {shape}, the config says {wanted}: {row.signature}, {', '.join(fields)}", SHAPE

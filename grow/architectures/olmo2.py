@@ -1,44 +1,40 @@
 """OLMo 2: norms behind each branch, and an RMSNorm over all heads of q and of k.
 
-The projections read the residual stream itself, so hidden grows by whole copies.
+The branches read the residual stream itself.
 """
 
-from grow.architectures.family import Attention, Norm
-from grow.architectures.llama import (
-    ATTENTION,
-    ATTENTION_NORM,
-    EMBEDDING,
-    FFN,
-    HEADS,
-    O_BIAS,
-    QKV_BIAS,
-    rms_decoder,
-    size,
-)
+from grow.architectures.family import Attention
+from grow.architectures.llama import EMBEDDING, HEADS, O_BIAS, QKV_BIAS, rms_decoder, size
 
+ATTENTION = """
+model.layers.{layers}.self_attn.q_proj.weight               (kv_heads q_per_kv head_dim.q) <- hidden.raw
+model.layers.{layers}.self_attn.k_proj.weight               (kv_heads head_dim.k) <- hidden.raw
+model.layers.{layers}.self_attn.v_proj.weight               (kv_heads head_dim.v) <- hidden.raw
+model.layers.{layers}.self_attn.o_proj.weight               hidden <- (kv_heads q_per_kv head_dim.v)
+"""
 QK_NORMS = """
 model.layers.{layers}.self_attn.q_norm.weight               (kv_heads q_per_kv head_dim.q) *
 model.layers.{layers}.self_attn.k_norm.weight               (kv_heads head_dim.k) *
 """
-FFN_NORM = """
-model.layers.{layers}.post_feedforward_layernorm.weight     hidden *
+FFN = """
+model.layers.{layers}.mlp.gate_proj.weight                  ffn <- hidden.raw
+model.layers.{layers}.mlp.up_proj.weight                    ffn <- hidden.raw
+model.layers.{layers}.mlp.down_proj.weight                  hidden <- ffn
 """
-BRANCH_NORMS = (
-    "model.layers.{layers}.post_attention_layernorm.weight",
-    "model.layers.{layers}.post_feedforward_layernorm.weight",
-)
+NORMS = """
+model.layers.{layers}.post_attention_layernorm.weight       hidden *>
+model.layers.{layers}.post_feedforward_layernorm.weight     hidden *>
+"""
+BIASES = QKV_BIAS.replace("{when}", "attention_bias") + O_BIAS
 
 
 def behind(ffn: str) -> str:
     """The table of a decoder whose norms are behind the branches."""
-    biases = QKV_BIAS.replace("{when}", "attention_bias") + O_BIAS
-    return EMBEDDING + ATTENTION + biases + QK_NORMS + ATTENTION_NORM + ffn + FFN_NORM + HEADS
+    return EMBEDDING + ATTENTION + QK_NORMS + BIASES + NORMS + ffn + HEADS
 
 
 FACTS = {
-    "norm": Norm("rms", bare="always"),
     "attention": Attention(rope="half", qk_norm=True, whole_norm=True),
-    "branch_norms": BRANCH_NORMS,
     "aliases": (),
 }
 

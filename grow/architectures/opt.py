@@ -26,7 +26,7 @@ OPT = Family(
     table=f"""
 model.decoder.embed_tokens.weight                              vocab -> hidden   ? {DIRECT}
 model.decoder.embed_tokens.weight                              vocab -> embed    ? {PROJECTED}
-model.decoder.embed_positions.weight                           positions+2 -> hidden
+model.decoder.embed_positions.weight                           (2 | positions) -> hidden
 model.decoder.project_in.weight                                hidden <- embed   ? {PROJECTED}
 model.decoder.layers.{{layers}}.self_attn_layer_norm.weight    hidden *          ? {AFFINE}
 model.decoder.layers.{{layers}}.self_attn_layer_norm.bias      hidden +          ? {AFFINE}

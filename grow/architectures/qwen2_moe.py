@@ -17,7 +17,7 @@ SHARED = """
 model.layers.{layers}.mlp.shared_expert.gate_proj.weight             shared_ffn <- hidden    ? sparse
 model.layers.{layers}.mlp.shared_expert.up_proj.weight               shared_ffn <- hidden    ? sparse
 model.layers.{layers}.mlp.shared_expert.down_proj.weight             hidden <- shared_ffn    ? sparse
-model.layers.{layers}.mlp.shared_expert_gate.weight                  one <- hidden           ? sparse
+model.layers.{layers}.mlp.shared_expert_gate.weight                  1 <- hidden              ? sparse
 """
 PARTS = {
     MLP + f"experts.{{experts}}.{name}.weight": (MLP + f"{name}.weight",)

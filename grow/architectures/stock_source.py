@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from grow.architectures.stock_declarations import Declared, declared_fields
-from grow.architectures.stock_reads import Reading, parsed, search
+from grow.architectures.stock_reads import Reading, parsed, search, stock_files
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,16 @@ class Stock:
 def stock_of(model_type: str) -> Stock:
     """The stock code of a model type; one that knows nothing when transformers is not there or has no such type."""
     root = root_of_transformers()
-    if root is None or not model_type.isidentifier():
+    place = stock_files(root, model_type) if root else None
+    if root is None or place is None:
         return Stock(model_type)
-    folder = root / "models" / model_type
-    tree, common = parsed(folder / f"configuration_{model_type}.py"), _common_fields(root)
+    tree, common = parsed(place.config), _common_fields(root)
     if tree is None or common is None:
         return Stock(model_type)
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and _says(node, model_type)]
     strict = classes and any("strict" in ast.unparse(d) for d in classes[0].decorator_list)
     fields = {**common, **dict(declared_fields(classes[0]))} if strict and common else {}
-    models = parsed(folder / f"modeling_{model_type}.py")
+    models = parsed(place.model)
     return Stock(model_type, fields, _exported(models) if models else (), root)
 
 
@@ -102,7 +102,7 @@ def root_of_transformers() -> Path | None:
 def known_type(model_type: str) -> bool:
     """Whether the installed transformers has models of this type."""
     root = root_of_transformers()
-    return bool(root and model_type.isidentifier() and (root / "models" / model_type).is_dir())
+    return root is not None and stock_files(root, model_type) is not None
 
 
 def _is_class(node: ast.AST, name: str) -> TypeGuard[ast.ClassDef]:

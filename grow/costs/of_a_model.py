@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from grow.architectures.family import UNITS
 from grow.architectures.match import Match
-from grow.notation.axes import LOOKUPS, READ, SIDES, WRITE
+from grow.notation.axes import READ, SIDES, WRITE
 from grow.notation.dtypes import ITEMSIZE
 from grow.notation.maps import identity
 from grow.planning.assemble import assemble
@@ -63,11 +63,11 @@ def _cost(plan: Plan, sizes: Mapping[str, int], tensors: list[tuple[TensorPlan, 
         if len(shape) < 2:
             continue
         dims = t.signature.dims
-        reads = {label.axis for dim in dims if dim.role == READ for label in dim.labels}
-        writes = {label.axis for dim in dims if dim.role == WRITE for label in dim.labels}
-        if reads & LOOKUPS:
+        if any(dim.looked_up for dim in dims):
             tables.add((t.name, shape))
             continue
+        reads = {label.axis for dim in dims if dim.role == READ for label in dim.labels}
+        writes = {label.axis for dim in dims if dim.role == WRITE for label in dim.labels}
         ffn = (reads | writes) & {*UNITS, "experts"}
         part = "head" if writes & {"vocab", "labels"} else "ffn" if ffn else "attention projections"
         flops[part] += 2.0 * math.prod(shape) * _used(plan, t, grown)

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from grow.architectures.match import numberless
-from grow.notation.axes import LOOKUPS, READ, WRITE
+from grow.notation.axes import WRITE
 from grow.planning.plan import Plan
 from grow.planning.tensor import TensorPlan
 
@@ -96,10 +96,10 @@ def _parameters(stored: Iterable[tuple[TensorPlan, tuple[int, ...], str]]) -> li
 
 def _kind(t: TensorPlan) -> str:
     """The kind of a tensor: "table" that is looked up, "head" that writes logits, or ""."""
-    dims = [(dim.role, label.axis) for dim in t.signature.dims for label in dim.labels]
-    if len(t.signature.dims) > 1 and any(role == READ and axis in LOOKUPS for role, axis in dims):
+    dims = t.signature.dims
+    if len(dims) > 1 and any(dim.looked_up for dim in dims):
         return "table"
-    return "head" if any(role == WRITE and axis in ("vocab", "labels") for role, axis in dims) else ""
+    return "head" if any(dim.role == WRITE and (dim.has("vocab") or dim.has("labels")) for dim in dims) else ""
 
 
 def _memory(parameters: list[_Parameter], n: int, tied: bool) -> ProcessMemory:

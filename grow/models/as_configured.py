@@ -22,7 +22,7 @@ import transformers
 from torch import nn
 
 from grow.errors import BadInput, Refused, listing
-from grow.models.differences_from_config import CHANGING, FREQUENCIES, HOOKS, MERGE, MODULE, WHY, faults_of
+from grow.models.differences_from_config import HOOKS, MERGE, MODULE, WHY, faults_of, follows_length, plain_table
 from grow.models.true_float64 import quiet
 
 
@@ -99,8 +99,8 @@ def twin_of(model: Any, config: Mapping[str, Any]) -> Any:
     for name, module in twin.named_modules():
         for key, buffer in model.get_submodule(name)._buffers.items():
             own = module._buffers.get(key)
-            follows = own is not None and key in FREQUENCIES and getattr(module, "rope_type", None) in CHANGING
-            module._buffers[key] = own.to(buffer.device, buffer.dtype) if follows else buffer
+            follows = own is not None and follows_length(module, key)
+            module._buffers[key] = own.to(buffer.device, buffer.dtype) if own is not None and follows else buffer
     return twin.train(model.training)
 
 
@@ -108,7 +108,7 @@ def carry_padding(model: nn.Module, grown: nn.Module) -> None:
     """Which row of a table gets no gradient stays what it was, whatever was set in the config since."""
     new = dict(grown.named_modules())
     for name, module in model.named_modules():
-        if type(module) is nn.Embedding and type(new.get(name)) is nn.Embedding:
+        if plain_table(module) and plain_table(new.get(name)):
             new[name].padding_idx = module.padding_idx
 
 

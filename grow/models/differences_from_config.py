@@ -91,13 +91,12 @@ def _compared(where: str, cls: str, model: Any, module: nn.Module, twin: nn.Modu
         elif parameter is not None and (getattr(parameter, "_backward_hooks", None) or _accumulating(parameter)):
             fix = "remove it before growing, and register it again on the result"
             yield Fault(f"{where}.{name}: a hook on its gradient", "would be lost", fix)
-    changing = getattr(module, "rope_type", None) in CHANGING
     for name in {**module._buffers, **twin._buffers}:
-        if not (changing and name in FREQUENCIES) and not _alike(module._buffers.get(name), twin._buffers.get(name)):
+        if not follows_length(module, name) and not _alike(module._buffers.get(name), twin._buffers.get(name)):
             yield Fault(f"{where}.{name}", "is not the buffer that its config builds", again(cls))
     has, wanted = vars(module), vars(twin)
     for name in {**has, **wanted}:
-        if name in MODULE or name in CARRIED or (changing and name in FREQUENCIES):
+        if name in MODULE or name in CARRIED or follows_length(module, name):
             continue
         if name in has and name not in wanted and hasattr(type(module), name):
             if not (callable(has[name]) and _wraps(has[name], type(module), name)):
@@ -112,6 +111,14 @@ def _compared(where: str, cls: str, model: Any, module: nn.Module, twin: nn.Modu
             if not _same(is_now, stock):
                 what = f"is {_value(is_now)}; its config builds {_value(stock)}"
                 yield Fault(f"{where}.{name}", what, f"let the config say it, or give back {_value(stock)}")
+
+
+def follows_length(module: nn.Module, name: str) -> bool:
+    """Whether a buffer holds frequencies that are computed anew for every length, of one kind of layer or of all."""
+    kinds = getattr(module, "rope_type", None)
+    if isinstance(kinds, dict):
+        return any(kind in CHANGING and name.removeprefix(f"{layer}_") in FREQUENCIES for layer, kind in kinds.items())
+    return kinds in CHANGING and name in FREQUENCIES
 
 
 def hooked(module: nn.Module, twin: nn.Module | None = None) -> str:
@@ -160,7 +167,15 @@ def _wraps(function: Any, cls: type, name: str) -> bool:
 
 def _training_only(module: nn.Module, name: str) -> bool:
     """A row of a table without a gradient comes along; see `carry_padding`."""
-    return name == "padding_idx" and type(module) is nn.Embedding
+    return name == "padding_idx" and plain_table(module)
+
+
+def plain_table(module: nn.Module | None) -> bool:
+    """Whether it is a table that is looked up and, if stock code has changed anything, only scaled."""
+    if not isinstance(module, nn.Embedding):
+        return False
+    forward = type(module).forward
+    return forward is nn.Embedding.forward or "padding_idx" not in forward.__code__.co_names
 
 
 def _shared(model: nn.Module, twin: nn.Module) -> Iterator[Fault]:

@@ -2,80 +2,160 @@
 
     vocab -> hidden                                reads vocab, writes hidden    (an embedding table)
     (kv_heads q_per_kv head_dim.q) <- hidden       writes the left, reads hidden (a torch Linear weight)
-    hidden -> (qkv heads head_dim)                 the same, stored transposed   (a GPT-2 Conv1D weight)
+    hidden -> (heads head_dim.q | heads head_dim.k | heads head_dim.v)           (a GPT-2 Conv1D weight)
     ffn <-                                         writes ffn, reads nothing     (a bias)
-    hidden *                                       a norm's gain
+    hidden *                                       the gain of a norm in front of what reads it
+    hidden *>                                      the gain of a norm behind a branch, in front of the residual stream
+    ffn <- hidden.raw                              reads the residual stream with no gain in between
+    hidden 1*                                      a gain that is stored as w and means 1 + w
     hidden +                                       a norm's bias
-    positions+2 -> hidden                          a table with 2 rows more than the axis
-    [experts] (gate_up ffn) <- hidden              one such matrix per expert, stacked in one tensor
+    (2 | positions) -> hidden                      a table with 2 rows in front of the axis
+    [experts] (ffn | ffn) <- hidden                one such matrix per expert, stacked in one tensor
 
-The arrow points at what is produced. Parentheses are one stored dimension, outer label first.
+The arrow points at what is produced. Parentheses are one stored dimension: a product of axes, outer axis first, or
+several products one behind the other with `|` in between; a number is so many coordinates that never grow.
 `kv_heads q_per_kv` in a row is the space of query heads and is called `heads`; size 1 is a size.
 `head_dim.q`, `.k` and `.v` have one size and separate coordinates: q meets k in a dot product,
-v meets the output projection. Along `qkv` (size 3) the side follows from the slice. `gate_up` (size 2) and `one`
-are no axes: they never grow.
+v meets the output projection. So have `hidden`, as it is behind a norm with a gain, and `hidden.raw`.
 
-A line of a family's table is a tensor name, a signature and, after `?`, when it is there:
+A line of a family's table is a tensor name, a signature, what stock code multiplies the tensor by, and a condition:
 
-    lm_head.weight     vocab <- hidden     ? ForCausalLM not tie_word_embeddings
+    lm_head.weight               vocab <- hidden                 ? ForCausalLM not tie_word_embeddings
+    model.embed_tokens.weight    vocab -> hidden    × √hidden
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
 SIDES = ("q", "k", "v")
 WRITE, READ, GAIN, SHIFT, STACK = "write", "read", "gain", "shift", "stack"
 INDICES = ("layers", "experts")  # axes along which tensors are counted instead of stacked
-FIXED = {"qkv": 3, "gate_up": 2, "one": 1}  # labels whose size no config says
 LOOKUPS = {"vocab", "positions", "types"}  # a table that these index is looked up row by row, not multiplied
 
-_LABEL = re.compile(r"(?P<axis>[a-z_]+)(?:\.(?P<side>[qkv]))?(?:\+(?P<extra>\d+))?$")
-_SIDE = r"\([^()]*\)|[^\s()]+"
-_MAP = re.compile(rf"^(?P<left>{_SIDE})\s*(?P<arrow><-|->)\s*(?P<right>{_SIDE})?$")
-_NORM = re.compile(rf"^(?P<left>{_SIDE})\s*(?P<mark>[*+])$")
+_LABEL = re.compile(r"(?P<axis>[a-z_]+)(?:\.(?P<side>[qkv]|raw))?$")
+_MARKS = re.compile(r"^(?P<dim>.+?)\s*(?<!\S)(?:(?P<gain>1?\*>?)|(?P<shift>\+))$")
+_ARROW = re.compile(r"^(?P<left>[^<>]+?)\s*(?P<arrow><-|->)\s*(?P<right>[^<>]*)$")
 _STACK = re.compile(r"^\[(?P<axis>[a-z_]+)\]\s*(?P<rest>.+)$")
+_TIMES = re.compile(r"\s(?P<sign>[×÷])\s*√(?P<axis>[a-z_]+)$")
 
 
 @dataclass(frozen=True)
 class Label:
-    """One axis inside a stored dimension: `head_dim.q`, `positions+2`, `hidden`."""
+    """One axis inside a stored dimension: `hidden`, `head_dim.q`."""
 
     axis: str
     side: str = ""
-    extra: int = 0
 
     @property
     def space(self) -> str:
         """The name of its coordinates: an axis map exists per space."""
         return f"{self.axis}.{self.side}" if self.side else self.axis
 
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        return (self,)
+
     def size(self, sizes: Mapping[str, int]) -> int:
-        return (FIXED.get(self.axis) or sizes[self.axis]) + self.extra
+        return sizes[self.axis]
 
     def __str__(self) -> str:
-        return self.space + (f"+{self.extra}" if self.extra else "")
+        return self.space
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """So many coordinates that are no axis and never grow."""
+
+    count: int
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        return ()
+
+    def size(self, sizes: Mapping[str, int]) -> int:
+        return self.count
+
+    def __str__(self) -> str:
+        return str(self.count)
+
+
+@dataclass(frozen=True)
+class Product:
+    """Every combination of its factors, the outer one first."""
+
+    factors: tuple[Space, ...]
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        return tuple(label for factor in self.factors for label in factor.labels)
+
+    def size(self, sizes: Mapping[str, int]) -> int:
+        total = 1
+        for factor in self.factors:
+            total *= factor.size(sizes)
+        return total
+
+    def __str__(self) -> str:
+        return " ".join(f"({f})" if isinstance(f, Concatenation) else str(f) for f in self.factors)
+
+
+@dataclass(frozen=True)
+class Concatenation:
+    """Its parts one behind the other."""
+
+    parts: tuple[Space, ...]
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        return tuple(label for part in self.parts for label in part.labels)
+
+    def size(self, sizes: Mapping[str, int]) -> int:
+        return sum(part.size(sizes) for part in self.parts)
+
+    def __str__(self) -> str:
+        return " | ".join(map(str, self.parts))
+
+
+Space = Label | Fixed | Product | Concatenation
+"""What a stored dimension is made of."""
 
 
 @dataclass(frozen=True)
 class Dim:
-    """One stored dimension: the labels it is the product of, and its role."""
+    """One stored dimension and its role.
 
-    labels: tuple[Label, ...]
+    offset  of a gain: what stock code adds to the stored number
+    behind  of a gain: the norm is behind a branch, so what it writes is scaled as what it reads
+    """
+
+    space: Space
     role: str
+    offset: float = 0.0
+    behind: bool = False
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """Its axes, in storage order."""
+        return self.space.labels
+
+    @property
+    def looked_up(self) -> bool:
+        """Whether it indexes the rows of a table, which are looked up and not multiplied."""
+        return self.role == READ and any(label.axis in LOOKUPS for label in self.labels)
+
+    def has(self, axis: str) -> bool:
+        """Whether the axis is part of it."""
+        return any(label.axis == axis for label in self.labels)
 
     def size(self, sizes: Mapping[str, int]) -> int:
-        total = 1
-        for label in self.labels:
-            total *= label.size(sizes)
-        return total
+        return self.space.size(sizes)
 
     def __str__(self) -> str:
-        text = " ".join(map(str, self.labels))
-        return f"({text})" if len(self.labels) > 1 else text
+        return str(self.space) if isinstance(self.space, (Label, Fixed)) else f"({self.space})"
 
 
 @dataclass(frozen=True)
@@ -95,7 +175,7 @@ class Signature:
 
     def counts(self, axis: str) -> bool:
         """Whether it is a stack of so many matrices."""
-        return self.stacked and self.dims[0].labels[0].axis == axis
+        return self.stacked and self.dims[0].has(axis)
 
     @property
     def part(self) -> Signature:
@@ -112,11 +192,15 @@ class Signature:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a family's table; `{layers}` and `{experts}` stand for indices."""
+    """One line of a family's table; `{layers}` and `{experts}` stand for indices.
+
+    root   (axis, exponent): stock code multiplies the tensor by the size of the axis to the power of ½ or -½
+    """
 
     name: str
     signature: Signature
     when: str = ""
+    root: tuple[str, float] | None = None
 
     @property
     def optional(self) -> bool:
@@ -142,17 +226,19 @@ def parse_signature(text: str) -> Signature:
     text = " ".join(text.split())
     if stack := _STACK.match(text):
         of = parse_signature(stack["rest"])
-        return Signature((Dim((Label(stack["axis"]),), STACK), *of.dims), text)
-    if norm := _NORM.match(text):
-        role = GAIN if norm["mark"] == "*" else SHIFT
-        return Signature((Dim(_labels(norm["left"], text), role),), text)
-    arrow = _MAP.match(text)
+        return Signature((Dim(Label(stack["axis"]), STACK), *of.dims), text)
+    if marked := _MARKS.match(text):
+        space, gain = _space(marked["dim"], text), marked["gain"]
+        if gain is None:
+            return Signature((Dim(space, SHIFT),), text)
+        return Signature((Dim(space, GAIN, float(gain[0] == "1"), gain[-1] == ">"),), text)
+    arrow = _ARROW.match(text)
     if arrow is None or (arrow["arrow"] == "->" and not arrow["right"]):
         raise ValueError(f"signature {text!r} is neither `A <- B`, `A -> B`, `A *` nor `A +`")
     left_role, right_role = (WRITE, READ) if arrow["arrow"] == "<-" else (READ, WRITE)
-    dims = [Dim(_labels(arrow["left"], text), left_role)]
+    dims = [Dim(_space(arrow["left"], text), left_role)]
     if arrow["right"]:
-        dims.append(Dim(_labels(arrow["right"], text), right_role))
+        dims.append(Dim(_space(arrow["right"], text), right_role))
     return Signature(tuple(dims), text)
 
 
@@ -162,22 +248,58 @@ def parse_table(text: str) -> tuple[Row, ...]:
     for line in filter(None, map(str.strip, text.splitlines())):
         head, _, when = line.partition("?")
         name, _, signature = head.strip().partition(" ")
-        rows.append(Row(name, parse_signature(signature), " ".join(when.split())))
+        times = _TIMES.search(signature)
+        root = (times["axis"], 0.5 if times["sign"] == "×" else -0.5) if times else None
+        middle = signature[: times.start()] if times else signature
+        rows.append(Row(name, parse_signature(middle), " ".join(when.split()), root))
     return tuple(rows)
 
 
-def _labels(group: str, text: str) -> tuple[Label, ...]:
-    labels: list[Label] = []
-    for word in group.strip("()").split():
-        match = _LABEL.match(word)
-        if match is None:
-            raise ValueError(f"signature {text!r}: {word!r} is not a label")
-        if match["axis"] == "q_per_kv":
-            if not labels or labels[-1].axis != "kv_heads":
-                raise ValueError(f"signature {text!r}: q_per_kv follows kv_heads")
-            labels[-1] = Label("heads")
+def _space(group: str, text: str) -> Space:
+    """The space that a label, the number 1 or a group in parentheses names."""
+    words = iter(re.findall(r"[()|]|[^\s()|]+", group))
+    first = next(words)
+    space = _concatenation(words, text) if first == "(" else _atom(first, text)
+    if next(words, None) is not None:
+        raise ValueError(f"signature {text!r}: {group!r} is one stored dimension, which parentheses hold together")
+    if not space.labels and space != Fixed(1):
+        raise ValueError(f"signature {text!r}: {group!r} has no axis")
+    return space
+
+
+def _concatenation(words: Iterator[str], text: str) -> Space:
+    """What stands between a parenthesis and the one that closes it: products with `|` in between."""
+    parts: list[Space] = []
+    factors: list[Space] = []
+    for word in words:
+        if word in ("|", ")"):
+            parts.append(_product(factors, text))
+            factors = []
+            if word == ")":
+                return parts[0] if len(parts) == 1 else Concatenation(tuple(parts))
+        elif word == "(":
+            factors.append(_concatenation(words, text))
+            if not isinstance(factors[-1], Concatenation):
+                raise ValueError(f"signature {text!r}: parentheses inside parentheses hold parts together, so one `|`")
+        elif word == "q_per_kv" and factors and factors[-1] == Label("kv_heads"):
+            factors[-1] = Label("heads")
         else:
-            labels.append(Label(match["axis"], match["side"] or "", int(match["extra"] or 0)))
-    if not labels:
+            factors.append(_atom(word, text))
+    raise ValueError(f"signature {text!r}: a parenthesis is not closed")
+
+
+def _product(factors: list[Space], text: str) -> Space:
+    if not factors:
         raise ValueError(f"signature {text!r}: an empty group")
-    return tuple(labels)
+    return factors[0] if len(factors) == 1 else Product(tuple(factors))
+
+
+def _atom(word: str, text: str) -> Label | Fixed:
+    if word.isdecimal() and not word.startswith("0"):
+        return Fixed(int(word))
+    if word == "q_per_kv":
+        raise ValueError(f"signature {text!r}: q_per_kv follows kv_heads")
+    match = _LABEL.match(word)
+    if match is None:
+        raise ValueError(f"signature {text!r}: {word!r} is not a label")
+    return Label(match["axis"], match["side"] or "")

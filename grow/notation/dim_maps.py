@@ -1,38 +1,63 @@
-"""The map of a stored dimension, made of the maps of its spaces."""
+"""The map of a stored dimension, from the maps of the spaces that it is made of."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
 
-from grow.notation.axes import Dim, Label
-from grow.notation.maps import AxisMap, behind, concatenate, identity, product
+import numpy as np
+
+from grow.notation.axes import Concatenation, Dim, Fixed, Label, Space
+from grow.notation.maps import AxisMap, concatenate, identity, product
 
 
 def dim_map(dim: Dim, maps: Mapping[str, AxisMap], sizes: Mapping[str, int]) -> AxisMap | None:
-    """The map of a stored dimension from the maps of its spaces; None when no space in it changes."""
+    """None when no space in it changes.
 
-    def of(label: Label, side: str = "") -> AxisMap | None:
-        found = maps.get(label.space) or maps.get(f"{label.axis}.{side}")
-        if found is None or found.is_identity:
-            return None
-        return found if not label.extra else behind(label.extra, found)
-
-    def joined(labels: tuple[Label, ...], side: str = "") -> AxisMap:
-        return _product(tuple(of(label, side) or label.size(sizes) for label in labels))
-
-    axes = [label.axis for label in dim.labels]
-    if "qkv" in axes:
-        at = axes.index("qkv")
-        outer, inner = dim.labels[:at], dim.labels[at + 1 :]
-        if not any(of(label, side) for label in (*outer, *inner) for side in "qkv"):
-            return None
-        sides = concatenate([joined(inner, side) for side in "qkv"])
-        return product([joined(outer), sides]) if outer else sides
-    return joined(dim.labels) if any(map(of, dim.labels)) else None
+    maps   space -> its map; a space that has none does not change
+    sizes  axis -> old size, of the axes in the dim
+    """
+    found = _map(dim.space, maps, sizes)
+    return found if found is None or not dim.behind else _behind(found)
 
 
-@lru_cache(maxsize=16)
-def _product(factors: tuple[AxisMap | int, ...]) -> AxisMap:
+def coordinates(space: Space, label: str, sizes: Mapping[str, int]) -> np.ndarray:
+    """(size,) True for the coordinates that belong to the space of this name, `head_dim.k`, of all in the dim."""
+    if isinstance(space, Label):
+        return np.full(space.size(sizes), space.space == label)
+    if isinstance(space, Fixed):
+        return np.zeros(space.count, dtype=bool)
+    if isinstance(space, Concatenation):
+        return np.concatenate([coordinates(part, label, sizes) for part in space.parts])
+    whole = np.zeros(1, dtype=bool)
+    for factor in space.factors:
+        whole = (whole[:, None] | coordinates(factor, label, sizes)[None, :]).ravel()
+    return whole
+
+
+def _map(space: Space, maps: Mapping[str, AxisMap], sizes: Mapping[str, int]) -> AxisMap | None:
+    if isinstance(space, Fixed):
+        return None
+    if isinstance(space, Label):
+        found = maps.get(space.space)
+        return None if found is None or found.is_identity else found
+    together = isinstance(space, Concatenation)
+    inner = space.parts if isinstance(space, Concatenation) else space.factors
+    grown = tuple(_map(part, maps, sizes) for part in inner)
+    if all(m is None for m in grown):
+        return None
+    whole = tuple(part.size(sizes) if m is None else m for part, m in zip(inner, grown))
+    return _joined(whole, together=together)
+
+
+@lru_cache(maxsize=32)
+def _joined(parts: tuple[AxisMap | int, ...], *, together: bool) -> AxisMap:
     """The same map for every layer; a number is an unchanged space of that size."""
-    return product([identity(factor) if isinstance(factor, int) else factor for factor in factors])
+    whole = [identity(part) if isinstance(part, int) else part for part in parts]
+    return concatenate(whole) if together else product(whole)
+
+
+@lru_cache(maxsize=8)
+def _behind(stream: AxisMap) -> AxisMap:
+    """The map for a norm behind a branch: its input is written as the stream is, so the scale comes out by itself."""
+    return stream.having(gain=np.ones(stream.m))

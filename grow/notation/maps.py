@@ -89,6 +89,11 @@ class AxisMap:
         scales = np.unique(np.concatenate([self.write, self.gain]))
         return all(is_power_of_two(x) for x in scales) and not (self.source == MEAN).any()
 
+    def having(self, **columns: np.ndarray) -> AxisMap:
+        """A map in which `source`, `write`, `read` or `gain` are others."""
+        same = {name: getattr(self, name) for name in ("source", "write", "read", "gain")}
+        return AxisMap(self.n, **{**same, **columns}, operator=self.operator)
+
     def to_runs(self) -> list[Run]:
         """Maximal runs `[length, first source or kind, write, read, gain]`: the map as JSON."""
         before, after = self.source[:-1], self.source[1:]
@@ -226,11 +231,6 @@ def concatenate(maps: Sequence[AxisMap]) -> AxisMap:
     source = [np.where(m.source < 0, m.source, m.source + o) for m, o in zip(maps, offsets)]
     write, read, gain = (np.concatenate([getattr(m, x) for m in maps]) for x in ("write", "read", "gain"))
     return AxisMap(int(offsets[-1]), np.concatenate(source), write, read, gain)
-
-
-def behind(rows: int, axis_map: AxisMap) -> AxisMap:
-    """The map of a dim that has `rows` coordinates more, in front, which stay (OPT's position table)."""
-    return concatenate([identity(rows), axis_map])
 
 
 def is_power_of_two(x: float) -> bool:

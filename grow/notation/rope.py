@@ -1,7 +1,8 @@
 """Rotary frequencies on a longer head: every old pair keeps its own.
 
-Pair i of a head of size d turns with θ^(-2i/d), stored as coordinates i and i + d/2. On size d' = k·d the pair
-k·i has that frequency at the same θ; on any even d' the first d/2 pairs have it at θ' = θ^(d'/d). What the
+Pair i of a head of size d turns with θ^(-2i/d), stored as coordinates i and i + d/2, or as neighbours 2i and 2i + 1.
+On size d' = k·d the pair k·i has that frequency at the same θ; on any even d' the first d/2 pairs have it at
+θ' = θ^(d'/d). What the
 frequencies become is computed here and compared, so that a scaling whose frequencies depend on d in another way
 (yarn's rounded range, for one) is refused and not approximated.
 """
@@ -34,8 +35,39 @@ class RopeGrowth:
     how: str
 
 
-def grow_half(config: Mapping[str, Any], d: int, d2: int) -> RopeGrowth:
-    """Rotation of coordinates i and i + d/2 on a head grown d -> d2, both even."""
+def grow_rope(ropes: Mapping[str, Mapping[str, Any]], d: int, d2: int, style: str) -> RopeGrowth:
+    """Rotations on a head grown d -> d2, the same places in every kind of layer.
+
+    ropes  kind of layer -> the config as this kind reads it, "" for a model with one rotation for all
+    style  "half" (coordinates i and i + d/2), "pairs" (2i and 2i + 1) or "partial" (of the first coordinates alone)
+    """
+    if style == "partial":
+        grown = {kind: grow_partial(config, d, d2) for kind, config in ropes.items()}
+    else:
+        alike = len(ropes) == 1 or all(rope_of(config)["rope_type"] in SAME_THETA for config in ropes.values())
+        grown = {kind: grow_whole(config, d, d2, style, keep=alike) for kind, config in ropes.items()}
+    first = next(iter(grown.values()))
+    if "" in grown:
+        return first
+    changes: dict[str, Any] = {}
+    for kind, one in grown.items():
+        own = dict(one.config)
+        if "rope_parameters" in own:
+            changes["rope_parameters"] = {**changes.get("rope_parameters", {}), kind: own.pop("rope_parameters")}
+        changes |= own
+    how = (
+        first.how
+        if len({one.how for one in grown.values()}) == 1
+        else "; ".join(f"{kind}: {one.how}" for kind, one in grown.items())
+    )
+    return RopeGrowth(first.place, changes, how)
+
+
+def grow_whole(config: Mapping[str, Any], d: int, d2: int, style: str = "half", *, keep: bool = True) -> RopeGrowth:
+    """Rotation of whole heads grown d -> d2, both even; `style` as in `grow_rope`.
+
+    keep  θ where d divides d2
+    """
     rope = rope_of(config)
     kind = rope["rope_type"]
     _check_known(rope, kind, d, d2)
@@ -55,7 +87,7 @@ def grow_half(config: Mapping[str, Any], d: int, d2: int) -> RopeGrowth:
         pairs = pairs * step
         new["rope_theta"] = rope["rope_theta"] ** (d2 * (d - 2) / (d * (d2 - 2)))
         how = f"pair i -> {step}i, θ -> {new['rope_theta']:.6g}"
-    elif d2 % d == 0 and kind in SAME_THETA:
+    elif keep and d2 % d == 0 and kind in SAME_THETA:
         step = d2 // d
         pairs = pairs * step
         how = f"pair i -> {step}i, θ kept"
@@ -77,7 +109,8 @@ def grow_half(config: Mapping[str, Any], d: int, d2: int) -> RopeGrowth:
                 f"a frequency of the old pairs would change by {worst:.1e} of itself",
                 "keep head_dim",
             )
-    return RopeGrowth(np.concatenate([pairs, pairs + d2 // 2]), _edited(config, rope, new), how)
+    halves = np.stack([2 * pairs, 2 * pairs + 1], axis=1) if style == "pairs" else np.stack([pairs, pairs + d2 // 2])
+    return RopeGrowth(halves.ravel(), _edited(config, rope, new), how)
 
 
 def grow_partial(config: Mapping[str, Any], d: int, d2: int) -> RopeGrowth:

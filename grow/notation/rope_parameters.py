@@ -60,7 +60,7 @@ def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
     BadInput or Refused for whatever is not understood: nothing is taken for its default but what is not there. Stock
     code prefers `rope_scaling` to `rope_parameters`, and either to fields of their own (`convert_rope_params_to_dict`
-    of transformers 5.23); fields that say another thing than the one that counts are refused. `Architecture.rope`
+    of transformers 5.23); fields that say another thing than the one that counts are refused. `Architecture.ropes`
     says what is not there, and under which names older configs say it.
     """
     homes = {name: _home(name, config[name]) for name in HOMES if config.get(name) not in (None, {})}

@@ -55,7 +55,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from grow.notation.axes import GAIN, LOOKUPS, READ, SHIFT
+from grow.notation.axes import GAIN, READ, SHIFT
 from grow.notation.maps import AxisMap
 from grow.notation.origins import Read, Stack
 from grow.optimizer.arrays import along, as_like, gather, joined, pick, ratio, times, work, zeros
@@ -86,7 +86,7 @@ class Factors:
 def factors(t: TensorPlan) -> tuple[Factors | None, ...]:
     """v and γ along each stored dim; None where nothing changes. See the table above."""
     return tuple(
-        None if m is None else _factors(m, role, t.tied, dim.role == READ and dim.labels[0].axis in LOOKUPS)
+        None if m is None else _factors(m, role, t.tied, dim.looked_up)
         for m, role, dim in zip(t.maps, t.roles, t.signature.dims)
     )
 

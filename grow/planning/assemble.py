@@ -13,11 +13,11 @@ import numpy as np
 from grow.architectures.architecture import Architecture
 from grow.architectures.family import Tie
 from grow.architectures.match import Match, Matched, Origin
-from grow.notation.axes import WRITE, Row, Signature
+from grow.notation.axes import WRITE, Label, Row, Signature
 from grow.notation.dim_maps import dim_map
 from grow.notation.maps import AxisMap
 from grow.notation.origins import Constant, Drawn, Read, Redrawn, SourcePart, Stack, Twin
-from grow.planning.change import Change, Treatment, layer_maps, treat
+from grow.planning.change import Change, Treatment, row_maps, tie_factor, treat
 from grow.planning.tensor import TensorPlan, roles_of
 
 DimMaps = tuple[AxisMap | None, ...]  # one per stored dim, None where nothing changes
@@ -79,12 +79,13 @@ class _Assembly:
 
     def tensor(self, place: _Place) -> TensorPlan:
         change, (row, name, canonical, layer, expert) = self.change, place
-        maps = layer_maps(self.source, change.maps, change.depth, layer)
+        maps = row_maps(self.source, change.maps, change.depth, row, layer)
         treatment = Treatment(0) if layer is None else treat(self.source, change, row, layer, expert)
         old_layer = None if layer is None else treatment.layer
         old_expert = None if expert is None else int(maps["experts"].source[expert])
         old = self.stored[row.name, old_layer, old_expert]
         inserted = layer is not None and change.depth.new[layer] and not treatment.moved
+        tied = self.tie is not None and self.parted is None and canonical in self.tie.norms
         dims, shape = _grown(row.signature, old.shape, maps)
         dtype, treated = self.dtypes[old.name], _treated(old.origin, treatment.origin)
         origin: Read | Constant | Drawn | Stack[TensorPlan]
@@ -93,33 +94,35 @@ class _Assembly:
             origin = Stack(tuple(self._pieces(place, matrices, maps, shape[1], dtype, inserted)))
         elif isinstance(treated, Read):
             above = None if old_layer is None else self.stored.get((row.name, old_layer + 1, old_expert))
-            origin = self._read(place, old, treated, dims, above)
+            origin = self._read(place, old, treated, dims, above, tie_factor(self.source, change.maps) if tied else 1.0)
         elif isinstance(treated, Stack):
             raise TypeError(f"{name}: {row.signature} is not a stack")
         else:
             origin = treated
-        tied = self.tie is not None and self.parted is None and canonical in self.tie.norms
         return TensorPlan(name, canonical, row.signature, dims, old.stored, shape, dtype, origin, tied, inserted)
 
     def head(self, tie: Tie) -> TensorPlan:
         """The tied table once more, as the head that parts from it."""
         row = next(row for row in self.source.family.rows if row.name == tie.head)
         table = next(t for t in self.matched.tensors if t.canonical == tie.table)
-        dims, shape = _grown(row.signature, table.shape, self.change.maps)
+        maps = row_maps(self.source, self.change.maps, self.change.depth, row, None)
+        dims, shape = _grown(row.signature, table.shape, maps)
         dtype, origin = self.dtypes[table.name], Read(again=True)
         return TensorPlan(tie.head, tie.head, row.signature, dims, table.stored, shape, dtype, origin)
 
-    def _read(self, place: _Place, old: Matched, treated: Read, dims: DimMaps, above: Matched | None) -> Read:
-        """above  the old tensor of the next layer"""
+    def _read(
+        self, place: _Place, old: Matched, treated: Read, dims: DimMaps, above: Matched | None, factor: float
+    ) -> Read:
+        """above  the old tensor of the next layer;  factor  beside the one that the layer asks for"""
         change, row, experts = self.change, place.row, self.source.family.experts
-        tokens = len(dims) == 1 and any(label.axis == "vocab" for label in row.signature.dims[0].labels)
+        tokens = len(dims) == 1 and row.signature.dims[0].has("vocab")
         copied = above is not None and change.above and _writes_copies(row.signature, dims)
 
         def spot(expert: int) -> tuple[str, int]:
             return old.at(old.at(old.name, layers=place.layer or 0), experts=expert), 0
 
         return Read(
-            treated.factor,
+            treated.factor * factor,
             low=change.low if tokens else None,
             above=above.stored if above is not None and copied else None,
             twin=None if place.expert is None else self._twin(place, row.signature, place.expert, spot),
@@ -180,7 +183,7 @@ class _Assembly:
         redraw, experts = self.change.redraw, self.source.family.experts
         if redraw is None or experts is None or (first and not redraw.first):
             return None
-        units = [d for d, dim in enumerate(signature.dims) if any(label.axis == experts.width for label in dim.labels)]
+        units = [d for d, dim in enumerate(signature.dims) if dim.has(experts.width)]
         return Redrawn(redraw.share, name, units[0]) if units else None
 
 
@@ -210,13 +213,9 @@ def _grown(
     signature: Signature, shape: tuple[int, ...], maps: Mapping[str, AxisMap]
 ) -> tuple[DimMaps, tuple[int, ...]]:
     """The map of each dimension of a tensor, and the shape that it gets."""
-    sizes = {
-        label.axis: size - label.extra
-        for dim, size in zip(signature.dims, shape)
-        for label in dim.labels
-        if len(dim.labels) == 1
-    }
-    sizes |= {"heads": maps["heads"].n, "kv_heads": maps["kv_heads"].n, "head_dim": maps["head_dim.v"].n}
+    labels = [label for dim in signature.dims for label in dim.labels]
+    sizes = {label.axis: maps[label.space].n for label in labels if label.space in maps}
+    sizes |= {dim.space.axis: size for dim, size in zip(signature.dims, shape) if isinstance(dim.space, Label)}
     dims = tuple(dim_map(dim, maps, sizes) for dim in signature.dims)
     return dims, tuple(n if m is None else m.m for m, n in zip(dims, shape))
 

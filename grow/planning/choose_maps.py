@@ -60,9 +60,8 @@ def head_dim_maps(source: Architecture, d2: int) -> tuple[dict[str, AxisMap], di
     attention, d = source.family.attention, source.sizes["head_dim"]
     place, changes, how = np.arange(d), {}, "appended"
     if d2 != d and attention.rope:
-        turn = rope.grow_half if attention.rope == "half" else rope.grow_partial
-        grown = turn(source.rope, d, d2)
-        place, changes, how = grown.place, grown.config, grown.how
+        grown = rope.grow_rope(source.ropes, d, d2, attention.rope)
+        place, changes, how = grown.place, source.rope_changes(grown.config), grown.how
     scale = math.sqrt(d2 / d) if source.scaled else 1.0
     sides = grow_head_dim(d, d2, place, scale=scale, qk_norm=attention.qk_norm)
     norm = "; q and k copied, k's new gains 0" if attention.qk_norm else "; k's new rows 0"
@@ -109,7 +108,8 @@ def position_map(source: Architecture, p2: int) -> AxisMap:
     if p2 == p:
         return identity(p)
     if source.family.attention.rope:  # millions of them cost nothing
-        rope.check_positions(source.rope, p, p2)
+        for config in source.ropes.values():
+            rope.check_positions(config, p, p2)
         return appended(p, p2, SILENT, "no weight")
     first = source.first_position
     extra = np.arange(p2 - p) % max(1, p - first) + min(first, p - 1)

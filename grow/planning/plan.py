@@ -11,18 +11,28 @@ from typing import Any
 from grow.architectures.architecture import Architecture
 from grow.architectures.family import GROWABLE, UNITS, Family
 from grow.architectures.match import Match
+from grow.notation.dim_maps import dim_map
 from grow.notation.dtypes import BITS, CODES, STORES
 from grow.notation.maps import AxisMap, is_power_of_two
 from grow.notation.origins import Read
 from grow.planning.assemble import assemble
-from grow.planning.change import Change, Upcycling, check_depth, depth_rounds, layer_config
+from grow.planning.change import (
+    Change,
+    Upcycling,
+    check_depth,
+    depth_rounds,
+    layer_config,
+    root_factor,
+    row_maps,
+    tie_factor,
+)
 from grow.planning.choose_maps import grow_counts, grow_experts, head_dim_maps, low_logit, rounding
 from grow.planning.growth_options import USUAL, GrowthOptions
-from grow.planning.layers import Depth
+from grow.planning.layers import Depth, unchanged
 from grow.planning.methods import DEFAULT, Request, design
 from grow.planning.read_as_experts import read_so
 from grow.planning.target import Target, resolve
-from grow.planning.tensor import HALVED, TensorPlan
+from grow.planning.tensor import HALVED, TensorPlan, stays
 from grow.spelling import option
 
 
@@ -204,7 +214,8 @@ def grown_config(
 def why_rounded(matched: Match, change: Change, new: Mapping[str, int], split: str) -> tuple[str, ...]:
     """Why this growth rounds weights, whatever they are stored in; empty where it does not."""
     shares = rounding(change.maps, split)
-    return (*shares, *depth_rounds(matched.architecture, change.depth), *_rounding_factors(matched))
+    source = matched.architecture
+    return (*shares, *depth_rounds(source, change.depth), *_rounding_rows(source, change), *_rounding_factors(matched))
 
 
 def why_narrowed(tensors: Sequence[TensorPlan], maps: Mapping[str, AxisMap], split: str) -> tuple[str, ...]:
@@ -215,6 +226,24 @@ def why_narrowed(tensors: Sequence[TensorPlan], maps: Mapping[str, AxisMap], spl
     if split in HALVED and shared and any(t.dtype == "F16" for t in tensors):
         found.append("float16: half of one of its smallest numbers is none")
     return tuple(found)
+
+
+def _rounding_rows(source: Architecture, change: Change) -> tuple[str, ...]:
+    """Rows that a growth rounds although none of its maps does."""
+    hidden, reasons = change.maps["hidden"], []
+    for row in source.rows:
+        maps = row_maps(source, change.maps, unchanged(source.sizes["layers"]), row, None)
+        if row.root and not is_power_of_two(root_factor(row, maps)):
+            axis, n, m = row.root[0], hidden.n, hidden.m
+            reasons.append(f"{axis} {n} -> {m}: stock code multiplies {row.name} by a root of it")
+        dim = row.signature.dims[0]
+        grown = dim_map(dim, maps, source.sizes) if dim.offset else None
+        tied = row.name in source.tie_norms
+        if grown is not None and not stays(grown, tie_factor(source, change.maps) if tied else 1.0, tied=tied):
+            reasons.append(
+                f"{dim} {grown.n} -> {grown.m}: gains that are stored as their difference from {dim.offset:g}"
+            )
+    return tuple(dict.fromkeys(reasons))
 
 
 def _rounding_factors(matched: Match) -> tuple[str, ...]:

@@ -282,4 +282,4 @@ def _experts(
 
 
 def _writes_hidden(t: Matched) -> bool:
-    return t.row.signature.dims[0].labels[0].axis == "hidden"
+    return t.row.signature.dims[0].has("hidden")

@@ -12,12 +12,15 @@ import numpy as np
 
 from grow.architectures.architecture import Architecture
 from grow.notation.maps import AxisMap
+from grow.planning.change import tie_factor
 
 
-def output_readback(maps: Mapping[str, AxisMap]) -> tuple[np.ndarray, np.ndarray] | None:
-    """How to read an output of hidden size: behind the last norm every copy is the old coordinate."""
+def output_readback(source: Architecture, maps: Mapping[str, AxisMap]) -> tuple[np.ndarray, np.ndarray] | None:
+    """How to read an output of hidden size: behind a last norm with a gain every copy is the old coordinate."""
     hidden = maps["hidden"]
-    return None if hidden.is_identity else (np.maximum(hidden.source, -1), hidden.gain * hidden.write)
+    if hidden.is_identity:
+        return None
+    return np.maximum(hidden.source, -1), hidden.gain * hidden.write if source.norm_is_affine else hidden.write
 
 
 def stream_readback(
@@ -30,9 +33,11 @@ def stream_readback(
     hidden = maps["hidden"]
     if hidden.is_identity:
         return None
-    normed = final and not source.stream_is_bare
+    normed = final and not source.stream_is_bare and source.norm_is_affine
     tied = normed and shares_final_norm(source)
     factor = hidden.gain * hidden.write if normed and not tied else hidden.write
+    if tied:
+        factor = factor / tie_factor(source, maps)
     return np.maximum(hidden.source, -1), factor, tied
 
 

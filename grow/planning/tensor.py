@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from grow.notation.axes import LOOKUPS, READ, WRITE, Signature
+import numpy as np
+
+from grow.notation.axes import WRITE, Signature
 from grow.notation.dtypes import ITEMSIZE
 from grow.notation.maps import AxisMap
 from grow.notation.origins import AS_IT_IS, Constant, Drawn, Read, SourcePart, Stack, flat
@@ -25,7 +27,7 @@ Origin = Read | Constant | Drawn | Stack["TensorPlan"]
 
 def roles_of(signature: Signature) -> tuple[str, ...]:
     """Per dim. A table that is looked up row by row is not multiplied: its rows are gathered like a producer's."""
-    return tuple(WRITE if dim.role == READ and dim.labels[0].axis in LOOKUPS else dim.role for dim in signature.dims)
+    return tuple(WRITE if dim.looked_up else dim.role for dim in signature.dims)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class TensorPlan:
     origin: Origin = AS_IT_IS
     tied: bool = False
     inserted: bool = False
+
+    @property
+    def offset(self) -> float:
+        """What stock code adds to a stored gain; 0 for all that is none."""
+        return self.signature.dims[0].offset
 
     @property
     def source(self) -> str:
@@ -109,3 +116,29 @@ class TensorPlan:
         elif dtype == self.dtype and old.dtype == self.old.dtype:
             return self
         return replace(self, dtype=dtype, old=old, origin=origin)
+
+
+def offset_shares(axis_map: AxisMap, factor: float, *, tied: bool) -> np.ndarray:
+    """(m,) what each copy has of an old gain that is stored with an offset; 0 on fresh coordinates.
+
+    In front of a tied head the copies must have one multiple of the old gain together. A gain that is neither the old
+    one nor 0 is rounded when it is stored without its offset, so where that multiple is whole, as many copies have the
+    old gain and the others 0, which training moves at once. Else all have the same.
+    """
+    copied = axis_map.source >= 0
+    if not tied:
+        return np.where(copied, axis_map.gain * factor, 0.0)
+    counts = np.maximum(axis_map.counts, 1)[np.maximum(axis_map.source, 0)]
+    together: np.ndarray = np.where(copied, factor * axis_map.gain / axis_map.write, 0.0)
+    if (together != np.rint(together)).any() or (together > counts).any():
+        return together / counts
+    number = np.zeros(axis_map.m, dtype=np.int64)
+    for k, (_, place) in enumerate(axis_map.layers):
+        number[place] = k
+    return np.where(copied & (number < together), 1.0, 0.0)
+
+
+def stays(axis_map: AxisMap, factor: float, *, tied: bool) -> bool:
+    """Whether every copy of a gain that is stored with an offset is the old one or 0, so that nothing is rounded."""
+    shares = offset_shares(axis_map, factor, tied=tied)
+    return bool(np.isin(shares[axis_map.source >= 0], (0.0, 1.0)).all())

@@ -11,6 +11,8 @@ import torch
 from deeper import N
 from models import VARIANTS, outputs
 
+import grow
+
 FIELD = {"gpt2": "n_layer", "distilbert": "n_layers"}
 
 
@@ -21,8 +23,11 @@ def deep(tmp_path_factory) -> Callable[..., Path]:
 
     def get(variant: str, dtype: str = "float32") -> Path:
         if (variant, dtype) not in made:
-            field = FIELD.get(VARIANTS[variant].model_type, "num_hidden_layers")
-            made[variant, dtype] = models.save(variant, tmp_path_factory.mktemp("deep") / variant, dtype, **{field: N})
+            kind, _, fields, _ = VARIANTS[variant]
+            deeper = {FIELD.get(kind, "num_hidden_layers"): N}
+            for name in (name for name in grow.families[kind].layer_lists if name in fields):
+                deeper[name] = [fields[name][i % len(fields[name])] for i in range(N)]
+            made[variant, dtype] = models.save(variant, tmp_path_factory.mktemp("deep") / variant, dtype, **deeper)
         return made[variant, dtype]
 
     return get

@@ -32,8 +32,8 @@ FLOAT32 = 1e-5
 
 LANGUAGE = [v for v, (_, auto, *_) in VARIANTS.items() if auto in (models.LM, models.MLM)]
 OTHERS = [v for v in VARIANTS if v not in LANGUAGE]
-ENCODERS = ("bert", "roberta", "distilbert")
-POST = [v for v, (kind, *_) in VARIANTS.items() if kind in ENCODERS or v.startswith("opt-post")]
+CHAINED = [kind for kind, family in grow.families.items() if family.norm.writes_stream == "always"]
+POST = [v for v, (kind, *_) in VARIANTS.items() if kind in CHAINED or v.startswith("opt-post")]
 ROUNDED = [*POST, "gpt2-inverse"]
 PLACES = ("spread", "top", "after", "list")
 DEPTHS = (N + 1, 2 * N, 2 * N + 1, 4 * N)  # + 1, + 3 = × 2, + 4, + 3 N

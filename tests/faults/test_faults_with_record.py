@@ -65,9 +65,11 @@ def target(name: str, growth: str) -> Any:
     old = Architecture(facts, config).sizes
     if facts.norm.writes_stream == "always":  # whole multiples only; a head twice as wide scales its scores by √2
         return {"hidden": 2 * old["hidden"]}
+    if facts.derived_head_dim and facts.attention.whole_norm:
+        return {"hidden": old["hidden"] + 2 * old["heads"]}
     if facts.derived_head_dim:
         return {"hidden": old["hidden"] + 2 * old["head_dim"], "heads": old["heads"] + 2}
-    if facts.attention.whole_norm:
+    if Architecture(facts, config).hidden_context == "plain":
         return {"head_dim": old["head_dim"] + 2}
     return {"hidden": old["hidden"] + old["heads"]}
 
@@ -197,7 +199,7 @@ def test_the_certificate_points_at_the_place_or_at_another_copy_of_it(family, tm
 def swap_layers(folder: Path) -> list[str]:
     """The names of all tensors of layer 0, after each has changed place with that of the next layer of its kind."""
     tensors = tiny.read_tensors(folder)
-    layer = re.compile(r"^(\D*)\.0\.")  # the first index; experts have a second one
+    layer = re.compile(r"^(.*?)\.0\.")  # the first index; experts have a second one
     names = [name for name in tensors if layer.match(name)]
     twin = next(k for k in (1, 2) if all(layer.sub(rf"\1.{k}.", name) in tensors for name in names))
     for name in names:

@@ -93,7 +93,7 @@ def test_rope_is_read_as_stock_code_reads_it_or_refused(kind):
             continue
         agreed += 1
         stock = stock_config(json.loads(json.dumps(config))).rope_parameters
-        found = rope_of(Architecture(family, config).rope)
+        found = rope_of(Architecture(family, config).ropes[""])
         assert {k: v for k, v in stock.items() if k != "type"} == found, config
     assert agreed > 40
 
@@ -201,7 +201,7 @@ def test_a_field_that_follows_may_be_named_with_the_value_it_must_have(tmp_path)
         grow.plan(source, {**to, "word_embed_proj_dim": 24})
 
 
-@pytest.mark.parametrize("kind", ["bart", "albert", "gpt_neo", "gemma"])
+@pytest.mark.parametrize("kind", ["bart", "albert", "gpt_neo", "jamba"])
 def test_another_type_is_no_misspelling(kind, tmp_path):
     source = tiny.checkpoint(tmp_path / "source", "bert")
     tiny.edit_json(source / "config.json", lambda c: c.update(model_type=kind))
@@ -223,7 +223,7 @@ def test_without_a_model_type_none_is_made_up(tmp_path):
 def test_one_rule_for_all_dropouts(kind):
     family = FAMILIES[kind]
     dropouts = {name for name in defaults_of(kind) if TRAINS.fullmatch(name)}
-    assert dropouts
+    assert dropouts or kind == "ernie4_5"
     for name in dropouts:
         check_fields(Architecture(family, {**defaults_of(kind), name: 0.3}))
         assert family.knows(name)

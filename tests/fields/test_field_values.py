@@ -19,7 +19,7 @@ import grow
 from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
 from grow.architectures.config_values import check_fields
-from grow.architectures.stock_source import stock_of
+from grow.architectures.stock_source import known_type, stock_of
 from grow.errors import BadInput, GrowError, Refused
 
 HOSTILE = (None, True, -1, 0, 3, -1.0, 1.5, "1e-5", "false", "banana", [], ["a"], {}, INF, NAN)
@@ -80,6 +80,11 @@ def test_the_names_of_one_field_are_those_of_the_stock_class(kind):
         ("granite", "logits_scaling", 0, "that is not 0"),
         ("granite", "residual_multiplier", NAN, "NaN (float); wanted a finite number"),
         ("qwen3", "layer_types", ["full_attention"], "wanted a list of"),
+        ("smollm3", "no_rope_layers", [1] * 35, "wanted a list of 36 of 0, 1"),
+        ("smollm3", "no_rope_layers", [2] * 36, "wanted a list of 36 of 0, 1"),
+        ("smollm3", "no_rope_layers", None, "missing, null or empty"),
+        ("exaone4", "layer_types", None, "missing, null or empty"),
+        ("cwm", "rope_parameters", None, "missing, null or empty"),
         ("mixtral", "num_experts_per_tok", 9, "9 of 8 experts"),
         ("qwen2_moe", "decoder_sparse_step", 0, "wanted a whole number from 1 on"),
         ("bert", "id2label", {"a": "A"}, "an object with whole numbers as keys"),
@@ -96,6 +101,20 @@ def test_a_wrong_value_is_refused_before_anything_is_planned(kind, field, value,
         check_fields(Architecture(FAMILIES[kind], config))
     assert words in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in FAMILIES for name in FAMILIES[kind].needs])
+def test_a_field_without_which_the_table_is_not_true_must_be_there(kind, name):
+    """Stock code takes another number of layers, or another RoPE, than the family says; either name of two will do."""
+    first, *other = name.split("|")
+    whole = defaults_of(kind)
+    check_fields(Architecture(FAMILIES[kind], whole))
+    config = {field: value for field, value in whole.items() if field != first}
+    with pytest.raises(BadInput, match=f"config.json: {first}: missing") as caught:
+        check_fields(Architecture(FAMILIES[kind], config))
+    assert caught.value.fix == f"write {first} into config.json, as save_pretrained of the stock class does"
+    for field in other:
+        check_fields(Architecture(FAMILIES[kind], {**config, field: whole[first]}))
 
 
 def test_all_wrong_values_are_told_at_once():
@@ -184,6 +203,15 @@ def test_no_field_that_stock_code_asks_for_counts_as_unread(kind, monkeypatch):
     assert len(names) > 20
     readings = stock_of(kind).readings(names)
     assert [name for name in names if not readings[name].at_all] == []
+
+
+@pytest.mark.parametrize("kind", ["xlm-roberta", "data2vec-text"])
+def test_the_source_of_a_type_with_a_hyphen_is_found(kind):
+    """Its module has no hyphen, and may lie in a folder of several types."""
+    assert known_type(kind)
+    assert stock_of(kind).fields["vocab_size"].words == "int"
+    assert f"{FAMILIES[kind].class_prefix}ForMaskedLM" in stock_of(kind).classes
+    assert not any(known_type(name) for name in (f"../{kind}", "*", f"{kind}/..", "no-such-type"))
 
 
 def test_where_the_source_is_not_known_nothing_counts_as_unread():

@@ -156,10 +156,13 @@ def test_reading_back_needs_no_source_and_agrees_with_replay(family, tied, tmp_p
             assert (got[0] == index).all()
             assert (got[1] == factor).all()
             assert got[2] == shared
-        assert all((x == y).all() for x, y in zip(readback.output_readback(maps), replay.readback))
+        assert all(
+            (x == y).all()
+            for x, y in zip(readback.output_readback(Architecture(facts, a.config), maps), replay.readback)
+        )
     unchanged = {**maps, "hidden": identity(24)}
     assert readback.stream_readback(Architecture(facts, {}), unchanged, final=True) is None
-    assert readback.output_readback(unchanged) is None
+    assert readback.output_readback(Architecture(facts, {}), unchanged) is None
 
 
 def test_folding_says_what_is_wrong():

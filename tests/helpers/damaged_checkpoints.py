@@ -57,7 +57,8 @@ def forget(grown: Path) -> Path:
     return grown
 
 
-FLAGS = {"tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True}
+FLAGS = {"tie_word_embeddings": False}
+FLAGS |= dict.fromkeys(("attention_bias", "mlp_bias", "attention_out_bias", "use_bias", "use_qkv_bias"), True)
 
 
 class Table(NamedTuple):
@@ -75,7 +76,7 @@ def tables(family: str) -> Iterator[tuple[str, Table]]:
     if facts.experts and facts.experts.only:
         fields[facts.experts.only] = [0]  # a dense layer beside one with experts
     for suffix in dict.fromkeys(w for row in facts.rows for part in row.when.split() for w in part.split("|")):
-        for embed in ({}, {"word_embed_proj_dim": 10}) if "embed" in facts.axes else ({},):
+        for embed in ({}, {facts.axes["embed"]: 10}) if "embed" in facts.axes else ({},):
             config = {**fields, **untied, **embed, "architectures": [f"Stock{suffix}"]}
             # of every row the tensor of the last layer, and expert, that has it
             last = {(row.name, row.when): name for name, row in Architecture(facts, config).tensors.items()}
@@ -113,7 +114,7 @@ CERTIFIED = [
     if damage == ANY[(j + k) % 2] or (damage == "zeroed" and growth == "2x" and tensor in biases(name))
 ]
 
-SWAPPED = [(variant, way) for variant in models.ONE_EACH for way in ("grow.json", "same shapes", "outputs alone")]
+SWAPPED = [(variant, way) for variant in models.KINDS for way in ("grow.json", "same shapes", "outputs alone")]
 
 ROPE = {"rope_type": "default", "rope_theta": 20000.0}
 DECODER = {"rms_norm_eps": 0.06, "hidden_act": "gelu", "rope_parameters": ROPE}

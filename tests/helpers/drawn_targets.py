@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from models import VARIANTS, seeded
 
 import grow
@@ -14,10 +16,22 @@ FLOAT32 = 1e-5
 
 EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe")
 WHOLE = ("olmo2", "flex_olmo")  # one norm over all heads, and readers of the raw stream: whole copies
-FREE = ("llama", "mistral", "qwen2", "qwen3", "granite", *WHOLE, *EXPERTS)  # head_dim is a field of its own
+FREE = (
+    *("llama", "mistral", "qwen2", "qwen3", "granite", *WHOLE, *EXPERTS),
+    *("ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "eurobert"),
+)  # head_dim is a field of its own
 UNITS = ("copies", "unread")
-PLAIN = ("bert", "roberta", "distilbert")  # hidden grows by whole multiples
-PLAIN_OPT = ("opt-post", "opt-post-projected", "opt-no-affine", "opt-no-final-norm", "opt-post-base")
+
+
+def context(variant: str) -> str:
+    """What sits on the hidden axis: "rms" or "layernorm", or "plain" where it grows by whole multiples alone."""
+    kind, auto, fields, _ = VARIANTS[variant]
+    return Architecture(grow.families[kind], fields).of_class(auto.removeprefix("AutoModel")).hidden_context
+
+
+def divides(variant: str) -> bool:
+    """Whether the stock config wants hidden % heads == 0, although head_dim is a field."""
+    return grow.families[VARIANTS[variant].model_type].divides
 
 
 def sizes_of(variant: str) -> dict[str, int]:
@@ -31,13 +45,16 @@ def draw_free(variant: str) -> dict[str, tuple[dict, dict]]:
     n, h, k, d, f = (old[a] for a in ("hidden", "heads", "kv_heads", "head_dim", "ffn"))
     g = h // k
 
+    plain, fresh = context(variant) == "plain", "mean" if context(variant) == "layernorm" else "silent"
+
     def fitting(heads: int, hidden: int = n) -> int:
-        """Llama's config wants hidden % heads == 0; the others take any hidden."""
-        return -(-hidden // heads) * heads if VARIANTS[variant].model_type == "llama" else hidden
+        """The next hidden that some configs want to be hidden % heads == 0, and some norms a whole multiple."""
+        step = math.lcm(heads if divides(variant) else 1, n if plain else 1)
+        return -(-hidden // step) * step
 
     def other(hidden: int, heads: int = h) -> int:
         hidden = fitting(heads, hidden)
-        return hidden if hidden % n else fitting(heads, hidden + 1)
+        return hidden if hidden % n or plain else fitting(heads, hidden + 1)
 
     def heads(h2: int, k2: int) -> dict:
         return {"heads": h2, "kv_heads": k2, "hidden": fitting(h2)}
@@ -50,8 +67,8 @@ def draw_free(variant: str) -> dict[str, tuple[dict, dict]]:
     cases = {
         "hidden-2x": ({"hidden": 2 * n}, exact),
         "hidden-3x": ({"hidden": 3 * n}, even),
-        "hidden-2x-silent": ({"hidden": 2 * n}, {"operators": {"hidden": "silent"}}),
-        "hidden-any-silent": ({"hidden": other(n + r.randint(1, n - 1))}, {}),
+        f"hidden-2x-{fresh}": ({"hidden": 2 * n}, {"operators": {"hidden": fresh}}),
+        f"hidden-any-{fresh}": ({"hidden": other(n + r.randint(1, n - 1))}, {}),
         "hidden-any-copies": ({"hidden": other(n + r.randint(1, 2 * n))}, {"operators": {"hidden": "copies"}}),
         "bigger-groups": (heads(k * wide, k), exact),
         "bigger-groups-copies": (heads(k * wide, k), {"operators": {"heads": "copies"}}),
@@ -92,41 +109,55 @@ def draw_free(variant: str) -> dict[str, tuple[dict, dict]]:
         operators = {"ffn": r.choice(("copies", "unread")), "heads": r.choice(("copies", "unread"))}
         if i:
             target["hidden"] = fitting(h2, 2 * n)
-            operators["hidden"] = r.choice(("copies", "silent"))
+            operators["hidden"] = r.choice(("copies", fresh)) if not plain else "copies"
         cases[f"together-{i}"] = (target, {"operators": operators, "split": r.choice(("exact", "even"))})
+    if fresh == "mean":  # copies in unequal numbers have another mean
+        del cases["hidden-any-copies"]
+    if plain:
+        cases = {k: case for k, case in cases.items() if not k.startswith((f"hidden-2x-{fresh}", "hidden-any"))}
     return cases
 
 
 def draw_derived(variant: str) -> dict[str, tuple[dict, dict]]:
     """name -> (target, options) where head_dim = hidden / heads."""
     r, old = seeded(variant), sizes_of(variant)
-    n, h, d, f = (old[a] for a in ("hidden", "heads", "head_dim", "ffn"))
-    plain = VARIANTS[variant].model_type in PLAIN or variant in PLAIN_OPT
+    n, h, k, d, f = (old[a] for a in ("hidden", "heads", "kv_heads", "head_dim", "ffn"))
+    family, found = grow.families[VARIANTS[variant].model_type], context(variant)
+    whole, halves = h if family.attention.whole_norm else 1, family.attention.rope == "half"
 
-    def shapes(accept) -> list[tuple[int, int]]:
-        return [(a, b) for a in range(h, 3 * h + 1) for b in range(d, 3 * d + 1) if accept(a * b, a, b)]
+    def grown(heads: int, dim: int) -> dict[str, int]:
+        """Groups of query heads stay as large as they are."""
+        kv = {"kv_heads": heads * k // h} if "kv_heads" in family.axes else {}
+        return {"heads": heads, "hidden": heads * dim, **kv}
 
     def pick(accept) -> dict[str, int]:
-        heads, dim = r.choice(shapes(accept))
-        return {"heads": heads, "hidden": heads * dim}
+        step = max(whole, h // k)
+        shapes = [(a, b) for a in range(h, 3 * h + 1) for b in range(d, 3 * d + 1) if accept(a * b, a, b)]
+        return grown(*r.choice([(a, b) for a, b in shapes if a % step == 0 and not (halves and b % 2)]))
 
     exact, even = {"split": "exact"}, {"split": "even"}
     mixed = {"split": r.choice(("exact", "even")), "operators": {"ffn": "copies", "heads": "copies"}}
     cases = {
-        "heads-2x": ({"heads": 2 * h, "hidden": 2 * n}, exact),
-        "heads-3x-copies": ({"heads": 3 * h, "hidden": 3 * n}, {"operators": {"heads": "copies"}}),
+        "heads-2x": (grown(2 * h, d), exact),
+        "heads-3x-copies": (grown(3 * h, d), {"operators": {"heads": "copies"}}),
         "head_dim-2x": ({"hidden": 2 * n}, even),
         "head_dim-3x": ({"hidden": 3 * n, "ffn": f + r.randint(1, f)}, mixed),
         "ffn-any": ({"ffn": f + r.randint(1, 2 * f)}, exact),
         "ffn-any-copies": ({"ffn": f + r.randint(1, 2 * f)}, {"operators": {"ffn": "copies"}, "split": "even"}),
         "both": (pick(lambda m, a, b: m % n == 0 and a > h and b > d), mixed),
     }
-    if not plain:
+    if k != h:
+        cases["repeat-kv"] = ({"kv_heads": h}, exact)
+    if "experts" in old:
+        cases["experts-2x"] = ({"experts": 2 * old["experts"]}, exact)
+        cases["experts-3x"] = ({"experts": 3 * old["experts"], "hidden": 2 * n, "ffn": f + 3}, even)
+    if found != "plain" and whole == 1:
+        cases["heads-any"] = (pick(lambda m, a, b: m % n and a > h and b == d), exact)
+    if found != "plain":
         cases |= {
-            "heads-any": (pick(lambda m, a, b: m % n and a > h and b == d), exact),
             "head_dim-any": (pick(lambda m, a, b: m % n and a == h), even),
             "together": (pick(lambda m, a, b: m % n and a > h and b > d) | {"ffn": f + r.randint(1, f)}, mixed),
-            "mean-2x": ({"hidden": 2 * n}, {"operators": {"hidden": "mean"}}),
+            "mean-2x": ({"hidden": 2 * n}, {"operators": {"hidden": "mean" if found == "layernorm" else "silent"}}),
         }
     return cases
 

@@ -46,10 +46,31 @@ EXPERTS = {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediat
 SHARED = {k: v for k, v in EXPERTS.items() if k != "head_dim"} | {
     "hidden_size": 24, "shared_expert_intermediate_size": 22, "num_hidden_layers": 3,
 }  # fmt: skip
+ROUTED = {k: v for k, v in EXPERTS.items() if k not in ("head_dim", "moe_intermediate_size", "norm_topk_prob")} | {
+    "hidden_size": 24,
+}  # fmt: skip
+UNSCALED = {k: v for k, v in LLAMA.items() if k != "rms_norm_eps"}
 FLEX = {k: v for k, v in EXPERTS.items() if k != "moe_intermediate_size"}
 LOCAL = {**LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}
 MULTIPLIERS = dict(attention_multiplier=0.3, embedding_multiplier=2.0, logits_scaling=1.5, residual_multiplier=0.5)
+BIASES = {"attention_bias": True, "mlp_bias": True}
+MIXED = {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"]}
+
+
+def _with_eps(name: str, fields: dict) -> dict:
+    """The fields with eps under another name."""
+    return {name if k == "rms_norm_eps" else k: v for k, v in fields.items()}
+
+
 NO_PADDING = {"pad_token_id": 0, "eos_token_id": 2}
+UNPADDED = {**LLAMA, **NO_PADDING, "bos_token_id": 1}
+NORMED = {k: v for k, v in UNPADDED.items() if k != "rms_norm_eps"}
+COHERE = {**NORMED, "layer_norm_eps": 0.05, "logit_scale": 0.7}
+TURNS = {"query_pre_attn_scalar": 7, "sliding_window": 5}
+TWO_ROPES = {
+    "full_attention": {"rope_type": "linear", "factor": 3.0, "rope_theta": 700.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 90.0},
+}
 
 LM, MLM, BASE = "AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModel"
 SEQUENCE, TOKEN = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
@@ -81,6 +102,10 @@ def _heads(model_type: str, fields: dict, **autos: str) -> dict[str, Variant]:
         f"{model_type}-{name}": Variant(model_type, auto, fields | (labels if auto in (SEQUENCE, TOKEN) else {}))
         for name, auto in classes.items()
     }
+
+
+def _only(variants: dict[str, Variant], *names: str) -> dict[str, Variant]:
+    return {name: variant for name, variant in variants.items() if name.endswith(names)}
 
 
 VARIANTS: dict[str, Variant] = {
@@ -131,6 +156,63 @@ VARIANTS: dict[str, Variant] = {
     "granitemoe-tied": Variant(
         "granitemoe", LM, {**LOCAL, **MULTIPLIERS, "attention_bias": True, "tie_word_embeddings": True}
     ),
+    "gemma": Variant("gemma", LM, UNPADDED),
+    "gemma-biases": Variant("gemma", LM, {**UNPADDED, "tie_word_embeddings": False, "attention_bias": True}),
+    "gemma2": Variant("gemma2", LM, {**UNPADDED, **TURNS, "num_hidden_layers": 3}),
+    "gemma3_text": Variant(
+        "gemma3_text", LM, {**UNPADDED, **TURNS, "num_hidden_layers": 4, "sliding_window_pattern": 3}
+    ),
+    "gemma3_text-ropes": Variant(
+        "gemma3_text", LM,
+        {**UNPADDED, **TURNS, "rope_parameters": TWO_ROPES, "sliding_window_pattern": 2, "tie_word_embeddings": False},
+    ),
+    "cohere": Variant("cohere", LM, COHERE),
+    "cohere-biases": Variant("cohere", LM, {**COHERE, "tie_word_embeddings": False, "attention_bias": True}),
+    "cohere2": Variant("cohere2", LM, {**COHERE, "num_hidden_layers": 5, "sliding_window": 5}),
+    "glm": Variant("glm", LM, UNPADDED),
+    "glm4": Variant("glm4", LM, {**UNPADDED, "attention_bias": False, "tie_word_embeddings": True}),
+    "ernie4_5": Variant("ernie4_5", LM, {**UNPADDED, "use_bias": True}),
+    "nemotron": Variant("nemotron", LM, {**NORMED, "norm_eps": 0.05}),
+    "nemotron-biases": Variant(
+        "nemotron", LM,
+        {**NORMED, "norm_eps": 0.05, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+    ),
+    "olmoe": Variant("olmoe", LM, {**ROUTED, **NO_PADDING, "norm_topk_prob": True}),
+    "olmoe-plain": Variant("olmoe", LM, {**ROUTED, **NO_PADDING, "attention_bias": True, "tie_word_embeddings": True}),
+    "ministral": Variant("ministral", LM, {**LLAMA, **MIXED}),
+    "seed_oss": Variant("seed_oss", LM, LLAMA),
+    "seed_oss-biases": Variant(
+        "seed_oss", LM, {**LLAMA, **BIASES, "attention_out_bias": True, "tie_word_embeddings": True}
+    ),
+    "arcee": Variant("arcee", LM, LLAMA),
+    "arcee-biases": Variant("arcee", LM, {**LLAMA, **BIASES, "tie_word_embeddings": True}),
+    "smollm3": Variant(
+        "smollm3", LM, {**LLAMA, **MIXED, **NO_PADDING, "use_sliding_window": True, "no_rope_layers": [1, 0]}
+    ),
+    "smollm3-biases": Variant(
+        "smollm3", LM, {**LLAMA, **BIASES, **NO_PADDING, "no_rope_layers": [1, 1], "tie_word_embeddings": False}
+    ),
+    "cwm": Variant("cwm", LM, {**LLAMA, **MIXED, **NO_PADDING, "rope_parameters": _FULL}),
+    "exaone4": Variant("exaone4", LM, {**LLAMA, **MIXED}),
+    "exaone4-tied": Variant(
+        "exaone4", LM,
+        {**LLAMA, "sliding_window": None, "layer_types": ["full_attention"] * 2, "tie_word_embeddings": True},
+    ),
+    "olmo": Variant("olmo", LM, {**UNSCALED, **NO_PADDING}),
+    "olmo-biases": Variant("olmo", LM, {**UNSCALED, **NO_PADDING, "attention_bias": True, "tie_word_embeddings": True}),
+    "starcoder2": Variant("starcoder2", LM, {**_with_eps("norm_epsilon", LLAMA), **NO_PADDING, "sliding_window": 7}),
+    "starcoder2-untied": Variant(
+        "starcoder2", LM,
+        {**_with_eps("norm_epsilon", LLAMA), **NO_PADDING, "use_bias": False, "tie_word_embeddings": False},
+    ),
+    "jais2": Variant("jais2", LM, {**_with_eps("layer_norm_eps", LLAMA), **NO_PADDING}),
+    "phi": Variant("phi", LM, _with_eps("layer_norm_eps", LLAMA)),
+    "phi-tied": Variant("phi", LM, {**_with_eps("layer_norm_eps", LLAMA), "tie_word_embeddings": True}),
+    "stablelm": Variant("stablelm", LM, {**_with_eps("layer_norm_eps", DERIVED), "use_qkv_bias": True}),
+    "stablelm-parallel": Variant(
+        "stablelm", LM,
+        {**_with_eps("layer_norm_eps", DERIVED), "use_parallel_residual": True, "tie_word_embeddings": True},
+    ),
     "gpt2": Variant("gpt2", LM, GPT2),
     "gpt2-untied": Variant("gpt2", LM, {**GPT2, "tie_word_embeddings": False, "n_inner": 22}),
     "gpt2-unscaled": Variant("gpt2", LM, {**GPT2, "scale_attn_weights": False}),
@@ -151,6 +233,14 @@ VARIANTS: dict[str, Variant] = {
     "bert-mlm-untied": Variant("bert", MLM, {**BERT, "tie_word_embeddings": False}),
     "roberta-mlm": Variant("roberta", MLM, BERT),
     "roberta-mlm-untied": Variant("roberta", MLM, {**BERT, "tie_word_embeddings": False}),
+    "xlm-roberta-mlm": Variant("xlm-roberta", MLM, BERT),
+    "camembert-mlm": Variant("camembert", MLM, BERT),
+    "data2vec-text-mlm": Variant("data2vec-text", MLM, BERT),
+    "ernie-mlm": Variant("ernie", MLM, BERT),
+    "electra-mlm": Variant("electra", MLM, {**BERT, "embedding_size": 12}),
+    "electra-mlm-projected": Variant("electra", MLM, {**BERT, "embedding_size": 10}),
+    "eurobert-mlm": Variant("eurobert", MLM, {**LLAMA, **NO_PADDING, **BIASES}),
+    "eurobert-mlm-tied": Variant("eurobert", MLM, {**LLAMA, **NO_PADDING, "tie_word_embeddings": True}),
     "distilbert-mlm": Variant("distilbert", MLM, DISTIL),
     "distilbert-mlm-untied": Variant("distilbert", MLM, {**DISTIL, "tie_word_embeddings": False}),
     **_heads("bert", BERT, pretraining=PRETRAINING),
@@ -160,6 +250,12 @@ VARIANTS: dict[str, Variant] = {
     **_heads("gpt2", GPT2),
     **_heads("gpt_neox", NEOX),
     **{k: v for k, v in _heads("opt", OPT).items() if k != "opt-token"},  # stock OPT has no such class
+    **_only(_heads("ernie", BERT, pretraining=PRETRAINING), "pretraining"),
+    **_only(_heads("electra", {**BERT, "embedding_size": 10}, pretraining=PRETRAINING), "pretraining"),
+    **_only(_heads("electra", {**BERT, "embedding_size": 12}), "sequence"),
+    **_only(_heads("xlm-roberta", BERT), "sequence"),
+    **_only(_heads("data2vec-text", BERT), "token"),
+    **_only(_heads("eurobert", {**LLAMA, **NO_PADDING, "classifier_pooling": "mean"}), "sequence", "token"),
     "mistral-base": Variant("mistral", BASE, LLAMA),
     "qwen2-base": Variant("qwen2", BASE, DERIVED),
     "qwen3-base": Variant("qwen3", BASE, LLAMA),
@@ -173,8 +269,20 @@ VARIANTS: dict[str, Variant] = {
 # One of each family with a head over the vocabulary, for what does not depend on the variant.
 ONE_EACH = (
     "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm", "distilbert-mlm",
-    "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe",
+    "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron",
+    "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "olmoe",
+    "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "stablelm",
+    "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
 )  # fmt: skip
+
+RELATIVES = (
+    *("ministral", "seed_oss", "arcee", "cwm", "jais2"),
+    *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm"),
+)
+"""Of these every row and fact is another family's, some under other names."""
+
+KINDS = tuple(variant for variant in ONE_EACH if variant not in RELATIVES)
+"""One of each kind, for what takes long."""
 
 
 def make(variant: str, seed: int = 1, **other: Any) -> transformers.PreTrainedModel:
@@ -267,12 +375,26 @@ def outputs(
     return found
 
 
+ENCODERS = (
+    "bert",
+    "roberta",
+    "distilbert",
+    "xlm-roberta",
+    "camembert",
+    "data2vec-text",
+    "ernie",
+    "electra",
+    "eurobert",
+)
+"""Model types that read a text in both directions."""
+
+
 def inputs(config, length: int) -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(length)
     given = {"input_ids": torch.randint(4, config.vocab_size, (3, length), generator=draw)}
-    if config.model_type in ("bert", "roberta"):
+    if hasattr(config, "type_vocab_size"):
         given["token_type_ids"] = torch.randint(0, config.type_vocab_size, (3, length), generator=draw)
-    if config.model_type in ("bert", "roberta", "distilbert"):
+    if config.model_type in ENCODERS:
         given["attention_mask"] = torch.ones(3, length, dtype=torch.int64)
         given["attention_mask"][0, -4:] = 0
     return given

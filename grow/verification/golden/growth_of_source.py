@@ -66,7 +66,9 @@ class GrowthOfSource:
         """How an output becomes one of the source's width."""
         if name in VOCABULARY:
             return lambda y, n: (y[:, :n], 0.0, "")
-        back = output_readback(self.record.change.maps) if self.architecture and self.record else None
+        back = (
+            output_readback(self.architecture, self.record.change.maps) if self.architecture and self.record else None
+        )
         return _as_it_is if back is None or name not in HIDDEN_OUTPUTS else lambda y, n: fold(y, n, *back)
 
     def place(self, layer: str) -> str:

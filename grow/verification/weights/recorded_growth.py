@@ -77,7 +77,7 @@ class Replay:
     @property
     def readback(self) -> tuple[np.ndarray, np.ndarray] | None:
         """How to read an output of hidden size, see `readback.output_readback`."""
-        return output_readback(self.maps)
+        return output_readback(self.architecture, self.maps)
 
     def stream(self, *, final: bool) -> tuple[np.ndarray, np.ndarray, bool] | None:
         """How to read a hidden state, see `readback.stream_readback`."""

@@ -118,6 +118,9 @@ def _reader(grown: Checkpoint, among: Sequence[tuple[str, int]]) -> Rows:
 
 def old_rows(t: TensorPlan, read: Read, new: Rows) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
     """(start, stop, the source's rows in float64, Σ|terms| of each entry) for consecutive blocks."""
+    if t.offset and t.maps[0] is not None:
+        yield 0, t.shape[0], *_offset_gain(t, read.factor, t.maps[0], new)
+        return
     rows, cols = (*t.maps, None)[:2]
     row_role, col_role = (*t.roles, "")[:2]
     width = (*t.new_shape, 1)[1]
@@ -145,6 +148,19 @@ def _rows(t: TensorPlan, rows: AxisMap, role: str, start: int, stop: int, width:
             values[old[a:b] - start] += part
             terms[old[a:b] - start] += np.abs(part)
     return values, terms
+
+
+def _offset_gain(t: TensorPlan, factor: float, rows: AxisMap, new: Rows) -> Both:
+    """A gain that is stored without its offset; copies whose gain is 0 add nothing."""
+    scale = _scale(rows, GAIN, t.tied) / factor
+    values, terms, weight = np.zeros((rows.n, 1)), np.zeros((rows.n, 1)), np.zeros((rows.n, 1))
+    for old, at in _added(rows, t.tied):
+        g = new(at)
+        on = g != -t.offset
+        values[old] += np.where(on, g * scale[at][:, None], 0)
+        weight[old] += on * scale[at][:, None]
+        terms[old] += (np.abs(g) + t.offset) * np.abs(scale[at][:, None])
+    return values + t.offset * (weight - 1), terms
 
 
 def _columns(cols: AxisMap, role: str, g: np.ndarray, sizes: np.ndarray) -> Both:

@@ -20,6 +20,7 @@ from grow.architectures.match import match
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import GrowError, listing
 from grow.notation.axes import WRITE
+from grow.notation.dim_maps import coordinates
 from grow.notation.dtypes import BITS, STORES
 from grow.notation.numbers import narrow, widen
 from grow.verification.verdict import Check
@@ -78,7 +79,7 @@ def stored_differences(source: Checkpoint, grown: Checkpoint) -> Iterator[Stored
             if source.sha256(info) != grown.sha256(grown.tensors[name]):
                 yield StoredDifference(name, (0,) * len(info.shape), math.nan, math.nan, math.prod(info.shape))
             continue
-        reason, rows = unseen.get(name, ("", slice(0, 0)))
+        reason, hidden = unseen.get(name, ("", np.zeros(0, dtype=bool)))
         first, found, wanted, count = None, 0.0, 0.0, 0
         for (start, a), (_, b) in zip(_blocks(source, name), _blocks(grown, name)):
             off = ~((a == b) & np.isfinite(b))  # what is not a number equals nothing
@@ -88,7 +89,7 @@ def stored_differences(source: Checkpoint, grown: Checkpoint) -> Iterator[Stored
                     first = (start + int(i), *(int(k) for k in np.unravel_index(j, info.shape[1:])))
                     found, wanted = float(b[i, j]), float(a[i, j])
                 count += int(off.sum())
-                if not all(rows.start <= start + int(i) < rows.stop for i in np.flatnonzero(off.any(axis=1))):
+                if reason and not hidden[start + np.flatnonzero(off.any(axis=1))].all():
                     reason = ""
         if first is not None:
             yield StoredDifference(name, first[: len(info.shape)], found, wanted, count, reason)
@@ -139,8 +140,11 @@ def narrowest(checkpoint: Checkpoint) -> str:
     return left[0] if found else ""
 
 
-def invisible(checkpoint: Checkpoint) -> Mapping[str, tuple[str, slice]]:
-    """Tensor -> why no output depends on some of its rows, and which, for the families whose tables say so."""
+def invisible(checkpoint: Checkpoint) -> Mapping[str, tuple[str, np.ndarray]]:
+    """Tensor -> why no output depends on some of its rows, and a mask of all rows that says which.
+
+    Only for families whose tables say so.
+    """
     known = known_architecture(checkpoint.config)
     if known is None or known.family.attention.rope or known.family.attention.qk_norm:
         return {}
@@ -151,11 +155,10 @@ def invisible(checkpoint: Checkpoint) -> Mapping[str, tuple[str, slice]]:
     found = {}
     for t in matched.tensors:
         dim = t.row.signature.dims[0]
-        if len(t.row.signature.dims) == 1 and dim.role == WRITE:
-            if dim.labels[-1].space == "head_dim.k":
-                found[t.name] = KEY_BIAS, slice(0, t.shape[0])
-            elif dim.labels[0].axis == "qkv":
-                found[t.name] = KEY_BIAS, slice(t.shape[0] // 3, 2 * t.shape[0] // 3)
+        if len(t.row.signature.dims) == 1 and dim.role == WRITE and dim.has("head_dim"):
+            keys = coordinates(dim.space, "head_dim.k", known.sizes)
+            if keys.any():
+                found[t.name] = KEY_BIAS, keys
     return found
 
 

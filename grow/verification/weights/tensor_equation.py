@@ -78,9 +78,13 @@ def _check_read(check: TensorCheck, read: Read, source: Checkpoint, grown: Check
         first, *rest = (grown_rows(grown, tensor, rows + begin) for tensor, begin in read.among)
         return sum(rest, first)
 
-    new = together if read.among else own
-    if t.roles[0] in (GAIN, SHIFT):
-        _check_norm(check, old(0, t.shape[0]), new(np.arange(t.new_shape[0])))
+    new, every = together if read.among else own, np.arange(t.new_shape[0])
+    if t.offset:
+        _check_offset_gain(
+            check, read.factor, widen(part_rows(source, t.old, 0, t.shape[0]), t.old.dtype, F64), new(every)
+        )
+    elif t.roles[0] in (GAIN, SHIFT):
+        _check_norm(check, old(0, t.shape[0]), new(every))
     else:
         _check_matrix(check, read, old, new)
     if read.among:
@@ -151,6 +155,34 @@ def _check_norm(check: TensorCheck, old_rows: np.ndarray, new_rows: np.ndarray) 
     if shift:
         fresh = np.flatnonzero(axis_map.source < 0)
         check.zero(new_rows[fresh], fresh, [0], "a fresh coordinate has bias 0")
+
+
+def _check_offset_gain(check: TensorCheck, factor: float, old_rows: np.ndarray, new_rows: np.ndarray) -> None:
+    """A gain that is stored without its offset: the equation of `_check_norm`, with the offset taken out of the sum.
+
+    Copies whose gain is 0 are left out, so that where as many copies as it takes have the old gain, nothing rounds.
+    """
+    t, axis_map = check.t, check.t.maps[0]
+    if axis_map is None:
+        check.equal(new_rows, old_rows, np.abs(old_rows), np.arange(len(new_rows)), "unchanged")
+        return
+    slack = abs(t.offset) * (check.unit > 0)
+    if t.tied:
+        total, terms, active = np.zeros_like(old_rows), np.zeros_like(old_rows), np.zeros_like(old_rows)
+        for old, new in axis_map.layers:
+            on = new_rows[new] != -t.offset
+            total[old] += np.where(on, new_rows[new], 0)
+            active[old] += on
+            terms[old] += np.abs(new_rows[new]) + slack
+        first = axis_map.layers[0][1]
+        times = factor / axis_map.write[first][:, None] ** 2
+        wanted = old_rows * times + t.offset * (times - active)
+        check.equal(total, wanted, terms, first, "shares of the head's norm sum to the old one")
+        return
+    for old, new in axis_map.layers:
+        times = axis_map.gain[new][:, None] * factor
+        wanted = old_rows[old] * times + t.offset * (times - 1)
+        check.equal(new_rows[new], wanted, np.abs(wanted) + slack, new, "old gain × gain")
 
 
 def _check_matrix(check: TensorCheck, read: Read, old: Callable[[int, int], np.ndarray], new: Rows) -> None:

@@ -15,7 +15,7 @@ from grow.applying.arithmetic import paired
 from grow.notation.axes import READ
 from grow.notation.dtypes import BITS, SMALLEST, STORES
 from grow.notation.maps import is_power_of_two
-from grow.planning.tensor import HALVED, TensorPlan
+from grow.planning.tensor import HALVED, TensorPlan, stays
 
 # The proof itself runs in float64: a few roundings of products and sums. Only float64 checkpoints notice.
 OWN_ROUNDING = 16 * 2.0**-53
@@ -117,6 +117,8 @@ def unit_of(t: TensorPlan, factor: float, split: str) -> float:
     """0 where the growth rounds nothing, else the unit roundoff of the stored dtype; `factor` is on each number."""
     maps = [m for m in t.maps if m is not None]
     exact = all(m.exact_factors for m in maps) and t.old.dtype in STORES[t.dtype] and is_power_of_two(factor)
+    if t.offset:
+        exact = t.old.dtype in STORES[t.dtype] and all(stays(m, factor, tied=t.tied) for m in maps)
     consumed = [m for m, role in zip(t.maps, t.roles) if m is not None and (role == READ or t.tied)]
     if (
         split in HALVED
