@@ -131,7 +131,8 @@ def offset_shares(axis_map: AxisMap, factor: float, *, tied: bool) -> np.ndarray
     counts = np.maximum(axis_map.counts, 1)[np.maximum(axis_map.source, 0)]
     together: np.ndarray = np.where(copied, factor * axis_map.gain / axis_map.write, 0.0)
     if (together != np.rint(together)).any() or (together > counts).any():
-        return together / counts
+        even: np.ndarray = together / counts
+        return even
     number = np.zeros(axis_map.m, dtype=np.int64)
     for k, (_, place) in enumerate(axis_map.layers):
         number[place] = k
