@@ -6,7 +6,8 @@
     fill     a coordinate without a source is 0, the mean of the old ones or drawn, as its kind says
     round    to the dtype that the result is stored in
 
-The fast paths must give the same bits, see `grow.applying.row_methods`; norms are small, and this file grows them.
+All five are in one file, whatever its length, so that they can be read in one go. The fast paths must give the same
+bits, see `grow.applying.row_methods`; norms are small, and `grow.applying.norms` alone grows them.
 Noise is drawn for blocks of rows apart: blocks, unlike paths, are part of what a result is.
 """
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TypeGuard
 
 from grow.architectures.stock_declarations import Declared, declared_fields
-from grow.architectures.stock_reads import Reading, parsed, search, stock_files
+from grow.architectures.stock_files import parsed, stock_files
+from grow.architectures.stock_reads import Reading, search
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from grow.notation.axes import WRITE, Label, Row, Signature
 from grow.notation.dim_maps import dim_map
 from grow.notation.maps import AxisMap
 from grow.notation.origins import Constant, Drawn, Read, Redrawn, SourcePart, Stack, Twin
-from grow.planning.change import Change, Treatment, row_maps, tie_factor, treat
+from grow.planning.change import Change, Treatment, treat
+from grow.planning.row_maps import row_maps, tie_factor
 from grow.planning.tensor import TensorPlan, roles_of
 
 DimMaps = tuple[AxisMap | None, ...]  # one per stored dim, None where nothing changes

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from grow.architectures.architecture import Architecture
 from grow.architectures.family import Chain, Window
 from grow.errors import BadInput, Refused
 from grow.notation.axes import GAIN, SHIFT, WRITE, Row
-from grow.notation.maps import UNREAD, AxisMap, is_power_of_two
+from grow.notation.maps import AxisMap, is_power_of_two
 from grow.notation.origins import AS_IT_IS, Constant, Drawn, Read
 from grow.planning.layers import Depth, chain_scales
 from grow.spelling import option
@@ -217,71 +216,6 @@ def depth_rounds(source: Architecture, depth: Depth) -> tuple[str, ...]:
 def index_scale(source: Architecture, depth: Depth, layer: int) -> float:
     """What q is multiplied with where scores are divided by layer + 1 and the layer has moved."""
     return (layer + 1) / (depth.source[layer] + 1) if source.index_scaled else 1.0
-
-
-def row_maps(
-    source: Architecture, maps: Mapping[str, AxisMap], depth: Depth, row: Row, layer: int | None
-) -> Mapping[str, AxisMap]:
-    """The maps as this row of this layer needs them."""
-    maps = {**maps, "hidden.raw": ungained(maps["hidden"])}
-    scale = 1.0 if layer is None else index_scale(source, depth, layer)
-    if scale != 1.0:
-        maps["head_dim.q"] = scaled(maps["head_dim.q"], scale)
-    if layer is not None and depth.inserted[layer] and source.family.branch_norms and writes_stream(row):
-        maps["hidden"] = drawn(maps["hidden"])  # the norm behind has gain 0, and one zero factor is enough
-    if row.root and not maps["hidden"].is_identity:
-        factor = root_factor(row, maps)
-        if any(dim.role == WRITE and dim.has("hidden") for dim in row.signature.dims):
-            maps["hidden"] = scaled(maps["hidden"], factor)
-        else:
-            maps["hidden"] = read_times(maps["hidden"], factor)
-    return maps
-
-
-def root_factor(row: Row | None, maps: Mapping[str, AxisMap]) -> float:
-    """What a row is multiplied with because stock code multiplies it by a root of a size that grows."""
-    if row is None or row.root is None:
-        return 1.0
-    axis, exponent = row.root
-    return float((maps[axis].n / maps[axis].m) ** exponent)
-
-
-def tie_factor(source: Architecture, maps: Mapping[str, AxisMap]) -> float:
-    """What the norm in front of a tied head makes up for: the head reads the table as the embedding needs it."""
-    if source.tie is None:
-        return 1.0
-    rows = {row.name: row for row in source.family.rows}
-    table, head = (root_factor(rows.get(name), maps) for name in (source.tie.table, source.tie.head))
-    return head / table
-
-
-@lru_cache(maxsize=8)
-def ungained(stream: AxisMap) -> AxisMap:
-    """The map for what reads the stream with no gain in between: it sees what producers write."""
-    return stream.having(gain=np.ones(stream.m), read=stream.read * stream.gain)
-
-
-@lru_cache(maxsize=64)
-def scaled(axis_map: AxisMap, factor: float) -> AxisMap:
-    """The map for a producer whose rows are multiplied with `factor` beside."""
-    return axis_map.having(write=_snapped(axis_map.write * factor), read=axis_map.read / factor)
-
-
-@lru_cache(maxsize=8)
-def read_times(axis_map: AxisMap, factor: float) -> AxisMap:
-    """The map for a reader whose columns are multiplied with `factor` beside."""
-    return axis_map.having(gain=_snapped(axis_map.gain / factor), read=axis_map.read * factor)
-
-
-@lru_cache(maxsize=8)
-def drawn(stream: AxisMap) -> AxisMap:
-    """The map for a producer whose fresh coordinates are drawn."""
-    return stream.having(source=np.where(stream.source < 0, UNREAD, stream.source))
-
-
-def _snapped(factors: np.ndarray) -> np.ndarray:
-    """√a · √(1/a) is 1, whatever the two were rounded to."""
-    return np.where(np.abs(factors - 1) < 1e-15, 1.0, factors)
 
 
 def layer_config(source: Architecture, depth: Depth) -> dict[str, Any]:

@@ -16,21 +16,13 @@ from grow.notation.dtypes import BITS, CODES, STORES
 from grow.notation.maps import AxisMap, is_power_of_two
 from grow.notation.origins import Read
 from grow.planning.assemble import assemble
-from grow.planning.change import (
-    Change,
-    Upcycling,
-    check_depth,
-    depth_rounds,
-    layer_config,
-    root_factor,
-    row_maps,
-    tie_factor,
-)
+from grow.planning.change import Change, Upcycling, check_depth, depth_rounds, layer_config
 from grow.planning.choose_maps import grow_counts, grow_experts, head_dim_maps, low_logit, rounding
 from grow.planning.growth_options import USUAL, GrowthOptions
 from grow.planning.layers import Depth, unchanged
 from grow.planning.methods import DEFAULT, Request, design
 from grow.planning.read_as_experts import read_so
+from grow.planning.row_maps import root_factor, row_maps, tie_factor
 from grow.planning.target import Target, resolve
 from grow.planning.tensor import HALVED, TensorPlan, stays
 from grow.spelling import option

@@ -12,7 +12,7 @@ import numpy as np
 
 from grow.architectures.architecture import Architecture
 from grow.notation.maps import AxisMap
-from grow.planning.change import tie_factor
+from grow.planning.row_maps import tie_factor
 
 
 def output_readback(source: Architecture, maps: Mapping[str, AxisMap]) -> tuple[np.ndarray, np.ndarray] | None:

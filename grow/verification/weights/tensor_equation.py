@@ -23,6 +23,7 @@ from grow.notation.maps import BLEND, MEAN, SILENT, UNREAD, AxisMap
 from grow.notation.numbers import narrow, widen
 from grow.notation.origins import Constant, Drawn, Read, Stack
 from grow.planning.tensor import TensorPlan
+from grow.verification.weights.norm_equation import check_norm, check_offset_gain
 from grow.verification.weights.tensor_faults import TensorCheck, unit_of
 
 F64 = np.dtype(np.float64)
@@ -80,11 +81,11 @@ def _check_read(check: TensorCheck, read: Read, source: Checkpoint, grown: Check
 
     new, every = together if read.among else own, np.arange(t.new_shape[0])
     if t.offset:
-        _check_offset_gain(
+        check_offset_gain(
             check, read.factor, widen(part_rows(source, t.old, 0, t.shape[0]), t.old.dtype, F64), new(every)
         )
     elif t.roles[0] in (GAIN, SHIFT):
-        _check_norm(check, old(0, t.shape[0]), new(every))
+        check_norm(check, old(0, t.shape[0]), new(every))
     else:
         _check_matrix(check, read, old, new)
     if read.among:
@@ -131,58 +132,6 @@ def _check_drawn(check: TensorCheck, repeat: int, new: Rows) -> None:
         check.note(~np.isfinite(new_rows), new_rows, np.zeros_like(new_rows), some, "a drawn weight is finite")
         first = new_rows[np.arange(len(new_rows)) // repeat * repeat]
         check.note(new_rows != first, new_rows, first, some, "slices of one expert have one row in the router")
-
-
-def _check_norm(check: TensorCheck, old_rows: np.ndarray, new_rows: np.ndarray) -> None:
-    """A gain or a bias, whole."""
-    t = check.t
-    axis_map = t.maps[0]
-    if axis_map is None:
-        check.equal(new_rows, old_rows, np.abs(old_rows), np.arange(len(new_rows)), "unchanged")
-        return
-    shift = t.roles[0] == SHIFT
-    if t.tied:
-        weight = axis_map.write if shift else axis_map.write**2
-        total, terms = np.zeros_like(old_rows), np.zeros_like(old_rows)
-        for old, new in axis_map.layers:
-            total[old] += new_rows[new] * weight[new][:, None]
-            terms[old] += np.abs(new_rows[new] * weight[new][:, None])
-        check.equal(total, old_rows, terms, axis_map.layers[0][1], "shares of the head's norm sum to the old one")
-    else:
-        for old, new in axis_map.layers:
-            wanted = old_rows[old] * (1.0 if shift else axis_map.gain[new][:, None])
-            check.equal(new_rows[new], wanted, np.abs(wanted), new, "copied" if shift else "old gain × gain")
-    if shift:
-        fresh = np.flatnonzero(axis_map.source < 0)
-        check.zero(new_rows[fresh], fresh, [0], "a fresh coordinate has bias 0")
-
-
-def _check_offset_gain(check: TensorCheck, factor: float, old_rows: np.ndarray, new_rows: np.ndarray) -> None:
-    """A gain that is stored without its offset: the equation of `_check_norm`, with the offset taken out of the sum.
-
-    Copies whose gain is 0 are left out, so that where as many copies as it takes have the old gain, nothing rounds.
-    """
-    t, axis_map = check.t, check.t.maps[0]
-    if axis_map is None:
-        check.equal(new_rows, old_rows, np.abs(old_rows), np.arange(len(new_rows)), "unchanged")
-        return
-    slack = abs(t.offset) * (check.unit > 0)
-    if t.tied:
-        total, terms, active = np.zeros_like(old_rows), np.zeros_like(old_rows), np.zeros_like(old_rows)
-        for old, new in axis_map.layers:
-            on = new_rows[new] != -t.offset
-            total[old] += np.where(on, new_rows[new], 0)
-            active[old] += on
-            terms[old] += np.abs(new_rows[new]) + slack
-        first = axis_map.layers[0][1]
-        times = factor / axis_map.write[first][:, None] ** 2
-        wanted = old_rows * times + t.offset * (times - active)
-        check.equal(total, wanted, terms, first, "shares of the head's norm sum to the old one")
-        return
-    for old, new in axis_map.layers:
-        times = axis_map.gain[new][:, None] * factor
-        wanted = old_rows[old] * times + t.offset * (times - 1)
-        check.equal(new_rows[new], wanted, np.abs(wanted) + slack, new, "old gain × gain")
 
 
 def _check_matrix(check: TensorCheck, read: Read, old: Callable[[int, int], np.ndarray], new: Rows) -> None:
