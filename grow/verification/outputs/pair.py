@@ -132,8 +132,9 @@ class Pair(TwoFolders):
         """
         # weights that are changed are there as a whole
         whole = whole or copies > 1 or dtype != "float64" or self.whole
+        stored = self._shapes(side).values()  # first: a folder without weights is told from one without a config
         passes = self._forward_memory(side, dtype, among)
-        return memory_needed(self._shapes(side).values(), dtype, passes, copies=copies, whole=whole)
+        return memory_needed(stored, dtype, passes, copies=copies, whole=whole)
 
     def _forward_memory(self, side: Side, dtype: str, among: Probes) -> int:
         return forward_memory(self._text_config(side), dtype, among)
