@@ -216,12 +216,12 @@ def test_a_wrong_row_is_caught(model_type, name, line, fault):
 
 
 def test_a_draft_for_a_family_that_is_not_registered():
-    assert "nemotron" not in FAMILIES
-    text = draft(probe("nemotron", bos_token_id=0, eos_token_id=0))
+    assert "granite_swa" not in FAMILIES
+    text = draft(probe("granite_swa", bos_token_id=0, eos_token_id=0))
     lines = {line.split()[0]: " ".join(line.split()[1:]) for line in text.splitlines()}
     assert lines["model.embed_tokens.weight"] == "vocab ? hidden"
     assert lines["model.layers.{layers}.mlp.up_proj.weight"] == "ffn ? hidden"
-    assert lines["model.layers.{layers}.input_layernorm.bias"] == "hidden ?"
+    assert lines["model.layers.{layers}.self_attn.sinks"] == "heads ?"
     assert "kv_heads" in lines["model.layers.{layers}.self_attn.k_proj.weight"]
 
 
