@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import tiny as files
 import transformers
+from drawn_targets import exact_factor
 from models import KINDS, VARIANTS
 
 import grow
@@ -47,6 +48,9 @@ def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
             "head_dim": ({"head_dim": 2 * d}, {}),
             "any hidden": ({"hidden": 5 * n}, {"seed": 3}),
         }
+    if facts.attention.whole_norm:
+        more = {"heads": 2 * h, "kv_heads": 2 * k, "hidden": 2 * n}
+        return found | {"heads": (more, {}), "any hidden": ({"hidden": n + 2 * h}, {"seed": 3})}
     if not facts.derived_head_dim:
         heads = {"heads": h + h // k, "kv_heads": k + 1}
         # Llama's config wants heads that divide hidden
@@ -57,9 +61,6 @@ def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
             "any hidden": ({"hidden": n + h}, {"seed": 3}),
         }
     found |= {"heads": ({"heads": 2 * h, "hidden": 2 * n, "ffn": f + 1}, {}), "head_dim": ({"hidden": 2 * n}, {})}
-    if facts.attention.whole_norm:
-        more = {"heads": 2 * h, "kv_heads": 2 * k, "hidden": 2 * n}
-        return found | {"heads": (more, {}), "any hidden": ({"hidden": n + 2 * h}, {"seed": 3})}
     if facts.norm.writes_stream == "always":
         return found | {"4x": ("4x", {"seed": 3})}
     return found | {"any hidden": ({"hidden": n + 2 * d, "heads": h + 2}, {"seed": 3})}
@@ -131,7 +132,8 @@ def test_other_probes_find_nothing_either(variant, seed, tiny, tmp_path):
 
 @pytest.mark.parametrize("variant", KINDS)
 def test_without_grow_json_a_bit_exact_growth_is_lossless(variant, tiny, tmp_path):
-    grown = grow.widen(tiny(variant), "2x", out=tmp_path / "grown", verify=False).path
+    to = exact_factor(VARIANTS[variant].model_type)
+    grown = grow.widen(tiny(variant), to, out=tmp_path / "grown", verify=False).path
     (grown / "grow.json").unlink()
     found = grow.verify(tiny(variant), grown, rungs=OUTPUTS)
     assert (found.verdict, found.exit_code) == ("lossless", 0)

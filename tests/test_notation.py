@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import transformers
 from models import VARIANTS
+from stock_configs import NEEDED
 
 from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
@@ -188,7 +189,7 @@ def test_every_stored_tensor_matches_exactly_one_row(variant, tiny):
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_the_defaults_are_those_of_the_stock_config(family):
     """What config.json leaves out has the value that stock code gives it; and its every field is known."""
-    stock = transformers.AutoConfig.for_model(family.model_type).to_dict()
+    stock = transformers.AutoConfig.for_model(family.model_type, **NEEDED.get(family.model_type, {})).to_dict()
     for name, value in family.defaults.items():
         if isinstance(value, str) and value.startswith("="):
             continue
@@ -202,7 +203,10 @@ def test_the_defaults_are_those_of_the_stock_config(family):
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_a_tensor_that_no_row_has_is_an_error(family):
-    config = {**transformers.AutoConfig.for_model(family.model_type).to_dict(), "architectures": ["Model"]}
+    config = {
+        **transformers.AutoConfig.for_model(family.model_type, **NEEDED.get(family.model_type, {})).to_dict(),
+        "architectures": ["Model"],
+    }
     config[family.axes["layers"]] = 1
     known = Architecture(family, config)
     sound = {

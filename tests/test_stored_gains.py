@@ -11,6 +11,7 @@ from grow.applying.norms import grow_norm
 from grow.notation.axes import parse_signature
 from grow.notation.maps import SILENT, axis_map, identity
 from grow.notation.numbers import narrow, widen
+from grow.notation.origins import Read, SourcePart
 from grow.planning.tensor import TensorPlan, offset_shares, stays
 
 EXACT = 1e-12
@@ -18,21 +19,25 @@ F64 = np.dtype(np.float64)
 rng = np.random.default_rng(7)
 
 
-def plan(axis, *, factor=1.0, tied=False, dtype="F32") -> TensorPlan:
-    signature, shape = parse_signature("hidden 1*"), (axis.n,)
-    return TensorPlan("g", "g", signature, (axis,), shape, (axis.m,), dtype, dtype, tied=tied, factor=factor)
+def plan(axis, *, tied=False, dtype="F32") -> TensorPlan:
+    old, origin = SourcePart("g", dtype, (axis.n,)), Read()
+    return TensorPlan("g", "g", parse_signature("hidden 1*"), (axis,), old, (axis.m,), dtype, origin, tied=tied)
 
 
-def gains(axis, stored: np.ndarray, **facts) -> np.ndarray:
+def grown_from(axis, stored: np.ndarray, factor: float = 1.0, **facts) -> np.ndarray:
+    """(m,) what is stored of the grown gains, as it is stored."""
+    return grow_norm(plan(axis, **facts), Read(factor), stored, "exact", 3).ravel()
+
+
+def gains(axis, stored: np.ndarray, factor: float = 1.0, **facts) -> np.ndarray:
     """(m,) the grown gains, 1 + what is stored, of old ones of which `stored` is stored."""
     t = plan(axis, **facts)
-    return 1 + widen(grow_norm(t, narrow(stored, t.source_dtype), "exact", 3), t.dtype, F64).ravel()
+    return 1 + widen(grown_from(axis, narrow(stored, t.old.dtype), factor, **facts), t.dtype, F64)
 
 
 def test_copies_that_stay_are_the_stored_number_bit_for_bit():
     stored = narrow(rng.normal(size=5) * 1e-9, "F32")  # 1 + w would round all of it away
-    t = plan(axis_map(5, np.arange(10) % 5))
-    assert (grow_norm(t, stored, "exact", 3).ravel() == np.tile(stored, 2)).all()
+    assert (grown_from(axis_map(5, np.arange(10) % 5), stored) == np.tile(stored, 2)).all()
 
 
 def test_the_gain_is_what_is_scaled():
@@ -48,7 +53,7 @@ def test_in_front_of_a_tied_head_a_whole_number_of_copies_has_the_old_gain(copie
     axis = axis_map(3, np.arange(3 * copies) % 3)
     assert stays(axis, factor, tied=True)
     stored = narrow(rng.normal(size=3), "F32")
-    each = grow_norm(plan(axis, factor=factor, tied=True), stored, "exact", 3).reshape(copies, 3)
+    each = grown_from(axis, stored, factor, tied=True).reshape(copies, 3)
     assert (each[:active] == stored).all()
     assert (each[active:] == -1).all()
 
@@ -57,7 +62,7 @@ def test_else_they_share_it_evenly_and_the_plan_says_that_it_rounds():
     axis = axis_map(3, np.arange(6) % 3)
     assert not stays(axis, 2**0.5, tied=True)
     stored = rng.normal(size=3)
-    shares = gains(axis, stored, factor=2**0.5, tied=True, dtype="F64").reshape(2, 3)
+    shares = gains(axis, stored, 2**0.5, tied=True, dtype="F64").reshape(2, 3)
     assert np.abs(shares[0] - shares[1]).max() < 1e-15
     assert np.abs(shares.sum(axis=0) - 2**0.5 * (1 + stored)).max() < 1e-14
 

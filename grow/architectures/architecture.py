@@ -14,6 +14,7 @@ from typing import Any
 from grow.architectures.common_fields import ELEMENTWISE, OLDER_ROPE
 from grow.architectures.family import Chain, Family, Tie
 from grow.errors import BadInput
+from grow.files.header import show
 from grow.notation.axes import READ, Label, Row
 from grow.notation.rope_parameters import SPELLED
 
@@ -190,12 +191,20 @@ class Architecture:
             said |= {"rope_spelling": family.rope_spelling, "rope_spellings": (SPELLED, OLDER_ROPE)}
             return {"": {**said, "default.rope_theta": family.default_theta}}
         views = {}
-        nested = self.config.get("rope_parameters") or {}
+        nested = self.config.get("rope_parameters")
+        nested = {} if nested is None else nested
+        if not isinstance(nested, Mapping) or not nested.keys() <= family.rope_kinds.keys():
+            raise BadInput(
+                "config.json: rope_parameters",
+                what=f"{show(repr(nested), 80)}; wanted an object for each of {', '.join(family.rope_kinds)}",
+                why="each kind of layer has a rotation of its own",
+                fix="set rope_parameters to what the model was trained with",
+            )
         for kind, own in family.rope_kinds.items():
             view = {name: value for name, value in said.items() if name not in ("rope_parameters", *SPELLED)}
             if not own.scaled:
                 view.pop("rope_scaling", None)
-            if isinstance(nested.get(kind), Mapping):
+            if nested.get(kind) is not None:
                 view["rope_parameters"] = nested[kind]
             spelling = (own.theta_field, SPELLED[1])
             views[kind] = view | {"rope_spelling": spelling, "rope_spellings": (spelling,)}

@@ -36,8 +36,9 @@ NEMOTRON = rms_decoder(
     attention=Attention(rope="partial"),
     eps="norm_eps",
     summary="Nemotron-4, Minitron",
-    defaults={"max_position_embeddings": 4096, "partial_rotary_factor": 0.5, "num_key_value_heads": None},
+    defaults={"max_position_embeddings": 4096, "partial_rotary_factor": 0.5},
     nulls={},
+    needs=("num_key_value_heads",),
     sizes={
         "Minitron-4B": size(3072, 24, 8, 9216, 32, head_dim=128),
         "Minitron-8B": size(4096, 48, 8, 16384, 32, head_dim=128),

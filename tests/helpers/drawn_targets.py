@@ -18,6 +18,7 @@ EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe")
 WHOLE = ("olmo2", "flex_olmo")  # one norm over all heads, and readers of the raw stream: whole copies
 FREE = (
     *("llama", "mistral", "qwen2", "qwen3", "granite", *WHOLE, *EXPERTS),
+    *("gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron"),
     *("ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "eurobert"),
 )  # head_dim is a field of its own
 UNITS = ("copies", "unread")
@@ -27,6 +28,16 @@ def context(variant: str) -> str:
     """What sits on the hidden axis: "rms" or "layernorm", or "plain" where it grows by whole multiples alone."""
     kind, auto, fields, _ = VARIANTS[variant]
     return Architecture(grow.families[kind], fields).of_class(auto.removeprefix("AutoModel")).hidden_context
+
+
+def rooted(kind: str) -> bool:
+    """Whether stock code of a model type multiplies a table by √hidden, which rounds unless hidden grows by 4^k."""
+    return any(row.root for row in grow.families[kind].rows)
+
+
+def exact_factor(kind: str) -> str:
+    """The smallest whole factor by which all widths grow without rounding."""
+    return "4x" if rooted(kind) else "2x"
 
 
 def divides(variant: str) -> bool:

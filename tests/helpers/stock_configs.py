@@ -14,9 +14,13 @@ from grow.files.json_floats import plain
 INF, NAN = {"__float__": "Infinity"}, {"__float__": "NaN"}
 
 
+NEEDED = {"nemotron": {"num_key_value_heads": 6}}
+"""Fields without which the stock class can be made and no model of it."""
+
+
 def defaults_of(kind: str) -> dict:
     """A whole config.json of this type."""
-    text = transformers.AutoConfig.for_model(kind).to_json_string(use_diff=False)
+    text = transformers.AutoConfig.for_model(kind, **NEEDED.get(kind, {})).to_json_string(use_diff=False)
     return check_config(json.loads(text), "config.json", [])
 
 

@@ -44,15 +44,14 @@ def check_offset_gain(check: TensorCheck, factor: float, old_rows: np.ndarray, n
     slack = abs(t.offset) * (check.unit > 0)
     if t.tied:
         total, terms, active = np.zeros_like(old_rows), np.zeros_like(old_rows), np.zeros_like(old_rows)
+        weight = axis_map.write[:, None] ** 2
         for old, new in axis_map.layers:
             on = new_rows[new] != -t.offset
-            total[old] += np.where(on, new_rows[new], 0)
-            active[old] += on
-            terms[old] += np.abs(new_rows[new]) + slack
-        first = axis_map.layers[0][1]
-        times = factor / axis_map.write[first][:, None] ** 2
-        wanted = old_rows * times + t.offset * (times - active)
-        check.equal(total, wanted, terms, first, "shares of the head's norm sum to the old one")
+            total[old] += np.where(on, new_rows[new] * weight[new], 0)
+            active[old] += on * weight[new]
+            terms[old] += (np.abs(new_rows[new]) + slack) * weight[new]
+        wanted = old_rows * factor + t.offset * (factor - active)
+        check.equal(total, wanted, terms, axis_map.layers[0][1], "shares of the head's norm sum to the old one")
         return
     for old, new in axis_map.layers:
         times = axis_map.gain[new][:, None] * factor
