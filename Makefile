@@ -4,7 +4,7 @@
 #   make quick   something of everything, in a minute or two: the tests that are marked with pytest.mark.quick,
 #                which are laws, notation, messages, bad checkpoints, targets, and tests/test_quick.py
 #   make test    the whole suite            make test ARGS="-k readme" JOBS=2
-#   make large   models of further real sizes, which take gigabytes and minutes
+#   make large   models of real sizes and what a check says of its memory: gigabytes, and a quarter of an hour
 #   make check   ruff and mypy
 #   make bench   measurements in tests/benchmarks      make bench ARGS=--help
 #   make clean   remove .venv and everything that was made

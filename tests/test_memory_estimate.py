@@ -78,9 +78,8 @@ def source(folder, **fields):
     return folder
 
 
-@pytest.mark.parametrize(
-    ("to", "tied"), [("2x", True), pytest.param("hidden_size=576", False, marks=pytest.mark.large)]
-)
+@pytest.mark.large
+@pytest.mark.parametrize(("to", "tied"), [("2x", True), ("hidden_size=576", False)])
 def test_no_check_takes_more_than_it_asks_for_and_it_asks_for_little_more(to, tied, tmp_path):
     small = source(tmp_path / "source", tie_word_embeddings=tied)
     grown = grow.widen(small, to, out=tmp_path / "grown", verify=False).path

@@ -15,7 +15,7 @@ import pytest
 import tiny as files
 import transformers
 from drawn_targets import exact_factor
-from models import KINDS, VARIANTS
+from models import KINDS, LONG, VARIANTS
 
 import grow
 from grow.architectures import FAMILIES
@@ -69,7 +69,7 @@ def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
 LADDER = ("2x", "2x, every copy")
 WHOLE = [  # every two of variant, dtype and target meet, and for some variants all three
     (variant, dtype, name)
-    for i, variant in enumerate(KINDS)
+    for i, variant in enumerate(LONG)
     for j, dtype in enumerate(("float32", "bfloat16"))
     for k, name in enumerate(LADDER)
     if (i + j + k) % 2 == 0 or i % 3 == 0
@@ -83,8 +83,8 @@ NUMBERED = {
 # A half and a quarter of the product, in each of which every two of variant, dtype and target meet.
 PAIRS = [case for case, number in NUMBERED.items() if number % 2 == 0]
 LOOKED_INTO = [case for case in PAIRS if NUMBERED[case] % 4 == 0 or case[2] == "4x"]
-SEEDS = [(variant, seed) for seed, variant in enumerate(KINDS, 1)]
-SAVED = [(variant, shard) for variant in KINDS for shard in ("5GB", "20KB")]
+SEEDS = [(variant, seed) for seed, variant in enumerate(LONG, 1)]
+SAVED = [(variant, shard) for variant in LONG for shard in ("5GB", "20KB")]
 
 
 def alarms(
@@ -215,7 +215,7 @@ def test_every_two_of_variant_dtype_and_target_meet():
     for i, j in itertools.combinations(range(3), 2):
         pairs = {(case[i], case[j]) for case in product}
         assert {(case[i], case[j]) for case in PAIRS} == {(case[i], case[j]) for case in LOOKED_INTO} == pairs
-        whole = {(v, d, name) for v in KINDS for d in ("float32", "bfloat16") for name in LADDER}
+        whole = {(v, d, name) for v in LONG for d in ("float32", "bfloat16") for name in LADDER}
         assert {(case[i], case[j]) for case in WHOLE} == {(case[i], case[j]) for case in whole}
 
 

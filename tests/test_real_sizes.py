@@ -228,12 +228,8 @@ REAL = {
 }
 
 
-EVERY_TIME = ("Qwen3-0.6B", "BERT-large")
-"""The largest grown table, as a language model of bfloat16, and an encoder of float32; the others vary their sizes."""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [n if n in EVERY_TIME else pytest.param(n, marks=pytest.mark.large) for n in REAL])
+@pytest.mark.large
+@pytest.mark.parametrize("name", REAL)
 def test_real_sizes_grow_and_are_proved_in_six_gigabytes(name, tmp_path):
     kind, fields, to = REAL[name]
     cls = getattr(transformers, kind)

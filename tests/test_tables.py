@@ -12,7 +12,7 @@ import models
 import pytest
 import tiny
 import torch
-from models import LM, MLM, ONE_EACH, VARIANTS, difference, outputs
+from models import LM, LONG, MLM, VARIANTS, difference, outputs
 from safetensors.torch import load_file
 
 import grow
@@ -258,7 +258,7 @@ def test_why_dynamic_positions_are_refused(tiny, expected, tmp_path):
 # What verification compares
 
 
-@pytest.mark.parametrize("variant", [*ONE_EACH, "llama-tied", "opt-projected"])
+@pytest.mark.parametrize("variant", [*LONG, "llama-tied", "opt-projected"])
 def test_verify_compares_the_old_tokens(variant, tiny, tmp_path):
     source = tiny(variant, "float64")
     widen(source, {"vocab": MORE, "positions": LATER}, tmp_path / "grown")

@@ -12,7 +12,7 @@ import pytest
 import tiny
 import torch
 from deeper import EXACT, FILLS, N, deepen, somewhere
-from models import KINDS, difference, make, outputs
+from models import LONG, difference, make, outputs
 from safetensors.torch import load_file, save_file
 
 import grow
@@ -81,7 +81,7 @@ def test_a_seed_gives_the_same_bytes_and_another_one_other_draws_only(fill, deep
     assert (one == other) == (fill == "copy")
 
 
-LEARNS = [*KINDS, "opt-post", "gpt2-inverse", "llama-biases"]
+LEARNS = [*LONG, "opt-post", "gpt2-inverse", "llama-biases"]
 
 
 def all_learns(found: Verification, grown: grow.Growth) -> None:

@@ -114,7 +114,7 @@ CERTIFIED = [
     if damage == ANY[(j + k) % 2] or (damage == "zeroed" and growth == "2x" and tensor in biases(name))
 ]
 
-SWAPPED = [(variant, way) for variant in models.KINDS for way in ("grow.json", "same shapes", "outputs alone")]
+SWAPPED = [(variant, way) for variant in models.LONG for way in ("grow.json", "same shapes", "outputs alone")]
 
 ROPE = {"rope_type": "default", "rope_theta": 20000.0}
 DECODER = {"rms_norm_eps": 0.06, "hidden_act": "gelu", "rope_parameters": ROPE}
