@@ -120,6 +120,20 @@ def test_a_table_is_names_signatures_and_conditions():
         assert not pattern.match(name), name
 
 
+def test_a_row_says_what_stock_code_multiplies_its_tensor_by():
+    embedding, head, plain = parse_table("""
+        a   vocab -> hidden  × √hidden   ? bias
+        b   vocab <- hidden  ÷ √hidden
+        c   vocab <- hidden
+    """)
+    assert (embedding.root, head.root, plain.root) == (("hidden", 0.5), ("hidden", -0.5), None)
+    assert (embedding.text, head.text) == ("vocab -> hidden × √hidden", "vocab <- hidden ÷ √hidden")
+    assert (embedding.when, plain.text) == ("bias", "vocab <- hidden")
+    for times in ("× hidden", "√hidden", "× √hidden × √hidden", "× √"):
+        with pytest.raises(ValueError, match="signature"):
+            parse_table(f"a  vocab -> hidden  {times}")
+
+
 @pytest.mark.parametrize("line", ["name", "name hidden", "name hidden -> ? x", "name hidden & ffn"])
 def test_a_table_with_a_bad_line_is_an_error(line):
     with pytest.raises(ValueError, match="signature"):

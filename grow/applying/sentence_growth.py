@@ -1,8 +1,8 @@
 """The growth of a sentence-transformers folder's modules.
 
-Behind the transformer every old number lies in the grown vector as `Vectors` says. Pooling, Normalize and Dropout hand
-that on, LayerNorm does where every number is there equally often, and Dense reads it: its columns grow like those of
-any consumer, so that behind it the embeddings are the old ones. What reads the width otherwise is refused by name.
+`Vectors` says where every old number lies in what the transformer gives. Pooling, Normalize and Dropout hand that on,
+LayerNorm where every number is there equally often; the columns of Dense grow like those of any reader, so that its
+embeddings are the old ones. What reads the width otherwise is refused by name. One file, for one chain of modules.
 """
 
 from __future__ import annotations

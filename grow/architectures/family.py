@@ -260,8 +260,7 @@ class Family:
     def known_fields(self) -> frozenset[str]:
         """Config fields that somebody has read and knows what growth does to; those of `TRAINS` come on top."""
         known = COMMON_FIELDS | self.harmless | self.reads | {*self.fixed, *self.axes.values(), *self.defaults}
-        known |= {*self.synonyms.values(), *(period.field for period in self.periods)}
-        known |= {period.said for period in self.periods if period.said}
+        known |= {*self.synonyms.values(), *(name for p in self.periods for name in (p.field, p.said) if name)}
         if self.experts:
             facts = self.experts
             known |= set(filter(None, (facts.top_k, facts.switch, facts.only, facts.step)))

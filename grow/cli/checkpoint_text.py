@@ -21,7 +21,7 @@ def inspection_document(inspection: Inspection) -> dict[str, Any]:
         "sizes": inspection.sizes,
         "parameters": _parameters(inspection),
         "tensors": [
-            {"name": t.name, "signature": str(t.row.signature), "dtype": t.dtype, "shape": list(t.shape)}
+            {"name": t.name, "signature": t.row.text, "dtype": t.dtype, "shape": list(t.shape)}
             for t in inspection.match.tensors
         ],
         "targets": list(inspection.family.sizes),
@@ -56,7 +56,7 @@ def show_families(chosen: Sequence[Family]) -> None:
 
 def show_family(family: Family) -> None:
     say(f"{family.model_type}: {family.summary}")
-    table(("tensor", "signature", "there when"), ((r.name, r.signature, r.when) for r in family.rows))
+    table(("tensor", "signature", "there when"), ((row.name, row.text, row.when) for row in family.rows))
     say("sizes")
     for name, fields in family.sizes.items():
         say(f"  {name}: " + ", ".join(f"{k}={v}" for k, v in fields.items()))

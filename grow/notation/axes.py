@@ -1,4 +1,4 @@
-"""The notation of a tensor's axes, and the parser of family tables.
+"""The notation of a tensor's axes, and the parser of family tables, which cannot be read apart.
 
     vocab -> hidden                                reads vocab, writes hidden    (an embedding table)
     (kv_heads q_per_kv head_dim.q) <- hidden       writes the left, reads hidden (a torch Linear weight)
@@ -201,6 +201,14 @@ class Row:
     signature: Signature
     when: str = ""
     root: tuple[str, float] | None = None
+
+    @property
+    def text(self) -> str:
+        """Its signature, and what stock code multiplies the tensor by."""
+        if self.root is None:
+            return self.signature.text
+        axis, exponent = self.root
+        return f"{self.signature} {'×' if exponent > 0 else '÷'} √{axis}"
 
     @property
     def optional(self) -> bool:
