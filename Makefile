@@ -59,7 +59,7 @@ test: $(VENV)/installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 large: $(VENV)/installed-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m large $(ARGS) tests/test_real_sizes.py tests/test_memory_estimate.py
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m large $(ARGS) tests/test_real.py tests/test_real_sizes.py tests/test_memory_estimate.py
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

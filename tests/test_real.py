@@ -84,6 +84,7 @@ def said(smollm2, tmp_path_factory) -> np.ndarray:
 
 # Storage in float64 leaves the rounding of the passes themselves; in float32 one rounding of 6e-8 per weight, which
 # thirty layers turn into less than 1e-5 of the logits' spread.
+@pytest.mark.large
 @pytest.mark.parametrize(("dtype", "limit"), [("float64", 1e-12), ("auto", 1e-5)])
 def test_smollm2_has_the_config_of_its_larger_sister(smollm2, said, tmp_path, dtype, limit):
     grown = grow.widen(smollm2, "SmolLM2-360M", deepen=True, out=tmp_path / "grown", dtype=dtype, verify=False)
@@ -119,6 +120,7 @@ def test_minilm_deepened_is_exact_behind_its_layer_norms(minilm, tmp_path):
     assert next(c for c in found.checks if c.name == "proof").largest <= 1e-12
 
 
+@pytest.mark.large
 def test_smollm2_becomes_eight_experts_in_its_own_dtype(smollm2, said, tmp_path):
     """Measured 5e-14 in true float64; written in 7 s on 2 cores (135 M -> 692 M parameters)."""
     grown = grow.upcycle(smollm2, 8, out=tmp_path / "grown", verify=False)
@@ -131,6 +133,7 @@ def test_smollm2_becomes_eight_experts_in_its_own_dtype(smollm2, said, tmp_path)
     assert np.abs(after - said).max() / said.std() <= 1e-12
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(("heads", "only"), [(12, {}), (24, {"rungs": ("certificate", "true_float64")})], ids=[12, 24])
 def test_minilm_keeps_its_sentence_embeddings(minilm, tmp_path, heads, only):
     target = {"hidden_size": 768, "num_attention_heads": heads, "intermediate_size": 3072}
