@@ -53,25 +53,25 @@ def verify_folders(
         _check_order(source, grown)
     with growths_between(record, source, grown) if record else contextlib.nullcontext(()) as chain:
         two = TwoCheckpoints(source, grown, chain)
-        found = Findings(notes=_notes_on_record(two))
+        findings = Findings(notes=_notes_on_record(two))
         if "tasks" in wanted:
             from grow.verification.downstream.tasks import prepare
 
             prepare(source.path, tuple(tasks or ()))
-        _check_files(two, found, wanted, progress)
+        _check_files(two, findings, wanted, progress)
         if wanted - {"certificate", "recover"}:
             # torch is imported here and nowhere before
             from grow.verification.model_rungs import ModelRungs
             from grow.verification.outputs.pair import Pair
 
             with Pair(source.path, grown.path, seed=seed) as pair:
-                ModelRungs(two, found, pair, wanted, progress, tasks=tuple(tasks or ()), samples=samples).climb()
-        _conclude(two, found)
+                ModelRungs(two, findings, pair, wanted, progress, tasks=tuple(tasks or ()), samples=samples).climb()
+        _conclude(two, findings)
     return Verification(
         *(names or (str(source.path), str(grown.path))),
-        tuple(found.checks),
-        tuple(found.notes),
-        first=found.first,
+        tuple(findings.checks),
+        tuple(findings.notes),
+        first=findings.first,
         growth=growth_document(record) if record else None,
         config=tuple(config_differences(source.config, grown.config)),
         environment=environment(),
@@ -84,14 +84,14 @@ def _notes_on_record(two: TwoCheckpoints) -> list[str]:
     return [] if two.chain else ["no grow.json in the grown checkpoint: no certificate, the outputs decide"]
 
 
-def _check_files(two: TwoCheckpoints, found: Findings, wanted: set[str], progress: Callable[[str], None]) -> None:
+def _check_files(two: TwoCheckpoints, findings: Findings, wanted: set[str], progress: Callable[[str], None]) -> None:
     """The rungs that read the files alone."""
     if "certificate" in wanted:
         progress("certificate")
-        found.checks.append(certificate_of_chain(two.chain) if two.chain else two.identical())
+        findings.checks.append(certificate_of_chain(two.chain) if two.chain else two.identical())
     if "recover" in wanted:
         progress("recover")
-        found.checks.append(_recover(two))
+        findings.checks.append(_recover(two))
 
 
 def _recover(two: TwoCheckpoints) -> Check:
@@ -101,22 +101,22 @@ def _recover(two: TwoCheckpoints) -> Check:
     return next((check for check in checks if check.status == "fail"), checks[-1])
 
 
-def _conclude(two: TwoCheckpoints, found: Findings) -> None:
+def _conclude(two: TwoCheckpoints, findings: Findings) -> None:
     """The first difference as far as the files show it, where no module was named; and what the outputs leave open."""
     if two.lossy:  # which says all there is to say about where they differ
-        found.notes.append(f"grow.json says that this growth is not exact; {two.lossy}")
+        findings.notes.append(f"grow.json says that this growth is not exact; {two.lossy}")
         return
-    failed = found.failed
-    if failed and found.first is None:
-        fault = next((check.measured.get("first") for check in found.checks if check.name == "certificate"), None)
+    failed = findings.failed
+    if failed and findings.first is None:
+        fault = next((check.measured.get("first") for check in findings.checks if check.name == "certificate"), None)
         inside = [check for name, check in failed.items() if name not in OUTSIDE]
         if inside:
             fault = fault or (misfit(two.likely) if two.likely else None)
-            found.first = from_files(fault, two.stored or [], two.explaining_fields(), inside[0])
+            findings.first = from_files(fault, two.stored or [], two.explaining_fields(), inside[0])
         else:
-            found.first = from_files(fault, [], [], next(iter(failed.values())))
-    if any(check.measured.get("within_storage") for check in found.checks):
-        found.notes.append(
+            findings.first = from_files(fault, [], [], next(iter(failed.values())))
+    if any(check.measured.get("within_storage") for check in findings.checks):
+        findings.notes.append(
             "the outputs agree as far as rounding the stored weights explains, which may be more than was rounded"
             + narrowed(two.source, two.grown)
         )

@@ -37,7 +37,7 @@ from grow.verification.weights.two_checkpoints import TwoCheckpoints
 
 
 class ModelRungs:
-    """One pair on the rungs that run models; what they find goes to `found`.
+    """One pair on the rungs that run models; what they find goes to `findings`.
 
     recorded  whether this is the growth that grow.json records: another one is judged by its outputs, like one of
               which nothing is recorded
@@ -49,7 +49,7 @@ class ModelRungs:
     def __init__(
         self,
         two: TwoCheckpoints,
-        found: Findings,
+        findings: Findings,
         pair: Pair,
         wanted: set[str],
         progress: Callable[[str], None],
@@ -57,9 +57,9 @@ class ModelRungs:
         tasks: Sequence[str] = (),
         samples: int | None = None,
     ) -> None:
-        self.two, self.found, self.pair, self.wanted, self.progress = two, found, pair, wanted, progress
+        self.two, self.findings, self.pair, self.wanted, self.progress = two, findings, pair, wanted, progress
         self.tasks, self.samples = tasks, samples
-        self.recorded = bool(two.chain) and "certificate" not in found.failed
+        self.recorded = bool(two.chain) and "certificate" not in findings.failed
         self.roundings = sum(bool(link.rounded) for link in two.chain) if self.recorded else 0
         self.limit = EXACT
         self.readback: Any = read_through([link.readback for link in two.chain])
@@ -86,11 +86,11 @@ class ModelRungs:
         if "tasks" in self.wanted:
             self._tasks()
         self._explain()
-        self.found.notes += [f"the probe {name} was left out: {why}" for name, why in self.pair.refused.items()]
+        self.findings.notes += [f"the probe {name} was left out: {why}" for name, why in self.pair.refused.items()]
 
     def _run(self, name: str, check: Callable[[], Check]) -> None:
         self.progress(name)
-        self.found.checks.append(check())
+        self.findings.checks.append(check())
 
     def _ask_one_model_after_the_other(self) -> None:
         """Ask the source all that needs float64, then the grown model: two that do not fit side by side are loaded
@@ -134,7 +134,7 @@ class ModelRungs:
         differ by what the rounding of stored weights explains."""
         check = self._compare_outputs()
         if check.status == "skip" and check.measured and self.two.likely:
-            self.found.notes.append("outputs of hidden size are read as most stored tensors say that they grew")
+            self.findings.notes.append("outputs of hidden size are read as most stored tensors say that they grew")
             self.readback = self.two.likely.readback
             check = self._compare_outputs()
         if check.status != "fail" or self.recorded or not check.measured:
@@ -200,41 +200,41 @@ class ModelRungs:
     def _tasks(self) -> None:
         self.pair.release()
         folders = self.pair.folders["source"], self.pair.folders["grown"]
-        self.found.checks += tasks(
+        self.findings.checks += tasks(
             *folders, self.tasks, limit=self.samples, tolerance=self.limit, progress=self.progress
         )
 
     def _explain(self) -> None:
         """Where the models differ; or, where outputs agree and nothing proves the weights, what no probe reached."""
-        found, two = self.found, self.two
+        findings, two = self.findings, self.two
         if two.lossy:
             return
-        agree = {"certificate"} if found.passed("true_float64") else set()
-        if set(found.failed) - OUTSIDE - agree:
+        agree = {"certificate"} if findings.passed("true_float64") else set()
+        if set(findings.failed) - OUTSIDE - agree:
             self.progress("where")
             limit = 0.0 if math.isnan(self.limit) else self.limit
-            found.first = causes.by_running(self.pair, two.replay, two.stored or [], two.fields, limit, two.likely)
-            if found.first and not (found.first["tensor"] or found.first["field"]):
-                found.first |= two.first_not_finite(found.first["text"])
-        elif not found.passed("certificate") and found.passed("true_float64"):
+            findings.first = causes.by_running(self.pair, two.replay, two.stored or [], two.fields, limit, two.likely)
+            if findings.first and not (findings.first["tensor"] or findings.first["field"]):
+                findings.first |= two.first_not_finite(findings.first["text"])
+        elif not findings.passed("certificate") and findings.passed("true_float64"):
             # without a certificate not every stored number was looked at: all depends on where the probes went
             self.progress("what no probe reached")
             self._compare_unreached()
             for look in (causes.unequal_numbers, causes.unequal_fields) if not two.chain else ():
                 notes, missed = look(self.pair, two.stored)
-                found.notes += notes
-                found.unseen(missed)
+                findings.notes += notes
+                findings.unseen(missed)
             if two.chain:  # no output tells a field from what it should be: the probes may not reach it
                 names = [field["field"] for field in two.fields]
                 fields = read_by_stock(two.chain[-1].family.model_type, names)
-                found.unseen([f"config.json: {name}" for name in fields])
+                findings.unseen([f"config.json: {name}" for name in fields])
 
     def _compare_unreached(self) -> None:
         """Equal outputs are not a proof of what no probe reached: `true_float64` fails where that differs."""
         unreached = compare_unreached(self.pair, limit=self.limit, dtype=NAMES[self.dtype], readback=self.readback)
-        self.found.notes += unreached.notes
-        self.found.unseen(unreached.unseen)
-        self.found.change_outputs({"reached": unreached.counts})
+        self.findings.notes += unreached.notes
+        self.findings.unseen(unreached.unseen)
+        self.findings.change_outputs({"reached": unreached.counts})
         if unreached.fault:
-            self.found.change_outputs({}, status="fail", reason=unreached.fault["text"])
-            self.found.first = unreached.fault
+            self.findings.change_outputs({}, status="fail", reason=unreached.fault["text"])
+            self.findings.first = unreached.fault

@@ -47,12 +47,12 @@ LADDER = (*FUNCTION, "trainability")
 
 def checks_of(rungs: Sequence[str]) -> set[str]:
     """The checks on the rungs that somebody named; a check may be named itself."""
-    found: set[str] = set()
+    checks: set[str] = set()
     for name in rungs:
         if name in RUNGS:
-            found.update(RUNGS[name])
+            checks.update(RUNGS[name])
         elif name in RUNG_OF:
-            found.add(name)
+            checks.add(name)
         else:
             known = dict.fromkeys([*RUNGS, *RUNG_OF])
             single = ", ".join(check for check in RUNG_OF if check not in RUNGS)
@@ -62,9 +62,9 @@ def checks_of(rungs: Sequence[str]) -> set[str]:
                 why=f"rungs: {', '.join(RUNGS)}; single checks: {single}",
                 fix=option(rungs=["certificate"]),
             )
-    if not found:
+    if not checks:
         rungs = option("rungs")
         raise Refused(
             rungs, what="must name at least one rung", why="else nothing would be verified", fix=f"leave {rungs} out"
         )
-    return found
+    return checks

@@ -98,7 +98,7 @@ class Verification:
     @property
     def verdict(self) -> Verdict:
         status = {check.name: check.status for check in self.checks if check.rung != "trainability"}
-        failed = {name for name, found in status.items() if found == "fail"}
+        failed = {name for name, outcome in status.items() if outcome == "fail"}
         loose = self._within_storage or any(check.measured.get("unseen") for check in self.checks)
         outputs = self.check("true_float64")
         agree = outputs is not None and outputs.status == "pass" and not loose

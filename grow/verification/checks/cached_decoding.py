@@ -44,10 +44,10 @@ def cached_decoding(pair: Pair, *, limit: float = EXACT, readback: ReadbackArg =
         return Check("cached_decoding", "skip", reason="the class takes no key-value cache")
     steps: dict[Side, StoredOutputs] = {}
     for side in SIDES:  # all of one model, then of the other
-        found = steps_of(pair, side)
-        if isinstance(found, str):
-            return Check("cached_decoding", "skip", reason=found)
-        steps[side] = found
+        decoded = steps_of(pair, side)
+        if isinstance(decoded, str):
+            return Check("cached_decoding", "skip", reason=decoded)
+        steps[side] = decoded
     if not steps["grown"]:
         return Check("cached_decoding", "skip", reason="the model has fewer than 4 positions")
     own, cache = (difference(pair.outputs(side, "float64").only(steps[side]), steps[side]) for side in SIDES)
@@ -78,14 +78,14 @@ def _steps(pair: Pair, side: Side) -> StoredOutputs | str:
         if probe.name != "random" and "decoder_input_ids" in probe.inputs:
             continue  # some decoders count positions differently with a cache and left padding
         try:
-            found = _step_by_step(pair, side, probe)
+            outputs = _step_by_step(pair, side, probe)
         except RUN_ERRORS as error:
             if side == "source":
                 return f"the source does not run step by step: {error}"
             raise pair.blame(side, f"{probe.name!r} step by step: {error}") from error
-        if found is None:
+        if outputs is None:
             return "the model keeps no key-value cache or has no output per token"
-        out.update(found)
+        out.update(outputs)
     return out
 
 
@@ -106,15 +106,15 @@ def _step_by_step(pair: Pair, side: Side, probe: Probe) -> Outputs | None:
             step = {f"{prefix}input_ids": ids[:, start:stop]}
             if mask is not None:
                 step[f"{prefix}attention_mask"] = mask[:, :stop]
-            found = model(**inputs, **step, past_key_values=cache, use_cache=True)
-            cache = found.get("past_key_values")
-            outputs = {k: v for k, v in found.items() if k in TOKEN_OUTPUTS and v.ndim == 3}
+            raw = model(**inputs, **step, past_key_values=cache, use_cache=True)
+            cache = raw.get("past_key_values")
+            outputs = {k: v for k, v in raw.items() if k in TOKEN_OUTPUTS and v.ndim == 3}
             if cache is None or not outputs:
                 return None
             for name, value in outputs.items():
                 parts.setdefault(name, []).append(value)
             if prefix and not start:
                 inputs = {key: value for key, value in inputs.items() if key == "attention_mask"}
-                inputs["encoder_outputs"] = BaseModelOutput(found["encoder_last_hidden_state"])
+                inputs["encoder_outputs"] = BaseModelOutput(raw["encoder_last_hidden_state"])
             start = stop
     return {f"{probe.name}/{k}": flatten(k, torch.cat(v, 1), probe.counted) for k, v in parts.items()}

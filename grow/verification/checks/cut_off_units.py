@@ -17,7 +17,7 @@ LEAK = 0.5  # of what an activation cuts off: any scale above 0 that both models
 def compare_units(search: Search, cut_off: dict[str, int]) -> None:
     """The models still agree when what their activations cut off is let through; `cut_off` counts units by module."""
     cut = {name: count for name, count in cut_off.items() if count}
-    search.found.counts["units cut off"] = sum(cut.values())
+    search.findings.counts["units cut off"] = sum(cut.values())
     if not cut:
         return
     with _leaking(search.pair.model("source", "float64")), _leaking(search.pair.model("grown", "float64")):

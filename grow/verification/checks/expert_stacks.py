@@ -60,8 +60,8 @@ class Stacks(contextlib.AbstractContextManager):
 
     def logits(self, name: str) -> torch.Tensor | None:
         """(tokens, experts), what the router says of every expert; None where no module gives it."""
-        found = next((parts for parts in self._logits[name].values() if parts), None)
-        return None if found is None else torch.cat(found)
+        logits = next((parts for parts in self._logits[name].values() if parts), None)
+        return None if logits is None else torch.cat(logits)
 
     def router(self, name: str) -> tuple[str, str | None]:
         """The module that gives the logits, and its parameter with a row per expert."""
@@ -71,22 +71,22 @@ class Stacks(contextlib.AbstractContextManager):
 
     def beside(self, name: str) -> dict[str, torch.Tensor]:
         """Parameters and buffers beside the experts with one number for each."""
-        found, parent = {}, name.rpartition(".")[0]
+        numbers, parent = {}, name.rpartition(".")[0]
         block = self.model.get_submodule(parent)
         for key, value in [*block.named_parameters(), *block.named_buffers()]:
             whole = f"{parent}.{key}"
             if not whole.startswith(f"{name}.") and value.ndim == 1 and len(value) == self.counts[name]:
-                found[whole] = value.detach().to(torch.float64)
-        return found
+                numbers[whole] = value.detach().to(torch.float64)
+        return numbers
 
     def _sent(self, name: str) -> Any:
         def note(module: Any, given: tuple, named: Mapping[str, Any]) -> None:
             for value in (*given, *named.values()):
                 if not isinstance(value, torch.Tensor) or value.is_floating_point():
                     continue
-                found = self._choice(name, value)
-                if found is not None:
-                    self.chosen[name][found[(found >= 0) & (found < self.counts[name])]] = True
+                chosen = self._choice(name, value)
+                if chosen is not None:
+                    self.chosen[name][chosen[(chosen >= 0) & (chosen < self.counts[name])]] = True
                 return
 
         return note
@@ -179,11 +179,11 @@ class _Outs:
         """The first stack whose outputs differ, and the expert that all tokens with another output went to."""
         a, b = self.given
         for name in (name for name in b if name in a):
-            x, y = source.natural.get(name), grown.natural.get(name)
-            if x is None or y is None or len(x) < 2 or len(x) != len(y):
+            old, new = source.natural.get(name), grown.natural.get(name)
+            if old is None or new is None or len(old) < 2 or len(old) != len(new):
                 continue
-            wanted, known = mapped(torch.cat([x, a[name]]), torch.cat([y, b[name]]), len(x), near)
-            bad = ~((b[name] - wanted[len(x) :])[:, known].abs() <= near * y.abs().max()).all(1)
+            wanted, known = mapped(torch.cat([old, a[name]]), torch.cat([new, b[name]]), len(old), near)
+            bad = ~((b[name] - wanted[len(old) :])[:, known].abs() <= near * new.abs().max()).all(1)
             if bad.any():
                 sent = self.sent[name]
                 among = [e for e in sent.unique().tolist() if bool(bad[(sent == e).any(1)].all())]

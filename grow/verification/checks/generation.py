@@ -43,8 +43,8 @@ def generation_config(pair: Pair) -> Check:
     except Exception as error:  # what the source's own file says cannot be known
         reason = f"the source's does not load: {type(error).__name__}: {error}"
         return Check("generation_config", "skip", limit=limit, reason=reason)
-    found = same_settings(wanted, pair.folders["grown"], limit)
-    return found if found.status == "fail" or not unequal else _of_other_tokens(found.measured, unequal, limit)
+    check = same_settings(wanted, pair.folders["grown"], limit)
+    return check if check.status == "fail" or not unequal else _of_other_tokens(check.measured, unequal, limit)
 
 
 def _of_other_tokens(measured: Mapping[str, Any], unequal: Mapping[str, tuple[Any, Any]], limit: str) -> Check:
@@ -90,13 +90,13 @@ def effective(folder: Path) -> dict[str, Any]:
     config = transformers.GenerationConfig
     with quiet():
         if (folder / "generation_config.json").is_file():
-            found = config.from_pretrained(folder, local_files_only=True)
+            stated = config.from_pretrained(folder, local_files_only=True)
         else:
-            found = config.from_pretrained(
+            stated = config.from_pretrained(
                 folder, config_file_name="config.json", _from_model_config=True, local_files_only=True
             )
     usual = {**config().to_dict(), **config()._get_default_generation_params()}
-    values = {name: usual.get(name) if value is None else value for name, value in found.to_dict().items()}
+    values = {name: usual.get(name) if value is None else value for name, value in stated.to_dict().items()}
     kept = {k: v for k, v in values.items() if not k.startswith("_") and k not in STAMPS and v != usual.get(k)}
     return dict(json.loads(json.dumps(kept, default=str, sort_keys=True)))
 
@@ -215,5 +215,5 @@ class _First(transformers.LogitsProcessor):
 
 
 def _id(config: Any, name: str) -> int | None:
-    found = getattr(config, f"{name}_token_id", None)
-    return found if isinstance(found, int) else None
+    token = getattr(config, f"{name}_token_id", None)
+    return token if isinstance(token, int) else None

@@ -36,8 +36,8 @@ class Layers:
         self.matrix: list[list[float]] = []
         for layer in self.layers:
             std = _std([a[f"{probe}/{layer}"] for probe in self.probes if f"{probe}/{layer}" in a])
-            found = [self._one(a, b, f"{probe}/{layer}", std, stream, layer in last.values()) for probe in self.probes]
-            self.matrix.append(found)
+            row = [self._one(a, b, f"{probe}/{layer}", std, stream, layer in last.values()) for probe in self.probes]
+            self.matrix.append(row)
         depth = len(self.layers)
         if not self.problem and len(set(b)) != len(set(a)) and all(place(k) == k for k in range(depth)):
             self.problem = f"the grown model has other layers: {sorted(set(b) - set(a))[0]}"
@@ -97,12 +97,12 @@ def hidden_states(
     known   False without a grow.json: states that differ may be the same in another basis, so the outputs decide
     """
     floors = storage_floors(pair, stored) if stored else None
-    found = Layers(pair.hidden("source", "float64"), pair.hidden("grown", "float64"), stream, place)
-    if found.problem:
-        return Check("hidden_states", "skip", reason=found.problem)
-    if floors is None and EXACT < max(found.rows) <= CHAOTIC:  # see `reproducible_limit`
+    differences = Layers(pair.hidden("source", "float64"), pair.hidden("grown", "float64"), stream, place)
+    if differences.problem:
+        return Check("hidden_states", "skip", reason=differences.problem)
+    if floors is None and EXACT < max(differences.rows) <= CHAOTIC:  # see `reproducible_limit`
         floors = storage_floors(pair, "float64")
-    limits = [EXACT if floors is None else max(EXACT, STORAGE_K * floor) for floor in floors or found.rows]
+    limits = [EXACT if floors is None else max(EXACT, STORAGE_K * floor) for floor in floors or differences.rows]
     claim = (
         f"max |Δ| / std <= {EXACT:g} in every layer"
         if floors is None
@@ -110,17 +110,17 @@ def hidden_states(
         "explains in that layer"
     )
     measured: dict[str, Any] = {
-        "layers": found.layers,
-        "probes": found.probes,
-        "differences": found.matrix,
+        "layers": differences.layers,
+        "probes": differences.probes,
+        "differences": differences.matrix,
         "limits": limits,
-        "relative": max(found.rows),
+        "relative": max(differences.rows),
         "runtime": _runtime(pair, stream, place),
     }
-    bad = [layer for layer, value, limit in zip(found.layers, found.rows, limits) if not value <= limit]
+    bad = [layer for layer, value, limit in zip(differences.layers, differences.rows, limits) if not value <= limit]
     if bad:
-        k = found.layers.index(bad[0])
-        reason = f"first at {bad[0]}: {found.rows[k]:.3g} > {limits[k]:.3g}"
+        k = differences.layers.index(bad[0])
+        reason = f"first at {bad[0]}: {differences.rows[k]:.3g} > {limits[k]:.3g}"
         if not known:
             reason = f"no grow.json says how one is the other; {reason}"
         return Check("hidden_states", "fail" if known else "skip", measured, claim, reason)
@@ -133,7 +133,7 @@ def _runtime(pair: Pair, stream: Stream, place: Place) -> dict[str, Any] | None:
     if dtype == "float64":
         return None
     reference = pair.hidden("source", dtype)
-    found = Layers(reference, pair.hidden("grown", dtype), stream, place)
+    differences = Layers(reference, pair.hidden("grown", dtype), stream, place)
     others = pair.hidden("source", dtype, "eager"), pair.hidden("source", "float64")
     noise = [Layers(reference, other).rows for other in others]
-    return {"dtype": dtype, "differences": found.matrix, "floor": [max(rows) for rows in zip(*noise)]}
+    return {"dtype": dtype, "differences": differences.matrix, "floor": [max(rows) for rows in zip(*noise)]}

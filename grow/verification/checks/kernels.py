@@ -28,8 +28,8 @@ def kernels(pair: Pair) -> Check:
         skipped = "the class has no sdpa attention"
     if not variants:
         return Check("kernels", "skip", reason=f"{skipped}, and weights come from disk in every pass")
-    found = {name: difference(reference, other) for name, other in variants.items()}
-    worst = max(found, key=lambda name: found[name].relative)
-    more = {"variants": {name: d.relative for name, d in found.items()}, "skipped": skipped}
-    limit, why = reproducible_limit(pair, found[worst].relative, EXACT)
-    return judge("kernels", found[worst], limit, f"grown against itself, {worst}{why}", **more)
+    differences = {name: difference(reference, other) for name, other in variants.items()}
+    worst = max(differences, key=lambda name: differences[name].relative)
+    more = {"variants": {name: d.relative for name, d in differences.items()}, "skipped": skipped}
+    limit, why = reproducible_limit(pair, differences[worst].relative, EXACT)
+    return judge("kernels", differences[worst], limit, f"grown against itself, {worst}{why}", **more)

@@ -33,16 +33,16 @@ class Part:
 def locked_experts(parts: Sequence[Part]) -> list[int]:
     """Per part: rows that are still those of the expert it is a copy of."""
     first = {_origin(part): part for part in parts if copy_of(part) == 0}
-    found = []
+    locked = []
     for part in parts:
         twin = first.get(_origin(part)) if copy_of(part) else None
         if twin is None or part.weight.ndim != 2:
-            found.append(0)
+            locked.append(0)
             continue
         rows = np.arange(len(part.weight))
         both = torch.cat([twin.weight, part.weight]), torch.cat([twin.alive, part.alive])
-        found.append(_together(*both, rows + len(rows), rows))
-    return found
+        locked.append(_together(*both, rows + len(rows), rows))
+    return locked
 
 
 def copy_of(part: Part) -> int | None:
@@ -64,7 +64,7 @@ def _origin(part: Part) -> tuple:
 
 def locked_copies(alive: torch.Tensor, weight: torch.Tensor, plan: TensorPlan) -> int:
     """Copies of a unit whose producers have not parted from the first copy's."""
-    found = 0
+    locked = 0
     if weight.ndim < 2 or len(plan.maps) != weight.ndim:
         return 0
     for d, (axis_map, role) in enumerate(zip(plan.maps, plan.roles)):
@@ -73,8 +73,8 @@ def locked_copies(alive: torch.Tensor, weight: torch.Tensor, plan: TensorPlan) -
         base = dict(zip(*(x.tolist() for x in axis_map.layers[0])))
         units, reached = (x.movedim(d, 0).reshape(weight.shape[d], -1) for x in (weight, alive))
         for olds, news in axis_map.layers[1:]:
-            found += _together(units, reached, news, np.array([base[i] for i in olds.tolist()]))
-    return found
+            locked += _together(units, reached, news, np.array([base[i] for i in olds.tolist()]))
+    return locked
 
 
 def _together(units: torch.Tensor, alive: torch.Tensor, a: np.ndarray, b: np.ndarray) -> int:
@@ -84,13 +84,13 @@ def _together(units: torch.Tensor, alive: torch.Tensor, a: np.ndarray, b: np.nda
     gradients, 1e-7 of that and less; twins that part differ by a good share of it, but for entries that got a single
     gradient, whose first step is RATE times its sign and nothing else.
     """
-    found = 0
+    together = 0
     for i, j in zip(a.tolist(), b.tolist()):
         moved = alive[i] | alive[j]
         if int(moved.sum()) >= FEWEST:
             parted = (units[i] - units[j])[moved].abs() >= APART[units.dtype] * RATE
-            found += float(parted.double().mean()) < PARTED
-    return found
+            together += float(parted.double().mean()) < PARTED
+    return together
 
 
 def rows_still_equal(name: str, source: torch.Tensor | None, after: Trained) -> int:

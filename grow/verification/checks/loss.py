@@ -33,14 +33,14 @@ def loss(pair: Pair, *, limit: float = EXACT) -> Check:
     std = spread(outputs)["logits"]
     grew = pair.more_tokens
     losses = {side: losses_of(pair, side) for side in SIDES}  # all of one model, then of the other
-    found = {name: {side: losses[side][name] for side in SIDES} for name in losses["source"]}
-    if not found:
+    by_probe = {name: {side: losses[side][name] for side in SIDES} for name in losses["source"]}
+    if not by_probe:
         return Check("loss", "skip", reason="no labels are known for this class")
-    worst = max(found, key=lambda name: abs(found[name]["source"] - found[name]["grown"]))
-    apart = abs(found[worst]["source"] - found[worst]["grown"])
+    worst = max(by_probe, key=lambda name: abs(by_probe[name]["source"] - by_probe[name]["grown"]))
+    apart = abs(by_probe[worst]["source"] - by_probe[worst]["grown"])
     limit, _ = reproducible_limit(pair, apart / (2 * std), limit)
     bound = 2 * limit * std
-    measured = {"losses": found, "max_abs": apart, "relative": apart / std}
+    measured = {"losses": by_probe, "max_abs": apart, "relative": apart / std}
     claim = f"|Δ loss| <= {bound:.3g} nats (2 x the limit of the logits)" + (", among the old tokens" if grew else "")
     passed = apart <= bound
     reason = "" if passed else f"{apart:.3g} > {bound:.3g} on the probe {worst!r}"

@@ -94,7 +94,7 @@ def run_by_grow(pair: Pair, side: Side, checkpoint: Checkpoint, modules: Sequenc
         hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
     except Exception as error:
         raise CannotRunModules(side, error) from error
-    found = {}
+    vectors = {}
     for name, chain in chains:
         features = {TOKENS: hidden, "attention_mask": mask}
         try:
@@ -102,19 +102,19 @@ def run_by_grow(pair: Pair, side: Side, checkpoint: Checkpoint, modules: Sequenc
                 STEPS[module.kind](checkpoint, module, features)
         except Exception as error:  # weights that do not fit, files that are not there
             raise CannotRunModules(side, error) from error
-        found[name] = features.get(SENTENCE, features[TOKENS] * mask[..., None])
-    return found
+        vectors[name] = features.get(SENTENCE, features[TOKENS] * mask[..., None])
+    return vectors
 
 
 def _chains(modules: Sequence[Module], name: str = "random tokens") -> Iterator[tuple[str, list[Module]]]:
     """(name, modules) for each route; routers one behind the other multiply."""
-    found: list[tuple[str, list[Module]]] = [(name, [])]
+    chains: list[tuple[str, list[Module]]] = [(name, [])]
     for module in modules:
         if module.kind == "Router":
-            found = [(f"{n} {r}", [*c, *route]) for n, c in found for r, route in module.routes.items()]
+            chains = [(f"{n} {r}", [*c, *route]) for n, c in chains for r, route in module.routes.items()]
         else:
-            found = [(n, [*c, module]) for n, c in found]
-    return iter(found)
+            chains = [(n, [*c, module]) for n, c in chains]
+    return iter(chains)
 
 
 Features = dict[str, torch.Tensor]
@@ -180,10 +180,10 @@ def _weights(checkpoint: Checkpoint, module: Module) -> dict[str, torch.Tensor]:
 
     file = checkpoint.path / module.path / "model.safetensors"
     if file.is_file():
-        found = load_file(file)
+        weights = load_file(file)
     else:
-        found = torch.load(file.with_name("pytorch_model.bin"), map_location="cpu", weights_only=True)
-    return {name: value.double() for name, value in found.items()}
+        weights = torch.load(file.with_name("pytorch_model.bin"), map_location="cpu", weights_only=True)
+    return {name: value.double() for name, value in weights.items()}
 
 
 STEPS = {

@@ -82,32 +82,34 @@ def tokenizers(source: Path, grown: Path) -> Check:
 
 def files_of(folder: Path) -> dict[str, Path]:
     """The files of a tokenizer and of its chat templates, by their name in the folder."""
-    found = {name: folder / name for name in FILES if (folder / name).is_file()}
+    files = {name: folder / name for name in FILES if (folder / name).is_file()}
     more = sorted((folder / TEMPLATES).glob("*.jinja")) if (folder / TEMPLATES).is_dir() else []
-    return found | {f"{TEMPLATES}/{path.name}": path for path in more if path.is_file()}
+    return files | {f"{TEMPLATES}/{path.name}": path for path in more if path.is_file()}
 
 
 def settings(tokenizer: Any, folder: Path) -> dict[str, Any]:
     """What a tokenizer does beyond ids, JSON-ready: chat templates by name, and `SETTINGS`."""
     templates = tokenizer.chat_template
-    found = {f"chat_template {name!r}": text for name, text in templates.items()} if isinstance(templates, dict) else {}
+    stated = (
+        {f"chat_template {name!r}": text for name, text in templates.items()} if isinstance(templates, dict) else {}
+    )
     if isinstance(templates, str):
-        found["chat_template"] = templates
+        stated["chat_template"] = templates
     older = _json(folder / "chat_template.json")  # of processors, which the tokenizer itself does not read
     if isinstance(older, dict) and "chat_template" in older:
-        found["chat_template.json"] = older["chat_template"]
+        stated["chat_template.json"] = older["chat_template"]
     for name in SETTINGS:
         value = getattr(tokenizer, name, None)
         if value is not None:
-            found[name] = json.loads(json.dumps(value, default=str))
-    return found
+            stated[name] = json.loads(json.dumps(value, default=str))
+    return stated
 
 
 def positions(folder: Path) -> int | None:
     """How many positions the folder's config counts."""
     config = _json(folder / "config.json")
-    found = (config.get(name) for name in POSITIONS) if isinstance(config, dict) else ()
-    return next((n for n in found if isinstance(n, int)), None)
+    counts = (config.get(name) for name in POSITIONS) if isinstance(config, dict) else ()
+    return next((n for n in counts if isinstance(n, int)), None)
 
 
 def unequal_settings(

@@ -132,8 +132,8 @@ def _stated(value: Any, default: Any) -> Any:
 def _settings(checkpoint: Checkpoint, name: str) -> Mapping[str, Any]:
     if name not in checkpoint.companions:
         return {}
-    found = checkpoint._json(inside(checkpoint.path, name))
-    return found if isinstance(found, dict) else {}
+    settings = checkpoint._json(inside(checkpoint.path, name))
+    return settings if isinstance(settings, dict) else {}
 
 
 def _transformer(checkpoint: Checkpoint) -> Mapping[str, Any]:

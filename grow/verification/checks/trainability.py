@@ -87,15 +87,15 @@ def _parts(name: str, plan: TensorPlan | None, after: Trained) -> list[Part]:
     return [Part(name, piece, *(x[begin : begin + piece.new_matrix[0]] for x in flat)) for begin, piece in plan.parts]
 
 
-def _before(found: Mapping[str, torch.Tensor], name: str, plan: TensorPlan | None) -> torch.Tensor | None:
+def _before(known: Mapping[str, torch.Tensor], name: str, plan: TensorPlan | None) -> torch.Tensor | None:
     """What is known of the source's tensor that a grown one came from, of the part of it that was read."""
-    if plan is not None and plan.old.tensor in found:
+    if plan is not None and plan.old.tensor in known:
         if not isinstance(plan.origin, Read) and not plan.inserted and plan.old.tensor != name:
             return None  # made, not grown: its source says nothing but a scale
-        whole, (top, left), (rows, columns) = found[plan.old.tensor], plan.old.corner, plan.old.matrix
+        whole, (top, left), (rows, columns) = known[plan.old.tensor], plan.old.corner, plan.old.matrix
         return whole if whole.ndim == 1 else whole.reshape(-1, whole.shape[-1])[top : top + rows, left : left + columns]
     # a layer that moved, or was filled from another one, is held against that one
-    return found.get(_renamed(name, plan))
+    return known.get(_renamed(name, plan))
 
 
 def _audit(part: Part, source: Trained, after: Trained) -> dict[str, Any]:
@@ -136,14 +136,14 @@ def _sources(shape: Sequence[int], old: Sequence[int] | None, plan: TensorPlan |
     """Per dim: the old coordinate of each new one, negative when fresh or unknown; None without an old tensor."""
     if old is None or len(old) != len(shape):
         return [None] * len(shape)
-    found: list[np.ndarray | None] = []
+    coordinates: list[np.ndarray | None] = []
     for d, (n, m) in enumerate(zip(old, shape)):
         axis_map = plan.maps[d] if plan and len(plan.maps) == len(shape) else None
         if axis_map is not None and axis_map.m == m:
-            found.append(np.asarray(axis_map.source))
+            coordinates.append(np.asarray(axis_map.source))
         else:
-            found.append(np.arange(m) if n == m else np.full(m, UNKNOWN))
-    return found
+            coordinates.append(np.arange(m) if n == m else np.full(m, UNKNOWN))
+    return coordinates
 
 
 def _first(source: np.ndarray) -> np.ndarray:

@@ -38,13 +38,13 @@ def compare_unreached(
     try:
         source, grown = _watched(pair, "source"), _watched(pair, "grown")
         compare_rows(search, source[0], grown[0])
-        if not search.found.fault:
+        if not search.findings.fault:
             compare_experts(search, source[1], grown[1])
-        if not search.found.fault:
+        if not search.findings.fault:
             compare_units(search, source[2])
     except (NoRoom, Differs) as error:
         search.unseen(f"what no probe reached was not looked at: {error}", "what no probe reached")
-    return search.found
+    return search.findings
 
 
 def _watched(pair: Pair, side: Side) -> tuple[Rows, Stacks, dict[str, int]]:

@@ -31,12 +31,12 @@ class Search:
 
     def __init__(self, pair: Pair, limit: float, unit: float, readback: ReadbackArg) -> None:
         self.pair, self.limit, self.unit, self.readback = pair, limit, unit, readback
-        self.found = Unreached()
+        self.findings = Unreached()
 
     def unseen(self, why: str, *names: str) -> None:
         """Note what could not be compared, and why."""
-        self.found.notes.append(why)
-        self.found.unseen += names
+        self.findings.notes.append(why)
+        self.findings.unseen += names
 
     def apart(self, probe: Probe) -> float:
         """How far the models are apart on one probe, in units of its outputs' std."""

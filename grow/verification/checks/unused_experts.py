@@ -16,7 +16,7 @@ def compare_experts(search: Search, source: Stacks, grown: Stacks) -> None:
     """Every expert that no token was sent to gives what the source's gives; until the first that does not."""
     if not grown.counts and not source.counts:
         return
-    search.found.counts["experts not chosen"] = sum(int((~seen).sum()) for seen in grown.chosen.values())
+    search.findings.counts["experts not chosen"] = sum(int((~seen).sum()) for seen in grown.chosen.values())
     if source.counts and len(grown.counts) > len(source.counts):
         # a layer of the same number may be another one
         idle = [f"{name}[{e}]" for side in (source, grown) for name in side.counts for e in side.left_out(name)]
@@ -26,7 +26,7 @@ def compare_experts(search: Search, source: Stacks, grown: Stacks) -> None:
         return
     for name in grown.counts:
         problem = _pair_by_router(search, source, grown, name) if name in source.counts else ""
-        if search.found.fault:
+        if search.findings.fault:
             return
         if problem:
             search.unseen(problem, f"{name}")
@@ -34,7 +34,7 @@ def compare_experts(search: Search, source: Stacks, grown: Stacks) -> None:
     if lost:
         search.unseen(f"the grown model has no experts at {listing(sorted(lost))}", *sorted(lost))
     idle_experts = _without_token(source, grown)
-    if idle_experts and not any(name in search.found.unseen for name in grown.counts):
+    if idle_experts and not any(name in search.findings.unseen for name in grown.counts):
         _force(search, source, grown, idle_experts)
 
 
@@ -57,21 +57,21 @@ def _pair_by_router(search: Search, source: Stacks, grown: Stacks, name: str) ->
     if not source.understood(name) or not grown.understood(name):
         return f"nobody says which experts of {name} a token is sent to"
     n, m = source.counts[name], grown.counts[name]
-    x, y = source.logits(name), grown.logits(name)
+    old, new = source.logits(name), grown.logits(name)
     if m % n:
         return f"{m} experts of {name} are not a whole number of copies of {n}"
-    if x is None or y is None or len(x) != len(y):
+    if old is None or new is None or len(old) != len(new):
         # no module gives logits: experts stand where they stood
         grown.copies[name] = {e: [e + c * n for c in range(m // n)] for e in range(n)}
         return "" if n == m else f"nobody says which experts of {name} are copies"
     near = max(EQUAL, search.limit)
-    pairs, bad = in_order(x, y, near)
+    pairs, bad = in_order(old, new, near)
     if bad and n == m:
         e = bad[0]
         module, parameter = source.router(name)
-        apart = float((x[:, e] - y[:, e]).abs().max()) / (float(x.std(correction=0)) or 1.0)
+        apart = float((old[:, e] - new[:, e]).abs().max()) / (float(old.std(correction=0)) or 1.0)
         text = f"{module}: the logits of expert {e} differ by {apart:.3g} std, chosen or not"
-        search.found.fault = fault_at(module, parameter, [e], apart, text)
+        search.findings.fault = fault_at(module, parameter, [e], apart, text)
         return ""
     if bad:
         return f"expert {bad[0]} of {name} has no counterpart with the same router logits"
@@ -82,7 +82,7 @@ def _pair_by_router(search: Search, source: Stacks, grown: Stacks, name: str) ->
         if off.any() and not (a - b[order] - (a - b[order])[0]).abs().max() <= near * float(a.abs().max() or 1.0):
             e = int(off.nonzero()[0])
             text = f"{key}[{e}] is {float(b[order][e]):.9g}, wanted {float(a[e]):.9g} (it moves the choice of experts)"
-            search.found.fault = fault_at(key.rpartition(".")[0], key, [e], float("inf"), text)
+            search.findings.fault = fault_at(key.rpartition(".")[0], key, [e], float("inf"), text)
             return ""
     return ""
 
@@ -106,7 +106,7 @@ def _force(search: Search, source: Stacks, grown: Stacks, left: dict[str, list[i
             search.unseen(text, *_names(left))
         else:
             index = None if expert is None else [expert]
-            search.found.fault = fault_at(module or next(iter(left)), None, index, relative, text)
+            search.findings.fault = fault_at(module or next(iter(left)), None, index, relative, text)
         return
 
 

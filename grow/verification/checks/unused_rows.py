@@ -31,9 +31,9 @@ def compare_rows(search: Search, source_rows: Rows, grown_rows: Rows) -> None:
         if old is not None and new is not None and seen_in_grown is not None and source[name].ndim == 2:
             rows = list(strange(name, old, new, seen, search.unit))
         _judge_rows(search, name, rows, seen)
-        if search.found.fault:
+        if search.findings.fault:
             return
-    search.found.counts["rows not looked up"] = missed
+    search.findings.counts["rows not looked up"] = missed
 
 
 def _judge_rows(search: Search, name: str, rows: list[Row], seen: torch.Tensor) -> None:
@@ -47,7 +47,7 @@ def _judge_rows(search: Search, name: str, rows: list[Row], seen: torch.Tensor) 
         return
     for row in known[:SHOWN]:
         _ask_for_row(search, row, table)
-        if search.found.fault:
+        if search.findings.fault:
             return
 
 
@@ -66,6 +66,6 @@ def _ask_for_row(search: Search, row: Row, table: str) -> None:
             numbers = f"is {row.found:.9g}, wanted {row.wanted:.9g} (the map of the other rows)"
             text = f"{row.table}[{row.row}, {row.column}] {numbers}; a text with token {row.row} differs by "
             fault = fault_at(table, row.table, [row.row, row.column], relative, f"{text}{relative:.3g} std")
-            search.found.fault = {**fault, "found": row.found, "wanted": row.wanted}
+            search.findings.fault = {**fault, "found": row.found, "wanted": row.wanted}
             return
     search.unseen(f"row {row.row} of {table} is not the source's; no probe looked there", f"{table}[{row.row}]")

@@ -88,20 +88,21 @@ def _verdict(a: Mapping[str, Answer], b: Mapping[str, Answer], moves: float, *, 
     worst, where = 0.0, ""
     wrong: list[tuple[float, str]] = []
     unknown: list[str] = []
-    for name, x in a.items():
-        y = b.get(name, Answer())
-        if (len(x.likelihoods), len(x.choices)) != (len(y.likelihoods), len(y.choices)):
+    for name, wanted in a.items():
+        answer = b.get(name, Answer())
+        if (len(wanted.likelihoods), len(wanted.choices)) != (len(answer.likelihoods), len(answer.choices)):
             wrong.append((math.inf, f"#{name} was answered in another number of parts"))
             continue
         far, text = max(
-            ((_apart(p, q), f"{p:.9g} -> {q:.9g}") for p, q in zip(x.likelihoods, y.likelihoods)), default=(0.0, "")
+            ((_apart(p, q), f"{p:.9g} -> {q:.9g}") for p, q in zip(wanted.likelihoods, answer.likelihoods)),
+            default=(0.0, ""),
         )
         if far > worst:
             worst, where = far, f"#{name}"
         if not far <= limit:
             wrong.append((far, f"#{name}: log-likelihood {text}, {far:.3g} > {limit:.3g}"))
             continue
-        for (p, lead), (q, _) in zip(x.choices, y.choices):
+        for (p, lead), (q, _) in zip(wanted.choices, answer.choices):
             if p != q and not lead <= 2 * moves:
                 text = f"#{name}: {_short(p)} -> {_short(q)}"
                 if math.isnan(lead) and not exact:

@@ -94,11 +94,11 @@ class Harness:
             try:
                 with forward(model), _no_scripts(), torch.random.fork_rng(devices=[]):
                     torch.manual_seed(SEED)
-                    found = evaluate(lm=lm, task_dict=self._tasks, limit=limit, bootstrap_iters=0, log_samples=True)
+                    scored = evaluate(lm=lm, task_dict=self._tasks, limit=limit, bootstrap_iters=0, log_samples=True)
             finally:
                 watch.remove()
         spread = math.sqrt(sum(s * s for s in spreads) / max(len(spreads), 1))
-        return _read(found, spread)
+        return _read(scored, spread)
 
 
 def _loaded(manager: Any, names: Sequence[str]) -> Any:
@@ -127,11 +127,11 @@ def _loaded(manager: Any, names: Sequence[str]) -> Any:
     return tasks
 
 
-def _read(found: Any, spread: float) -> Answers:
+def _read(scored: Any, spread: float) -> Answers:
     scores: dict[str, dict[str, Any]] = {}
     samples: dict[str, dict[str, Answer]] = {}
-    for task, logged in found["samples"].items():
-        numbers = {key: value for key, value in found["results"][task].items() if "," in key and "_stderr" not in key}
+    for task, logged in scored["samples"].items():
+        numbers = {key: value for key, value in scored["results"][task].items() if "," in key and "_stderr" not in key}
         scores[task] = {key.removesuffix(",none"): _plain(value) for key, value in numbers.items()}
         samples[task] = {}
         for sample in logged:

@@ -100,14 +100,14 @@ def tasks(
         tokenizer = _tokenizer(folder, side)
         model = pair.load(side, dtype)
         try:
-            found: dict[str, Any] = {}
+            given: dict[str, Any] = {}
             if harness:
-                found["harness"] = harness.answers(model, tokenizer, limit=limit)
+                given["harness"] = harness.answers(model, tokenizer, limit=limit)
             if "mlm_heldout" in names:
-                found["mlm_heldout"] = encoders.masked_words(model, tokenizer, limit=limit)
+                given["mlm_heldout"] = encoders.masked_words(model, tokenizer, limit=limit)
             if "similarity" in names:
-                found["similarity"] = encoders.embed(model, tokenizer, limit=limit)
-            return found
+                given["similarity"] = encoders.embed(model, tokenizer, limit=limit)
+            return given
         except (BadInput, MemoryError):
             raise
         except Exception as error:  # the harness and a broken model raise whatever they like

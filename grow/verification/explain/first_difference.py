@@ -112,7 +112,7 @@ def walk(pair: Pair, replay: Replay | None, probe: Probe) -> dict[str, float]:
     Modules that run only in one model, or whose output cannot be read back, are left out.
     """
     seen: dict[str, list[torch.Tensor]] = {}
-    found: dict[str, float] = {}
+    distances: dict[str, float] = {}
     stacks = [Stacks(pair.model(side, "float64")).counts for side in ("source", "grown")]
     # which tokens come to an expert, and in which order, is another thing where there are others
     apart = [f"{name}." for name, count in stacks[1].items() if stacks[0].get(name) != count]
@@ -123,14 +123,14 @@ def walk(pair: Pair, replay: Replay | None, probe: Probe) -> dict[str, float]:
         if name.startswith(tuple(apart)):
             return
         old = replay.source_module(name) if replay else name
-        if old in seen and name not in found and len(seen[old]) == len(out):
+        if old in seen and name not in distances and len(seen[old]) == len(out):
             far = [back.apart(name, a, b) for a, b in zip(seen.pop(old), out)]
             known = [value for value in far if not math.isnan(value)]
             if known:
-                found[name] = max(known)
+                distances[name] = max(known)
 
     _run(pair, "grown", probe, compare)
-    return found
+    return distances
 
 
 def _run(pair: Pair, side: Side, probe: Probe, take: Callable[[str, list[torch.Tensor]], object]) -> None:
@@ -199,12 +199,12 @@ class _Back:
             return math.inf if torch.isfinite(x).all() else math.nan
         if not self.known and x.shape != y.shape:
             return math.nan if y.shape[1] < x.shape[1] or len(x) < MATCHED else _distance(*_matched(x, y))
-        found = []
+        distances = []
         for readback in self._maps(name, x.shape[1], y.shape[1]):
             a, b, problem = read_back(x, y, readback) if readback else (x, y, "")
             if not problem and a.shape == b.shape:
-                found.append(_distance(a, b))
-        return min(found, default=math.nan)
+                distances.append(_distance(a, b))
+        return min(distances, default=math.nan)
 
     def _maps(self, name: str, n: int, m: int) -> Sequence[Readback | None]:
         """What the module's own weight writes; without a weight, whatever has this width."""
@@ -255,9 +255,9 @@ def same_end(a: str, b: str) -> bool:
 
 
 def _explained(
-    pair: Pair, found: tuple[str, float, str], probe: Probe, explain: Explain, fields: Sequence[Mapping[str, Any]]
+    pair: Pair, first: tuple[str, float, str], probe: Probe, explain: Explain, fields: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    name, relative, before = found
+    name, relative, before = first
     model = pair.model("grown", "float64")
     module = model.get_submodule(name)
     own = [

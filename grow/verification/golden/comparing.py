@@ -97,12 +97,12 @@ def _checks(
         elif name == "hidden_states":
             yield hidden_states(golden, growth, pair, limit > EXACT)
         else:
-            found = true_float64(golden, growth, pair, limit)
-            if found.status == "fail" and found.measured and growth.architecture is None and growth.floor() > EXACT:
+            check = true_float64(golden, growth, pair, limit)
+            if check.status == "fail" and check.measured and growth.architecture is None and growth.floor() > EXACT:
                 limit = growth.floor()
-                found = true_float64(golden, growth, pair, limit)
-                found = replace(found, measured={**found.measured, "within_storage": found.status == "pass"})
-            yield found
+                check = true_float64(golden, growth, pair, limit)
+                check = replace(check, measured={**check.measured, "within_storage": check.status == "pass"})
+            yield check
 
 
 def generation_config(golden: Golden, folder: Path) -> Check:
@@ -136,9 +136,9 @@ def stored_bits(growth: GrowthOfSource) -> Check:
 def true_float64(golden: Golden, growth: GrowthOfSource, pair: OneSided, limit: float) -> Check:
     """The grown model's outputs in true float64 are the recorded ones, to `limit` of their spread."""
     answers = pair.outputs("grown", "float64")
-    found = _difference(golden, growth, pair, answers)
+    apart = _difference(golden, growth, pair, answers)
     how = f"true float64, {'all of it' if whole(golden.outputs) else 'kept elements, top, log-sum-exp and projections'}"
-    return judge("true_float64", found, limit, how, probes=pair.probes.record(), points=_points(golden, answers))
+    return judge("true_float64", apart, limit, how, probes=pair.probes.record(), points=_points(golden, answers))
 
 
 def _difference(golden: Golden, growth: GrowthOfSource, pair: OneSided, answers: Outputs) -> Difference:
@@ -172,11 +172,11 @@ def _points(golden: Golden, answers: Outputs, count: int = 400) -> dict[str, lis
     (n, width), kept = golden.outputs.shapes[key], golden.outputs.kept[key]
     if "values" not in kept or key not in answers or answers[key].shape[0] != n or answers[key].shape[1] < width:
         return {"source": [], "grown": []}
-    x = kept["values"]
-    rows, columns = sketch.kept_rows(n, len(x)), sketch.kept_columns(golden.seed, width, x.shape[1])
-    y = answers[key].numpy()[np.ix_(rows, columns)]
-    pick = np.linspace(0, x.size - 1, min(count, x.size)).astype(int)
-    return {"source": x.ravel()[pick].tolist(), "grown": y.ravel()[pick].tolist()}
+    recorded = kept["values"]
+    rows, columns = sketch.kept_rows(n, len(recorded)), sketch.kept_columns(golden.seed, width, recorded.shape[1])
+    answered = answers[key].numpy()[np.ix_(rows, columns)]
+    pick = np.linspace(0, recorded.size - 1, min(count, recorded.size)).astype(int)
+    return {"source": recorded.ravel()[pick].tolist(), "grown": answered.ravel()[pick].tolist()}
 
 
 @guard

@@ -87,9 +87,9 @@ class Golden:
         }
 
 
-def whole(found: Sketches) -> bool:
+def whole(sketches: Sketches) -> bool:
     """Whether every number was kept, so that nothing is left to the projections."""
-    return all(set(kept) == {"values"} for kept in found.kept.values())
+    return all(set(kept) == {"values"} for kept in sketches.kept.values())
 
 
 def pack(values: np.ndarray) -> tuple[np.ndarray, float]:

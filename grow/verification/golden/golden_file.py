@@ -138,10 +138,10 @@ def read(path: str | os.PathLike) -> Golden:
         os.close(fd)
     text = metadata.get("golden", "")
     document = strict_json(text.encode("utf-8", "surrogatepass"), f"{where}: golden", _record_again())
-    found = document.get("schema") if isinstance(document, dict) else None
-    if found != SCHEMA:
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema != SCHEMA:
         raise BadInput(
-            where, what=f"schema {show(found, 40)}, this version reads {SCHEMA}",
+            where, what=f"schema {show(schema, 40)}, this version reads {SCHEMA}",
             why="a newer or an older grow wrote it", fix=f"pip install -U grow-transformers, or {_record_again()}",
         )  # fmt: skip
     if metadata.get("sha256") != _digest(text, arrays):
@@ -177,8 +177,8 @@ def _document(golden: Golden) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         for name, value in one.inputs.items():
             arrays[f"inputs/{probe}/{name}"], scale = pack(value)
             probes[probe][name] = [value.dtype.name, scale]
-    for kind, found in (("outputs", golden.outputs), ("hidden", golden.hidden)):
-        arrays |= {f"{kind}/{key}/{part}": v for key, kept in found.kept.items() for part, v in kept.items()}
+    for kind, sketches in (("outputs", golden.outputs), ("hidden", golden.hidden)):
+        arrays |= {f"{kind}/{key}/{part}": v for key, kept in sketches.kept.items() for part, v in kept.items()}
     document = {
         "schema": SCHEMA,
         "source": golden.source,

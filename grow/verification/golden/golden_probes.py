@@ -67,13 +67,13 @@ def fit(drawn: Probes, budget: int) -> Probes:
 
 def to_stored(given: Probes) -> dict[str, StoredProbe]:
     """The probes as arrays, for the file."""
-    found = {}
+    stored = {}
     for probe in given:
         encoder = None if probe.encoder_counted is None else probe.encoder_counted.numpy()
-        found[probe.name] = StoredProbe(
+        stored[probe.name] = StoredProbe(
             {name: v.numpy() for name, v in probe.inputs.items()}, probe.counted.numpy(), encoder
         )
-    return found
+    return stored
 
 
 def to_probes(stored: Mapping[str, StoredProbe], seed: int, skipped: Mapping[str, str]) -> Probes:

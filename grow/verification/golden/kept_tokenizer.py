@@ -56,25 +56,25 @@ def tokenizer(wanted: Mapping[str, Any] | None, folder: Path) -> Check:
         return Check("tokenizer", "pass", {"files": len(files), "identical": True}, LIMIT)
     measured = {"files": len(files), "identical": False}
     try:
-        found = load_tokenizer(folder)
+        loaded = load_tokenizer(folder)
     except Exception as error:
         return Check("tokenizer", "fail", measured, LIMIT, f"does not load: {type(error).__name__}: {error}")
-    problem = _difference(wanted, found)
+    problem = _difference(wanted, loaded)
     if not problem and "settings" in wanted:  # files of earlier versions have none
         both = wanted.get("positions"), positions(folder)
-        problem = unequal_settings(wanted["settings"], settings(found, folder), both)
+        problem = unequal_settings(wanted["settings"], settings(loaded, folder), both)
     return Check("tokenizer", "fail" if problem else "pass", measured, LIMIT, problem)
 
 
-def _difference(wanted: Mapping[str, Any], found: Any) -> str:
-    ids, others = list(wanted["ids"]), _read(found, wanted["text"])
+def _difference(wanted: Mapping[str, Any], tokenizer: Any) -> str:
+    ids, others = list(wanted["ids"]), _read(tokenizer, wanted["text"])
     if ids != others:
         k = next((k for k, (i, j) in enumerate(zip(ids, others)) if i != j), min(len(ids), len(others)))
         return f"the recorded text reads differently from token {k} on: {others[k : k + 1]} instead of {ids[k : k + 1]}"
     for name, token in wanted["special"].items():
-        if _special(found).get(name) != token:
-            return f"{name} is {_special(found).get(name)!r}, wanted {token!r}"
-    if _vocabulary(found, wanted["last"]) != wanted["vocab"]:
+        if _special(tokenizer).get(name) != token:
+            return f"{name} is {_special(tokenizer).get(name)!r}, wanted {token!r}"
+    if _vocabulary(tokenizer, wanted["last"]) != wanted["vocab"]:
         return f"the tokens of the ids up to {wanted['last']} are others than the recorded ones"
     return ""
 

@@ -185,8 +185,8 @@ def _floors(pair: OneSided, dtype: str, kept: Sketches, streams: Sketches, seed:
 
 def _apart(kept: Sketches, moved: Outputs, seed: int) -> dict[str, float]:
     """Output -> the largest difference of its sketches, in units of its spread."""
-    found = dict.fromkeys(kept.std, 0.0)
+    largest = dict.fromkeys(kept.std, 0.0)
     for key, parts in kept.kept.items():
         name = key.rsplit("/", 1)[1]
-        found[name] = max(found[name], sketch.worst(parts, moved[key].numpy(), seed).delta / kept.std[name])
-    return found
+        largest[name] = max(largest[name], sketch.worst(parts, moved[key].numpy(), seed).delta / kept.std[name])
+    return largest

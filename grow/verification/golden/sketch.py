@@ -117,17 +117,17 @@ def again(kept: Sketch, y: np.ndarray, seed: int) -> dict[str, np.ndarray]:
 def worst(kept: Sketch, y: np.ndarray, seed: int) -> Worst:
     """How far y (n, width) is from the matrix that `kept` was made of. All finite; same shape."""
     new, rows = again(kept, y, seed), kept_rows(len(y), _counts(kept)[0])
-    found = Worst()
+    farthest = Worst()
     for name in sorted(set(PARTS) & set(kept) - {"top_columns"}, key=PARTS.index):
         delta = np.abs(kept[name] - new[name])
         if name == "top":  # the k-th largest element wherever it is now, and the element where it was
             moved = np.abs(kept["top"] - np.take_along_axis(y[rows], kept["top_columns"].astype(np.int64), 1))
             delta = np.maximum(delta, moved)
         high = float(delta.max(initial=0.0))
-        if high > found.delta:
+        if high > farthest.delta:
             row, *rest = map(int, np.unravel_index(int(delta.argmax()), delta.shape))
-            found = Worst(high, _where(name, rows, row, rest, kept, y, seed))
-    return found
+            farthest = Worst(high, _where(name, rows, row, rest, kept, y, seed))
+    return farthest
 
 
 def _where(name: str, rows: np.ndarray, row: int, rest: list[int], kept: Sketch, y: np.ndarray, seed: int) -> str:

@@ -102,20 +102,20 @@ def run(
             torch.default_generator.manual_seed(0)
             parts = [probe.row(i) for i in range(len(probe.counted))] if one_by_one else [probe]
             try:
-                found = []
+                answers = []
                 for part in parts:  # one after the other: what is not kept of a pass is gone before the next
                     raw = model(**part.arguments(model.dtype), **more)
-                    found.append(_floats(raw, part))
+                    answers.append(_floats(raw, part))
                     for name, value in _hidden_states(raw) if hidden is not None else ():
                         if value.ndim == 3:
                             hidden[f"{probe.name}/{name}"] = flatten(name, value, probe.mask(name))  # type: ignore[index]
                     del raw
             except RUN_ERRORS as error:
                 raise CannotRun(probe, error) from error
-            for name in found[0]:
-                rows = [part[name] for part in found]
+            for name in answers[0]:
+                rows = [part[name] for part in answers]
                 out[f"{probe.name}/{name}"] = rows[0] if len(rows) == 1 else torch.cat(rows)
-            del found
+            del answers
     return out
 
 
@@ -220,9 +220,9 @@ def scatter(
         if not problem:
             pick = evenly(x.numel(), count)
             row, column = pick // x.shape[1], pick % x.shape[1]
-            found = x[row, column].double(), y[row, column].double()
-            if all(bool(values.isfinite().all()) for values in found):
-                return dict(zip(("source", "grown"), (values.tolist() for values in found)))
+            numbers = x[row, column].double(), y[row, column].double()
+            if all(bool(values.isfinite().all()) for values in numbers):
+                return dict(zip(("source", "grown"), (values.tolist() for values in numbers)))
     return {"source": [], "grown": []}
 
 

@@ -51,15 +51,15 @@ def guard(check: Callable[..., Check]) -> Callable[..., Check]:
     return guarded
 
 
-def judge(name: str, found: Difference, limit: float, why: str, **more: Any) -> Check:
-    measured = {**found.record(), **more}
+def judge(name: str, apart: Difference, limit: float, why: str, **more: Any) -> Check:
+    measured = {**apart.record(), **more}
     claim = f"max |Δ| / std <= {limit:.3g} ({why})"
-    if found.reason:
-        return Check(name, "skip" if found.unknown else "fail", measured, claim, found.reason)
+    if apart.reason:
+        return Check(name, "skip" if apart.unknown else "fail", measured, claim, apart.reason)
     if math.isnan(limit):
         return Check(name, "skip", measured, claim, "no limit: the storage floor could not be measured")
-    if not found.relative <= limit:
-        return Check(name, "fail", measured, claim, f"{found.relative:.3g} > {limit:.3g} at {found.where}")
+    if not apart.relative <= limit:
+        return Check(name, "fail", measured, claim, f"{apart.relative:.3g} > {limit:.3g} at {apart.where}")
     return Check(name, "pass", measured, claim)
 
 
@@ -71,11 +71,11 @@ def true_float64(pair: Pair, *, limit: float = EXACT, readback: ReadbackArg = No
            narrower dtype `STORAGE_K * storage_floor(pair, dtype)`.
     """
     source, grown = pair.outputs("source", "float64"), pair.outputs("grown", "float64")
-    found = difference(source, grown, readback)
+    apart = difference(source, grown, readback)
     points = scatter(source, grown, readback)
-    limit, why = reproducible_limit(pair, found.relative, limit)
+    limit, why = reproducible_limit(pair, apart.relative, limit)
     why = f"true float64{why}"
-    return judge("true_float64", found, limit, why, probes=pair.probes.record(), points=points)
+    return judge("true_float64", apart, limit, why, probes=pair.probes.record(), points=points)
 
 
 @guard
@@ -96,15 +96,15 @@ def runtime_dtype(pair: Pair, dtype: str | None = None, *, readback: ReadbackArg
         floor = {"true_float64": EXACT}
     else:
         floor = noise_floor(pair, dtype)
-    found = difference(pair.outputs("source", dtype), pair.outputs("grown", ran), readback)
+    apart = difference(pair.outputs("source", dtype), pair.outputs("grown", ran), readback)
     worst = max(floor.values(), default=0.0)
-    if RUNTIME_K * worst < found.relative and not found.reason and dtype != "float64":
+    if RUNTIME_K * worst < apart.relative and not apart.reason and dtype != "float64":
         floor["redrawn"] = redrawn_floor(pair, dtype)
         worst = max(worst, 0.0 if math.isnan(floor["redrawn"]) else floor["redrawn"])
-    ratio = found.relative / worst if worst and not found.reason else None
+    ratio = apart.relative / worst if worst and not apart.reason else None
     check = judge(
         "runtime_dtype",
-        found,
+        apart,
         RUNTIME_K * worst,
         f"{RUNTIME_K:g} x the source's own noise in {dtype}",
         dtype=dtype,

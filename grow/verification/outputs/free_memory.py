@@ -13,8 +13,8 @@ GROUPS = Path("/sys/fs/cgroup")
 
 def available_memory() -> int | None:
     """Bytes that can be taken without swapping or being killed, or None where the system does not say."""
-    found = [n for n in (_machine(), _group(), _own_limit()) if n is not None]
-    return max(0, min(found)) if found else None
+    limits = [n for n in (_machine(), _group(), _own_limit()) if n is not None]
+    return max(0, min(limits)) if limits else None
 
 
 def give_back() -> None:

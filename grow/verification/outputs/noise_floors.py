@@ -122,8 +122,8 @@ def _noise_floor(pair: Pair, dtype: str) -> dict[str, float]:
         variants["one_by_one"] = pair.outputs("source", dtype, one_by_one=True)
     variants["eager_attention"] = pair.outputs("source", dtype, "eager")
     variants["true_float64"] = pair.outputs("source", "float64")
-    found = {name: difference(reference, other) for name, other in variants.items()}
-    return {name: d.relative for name, d in found.items() if not d.reason}  # what cannot be compared is not noise
+    differences = {name: difference(reference, other) for name, other in variants.items()}
+    return {name: d.relative for name, d in differences.items() if not d.reason}  # what cannot be compared is not noise
 
 
 def redrawn_floor(pair: Pair, dtype: str) -> float:
@@ -131,7 +131,7 @@ def redrawn_floor(pair: Pair, dtype: str) -> float:
     makes all of them fall anew. NaN where that cannot be measured."""
     if pair.streaming:
         return math.nan
-    exact, unit, found = pair.outputs("source", "float64"), UNIT_ROUNDOFF[dtype], []
+    exact, unit, distances = pair.outputs("source", "float64"), UNIT_ROUNDOFF[dtype], []
     draw = torch.Generator().manual_seed(pair.seed)
     for _ in range(DRAWS):
         try:
@@ -143,5 +143,5 @@ def redrawn_floor(pair: Pair, dtype: str) -> float:
             _move(wide, 2 * unit, draw)  # half of the draws end on a neighbour
             weight.data = wide.to(weight.dtype)
         apart = difference(exact, pair.run("source", model))
-        found.append(math.nan if apart.reason else apart.relative)
-    return max(found)
+        distances.append(math.nan if apart.reason else apart.relative)
+    return max(distances)

@@ -28,8 +28,8 @@ class StoredOutputs(MutableMapping[str, torch.Tensor]):
         self._file: _File | None = None
 
     def __getitem__(self, key: str) -> torch.Tensor:
-        found = self._items[key]
-        return found.read() if isinstance(found, _Spilled) else found
+        item = self._items[key]
+        return item.read() if isinstance(item, _Spilled) else item
 
     def __setitem__(self, key: str, value: torch.Tensor) -> None:
         self._items[key] = self._spilled(value) or value

@@ -43,12 +43,12 @@ def pair_probes(subject: Subject) -> tuple[list[Probe], dict[str, str]]:
     config, text = vision_config(subject), subject.config.get_text_config()
     end = end_token(text)
     items, skipped = text_probes(subject, text, end=text.vocab_size - 1 if end == 2 else end)
-    found = []
+    with_images = []
     for k, probe in enumerate(item for item in items if item.name != "left_padded"):
         rows = len(probe.counted)
         image = _probe(probe.name, subject, config, list(KINDS)[k % len(KINDS)], rows)
-        found.append(replace(image, inputs={**probe.inputs, **image.inputs}))
-    return found, skipped
+        with_images.append(replace(image, inputs={**probe.inputs, **image.inputs}))
+    return with_images, skipped
 
 
 def vision_config(subject: Subject) -> Any:

@@ -101,8 +101,8 @@ def full_context(config: Any, first: int, usual: int, most: int | None = None) -
 
 def largest(config: Any, *fields: str) -> int | None:
     """How many positions the config allows; None for models without a limit, which may say -1."""
-    found = (getattr(config, field, None) for field in (*fields, "max_position_embeddings"))
-    return next((n for n in found if n and n > 0), None)
+    limits = (getattr(config, field, None) for field in (*fields, "max_position_embeddings"))
+    return next((n for n in limits if n and n > 0), None)
 
 
 def usable_positions(config: Any, pad: int | None) -> tuple[int, int]:
@@ -133,8 +133,8 @@ def read_text(folder: str | Path, words: Vocabulary, length: int) -> np.ndarray 
     try:
         tokenizer = _tokenizer(folder)
         with quiet():
-            found = [] if tokenizer is None else tokenizer(text[: 8 * length]).input_ids
+            tokens = [] if tokenizer is None else tokenizer(text[: 8 * length]).input_ids
     except Exception as error:  # a broken tokenizer is not what this rung judges
         return f"the tokenizer does not load: {type(error).__name__}"
-    found = [token for token in found if token < words.size and token != words.pad][:length]
-    return np.array(found) if found else "the folder has no tokenizer"
+    tokens = [token for token in tokens if token < words.size and token != words.pad][:length]
+    return np.array(tokens) if tokens else "the folder has no tokenizer"

@@ -57,7 +57,7 @@ def looks(old: int, new: int, runs: Sequence[Sequence[Number]]) -> list[tuple[Ba
     if not 0 < old <= LARGEST or not 0 < new <= LARGEST or any(len(run) < 5 or None in run for run in runs):
         return []
     seen = np.zeros(old, np.int32)
-    found, start = [], 0
+    placed, start = [], 0
     for run in runs:
         length, source = int(run[0] or 0), int(run[1] or 0)
         if length < 1 or (source not in KINDS if source < 0 else source + length > old):
@@ -67,9 +67,9 @@ def looks(old: int, new: int, runs: Sequence[Sequence[Number]]) -> list[tuple[Ba
         else:
             band = Band(start, length, source, source + length, f"copy-{min(int(seen[source]), COPIES - 1)}")
             seen[source : source + length] += 1
-        found.append((band, run))
+        placed.append((band, run))
         start += length
-    return found if start == new else []
+    return placed if start == new else []
 
 
 def merged(bands: Iterable[Band], new: int) -> list[Band]:

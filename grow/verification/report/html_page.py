@@ -30,7 +30,7 @@ def render(document: Mapping[str, Any], *, now: datetime | None = None) -> str:
     d = fit(document, DOCUMENT)
     growth = d["growth"]
     checks = {check["name"]: check for rung in d["rungs"].values() for check in rung["checks"]}
-    found = {name: fit(checks.get(name, {}).get("measured"), spec) for name, spec in MEASURED.items()}
+    measured = {name: fit(checks.get(name, {}).get("measured"), spec) for name, spec in MEASURED.items()}
     return (
         environment()
         .get_template("page.html.j2")
@@ -39,15 +39,15 @@ def render(document: Mapping[str, Any], *, now: datetime | None = None) -> str:
             first=d["first_difference"] if document.get("first_difference") else None,
             growth=growth if document.get("growth") else None,
             checks=checks,
-            headline=headline(d, checks, found),
-            rungs=rungs(d, found["certificate"]["faults"]),
+            headline=headline(d, checks, measured),
+            rungs=rungs(d, measured["certificate"]["faults"]),
             axes=[{**axis, "picture": axis_picture(axis, f"axis-{k}")} for k, axis in enumerate(growth["axes"])],
             unchanged=[(name, size) for name, size in growth["sizes"].items() if growth["new_sizes"].get(name) == size],
-            hidden=hidden(found["hidden_states"]),
-            points=points(found["true_float64"]["points"]),
-            probes=found["true_float64"]["probes"],
-            training=training(found["trainability"]),
-            faults=found["certificate"],
+            hidden=hidden(measured["hidden_states"]),
+            points=points(measured["true_float64"]["points"]),
+            probes=measured["true_float64"]["probes"],
+            training=training(measured["trainability"]),
+            faults=measured["certificate"],
             absent=lambda name: absent(name, checks),
             created=(now or datetime.now(timezone.utc)).isoformat(timespec="seconds"),
             most=MOST,

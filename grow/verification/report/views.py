@@ -32,7 +32,7 @@ VERDICTS = {
 }
 
 
-def headline(d: dict, checks: Mapping[str, dict], found: Mapping[str, dict]) -> dict[str, Any]:
+def headline(d: dict, checks: Mapping[str, dict], measured: Mapping[str, dict]) -> dict[str, Any]:
     """The verdict in words, the number behind it, and the other figures that people ask for."""
     unknown = ("skip", "–", d["verdict"] or "No verdict", "beside what", "computes")
     look, mark, word, verb, object_of = VERDICTS.get(d["verdict"], unknown)
@@ -48,8 +48,8 @@ def headline(d: dict, checks: Mapping[str, dict], found: Mapping[str, dict]) -> 
         "verb": verb,
         "object_of": object_of,
         "because": because,
-        "figures": [*figures, *_other_figures(d, found, proofs)],
-        "chip": _trainable(d, checks, found),
+        "figures": [*figures, *_other_figures(d, measured, proofs)],
+        "chip": _trainable(d, checks, measured),
     }
 
 
@@ -80,11 +80,11 @@ def _reason(d: dict, checks: Mapping[str, dict], proofs: list[dict]) -> tuple[st
     return because + (f" {unable['name']}: {unable['reason']}." if unable else ""), []
 
 
-def _other_figures(d: dict, found: Mapping[str, dict], proofs: list[dict]) -> Iterator[Figure]:
+def _other_figures(d: dict, measured: Mapping[str, dict], proofs: list[dict]) -> Iterator[Figure]:
     """The difference as stored and in the dtype that people run, and how the weights are stored."""
     if len(proofs) == 2:
         yield "as stored", sci(delta(proofs[1])), "max |Δ| / std in true float64"
-    runtime = found["runtime_dtype"]
+    runtime = measured["runtime_dtype"]
     if runtime["relative"] is not None:
         ratio = runtime["ratio_to_floor"]
         noise = "max |Δ| / std" if ratio is None else f"{ratio:.2g} × the source's own noise"
@@ -93,9 +93,9 @@ def _other_figures(d: dict, found: Mapping[str, dict], proofs: list[dict]) -> It
         yield "storage", d["growth"]["storage"], "; ".join(d["growth"]["rounded"]) or "no weight was rounded"
 
 
-def _trainable(d: dict, checks: Mapping[str, dict], found: Mapping[str, dict]) -> tuple[str, str, str, str]:
+def _trainable(d: dict, checks: Mapping[str, dict], measured: Mapping[str, dict]) -> tuple[str, str, str, str]:
     """Look, mark, word and reason of whether the new entries learn."""
-    trained = found["trainability"]
+    trained = measured["trainability"]
     learns = f"{share(trained['share'])} of the new entries learn" if trained["share"] is not None else ""
     if d["trainable"] is None:
         return "skip", "–", "trainability unknown", absent("trainability", checks)
@@ -210,10 +210,10 @@ def _worst(matrix: Sequence[Sequence[float | None]]) -> list[float | None]:
     return [max((v for v in row if v is not None and v >= 0), default=None) for row in matrix]
 
 
-def points(found: dict) -> dict[str, Any]:
-    pairs = [(a, b) for a, b in zip(found["source"], found["grown"]) if a is not None and b is not None]
+def points(outputs: dict) -> dict[str, Any]:
+    pairs = [(a, b) for a, b in zip(outputs["source"], outputs["grown"]) if a is not None and b is not None]
     return {
-        "picture": scatter(found["source"], found["grown"], "logits"),
+        "picture": scatter(outputs["source"], outputs["grown"], "logits"),
         "count": len(pairs),
         "farthest": sci(max((abs(a - b) for a, b in pairs), default=None)),
     }

@@ -71,10 +71,10 @@ def _as_loaded(config: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def one_dtype(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with its dtype under one name, whatever its generation called it."""
-    found = dict(config)
-    older = found.pop("torch_dtype", None)
-    dtype = found.pop("dtype", None) or older
-    return found if dtype is None else {**found, "dtype": dtype}
+    fields = dict(config)
+    older = fields.pop("torch_dtype", None)
+    dtype = fields.pop("dtype", None) or older
+    return fields if dtype is None else {**fields, "dtype": dtype}
 
 
 # Fields that change no output; the others are compared although some families read them nowhere.

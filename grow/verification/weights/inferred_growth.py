@@ -53,12 +53,12 @@ def most_likely_growth(source: Checkpoint, grown: Checkpoint) -> Replay | None:
         return None
     best: tuple[float, Replay | None] = MOST, None
     for plan in _plans(matched, after):
-        found = _laid_over(plan, source, grown)
-        if found is None:
+        replay = _laid_over(plan, source, grown)
+        if replay is None:
             continue
-        share = _followed(found, best[0])
+        share = _followed(replay, best[0])
         if share >= best[0]:
-            best = share, found
+            best = share, replay
         if share == 1:
             break
     return best[1]
@@ -83,11 +83,11 @@ def misfit(replay: Replay) -> dict[str, Any] | None:
 def _laid_over(plan: Plan, source: Checkpoint, grown: Checkpoint) -> Replay | None:
     try:
         document = record_of(plan, source="", version="", tensors={})
-        found = Replay(parse_record(document, str(grown.path), ""), source, grown)
+        replay = Replay(parse_record(document, str(grown.path), ""), source, grown)
     except GrowError:
         return None
-    stored = (grown.tensors.get(t.name) for t in found.tensors)
-    return found if all(info is None or info.dtype in BITS for info in stored) else None  # quantised: nothing to hold
+    stored = (grown.tensors.get(t.name) for t in replay.tensors)
+    return replay if all(info is None or info.dtype in BITS for info in stored) else None  # quantised: nothing to hold
 
 
 def _followed(replay: Replay, least: float) -> float:

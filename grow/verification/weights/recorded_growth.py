@@ -108,12 +108,12 @@ class Replay:
 
     def by_name(self) -> dict[str, TensorPlan]:
         """The tensors by the names that the family's table gives them, which are those of the stock modules."""
-        found = {t.canonical: t for t in self.tensors}
-        for name, t in list(found.items()):  # a module may have the name that older files have (lm_head, embed_out)
+        named = {t.canonical: t for t in self.tensors}
+        for name, t in list(named.items()):  # a module may have the name that older files have (lm_head, embed_out)
             for old, new in self.family.spelling:
                 if name.endswith(new):
-                    found.setdefault(name.removesuffix(new) + old, t)
-        return found
+                    named.setdefault(name.removesuffix(new) + old, t)
+        return named
 
     @cached_property
     def rounded(self) -> tuple[str, ...]:

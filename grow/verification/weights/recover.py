@@ -57,15 +57,15 @@ def recover(replay: Replay) -> Check:
     carriers = {(c.plan.old.tensor, c.plan.old.corner): c for c in reversed(parts)}
     lost = sorted(replay.names - {source for source, _ in carriers})
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = list(pool.map(lambda carrier: recover_tensor(carrier, replay), carriers.values()))
-    changed = sum(r.changed for r in found)
-    bad = [r for r in found if not r.worst <= 1]
+        results = list(pool.map(lambda carrier: recover_tensor(carrier, replay), carriers.values()))
+    changed = sum(r.changed for r in results)
+    bad = [r for r in results if not r.worst <= 1]
     exact = replay.record.storage == "bit-exact"
     measured = {
-        "tensors": len({r.tensor for r in found}),
-        "entries": sum(r.entries for r in found),
+        "tensors": len({r.tensor for r in results}),
+        "entries": sum(r.entries for r in results),
         "changed": changed,
-        "worst": max((r.worst for r in found), default=0.0),
+        "worst": max((r.worst for r in results), default=0.0),
     }
     limit = "the source comes back from the grown checkpoint " + (
         "bit for bit" if exact else "within the rounding of what is stored"
@@ -155,19 +155,19 @@ def _offset_gain(t: TensorPlan, factor: float, rows: AxisMap, new: Rows) -> Both
     scale = _scale(rows, GAIN, t.tied) / factor
     values, terms, weight = np.zeros((rows.n, 1)), np.zeros((rows.n, 1)), np.zeros((rows.n, 1))
     for old, at in _added(rows, t.tied):
-        g = new(at)
-        on = g != -t.offset
-        values[old] += np.where(on, g * scale[at][:, None], 0)
+        gain = new(at)
+        on = gain != -t.offset
+        values[old] += np.where(on, gain * scale[at][:, None], 0)
         weight[old] += on * scale[at][:, None]
-        terms[old] += (np.abs(g) + t.offset) * np.abs(scale[at][:, None])
+        terms[old] += (np.abs(gain) + t.offset) * np.abs(scale[at][:, None])
     return values + t.offset * (weight - 1), terms
 
 
-def _columns(cols: AxisMap, role: str, g: np.ndarray, sizes: np.ndarray) -> Both:
+def _columns(cols: AxisMap, role: str, stored: np.ndarray, sizes: np.ndarray) -> Both:
     scale = _scale(cols, role, False)
-    values, terms = np.zeros((len(g), cols.n)), np.zeros((len(g), cols.n))
+    values, terms = np.zeros((len(stored), cols.n)), np.zeros((len(stored), cols.n))
     for old, at in _added(cols, role == READ):
-        values[:, old] += g[:, at] * scale[at]
+        values[:, old] += stored[:, at] * scale[at]
         terms[:, old] += sizes[:, at] * np.abs(scale[at])
     return values, terms
 

@@ -63,12 +63,12 @@ def same_shapes(source: Checkpoint, grown: Checkpoint) -> bool:
 
 def narrowed(source: Checkpoint, grown: Checkpoint) -> str:
     """`: a (F64 -> BF16), b (F64 -> BF16)`, tensors stored in fewer bits than the source's; "" for none."""
-    found = [
+    fewer_bits = [
         f"{name} ({source.tensors[name].dtype} -> {info.dtype})"
         for name, info in grown.tensors.items()
         if name in source.tensors and BITS.get(info.dtype, 99) < BITS.get(source.tensors[name].dtype, 0)
     ]
-    return f": {listing(found)}" if found else ""
+    return f": {listing(fewer_bits)}" if fewer_bits else ""
 
 
 def stored_differences(source: Checkpoint, grown: Checkpoint) -> Iterator[StoredDifference]:
@@ -128,16 +128,16 @@ def not_finite(checkpoint: Checkpoint) -> dict[str, Any] | None:
 def narrowest(checkpoint: Checkpoint) -> str:
     """The coarsest dtype that holds every stored weight as it is, whatever they are stored in; "" without weights."""
     left = ["BF16", "F16", "F32", "F64"]
-    found = False
+    has_weights = False
     for name, info in checkpoint.tensors.items():
         if info.dtype not in BITS:
             continue
-        found = True
+        has_weights = True
         for _, values in _blocks(checkpoint, name):
             for dtype in [dtype for dtype in left if info.dtype not in STORES[dtype]]:
                 if not np.array_equal(widen(narrow(values, dtype), dtype, F64), values, equal_nan=True):
                     left.remove(dtype)
-    return left[0] if found else ""
+    return left[0] if has_weights else ""
 
 
 def invisible(checkpoint: Checkpoint) -> Mapping[str, tuple[str, np.ndarray]]:
@@ -152,14 +152,14 @@ def invisible(checkpoint: Checkpoint) -> Mapping[str, tuple[str, np.ndarray]]:
         matched = match(known, checkpoint.tensors, str(checkpoint.path))
     except GrowError:
         return {}
-    found = {}
+    unseen = {}
     for t in matched.tensors:
         dim = t.row.signature.dims[0]
         if len(t.row.signature.dims) == 1 and dim.role == WRITE and dim.has("head_dim"):
             keys = coordinates(dim.space, "head_dim.k", known.sizes)
             if keys.any():
-                found[t.name] = KEY_BIAS, keys
-    return found
+                unseen[t.name] = KEY_BIAS, keys
+    return unseen
 
 
 def from_files(

@@ -72,8 +72,8 @@ def _check_read(check: TensorCheck, read: Read, source: Checkpoint, grown: Check
     times = read.factor * (len(read.among) or 1)
 
     def old(a: int, b: int) -> np.ndarray:
-        found = widen(part_rows(source, t.old, a, b), t.old.dtype, F64)
-        return found * times if times != 1 else found
+        values = widen(part_rows(source, t.old, a, b), t.old.dtype, F64)
+        return values * times if times != 1 else values
 
     def together(rows: np.ndarray) -> np.ndarray:
         first, *rest = (grown_rows(grown, tensor, rows + begin) for tensor, begin in read.among)
@@ -95,7 +95,7 @@ def _check_read(check: TensorCheck, read: Read, source: Checkpoint, grown: Check
 def grown_rows(grown: Checkpoint, tensor: str, index: np.ndarray) -> np.ndarray:
     """(rows, columns) in float64 of a stored tensor as a matrix; neighbours in `index` are read together."""
     runs = np.split(index, np.flatnonzero(np.diff(index) != 1) + 1)
-    blocks = [stored_matrix(grown, tensor, int(r[0]), int(r[-1]) + 1) for r in runs if len(r)]
+    blocks = [stored_matrix(grown, tensor, int(run[0]), int(run[-1]) + 1) for run in runs if len(run)]
     return widen(np.concatenate(blocks), grown.tensors[tensor].dtype, F64)
 
 
