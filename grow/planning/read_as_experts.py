@@ -49,23 +49,23 @@ def pair_of(source: Architecture) -> Pair:
             why="upcycling turns a dense FFN into experts",
             fix=command("widen", to={family.axes["experts"]: 2 * source.sizes["experts"]}),
         )
-    found = next((pair for pair in PAIRS if pair.source == family.model_type), None)
-    if found is None:
+    pair = next((pair for pair in PAIRS if pair.source == family.model_type), None)
+    if pair is None:
         raise Refused(
             "config.json: model_type",
             what=f"there is no family with experts that {family.model_type} can be read as",
             why="it takes one with the same attention and norms, gated experts and chosen weights that sum to 1",
             fix="a source of " + ", ".join(pair.source for pair in PAIRS),
         )
-    for name, allowed in found.needs.items():
+    for name, allowed in pair.needs.items():
         if (value := source.get(name)) not in allowed:
             raise Refused(
                 f"config.json: {name}",
-                what=f"{value!r}; {family.model_type} is read as {found.target} with {allowed[0]!r}",
-                why=f"the stock {found.target} has nothing that would do the same",
+                what=f"{value!r}; {family.model_type} is read as {pair.target} with {allowed[0]!r}",
+                why=f"the stock {pair.target} has nothing that would do the same",
                 fix="a source without it",
             )
-    return found
+    return pair
 
 
 def as_experts(matched: Match, how: Upcycling) -> Match:
