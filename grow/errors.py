@@ -23,7 +23,7 @@ def plain(text: str) -> str:
     >>> print(plain("a\x1b[31mb"))
     a\x1b[31mb
     """
-    return OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
+    return OBEYED.sub(lambda hit: ascii(hit[0])[1:-1], text)
 
 
 def one_line(text: str) -> str:

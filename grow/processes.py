@@ -93,10 +93,10 @@ class World:
         error: Exception | None = None
         try:
             yield
-        except Exception as found:
-            if self.size == 1 or is_shared(found):
+        except Exception as raised:
+            if self.size == 1 or is_shared(raised):
                 raise
-            error = found
+            error = raised
         self.gathered(None, error)
 
     def lost(self) -> list[int]:

@@ -65,8 +65,8 @@ def assert_lossless(source: Any, grown: Any, *, rungs: Sequence[str] = FUNCTION,
     source, grown  folders, hub ids, bundled names, models in memory, or a `Growth`, whose plan then helps the proof
     rungs          as in `grow.verify`; ("certificate",) takes no torch for two folders
 
-    >>> found = assert_lossless("small", "small-base")           # doctest: +SKIP
-    >>> found.verdict                                            # doctest: +SKIP
+    >>> verification = assert_lossless("small", "small-base")           # doctest: +SKIP
+    >>> verification.verdict                                            # doctest: +SKIP
     'lossless'
     """
     __tracebackhide__ = True

@@ -109,9 +109,9 @@ def write_items(
             writer = made or ShardWriter(folder, items, max_shard_size, create=False)
         stack.callback(writer.abandon)
         with world.together():
-            found = _write_share(share(items, world), compute, writer, advance, world.size > 1, threads)
+            own = _write_share(share(items, world), compute, writer, advance, world.size > 1, threads)
             writer.close()
-    digests = {name: digest for some in world.gathered(found) for name, digest in some.items()}
+    digests = {name: digest for some in world.gathered(own) for name, digest in some.items()}
     return {item.name: digests[item.name] for item in items}
 
 

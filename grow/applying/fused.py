@@ -55,18 +55,18 @@ def _slabs(model: Any, name: str, shape: tuple[int, ...]) -> tuple[Slab, ...]:
     count, columns = flat(shape)
     numbered = in_files(model, {name: torch.arange(count).reshape(*shape[:-1], 1)})
     sizes = in_files(model, {name: torch.empty(shape, device="meta")})
-    found = []
+    slabs = []
     for key, numbers in numbered.items():
         rows, size = numbers.flatten(), tuple(sizes[key].shape)
         first = int(rows[0])
         if size != (*numbers.shape[:-1], columns) or not torch.equal(rows, torch.arange(first, first + len(rows))):
             raise _unknown(name)
-        found.append(Slab(key, first, size))
-    found.sort(key=lambda slab: slab.first)
-    ends = [slab.first + flat(slab.shape)[0] for slab in found]
-    if [slab.first for slab in found] != [0, *ends[:-1]] or ends[-1] != count:
+        slabs.append(Slab(key, first, size))
+    slabs.sort(key=lambda slab: slab.first)
+    ends = [slab.first + flat(slab.shape)[0] for slab in slabs]
+    if [slab.first for slab in slabs] != [0, *ends[:-1]] or ends[-1] != count:
         raise _unknown(name)
-    return tuple(found)
+    return tuple(slabs)
 
 
 def _unknown(name: str) -> Refused:
@@ -97,24 +97,24 @@ def wholes(
         p = named[name]
         called = [(slab.name,) if len(slabs) > 1 else (slab.name, *aliases[id(p)]) for slab in slabs]
         spelled = ([s for n in names for s in spellings(model, n)] for names in called)
-        found = [next((tensors[n] for n in names if n in tensors), None) for names in spelled]
-        yield name, p, _whole(name, tuple(p.shape), slabs, [t for t in found if t is not None])
+        planned = [next((tensors[n] for n in names if n in tensors), None) for names in spelled]
+        yield name, p, _whole(name, tuple(p.shape), slabs, [t for t in planned if t is not None])
 
 
 def names_of(model: Any) -> dict[int, list[str]]:
     """id of a parameter -> its names; a tied one has several."""
-    found: dict[int, list[str]] = {}
+    names: dict[int, list[str]] = {}
     for name, p in model.named_parameters(remove_duplicate=False):
-        found.setdefault(id(p), []).append(name)
-    return found
+        names.setdefault(id(p), []).append(name)
+    return names
 
 
-def _whole(name: str, shape: tuple[int, ...], slabs: tuple[Slab, ...], found: list[TensorPlan]) -> TensorPlan | None:
-    if [t.new_shape for t in found] != [slab.shape for slab in slabs]:
+def _whole(name: str, shape: tuple[int, ...], slabs: tuple[Slab, ...], parts: list[TensorPlan]) -> TensorPlan | None:
+    if [t.new_shape for t in parts] != [slab.shape for slab in slabs]:
         return None
     if len(slabs) == 1:
-        return found[0]
-    first, old = found[0], sum(t.matrix[0] for t in found) // shape[0]
+        return parts[0]
+    first, old = parts[0], sum(t.matrix[0] for t in parts) // shape[0]
     signature = Signature((Dim(Label("experts"), STACK), *first.signature.dims), f"[experts] {first.signature}")
     before = SourcePart(first.old.tensor, first.old.dtype, (shape[0], old, first.shape[-1]))
-    return TensorPlan(name, name, signature, (None,) * len(shape), before, shape, first.dtype, Stack(tuple(found)))
+    return TensorPlan(name, name, signature, (None,) * len(shape), before, shape, first.dtype, Stack(tuple(parts)))

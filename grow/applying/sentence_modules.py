@@ -46,10 +46,10 @@ def read_modules(checkpoint: Checkpoint) -> tuple[Module, ...]:
     entries = checkpoint._json(inside(checkpoint.path, MODULES))
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise _malformed(where, "is not a list of modules")
-    found = tuple(_module(checkpoint, where, e.get("type"), e.get("path"), top=k == 0) for k, e in enumerate(entries))
-    if found[0].kind not in ("Transformer", "MLMTransformer") or found[0].foreign:
-        raise refused(checkpoint, found[0], "the first module must be the transformer of this folder")
-    return found
+    modules = tuple(_module(checkpoint, where, e.get("type"), e.get("path"), top=k == 0) for k, e in enumerate(entries))
+    if modules[0].kind not in ("Transformer", "MLMTransformer") or modules[0].foreign:
+        raise refused(checkpoint, modules[0], "the first module must be the transformer of this folder")
+    return modules
 
 
 def _module(checkpoint: Checkpoint, where: str, kind: Any, path: Any, *, top: bool = False, below: str = "") -> Module:
@@ -98,10 +98,10 @@ def _router(checkpoint: Checkpoint, path: str) -> Module:
 
 
 def read_object(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
-    found = checkpoint._json(inside(checkpoint.path, name))
-    if not isinstance(found, dict):
+    document = checkpoint._json(inside(checkpoint.path, name))
+    if not isinstance(document, dict):
         raise _malformed(show(checkpoint.path / name), "is not a JSON object")
-    return found
+    return document
 
 
 def pooling_modes(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -59,10 +59,10 @@ class Vectors:
 
 def vectors(source: Architecture, maps: Mapping[str, AxisMap], split: str) -> Vectors | None:
     """Of the transformer's last hidden state; None when it is the old one."""
-    found = stream_readback(source, maps, final=True)
-    if found is None:
+    readback = stream_readback(source, maps, final=True)
+    if readback is None:
         return None
-    origin, factor, shares = maps["hidden"].source, found[1], found[2]
+    origin, factor, shares = maps["hidden"].source, readback[1], readback[2]
     counts = maps["hidden"].counts
     if shares and (split == "even" or counts.max() == 1):  # each copy holds as much as the others
         kept = np.maximum(origin, 0)

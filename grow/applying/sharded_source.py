@@ -98,9 +98,9 @@ class PiecedCheckpoint(Checkpoint):
             name: TensorInfo(name, stored[at].dtype, stored[at].shape, self.pieces.folder, 0, stored[at].nbytes)
             for name, at in bare.items()
         }
-        found = as_in_table(self.config, whole, self.notes)
-        self.tensors = {name: info for name, (_, info) in found.items()}
-        self._stored = {name: bare[at] for name, (at, _) in found.items()}
+        in_table = as_in_table(self.config, whole, self.notes)
+        self.tensors = {name: info for name, (_, info) in in_table.items()}
+        self._stored = {name: bare[at] for name, (at, _) in in_table.items()}
         left = len(stored) - len(bare)
         if left:
             self.notes.append(f"{left} tensors beside the model's are left where they are")

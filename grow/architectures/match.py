@@ -115,23 +115,23 @@ def match(architecture: Architecture, stored: Mapping[str, Stored], where: str) 
         architecture = _infer(architecture, {c for c in names.values() if c}, base)
     expected, tied = architecture.tensors, architecture.tie
 
-    found: dict[str, str] = {}
+    name_of: dict[str, str] = {}
     tensors, duplicates, problems, unexpected = [], [], [], []
     for name, canon in names.items():
-        if canon in found:
-            problems.append((name, f"stands for {canon}, as does {found[canon]}", TWICE))
+        if canon in name_of:
+            problems.append((name, f"stands for {canon}, as does {name_of[canon]}", TWICE))
         elif tied and canon == tied.head:
             duplicates.append((name, tied.table))
         elif canon is None or canon not in expected:
             unexpected.append(name)
         else:
-            found[canon] = name
+            name_of[canon] = name
             info, row = stored[name], expected[canon]
             problems.extend((name, *fault) for fault in _faults(family, row, info, sizes))
             tensors.append(Matched(name, canon, row, SourcePart(name, info.dtype, tuple(info.shape))))
-    missing = [c for c, row in expected.items() if c not in found and not row.optional]
+    missing = [c for c, row in expected.items() if c not in name_of and not row.optional]
     report_faults(architecture, where, names, problems, unexpected, missing)
-    return Match(architecture, tuple(tensors), tuple((n, found[t]) for n, t in duplicates), stale)
+    return Match(architecture, tuple(tensors), tuple((n, name_of[t]) for n, t in duplicates), stale)
 
 
 def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]) -> Iterator[tuple[str, str]]:

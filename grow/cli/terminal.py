@@ -33,7 +33,7 @@ def print_json(document: Any) -> None:
     """One strict JSON document on stdout; escaped where the terminal's encoding is not UTF-8."""
     ascii_alone = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
     text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=ascii_alone)
-    text = OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # inside texts alone: JSON has none of its own
+    text = OBEYED.sub(lambda hit: f"\\u{ord(hit[0]):04x}", text)  # inside texts alone: JSON has none of its own
     # a lone surrogate stands for a byte of a file name that is not UTF-8
     click.echo(text.encode("utf-8", "backslashreplace").decode())
 

@@ -64,10 +64,10 @@ def _score(value: object) -> str:
 def _verdict(verification: Verification) -> str:
     number = next(
         (
-            r.measured.get("relative")
+            check.measured.get("relative")
             for name in ("proof", "true_float64")
-            for r in verification.checks
-            if r.name == name and r.status == "pass"
+            for check in verification.checks
+            if check.name == name and check.status == "pass"
         ),
         None,
     )
@@ -86,6 +86,6 @@ def _verdict(verification: Verification) -> str:
             f"{'trainable' if verification.trainable else 'not trainable'}: {learn}; what it computes was not compared"
         )
     if verification.verdict in ("different", "unrecorded"):
-        first = next(r for r in verification.checks if r.status == "fail" and r.rung != "trainability")
+        first = next(check for check in verification.checks if check.status == "fail" and check.rung != "trainability")
         return f"{verification.verdict}: {verification.grown} {verification.claim} ({first.name}: {first.reason})"
     return f"unproved: {verification.notes[-1] if verification.notes else 'no check that could tell was able to run'}"

@@ -59,18 +59,18 @@ def _cost(plan: Plan, sizes: Mapping[str, int], tensors: list[tuple[TensorPlan, 
     context = min(sizes.get("positions", 2048), 2048)
     flops = {"attention projections": 0.0, "attention scores": 0.0, "ffn": 0.0, "head": 0.0}
     tables = set()
-    for t, shape in tensors:
+    for tensor, shape in tensors:
         if len(shape) < 2:
             continue
-        dims = t.signature.dims
+        dims = tensor.signature.dims
         if any(dim.looked_up for dim in dims):
-            tables.add((t.name, shape))
+            tables.add((tensor.name, shape))
             continue
         reads = {label.axis for dim in dims if dim.role == READ for label in dim.labels}
         writes = {label.axis for dim in dims if dim.role == WRITE for label in dim.labels}
         ffn = (reads | writes) & {*UNITS, "experts"}
         part = "head" if writes & {"vocab", "labels"} else "ffn" if ffn else "attention projections"
-        flops[part] += 2.0 * math.prod(shape) * _used(plan, t, grown)
+        flops[part] += 2.0 * math.prod(shape) * _used(plan, tensor, grown)
     if tie := (plan.grown if grown else plan.source).tie:
         flops["head"] += sum(2.0 * math.prod(shape) for t, shape in tensors if t.canonical == tie.table)
     seen = context / 2 if causal else context  # a causal mask halves the pairs

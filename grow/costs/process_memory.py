@@ -83,12 +83,12 @@ def memory_document(plan: Plan, processes: int) -> dict[str, Any]:
 def _parameters(stored: Iterable[tuple[TensorPlan, tuple[int, ...], str]]) -> list[_Parameter]:
     """The parameters as stock classes hold them; experts that are stored one by one are the rows of one parameter."""
     parameters: dict[tuple, _Parameter] = {}
-    for t, shape, name in stored:
+    for tensor, shape, name in stored:
         hit = LAYER.search(name)
         block = hit[1] if hit else None
         several = "{experts}" in (alike := numberless(name))
         key = (block, alike) if several else (name,)
-        one = parameters.setdefault(key, _Parameter(0, 0, block, several, _kind(t)))
+        one = parameters.setdefault(key, _Parameter(0, 0, block, several, _kind(tensor)))
         one.rows += 1 if several else shape[0] if shape else 1
         one.numbers += math.prod(shape)
     return list(parameters.values())

@@ -120,20 +120,24 @@ def check_answers(plan: Plan, model: Any, grown: Any) -> None:
         return
     batch = {k: v.to(next(model.parameters()).device) for k, v in tokens_for(model).items()}
     old, new = outputs(model, batch), outputs(grown.to(next(model.parameters()).device), batch)
-    for name, x in old.items():
-        y = new.get(name)
-        if y is None or name in HIDDEN_OUTPUTS:
+    for name, wanted in old.items():
+        got = new.get(name)
+        if got is None or name in HIDDEN_OUTPUTS:
             continue
-        y = y[..., : x.shape[-1]]
-        limit = min(0.25, 1e5 * torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps)
-        limit = 0.25 if x.dtype in (torch.float16, torch.bfloat16) else max(limit, 1e-2)
-        scale = x.double().std().clamp_min(torch.finfo(torch.float64).tiny) if x.numel() > 1 else x.double().abs()
-        off = float(((x.double() - y.double()).square().mean().sqrt() / scale).max())
-        if not off <= limit and bool(x.isfinite().all()):
+        got = got[..., : wanted.shape[-1]]
+        limit = min(0.25, 1e5 * torch.finfo(torch.promote_types(wanted.dtype, torch.float32)).eps)
+        limit = 0.25 if wanted.dtype in (torch.float16, torch.bfloat16) else max(limit, 1e-2)
+        scale = (
+            wanted.double().std().clamp_min(torch.finfo(torch.float64).tiny)
+            if wanted.numel() > 1
+            else wanted.double().abs()
+        )
+        off = float(((wanted.double() - got.double()).square().mean().sqrt() / scale).max())
+        if not off <= limit and bool(wanted.isfinite().all()):
             raise Different(
                 type(model).__name__,
                 what=f"{name} is {off:.2g} of its std off after the growth; the result was not kept",
-                why=f"rounding moves it by {limit:.2g} at most in {str(x.dtype).removeprefix('torch.')}",
+                why=f"rounding moves it by {limit:.2g} at most in {str(wanted.dtype).removeprefix('torch.')}",
                 fix="report this with the plan (grow.plan)",
             )
 

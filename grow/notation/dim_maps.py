@@ -17,8 +17,8 @@ def dim_map(dim: Dim, maps: Mapping[str, AxisMap], sizes: Mapping[str, int]) -> 
     maps   space -> its map; a space that has none does not change
     sizes  axis -> old size, of the axes in the dim
     """
-    found = _map(dim.space, maps, sizes)
-    return found if found is None or not dim.behind else _behind(found)
+    axis_map = _map(dim.space, maps, sizes)
+    return axis_map if axis_map is None or not dim.behind else _behind(axis_map)
 
 
 def coordinates(space: Space, label: str, sizes: Mapping[str, int]) -> np.ndarray:
@@ -39,8 +39,8 @@ def _map(space: Space, maps: Mapping[str, AxisMap], sizes: Mapping[str, int]) ->
     if isinstance(space, Fixed):
         return None
     if isinstance(space, Label):
-        found = maps.get(space.space)
-        return None if found is None or found.is_identity else found
+        axis_map = maps.get(space.space)
+        return None if axis_map is None or axis_map.is_identity else axis_map
     together = isinstance(space, Concatenation)
     inner = space.parts if isinstance(space, Concatenation) else space.factors
     grown = tuple(_map(part, maps, sizes) for part in inner)

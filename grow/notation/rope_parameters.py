@@ -81,7 +81,7 @@ def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
     for name in (*REQUIRED[rope["rope_type"]], "rope_theta"):
         if rope.get(name) is None:
             raise _unread(name, f"is missing or null; rope_type={rope['rope_type']!r} needs it")
-    stated = [(f"{home}.{name}", name, value) for home, found in homes.items() for name, value in found.items()]
+    stated = [(f"{home}.{name}", name, value) for home, fields in homes.items() for name, value in fields.items()]
     stated += [
         (field, name, config[field])
         for pair in config.get("rope_spellings", (SPELLED,))

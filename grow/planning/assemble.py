@@ -229,27 +229,27 @@ def _writes_copies(signature: Signature, dims: DimMaps) -> bool:
 def _in_order(matched: Match, change: Change) -> Iterator[_Place]:
     """Every tensor of the result; layers stand where the first did, and copies of an expert behind each other."""
 
-    def placed(t: Matched, layer: int | None) -> Iterator[_Place]:
-        expert = t.index("experts")
+    def placed(tensor: Matched, layer: int | None) -> Iterator[_Place]:
+        expert = tensor.index("experts")
         new = (None,) if expert is None else np.flatnonzero(change.maps["experts"].source == expert).tolist()
         for j in new:
             at = {} if layer is None else {"layers": layer}
             at |= {} if j is None else {"experts": j}
-            yield _Place(t.row, t.at(t.name, **at), t.at(t.canonical, **at), layer, j)
+            yield _Place(tensor.row, tensor.at(tensor.name, **at), tensor.at(tensor.canonical, **at), layer, j)
 
     if change.depth.is_identity:
-        for t in matched.tensors:
-            yield from placed(t, t.index("layers"))
+        for tensor in matched.tensors:
+            yield from placed(tensor, tensor.index("layers"))
         return
     layers: dict[int | None, list[Matched]] = {}
-    for t in matched.tensors:
-        layers.setdefault(t.index("layers"), []).append(t)
+    for tensor in matched.tensors:
+        layers.setdefault(tensor.index("layers"), []).append(tensor)
     once = layers.get(None, [])
-    before = len(list(takewhile(lambda t: t.index("layers") is None, matched.tensors)))
-    for t in once[:before]:
-        yield from placed(t, None)
+    before = len(list(takewhile(lambda tensor: tensor.index("layers") is None, matched.tensors)))
+    for tensor in once[:before]:
+        yield from placed(tensor, None)
     for j, source in enumerate(change.depth.source):
-        for t in layers[source]:
-            yield from placed(t, j)
-    for t in once[before:]:
-        yield from placed(t, None)
+        for tensor in layers[source]:
+            yield from placed(tensor, j)
+    for tensor in once[before:]:
+        yield from placed(tensor, None)

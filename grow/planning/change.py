@@ -114,9 +114,9 @@ def treat(source: Architecture, change: Change, row: Row, layer: int, expert: in
     family, depth = source.family, change.depth
     old = depth.source[layer]
     if source.chain is not None and depth.lawful:
-        found = _chained(source, source.chain, depth, row, layer)
-        if found is not None:
-            return found
+        treatment = _chained(source, source.chain, depth, row, layer)
+        if treatment is not None:
+            return treatment
     if not depth.inserted[layer]:
         return Treatment(old)
     if depth.zero == "norm":

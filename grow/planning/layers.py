@@ -83,11 +83,11 @@ class Depth:
 
     @cached_property
     def _chains(self) -> tuple[tuple[int, int], ...]:
-        found: list[tuple[int, int]] = []
+        chains: list[tuple[int, int]] = []
         for _, run in groupby(accumulate(not new for new in self.inserted)):
             size = len(list(run))
-            found += [(size - 1, place) for place in range(size)]
-        return tuple(found)
+            chains += [(size - 1, place) for place in range(size)]
+        return tuple(chains)
 
     def describe(self) -> str:
         if self.is_identity:

@@ -59,7 +59,7 @@ def nearest(source: Architecture, new: Mapping[str, int], limit: int = 3) -> str
     given = {a: n for a, n in new.items() if n != old[a] and a not in (*family.follows, *_derived(family))}
     if old["kv_heads"] == old["heads"] and new["kv_heads"] == new["heads"]:
         given.pop("kv_heads", None)
-    found: dict[str, tuple[int, float]] = {}
+    costs: dict[str, tuple[int, float]] = {}
     for change in _changes(source, new):
         trial = complete(family, old, {**given, **change})
         if not reachable(source, trial) or all(trial[a] == old[a] for a in WIDTHS if a in old):
@@ -68,11 +68,11 @@ def nearest(source: Architecture, new: Mapping[str, int], limit: int = 3) -> str
         text = ",".join(f"{family.axes[a]}={trial[a]}" for a in named)
         far = sum(abs(math.log(trial[a] / max(new[a], 1))) for a in named)
         if text:
-            found[text] = (len(named), far)
-    by_fields = sorted(found, key=found.__getitem__)
-    best = [t for t in by_fields if found[t][0] == found[by_fields[0]][0]][:limit]
-    closest = min(found, key=lambda text: found[text][1], default="")
-    if closest and closest not in best and found[closest][1] < found[best[0]][1]:
+            costs[text] = (len(named), far)
+    by_fields = sorted(costs, key=costs.__getitem__)
+    best = [t for t in by_fields if costs[t][0] == costs[by_fields[0]][0]][:limit]
+    closest = min(costs, key=lambda text: costs[text][1], default="")
+    if closest and closest not in best and costs[closest][1] < costs[best[0]][1]:
         best.append(closest)  # one field more, and nearer to the wish
     return " or ".join(best) or f"no {family.axes['heads']} or {family.axes['hidden']} nearby fits: name both"
 

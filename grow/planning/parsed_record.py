@@ -131,20 +131,20 @@ def _change(plan: Mapping[str, Any], sizes: Mapping[str, int], new_sizes: Mappin
 def _redraw(plan: Mapping[str, Any]) -> Redraw | None:
     if (stored := plan.get("redraw")) is None:
         return None
-    found = Redraw(**stored)
-    if not isinstance(found.share, float) or not 0 < found.share <= 1 or not isinstance(found.first, bool):
+    redraw = Redraw(**stored)
+    if not isinstance(redraw.share, float) or not 0 < redraw.share <= 1 or not isinstance(redraw.first, bool):
         raise ValueError(f"redraw: {stored!r}")
-    return found
+    return redraw
 
 
 def _upcycling(stored: Mapping[str, Any] | None) -> Upcycling | None:
     if stored is None:
         return None
-    found = Upcycling(**stored)
-    counts = (found.granularity, found.every)
-    if not all(type(k) is int and k > 0 for k in counts) or found.route not in ROUTES:
+    upcycling = Upcycling(**stored)
+    counts = (upcycling.granularity, upcycling.every)
+    if not all(type(k) is int and k > 0 for k in counts) or upcycling.route not in ROUTES:
         raise ValueError(f"upcycling: {stored!r}")
-    return found
+    return upcycling
 
 
 def _map(space: str, stored: Mapping[str, Any], sizes: Mapping[str, int], new_sizes: Mapping[str, int]) -> AxisMap:

@@ -213,11 +213,11 @@ def why_rounded(matched: Match, change: Change, new: Mapping[str, int], split: s
 def why_narrowed(tensors: Sequence[TensorPlan], maps: Mapping[str, AxisMap], split: str) -> tuple[str, ...]:
     """Why the dtypes in which the result is stored round weights; empty where they do not."""
     parts = [part for t in tensors for _, part in t.parts]
-    found = sorted({f"{t.old.dtype} stored as {t.dtype}" for t in parts if t.old.dtype not in STORES[t.dtype]})
+    reasons = sorted({f"{t.old.dtype} stored as {t.dtype}" for t in parts if t.old.dtype not in STORES[t.dtype]})
     shared = any(maps[space].counts.max() > 1 for space in ("hidden", "heads", *UNITS) if space in maps)
     if split in HALVED and shared and any(t.dtype == "F16" for t in tensors):
-        found.append("float16: half of one of its smallest numbers is none")
-    return tuple(found)
+        reasons.append("float16: half of one of its smallest numbers is none")
+    return tuple(reasons)
 
 
 def _rounding_rows(source: Architecture, change: Change) -> tuple[str, ...]:

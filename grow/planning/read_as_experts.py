@@ -49,23 +49,23 @@ def pair_of(source: Architecture) -> Pair:
             why="upcycling turns a dense FFN into experts",
             fix=command("widen", to={family.axes["experts"]: 2 * source.sizes["experts"]}),
         )
-    found = next((pair for pair in PAIRS if pair.source == family.model_type), None)
-    if found is None:
+    pair = next((pair for pair in PAIRS if pair.source == family.model_type), None)
+    if pair is None:
         raise Refused(
             "config.json: model_type",
             what=f"there is no family with experts that {family.model_type} can be read as",
             why="it takes one with the same attention and norms, gated experts and chosen weights that sum to 1",
             fix="a source of " + ", ".join(pair.source for pair in PAIRS),
         )
-    for name, allowed in found.needs.items():
+    for name, allowed in pair.needs.items():
         if (value := source.get(name)) not in allowed:
             raise Refused(
                 f"config.json: {name}",
-                what=f"{value!r}; {family.model_type} is read as {found.target} with {allowed[0]!r}",
-                why=f"the stock {found.target} has nothing that would do the same",
+                what=f"{value!r}; {family.model_type} is read as {pair.target} with {allowed[0]!r}",
+                why=f"the stock {pair.target} has nothing that would do the same",
                 fix="a source without it",
             )
-    return found
+    return pair
 
 
 def as_experts(matched: Match, how: Upcycling) -> Match:
@@ -200,14 +200,14 @@ def _tensors(matched: Match, into: Architecture, how: Upcycling) -> Iterator[Mat
     rows = {row.name: row for row in target.rows}
     old = {(t.row.name, t.index("layers")): t for t in matched.tensors}
     dense = dict.fromkeys(name for names in experts.parts.values() for name in names)  # the same order in any process
-    for t in matched.tensors:
-        layer = t.index("layers")
+    for tensor in matched.tensors:
+        layer = tensor.index("layers")
         # a class may have another prefix than the target's (LlamaForQuestionAnswering)
-        bare = family.prefix + t.name == t.canonical
-        if layer is None or t.row.name not in dense or not into.sparse(layer):
-            name = t.name if bare else t.canonical
-            yield replace(t, name=name, row=rows[t.row.name])
-        elif t.row.name == next(iter(experts.parts.values()))[0]:  # where the FFN begins
+        bare = family.prefix + tensor.name == tensor.canonical
+        if layer is None or tensor.row.name not in dense or not into.sparse(layer):
+            name = tensor.name if bare else tensor.canonical
+            yield replace(tensor, name=name, row=rows[tensor.row.name])
+        elif tensor.row.name == next(iter(experts.parts.values()))[0]:  # where the FFN begins
             ffn = {name: old[name, layer] for name in dense}
             for made in _experts(target, experts, rows, ffn, layer, matched.architecture.sizes["ffn"], how):
                 yield replace(made, name=made.canonical.removeprefix(target.prefix) if bare else made.canonical)

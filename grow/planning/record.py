@@ -95,11 +95,11 @@ def raw_record(
     """The JSON of a checkpoint's grow.json, None where there is none; BadInput where that name is anything else."""
     if not is_there(folder / NAME):
         return None
-    found = read_json(inside(Path(os.path.realpath(folder)), NAME), fix)
-    if not isinstance(found, dict):
-        what = f"is a {type(found).__name__}; wanted a JSON object"
+    raw = read_json(inside(Path(os.path.realpath(folder)), NAME), fix)
+    if not isinstance(raw, dict):
+        what = f"is a {type(raw).__name__}; wanted a JSON object"
         raise BadInput(show(folder / NAME), what=what, why="it says how the checkpoint has grown", fix=fix)
-    return found
+    return raw
 
 
 def read_record(folder: Path) -> Record | None:
@@ -117,8 +117,8 @@ def read_record(folder: Path) -> Record | None:
 def assumed(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     """Fields that somebody vouched for when this checkpoint grew, as far as they still have the value of then."""
     raw = raw_record(folder)
-    found = raw.get(ASSUMED) if isinstance(raw, dict) else None
-    return tuple(k for k, v in found.items() if k in config and config[k] == v) if isinstance(found, dict) else ()
+    vouched = raw.get(ASSUMED) if isinstance(raw, dict) else None
+    return tuple(k for k, v in vouched.items() if k in config and config[k] == v) if isinstance(vouched, dict) else ()
 
 
 def earlier_of(folder: Path, dtypes: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -127,11 +127,11 @@ def _parse_field(part: str) -> tuple[str, int]:
 
 
 def _once(fields: list[tuple[str, int]]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for name, value in fields:
-        if found.setdefault(name, value) != value:
-            raise _twice(name, found[name], value)
-    return found
+        if sizes.setdefault(name, value) != value:
+            raise _twice(name, sizes[name], value)
+    return sizes
 
 
 def _twice(name: str, one: int, other: int) -> BadInput:

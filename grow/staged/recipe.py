@@ -118,9 +118,9 @@ def read_recipe(source: str | Path) -> Recipe:
     if not isinstance(stages, list) or not stages:
         faults.append(("[[stage]]", "there must be one or more"))
         stages = []
-    found = [_stage(k, stage, base, top["seed"], path, faults) for k, stage in enumerate(stages, 1)]
+    parsed = [_stage(k, stage, base, top["seed"], path, faults) for k, stage in enumerate(stages, 1)]
     baseline = _baseline(raw["baseline"], base, path, faults) if "baseline" in raw else None
-    faults += _order(found, baseline)
+    faults += _order(parsed, baseline)
     if faults:
         (where, what), *more = faults
         details = [*more[:9], *([("…", f"and {len(more) - 9} more")] if len(more) > 9 else [])]
@@ -131,7 +131,7 @@ def read_recipe(source: str | Path) -> Recipe:
             why="a recipe is checked as a whole before anything runs",
             fix=f"correct the file; {command('price')} checks it and runs nothing",
         )
-    return Recipe(top["name"], tuple(found), baseline, path, content)
+    return Recipe(top["name"], tuple(parsed), baseline, path, content)
 
 
 _TABLES = ("train", "stage", "baseline")

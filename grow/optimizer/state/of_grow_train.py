@@ -27,12 +27,12 @@ class ShardedState(TrainingState):
         self.folder = folder
 
     def read(self, name: str, first: int, end: int) -> torch.Tensor:
-        t = self.folder.tensors[name]
+        info = self.folder.tensors[name]
         try:
-            values = read_rows(self.folder, t, first, end).copy()
+            values = read_rows(self.folder, info, first, end).copy()
         except GrowError as error:
             raise damaged(self.path, f"{error.where} {error.what}") from None
-        return as_tensor(values, t.dtype, (end - first, *t.shape[1:]) if t.shape else ())
+        return as_tensor(values, info.dtype, (end - first, *info.shape[1:]) if info.shape else ())
 
     def close(self) -> None:
         self.folder.close()

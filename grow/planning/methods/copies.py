@@ -129,11 +129,11 @@ class Staged(WholeMultiples):
 
 def _nearest_below(depth: Depth, kept: list[int]) -> tuple[int, ...]:
     """Every inserted layer copies the kept one that it stands behind."""
-    place, found = -1, []
+    place, copied = -1, []
     for new in depth.inserted:
         place += not new
-        found.append(kept[place])
-    return tuple(found)
+        copied.append(kept[place])
+    return tuple(copied)
 
 
 METHODS: Mapping[str, Method] = {m.name: m for m in (Net2Net(), Symmetric(), Diagonal(), Noisy(), Staged())}

@@ -66,22 +66,22 @@ def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorP
         )
     source: list[Matched] = []
     ffns: set[int] = set()  # layers whose FFN became experts
-    for t in grown_match.tensors:
-        layer, expert = t.index("layers"), t.index("experts")
+    for tensor in grown_match.tensors:
+        layer, expert = tensor.index("layers"), tensor.index("experts")
         if layer is not None and (layer >= depth.m or depth.inserted[layer]):
             continue
-        if how is not None and layer is not None and t.row.name in _mixture(family):
+        if how is not None and layer is not None and tensor.row.name in _mixture(family):
             if layer not in ffns:
                 ffns.add(layer)
-                source += _named_like(t, family, experts_of(how, record.sizes, depth.source[layer], t.dtype))
+                source += _named_like(tensor, family, experts_of(how, record.sizes, depth.source[layer], tensor.dtype))
             continue
         if expert is not None and expert >= record.sizes["experts"]:
             continue
-        shape = tuple(_old_size(dim, n, record.sizes) for dim, n in zip(t.row.signature.dims, t.shape))
+        shape = tuple(_old_size(dim, n, record.sizes) for dim, n in zip(tensor.row.signature.dims, tensor.shape))
         at = {} if layer is None else {"layers": depth.source[layer]}
-        name, canonical = t.at(t.name, **at), t.at(t.canonical, **at)
-        if not _parted(before, t):
-            source.append(Matched(name, canonical, t.row, SourcePart(name, t.dtype, shape)))
+        name, canonical = tensor.at(tensor.name, **at), tensor.at(tensor.canonical, **at)
+        if not _parted(before, tensor):
+            source.append(Matched(name, canonical, tensor.row, SourcePart(name, tensor.dtype, shape)))
     matched = Match(before, tuple(source), (), ())
     try:
         tensors, _ = assemble(matched, record.change, {t.name: t.dtype for t in source})
@@ -106,10 +106,10 @@ def _mixture(family: Family) -> set[str]:
     return {e.router, *e.parts, *e.shared, e.shared_gate} if e else set()
 
 
-def _named_like(t: Matched, family: Family, made: Iterable[Matched]) -> Iterator[Matched]:
+def _named_like(stored: Matched, family: Family, made: Iterable[Matched]) -> Iterator[Matched]:
     """The tensors that were made, with the prefix in their names if `stored` has it."""
     for one in made:
-        bare = t.name != t.canonical
+        bare = stored.name != stored.canonical
         yield replace(one, name=one.canonical.removeprefix(family.prefix) if bare else one.canonical)
 
 
@@ -130,11 +130,11 @@ def _foreign(grown: Checkpoint | ModelSource, why: str) -> BadInput:
 def parts_of(model: Any, tensors: Iterable[TensorPlan]) -> Iterator[tuple[str, torch.nn.Parameter, TensorPlan]]:
     """(name, parameter, its tensor in the growth) for every parameter; BadInput where the growth made another model."""
     by_name: dict[str, TensorPlan] = {}
-    for t in tensors:
-        by_name |= {t.canonical: t, t.name: t}
+    for tensor in tensors:
+        by_name |= {tensor.canonical: tensor, tensor.name: tensor}
     family = FAMILIES.get(model.config.model_type)
     for old, new in family.spelling if family else ():  # a module may have the name that older files have
-        by_name |= {name.removesuffix(new) + old: t for name, t in by_name.items() if name.endswith(new)}
+        by_name |= {name.removesuffix(new) + old: tensor for name, tensor in by_name.items() if name.endswith(new)}
     for name, p, planned in wholes(model, by_name):
         if planned is None:
             raise BadInput(

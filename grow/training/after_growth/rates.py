@@ -92,14 +92,14 @@ class Dimwise:
     gradients  likewise for γ
     """
 
-    def __init__(self, t: TensorPlan, p: torch.nn.Parameter) -> None:
-        self.factor = t.origin.factor if isinstance(t.origin, Read) else 1.0
+    def __init__(self, tensor: TensorPlan, p: torch.nn.Parameter) -> None:
+        self.factor = tensor.origin.factor if isinstance(tensor.origin, Read) else 1.0
         self.values: list[torch.Tensor] = []
         self.gradients: list[torch.Tensor] = []
-        for dim, f in enumerate(factors(t)):
+        for dim, f in enumerate(factors(tensor)):
             if f is None:
                 continue
-            shape = tuple(-1 if d == dim else 1 for d in range(len(t.new_shape)))
+            shape = tuple(-1 if d == dim else 1 for d in range(len(tensor.new_shape)))
             for vectors, values in ((self.values, f.value), (self.gradients, f.gradient)):
                 vector = torch.from_numpy(values).to(p.dtype).reshape(shape)
                 vectors.append(part_of(vector, p) if dim == 0 else vector.to(p.device))
@@ -117,13 +117,13 @@ class Dimwise:
 class Stackwise:
     """`Dimwise` for each matrix of a stack that this process holds."""
 
-    def __init__(self, t: TensorPlan, p: torch.nn.Parameter) -> None:
-        own, height = local(p), t.new_shape[1]
+    def __init__(self, tensor: TensorPlan, p: torch.nn.Parameter) -> None:
+        own, height = local(p), tensor.new_shape[1]
         first, end = (row * height for row in rows_of(p))
         like = torch.nn.Parameter(own.new_empty(0))
         self.parts = [
             (begin - first, begin - first + piece.new_shape[0], Dimwise(piece, like))
-            for begin, piece in t.parts
+            for begin, piece in tensor.parts
             if first <= begin < end and carries(piece) and not piece.unchanged
         ]
 
@@ -135,11 +135,11 @@ class Stackwise:
         return v, g
 
 
-def rated(t: TensorPlan, p: torch.nn.Parameter) -> Rated | None:
+def rated(tensor: TensorPlan, p: torch.nn.Parameter) -> Rated | None:
     """The implied rates of a parameter; None where all of them are 1."""
-    if not carries(t) or t.unchanged:
+    if not carries(tensor) or tensor.unchanged:
         return None
-    return Stackwise(t, p) if isinstance(t.origin, Stack) else Dimwise(t, p)
+    return Stackwise(tensor, p) if isinstance(tensor.origin, Stack) else Dimwise(tensor, p)
 
 
 class Implied:

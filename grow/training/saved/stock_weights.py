@@ -80,16 +80,16 @@ def write_stock(folder: Path, source: Origin, model: Any, world: World) -> None:
     except OSError as raised:
         error = raised
     full, of = torch.empty(0), None
-    for t in tensors:
-        if of is not t.value:  # a parameter that holds several tensors is gathered once
-            full, of = whole(t.value), t.value
+    for tensor in tensors:
+        if of is not tensor.value:  # a parameter that holds several tensors is gathered once
+            full, of = whole(tensor.value), tensor.value
         if writer is None or error is not None:
             continue
         try:
-            values = narrow(t.cut(full.detach()).cpu().numpy(), t.dtype)
-            if t.dtype == "F16" and not torch.isfinite(torch.from_numpy(values)).all():
-                raise _overflow(t.name)
-            writer.write_rows(t.name, 0, values)
+            values = narrow(tensor.cut(full.detach()).cpu().numpy(), tensor.dtype)
+            if tensor.dtype == "F16" and not torch.isfinite(torch.from_numpy(values)).all():
+                raise _overflow(tensor.name)
+            writer.write_rows(tensor.name, 0, values)
         except (OSError, BadInput) as raised:
             error = raised
     with world.together():
