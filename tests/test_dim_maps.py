@@ -71,6 +71,7 @@ def test_a_gain_behind_a_branch_keeps_its_size():
     )
     assert (front.gain == 0.8).all()
     assert (behind.gain == 1).all()
+    assert np.abs(behind.law() - 1).max() < 1e-15  # so that values and gradients go together, see the dual rule
     assert (behind.source == stream.source).all()
 
 

@@ -30,7 +30,7 @@ from grow.applying.arithmetic import (
     runs,
     taken,
 )
-from grow.applying.reference import blend, copy_number
+from grow.applying.reference import blend
 from grow.applying.row_methods import Path
 from grow.applying.source_statistics import SourceStatistics
 from grow.notation.axes import READ, WRITE
@@ -248,7 +248,7 @@ class MatrixRows:
     def copies(self) -> np.ndarray:
         """(columns,) which copy of its old column each new one is; -1 for a fresh one."""
         assert self.cols is not None
-        return np.where(self.cols.source < 0, -1, copy_number(self.cols))
+        return np.where(self.cols.source < 0, -1, self.cols.copy_number)
 
     def _apart(self, k: int, old: np.ndarray) -> np.ndarray:
         """(rows or 1, columns) True where copy k of these old rows does not meet its copy of a column."""
@@ -266,7 +266,7 @@ class MatrixRows:
 
 def _further(axis_map: AxisMap | None, role: str, size: int) -> np.ndarray:
     """(size,) True for what a further copy of a unit writes."""
-    return np.zeros(size, dtype=bool) if axis_map is None or role != WRITE else copy_number(axis_map) > 0
+    return np.zeros(size, dtype=bool) if axis_map is None or role != WRITE else axis_map.copy_number > 0
 
 
 def _as_slice(index: np.ndarray) -> np.ndarray | slice:

@@ -254,13 +254,13 @@ class _Matrix:
     @cached_property
     def further(self) -> np.ndarray:
         """(rows, columns) True for what a further copy of a unit writes."""
-        (rows, cols), (row, col) = self.reads, map(copy_number, self.maps)
+        (rows, cols), (row, col) = self.reads, (axis_map.copy_number for axis_map in self.maps)
         return ((row > 0) & (not rows))[:, None] | ((col > 0) & (not cols))
 
     @cached_property
     def apart(self) -> np.ndarray:
         """(rows, columns) True where a copy of a unit does not read this copy of its input: a diagonal split."""
-        (rows, cols), (row, col) = self.maps, map(copy_number, self.maps)
+        (rows, cols), (row, col) = self.maps, (axis_map.copy_number for axis_map in self.maps)
         row, source = row[:, None], rows.source[:, None]
         other: np.ndarray
         if self.reads[0]:
@@ -268,14 +268,6 @@ class _Matrix:
         else:
             other = row % np.maximum(1, cols.counts)[cols.source] != col
         return other & (source >= 0) & (cols.source >= 0)
-
-
-def copy_number(axis_map: AxisMap) -> np.ndarray:
-    """(m,) which copy of its old coordinate a new one is, from 0; 0 for a fresh one."""
-    number = np.zeros(axis_map.m, dtype=np.int64)
-    for k, (_, place) in enumerate(axis_map.layers):
-        number[place] = k
-    return number
 
 
 def blend(seed: int, row: int, count: int) -> np.ndarray:

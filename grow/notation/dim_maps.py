@@ -18,7 +18,7 @@ def dim_map(dim: Dim, maps: Mapping[str, AxisMap], sizes: Mapping[str, int]) -> 
     sizes  axis -> old size, of the axes in the dim
     """
     axis_map = _map(dim.space, maps, sizes)
-    return axis_map if axis_map is None or not dim.behind else _behind(axis_map)
+    return axis_map if axis_map is None or not dim.behind else axis_map.ungained
 
 
 def coordinates(space: Space, label: str, sizes: Mapping[str, int]) -> np.ndarray:
@@ -55,9 +55,3 @@ def _joined(parts: tuple[AxisMap | int, ...], *, together: bool) -> AxisMap:
     """The same map for every layer; a number is an unchanged space of that size."""
     whole = [identity(part) if isinstance(part, int) else part for part in parts]
     return concatenate(whole) if together else product(whole)
-
-
-@lru_cache(maxsize=8)
-def _behind(stream: AxisMap) -> AxisMap:
-    """The map for a norm behind a branch: its input is written as the stream is, so the scale comes out by itself."""
-    return stream.having(gain=np.ones(stream.m))

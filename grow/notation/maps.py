@@ -73,6 +73,19 @@ class AxisMap:
         nth = np.arange(len(copied)) - first[old]
         return tuple((old[nth == k], copied[nth == k]) for k in range(int(self.counts.max(initial=0))))
 
+    @cached_property
+    def copy_number(self) -> np.ndarray:
+        """(m,) which copy of its old coordinate a new one is, from 0; 0 for a fresh one."""
+        number = np.zeros(self.m, dtype=np.int64)
+        for k, (_, place) in enumerate(self.layers):
+            number[place] = k
+        return number
+
+    @cached_property
+    def ungained(self) -> AxisMap:
+        """The map where no gain undoes the scale of what is written: behind a branch, or where the raw stream is read."""
+        return self.having(gain=np.ones(self.m), read=self.read * self.gain)
+
     def fresh(self, kind: int) -> np.ndarray:
         """Indices of the fresh coordinates of one kind."""
         return np.flatnonzero(self.source == kind)

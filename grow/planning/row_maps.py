@@ -18,7 +18,7 @@ def row_maps(
     source: Architecture, maps: Mapping[str, AxisMap], depth: Depth, row: Row, layer: int | None
 ) -> Mapping[str, AxisMap]:
     """The maps as this row of this layer needs them."""
-    maps = {**maps, "hidden.raw": ungained(maps["hidden"])}
+    maps = {**maps, "hidden.raw": maps["hidden"].ungained}
     scale = 1.0 if layer is None else index_scale(source, depth, layer)
     if scale != 1.0:
         maps["head_dim.q"] = scaled(maps["head_dim.q"], scale)
@@ -48,12 +48,6 @@ def tie_factor(source: Architecture, maps: Mapping[str, AxisMap]) -> float:
     rows = {row.name: row for row in source.family.rows}
     table, head = (root_factor(rows.get(name), maps) for name in (source.tie.table, source.tie.head))
     return head / table
-
-
-@lru_cache(maxsize=8)
-def ungained(stream: AxisMap) -> AxisMap:
-    """The map for what reads the stream with no gain in between: it sees what producers write."""
-    return stream.having(gain=np.ones(stream.m), read=stream.read * stream.gain)
 
 
 @lru_cache(maxsize=64)

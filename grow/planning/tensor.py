@@ -133,10 +133,7 @@ def offset_shares(axis_map: AxisMap, factor: float, *, tied: bool) -> np.ndarray
     if (together != np.rint(together)).any() or (together > counts).any():
         even: np.ndarray = together / counts
         return even
-    number = np.zeros(axis_map.m, dtype=np.int64)
-    for k, (_, place) in enumerate(axis_map.layers):
-        number[place] = k
-    return np.where(copied & (number < together), 1.0, 0.0)
+    return np.where(copied & (axis_map.copy_number < together), 1.0, 0.0)
 
 
 def stays(axis_map: AxisMap, factor: float, *, tied: bool) -> bool:
