@@ -83,7 +83,7 @@ class AxisMap:
 
     @cached_property
     def ungained(self) -> AxisMap:
-        """The map where no gain undoes the scale of what is written: behind a branch, or where the raw stream is read."""
+        """The map where no gain undoes the scale of what is written: behind a branch, or to who reads it raw."""
         return self.having(gain=np.ones(self.m), read=self.read * self.gain)
 
     def fresh(self, kind: int) -> np.ndarray:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models import difference, outputs
+from models import Float64, difference, inputs, load, outputs
 from safetensors.torch import load_file
 
 import grow
+from grow.optimizer.dual_rule import grow_moment
 
 EXACT = 1e-12
 
@@ -33,3 +34,27 @@ def test_a_new_layer_learns_on_coordinates_that_are_new_too(variant, tiny, tmp_p
     assert len(gains) == 2
     for t in gains:
         assert torch.equal(weights[t.name] + t.offset, torch.zeros_like(weights[t.name]))
+
+
+@pytest.mark.parametrize("variant", ["gemma2", "glm4", "olmo2"])
+def test_the_gradient_of_a_gain_behind_a_branch_is_what_its_moments_grow_by(variant, tiny, tmp_path):
+    sizes = grow.plan(tiny(variant), "2x").sizes
+    to = {"hidden": sizes["hidden"] + sizes["heads"]}
+    plan = grow.widen(tiny(variant), to, out=tmp_path / "grown", verify=False, dtype="float64").plan
+    old, new = (gradients(folder) for folder in (tiny(variant), tmp_path / "grown"))
+    gains = [t for t in plan.tensors if t.signature.dims[0].behind]
+    assert gains
+    for t in gains:
+        wanted = grow_moment(t, old[t.source], 1)
+        kept = torch.from_numpy(t.maps[0].source >= 0)
+        assert (new[t.name] - wanted)[kept].abs().max() <= EXACT * wanted.abs().max(), t.name
+
+
+def gradients(folder) -> dict[str, torch.Tensor]:
+    """Of a fixed function of the logits, in true float64."""
+    with Float64():
+        model = load(folder)
+        logits = model(**inputs(model.config, 17)).logits
+        weigh = torch.randn(logits.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        (logits * weigh).sum().backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
