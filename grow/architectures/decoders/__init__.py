@@ -1,0 +1,1 @@
+"""Decoders: causal language models, one file each."""

@@ -1,0 +1,62 @@
+"""RoBERTa: BERT's encoder with positions that start after the padding id, and its own heads."""
+
+from typing import Any
+
+from grow.architectures.encoders.bert import ENCODER, ENCODER_FACTS, chain, size
+from grow.architectures.family import Family, Tie
+
+MASKED = "ForMaskedLM|ForCausalLM"
+
+HEADS = f"""
+lm_head.dense.weight             hidden <- hidden  ? {MASKED}
+lm_head.dense.bias               hidden <-         ? {MASKED}
+lm_head.layer_norm.weight        hidden *          ? {MASKED}
+lm_head.layer_norm.bias          hidden +          ? {MASKED}
+lm_head.bias                     vocab <-          ? {MASKED}
+lm_head.decoder.weight           vocab <- hidden   ? {MASKED} not tie_word_embeddings
+lm_head.decoder.bias             vocab <-          ? {MASKED} tie_word_embeddings optional
+lm_head.decoder.bias             vocab <-          ? {MASKED} not tie_word_embeddings
+classifier.dense.weight          hidden <- hidden  ? ForSequenceClassification
+classifier.dense.bias            hidden <-         ? ForSequenceClassification
+classifier.out_proj.weight       labels <- hidden  ? ForSequenceClassification
+classifier.out_proj.bias         labels <-         ? ForSequenceClassification
+classifier.weight                labels <- hidden  ? ForTokenClassification|ForMultipleChoice
+classifier.bias                  labels <-         ? ForTokenClassification|ForMultipleChoice
+"""
+
+
+def relative(model_type: str, *, prefix: str = "roberta.", **facts: Any) -> Family:
+    """A family of RoBERTa's kind; `facts` say what it is called and which sizes there are."""
+    return Family(
+        model_type=model_type,
+        prefix=prefix,
+        chain=chain(prefix),
+        positions_from="pad_token_id",
+        table=ENCODER.replace("{base}", prefix) + HEADS,
+        tie=Tie(
+            f"{prefix}embeddings.word_embeddings.weight",
+            "lm_head.decoder.weight",
+            ("lm_head.layer_norm.weight", "lm_head.layer_norm.bias"),
+            when=f"tie_word_embeddings {MASKED}",
+            biases=("lm_head.bias", "lm_head.decoder.bias"),
+        ),
+        defaults={
+            "tie_word_embeddings": True,
+            "pad_token_id": 1,
+            "max_position_embeddings": 512,
+            "type_vocab_size": 2,
+            "layer_norm_eps": 1e-12,
+        },
+        **facts,
+        **ENCODER_FACTS,
+    )
+
+
+ROBERTA = relative(
+    "roberta",
+    summary="RoBERTa, CamemBERT-like encoders saved as roberta",
+    sizes={
+        "roberta-base": size(768, 12, 3072, 12),
+        "roberta-large": size(1024, 16, 4096, 24),
+    },
+)

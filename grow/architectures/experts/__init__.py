@@ -1,0 +1,1 @@
+"""Decoders with experts in place of some FFNs, one file each."""
