@@ -40,12 +40,9 @@ EVERYDAY = {
 """Names in few families' tables that mean something else outside."""
 
 EXCUSED = {
-    ("notation/size_limits.py", "embed"): "every axis of the notation has a largest size",
-    ("notation/size_limits.py", "expert_ffn"): "every axis of the notation has a largest size",
-    ("notation/size_limits.py", "shared_ffn"): "every axis of the notation has a largest size",
-    ("models/shapes_by_config.py", "embed"): "every axis of the notation has a size at which shapes are probed",
-    ("models/shapes_by_config.py", "expert_ffn"): "every axis of the notation has a size at which shapes are probed",
-    ("models/shapes_by_config.py", "shared_ffn"): "every axis of the notation has a size at which shapes are probed",
+    (file, axis): f"every axis of the notation has a {what}"
+    for file, what in (("notation/size_limits.py", "largest size"), ("models/shapes_by_config.py", "size to be probed at"))
+    for axis in ("embed", "expert_ffn", "shared_ffn", "buckets", "groups")
 }
 
 

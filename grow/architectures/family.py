@@ -47,7 +47,8 @@ class Attention:
 
     scaled      condition under which scores are divided by √head_dim
     rope        None; "half" (rotates coordinates i and i + head_dim/2); "pairs" (2i and 2i + 1); "partial" (the
-                first `partial_rotary_factor · head_dim` coordinates are rotated in either way, the rest pass through)
+                first `partial_rotary_factor · head_dim` coordinates are rotated in either way, the rest pass through);
+                "table" (2i and 2i + 1, as a table in the checkpoint says: `positions -> head_dim.turn`)
     qk_norm     an RMSNorm over head_dim on q and on k
     whole_norm  that norm is over all heads at once
     index_scaled  condition under which scores are divided by the layer's index + 1, too
@@ -175,7 +176,7 @@ class Family:
     table     rows in the notation of `grow.notation.axes`; names with the base model's prefix
     prefix    what base-model checkpoints (`LlamaModel`) leave out of the names
     aliases   other prefixes that stock classes put there (`LlamaForQuestionAnswering`)
-    axes      axis -> config field
+    axes      axis -> config field; `groups`: how many groups of layers there are, whose layers share their tensors
     defaults  field -> its value when config.json leaves it out; "=other" repeats another field
     derived_head_dim   the stock code computes head_dim = hidden / heads and reads no field
     fixed     field -> the only values for which the table is true
@@ -271,6 +272,11 @@ class Family:
         """Rows that are the gain of a norm behind a branch, in front of the residual stream."""
         return frozenset(row.name for row in self.rows if row.signature.dims[0].behind)
 
+    @cached_property
+    def counts_positions(self) -> bool:
+        """Whether a table has a row for each position."""
+        return any(dim.has("positions") for row in self.rows for dim in row.signature.dims)
+
     @property
     def class_begins(self) -> str:
         """`GPT2`LMHeadModel, `Bert`ForMaskedLM"""
@@ -297,4 +303,4 @@ class Family:
             math.prod(n for index, n in count.items() if f"{{{index}}}" in row.name or row.signature.counts(index))
             for row in self.rows
         )
-        check_caps(sizes, self.axes, written, table=not self.attention.rope, tensors=tensors)
+        check_caps(sizes, self.axes, written, table=self.counts_positions, tensors=tensors)

@@ -120,6 +120,9 @@ ENCODERS = (
     "ernie",
     "electra",
     "eurobert",
+    "roformer",
+    "mpnet",
+    "albert",
 )
 """Model types that read a text in both directions."""
 

@@ -27,13 +27,18 @@ def chain(base: str) -> Chain:
 
 
 # `{base}` is the base model's prefix; roberta has the same encoder.
-EMBEDDINGS = """
+TOKENS = """
 {base}embeddings.word_embeddings.weight                             vocab -> hidden
 {base}embeddings.position_embeddings.weight                         positions -> hidden
+"""
+TYPES = """
 {base}embeddings.token_type_embeddings.weight                       types -> hidden
+"""
+EMBEDDING_NORM = """
 {base}embeddings.LayerNorm.weight                                   hidden *
 {base}embeddings.LayerNorm.bias                                     hidden +
 """
+EMBEDDINGS = TOKENS + TYPES + EMBEDDING_NORM
 LAYERS = """
 {base}encoder.layer.{layers}.attention.self.query.weight            (heads head_dim.q) <- hidden
 {base}encoder.layer.{layers}.attention.self.query.bias              (heads head_dim.q) <-
