@@ -31,7 +31,6 @@ EVERYDAY = {
     "cls": "Python's name of a class, and a way to pool",
     "dim": "torch's name of a dimension",
     "ffn": "an axis of the notation",
-    "h": "a letter",
     "router": "English: what chooses experts",
     "summary": "English",
     "transformer": "English, and a module of sentence-transformers",
@@ -41,7 +40,10 @@ EVERYDAY = {
 
 EXCUSED = {
     (file, axis): f"every axis of the notation has a {what}"
-    for file, what in (("notation/size_limits.py", "largest size"), ("models/shapes_by_config.py", "size to be probed at"))
+    for file, what in (
+        ("notation/size_limits.py", "largest size"),
+        ("models/shapes_by_config.py", "size to be probed at"),
+    )
     for axis in ("embed", "expert_ffn", "shared_ffn", "buckets", "groups")
 }
 
@@ -61,7 +63,7 @@ def owned() -> dict[str, str]:
             owners[field, "a config field"].add(kind)
         names = [*(row.name for row in family.rows), *(name for pair in family.spelling for name in pair)]
         names += [*family.stale, *(family.experts.fused if family.experts else ())]
-        for part in {part for name in names for part in name.split(".") if part and "{" not in part}:
+        for part in {part for name in names for part in name.split(".") if len(part) > 1 and "{" not in part}:
             owners[part, "a part of a tensor's name"].add(kind)
     return {
         name: f"{what} of {next(kind for kind in FAMILIES if kind in of)}"

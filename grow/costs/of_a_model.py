@@ -82,7 +82,7 @@ def _cost(plan: Plan, sizes: Mapping[str, int], tensors: list[tuple[TensorPlan, 
 
 
 def _used(plan: Plan, t: TensorPlan, grown: bool) -> float:
-    """How often one token uses a tensor: a share of all experts, and those of layers that share theirs several times."""
+    """How often one token uses a tensor: some of all experts, and what layers share once in each of them."""
     experts, sizes = plan.family.experts, plan.new_sizes if grown else plan.sizes
     if (counted := plan.source.counting("layers")) != "layers" and numberless(t.canonical) != t.canonical:
         return sizes["layers"] / sizes[counted]

@@ -171,7 +171,7 @@ def check_depth(source: Architecture, depth: Depth) -> None:
     if source.sizes[counted] != source.sizes["layers"]:
         raise Refused(
             option(to={field: depth.m}),
-            what=f"layers {depth.n} -> {depth.m}, and the {depth.n} layers share the weights of {source.sizes[counted]}",
+            what=f"layers {depth.n} -> {depth.m}; {depth.n} layers share the weights of {source.sizes[counted]}",
             why="one layer more would compute once more what those weights compute, and that is no identity",
             fix=f"leave {field} at {depth.n}; layers grow where {family.axes[counted]} is their number",
         )

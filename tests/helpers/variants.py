@@ -290,3 +290,6 @@ LONG = (
     "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm", "mpnet-mlm", "albert-mlm",
 )  # fmt: skip
 """One of each construction, for what takes a second and more: together they have every fact that a table can state."""
+
+SHARING = ("albert-mlm-shared", "albert-pretraining", "albert-sequence")
+"""Of these, layers share their weights, and none is inserted."""

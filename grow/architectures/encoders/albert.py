@@ -90,6 +90,7 @@ ALBERT = Family(
         "axes": {**AXES, "embed": "embedding_size", "groups": "num_hidden_groups"},
         "fixed": {**ENCODER_FACTS["fixed"], "inner_group_num": (1,)},
         # of the first releases; stock code reads none of them
-        "harmless": ENCODER_FACTS["harmless"] | {"down_scale_factor", "gap_size", "net_structure_type", "num_memory_blocks"},
+        "harmless": ENCODER_FACTS["harmless"]
+        | {"down_scale_factor", "gap_size", "net_structure_type", "num_memory_blocks"},
     },
 )

@@ -1,4 +1,4 @@
-"""RoFormer: BERT's encoder whose heads turn by a table in the checkpoint; embeddings may be narrower than the stream."""
+"""RoFormer: BERT's encoder whose heads turn by a table in the checkpoint; its embeddings may be narrower."""
 
 from grow.architectures.encoders.bert import ANSWERS, AXES, ENCODER_FACTS, LAYERS, chain, size
 from grow.architectures.encoders.electra import PROJECTION, either
