@@ -220,16 +220,6 @@ def test_a_post_norm_without_gains_is_refused_and_one_in_front_is_not(tmp_path):
     assert grow.plan(tiny.checkpoint(tmp_path / "pre", "opt", **bare), {"layers": 3}).storage == "bit-exact"
 
 
-def test_layers_that_share_their_weights_get_no_company(tmp_path):
-    source = models.save("albert-mlm-shared", tmp_path / "source")
-    with pytest.raises(Refused, match="3 layers share the weights of 1") as caught:
-        deepen(source, 4, tmp_path / "grown")
-    assert all((caught.value.where, caught.value.why, caught.value.fix))
-    assert not (tmp_path / "grown").exists()
-    apart = grow.plan(models.save("albert-mlm", tmp_path / "apart"), {"layers": 4})
-    assert apart.config_changes == {"num_hidden_layers": (2, 4), "num_hidden_groups": (2, 4)}
-
-
 def test_the_depth_it_has_changes_nothing(deep):
     plan = grow.plan(deep("bert-mlm"), {"layers": N})
     assert plan.storage == "bit-exact"
