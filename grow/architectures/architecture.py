@@ -129,7 +129,7 @@ class Architecture:
 
     def counting(self, index: str) -> str:
         """The axis whose size an index counts up to: layers that share their tensors are counted in groups."""
-        return "groups" if index == "layers" and "groups" in self.sizes else index
+        return "layer_groups" if index == "layers" and "layer_groups" in self.sizes else index
 
     @property
     def norm_writes_stream(self) -> bool:

@@ -28,7 +28,7 @@ SIZES = {
     "head_dim": 10,
     "ffn": 56,
     "layers": 1,
-    "groups": 1,
+    "layer_groups": 1,
     "vocab": 136,
     "positions": 72,
     "types": 4,
@@ -87,7 +87,7 @@ def shapes(model_type: str, auto: str, fields: Mapping[str, Any]) -> dict[str, t
     with torch.device("meta"):
         model = getattr(transformers, auto).from_config(config)
     tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
-    from grow.models.experts import in_files
+    from grow.models.fused_experts import in_files
 
     stored = in_files(model, {name: t for name, t in model.state_dict().items() if name not in tied})
     return {name: tuple(t.shape) for name, t in stored.items()}

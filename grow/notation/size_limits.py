@@ -22,7 +22,7 @@ CAPS: Mapping[str, tuple[int, str]] = {
     "shared_ffn": (WIDE, "32,768"),
     "experts": (1 << 13, "2,048"),
     "layers": (10_000, "1,000"),
-    "groups": (10_000, "1"),
+    "layer_groups": (10_000, "1"),
     "vocab": (1 << 24, "1,000,002"),
     "positions": (1 << 27, "10,485,760"),
     "types": (1 << 16, "16"),

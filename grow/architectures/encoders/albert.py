@@ -69,7 +69,7 @@ ALBERT = Family(
         when=f"tie_word_embeddings {MASKED}",
         biases=("predictions.bias", "predictions.decoder.bias"),
     ),
-    follows={"groups": "layers"},
+    follows={"layer_groups": "layers"},
     defaults={
         "tie_word_embeddings": True,
         "max_position_embeddings": 512,
@@ -87,7 +87,7 @@ ALBERT = Family(
     },
     **{
         **ENCODER_FACTS,
-        "axes": {**AXES, "embed": "embedding_size", "groups": "num_hidden_groups"},
+        "axes": {**AXES, "embed": "embedding_size", "layer_groups": "num_hidden_groups"},
         "fixed": {**ENCODER_FACTS["fixed"], "inner_group_num": (1,)},
         # of the first releases; stock code reads none of them
         "harmless": ENCODER_FACTS["harmless"]
