@@ -133,7 +133,7 @@ def test_an_axis_that_moves_no_tensor_is_no_width(subject):
     family = FAMILIES[subject.model_type]
     moved = {axis for dims in probed(subject).values() for dim in dims for axis in dim}
     together = family.derived_head_dim and "kv_heads" not in family.axes and "buckets" not in family.axes
-    idle = {"layers"} | ({"heads"} if together and family.attention.rope != "table" else set())
+    idle = {"layers", "layer_groups"} | ({"heads"} if together and family.attention.rope != "table" else set())
     idle |= set() if family.counts_positions else {"positions"}
     if family.experts and family.experts.step:
         dense = "mlp_only_layers" in subject.extra
