@@ -32,6 +32,7 @@ EVERYDAY = {
     "dim": "torch's name of a dimension",
     "ffn": "an axis of the notation",
     "h": "a letter",
+    "original_max_position_embeddings": "a parameter of RoPE, which some config classes repeat as a field",
     "router": "English: what chooses experts",
     "summary": "English",
     "transformer": "English, and a module of sentence-transformers",

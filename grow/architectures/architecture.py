@@ -235,6 +235,11 @@ class Architecture:
         """Gain and bias of the norm in front of a tied head, () where there is none."""
         return self.tie.norms if self.tie and self.holds(self.tie.norms_when) else ()
 
+    @property
+    def still(self) -> Mapping[str, str]:
+        """Axis -> why it does not grow, of those that stay."""
+        return {one.axis: one.why for one in self.family.still if self.holds(one.when)}
+
     def sparse(self, layer: int) -> bool:
         """Whether this layer has experts."""
         experts = self.family.experts

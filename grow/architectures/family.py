@@ -152,6 +152,19 @@ class Experts:
 
 
 @dataclass(frozen=True)
+class Still:
+    """An axis that does not grow.
+
+    why   which equation of the stock code would no longer hold
+    when  condition under which it stays
+    """
+
+    axis: str
+    why: str
+    when: str = "always"
+
+
+@dataclass(frozen=True)
 class Tie:
     """One stored table is the embedding (a producer) and the head (a consumer) when `when` holds.
 
@@ -202,6 +215,7 @@ class Family:
     sizes     size name -> config fields
     class_prefix  how the names of the stock classes begin, "" where that is the model type with a capital
     follows   axis -> the axis that it follows where the two have one size; it never grows on its own
+    still     axes that do not grow, and why
     """
 
     model_type: str
@@ -238,6 +252,7 @@ class Family:
     rope_spelling: tuple[str, str] = SPELLED
     class_prefix: str = ""
     follows: Mapping[str, str] = field(default_factory=dict)
+    still: tuple[Still, ...] = ()
 
     def __post_init__(self) -> None:
         self.conditions  # noqa: B018  ValueError for a word that means nothing, before a config is read with the table
@@ -254,6 +269,7 @@ class Family:
         texts |= {self.attention.scaled, self.attention.index_scaled}
         texts |= {self.tie.when, self.tie.norms_when} if self.tie else set()
         texts |= {self.experts.normed} if self.experts else set()
+        texts |= {one.when for one in self.still}
         return {text: parse_condition(text, self.known_fields) for text in texts}
 
     @cached_property

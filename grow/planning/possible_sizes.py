@@ -27,6 +27,14 @@ def check_sizes(source: Architecture, new: Mapping[str, int]) -> None:
             why="a smaller axis loses information",
             fix="at least " + ",".join(f"{field(a)}={old[a]}" for a in fewer),
         )
+    for axis, why in source.still.items():
+        if new[axis] != old[axis]:
+            raise Refused(
+                option(to={field(axis): new[axis]}),
+                what=f"{axis} {old[axis]} -> {new[axis]}",
+                why=why,
+                fix=f"leave {field(axis)} at {old[axis]}",
+            )
     if new["heads"] % new["kv_heads"]:
         raise Refused(
             option(to={field("heads"): new["heads"]}),
