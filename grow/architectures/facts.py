@@ -1,4 +1,8 @@
-"""The facts that the shapes of a family's tensors do not show, one class for each kind."""
+"""Facts of a family that shapes do not show, each a small record.
+
+`grow.architectures.family` puts them together. Conditions (`Norm.writes_stream`, `Attention.scaled`, …) are text in the
+language of `grow.architectures.conditions`.
+"""
 
 from __future__ import annotations
 
