@@ -140,19 +140,6 @@ class Experts:
 
 
 @dataclass(frozen=True)
-class Still:
-    """An axis that does not grow.
-
-    why   which equation of the stock code would no longer hold
-    when  condition under which it stays
-    """
-
-    axis: str
-    why: str
-    when: str = "always"
-
-
-@dataclass(frozen=True)
 class Tie:
     """One stored table is the embedding (a producer) and the head (a consumer) when `when` holds.
 
@@ -167,3 +154,16 @@ class Tie:
     when: str
     norms_when: str = "always"
     biases: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An axis that does not grow.
+
+    why   in words, as the reason of a message: "the slopes of ALiBi follow the number of heads"
+    when  condition under which it does not
+    """
+
+    axis: str
+    why: str
+    when: str = "always"

@@ -2,7 +2,7 @@
 
 from grow.architectures.decoders.llama import O_BIAS, QKV_BIAS, block, rms_decoder, size
 from grow.architectures.experts.qwen2_moe import MLP, ROUTER_FIELDS
-from grow.architectures.family import Experts, Period
+from grow.architectures.facts import Experts, Period
 
 SINKS = """
 model.layers.{layers}.self_attn.sinks                     heads <-

@@ -5,7 +5,7 @@ from dataclasses import replace
 from grow.architectures.decoders.llama import LAYERNORM, NORM_BIASES, O_BIAS, QKV_BIAS, block, rms_decoder, size
 from grow.architectures.experts.mixtral import EXPERTS, MIXTRAL, MLP
 from grow.architectures.experts.qwen2_moe import ROUTER_FIELDS
-from grow.architectures.family import Still
+from grow.architectures.facts import Refusal
 
 HEAD_BIAS = """
 lm_head.bias                                              vocab <-   ? ForCausalLM lm_head_bias
@@ -24,8 +24,8 @@ PHIMOE = rms_decoder(
     summary="Phi-3.5-MoE",
     axes={"experts": "num_local_experts"},
     experts=replace(MIXTRAL.experts, fused=FUSED),
-    still=(
-        Still(
+    refusals=(
+        Refusal(
             "experts",
             "each of a token's two experts is weighed against those of like logits: a copy takes part of its weight",
         ),
