@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import GROWABLE, WIDTHS
+from grow.architectures.family import COUNTS
 from grow.errors import Refused
 from grow.planning.nearest_sizes import nearest, reachable
 from grow.spelling import option
@@ -17,9 +17,17 @@ def check_sizes(source: Architecture, new: Mapping[str, int]) -> None:
     def field(axis: str) -> str:
         return family.axes.get(axis, axis)
 
-    given = {axis: new[axis] for axis in (*GROWABLE, *family.follows) if axis in new}
+    given = {axis: new[axis] for axis in (*family.growable, *family.follows) if axis in new}
     family.check_caps(given, lambda name, size: option(to={name: size}))
-    fewer = [axis for axis in GROWABLE if axis in new and axis not in WIDTHS and new[axis] < old[axis]]
+    for axis, why in source.refused.items():
+        if new[axis] != old[axis]:
+            raise Refused(
+                option(to={field(axis): new[axis]}),
+                what=f"would change {axis} {old[axis]} -> {new[axis]}",
+                why=why,
+                fix=f"leave {field(axis)} at {old[axis]}",
+            )
+    fewer = [axis for axis in COUNTS if axis in new and new[axis] < old[axis]]
     if fewer:  # before the widths: what is suggested for them would be refused for these
         raise Refused(
             option(to={field(a): new[a] for a in fewer}),
@@ -49,7 +57,7 @@ def check_sizes(source: Architecture, new: Mapping[str, int]) -> None:
             why=f"{family.model_type} computes head_dim = hidden / heads",
             fix=f"{field('hidden')}={wide['hidden']}" if reachable(source, wide) else "leave head_dim out",
         )
-    shrunk = [axis for axis in GROWABLE if axis in new and new[axis] < old[axis]]
+    shrunk = [axis for axis in family.growable if axis in new and new[axis] < old[axis]]
     if shrunk:
         derived = family.derived_head_dim and shrunk == ["head_dim"]
         raised = {**new, **{axis: old[axis] for axis in shrunk}}
