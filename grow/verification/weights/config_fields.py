@@ -106,7 +106,7 @@ def significant(
     family = FAMILIES.get(widths_of or "")
     widths = {family.axes[axis] for axis in (*GROWABLE, *family.follows) if axis in family.axes} if family else set()
     widths |= {family.synonyms[name] for name in widths & family.synonyms.keys()} if family else set()
-    lists = {*family.layer_lists} if family else set()
+    lists = {listed.field for listed in family.layer_lists} if family else set()
     ignored = {*neutral, "dtype", "torch_dtype"}
     return [
         d
