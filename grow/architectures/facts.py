@@ -121,3 +121,16 @@ class Tie:
     when: str
     norms_when: str = "always"
     biases: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An axis that does not grow.
+
+    why   in words, as the reason of a message: "the slopes of ALiBi follow the number of heads"
+    when  condition under which it does not
+    """
+
+    axis: str
+    why: str
+    when: str = "always"

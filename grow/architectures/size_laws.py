@@ -17,6 +17,11 @@ class SizeLaw:
     divisors: tuple[str, ...]
     when: str
 
+    @property
+    def repeats(self) -> bool:
+        """Whether it is the size of another axis."""
+        return (self.number, len(self.factors), self.divisors) == (1, 1, ())
+
     def value(self, sizes: Mapping[str, int]) -> int | None:
         """The size that follows, None where it is no whole number."""
         whole, rest = divmod(self._product(sizes), math.prod(sizes[axis] for axis in self.divisors))

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Mapping
 
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import GROWABLE, WIDTHS
 from grow.notation.operators import grow_heads
 from grow.notation.size_limits import HEADS_WIDTH, cap_of
 
@@ -23,7 +22,7 @@ def complete(source: Architecture, old: Mapping[str, int], given: Mapping[str, i
     if "kv_heads" not in given and old["kv_heads"] == old["heads"]:
         new["kv_heads"] = new["heads"]
     for axis, law in source.followed.items():
-        if axis not in given or axis not in GROWABLE:
+        if axis not in given or axis not in source.family.growable:
             new[axis] = law.value(new) or new[axis]
     return new
 
@@ -31,7 +30,7 @@ def complete(source: Architecture, old: Mapping[str, int], given: Mapping[str, i
 def reachable(source: Architecture, new: Mapping[str, int]) -> bool:
     """Whether an exact growth leads from the source to the sizes `new` (RoPE's conditions on head_dim apart)."""
     family, old = source.family, source.sizes
-    widths = [axis for axis in (*WIDTHS, "experts") if axis in old]
+    widths = [axis for axis in (*family.widths, "experts") if axis in old]
     if any(not old[axis] <= new[axis] <= cap_of(axis) for axis in widths) or new["heads"] % new["kv_heads"]:
         return False
     if new["heads"] * new["head_dim"] > HEADS_WIDTH:
@@ -61,7 +60,7 @@ def nearest(source: Architecture, new: Mapping[str, int], limit: int = 3) -> str
     costs: dict[str, tuple[int, float]] = {}
     for change in _changes(source, new):
         trial = complete(source, old, {**given, **change})
-        if not reachable(source, trial) or all(trial[a] == old[a] for a in WIDTHS if a in old):
+        if not reachable(source, trial) or all(trial[a] == old[a] for a in family.widths if a in old):
             continue
         named = [a for a in ("hidden", "heads", "kv_heads") if a in family.axes and trial[a] != new[a]]
         text = ",".join(f"{family.axes[a]}={trial[a]}" for a in named)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import GROWABLE, WIDTHS
+from grow.architectures.family import COUNTS
 from grow.architectures.size_laws import SizeLaw
 from grow.errors import Refused
 from grow.planning.nearest_sizes import nearest, reachable
@@ -18,9 +18,18 @@ def check_sizes(source: Architecture, new: Mapping[str, int]) -> None:
     def field(axis: str) -> str:
         return family.axes.get(axis, axis)
 
-    given = {axis: new[axis] for axis in (*GROWABLE, *family.follows) if axis in new}
+    given = {axis: new[axis] for axis in (*family.growable, *family.mirrors) if axis in new}
     family.check_caps(given, lambda name, size: option(to={name: size}))
-    fewer = [axis for axis in GROWABLE if axis in new and axis not in WIDTHS and new[axis] < old[axis]]
+    for refusal in family.refusals:
+        axis = refusal.axis
+        if new[axis] != old[axis] and source.holds(refusal.when):
+            raise Refused(
+                option(to={field(axis): new[axis]}),
+                what=f"would change {axis} {old[axis]} -> {new[axis]}",
+                why=refusal.why,
+                fix=f"leave {field(axis)} at {old[axis]}",
+            )
+    fewer = [axis for axis in COUNTS if axis in new and new[axis] < old[axis]]
     if fewer:  # before the widths: what is suggested for them would be refused for these
         raise Refused(
             option(to={field(a): new[a] for a in fewer}),
@@ -44,7 +53,7 @@ def check_sizes(source: Architecture, new: Mapping[str, int]) -> None:
         )
     for axis, law in source.followed.items():
         _check_law(source, new, axis, law)
-    shrunk = [axis for axis in GROWABLE if axis in new and new[axis] < old[axis]]
+    shrunk = [axis for axis in family.growable if axis in new and new[axis] < old[axis]]
     if shrunk:
         derived = all(axis in source.followed for axis in shrunk)
         laws = ", ".join(f"{axis} = {source.followed[axis]}" for axis in shrunk if derived)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from grow.architectures.decoders.llama import FFN, QKV_BIAS, block, rms_decoder, size
-from grow.architectures.family import Experts
+from grow.architectures.facts import Experts
 from grow.architectures.layer_lists import Window
 
 MLP = "model.layers.{layers}.mlp."
