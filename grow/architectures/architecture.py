@@ -246,6 +246,11 @@ class Architecture:
         """Gain and bias of the norm in front of a tied head, () where there is none."""
         return self.tie.norms if self.tie and self.holds(self.tie.norms_when) else ()
 
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Axis -> why it does not grow, of those that do not."""
+        return {refusal.axis: refusal.why for refusal in self.family.refusals if self.holds(refusal.when)}
+
     def sparse(self, layer: int) -> bool:
         """Whether this layer has experts."""
         experts = self.family.experts

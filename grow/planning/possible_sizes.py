@@ -20,13 +20,12 @@ def check_sizes(source: Architecture, new: Mapping[str, int]) -> None:
 
     given = {axis: new[axis] for axis in (*family.growable, *family.mirrors) if axis in new}
     family.check_caps(given, lambda name, size: option(to={name: size}))
-    for refusal in family.refusals:
-        axis = refusal.axis
-        if new[axis] != old[axis] and source.holds(refusal.when):
+    for axis, why in source.refused.items():
+        if new[axis] != old[axis]:
             raise Refused(
                 option(to={field(axis): new[axis]}),
                 what=f"would change {axis} {old[axis]} -> {new[axis]}",
-                why=refusal.why,
+                why=why,
                 fix=f"leave {field(axis)} at {old[axis]}",
             )
     fewer = [axis for axis in COUNTS if axis in new and new[axis] < old[axis]]
