@@ -4,7 +4,8 @@ Layers are inserted only where each has a group of its own.
 """
 
 from grow.architectures.encoders.bert import ANSWERS, AXES, CLASSIFIED, ENCODER_FACTS, size
-from grow.architectures.family import Chain, Family, Tie
+from grow.architectures.facts import Chain, Tie
+from grow.architectures.family import Family
 
 LAYER = "albert.encoder.albert_layer_groups.{layers}.albert_layers.0."
 EMBEDDED = """

@@ -2,7 +2,7 @@
 
 from grow.architectures.encoders.bert import ANSWERS, AXES, EMBEDDING_NORM, ENCODER_FACTS, POOLER, TOKENS, size
 from grow.architectures.encoders.roberta import relative
-from grow.architectures.family import Chain
+from grow.architectures.facts import Chain
 
 LAYERS = """
 {base}encoder.layer.{layers}.attention.attn.q.weight                (heads head_dim.q) <- hidden

@@ -2,7 +2,8 @@
 
 from grow.architectures.encoders.bert import ANSWERS, AXES, ENCODER_FACTS, LAYERS, chain, size
 from grow.architectures.encoders.electra import PROJECTION, either
-from grow.architectures.family import Attention, Family, Tie
+from grow.architectures.facts import Attention, Tie
+from grow.architectures.family import Family
 
 MASKED = "ForMaskedLM|ForCausalLM"
 UNTIED = f"{MASKED} not tie_word_embeddings"
