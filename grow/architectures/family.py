@@ -76,6 +76,8 @@ class Family:
     sizes     size name -> config fields
     class_prefix  how the names of the stock classes begin, "" where that is the model type with a capital
     follows   axis -> the axis that it follows where the two have one size; it never grows on its own
+    refuses   axis -> why it keeps its size: no growth of it is known to be exact
+    multiples axis -> why it grows by whole multiples alone
     """
 
     model_type: str
@@ -112,6 +114,8 @@ class Family:
     rope_spelling: tuple[str, str] = SPELLED
     class_prefix: str = ""
     follows: Mapping[str, str] = field(default_factory=dict)
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    multiples: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.conditions  # noqa: B018  ValueError for a word that means nothing, before a config is read with the table

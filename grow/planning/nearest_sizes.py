@@ -39,6 +39,10 @@ def reachable(source: Architecture, new: Mapping[str, int]) -> bool:
         return False
     if "experts" in old and new["experts"] % old["experts"]:
         return False
+    if any(new[axis] != old[axis] for axis in family.refuses if axis in old):
+        return False
+    if any(new[axis] % old[axis] for axis in family.multiples if axis in old):
+        return False
     if family.attention.whole_norm:
         grown = grow_heads(old["heads"], old["kv_heads"], new["heads"], new["kv_heads"], "copies")
         if grown is None or not grown.even:

@@ -22,6 +22,7 @@ from grow.planning.growth_options import USUAL, GrowthOptions
 from grow.planning.layers import Depth, unchanged
 from grow.planning.methods import DEFAULT, Request, design
 from grow.planning.read_as_experts import read_so
+from grow.planning.possible_sizes import check_limits
 from grow.planning.row_maps import root_factor, row_maps, tie_factor
 from grow.planning.target import Target, resolve
 from grow.planning.tensor import HALVED, TensorPlan, stays
@@ -115,6 +116,7 @@ def make_plan(
     upcycling  how `matched` was read as a model with experts; `top_k` is then how many of them a token gets
     """
     source, old, new = matched.architecture, matched.architecture.sizes, target.sizes
+    check_limits(source, new)
     idle = options.check_effect(old, new)
     chosen, tokens = dict(options.operators or {}), options.new_tokens
     request = Request(source, new, options.seed, chosen, options.place, options.fill, upcycling is not None)

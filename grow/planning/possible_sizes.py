@@ -61,3 +61,24 @@ def check_sizes(source: Architecture, new: Mapping[str, int]) -> None:
             if not derived and reachable(source, raised)
             else nearest(source, new),
         )
+
+
+def check_limits(source: Architecture, new: Mapping[str, int]) -> None:
+    """Refused where the family says that an axis keeps its size, or grows by whole multiples alone."""
+    family, old = source.family, source.sizes
+    for axis in (a for a in GROWABLE if a in new):
+        n, m, name = old[axis], new[axis], family.axes.get(axis, axis)
+        if axis in family.refuses and m != n:
+            raise Refused(
+                option(to={name: m}),
+                what=f"{axis} {n} -> {m}, and in {family.model_type} this axis keeps its size",
+                why=family.refuses[axis],
+                fix=f"leave {name} at {n}",
+            )
+        if axis in family.multiples and m > n and m % n:
+            raise Refused(
+                option(to={name: m}),
+                what=f"{axis} {n} -> {m}, which is not a whole multiple",
+                why=family.multiples[axis],
+                fix=" or ".join(f"{name}={k * n}" for k in (m // n, m // n + 1) if k > 1),
+            )
