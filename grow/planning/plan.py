@@ -21,8 +21,8 @@ from grow.planning.choose_maps import grow_counts, grow_experts, head_dim_maps, 
 from grow.planning.growth_options import USUAL, GrowthOptions
 from grow.planning.layers import Depth, unchanged
 from grow.planning.methods import DEFAULT, Request, design
-from grow.planning.read_as_experts import read_so
 from grow.planning.possible_sizes import check_limits
+from grow.planning.read_as_experts import read_so
 from grow.planning.row_maps import root_factor, row_maps, tie_factor
 from grow.planning.target import Target, resolve
 from grow.planning.tensor import HALVED, TensorPlan, stays

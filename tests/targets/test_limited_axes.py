@@ -20,7 +20,7 @@ pytestmark = pytest.mark.quick
 
 LIMITED = replace(
     FAMILIES["llama"],
-    refuses={"heads": "slopes follow the number of heads", "positions": "a table of its own"},
+    refuses={"layers": "layers take turns", "positions": "a table of its own"},
     multiples={"head_dim": "each layer has a θ of its own", "ffn": "units lie in groups"},
 )
 
@@ -37,7 +37,7 @@ def plan(to):
 @pytest.mark.parametrize(
     ("to", "why"),
     [
-        ({"heads": 2 * LLAMA["num_attention_heads"]}, "slopes follow the number of heads"),
+        ({"layers": LLAMA["num_hidden_layers"] + 1}, "layers take turns"),
         ({"positions": LLAMA["max_position_embeddings"] + 1}, "a table of its own"),
         ({"head_dim": LLAMA["head_dim"] + 2}, "each layer has a θ of its own"),
         ({"ffn": LLAMA["intermediate_size"] + 1}, "units lie in groups"),
