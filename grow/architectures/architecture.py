@@ -12,10 +12,11 @@ from functools import cached_property
 from typing import Any
 
 from grow.architectures.common_fields import ELEMENTWISE, OLDER_ROPE
-from grow.architectures.family import Chain, Family, Tie
+from grow.architectures.facts import Chain, Tie
+from grow.architectures.family import Family
 from grow.errors import BadInput
 from grow.files.header import show
-from grow.notation.axes import READ, Label, Row
+from grow.notation.axes import GAIN, READ, SHIFT, Label, Row
 from grow.notation.rope_parameters import SPELLED
 
 
@@ -150,6 +151,15 @@ class Architecture:
         )
         gains = self.norm_is_affine or not gained  # without them only what makes up for its size itself can read
         return self.family.norm.kind if gains and not self.stream_is_bare else "plain"
+
+    @cached_property
+    def contexts(self) -> Mapping[str, str]:
+        """Axis -> what sits on it, for `grow.notation.operators`."""
+        contexts = dict.fromkeys(("heads", "kv_heads"), "elementwise") | {"hidden": self.hidden_context}
+        for axis in self.family.units:
+            roles = {dim.role for row in self.rows for dim in row.signature.dims if dim.has(axis)}
+            contexts[axis] = "elementwise" if GAIN not in roles else "layernorm" if SHIFT in roles else "rms"
+        return contexts
 
     @property
     def activations(self) -> Mapping[str, Any]:

@@ -1,8 +1,8 @@
 """A family: its table of tensors, and the facts that shapes do not show.
 
-`Family` holds the data; the modules in `grow/architectures/` fill it in and contain no code. Its facts are records of
-`grow.architectures.facts`. Conditions (`Row.when`, `Norm.writes_stream`, …) are text in the language of
-`grow.architectures.conditions`. What follows from a table and a config together is an `Architecture`.
+`Family` holds the data; the files in `decoders/`, `experts/` and `encoders/` fill it in and contain no code. Conditions
+(`Row.when`, `Norm.writes_stream`, …) are text in the language of `grow.architectures.conditions`. What follows from a
+table and a config together is an `Architecture`.
 """
 
 from __future__ import annotations
@@ -15,31 +15,14 @@ from typing import Any
 
 from grow.architectures.common_fields import COMMON_FIELDS, TRAINS
 from grow.architectures.conditions import Condition, parse_condition
-from grow.architectures.facts import Attention, Chain, Experts, Norm, Period, RopeKind, Tie, Window
+from grow.architectures.facts import Attention, Chain, Experts, Norm, Period, Refusal, RopeKind, Tie, Window
 from grow.notation.axes import INDICES, Row, parse_table
 from grow.notation.rope_parameters import SPELLED
 from grow.notation.size_limits import Written, check_caps
 
-__all__ = [
-    "COUNTS",
-    "GROWABLE",
-    "UNITS",
-    "WIDTHS",
-    "Attention",
-    "Chain",
-    "Experts",
-    "Family",
-    "Norm",
-    "Period",
-    "RopeKind",
-    "Tie",
-    "Window",
-]
-
-UNITS = ("ffn", "expert_ffn", "shared_ffn")  # of a dense layer (or of all), of an expert, of the shared expert
-WIDTHS = ("hidden", "heads", "kv_heads", "head_dim", *UNITS)
+ATTENTION = ("heads", "kv_heads", "head_dim")
 COUNTS = ("layers", "vocab", "positions", "experts")
-GROWABLE = (*WIDTHS, *COUNTS)
+STILL = ("types", "labels")  # axes that no growth changes
 
 
 @dataclass(frozen=True)
@@ -49,7 +32,8 @@ class Family:
     table     rows in the notation of `grow.notation.axes`; names with the base model's prefix
     prefix    what base-model checkpoints (`LlamaModel`) leave out of the names
     aliases   other prefixes that stock classes put there (`LlamaForQuestionAnswering`)
-    axes      axis -> config field
+    axes      axis -> config field. What is none of `ATTENTION`, `COUNTS`, `STILL`, hidden or `follows` is an axis of
+              units; one that has a gain in the table is read through a norm of its own
     defaults  field -> its value when config.json leaves it out; "=other" repeats another field
     derived_head_dim   the stock code computes head_dim = hidden / heads and reads no field
     fixed     field -> the only values for which the table is true
@@ -76,8 +60,7 @@ class Family:
     sizes     size name -> config fields
     class_prefix  how the names of the stock classes begin, "" where that is the model type with a capital
     follows   axis -> the axis that it follows where the two have one size; it never grows on its own
-    refuses   axis -> why it keeps its size: no growth of it is known to be exact
-    multiples axis -> why it grows by whole multiples alone
+    refusals  axes that do not grow, with their reasons
     """
 
     model_type: str
@@ -114,8 +97,7 @@ class Family:
     rope_spelling: tuple[str, str] = SPELLED
     class_prefix: str = ""
     follows: Mapping[str, str] = field(default_factory=dict)
-    refuses: Mapping[str, str] = field(default_factory=dict)
-    multiples: Mapping[str, str] = field(default_factory=dict)
+    refusals: tuple[Refusal, ...] = ()
 
     def __post_init__(self) -> None:
         self.conditions  # noqa: B018  ValueError for a word that means nothing, before a config is read with the table
@@ -125,6 +107,22 @@ class Family:
         return parse_table(self.table)
 
     @cached_property
+    def units(self) -> tuple[str, ...]:
+        """Axes whose coordinates lie between two matrices: units of an FFN, ranks of a factored projection."""
+        others = {"hidden", *ATTENTION, *COUNTS, *STILL, *self.follows}
+        return tuple(axis for axis in self.axes if axis not in others)
+
+    @property
+    def widths(self) -> tuple[str, ...]:
+        """Axes that matrices are made of."""
+        return ("hidden", *ATTENTION, *self.units)
+
+    @property
+    def growable(self) -> tuple[str, ...]:
+        """Axes that a target may name."""
+        return (*self.widths, *COUNTS)
+
+    @cached_property
     def conditions(self) -> Mapping[str, Condition]:
         """The text of every condition in the table and the facts -> what it means."""
         texts = {row.when for row in self.rows}
@@ -132,6 +130,7 @@ class Family:
         texts |= {self.attention.scaled, self.attention.index_scaled}
         texts |= {self.tie.when, self.tie.norms_when} if self.tie else set()
         texts |= {self.experts.normed} if self.experts else set()
+        texts |= {refusal.when for refusal in self.refusals}
         return {text: parse_condition(text, self.known_fields) for text in texts}
 
     @cached_property

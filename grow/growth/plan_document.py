@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from grow.architectures.family import WIDTHS
 from grow.architectures.match import numberless
 from grow.costs.literature import doubts
 from grow.costs.of_a_model import cost_of
@@ -35,7 +34,7 @@ def plan_document(plan: Plan, world: int | None = None) -> dict[str, Any]:
                 "new": plan.new_sizes[axis],
                 "how": plan.operators.get(axis, "unchanged"),
             }
-            for axis in [*(a for a in WIDTHS if a in plan.sizes), *(a for a in plan.sizes if a not in WIDTHS)]
+            for axis in plan.axes
         },
         "tensors": [
             {

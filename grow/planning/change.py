@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import Chain, Window
+from grow.architectures.facts import Chain, Window
 from grow.errors import BadInput, Refused
-from grow.notation.axes import GAIN, SHIFT, WRITE, Row
-from grow.notation.maps import AxisMap, is_power_of_two
+from grow.notation.axes import GAIN, SHIFT, SIDES, WRITE, Row
+from grow.notation.maps import AxisMap, identity, is_power_of_two
 from grow.notation.origins import AS_IT_IS, Constant, Drawn, Read
 from grow.planning.layers import Depth, chain_scales
 from grow.spelling import option
@@ -61,6 +61,12 @@ class Change:
     def read_again(self, row: str, shared: Mapping[str, str]) -> bool:
         """Whether a row is read from an FFN that the routed experts carry already; `shared` as of `family.Experts`."""
         return self.upcycling is not None and self.upcycling.route == "routed" and row in shared
+
+
+def no_maps(sizes: Mapping[str, int]) -> dict[str, AxisMap]:
+    """The maps of a growth that changes nothing: identities of every space; layers are counted and not mapped."""
+    whole = {axis: identity(n) for axis, n in sizes.items() if axis not in ("layers", "head_dim")}
+    return whole | {f"head_dim.{side}": identity(sizes["head_dim"]) for side in SIDES}
 
 
 @dataclass(frozen=True)

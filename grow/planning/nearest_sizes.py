@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import WIDTHS, Family
+from grow.architectures.family import Family
 from grow.notation.operators import grow_heads
 from grow.notation.size_limits import HEADS_WIDTH, cap_of
 
@@ -32,16 +32,15 @@ def complete(family: Family, old: Mapping[str, int], given: Mapping[str, int]) -
 def reachable(source: Architecture, new: Mapping[str, int]) -> bool:
     """Whether an exact growth leads from the source to the sizes `new` (RoPE's conditions on head_dim apart)."""
     family, old = source.family, source.sizes
-    widths = [axis for axis in (*WIDTHS, "experts") if axis in old]
+    widths = [axis for axis in (*family.widths, "experts") if axis in old]
     if any(not old[axis] <= new[axis] <= cap_of(axis) for axis in widths) or new["heads"] % new["kv_heads"]:
         return False
     if new["heads"] * new["head_dim"] > HEADS_WIDTH:
         return False
     if "experts" in old and new["experts"] % old["experts"]:
         return False
-    if any(new[axis] != old[axis] for axis in family.refuses if axis in old):
-        return False
-    if any(new[axis] % old[axis] for axis in family.multiples if axis in old):
+    limits = [limit for limit in family.refusals if limit.axis in old and source.holds(limit.when)]
+    if any(limit.forbids(old[limit.axis], new[limit.axis]) for limit in limits):
         return False
     if family.attention.whole_norm:
         grown = grow_heads(old["heads"], old["kv_heads"], new["heads"], new["kv_heads"], "copies")
@@ -66,7 +65,7 @@ def nearest(source: Architecture, new: Mapping[str, int], limit: int = 3) -> str
     costs: dict[str, tuple[int, float]] = {}
     for change in _changes(source, new):
         trial = complete(family, old, {**given, **change})
-        if not reachable(source, trial) or all(trial[a] == old[a] for a in WIDTHS if a in old):
+        if not reachable(source, trial) or all(trial[a] == old[a] for a in family.widths if a in old):
             continue
         named = [a for a in ("hidden", "heads", "kv_heads") if a in family.axes and trial[a] != new[a]]
         text = ",".join(f"{family.axes[a]}={trial[a]}" for a in named)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import GROWABLE, WIDTHS
+from grow.architectures.family import COUNTS
 from grow.errors import Refused
 from grow.planning.nearest_sizes import nearest, reachable
 from grow.spelling import option
@@ -17,9 +17,21 @@ def check_sizes(source: Architecture, new: Mapping[str, int]) -> None:
     def field(axis: str) -> str:
         return family.axes.get(axis, axis)
 
-    given = {axis: new[axis] for axis in (*GROWABLE, *family.follows) if axis in new}
+    given = {axis: new[axis] for axis in (*family.growable, *family.follows) if axis in new}
     family.check_caps(given, lambda name, size: option(to={name: size}))
-    fewer = [axis for axis in GROWABLE if axis in new and axis not in WIDTHS and new[axis] < old[axis]]
+    for refusal in family.refusals:
+        axis = refusal.axis
+        if refusal.forbids(old[axis], new[axis]) and source.holds(refusal.when):
+            near = sorted({new[axis] // old[axis], -(-new[axis] // old[axis])} - {0, 1})
+            wholes = " or ".join(f"{field(axis)}={k * old[axis]}" for k in near)
+            raise Refused(
+                option(to={field(axis): new[axis]}),
+                what=f"would change {axis} {old[axis]} -> {new[axis]}"
+                + (", which is not a whole multiple" if refusal.multiples else ""),
+                why=refusal.why,
+                fix=wholes if refusal.multiples else f"leave {field(axis)} at {old[axis]}",
+            )
+    fewer = [axis for axis in COUNTS if axis in new and new[axis] < old[axis]]
     if fewer:  # before the widths: what is suggested for them would be refused for these
         raise Refused(
             option(to={field(a): new[a] for a in fewer}),
@@ -49,7 +61,7 @@ def check_sizes(source: Architecture, new: Mapping[str, int]) -> None:
             why=f"{family.model_type} computes head_dim = hidden / heads",
             fix=f"{field('hidden')}={wide['hidden']}" if reachable(source, wide) else "leave head_dim out",
         )
-    shrunk = [axis for axis in GROWABLE if axis in new and new[axis] < old[axis]]
+    shrunk = [axis for axis in family.growable if axis in new and new[axis] < old[axis]]
     if shrunk:
         derived = family.derived_head_dim and shrunk == ["head_dim"]
         raised = {**new, **{axis: old[axis] for axis in shrunk}}
@@ -61,24 +73,3 @@ def check_sizes(source: Architecture, new: Mapping[str, int]) -> None:
             if not derived and reachable(source, raised)
             else nearest(source, new),
         )
-
-
-def check_limits(source: Architecture, new: Mapping[str, int]) -> None:
-    """Refused where the family says that an axis keeps its size, or grows by whole multiples alone."""
-    family, old = source.family, source.sizes
-    for axis in (a for a in GROWABLE if a in new):
-        n, m, name = old[axis], new[axis], family.axes.get(axis, axis)
-        if axis in family.refuses and m != n:
-            raise Refused(
-                option(to={name: m}),
-                what=f"{axis} {n} -> {m}, and in {family.model_type} this axis keeps its size",
-                why=family.refuses[axis],
-                fix=f"leave {name} at {n}",
-            )
-        if axis in family.multiples and m > n and m % n:
-            raise Refused(
-                option(to={name: m}),
-                what=f"{axis} {n} -> {m}, which is not a whole multiple",
-                why=family.multiples[axis],
-                fix=" or ".join(f"{name}={k * n}" for k in (m // n, m // n + 1) if k > 1),
-            )

@@ -21,7 +21,8 @@ from typing import Any
 
 from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import Experts, Family
+from grow.architectures.facts import Experts
+from grow.architectures.family import Family
 from grow.architectures.match import Match, Matched, Origin
 from grow.architectures.upcycling_pairs import PAIRS, Pair
 from grow.errors import BadInput, Refused

@@ -11,6 +11,7 @@ from target_configs import LLAMA
 
 from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
+from grow.architectures.facts import Refusal
 from grow.architectures.match import match
 from grow.errors import Refused
 from grow.planning.nearest_sizes import reachable
@@ -20,8 +21,12 @@ pytestmark = pytest.mark.quick
 
 LIMITED = replace(
     FAMILIES["llama"],
-    refuses={"layers": "layers take turns", "positions": "a table of its own"},
-    multiples={"head_dim": "each layer has a θ of its own", "ffn": "units lie in groups"},
+    refusals=(
+        Refusal("layers", "layers take turns"),
+        Refusal("positions", "a table of its own"),
+        Refusal("head_dim", "each layer has a θ of its own", multiples=True),
+        Refusal("ffn", "units lie in groups", multiples=True),
+    ),
 )
 
 

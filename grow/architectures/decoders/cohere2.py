@@ -2,7 +2,7 @@
 
 from grow.architectures.decoders.cohere import DEFAULTS, FACTS, TABLE
 from grow.architectures.decoders.llama import rms_decoder, size
-from grow.architectures.family import Period
+from grow.architectures.facts import Period
 
 COHERE2 = rms_decoder(
     "cohere2",

@@ -6,7 +6,7 @@ q and k keep their order within a head, so a head grows in the same way with RoP
 from grow.architectures.decoders.llama import EMBEDDING, HEADS, rms_decoder, size
 from grow.architectures.decoders.olmo2 import ATTENTION, FFN, NORMS
 from grow.architectures.decoders.qwen3 import QK_NORM
-from grow.architectures.family import Attention
+from grow.architectures.facts import Attention
 
 EXAONE4 = rms_decoder(
     "exaone4",

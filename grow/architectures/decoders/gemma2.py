@@ -2,7 +2,7 @@
 
 from grow.architectures.decoders.gemma import DEFAULTS, FACTS, table
 from grow.architectures.decoders.llama import rms_decoder, size
-from grow.architectures.family import Attention, Period
+from grow.architectures.facts import Attention, Period
 
 NORMS = """
 model.layers.{layers}.input_layernorm.weight              hidden 1*

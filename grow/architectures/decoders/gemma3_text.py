@@ -3,7 +3,7 @@
 from grow.architectures.decoders.gemma import DEFAULTS, FACTS, table
 from grow.architectures.decoders.gemma2 import CAPPED, NORMS, TURNS
 from grow.architectures.decoders.llama import rms_decoder, size
-from grow.architectures.family import Attention, Period, RopeKind
+from grow.architectures.facts import Attention, Period, RopeKind
 
 QK_NORM = """
 model.layers.{layers}.self_attn.q_norm.weight             head_dim.q 1*

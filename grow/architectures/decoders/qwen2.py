@@ -1,7 +1,7 @@
 """Qwen2 and Qwen2.5: Llama with biases on q, k and v."""
 
 from grow.architectures.decoders.llama import BLOCK, QKV_BIAS, rms_decoder, size
-from grow.architectures.family import Window
+from grow.architectures.facts import Window
 
 QWEN2 = rms_decoder(
     "qwen2",

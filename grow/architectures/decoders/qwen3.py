@@ -1,7 +1,7 @@
 """Qwen3: Llama with an RMSNorm over each head of q and k, and its own head_dim."""
 
 from grow.architectures.decoders.llama import BLOCK, O_BIAS, QKV_BIAS, rms_decoder, size
-from grow.architectures.family import Attention, Window
+from grow.architectures.facts import Attention, Window
 
 QK_NORM = """
 model.layers.{layers}.self_attn.q_norm.weight             head_dim.q *

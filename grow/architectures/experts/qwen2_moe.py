@@ -3,7 +3,7 @@
 from typing import Any
 
 from grow.architectures.decoders.llama import FFN, QKV_BIAS, block, rms_decoder, size
-from grow.architectures.family import Experts, Window
+from grow.architectures.facts import Experts, Window
 
 MLP = "model.layers.{layers}.mlp."
 DENSE = FFN.replace("hidden\n", "hidden  ? dense\n").replace("<- ffn\n", "<- ffn  ? dense\n")

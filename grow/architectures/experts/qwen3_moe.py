@@ -3,7 +3,7 @@
 from grow.architectures.decoders.llama import O_BIAS, QKV_BIAS, block, rms_decoder, size
 from grow.architectures.decoders.qwen3 import QK_NORM
 from grow.architectures.experts.qwen2_moe import DENSE, ROUTED, ROUTER_FIELDS, routed
-from grow.architectures.family import Attention
+from grow.architectures.facts import Attention
 
 QWEN3_MOE = rms_decoder(
     "qwen3_moe",
