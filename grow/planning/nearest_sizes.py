@@ -35,12 +35,11 @@ def reachable(source: Architecture, new: Mapping[str, int]) -> bool:
     widths = [axis for axis in (*family.widths, "experts") if axis in old]
     if any(not old[axis] <= new[axis] <= cap_of(axis) for axis in widths) or new["heads"] % new["kv_heads"]:
         return False
+    if any(refusal.forbids(old[refusal.axis], new[refusal.axis]) for refusal in source.refusals):
+        return False
     if new["heads"] * new["head_dim"] > HEADS_WIDTH:
         return False
     if "experts" in old and new["experts"] % old["experts"]:
-        return False
-    limits = [limit for limit in family.refusals if limit.axis in old and source.holds(limit.when)]
-    if any(limit.forbids(old[limit.axis], new[limit.axis]) for limit in limits):
         return False
     if family.attention.whole_norm:
         grown = grow_heads(old["heads"], old["kv_heads"], new["heads"], new["kv_heads"], "copies")

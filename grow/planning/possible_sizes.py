@@ -19,9 +19,9 @@ def check_sizes(source: Architecture, new: Mapping[str, int]) -> None:
 
     given = {axis: new[axis] for axis in (*family.growable, *family.follows) if axis in new}
     family.check_caps(given, lambda name, size: option(to={name: size}))
-    for refusal in family.refusals:
+    for refusal in source.refusals:
         axis = refusal.axis
-        if refusal.forbids(old[axis], new[axis]) and source.holds(refusal.when):
+        if refusal.forbids(old[axis], new[axis]):
             near = sorted({new[axis] // old[axis], -(-new[axis] // old[axis])} - {0, 1})
             wholes = " or ".join(f"{field(axis)}={k * old[axis]}" for k in near)
             raise Refused(
