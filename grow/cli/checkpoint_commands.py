@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from grow import api
@@ -32,9 +34,24 @@ def inspect(src: str, revision: str | None, assume_harmless: str, as_json: bool)
 
 @click.command()
 @click.argument("name", required=False)
+@click.option(
+    "--derive",
+    metavar="MODEL_TYPE",
+    help="Derive the family of any stock model type from its classes: tiny random models of it are grown.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the derived family to this file, for --family of other commands.",
+)
 @as_json
-def families(name: str | None, as_json: bool) -> int:
-    """List the families and their sizes; with NAME, its table of tensors."""
+def families(name: str | None, derive: str | None, out: Path | None, as_json: bool) -> int:
+    """List the families and their sizes; with NAME, its table of tensors; or derive one that is not there."""
+    if derive is not None:
+        return _derive(name, derive, out, as_json)
+    if out is not None:
+        raise click.UsageError("--out has no effect without --derive, whose family it holds.")
     if name is not None and name not in FAMILIES:
         family_of(name)
     chosen = [FAMILIES[name]] if name else list(FAMILIES.values())
@@ -44,4 +61,20 @@ def families(name: str | None, as_json: bool) -> int:
         checkpoint_text.show_family(chosen[0])
     else:
         checkpoint_text.show_families(chosen)
+    return 0
+
+
+def _derive(name: str | None, model_type: str, out: Path | None, as_json: bool) -> int:
+    if name is not None:
+        raise click.UsageError("NAME shows a family that grow has, and --derive makes one: give one of them.")
+    derived = api.derive(model_type, out)
+    if as_json:
+        from grow.deriving.written import document
+
+        terminal.print_json(document(derived))
+    elif out is None:
+        click.echo(derived.text, nl=False)
+    else:
+        checkpoint_text.show_derivation(derived)
+        terminal.say(f"family: {out}")
     return 0
