@@ -33,12 +33,14 @@ class Norm:
     writes_stream  condition under which the norm's output is the residual stream (post-LN)
     affine         condition under which it has a gain (and a bias)
     bare           condition under which something reads the stream without a norm in between
+    last           condition under which the last hidden state that a class gives is behind the final norm
     """
 
     kind: str
     writes_stream: str = "never"
     affine: str = "always"
     bare: str = "never"
+    last: str = "always"
 
 
 @dataclass(frozen=True)
@@ -250,7 +252,7 @@ class Family:
     def conditions(self) -> Mapping[str, Condition]:
         """The text of every condition in the table and the facts -> what it means."""
         texts = {row.when for row in self.rows}
-        texts |= {self.norm.writes_stream, self.norm.affine, self.norm.bare}
+        texts |= {self.norm.writes_stream, self.norm.affine, self.norm.bare, self.norm.last}
         texts |= {self.attention.scaled, self.attention.index_scaled}
         texts |= {self.tie.when, self.tie.norms_when} if self.tie else set()
         texts |= {self.experts.normed} if self.experts else set()

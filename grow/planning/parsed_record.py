@@ -26,7 +26,7 @@ SPACES = {
     **{axis: axis for axis in ("vocab", "positions", "experts")},
 }
 """Space of coordinates -> the axis that says its size."""
-FIRST = ("hidden", "heads", "kv_heads", "head_dim", "layers", "vocab")  # axes that every family has
+FIRST = ("hidden", "heads", "kv_heads", "head_dim", "layers")  # axes that every family has
 
 
 @dataclass(frozen=True)
