@@ -150,7 +150,7 @@ PLANTED = {
     "isinstance(layer, transformers.models.x.Qwen2MoeSparseMoeBlock)": "a stock class",
     "state['transformer.wte.weight']": "a part of a tensor's name of gpt2",
     "FUSED = r'(^|\\.)query_key_value\\.'": "a part of a tensor's name of gpt_neox",
-    "layer.block.fc1": "a part of a tensor's name of phi",
+    "layer.block.sa_layer_norm": "a part of a tensor's name of distilbert",
     "config.get('_remove_final_layer_norm')": "a config field of opt",
     "config.rotary_pct": "a config field of gpt_neox",
     "Config(scale_attn_weights=True)": "a config field of gpt2",

@@ -17,7 +17,7 @@ from grow.models.as_configured import (
     carry_padding,
     skeleton,
 )
-from grow.models.experts import called
+from grow.models.fused_experts import called
 from grow.notation.dtypes import RAW
 from grow.planning.plan import Plan
 

@@ -21,7 +21,7 @@ from grow.models.as_configured import (
     check_class,
     twin_of,
 )
-from grow.models.experts import called
+from grow.models.fused_experts import called
 from grow.notation.dtypes import code_of
 from grow.notation.origins import SourcePart
 from grow.optimizer.torch_classes import refuse_sharded

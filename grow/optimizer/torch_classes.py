@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from grow.errors import BadInput, Refused
-from grow.models.experts import called
+from grow.models.fused_experts import called
 from grow.optimizer.dual_rule import POLICIES, grow_factored, grow_moment
 from grow.planning.plan import Plan
 from grow.planning.tensor import TensorPlan

@@ -4,7 +4,8 @@ from typing import Any
 
 from grow.architectures.common_fields import ELEMENTWISE
 from grow.architectures.encoders.bert import size
-from grow.architectures.family import Attention, Family, Norm
+from grow.architectures.facts import Attention, Norm
+from grow.architectures.family import Family
 
 AXES = {
     "hidden": "hidden_size",
