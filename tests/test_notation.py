@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import transformers
-from models import VARIANTS
+from models import FOUND, VARIANTS
 from stock_configs import NEEDED
 
 from grow.architectures import FAMILIES
@@ -17,7 +17,7 @@ from grow.architectures.config_values import check_fields
 from grow.architectures.match import match
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, Refused
-from grow.notation.axes import GAIN, READ, SHIFT, SIDES, STACK, WRITE, Label, parse_signature, parse_table
+from grow.notation.axes import GAIN, READ, SHIFT, SIDES, STACK, STORED, WRITE, Label, parse_signature, parse_table
 
 pytestmark = pytest.mark.quick
 
@@ -143,12 +143,12 @@ def test_a_table_with_a_bad_line_is_an_error(line):
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_every_familys_table_parses_and_uses_known_axes(family):
     assert family.rows
-    known = {*family.axes, "kv_heads", "head_dim", "labels"}
+    known = {*family.axes, "kv_heads", "head_dim", *STORED}
     for row in family.rows:
         assert set(row.signature.axes) <= known, row
-        assert len(row.signature.part.dims) in (1, 2)
+        assert len(row.signature.part.matrix.dims) in (1, 2)
         assert parse_signature(str(row.signature)) == row.signature
-        assert sum(dim.role == WRITE for dim in row.signature.dims) <= 1
+        assert sum(dim.role == WRITE for dim in row.signature.matrix.dims) <= 1
         for label in (label for dim in row.signature.dims for label in dim.labels):
             sides = {"head_dim": SIDES, "hidden": ("", "raw")}.get(label.axis, ("",))
             assert label.side in sides, f"{row}: which side?"
@@ -224,13 +224,13 @@ def test_a_tensor_that_no_row_has_is_an_error(family):
     config[family.axes["layers"]] = 1
     known = Architecture(family, config)
     sound = {
-        name: SimpleNamespace(dtype="F32", shape=row.signature.shape({**known.sizes, "labels": 2}))
+        name: SimpleNamespace(dtype="F32", shape=row.signature.shape({**FOUND, **known.sizes}))
         for name, row in known.tensors.items()
     }
     match(known, sound, "here")
     with pytest.raises(BadInput, match=r"extra\.weight"):
         match(known, {**sound, "extra.weight": SimpleNamespace(dtype="F32", shape=(2, 2))}, "here")
-    name, lost = next((n, t) for n, t in sound.items() if len(t.shape) == 2)
+    name, lost = next((n, t) for n, t in sound.items() if len(t.shape) == 2 and len(set(t.shape)) == 2)
     with pytest.raises(BadInput, match="missing"):
         match(known, {n: t for n, t in sound.items() if n != name}, "here")
     with pytest.raises(BadInput, match="has shape"):

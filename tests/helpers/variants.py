@@ -32,7 +32,7 @@ BERT = dict(
 DISTIL = dict(vocab_size=41, dim=12, hidden_dim=22, n_layers=2, n_heads=3, max_position_embeddings=64)
 
 VIT = dict(
-    hidden_size=12, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3, image_size=8, patch_size=4,
+    hidden_size=12, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3, image_size=16, patch_size=4,
     layer_norm_eps=0.05,
 )  # fmt: skip
 
