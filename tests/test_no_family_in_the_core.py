@@ -38,7 +38,7 @@ EVERYDAY = {
     "num_channels": "what a model of any type says of its images",
     "patch_size": "what a model of any type says of its images",
     "projection": "English",
-    "router": "English: what chooses experts",
+    "original_max_position_embeddings": "a parameter of RoPE, which some config classes repeat as a field",
     "summary": "English",
     "transformer": "English, and a module of sentence-transformers",
     "w3": "www.w3.org",

@@ -40,7 +40,7 @@ WRITE, READ, GAIN, SHIFT, STACK = "write", "read", "gain", "shift", "stack"
 INDICES = ("layers", "experts")  # axes along which tensors are counted instead of stacked
 STORED = {"labels", "positions", "channels", "patch", "pooled", "pixels"}
 """Axes that have the size that is stored and never grow, unless a config field says their size."""
-LOOKUPS = {"vocab", "positions", "types"}  # a table that these index is looked up row by row, not multiplied
+LOOKUPS = {"vocab", "positions", "types", "experts"}  # a table that these index is looked up row by row, not multiplied
 
 _LABEL = re.compile(r"(?P<axis>[a-z_]+)(?:\.(?P<side>[qkv]|raw))?$")
 _MARKS = re.compile(r"^(?P<dim>.+?)\s*(?<!\S)(?:(?P<gain>1?\*>?)|(?P<shift>\+))$")

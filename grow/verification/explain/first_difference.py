@@ -64,9 +64,11 @@ def without_effect(pair: Pair, tensors: Iterable[str]) -> list[str]:
     source, grown = (dict(pair.model(side, "float64").named_parameters()) for side in ("source", "grown"))
     reference = pair.outputs("source", "float64")
     model, missed = pair.model("source", "float64"), []
-    within, stored = _within(model), called(model) or {}
+    within = _within(model)
+    files = called(model) or {}
+    stored: dict[str, str] = {files.get(n, n): n for n in source if n in grown}
     for tensor in tensors:
-        name = next((n for n in source if same_end(stored.get(n, n), tensor) and n in grown), None)
+        name = next((n for file, n in stored.items() if same_end(file, tensor)), None)
         whole, where = (name, None) if name else within(tensor)
         if whole is None or whole not in grown or source[whole].is_meta:
             missed.append(tensor)
