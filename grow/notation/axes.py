@@ -269,7 +269,8 @@ def parse_signature(text: str) -> Signature:
         raise ValueError(f"signature {text!r} is neither `A <- B`, `A -> B`, `A *` nor `A +`")
     left_role, right_role = (WRITE, READ) if arrow["arrow"] == "<-" else (READ, WRITE)
     rows = [Dim(_space(group.strip(), text), left_role) for group in arrow["left"].split(",")]
-    columns = [Dim(_space(group.strip(), text), right_role) for group in arrow["right"].split(",") if group]
+    right = arrow["right"].split(",") if arrow["right"] else []
+    columns = [Dim(_space(group.strip(), text), right_role) for group in right]
     return Signature((*rows, *columns), text, len(rows))
 
 

@@ -66,7 +66,7 @@ def without_effect(pair: Pair, tensors: Iterable[str]) -> list[str]:
     model, missed = pair.model("source", "float64"), []
     within = _within(model)
     files = called(model) or {}
-    stored: dict[str, str] = {files.get(n, n): n for n in source if n in grown}
+    stored: dict[str, str] = {files.get(str(n), str(n)): n for n in source if n in grown}
     for tensor in tensors:
         name = next((n for file, n in stored.items() if same_end(file, tensor)), None)
         whole, where = (name, None) if name else within(tensor)
