@@ -19,10 +19,9 @@ from grow.architectures import FAMILIES
 from grow.architectures.family import Family
 from grow.errors import BadInput, did_you_mean, listing
 from grow.files.header import show
-from grow.spelling import option
+from grow.spelling import command, option
 
 LARGEST = 1_000_000  # bytes of a file that holds a family
-FIX = "a file as grow families --derive writes it"
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def _read(given: Any) -> Named:
             option(family=given),
             what=f"must be a Family or the path of a file, got {type(given).__name__}",
             why="it says what each tensor of a model type reads and writes",
-            fix=FIX,
+            fix=_fix(),
         )
     path = Path(given)
     where = option(family=show(path, 200))
@@ -83,10 +82,10 @@ def _read(given: Any) -> Named:
             where,
             what=f"cannot be read: {error.strerror or error}" + (f"; {near}" if near else ""),
             why="it is a file of Python that holds a Family",
-            fix=FIX,
+            fix=_fix(),
         ) from None
     if len(source) > LARGEST:
-        raise BadInput(where, what=f"has more than {LARGEST:,} bytes", why="a family is one table", fix=FIX)
+        raise BadInput(where, what=f"has more than {LARGEST:,} bytes", why="a family is one table", fix=_fix())
     space: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
     try:
         exec(compile(source, str(path), "exec"), space)
@@ -95,13 +94,17 @@ def _read(given: Any) -> Named:
             where,
             what=f"is not valid: {type(error).__name__}{_line(error, str(path))}: {error}",
             why="the file is run as Python, and its family must be one that a table can say",
-            fix="correct it, or derive it anew with grow families --derive",
+            fix=f"correct it, or derive it anew: {command('derive')}",
         ) from error
     found = {name: value for name, value in space.items() if isinstance(value, Family)}
     if len({id(family) for family in found.values()}) != 1:
         held = f"{len(found)} families: {listing(found)}" if found else "no Family"
-        raise BadInput(where, what=f"holds {held}; wanted one", why="it stands for one model type", fix=FIX)
+        raise BadInput(where, what=f"holds {held}; wanted one", why="it stands for one model type", fix=_fix())
     return Named(next(iter(found.values())), path.name, hashlib.sha256(source).hexdigest())
+
+
+def _fix() -> str:
+    return f"a file as {command('derive')} writes it"
 
 
 def _line(error: BaseException, file: str) -> str:

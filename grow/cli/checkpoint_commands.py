@@ -8,7 +8,7 @@ import click
 
 from grow import api
 from grow.architectures import FAMILIES, family_of
-from grow.cli import checkpoint_text, terminal
+from grow.cli import checkpoint_text, families_page, terminal
 from grow.cli.options import (
     as_json,
     harmless,
@@ -34,10 +34,12 @@ def inspect(src: str, revision: str | None, assume_harmless: str, as_json: bool)
 
 @click.command()
 @click.argument("name", required=False)
+@click.option("--markdown", is_flag=True, help="Print what every axis of every family can do, as a page.")
 @click.option(
     "--derive",
     metavar="MODEL_TYPE",
-    help="Derive the family of any stock model type from its classes: tiny random models of it are grown.",
+    help="Derive the family of a stock model type from its classes: tiny random models of it are grown. all: of every "
+    "type, as a page.",
 )
 @click.option(
     "--out",
@@ -46,17 +48,24 @@ def inspect(src: str, revision: str | None, assume_harmless: str, as_json: bool)
     help="Write the derived family to this file, for --family of other commands.",
 )
 @as_json
-def families(name: str | None, derive: str | None, out: Path | None, as_json: bool) -> int:
-    """List the families and their sizes; with NAME, its table of tensors; or derive one that is not there."""
+def families(name: str | None, markdown: bool, derive: str | None, out: Path | None, as_json: bool) -> int:
+    """List the families and their sizes; with NAME, its table of tensors, and what each of its axes can do; or derive
+    one that is not there."""
     if derive is not None:
         return _derive(name, derive, out, as_json)
     if out is not None:
         raise click.UsageError("--out has no effect without --derive, whose family it holds.")
+    if markdown:
+        for line in families_page.page([family_of(name)] if name else list(FAMILIES.values())):
+            terminal.say(line)
+        return 0
     if name is not None and name not in FAMILIES:
         family_of(name)
     chosen = [FAMILIES[name]] if name else list(FAMILIES.values())
     if as_json:
-        terminal.print_json({"schema": 1, "families": [checkpoint_text.family_document(f) for f in chosen]})
+        terminal.print_json(
+            {"schema": 1, "families": [checkpoint_text.family_document(f, whole=bool(name)) for f in chosen]}
+        )
     elif name:
         checkpoint_text.show_family(chosen[0])
     else:
@@ -67,6 +76,8 @@ def families(name: str | None, derive: str | None, out: Path | None, as_json: bo
 def _derive(name: str | None, model_type: str, out: Path | None, as_json: bool) -> int:
     if name is not None:
         raise click.UsageError("NAME shows a family that grow has, and --derive makes one: give one of them.")
+    if model_type == "all":
+        return _survey(out)
     derived = api.derive(model_type, out)
     if as_json:
         from grow.deriving.written import document
@@ -77,4 +88,16 @@ def _derive(name: str | None, model_type: str, out: Path | None, as_json: bool) 
     else:
         checkpoint_text.show_derivation(derived)
         terminal.say(f"family: {out}")
+    return 0
+
+
+def _survey(out: Path | None) -> int:
+    """Types that are done are kept beside the page, so that a survey that was stopped goes on."""
+    if out is None:
+        raise click.UsageError("--derive all takes --out, the page that it writes.")
+    from grow.deriving.file_of_a_family import place
+    from grow.deriving.survey import MARK, survey
+
+    survey(place(out, (MARK,), "a page of model types"), tell=lambda line: terminal.say(line, err=True))
+    terminal.say(f"page: {out}")
     return 0

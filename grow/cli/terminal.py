@@ -23,7 +23,7 @@ def say(text: str = "", *, err: bool = False) -> None:
 
 def tell_of_a_family(file: object) -> None:
     """A file of Python is run only where it is named, and that is said."""
-    if file is not None and first_process():
+    if file is not None and os.path.isfile(str(file)) and first_process():
         say(f"note: {file} is run as Python, for the family that it holds", err=True)
 
 

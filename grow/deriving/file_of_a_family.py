@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ FIX = "a file name in a folder that exists and can be written"
 def derive(model_type: str, out: str | os.PathLike | None = None) -> Derived:
     """See `grow.derive`."""
     check_text("model_type", model_type, "it is the model type of a config", "granite_swa")
-    target = None if out is None else _place(out)
+    target = None if out is None else place(out, MARKS, "a derived family")
     if model_type not in CONFIG_MAPPING_NAMES:
         raise BadInput(
             option(derive=model_type),
@@ -45,15 +46,16 @@ def derive(model_type: str, out: str | os.PathLike | None = None) -> Derived:
     return derived
 
 
-def _place(out: str | os.PathLike) -> Path:
-    check_path("out", out, "the family is a file of Python")
+def place(out: str | os.PathLike, marks: Sequence[bytes], words: str) -> Path:
+    """Where a file will lie; BadInput, before any work is done, where it cannot, or where another file is."""
+    check_path("out", out, "what is derived is a file")
     path = Path(os.path.realpath(out))
     where = option(out=os.fspath(out))
     if os.path.exists(path) and not path.is_file():
-        raise BadInput(where, what="is not a regular file", why="the family is one file", fix=FIX)
+        raise BadInput(where, what="is not a regular file", why="what is derived is one", fix=FIX)
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise BadInput(where, what="cannot be written", why=f"{path.parent} is not a folder", fix=FIX)
-    check_file(path, where, "a derived family", MARKS, "what somebody wrote is not lost")
+    check_file(path, where, words, marks, "what somebody wrote is not lost")
     return path
 
 

@@ -20,6 +20,7 @@ from grow.deriving.derivation import ENOUGH, derivation
 from grow.deriving.search import PROVED, REFUSED
 from grow.deriving.written import document
 
+MARK = b"finds out about the"
 SECONDS = 240
 """Of one type; a type that takes longer is written down as such."""
 

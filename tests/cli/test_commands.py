@@ -42,7 +42,7 @@ COMMANDS = {
     "data prepare": "INPUT... --field --json --no-end --out --overwrite --revision --seed --separator --split "
     "--tokenizer --validation",
     "inspect": "SRC --assume-harmless --json --revision",
-    "families": "NAME --derive --json --out",
+    "families": "NAME --derive --json --markdown --out",
     "completion": "SHELL",
 }
 ALIASES = {
