@@ -16,10 +16,11 @@ from grow.deriving.first_family import First, first_family
 from grow.deriving.first_table import NotDescribed
 from grow.deriving.growing import Trial
 from grow.deriving.search import MISSING, PROVED, REFUSED, Axis, Judge, axes_of, exact_trials, search
-from grow.deriving.tiny_models import NotBuilt, TinyModel, answers, built, fill, stock_config
+from grow.deriving.tiny_models import NotBuilt, TinyModel, answers, built, stock_config
 
 PART = "partial_rotary_factor"
-ENOUGH = ("hidden", "heads", "ffn", "layers")
+ENOUGH = ("hidden", "heads", "layers")
+FFNS = ("ffn", "expert_ffn")
 DRAWS = (2, 3)
 """Seeds of the further models on which every proved axis is grown once more."""
 
@@ -50,7 +51,7 @@ class Derived:
     @property
     def whole(self) -> bool:
         """Whether hidden, heads, FFN and depth are all proved."""
-        return set(ENOUGH) <= set(self.proved)
+        return set(ENOUGH) <= set(self.proved) and bool({*FFNS} & set(self.proved))
 
 
 def derivation(model_type: str) -> Derived:
@@ -77,7 +78,10 @@ def _searched(first: First) -> tuple[Family, list[Axis]]:
     if found["hidden"][-1].exact and len(found["hidden"]) > 1 and found["hidden"][0].off is not None:
         family = replace(family, norm=replace(family.norm, bare="always"))
     axes = []
-    for axis in found:  # once more: a fact that was found later may belong to an earlier axis, too
+    for axis in (a for a in found if not _held(family, a)):
+        axes.append(Axis(axis, MISSING, why="no tensor of a tiny model has it"))
+    for axis in (a for a in found if _held(family, a)):
+        # once more: a fact that was found later may belong to an earlier axis, too
         trials = exact_trials(family, tiny, axis)
         trials += [again for seed in DRAWS for again in _drawn_again(first, family, trials, seed)]
         exact = trials[0].exact or any(trial.exact for trial in trials)
@@ -87,6 +91,13 @@ def _searched(first: First) -> tuple[Family, list[Axis]]:
         else:
             axes.append(Axis(axis, REFUSED, tuple(trials), why=_least(trials)))
     return family, axes
+
+
+def _held(family: Family, axis: str) -> bool:
+    """Whether some tensor has the axis, or it needs none."""
+    if axis in ("layers", "head_dim", "heads", "kv_heads") or (axis == "positions" and family.attention.rope):
+        return True
+    return any(axis in row.signature.axes for row in family.rows)
 
 
 def _freest(trials: Sequence[Trial]) -> Mapping[str, int]:
@@ -160,7 +171,7 @@ def _dead(tiny: TinyModel, names: Sequence[str]) -> list[str]:
     model = built(tiny.cls, stock_config(tiny.model_type, tiny.fields))
     found = []
     for name in names:
-        fill(model, {**tiny.state, name: tiny.state[name] * 1.5 + 0.5})
+        tiny.fill(model, {**tiny.state, name: tiny.state[name] * 1.5 + 0.5})
         after = answers(model, tiny.batches)
         if all(torch.equal(value, tiny.outputs[key]) for key, value in after.items()):
             found.append(name)

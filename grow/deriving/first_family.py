@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from grow.architectures.common_fields import ELEMENTWISE, TRAINS
-from grow.architectures.facts import Attention, Chain, Norm, Tie
+from grow.architectures.facts import Attention, Chain, Experts, Norm, Tie
 from grow.architectures.family import Family
 from grow.deriving.config_facts import (
     class_prefix_of,
@@ -20,7 +20,7 @@ from grow.deriving.config_facts import (
     turned_part,
 )
 from grow.deriving.first_table import first_rows, table_text
-from grow.deriving.integer_fields import Moves, probed
+from grow.deriving.integer_fields import TOP_K_FIELDS, Moves, probed
 from grow.deriving.reading import Reads, traced
 from grow.deriving.row_conditions import with_classes, with_switches
 from grow.deriving.tiny_models import (
@@ -102,6 +102,7 @@ def first_family(model_type: str) -> First:
         norm=_norm(model, reads),
         attention=attention,
         tie=tie,
+        experts=_experts(moves, rows, said),
         sizes={},
         defaults=defaults_of(model_type, moves, said, switches),
         derived_head_dim="head_dim" not in moves.axes,
@@ -209,3 +210,14 @@ def _chain(moves: Moves, reads: Reads, rows: Mapping[str, tuple[str, str]]) -> C
     if len(norms) < 2 or len(into) != 1 or len(out) != 1:
         return None
     return Chain(first=norms[0], reads=into[0], writes=out[0], last=norms[-1])
+
+
+def _experts(moves: Moves, rows: Mapping[str, tuple[str, str]], said: Mapping[str, Any]) -> Experts | None:
+    """The router and what each token gets of the experts, where there are some."""
+    router = next((name for name, (signature, _) in rows.items() if signature.startswith("experts <- hidden")), "")
+    top_k = next((name for name in TOP_K_FIELDS if type(said.get(name)) is int), "")
+    if "experts" not in moves.axes or not router or not top_k:
+        return None
+    width = next((axis for axis in ("expert_ffn", "ffn") if axis in moves.axes), "")
+    parts: dict[str, tuple[str, ...]] = {name: () for name in rows if "{experts}" in name}
+    return Experts(width=width, top_k=top_k, router=router, parts=parts)

@@ -87,6 +87,7 @@ def spaces(moves: Moves, name: str, dim: int) -> list[str]:
     sides = (side,) if side else ("v", "q", "k")
     own = [axis for axis in moves.axes if axis not in SIZES]
     candidates = [*SINGLE, *own, *(f"(heads {axis})" for axis in own), *(f"({a} | {b})" for a in own for b in own)]
+    candidates += [f"({a} {b})" for a in own for b in ("ffn", "expert_ffn", "shared_ffn", *own) if a != b]
     candidates += [f"({h} head_dim.{s})" for s in sides for h in ("heads", "kv_heads")]
     candidates += [f"head_dim.{s}" for s in sides] + [f for f in FUSED if understood(f)]
     shape = moves.base[name]
@@ -116,7 +117,7 @@ def _space(text: str) -> Space:
 def signatures(moves: Moves, model: torch.nn.Module, reads: Reads, name: str) -> Iterator[str]:
     """Signatures that a tensor's shape and module admit, the likeliest first."""
     owner, _, leaf = name.rpartition(".")
-    module = model.get_submodule(owner)
+    module = dict(model.named_modules()).get(owner)  # None where files hold in parts what stock code holds in one
     shape = moves.base[name]
     options = [["labels"] if _is_labels(moves, name, d) else spaces(moves, name, d) for d in range(len(shape))]
     for d, found in enumerate(options):
@@ -124,7 +125,7 @@ def signatures(moves: Moves, model: torch.nn.Module, reads: Reads, name: str) ->
             moved = sorted(moves.moving(name, d))
             raise NotDescribed(name, f"dim {d} of size {shape[d]} follows {' and '.join(moved) or 'no field'}")
     attends = bool(ATTENTION.search(owner.lower()))
-    if is_norm(module):
+    if module is not None and is_norm(module):
         mark = "+" if leaf == "bias" else "*" if reads.norms.get(owner, True) else "*>"
         ordered = [s for s in options[0] if ("head" in s) == (attends and bool(side_of(name)))] or options[0]
         yield from (f"{space} {mark if space == 'hidden' else mark[0]}" for space in ordered)
@@ -133,6 +134,8 @@ def signatures(moves: Moves, model: torch.nn.Module, reads: Reads, name: str) ->
             yield from (f"{index} -> {space}" for space in options[1])
     elif len(shape) == 1:
         yield from (f"{space} <-" for space in _written(options[0], name, attends))
+    elif len(shape) == 2 and "experts" in options[0] and leaf.endswith("bias"):
+        yield from (f"[experts] {space} <-" for space in options[1])
     elif len(shape) == 2:
         out, into = (options[1], options[0]) if _stores_in_out(module) else (options[0], options[1])
         raw = not reads.source.get(owner, "?")
@@ -140,8 +143,19 @@ def signatures(moves: Moves, model: torch.nn.Module, reads: Reads, name: str) ->
             for b in _read(into, name, attends, a):
                 b = "hidden.raw" if raw and b == "hidden" and a not in ("hidden", "labels") else b
                 yield f"{b} -> {a}" if _stores_in_out(module) else f"{a} <- {b}"
+    elif len(shape) == 3 and "experts" in options[0]:
+        # of (experts, hidden, units) or (experts, units, hidden) the name says which way it goes
+        down = any(word in name.lower() for word in ("down", "output", "w2", "wo"))
+        for a in options[1]:
+            for b in options[2]:
+                yield f"[experts] {a} {'<-' if _is_stream(a) == down else '->'} {b}"
+                yield f"[experts] {a} {'->' if _is_stream(a) == down else '<-'} {b}"
     else:
         raise NotDescribed(name, f"a tensor of {len(shape)} dims")
+
+
+def _is_stream(text: str) -> bool:
+    return text in ("hidden", "hidden.raw")
 
 
 def _labels(text: str) -> list[str]:
@@ -169,7 +183,7 @@ def _read(options: list[str], name: str, attends: bool, writes: str) -> list[str
     return first + [s for s in options if s not in first]
 
 
-def _stores_in_out(module: torch.nn.Module) -> bool:
+def _stores_in_out(module: torch.nn.Module | None) -> bool:
     return type(module).__name__ == "Conv1D"
 
 

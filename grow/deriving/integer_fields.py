@@ -22,6 +22,9 @@ OPEN_SIZES = (10, 18, 26, 30, 34, 38, 42, 46, 50, 54)
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 LABELS = 5
 TOP_K = 2
+TOP_K_FIELDS = (
+    "num_experts_per_tok", "moe_topk", "moe_k", "num_experts_per_token", "moe_top_k", "top_k_experts",
+)  # fmt: skip
 WINDOW = 5
 EPS, EPS_FIELD = 0.05, re.compile(r"\w*(eps|epsilon)")
 
@@ -32,6 +35,13 @@ MORE_NAMES = {
     "head_dim": ("head_dim", "d_kv", "d_head", "attention_head_dim", "kv_channels"),
     "ffn": ("n_inner", "d_ff", "ffn_dim", "ffn_hidden_size", "intermediate_size", "inner_dim", "d_inner"),
     "layers": ("n_layer", "n_layers", "num_layers", "num_hidden_layers"),
+    "experts": ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
+    "expert_ffn": ("moe_intermediate_size", "expert_ffn_hidden_size", "moe_ffn_hidden_size"),
+    "shared_ffn": (
+        "shared_expert_intermediate_size",
+        "moe_shared_expert_intermediate_size",
+        "shared_intermediate_size",
+    ),
     "positions": ("n_positions", "max_seq_len", "seq_length", "max_position_embeddings", "n_ctx", "max_seq_length"),
 }
 """Names of an axis that no family has, the likeliest first; behaviour decides, a name only says what is tried."""
@@ -110,7 +120,7 @@ def usual_fields(config: Any) -> dict[str, Any]:
     for name, value in said.items():
         if EPS_FIELD.fullmatch(name) and isinstance(value, float):
             fields[name] = EPS
-        elif name == "num_experts_per_tok":
+        elif name in TOP_K_FIELDS and type(value) is int:
             fields[name] = TOP_K
         elif name == "sliding_window" and type(value) is int:
             fields[name] = WINDOW

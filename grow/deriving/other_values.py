@@ -46,6 +46,8 @@ def others(family: Family, axis: str) -> Iterator[Other]:
     }
     if axis in makers:
         yield from makers[axis](family)
+    if axis in family.units:
+        yield from _interleaved(family, axis)
 
 
 def with_line(family: Family, row: Row, signature: str, root: str = "") -> Family:
@@ -195,6 +197,18 @@ def _orders(row: Row) -> Iterator[str]:
     for order in permutations(parts):
         if order[-1] != parts[-1]:  # q and k meet in a product that does not know which is which
             yield text.replace(hit[0], f"({' | '.join(order)})")
+
+
+def _interleaved(family: Family, axis: str) -> Iterator[Other]:
+    """Gate and up of a unit beside each other in place of one behind the other, and the other way round."""
+    ways = (f"({axis} | {axis})", f"({axis} 2)")
+    for way, other in (ways, ways[::-1]):
+        rows = [row for row in family.rows if way in row.signature.text]
+        changed = family
+        for row in rows:
+            changed = with_line(changed, row, row.signature.text.replace(way, other), _root(row))
+        if rows:
+            yield Other(axis, "order of gate and up", other, changed)
 
 
 def _head_by_head(row: Row) -> Iterator[str]:

@@ -14,7 +14,7 @@ from grow.deriving.tiny_models import TinyModel
 FIRST = ("hidden", "head_dim", "heads", "kv_heads")
 TOGETHER = ("heads", "hidden", "head_dim")
 """Where head_dim is hidden / heads, none of them grows without the others, and heads show the least facts."""
-LIMIT = 300
+LIMIT = 150
 """Trials of an axis before it counts as one that no value fits."""
 PROVED, REFUSED, MISSING = "proved", "refused", "not described yet"
 

@@ -110,7 +110,7 @@ def page(found: list[Mapping[str, Any]]) -> str:
         "",
         "## Types with a table",
         "",
-        f"**whole**: {', '.join(ENOUGH)} are proved. **family**: grow has a table of its own.",
+        f"**whole**: {', '.join(ENOUGH)} and an FFN are proved. **family**: grow has a table of its own.",
         "",
         "| type | | proved | refused |",
         "|---|---|---|---|",

@@ -17,11 +17,14 @@ from grow.architectures.any_config import is_public
 from grow.architectures.conditions import HEADS
 from grow.files.json_floats import plain
 from grow.models.as_configured import skeleton
+from grow.models.fused_experts import in_files
 from grow.models.true_float64 import TrueFloat64, quiet
 from grow.notation.origins import SourcePart
 
 BASE = "Model"
 LENGTH = 17
+PARAMETER = 2.0**32
+"""More than a parameter of a tiny model has numbers; float64 holds its multiples for all parameters."""
 FIRST = 4
 """Ids below it may be those of padding and of the ends of a text."""
 
@@ -67,14 +70,18 @@ def built(cls: type, config: Any) -> Any:
     """The stock model without numbers: shapes alone."""
     try:
         with TrueFloat64():
-            return skeleton(cls, config).eval()
+            model = skeleton(cls, config).eval()
+            if getattr(model.config, "_experts_implementation", None) not in (None, "eager"):
+                model.set_experts_implementation("eager")  # the fast kernels take no float64
+            return model
     except Exception as error:  # whatever the model class of an unknown type raises
         raise NotBuilt(_first_line(error)) from error
 
 
 def shapes(cls: type, config: Any) -> dict[str, tuple[int, ...]]:
     """Name -> shape of all that the model stores; of two tied names the first."""
-    return {name: tuple(t.shape) for name, t in stored(built(cls, config)).items()}
+    model = built(cls, config)
+    return {name: tuple(t.shape) for name, t in as_in_files(model, stored(model)).items()}
 
 
 def stored(model: Any) -> dict[str, Any]:
@@ -85,6 +92,23 @@ def stored(model: Any) -> dict[str, Any]:
             seen.add(id(tensor))
             once[name] = tensor
     return once
+
+
+def as_in_files(model: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors of a model under the names and in the shapes of its files."""
+    try:
+        return in_files(model, tensors)
+    except Exception as error:  # whatever a conversion of an unknown type raises
+        raise NotBuilt(f"its files: {_first_line(error)}") from error
+
+
+def places(model: Any) -> dict[str, torch.Tensor]:
+    """Tensor in the files -> for each of its numbers the parameter, and the place in it, that it comes from."""
+    numbered = {
+        name: torch.arange(p.numel(), dtype=torch.float64).reshape(p.shape) + k * PARAMETER
+        for k, (name, p) in enumerate(stored(model).items())
+    }
+    return as_in_files(model, numbered)
 
 
 @dataclass(frozen=True)
@@ -107,6 +131,7 @@ class TinyModel:
     seed: int = 1
     config: dict[str, Any] = field(init=False)
     state: dict[str, torch.Tensor] = field(init=False)
+    converts: bool = field(init=False)
     outputs: dict[str, torch.Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -114,9 +139,11 @@ class TinyModel:
         model = built(self.cls, stock)
         self.config = {k: v for k, v in json.loads(stock.to_json_string()).items() if is_public(k)}
         self.config["architectures"] = [self.cls.__name__]
-        self.state = drawn(model, self.seed)
+        numbers = drawn(model, self.seed)
+        self.converts = set(as_in_files(model, stored(model))) != set(numbers)
+        self.state = self._filed(model, numbers) if self.converts else numbers
         self.batches = batches(stock, self.cls)
-        fill(model, self.state)
+        self.fill(model, self.state)
         self.outputs = answers(model, self.batches)
         dead = [k for k, v in self.outputs.items() if not bool(v.isfinite().all()) or not float(v.std()) > 1e-6]
         if dead or not self.outputs:
@@ -127,20 +154,38 @@ class TinyModel:
         return {name: Info("F64", tuple(t.shape)) for name, t in self.state.items()}
 
     def rows(self, part: SourcePart, start: int, stop: int) -> np.ndarray:
-        """Rows of a weight, as `grow.growth.model_source` gives them."""
-        rows: np.ndarray = self.state[part.tensor][start:stop].contiguous().numpy().reshape(stop - start, -1)
-        return rows
+        """Rows of a weight as the matrix that it lies flat as."""
+        tensor, (top, left) = self.state[part.tensor], part.corner
+        columns = part.columns or (tensor.shape[-1] if tensor.ndim > 1 else 1)
+        rows = tensor.reshape(-1, columns)[top + start : top + stop, left : left + part.matrix[1]]
+        return np.ascontiguousarray(rows.numpy())
 
     def model(self) -> Any:
         """The stock model that it is."""
         model = built(self.cls, stock_config(self.model_type, self.fields))
-        fill(model, self.state)
+        self.fill(model, self.state)
         return model
+
+    def fill(self, model: Any, state: Mapping[str, torch.Tensor]) -> None:
+        """The model with these numbers, under the names of its files; NotBuilt where some are missing."""
+        _fill(model, _unfiled(model, state) if self.converts else state)
+
+    def _filed(self, model: Any, numbers: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Numbers of parameters as the files hold them."""
+        whole = [tensor.flatten() for tensor in numbers.values()]
+        found = {}
+        for name, place in places(model).items():
+            owner, at = (place // PARAMETER).long(), (place % PARAMETER).long()
+            tensor = torch.empty(place.shape, dtype=torch.float64)
+            for k in owner.unique().tolist():
+                tensor[owner == k] = whole[k][at[owner == k]]
+            found[name] = tensor
+        return found
 
     def off(self, config: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> float:
         """max |Δ| / std over the outputs of a grown model, new classes of the vocabulary left out."""
         grown = built(self.cls, self._like(config))
-        fill(grown, state)
+        self.fill(grown, state)
         worst = 0.0
         for name, new in answers(grown, self.batches).items():
             old = self.outputs[name]
@@ -212,7 +257,20 @@ def drawn(model: Any, seed: int) -> dict[str, torch.Tensor]:
     return state
 
 
-def fill(model: Any, state: Mapping[str, torch.Tensor]) -> None:
+def _unfiled(model: Any, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors of files as the parameters of the model hold them."""
+    names = list(stored(model))
+    shaped = {name: torch.empty(p.shape, dtype=torch.float64) for name, p in stored(model).items()}
+    for name, place in places(model).items():
+        if name not in state or state[name].shape != place.shape:
+            raise NotBuilt(f"{name} has no numbers of its shape: the growth did not write it")
+        owner, at = (place // PARAMETER).long(), (place % PARAMETER).long()
+        for k in owner.unique().tolist():
+            shaped[names[k]].view(-1)[at[owner == k]] = state[name][owner == k]
+    return shaped
+
+
+def _fill(model: Any, state: Mapping[str, torch.Tensor]) -> None:
     with TrueFloat64():
         model.load_state_dict(dict(state), strict=False, assign=True)
         model.tie_weights()
