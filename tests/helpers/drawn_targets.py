@@ -142,7 +142,7 @@ def draw_derived(variant: str) -> dict[str, tuple[dict, dict]]:
     r, old = seeded(variant), sizes_of(variant)
     n, h, k, d, f = (old[a] for a in ("hidden", "heads", "kv_heads", "head_dim", "ffn"))
     family, found = grow.families[VARIANTS[variant].model_type], context(variant)
-    whole, halves = h if family.attention.whole_norm else 1, family.attention.rope == "half"
+    whole, halves = h if family.attention.whole_norm else 1, family.attention.rope in ("half", "pairs")
 
     def grown(heads: int, dim: int) -> dict[str, int]:
         """Groups of query heads stay as large as they are."""
