@@ -133,6 +133,11 @@ class Architecture:
         """The axis whose size an index counts up to: layers that share their tensors are counted in groups."""
         return "layer_groups" if index == "layers" and "layer_groups" in self.sizes else index
 
+    @cached_property
+    def branch_norms(self) -> frozenset[str]:
+        """Rows that are the gain of a norm behind a branch, in front of the residual stream."""
+        return frozenset(row.name for row in self.rows if row.signature.dims[0].behind)
+
     @property
     def norm_writes_stream(self) -> bool:
         """Whether a norm's output is the residual stream (post-LN)."""

@@ -27,6 +27,7 @@ ROPE = "rope:"
 HEADS = (
     *("ForCausalLM", "ForMaskedLM", "ForPreTraining", "LMHeadModel", "ForSequenceClassification"),
     *("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"),
+    *("ForImageClassification", "ForMaskedImageModeling"),
 )
 """What the names of stock model classes with a head end in."""
 

@@ -127,7 +127,7 @@ class Family:
     def conditions(self) -> Mapping[str, Condition]:
         """The text of every condition in the table and the facts -> what it means."""
         texts = {row.when for row in self.rows}
-        texts |= {self.norm.writes_stream, self.norm.affine, self.norm.bare}
+        texts |= {self.norm.writes_stream, self.norm.affine, self.norm.bare, self.norm.last}
         texts |= {self.attention.scaled, self.attention.index_scaled}
         texts |= {self.tie.when, self.tie.norms_when} if self.tie else set()
         texts |= {self.experts.normed} if self.experts else set()
@@ -161,11 +161,6 @@ class Family:
             facts = self.experts
             known |= set(filter(None, (facts.top_k, facts.switch, facts.only, facts.step)))
         return frozenset(known)
-
-    @cached_property
-    def branch_norms(self) -> frozenset[str]:
-        """Rows that are the gain of a norm behind a branch, in front of the residual stream."""
-        return frozenset(row.name for row in self.rows if row.signature.dims[0].behind)
 
     @cached_property
     def counts_positions(self) -> bool:
