@@ -28,7 +28,7 @@ COMMANDS = {
     "widen": f"{GROWTH} {WRITING} --family",
     "deepen": f"{EXACT} {LAYERS} {WRITING} --family --layers",
     "upcycle": f"{GROWTH} {WRITING} --every --experts --granularity --route --top-k",
-    "plan": f"{GROWTH} --family --world",
+    "plan": f"{GROWTH} --family --try --world",
     "compare": "--deepen --from --json --methods --out --rate --report --revision --seed --text --to --train-steps",
     "verify": "SRC GROWN --against --family --json --overwrite --record --recover --report --revision --rung --samples "
     "--seed --tasks",
