@@ -1,7 +1,7 @@
 """A family that somebody names for one call: a `Family`, or a file of Python that holds one. No other file is ever run.
 
-with named_family("granite_swa.py"):
-    architecture_of(config)      # also of a granite_swa
+with named_family("mine.py"):
+    architecture_of(config)      # of the type that the file is about, too
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ FIX = "a file name in a folder that exists and can be written"
 
 def derive(model_type: str, out: str | os.PathLike | None = None) -> Derived:
     """See `grow.derive`."""
-    check_text("model_type", model_type, "it is the model type of a config", "granite_swa")
+    check_text("model_type", model_type, "it is the model type of a config", "MODEL_TYPE")
     target = None if out is None else place(out, MARKS, "a derived family")
     if model_type not in CONFIG_MAPPING_NAMES:
         raise BadInput(

@@ -1,0 +1,92 @@
+"""Every fact of every family is needed: with another value of it some growth of a tiny random model is not exact.
+
+Without that a fact could be wrong, or a table could say too little, and no growth that the suite tries would show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import transformers
+from models import LONG, ONE_EACH, VARIANTS
+
+from grow.architectures import FAMILIES
+from grow.architectures.family import Family
+from grow.deriving.other_values import Other, others
+from grow.deriving.search import Judge, axes_of, exact_trials
+from grow.deriving.tiny_models import NotBuilt, TinyModel
+
+SHORT = ("llama", "gemma3_text", "olmo2", "gpt_neox", "bert-mlm")
+"""One of each construction that facts tell apart, for every day; `make large` judges all families."""
+
+
+def tiny_of(variant: str) -> TinyModel:
+    kind, auto, fields, _ = VARIANTS[variant]
+    config = transformers.AutoConfig.for_model(kind, **fields)
+    return TinyModel(kind, getattr(transformers, auto)._model_mapping[type(config)], fields)
+
+
+def incomplete(family: Family, tiny: TinyModel) -> list[str]:
+    """What is wrong: an axis that is neither exact nor refused by the family, a fact of which another value fits too."""
+    refused = {refusal.axis for refusal in family.refusals}
+    trials = {axis: exact_trials(family, tiny, axis) for axis in axes_of(family, tiny)}
+    proved = [axis for axis, found in trials.items() if found and found[-1].exact]
+    inexact = {axis: found[-1].words for axis, found in trials.items() if axis not in (*proved, *refused) and found}
+    judge = Judge(family, [tiny], proved)
+    return [f"{axis}: {words}" for axis, words in inexact.items()] + [
+        f"{axis}: {value.fact}: {value.value} fits too"
+        for axis in proved
+        for value in judge.values(axis)
+        if not value.fails and not value.idle
+    ]
+
+
+@pytest.mark.parametrize("variant", SHORT)
+def test_no_other_value_of_a_fact_fits(variant):
+    assert incomplete(FAMILIES[VARIANTS[variant].model_type], tiny_of(variant)) == []
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("variant", dict.fromkeys((*LONG, *ONE_EACH)))
+def test_no_other_value_of_a_fact_of_any_family_fits(variant):
+    try:
+        tiny = tiny_of(variant)
+    except NotBuilt as error:
+        assert "token ids" in str(error)  # what reads no text has no facts of its own here yet
+        return
+    assert incomplete(FAMILIES[VARIANTS[variant].model_type], tiny) == []
+
+
+@pytest.fixture(scope="module")
+def llama() -> TinyModel:
+    return tiny_of("llama")
+
+
+RIGHT = FAMILIES["llama"]
+EVERY = [other for axis in ("hidden", "head_dim", "heads", "layers") for other in others(RIGHT, axis)]
+
+
+@pytest.mark.parametrize("other", EVERY, ids=lambda other: f"{other.fact}: {other.value}")
+def test_a_family_with_one_wrong_fact_is_caught(llama, other: Other):
+    assert incomplete(other.family, llama) != []
+
+
+WHOLE_TABLE: dict[str, Callable[[Family], Family]] = {
+    "a row that writes ffn and reads hidden, the other way round": lambda f: _line(f, "mlp.up_proj", "hidden <- ffn"),
+    "kv heads called heads": lambda f: _line(f, "self_attn.k_proj", "(heads head_dim.k) <- hidden"),
+    "another field for ffn": lambda f: replace(f, axes={**f.axes, "ffn": "hidden_size"}),
+}
+
+
+def _line(family: Family, name: str, signature: str) -> Family:
+    lines = [
+        f"{line.split()[0]}  {signature}" if f"{name}.weight" in line else line for line in family.table.splitlines()
+    ]
+    return replace(family, table="\n".join(lines))
+
+
+@pytest.mark.parametrize("fault", WHOLE_TABLE)
+def test_a_wrong_row_grows_nothing(llama, fault):
+    assert len(incomplete(WHOLE_TABLE[fault](RIGHT), llama)) > 3
