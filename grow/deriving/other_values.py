@@ -133,7 +133,7 @@ def _of_head_dim(family: Family) -> Iterator[Other]:
         flipped = "never" if attention.scaled == "always" else "always"
         words = "not divided" if flipped == "never" else "divided by √head_dim"
         yield Other("head_dim", "scores", words, replace(family, attention=replace(attention, scaled=flipped)))
-    ropes = ROPES if attention.rope else ()
+    ropes: tuple[str | None, ...] = ROPES if attention.rope else ()
     if attention.rope not in ROPES:  # the same pairs, whose turns another thing says
         ropes = (None, "half")
     for rope in ropes:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import transformers
+from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from grow.architectures import FAMILIES
@@ -31,7 +32,7 @@ def survey(
     """The page of all types, or of these. What is done already lies beside it, line by line, and is not done again."""
     kept = out.with_suffix(".jsonl")
     done = {found["model_type"]: found for found in _lines(kept)}
-    wanted = types or tuple(sorted(CONFIG_MAPPING_NAMES))
+    wanted = types or tuple(sorted(CONFIG_MAPPING_NAMES, key=lambda t: (not _writes(t), t)))
     for model_type in wanted:
         if model_type in done:
             continue
@@ -39,11 +40,17 @@ def survey(
         with kept.open("a", encoding="utf-8") as file:
             file.write(json.dumps(done[model_type]) + "\n")
         tell(f"{model_type}: {_in_short(done[model_type])}")
-    text = page([done[t] for t in wanted])
+    text = page([done[t] for t in sorted(wanted)])
     partial = out.with_name(f".grow-types-{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, out)
     return text
+
+
+def _writes(model_type: str) -> bool:
+    """Whether the type has a language model: these come first, for the rest resist in a moment."""
+    tables = (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES)
+    return any(model_type in names for names in tables)
 
 
 def alone(model_type: str, seconds: int) -> dict[str, Any]:
