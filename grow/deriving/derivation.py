@@ -14,7 +14,7 @@ from grow.architectures.facts import Refusal
 from grow.architectures.family import Family
 from grow.deriving.first_family import First, first_family
 from grow.deriving.first_table import NotDescribed
-from grow.deriving.growing import Trial
+from grow.deriving.growing import Trial, failing
 from grow.deriving.search import MISSING, PROVED, REFUSED, Axis, Judge, axes_of, exact_trials, search
 from grow.deriving.tiny_models import NotBuilt, TinyModel, answers, built, stock_config
 
@@ -62,11 +62,10 @@ def derivation(model_type: str) -> Derived:
         kind = MISSING if isinstance(error, NotDescribed) else "stock code"
         return Derived(model_type, why=f"{kind}: {error}")
     family, axes = _searched(first)
-    family, tinies, notes = _kept_by_all(first, family, [a.axis for a in axes if a.status == PROVED])
+    family, tinies, notes = _kept_by_all(first, family, _exact(axes))
     axes = _judged(family, tinies, axes)
     family = replace(family, refusals=_refusals(axes))
-    proved = [axis.axis for axis in axes if axis.status == PROVED]
-    family, fields = _with_fields(first, family, proved)
+    family, fields = _with_fields(first, family, _exact(axes))
     return Derived(model_type, family, "", tuple(axes), fields, (*first.notes, *notes))
 
 
@@ -77,19 +76,21 @@ def _searched(first: First) -> tuple[Family, list[Axis]]:
         family, found[axis] = search(family, tiny, axis)
     if found["hidden"][-1].exact and len(found["hidden"]) > 1 and found["hidden"][0].off is not None:
         family = replace(family, norm=replace(family.norm, bare="always"))
-    axes = []
-    for axis in (a for a in found if not _held(family, a)):
-        axes.append(Axis(axis, MISSING, why="no tensor of a tiny model has it"))
+    axes, exact, trials = [], {}, {}
     for axis in (a for a in found if _held(family, a)):
         # once more: a fact that was found later may belong to an earlier axis, too
-        trials = exact_trials(family, tiny, axis)
-        trials += [again for seed in DRAWS for again in _drawn_again(first, family, trials, seed)]
-        exact = trials[0].exact or any(trial.exact for trial in trials)
-        again = [trial for trial in trials if trial.to == _freest(trials)]
-        if exact and all(trial.exact for trial in again):
-            axes.append(Axis(axis, PROVED, tuple(trials)))
+        trials[axis] = exact_trials(family, tiny, axis)
+        if trials[axis][-1].exact:
+            exact[axis] = trials[axis][-1].to
+    others = [TinyModel(first.model_type, tiny.cls, tiny.fields, seed=seed) for seed in DRAWS]
+    wrong = {axis for other in others for axis in failing(other, family, exact)}
+    for axis in found:
+        if axis not in trials:
+            axes.append(Axis(axis, MISSING, why="no tensor of a tiny model has it"))
+        elif axis in exact and axis not in wrong:
+            axes.append(Axis(axis, PROVED, tuple(trials[axis])))
         else:
-            axes.append(Axis(axis, REFUSED, tuple(trials), why=_least(trials)))
+            axes.append(Axis(axis, REFUSED, tuple(trials[axis]), why=_least(trials[axis])))
     return family, axes
 
 
@@ -100,21 +101,9 @@ def _held(family: Family, axis: str) -> bool:
     return any(axis in row.signature.axes for row in family.rows)
 
 
-def _freest(trials: Sequence[Trial]) -> Mapping[str, int]:
-    return next((trial.to for trial in trials if trial.exact), trials[0].to)
-
-
-def _drawn_again(first: First, family: Family, trials: Sequence[Trial], seed: int) -> list[Trial]:
-    """The exact growth of another draw of the same model."""
-    from grow.deriving.growing import tried
-
-    if not any(trial.exact for trial in trials):
-        return []
-    key = f"draw {seed}"
-    if key not in first.draws:
-        main = first.tinies[first.main]
-        first.draws[key] = TinyModel(first.model_type, main.cls, main.fields, seed=seed)
-    return [tried(first.draws[key], family, _freest(trials))]
+def _exact(axes: Sequence[Axis]) -> dict[str, Mapping[str, int]]:
+    """Axis -> the sizes to which it grew exactly, of the proved ones."""
+    return {axis.axis: axis.trials[-1].to for axis in axes if axis.status == PROVED}
 
 
 def _least(trials: Sequence[Trial]) -> str:
@@ -125,14 +114,16 @@ def _least(trials: Sequence[Trial]) -> str:
     return trials[-1].refused if trials else "it has no growth"
 
 
-def _kept_by_all(first: First, family: Family, proved: Sequence[str]) -> tuple[Family, list[TinyModel], list[str]]:
+def _kept_by_all(
+    first: First, family: Family, exact: Mapping[str, Mapping[str, int]]
+) -> tuple[Family, list[TinyModel], list[str]]:
     """The family without the classes and switches whose models a proved axis does not keep."""
     tinies, notes = [first.tinies[first.main]], []
     for words, tiny in first.tinies.items():
         if words == first.main:
             continue
         dead = _dead(tiny, [name for name in tiny.state if name not in first.tinies[first.main].state])
-        failed = [axis for axis in proved if not exact_trials(family, tiny, axis)[-1].exact]
+        failed = failing(tiny, family, exact)
         if not dead and not failed:
             tinies.append(tiny)
             continue
@@ -212,7 +203,7 @@ def _growth(trial: Trial) -> str:
     return " ".join(f"{axis}={n}" for axis, n in trial.to.items())
 
 
-def _with_fields(first: First, family: Family, proved: Sequence[str]) -> tuple[Family, dict[str, str]]:
+def _with_fields(first: First, family: Family, exact: Mapping[str, Mapping[str, int]]) -> tuple[Family, dict[str, str]]:
     """The family with every other field of the config: harmless where growths stay exact with another value of it that
     changes the outputs, fixed at its default elsewhere."""
     main, said, harmless, fixed = first.tinies[first.main], {}, [], {}
@@ -230,7 +221,7 @@ def _with_fields(first: First, family: Family, proved: Sequence[str]) -> tuple[F
                 if all(torch.equal(v, tiny.outputs[k]) for k, v in main.outputs.items()):
                     words = f"{other} changes no output of a tiny model"
                 else:
-                    bad = [axis for axis in proved if not exact_trials(family, tiny, axis)[-1].exact]
+                    bad = failing(tiny, family, exact)
                     words = f"with {other} {', '.join(bad)} would not be exact" if bad else ""
         if words:
             fixed[name] = ELEMENTWISE if isinstance(value, str) and value in ELEMENTWISE else (value,)

@@ -56,7 +56,6 @@ class First:
     tinies: dict[str, TinyModel]
     left: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    draws: dict[str, TinyModel] = field(default_factory=dict)
 
 
 def first_family(model_type: str) -> First:

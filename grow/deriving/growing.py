@@ -63,6 +63,26 @@ def same(a: Trial, b: Trial) -> bool:
     return all(torch.equal(tensor, b.state[name]) for name, tensor in a.state.items())
 
 
+def failing(tiny: TinyModel, family: Family, exact: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The axes whose growth is not exact on another model. What has no axis in common is tried in one growth.
+
+    exact  axis -> the sizes to which it grew exactly
+    """
+    groups: list[tuple[list[str], dict[str, int]]] = []
+    for axis, to in exact.items():
+        group = next((group for group in groups if not group[1].keys() & to.keys()), None)
+        if group is None:
+            groups.append(([axis], dict(to)))
+        else:
+            group[0].append(axis)
+            group[1].update(to)
+    found = []
+    for axes, to in groups:
+        if not tried(tiny, family, to).exact:
+            found += [axis for axis in axes if not tried(tiny, family, exact[axis]).exact]
+    return found
+
+
 def targets(family: Family, sizes: Mapping[str, int], axis: str) -> list[dict[str, int]]:
     """The sizes that an axis is grown to, the freest first: what is exact for it is exact for those behind it too."""
     return [to for to in _targets(family, sizes, axis) if to]

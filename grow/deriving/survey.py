@@ -32,7 +32,8 @@ def survey(
     """The page of all types, or of these. What is done already lies beside it, line by line, and is not done again."""
     kept = out.with_suffix(".jsonl")
     done = {found["model_type"]: found for found in _lines(kept)}
-    wanted = types or tuple(sorted(CONFIG_MAPPING_NAMES, key=lambda t: (not _writes(t), t)))
+    # language models first, and of them those that grow does not know
+    wanted = types or tuple(sorted(CONFIG_MAPPING_NAMES, key=lambda t: (not _writes(t), t in FAMILIES, t)))
     for model_type in wanted:
         if model_type in done:
             continue
@@ -48,7 +49,7 @@ def survey(
 
 
 def _writes(model_type: str) -> bool:
-    """Whether the type has a language model: these come first, for the rest resist in a moment."""
+    """Whether the type has a language model."""
     tables = (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES)
     return any(model_type in names for names in tables)
 

@@ -132,6 +132,7 @@ class TinyModel:
     config: dict[str, Any] = field(init=False)
     state: dict[str, torch.Tensor] = field(init=False)
     converts: bool = field(init=False)
+    config_class: Any = field(init=False)
     outputs: dict[str, torch.Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -139,6 +140,7 @@ class TinyModel:
         model = built(self.cls, stock)
         self.config = {k: v for k, v in json.loads(stock.to_json_string()).items() if is_public(k)}
         self.config["architectures"] = [self.cls.__name__]
+        self.config_class = type(stock)
         numbers = drawn(model, self.seed)
         self.converts = set(as_in_files(model, stored(model))) != set(numbers)
         self.state = self._filed(model, numbers) if self.converts else numbers
@@ -196,8 +198,7 @@ class TinyModel:
         return worst
 
     def _like(self, config: Mapping[str, Any]) -> Any:
-        stock = stock_config(self.model_type, {})
-        made = type(stock).from_dict(plain(dict(config)))
+        made = self.config_class.from_dict(plain(dict(config)))
         made._attn_implementation = "eager"
         return made
 
