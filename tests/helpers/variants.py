@@ -31,6 +31,11 @@ BERT = dict(
 )  # fmt: skip
 DISTIL = dict(vocab_size=41, dim=12, hidden_dim=22, n_layers=2, n_heads=3, max_position_embeddings=64)
 
+VIT = dict(
+    hidden_size=12, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3, image_size=8, patch_size=4,
+    layer_norm_eps=0.05,
+)  # fmt: skip
+
 EXPERTS = {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 14, "norm_topk_prob": True}
 SHARED = {k: v for k, v in EXPERTS.items() if k != "head_dim"} | {
     "hidden_size": 24, "shared_expert_intermediate_size": 22, "num_hidden_layers": 3,
@@ -64,6 +69,8 @@ TWO_ROPES = {
 LM, MLM, BASE = "AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModel"
 SEQUENCE, TOKEN = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
 QA, PRETRAINING = "AutoModelForQuestionAnswering", "AutoModelForPreTraining"
+IMAGE, PIXELS = "AutoModelForImageClassification", "AutoModelForMaskedImageModeling"
+LABELS = {"id2label": {i: str(i) for i in range(5)}, "label2id": {str(i): i for i in range(5)}}
 
 
 _FULL = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 1.0}
@@ -85,8 +92,7 @@ def _rope(kind: str, lengths=(17,), **parameters) -> Variant:
 
 def _heads(model_type: str, fields: dict, **autos: str) -> dict[str, Variant]:
     classes = {"base": BASE, "sequence": SEQUENCE, "token": TOKEN, "qa": QA, **autos}
-    labels = {"id2label": {i: str(i) for i in range(5)}, "label2id": {str(i): i for i in range(5)}}
-    labels |= {"pad_token_id": 0}
+    labels = LABELS | {"pad_token_id": 0}
     return {
         f"{model_type}-{name}": Variant(model_type, auto, fields | (labels if auto in (SEQUENCE, TOKEN) else {}))
         for name, auto in classes.items()
@@ -253,15 +259,19 @@ VARIANTS: dict[str, Variant] = {
     "mixtral-base": Variant("mixtral", BASE, LOCAL),
     "qwen2_moe-base": Variant("qwen2_moe", BASE, SHARED),
     "opt-post-base": Variant("opt", BASE, {**OPT, "do_layer_norm_before": False}),
+    "vit-image": Variant("vit", IMAGE, {**VIT, **LABELS, "qkv_bias": False}),
+    "vit-base": Variant("vit", BASE, {**VIT, "head_dim": 6, "pooler_output_size": 7}),
+    "vit-pixels": Variant("vit", PIXELS, {**VIT, "encoder_stride": 4}),
 }  # fmt: skip
 
-# One of each family with a head over the vocabulary, for what does not depend on the variant.
+# One of each family with a head, for what does not depend on the variant.
 ONE_EACH = (
     "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm", "distilbert-mlm",
     "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron",
     "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "olmoe",
     "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "stablelm",
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
+    "vit-image",
 )  # fmt: skip
 
 RELATIVES = (
@@ -276,6 +286,6 @@ KINDS = tuple(variant for variant in ONE_EACH if variant not in RELATIVES)
 LONG = (
     "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
     "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt",
-    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
+    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image",
 )  # fmt: skip
 """One of each construction, for what takes a second and more: together they have every fact that a table can state."""
