@@ -15,6 +15,7 @@ from grow.architectures.any_config import NOT_PLAIN, value_and_type
 from grow.architectures.architecture import Architecture
 from grow.architectures.common_fields import OLDER_ROPE, SIZES, TRAINS
 from grow.architectures.family import Family
+from grow.architectures.model_sizes import divisor_hint
 from grow.architectures.stock_source import Stock, stock_of
 from grow.errors import BadInput, Refused, did_you_mean, listing, near_miss
 from grow.files.json_floats import is_special
@@ -68,7 +69,7 @@ def check_fields(architecture: Architecture, harmless: Collection[str] = ()) -> 
             f"config.json: {family.axes['hidden']}",
             what=f"{sizes['heads']} heads do not divide hidden {sizes['hidden']}",
             why=f"the stock {family.model_type} config refuses it",
-            fix=architecture.divisor_hint(sizes["hidden"], sizes["heads"]),
+            fix=divisor_hint(family.axes["heads"], sizes["hidden"], sizes["heads"]),
         )
     if family.attention.rope:
         for config in architecture.ropes.values():

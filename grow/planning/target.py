@@ -103,7 +103,7 @@ def _from_text(source: Architecture, text: str, deepen: bool) -> Target:
         option(to=text),
         what="is not a size of the family, factor, field list, folder or config.json" + (f"; {hint}" if hint else ""),
         why=f"sizes of {family.model_type}: {', '.join(family.sizes)}",
-        fix=f"{option(to='2x')}, or {option(to={family.axes[a]: ... for a in ('hidden', 'heads')})}",
+        fix=f"{option(to='2x')}, or {option(to={family.axes[a]: ... for a in ('hidden', 'heads') if a in family.axes})}",
     )
 
 
