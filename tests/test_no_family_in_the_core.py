@@ -32,7 +32,7 @@ EVERYDAY = {
     "dim": "torch's name of a dimension",
     "ffn": "an axis of the notation",
     "h": "a letter",
-    "router": "English: what chooses experts",
+    "original_max_position_embeddings": "a parameter of RoPE, which some config classes repeat as a field",
     "summary": "English",
     "transformer": "English, and a module of sentence-transformers",
     "w3": "www.w3.org",

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from grow.architectures.common_fields import ELEMENTWISE, OLDER_ROPE
-from grow.architectures.facts import Chain, Tie
+from grow.architectures.facts import Chain, Refusal, Tie
 from grow.architectures.family import Family
 from grow.architectures.model_sizes import sizes_of
 from grow.architectures.size_laws import SizeLaw
@@ -206,6 +206,12 @@ class Architecture:
     def tie_norms(self) -> tuple[str, ...]:
         """Gain and bias of the norm in front of a tied head, () where there is none."""
         return self.tie.norms if self.tie and self.holds(self.tie.norms_when) else ()
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """The axes of this model that do not grow, or by whole multiples alone, and why."""
+        held = (refusal for refusal in self.family.refusals if self.holds(refusal.when))
+        return tuple(refusal for refusal in held if refusal.axis in self.sizes)
 
     def sparse(self, layer: int) -> bool:
         """Whether this layer has experts."""

@@ -129,10 +129,16 @@ class Tie:
 class Refusal:
     """An axis that does not grow.
 
-    why   in words, as the reason of a message: "the slopes of ALiBi follow the number of heads"
-    when  condition under which it does not
+    why        in words, as the reason of a message: "the slopes of ALiBi follow the number of heads"
+    when       condition under which it does not
+    multiples  it does grow by whole multiples
     """
 
     axis: str
     why: str
     when: str = "always"
+    multiples: bool = False
+
+    def forbids(self, n: int, m: int) -> bool:
+        """Whether the axis does not grow from n to m, where the condition holds."""
+        return m % n != 0 if self.multiples else m != n

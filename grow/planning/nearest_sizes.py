@@ -33,6 +33,8 @@ def reachable(source: Architecture, new: Mapping[str, int]) -> bool:
     widths = [axis for axis in (*family.widths, "experts") if axis in old]
     if any(not old[axis] <= new[axis] <= cap_of(axis) for axis in widths):
         return False
+    if any(refusal.forbids(old[refusal.axis], new[refusal.axis]) for refusal in source.refusals):
+        return False
     if "experts" in old and new["experts"] % old["experts"]:
         return False
     if any(law.value(new) != new[axis] for axis, law in source.followed.items()):
