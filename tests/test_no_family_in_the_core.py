@@ -29,9 +29,15 @@ EVERYDAY = {
     "activation": "English, and torch.nn.modules.activation",
     "activation_function": "what sentence-transformers calls the end of its dense layer",
     "cls": "Python's name of a class, and a way to pool",
+    "cls_token": "a way to pool, as sentence-transformers calls it",
     "dim": "torch's name of a dimension",
     "ffn": "an axis of the notation",
     "h": "a letter",
+    "image_size": "what a model of any type says of its images",
+    "layernorm": "a kind of norm",
+    "num_channels": "what a model of any type says of its images",
+    "patch_size": "what a model of any type says of its images",
+    "projection": "English",
     "original_max_position_embeddings": "a parameter of RoPE, which some config classes repeat as a field",
     "summary": "English",
     "transformer": "English, and a module of sentence-transformers",
@@ -64,7 +70,9 @@ def owned() -> dict[str, str]:
             owners[field, "a config field"].add(kind)
         names = [*(row.name for row in family.rows), *(name for pair in family.spelling for name in pair)]
         names += [*family.stale, *(family.experts.fused if family.experts else ())]
-        for part in {part for name in names for part in name.split(".") if part and "{" not in part}:
+        for part in {
+            part for name in names for part in name.split(".") if part and "{" not in part and not part.isdigit()
+        }:
             owners[part, "a part of a tensor's name"].add(kind)
     return {
         name: f"{what} of {next(kind for kind in FAMILIES if kind in of)}"

@@ -11,7 +11,7 @@ from grow.architectures.architecture import Architecture
 from grow.architectures.family import Family
 from grow.architectures.match_faults import DTYPE, SHAPE, TWICE, Stored, check_strange, report_faults
 from grow.errors import BadInput, Refused
-from grow.notation.axes import INDICES, Row
+from grow.notation.axes import INDICES, STORED, Row
 from grow.notation.dtypes import BITS
 from grow.notation.origins import AS_IT_IS, Constant, Drawn, Read, SourcePart, Stack
 
@@ -148,7 +148,7 @@ def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]) ->
     dims = row.signature.dims
     shape = tuple(info.shape)
     wanted = tuple(
-        dim.size(sizes) if all(label.axis in sizes for label in dim.labels) else got
+        got if any(label.axis in STORED - sizes.keys() for label in dim.labels) else dim.size(sizes)
         for dim, got in zip(dims, shape + (0,) * len(dims))
     )
     if shape != wanted:

@@ -16,7 +16,7 @@
 
 The arrow points at what is produced. Parentheses are one stored dimension: a product of axes, outer axis first, or
 several products one behind the other with `|` in between; a number is so many coordinates that never grow. Nor does an
-axis for which the family has no config field: it has the size that is stored.
+axis of `STORED` for which the family has no config field: it has the size that is stored.
 `kv_heads q_per_kv` in a row is the space of query heads and is called `heads`; size 1 is a size.
 `head_dim.q`, `.k` and `.v` have one size and separate coordinates: q meets k in a dot product,
 v meets the output projection. So have `hidden`, as it is behind a norm with a gain, and `hidden.raw`.
@@ -38,6 +38,8 @@ from functools import cache
 SIDES = ("q", "k", "v")
 WRITE, READ, GAIN, SHIFT, STACK = "write", "read", "gain", "shift", "stack"
 INDICES = ("layers", "experts")  # axes along which tensors are counted instead of stacked
+STORED = {"labels", "positions", "channels", "patch", "pooled", "pixels"}
+"""Axes that have the size that is stored and never grow, unless a config field says their size."""
 LOOKUPS = {"vocab", "positions", "types", "experts"}  # a table that these index is looked up row by row, not multiplied
 
 _LABEL = re.compile(r"(?P<axis>[a-z_]+)(?:\.(?P<side>[qkv]|raw))?$")
@@ -267,7 +269,8 @@ def parse_signature(text: str) -> Signature:
         raise ValueError(f"signature {text!r} is neither `A <- B`, `A -> B`, `A *` nor `A +`")
     left_role, right_role = (WRITE, READ) if arrow["arrow"] == "<-" else (READ, WRITE)
     rows = [Dim(_space(group.strip(), text), left_role) for group in arrow["left"].split(",")]
-    columns = [Dim(_space(group.strip(), text), right_role) for group in arrow["right"].split(",") if group]
+    right = arrow["right"].split(",") if arrow["right"] else []
+    columns = [Dim(_space(group.strip(), text), right_role) for group in right]
     return Signature((*rows, *columns), text, len(rows))
 
 

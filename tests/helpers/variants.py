@@ -36,7 +36,7 @@ MAMBA = dict(
     expand=2, pad_token_id=0, bos_token_id=0, eos_token_id=0,
 )  # fmt: skip
 VIT = dict(
-    hidden_size=12, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3, image_size=8, patch_size=4,
+    hidden_size=12, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3, image_size=16, patch_size=4,
     layer_norm_eps=0.05,
 )  # fmt: skip
 
