@@ -41,6 +41,7 @@ class Family:
     fixed     field -> the only values for which the table is true
     reads     fields that the growth interprets (beyond `axes`)
     harmless  fields that no width growth can disturb
+    attention  what sits between q and k, of a family that has heads
     spelling  (stored, table) suffixes: older or on-disk names of the same tensor
     stale     suffixes of stored buffers that stock code ignores; they are left out of the result
     divides   the stock config refuses hidden % heads != 0
@@ -72,7 +73,7 @@ class Family:
     norm: Norm
     tie: Tie | None
     sizes: Mapping[str, Mapping[str, int]]
-    attention: Attention = Attention()
+    attention: Attention = field(default_factory=Attention)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     derived_head_dim: bool = False
     divides: bool = False

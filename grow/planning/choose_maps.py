@@ -60,7 +60,9 @@ def scored_maps(
 ) -> tuple[dict[str, AxisMap], dict[str, Any], dict[str, str]]:
     """(space -> map, config fields that change, axis -> how in words) of the axes that a dot product sums over: what
     their sides become follows from the sizes alone."""
-    maps, changes, words = {}, {}, {}
+    maps: dict[str, AxisMap] = {}
+    changes: dict[str, Any] = {}
+    words: dict[str, str] = {}
     if source.family.attends:
         maps, changes, words["head_dim"] = _head_dim_maps(source, new["head_dim"])
     for axis in source.family.scored:

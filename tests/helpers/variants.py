@@ -319,5 +319,6 @@ LONG = (
     "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image",
     "olmoe", "gpt_oss", "phimoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox",
     "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
+    "mamba",
 )  # fmt: skip
 """One of each construction, for what takes a second and more: together they have every fact that a table can state."""

@@ -23,7 +23,7 @@ STEPS = 24  # most single steps after it: each reads every weight once, which is
 DECODED = ("random", "left_padded", "beyond_window")
 TOKEN_OUTPUTS = ("logits", "last_hidden_state")
 CACHES = ("past_key_values", "cache_params")
-"""What stock code calls a cache; the second one holds states and no keys, so a step is told of its own padding alone."""
+"""What stock code calls a cache; the second holds states and no keys, so a step is told of its own padding alone."""
 
 
 def decodes(pair: Pair) -> bool:
