@@ -81,13 +81,17 @@ class Architecture:
         """Tensor name -> row for every tensor that a checkpoint with this config may hold."""
         tensors: dict[str, Row] = {}
         for row in self.family.rows:
-            layers = range(self.sizes["layers"]) if "{layers}" in row.name else (None,)
+            layers = range(self.sizes[self.counting("layers")]) if "{layers}" in row.name else (None,)
             experts = range(self.sizes["experts"]) if "{experts}" in row.name else (None,)
             for layer in layers:
                 if self.holds(row.when, layer):
                     name = row.name.replace("{layers}", str(layer))
                     tensors.update((name.replace("{experts}", str(expert)), row) for expert in experts)
         return tensors
+
+    def counting(self, index: str) -> str:
+        """The axis whose size an index counts up to: layers that share their tensors are counted in groups."""
+        return "layer_groups" if index == "layers" and "layer_groups" in self.sizes else index
 
     @property
     def norm_writes_stream(self) -> bool:

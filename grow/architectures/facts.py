@@ -36,7 +36,8 @@ class Attention:
 
     scaled      condition under which scores are divided by √head_dim
     rope        None; "half" (rotates coordinates i and i + head_dim/2); "pairs" (2i and 2i + 1); "partial" (the
-                first `partial_rotary_factor · head_dim` coordinates are rotated in either way, the rest pass through)
+                first `partial_rotary_factor · head_dim` coordinates are rotated in either way, the rest pass through);
+                "table" (2i and 2i + 1, as a table in the checkpoint says: `positions -> head_dim.turn`)
     qk_norm     an RMSNorm over head_dim on q and on k
     whole_norm  that norm is over all heads at once
     index_scaled  condition under which scores are divided by the layer's index + 1, too

@@ -14,7 +14,17 @@ from typing import Any
 import torch
 import transformers
 from torch.overrides import TorchFunctionMode
-from variants import KINDS, LLAMA, LM, LONG, MLM, ONE_EACH, VARIANTS, Variant  # noqa: F401  tests import them from here
+from variants import (  # noqa: F401  tests import them from here
+    KINDS,
+    LLAMA,
+    LM,
+    LONG,
+    MLM,
+    ONE_EACH,
+    SHARING,
+    VARIANTS,
+    Variant,
+)
 
 FOUND = {"labels": 3, "positions": 17, "channels": 3, "patch": 4, "pooled": 7, "pixels": 48, "kernel": 4}
 """Sizes of axes that no config field says."""
@@ -124,6 +134,9 @@ ENCODERS = (
     "ernie",
     "electra",
     "eurobert",
+    "roformer",
+    "mpnet",
+    "albert",
 )
 """Model types that read a text in both directions."""
 
