@@ -21,7 +21,7 @@ def everything(variant: str, factor: int) -> dict[str, int]:
     old, r = Architecture(grow.families[kind], fields).sizes, seeded(variant)
     named = set(grow.families[kind].axes)
     target = {a: factor * old[a] for a in ("hidden", "heads", "kv_heads") if a in named}
-    target |= {axis: old[axis] + r.randint(1, 9) for axis in ("ffn", "inner", "dt_rank", "state") if axis in old}
+    target |= {axis: old[axis] + r.randint(1, 9) for axis in ("ffn", "inner", "dt_rank", "ssm_state") if axis in old}
     target["layers"] = old["layers"] + r.randint(1, 3)
     return target | {axis: old[axis] + more for axis, more in (("vocab", 3), ("positions", 5)) if axis in old}
 

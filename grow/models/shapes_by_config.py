@@ -38,7 +38,7 @@ SIZES = {
     "shared_ffn": 34,
     "inner": 62,
     "dt_rank": 22,
-    "state": 14,
+    "ssm_state": 14,
     "experts": 5,
 }
 

@@ -116,10 +116,10 @@ class _Assembly:
     def _matrix(
         self, place: _Place, old: Matched, treated: Read, maps: Mapping[str, AxisMap], dtype: str, inserted: bool
     ) -> TensorPlan:
-        """A tensor of several dims, as the one matrix that lies in it."""
+        """A tensor of several dims, as the one matrix, or vector, that lies in it."""
         signature = old.row.signature
         dims = _maps(signature.matrix, maps, _sizes(signature, old.shape, maps))
-        shape = signature.flat(old.shape)
+        shape = signature.flat(old.shape)[: len(dims)]
         part = replace(old.stored, shape=shape)
         grown = tuple(n if m is None else m.m for m, n in zip(dims, shape))
         return TensorPlan(

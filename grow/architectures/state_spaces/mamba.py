@@ -11,13 +11,13 @@ from grow.architectures.family import Family
 TABLE = """
 backbone.embeddings.weight                       vocab -> hidden
 backbone.layers.{layers}.norm.weight             hidden *
-backbone.layers.{layers}.mixer.A_log             inner, state.k <-
+backbone.layers.{layers}.mixer.A_log             inner, ssm_state.k <-
 backbone.layers.{layers}.mixer.D                 inner <-
 backbone.layers.{layers}.mixer.conv1d.weight     inner <- 1, kernel
 backbone.layers.{layers}.mixer.conv1d.bias       inner <-                                ? use_conv_bias
 backbone.layers.{layers}.mixer.in_proj.weight    (inner | inner) <- hidden
 backbone.layers.{layers}.mixer.in_proj.bias      (inner | inner) <-                      ? use_bias
-backbone.layers.{layers}.mixer.x_proj.weight     (dt_rank | state.k | state.q) <- inner
+backbone.layers.{layers}.mixer.x_proj.weight     (dt_rank | ssm_state.k | ssm_state.q) <- inner
 backbone.layers.{layers}.mixer.dt_proj.weight    inner <- dt_rank
 backbone.layers.{layers}.mixer.dt_proj.bias      inner <-
 backbone.layers.{layers}.mixer.out_proj.weight   hidden <- inner
@@ -30,7 +30,7 @@ AXES = {
     "hidden": "hidden_size",
     "inner": "intermediate_size",
     "dt_rank": "time_step_rank",
-    "state": "state_size",
+    "ssm_state": "state_size",
     "layers": "num_hidden_layers",
     "vocab": "vocab_size",
 }
