@@ -29,7 +29,8 @@ UNITS = ("copies", "unread")
 def free(variant: str) -> bool:
     """Whether head_dim is a size of its own, and not hidden / heads."""
     kind, _, fields, _ = VARIANTS[variant]
-    return "head_dim" not in Architecture(grow.families[kind], fields).followed
+    source = Architecture(grow.families[kind], fields)
+    return source.family.attends and "head_dim" not in source.followed
 
 
 def context(variant: str) -> str:
@@ -215,10 +216,9 @@ def draw_headless(variant: str) -> dict[str, tuple[dict, dict]]:
 
 def draw(variant: str) -> dict[str, tuple[dict, dict]]:
     """Every kind of growth for a head over the vocabulary; two of them for the other heads of the same trunk."""
-    kind = VARIANTS[variant].model_type
-    drawn = draw_free if kind in FREE else draw_derived if grow.families[kind].attends else draw_headless
+    attends = grow.families[VARIANTS[variant].model_type].attends
+    drawn = draw_headless if not attends else draw_free if free(variant) else draw_derived
     cases = drawn(variant)
-    cases = (draw_free if free(variant) else draw_derived)(variant)
     if VARIANTS[variant].auto not in ("AutoModelForCausalLM", "AutoModelForMaskedLM"):
         exact = next(c for c in ("together-0", "together", "both") if c in cases)
         return {"hidden-2x": ({"hidden": 2 * sizes_of(variant)["hidden"]}, {}), exact: cases[exact]}
