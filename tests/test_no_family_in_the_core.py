@@ -74,7 +74,8 @@ def owned() -> dict[str, str]:
 
 
 OWNED = owned()
-PUBLISHED = re.compile(r"llama[- ]?pro|progressive llama", re.IGNORECASE)  # the name of a method and its paper
+# the name of a method and its paper, and that of a parameter of RoPE
+PUBLISHED = re.compile(r"llama[- ]?pro|progressive llama|llama_4_scaling_beta", re.IGNORECASE)
 AXES = {
     axis: kinds[0]
     for axis in {axis for f in FAMILIES.values() for axis in f.axes}
