@@ -18,14 +18,16 @@ def facts(family: Family) -> set[object]:
     """What a table and its facts state, without names and sizes."""
     attention, norm, experts = family.attention, family.norm, family.experts
     stated: set[object] = {(norm.kind, norm.writes_stream, norm.affine != "always")}
-    stated |= {("rope", attention.rope), ("q and k", attention.qk_norm, attention.whole_norm)}
+    stated |= {("rope", attention.rope, attention.rotated != ""), ("q and k", attention.qk_norm, attention.whole_norm)}
     stated |= {("scores", attention.scaled != "always", attention.index_scaled != "never")}
     stated |= {
         ("head_dim", family.derived_head_dim),
+        ("runs", bool(family.layer_runs)),
         ("window", bool(family.window)),
         ("periods", bool(family.periods)),
     }
     stated |= {("kinds of RoPE", len(family.rope_kinds)), ("bare", norm.bare == "always")}
+    stated |= {("computed", one.times, one.of) for one in family.computed}
     stated |= {("tie", family.tie is not None and len(family.tie.norms))}
     if experts:
         stated |= {("experts", bool(experts.shared), bool(experts.step), experts.normed == "always")}

@@ -148,7 +148,7 @@ PLANTED = {
     "name = f'{prefix}LlamaForCausalLM'": "a stock class of llama",
     "from transformers import OPTConfig": "a stock class",
     "isinstance(layer, transformers.models.x.Qwen2MoeSparseMoeBlock)": "a stock class",
-    "state['transformer.wte.weight']": "a part of a tensor's name of gpt2",
+    "state['gpt_neox.embed_in.weight']": "a part of a tensor's name of gpt_neox",
     "FUSED = r'(^|\\.)query_key_value\\.'": "a part of a tensor's name of gpt_neox",
     "layer.block.sa_layer_norm": "a part of a tensor's name of distilbert",
     "config.get('_remove_final_layer_norm')": "a config field of opt",
@@ -156,7 +156,7 @@ PLANTED = {
     "Config(scale_attn_weights=True)": "a config field of gpt2",
     "for axis in (*GROWABLE, 'embed'): pass": "an axis of opt",
     "sizes['shared_ffn']": "an axis of qwen2_moe",
-    "TABLE = 'lm_head.weight\\nwte.weight'": "a part of a tensor's name of gpt2",
+    "TABLE = 'lm_head.weight\\nproject_in.weight'": "a part of a tensor's name of opt",
 }
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from grow.architectures.common_fields import ELEMENTWISE, OLDER_ROPE
-from grow.architectures.family import Chain, Family, Tie
+from grow.architectures.family import Chain, Computed, Family, Tie
 from grow.errors import BadInput
 from grow.files.header import show
 from grow.notation.axes import READ, Label, Row
@@ -69,6 +69,8 @@ class Architecture:
         family = self.family
         sizes: dict[str, int] = {}
         for axis, name in family.axes.items():
+            if axis in self.computed:
+                continue
             value = self.get(name)
             if axis == "ffn" and value is None:
                 value = 4 * sizes["hidden"]  # n_inner = None
@@ -82,7 +84,7 @@ class Architecture:
                     fix=f"set {name} to the size that the weights have",
                 )
             sizes[axis] = value
-        sizes.setdefault("kv_heads", sizes["heads"])
+        sizes |= {axis: one.size(sizes) for axis, one in self.computed.items()}
         family.check_caps(sizes)
         if "head_dim" not in sizes:
             if sizes["hidden"] % sizes["heads"]:
@@ -102,6 +104,14 @@ class Architecture:
                 fix=self.divisor_hint(sizes["heads"], sizes["kv_heads"], "kv_heads"),
             )
         return sizes
+
+    @cached_property
+    def computed(self) -> Mapping[str, Computed]:
+        """Axis -> the equation of its size, of those that stock code computes for this config."""
+        axes = {one.axis: one for one in reversed(self.family.computed) if self.holds(one.when)}
+        if "kv_heads" not in self.family.axes:
+            axes.setdefault("kv_heads", Computed("kv_heads", 1, "heads"))
+        return axes
 
     def divisor_hint(self, whole: int, part: int, axis: str = "heads") -> str:
         """The divisors of `whole` that are nearest to `part`, as values of the axis's field."""

@@ -15,6 +15,7 @@ from grow.architectures.any_config import NOT_PLAIN, value_and_type
 from grow.architectures.architecture import Architecture
 from grow.architectures.common_fields import OLDER_ROPE, SIZES, TRAINS
 from grow.architectures.family import Family
+from grow.architectures.layer_runs import expanded
 from grow.architectures.stock_source import Stock, stock_of
 from grow.errors import BadInput, Refused, did_you_mean, listing, near_miss
 from grow.files.json_floats import is_special
@@ -70,6 +71,15 @@ def check_fields(architecture: Architecture, harmless: Collection[str] = ()) -> 
             why=f"the stock {family.model_type} config refuses it",
             fix=architecture.divisor_hint(sizes["hidden"], sizes["heads"]),
         )
+    if field := family.attention.rotated:
+        rotated = architecture.get(field)
+        if type(rotated) is not int or not 0 < rotated <= sizes["head_dim"] or rotated % 2:
+            raise BadInput(
+                f"config.json: {field}",
+                what=f"{rotated!r}; wanted an even number from 2 to head_dim, {sizes['head_dim']}",
+                why="so many coordinates of each head turn in pairs",
+                fix=f"set {field} to what the model was trained with",
+            )
     if family.attention.rope:
         for config in architecture.ropes.values():
             check_rope(config, sizes["head_dim"], partial=family.attention.rope == "partial")
@@ -132,6 +142,11 @@ def _contradictions(architecture: Architecture) -> Iterator[tuple[str, str, str]
         if name in config and other in config and config[name] != config[other]:
             values = f"{_show(config[name])}, and {other}: {_show(config[other])}"
             yield name, f"{values}: both are names of one field", f"remove one of {name} and {other} from config.json"
+    for name, listed in architecture.family.layer_runs.items():
+        entries = expanded(architecture.get(name))
+        if config.get(listed) is not None and entries is not None and config[listed] != entries:
+            what = f"{_show(config[listed])}, and {name} says {_show(entries)}"
+            yield listed, what, f"remove {listed} from config.json: it follows from {name}"
 
 
 def _faults(architecture: Architecture, stock: Stock) -> Iterator[tuple[str, str, str]]:
@@ -177,6 +192,10 @@ def _wanted(family: Family, stock: Stock, name: str, value: Any, layers: int | N
         kinds = family.layer_values.get(name, kinds)
         if not isinstance(value, list) or len(value) != layers or any(kind not in kinds for kind in value):
             return f"a list of {layers} of {', '.join(map(str, kinds))}"
+    if name in family.layer_runs:
+        entries, kinds = expanded(value), family.layer_values[family.layer_runs[name]]
+        if entries is None or len(entries) != layers or any(kind not in kinds for kind in entries):
+            return f"runs [[kinds, times], …] that make {layers} layers of {', '.join(map(str, kinds))}"
     if (
         family.experts
         and name in (family.experts.step, family.experts.top_k)

@@ -36,6 +36,7 @@ class Attention:
     scaled      condition under which scores are divided by √head_dim
     rope        None; "half" (rotates coordinates i and i + head_dim/2); "pairs" (2i and 2i + 1); "partial" (the
                 first `partial_rotary_factor · head_dim` coordinates are rotated in either way, the rest pass through)
+    rotated     config field that says how many of the first coordinates are rotated, where it is no fraction of them
     qk_norm     an RMSNorm over head_dim on q and on k
     whole_norm  that norm is over all heads at once
     index_scaled  condition under which scores are divided by the layer's index + 1, too
@@ -43,6 +44,7 @@ class Attention:
 
     scaled: str = "always"
     rope: str | None = None
+    rotated: str = ""
     qk_norm: bool = False
     whole_norm: bool = False
     index_scaled: str = "never"
@@ -105,6 +107,28 @@ class Period:
     kinds: tuple[Any, Any]
     every: int
     said: str = ""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """The size of an axis that stock code computes from another size, and reads from no field.
+
+    of    the other axis, "" where it is just `times`
+    when  condition under which it does
+    """
+
+    axis: str
+    times: int
+    of: str = ""
+    when: str = "always"
+
+    def size(self, sizes: Mapping[str, int]) -> int:
+        return self.times * sizes[self.of] if self.of else self.times
+
+    def __str__(self) -> str:
+        factors = [str(self.times)] if self.times > 1 or not self.of else []
+        factors = [str(self.times)] if self.times > 1 or not self.of else []
+        return f"{self.axis} = " + " × ".join([*factors, *([self.of] if self.of else [])])
 
 
 @dataclass(frozen=True)

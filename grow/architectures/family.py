@@ -15,7 +15,7 @@ from typing import Any
 
 from grow.architectures.common_fields import COMMON_FIELDS, TRAINS
 from grow.architectures.conditions import Condition, parse_condition
-from grow.architectures.facts import Attention, Chain, Experts, Norm, Period, RopeKind, Tie, Window
+from grow.architectures.facts import Attention, Chain, Computed, Experts, Norm, Period, RopeKind, Tie, Window
 from grow.notation.axes import INDICES, Row, parse_table
 from grow.notation.rope_parameters import SPELLED
 from grow.notation.size_limits import Written, check_caps
@@ -27,6 +27,7 @@ __all__ = [
     "WIDTHS",
     "Attention",
     "Chain",
+    "Computed",
     "Experts",
     "Family",
     "Norm",
@@ -52,6 +53,7 @@ class Family:
     axes      axis -> config field
     defaults  field -> its value when config.json leaves it out; "=other" repeats another field
     derived_head_dim   the stock code computes head_dim = hidden / heads and reads no field
+    computed  sizes that stock code computes from others; it may write the field that `axes` names, and does not read it
     fixed     field -> the only values for which the table is true
     reads     fields that the growth interprets (beyond `axes`)
     harmless  fields that no width growth can disturb
@@ -62,6 +64,7 @@ class Family:
     chain     the modules of a layer whose norms write the stream
     window    how stock code derives per-layer attention kinds
     layer_lists  config fields with one entry per layer
+    layer_runs  fields that say entries in runs, see `grow.architectures.layer_runs` -> the field that lists them
     periods   those of them that stock code derives when they are not given
     layer_values  one of them -> what its entries may be, where they are not kinds of attention
     needs     config fields that must be there, "a|b" one of the two: what stock code takes in their place follows from
@@ -89,6 +92,7 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     derived_head_dim: bool = False
     divides: bool = False
+    computed: tuple[Computed, ...] = ()
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     reads: frozenset[str] = frozenset()
     harmless: frozenset[str] = frozenset()
@@ -100,6 +104,7 @@ class Family:
     chain: Chain | None = None
     window: Window | None = None
     layer_lists: tuple[str, ...] = ("layer_types",)
+    layer_runs: Mapping[str, str] = field(default_factory=dict)
     periods: tuple[Period, ...] = ()
     layer_values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
@@ -128,13 +133,19 @@ class Family:
         texts |= {self.attention.scaled, self.attention.index_scaled}
         texts |= {self.tie.when, self.tie.norms_when} if self.tie else set()
         texts |= {self.experts.normed} if self.experts else set()
+        texts |= {one.when for one in self.computed}
         return {text: parse_condition(text, self.known_fields) for text in texts}
 
     @cached_property
     def known_fields(self) -> frozenset[str]:
         """Config fields that somebody has read and knows what growth does to; those of `TRAINS` come on top."""
         known = COMMON_FIELDS | self.harmless | self.reads | {*self.fixed, *self.axes.values(), *self.defaults}
-        known |= {*self.synonyms.values(), *(name for p in self.periods for name in (p.field, p.said) if name)}
+        known |= {
+            *self.synonyms.values(),
+            *self.layer_runs,
+            *self.layer_runs.values(),
+            *(name for p in self.periods for name in (p.field, p.said) if name),
+        }
         if self.experts:
             facts = self.experts
             known |= set(filter(None, (facts.top_k, facts.switch, facts.only, facts.step)))

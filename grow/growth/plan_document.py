@@ -89,7 +89,8 @@ def couplings(plan: Plan) -> list[str]:
         place = "whose output is the residual stream"
     facts = [f"{kind} {place}; its eps stays as it is"]
     if attention.rope:
-        facts.append("RoPE on " + ("whole heads" if attention.rope == "half" else "part of each head"))
+        part = attention.rope == "partial" or attention.rotated
+        facts.append("RoPE on " + ("part of each head" if part else "whole heads"))
     if attention.qk_norm:
         facts.append("RMSNorm on " + ("all heads" if attention.whole_norm else "each head") + " of q and k")
     if family.experts:
@@ -98,6 +99,7 @@ def couplings(plan: Plan) -> list[str]:
     facts.append("scores ÷ √head_dim" if source.scaled else "scores unscaled")
     if family.derived_head_dim:
         facts.append("head_dim = hidden / heads, not a field")
+    facts += [f"{one}, not a field" for one in source.computed.values() if (one.axis, one.of) != ("kv_heads", "heads")]
     if source.tie:
         stays = plan.new_config.get("tie_word_embeddings", True)
         facts.append("embedding and head are one table and stay so" if stays else "embedding and head part")

@@ -14,6 +14,7 @@ import numpy as np
 
 from grow.architectures.architecture import Architecture
 from grow.architectures.family import Chain, Window
+from grow.architectures.layer_runs import expanded, in_runs
 from grow.errors import BadInput, Refused
 from grow.notation.axes import GAIN, SHIFT, WRITE, Row
 from grow.notation.maps import AxisMap, is_power_of_two
@@ -229,6 +230,9 @@ def layer_config(source: Architecture, depth: Depth) -> dict[str, Any]:
     listed = {name: config[name] for name in family.layer_lists if isinstance(config.get(name), list)}
     for name, entries in {**listed, **source.layer_entries}.items():
         changes[name] = [entries[i] for i in depth.source]
+    for name in family.layer_runs:
+        entries = expanded(source.get(name)) or []
+        changes[name] = in_runs([entries[i] for i in depth.source])
     if family.experts and family.experts.step:
         dense = [j for j, i in enumerate(depth.source) if not source.sparse(i)]
         if dense or source.get(family.experts.step) != 1:

@@ -9,15 +9,16 @@ import math
 from collections.abc import Iterator, Mapping
 
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import WIDTHS, Family
+from grow.architectures.family import WIDTHS
 from grow.notation.operators import grow_heads
 from grow.notation.size_limits import HEADS_WIDTH, cap_of
 
 REACH = 64  # how far from the wish single steps are tried
 
 
-def complete(family: Family, old: Mapping[str, int], given: Mapping[str, int]) -> dict[str, int]:
+def complete(source: Architecture, given: Mapping[str, int]) -> dict[str, int]:
     """All sizes when some were given: what is not named stays, kv_heads follow heads where they were equal."""
+    family, old = source.family, source.sizes
     new = {**old, **given}
     if "kv_heads" not in given and old["kv_heads"] == old["heads"]:
         new["kv_heads"] = new["heads"]
@@ -26,7 +27,7 @@ def complete(family: Family, old: Mapping[str, int], given: Mapping[str, int]) -
     for axis, other in family.follows.items():
         if old[axis] == old[other]:
             new[axis] = new[other]
-    return new
+    return new | {axis: one.size(new) for axis, one in source.computed.items()}
 
 
 def reachable(source: Architecture, new: Mapping[str, int]) -> bool:
@@ -56,15 +57,16 @@ def reachable(source: Architecture, new: Mapping[str, int]) -> bool:
 def nearest(source: Architecture, new: Mapping[str, int], limit: int = 3) -> str:
     """`hidden_size=24 or num_attention_heads=6`: the changes of fewest fields that reach, and the least one."""
     family, old = source.family, source.sizes
-    given = {a: n for a, n in new.items() if n != old[a] and a not in (*family.follows, *_derived(family))}
+    given = {a: n for a, n in new.items() if n != old[a] and a not in (*family.follows, *_derived(source))}
     if old["kv_heads"] == old["heads"] and new["kv_heads"] == new["heads"]:
         given.pop("kv_heads", None)
+    own = [a for a in ("hidden", "heads", "kv_heads") if a in family.axes and a not in source.computed]
     costs: dict[str, tuple[int, float]] = {}
     for change in _changes(source, new):
-        trial = complete(family, old, {**given, **change})
+        trial = complete(source, {**given, **change})
         if not reachable(source, trial) or all(trial[a] == old[a] for a in WIDTHS if a in old):
             continue
-        named = [a for a in ("hidden", "heads", "kv_heads") if a in family.axes and trial[a] != new[a]]
+        named = [a for a in own if trial[a] != new[a]]
         text = ",".join(f"{family.axes[a]}={trial[a]}" for a in named)
         far = sum(abs(math.log(trial[a] / max(new[a], 1))) for a in named)
         if text:
@@ -77,14 +79,15 @@ def nearest(source: Architecture, new: Mapping[str, int], limit: int = 3) -> str
     return " or ".join(best) or f"no {family.axes['heads']} or {family.axes['hidden']} nearby fits: name both"
 
 
-def _derived(family: Family) -> tuple[str, ...]:
-    return ("head_dim",) if family.derived_head_dim else ()
+def _derived(source: Architecture) -> tuple[str, ...]:
+    return (*source.computed, *(["head_dim"] if source.family.derived_head_dim else []))
 
 
 def _changes(source: Architecture, new: Mapping[str, int]) -> Iterator[dict[str, int]]:
     """Single fields first, then hidden and heads together."""
     family, old = source.family, source.sizes
-    kv_heads = [*_around(new["kv_heads"]), old["heads"], new["heads"]] if "kv_heads" in family.axes else []
+    own_kv = "kv_heads" not in source.computed
+    kv_heads = [*_around(new["kv_heads"]), old["heads"], new["heads"]] if own_kv else []
     heads = {*_around(new["heads"]), *(new["kv_heads"] * k for k in range(1, REACH))}
     hidden = _multiples(new["hidden"], new["heads"], old["hidden"], math.lcm(new["heads"], old["hidden"]))
     yield from ({"kv_heads": k} for k in kv_heads)
@@ -95,7 +98,7 @@ def _changes(source: Architecture, new: Mapping[str, int]) -> Iterator[dict[str,
         yield from ({"hidden": n, "heads": h, "kv_heads": k} for n in more[0] for h in more[1] for k in more[2])
     for h in heads:
         yield from ({"heads": h, "hidden": n} for n in _multiples(new["hidden"], h, math.lcm(h, old["hidden"])))
-        yield from ({"heads": h, "kv_heads": k} for k in (old["kv_heads"], h) if "kv_heads" in family.axes)
+        yield from ({"heads": h, "kv_heads": k} for k in (old["kv_heads"], h) if own_kv)
 
 
 def _around(near: int) -> range:

@@ -165,15 +165,17 @@ def _from_fields(source: Architecture, old: Mapping[str, int], fields: dict[str,
         if given.setdefault(axis, value) != value:
             raise _twice(name, given[axis], value)
     grown = {axis: value for axis, value in given.items() if axis in GROWABLE}
-    sizes = complete(family, old, grown)
+    sizes = complete(source, grown)
     for axis, value in given.items():
         if value != sizes[axis]:  # one that follows from the others
             name = next(name for name in fields if by_field.get(name, name) == axis)
             also = f"; it follows the others to {sizes[axis]}" if sizes[axis] != old[axis] else ""
+            grows = ", ".join(a for a in GROWABLE if a in old and a not in source.computed)
+            equation = source.computed.get(axis)
             raise Refused(
                 option(to={name: value}),
                 what=f"would change {axis} {old[axis]} -> {value}{also}",
-                why="axes that grow: " + ", ".join(a for a in GROWABLE if a in old),
+                why=f"stock {family.model_type} computes {equation}" if equation else f"axes that grow: {grows}",
                 fix=f"leave {name} out",
             )
     return Target(sizes)
@@ -200,7 +202,7 @@ def _from_factor(source: Architecture, text: str) -> Target:
             why="every width is a whole number",
             fix=f"{option(to=Either(tuple(f'{_factor(f)}x' for f in near)))}, or name the fields",
         )
-    return Target(complete(source.family, old, {axis: int(old[axis] * factor) for axis in scaled}))
+    return Target(complete(source, {axis: int(old[axis] * factor) for axis in scaled}))
 
 
 def _factor(f: Fraction) -> str:
@@ -227,7 +229,7 @@ def _from_config(source: Architecture, config: Mapping[str, Any], name: str, dee
             fix="a target of the source's family",
         )
     sizes = source.with_config(config).sizes
-    new = complete(family, old, {axis: sizes[axis] for axis in (*WIDTHS, *family.follows, "experts") if axis in sizes})
+    new = complete(source, {axis: sizes[axis] for axis in (*WIDTHS, *family.follows, "experts") if axis in sizes})
     notes = []
     for axis in ("layers", "vocab", "positions"):
         if axis not in old or sizes[axis] == old[axis]:

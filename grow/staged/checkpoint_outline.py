@@ -14,6 +14,7 @@ from typing import Any
 from grow.architectures import FAMILIES, architecture_of
 from grow.architectures.architecture import Architecture
 from grow.architectures.config_values import check_fields
+from grow.architectures.layer_runs import expanded, in_runs
 from grow.architectures.match import match
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, Refused, did_you_mean
@@ -103,6 +104,9 @@ def sized(source: Architecture, sizes: str | Mapping[str, int]) -> dict[str, Any
     if new["layers"] != old["layers"]:
         for name in (*family.layer_lists, *([family.window.field] if family.window else [])):
             made.pop(name, None)  # the stock config fills them in anew
+        for name in family.layer_runs:  # their stock default is of one number of layers
+            kinds = expanded(source.get(name)) or []
+            made[name] = in_runs([kinds[i % len(kinds)] for i in range(new["layers"])])
     if family.divides and new["hidden"] % new["heads"]:
         what = f"{new['heads']} heads do not divide hidden {new['hidden']}"
         why = f"the stock {family.model_type} config refuses it"

@@ -3,6 +3,13 @@
 from grow.architectures.common_fields import ELEMENTWISE
 from grow.architectures.family import Attention, Family, Norm, Tie
 
+TIE = Tie(
+    "transformer.wte.weight",
+    "lm_head.weight",
+    ("transformer.ln_f.weight", "transformer.ln_f.bias"),
+    when="tie_word_embeddings LMHeadModel",
+)
+
 GPT2 = Family(
     model_type="gpt2",
     class_prefix="GPT2",
@@ -42,12 +49,7 @@ qa_outputs.bias                              labels <-         ? ForQuestionAnsw
     },
     norm=Norm("layernorm"),
     attention=Attention(scaled="scale_attn_weights", index_scaled="scale_attn_by_inverse_layer_idx"),
-    tie=Tie(
-        "transformer.wte.weight",
-        "lm_head.weight",
-        ("transformer.ln_f.weight", "transformer.ln_f.bias"),
-        when="tie_word_embeddings LMHeadModel",
-    ),
+    tie=TIE,
     synonyms={
         "n_embd": "hidden_size",
         "n_head": "num_attention_heads",

@@ -13,6 +13,7 @@ from typing import Any
 from grow.architectures import FAMILIES
 from grow.architectures.common_fields import COMMON_FIELDS, TRAINS
 from grow.architectures.family import GROWABLE
+from grow.architectures.layer_runs import expanded
 from grow.architectures.stock_source import stock_of
 
 # Written beside a model and read by no forward pass, no loss and no head.
@@ -106,7 +107,7 @@ def significant(
     family = FAMILIES.get(widths_of or "")
     widths = {family.axes[axis] for axis in (*GROWABLE, *family.follows) if axis in family.axes} if family else set()
     widths |= {family.synonyms[name] for name in widths & family.synonyms.keys()} if family else set()
-    lists = {*family.layer_lists} if family else set()
+    lists = {*family.layer_lists, *family.layer_runs} if family else set()
     ignored = {*neutral, "dtype", "torch_dtype"}
     return [
         d
@@ -124,4 +125,8 @@ def _less(a: Any, b: Any) -> bool:
 
 
 def _longer(a: Any, b: Any) -> bool:
+    """Whether one list is of more layers than another; where both are in runs, what they make."""
+    runs = expanded(a), expanded(b)
+    if runs[0] is not None and runs[1] is not None:
+        a, b = runs
     return isinstance(a, list) and isinstance(b, list) and len(a) > len(b)
