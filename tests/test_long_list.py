@@ -21,13 +21,10 @@ def facts(family: Family) -> set[object]:
     stated |= {("rope", attention.rope, attention.rotated != ""), ("q and k", attention.qk_norm, attention.whole_norm)}
     stated |= {("scores", attention.scaled != "always", attention.index_scaled != "never")}
     stated |= {
-        ("head_dim", family.derived_head_dim),
-        ("runs", bool(family.layer_runs)),
-        ("window", bool(family.window)),
-        ("periods", bool(family.periods)),
+        *(("follows", axis, str(law), law.when) for axis, laws in family.size_laws.items() for law in laws),
+        *((type(listed), listed.needed) for listed in family.layer_lists),
     }
     stated |= {("kinds of RoPE", len(family.rope_kinds)), ("bare", norm.bare == "always")}
-    stated |= {("computed", one.times, one.of) for one in family.computed}
     stated |= {("tie", family.tie is not None and len(family.tie.norms))}
     if experts:
         stated |= {("experts", bool(experts.shared), bool(experts.step), experts.normed == "always")}

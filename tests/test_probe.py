@@ -15,7 +15,7 @@ from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
 from grow.architectures.family import Family
 from grow.architectures.match import match, numberless
-from grow.models.shapes_by_config import SIZES, axes_of, draft, probe, runs_of, shapes
+from grow.models.shapes_by_config import SIZES, axes_of, draft, layer_lists, probe, shapes
 from grow.notation.axes import Row
 
 CLASSES = {
@@ -54,12 +54,13 @@ class Subject:
             suffix = "LMHeadModel"
         sizes = {field: SIZES[axis] for axis, field in self.axes.items()}
         named = {"model_type": self.model_type, "architectures": [suffix], "tie_word_embeddings": False}
-        return named | sizes | self.extra | runs_of(self.model_type, self.extra, SIZES["layers"])
+        return named | sizes | self.extra | layer_lists(self.model_type, self.extra, SIZES["layers"])
 
 
 def subject_of(variant: str) -> Subject:
     kind, auto, fields, _ = VARIANTS[variant]
-    sized = {*FAMILIES[kind].axes.values(), *FAMILIES[kind].layer_lists, *FAMILIES[kind].layer_runs}
+    lists = FAMILIES[kind].layer_lists
+    sized = {*FAMILIES[kind].axes.values(), *(name for one in lists for name in (one.field, *one.said_too))}
     sized |= {"sliding_window", "rope_parameters", "tie_word_embeddings", "label2id"}
     extra = {k: v for k, v in fields.items() if k not in sized and "token_id" not in k and k != "decoder_sparse_step"}
     if "mlp_only_layers" in extra:  # one layer is probed: a dense one
@@ -132,11 +133,11 @@ def test_an_axis_that_moves_no_tensor_is_no_width(subject):
     RoPE; all else moves something."""
     family = FAMILIES[subject.model_type]
     moved = {axis for dims in probed(subject).values() for dim in dims for axis in dim}
-    computed = Architecture(family, subject.config(family)).computed
-    own_kv = "kv_heads" in computed and computed["kv_heads"].of == "heads"
+    followed = Architecture(family, subject.config(family)).followed
+    own_kv = "kv_heads" in followed and followed["kv_heads"].repeats
     idle = {"layers"} | ({"heads"} if family.derived_head_dim and own_kv else set())
+    idle |= followed.keys() & subject.axes.keys() - {"head_dim"}
     idle |= {"positions"} if family.attention.rope else set()
-    idle |= computed.keys() & subject.axes.keys()
     if family.experts and family.experts.step:
         dense = "mlp_only_layers" in subject.extra
         idle |= {"expert_ffn", "shared_ffn", "experts"} & set(subject.axes) if dense else {"ffn"}

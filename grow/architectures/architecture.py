@@ -12,10 +12,12 @@ from functools import cached_property
 from typing import Any
 
 from grow.architectures.common_fields import ELEMENTWISE, OLDER_ROPE
-from grow.architectures.family import Chain, Computed, Family, Tie
+from grow.architectures.facts import Chain, Tie
+from grow.architectures.family import Family
+from grow.architectures.size_laws import SizeLaw
 from grow.errors import BadInput
 from grow.files.header import show
-from grow.notation.axes import READ, Label, Row
+from grow.notation.axes import GAIN, READ, SHIFT, Label, Row
 from grow.notation.rope_parameters import SPELLED
 
 
@@ -69,7 +71,7 @@ class Architecture:
         family = self.family
         sizes: dict[str, int] = {}
         for axis, name in family.axes.items():
-            if axis in self.computed:
+            if axis in family.computed and self._law_of(family.size_laws[axis]):
                 continue
             value = self.get(name)
             if axis == "ffn" and value is None:
@@ -84,7 +86,10 @@ class Architecture:
                     fix=f"set {name} to the size that the weights have",
                 )
             sizes[axis] = value
-        sizes |= {axis: one.size(sizes) for axis, one in self.computed.items()}
+        for axis in family.computed:
+            if law := self._law_of(family.size_laws[axis]):
+                sizes[axis] = law.value(sizes) or 0
+        sizes.setdefault("kv_heads", sizes["heads"])
         family.check_caps(sizes)
         if "head_dim" not in sizes:
             if sizes["hidden"] % sizes["heads"]:
@@ -104,14 +109,6 @@ class Architecture:
                 fix=self.divisor_hint(sizes["heads"], sizes["kv_heads"], "kv_heads"),
             )
         return sizes
-
-    @cached_property
-    def computed(self) -> Mapping[str, Computed]:
-        """Axis -> the equation of its size, of those that stock code computes for this config."""
-        axes = {one.axis: one for one in reversed(self.family.computed) if self.holds(one.when)}
-        if "kv_heads" not in self.family.axes:
-            axes.setdefault("kv_heads", Computed("kv_heads", 1, "heads"))
-        return axes
 
     def divisor_hint(self, whole: int, part: int, axis: str = "heads") -> str:
         """The divisors of `whole` that are nearest to `part`, as values of the axis's field."""
@@ -160,6 +157,15 @@ class Architecture:
         )
         gains = self.norm_is_affine or not gained  # without them only what makes up for its size itself can read
         return self.family.norm.kind if gains and not self.stream_is_bare else "plain"
+
+    @cached_property
+    def contexts(self) -> Mapping[str, str]:
+        """Axis -> what sits on it, for `grow.notation.operators`."""
+        contexts = dict.fromkeys(("heads", "kv_heads"), "elementwise") | {"hidden": self.hidden_context}
+        for axis in self.family.units:
+            roles = {dim.role for row in self.rows for dim in row.signature.dims if dim.has(axis)}
+            contexts[axis] = "elementwise" if GAIN not in roles else "layernorm" if SHIFT in roles else "rms"
+        return contexts
 
     @property
     def activations(self) -> Mapping[str, Any]:
@@ -245,6 +251,11 @@ class Architecture:
         """Gain and bias of the norm in front of a tied head, () where there is none."""
         return self.tie.norms if self.tie and self.holds(self.tie.norms_when) else ()
 
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Axis -> why it does not grow, of those that do not."""
+        return {refusal.axis: refusal.why for refusal in self.family.refusals if self.holds(refusal.when)}
+
     def sparse(self, layer: int) -> bool:
         """Whether this layer has experts."""
         experts = self.family.experts
@@ -265,20 +276,21 @@ class Architecture:
 
     @property
     def layer_entries(self) -> Mapping[str, tuple[Any, ...]]:
-        """Field -> its entry for every layer, of the fields that follow from a period and are not given."""
+        """Field -> its entry for every layer, as the config lists them or as stock code derives them."""
         entries = {}
-        for period in self.family.periods:
-            if self.config.get(period.field) is None:
-                every = int(self.config.get(period.said) or period.every)
-                layers = range(1, self.sizes["layers"] + 1)
-                entries[period.field] = tuple(period.kinds[layer % every == 0] for layer in layers)
+        for listed in self.family.layer_lists:
+            given = self.config.get(listed.field)
+            own = tuple(given) if isinstance(given, list) and given else listed.default(self)
+            if own is not None:
+                entries[listed.field] = own
         return entries
 
-    @property
-    def window_kinds(self) -> tuple[str, ...]:
-        """The kind of attention of every layer where the config does not list them; () where all are alike."""
-        window = self.family.window
-        if window is None:
-            return ()
-        first = int(self.get(window.first))
-        return tuple(window.kind(i, first) for i in range(self.sizes["layers"]))
+    @cached_property
+    def followed(self) -> Mapping[str, SizeLaw]:
+        """Axis -> what its size follows from in this model; it never grows on its own."""
+        laws = {axis: self._law_of(of) for axis, of in self.family.size_laws.items()}
+        sizes = self.sizes
+        return {axis: law for axis, law in laws.items() if law and law.value(sizes) == sizes[axis]}
+
+    def _law_of(self, laws: tuple[SizeLaw, ...]) -> SizeLaw | None:
+        return next((law for law in laws if self.holds(law.when)), None)

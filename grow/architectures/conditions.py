@@ -4,6 +4,7 @@ always · never · optional     optional says of a row that some checkpoints sto
 sparse · dense                the layer has experts, or has none
 attention_bias                this config field is true
 a==b · a!=b                   two config fields are equal, or are not
+a=='gelu' · a!=1 · a==none    a config field has this value, or has another one
 ForCausalLM|ForMaskedLM       the name of the model class ends in one of these
 not WORD                      the word does not hold
 """
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 from grow.errors import did_you_mean
 
 CONSTANTS = {"always": True, "optional": True, "never": False}
+NONE = "none"
 SPARSE, DENSE = "sparse", "dense"
 HEADS = (
     *("ForCausalLM", "ForMaskedLM", "ForPreTraining", "LMHeadModel", "ForSequenceClassification"),
@@ -25,7 +27,7 @@ HEADS = (
 )
 """What the names of stock model classes with a head end in."""
 
-_COMPARED = re.compile(r"(?P<a>\w+)(?P<sign>[=!]=)(?P<b>\w+)")
+_COMPARED = re.compile(r"(?P<a>\w+)(?P<sign>[=!]=)(?:(?P<b>[a-z_]\w*)|'(?P<text>[^']*)'|(?P<number>-?[\d.]+))")
 
 
 class Facts(Protocol):
@@ -66,6 +68,16 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class HasValue:
+    field: str
+    value: str | float | None
+    equal: bool
+
+    def holds(self, facts: Facts, layer: int | None) -> bool:
+        return bool(facts.get(self.field) == self.value) == self.equal
+
+
+@dataclass(frozen=True)
 class OfClass:
     endings: tuple[str, ...]
 
@@ -81,7 +93,7 @@ class HasExperts:
         return None if layer is None else facts.sparse(layer)
 
 
-Word = Constant | IsTrue | Compared | OfClass | HasExperts
+Word = Constant | IsTrue | Compared | HasValue | OfClass | HasExperts
 
 
 @dataclass(frozen=True)
@@ -126,9 +138,13 @@ def _word(word: str, text: str, fields: Collection[str]) -> Word:
     if word == SPARSE:
         return HasExperts()
     if compared := _COMPARED.fullmatch(word):
-        for name in (compared["a"], compared["b"]):
+        a, b, equal = compared["a"], compared["b"], compared["sign"] == "=="
+        for name in (a, *((b,) if b and b != NONE else ())):
             _check(name, text, fields, "a config field that the family knows")
-        return Compared(compared["a"], compared["b"], compared["sign"] == "==")
+        if b and b != NONE:
+            return Compared(a, b, equal)
+        value = compared["text"] if compared["number"] is None else float(compared["number"])
+        return HasValue(a, value, equal)
     if word[0].isupper():
         endings = tuple(word.split("|"))
         for ending in endings:

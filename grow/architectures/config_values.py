@@ -15,7 +15,7 @@ from grow.architectures.any_config import NOT_PLAIN, value_and_type
 from grow.architectures.architecture import Architecture
 from grow.architectures.common_fields import OLDER_ROPE, SIZES, TRAINS
 from grow.architectures.family import Family
-from grow.architectures.layer_runs import expanded
+from grow.architectures.layer_lists import expanded
 from grow.architectures.stock_source import Stock, stock_of
 from grow.errors import BadInput, Refused, did_you_mean, listing, near_miss
 from grow.files.json_floats import is_special
@@ -142,11 +142,12 @@ def _contradictions(architecture: Architecture) -> Iterator[tuple[str, str, str]
         if name in config and other in config and config[name] != config[other]:
             values = f"{_show(config[name])}, and {other}: {_show(config[other])}"
             yield name, f"{values}: both are names of one field", f"remove one of {name} and {other} from config.json"
-    for name, listed in architecture.family.layer_runs.items():
-        entries = expanded(architecture.get(name))
-        if config.get(listed) is not None and entries is not None and config[listed] != entries:
-            what = f"{_show(config[listed])}, and {name} says {_show(entries)}"
-            yield listed, what, f"remove {listed} from config.json: it follows from {name}"
+    for listed in architecture.family.layer_lists:
+        given = config.get(listed.field)
+        for name, runs in listed.otherwise(given).items() if isinstance(given, list) and given else ():
+            if name in config and expanded(config[name]) != expanded(runs):
+                what = f"{_show(given)}, and {name} says {_show(config[name])}"
+                yield listed.field, what, f"remove {listed.field} from config.json: it follows from {name}"
 
 
 def _faults(architecture: Architecture, stock: Stock) -> Iterator[tuple[str, str, str]]:
@@ -158,7 +159,7 @@ def _faults(architecture: Architecture, stock: Stock) -> Iterator[tuple[str, str
         wanted = _wanted(family, stock, name, value, layers)
         if wanted:
             yield field, f"{_show(value)}; wanted {wanted}", f"correct {field} in config.json"
-    for needed in family.needs:
+    for needed in family.needed_fields:
         if not any(config.get(name) for name in needed.split("|")):
             name = needed.split("|")[0]
             what = "missing, null or empty, and what stock code makes of that is not known here"
@@ -186,16 +187,14 @@ def _wanted(family: Family, stock: Stock, name: str, value: Any, layers: int | N
         return f"a value, or no such field ({_show(default)} is what stock code takes then)" if is_set else ""
     if declared is None and isinstance(default, bool) and not isinstance(value, bool):
         return "true or false"
-    if name in family.layer_lists or (family.window and name == family.window.field):
-        kinds = next((period.kinds for period in family.periods if period.field == name), None)
-        kinds = kinds or (family.window.kinds if family.window else ("full_attention", "sliding_attention"))
-        kinds = family.layer_values.get(name, kinds)
-        if not isinstance(value, list) or len(value) != layers or any(kind not in kinds for kind in value):
-            return f"a list of {layers} of {', '.join(map(str, kinds))}"
-    if name in family.layer_runs:
-        entries, kinds = expanded(value), family.layer_values[family.layer_runs[name]]
-        if entries is None or len(entries) != layers or any(kind not in kinds for kind in entries):
-            return f"runs [[kinds, times], …] that make {layers} layers of {', '.join(map(str, kinds))}"
+    for listed in family.layer_lists:
+        right = isinstance(value, list) and len(value) == layers and all(entry in listed.entries for entry in value)
+        if name == listed.field and not right:
+            return f"a list of {layers} of {', '.join(map(str, listed.entries))}"
+        if name in listed.said_too:
+            entries = expanded(value)
+            if entries is None or len(entries) != layers or any(entry not in listed.entries for entry in entries):
+                return f"runs [[kinds, times], …] that make {layers} of {', '.join(map(str, listed.entries))}"
     if (
         family.experts
         and name in (family.experts.step, family.experts.top_k)

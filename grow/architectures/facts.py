@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from grow.notation.rope_parameters import SPELLED
 
@@ -78,60 +77,6 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Window:
-    """Per-layer attention kinds that stock code derives when `field` is not given: layers from `first` on are of the
-    second kind where `switch` is true.
-
-    even  the second kind are the layers 0, 2, … below `first` instead
-    """
-
-    field: str = "layer_types"
-    switch: str = "use_sliding_window"
-    first: str = "max_window_layers"
-    kinds: tuple[str, str] = ("full_attention", "sliding_attention")
-    even: bool = False
-
-    def kind(self, layer: int, first: int) -> str:
-        return self.kinds[layer % 2 == 0 and layer < first if self.even else layer >= first]
-
-
-@dataclass(frozen=True)
-class Period:
-    """A config field with one entry per layer that stock code derives when it is not given: every so many layers, the
-    last of them is of the second kind.
-
-    every  unless the config field `said` says another number
-    """
-
-    field: str
-    kinds: tuple[Any, Any]
-    every: int
-    said: str = ""
-
-
-@dataclass(frozen=True)
-class Computed:
-    """The size of an axis that stock code computes from another size, and reads from no field.
-
-    of    the other axis, "" where it is just `times`
-    when  condition under which it does
-    """
-
-    axis: str
-    times: int
-    of: str = ""
-    when: str = "always"
-
-    def size(self, sizes: Mapping[str, int]) -> int:
-        return self.times * sizes[self.of] if self.of else self.times
-
-    def __str__(self) -> str:
-        factors = [str(self.times)] if self.times > 1 or not self.of else []
-        factors = [str(self.times)] if self.times > 1 or not self.of else []
-        return f"{self.axis} = " + " × ".join([*factors, *([self.of] if self.of else [])])
-
-
-@dataclass(frozen=True)
 class Experts:
     """Where a family keeps its experts, and how its router weighs them.
 
@@ -178,3 +123,16 @@ class Tie:
     when: str
     norms_when: str = "always"
     biases: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An axis that does not grow.
+
+    why   in words, as the reason of a message: "the slopes of ALiBi follow the number of heads"
+    when  condition under which it does not
+    """
+
+    axis: str
+    why: str
+    when: str = "always"

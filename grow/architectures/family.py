@@ -1,8 +1,8 @@
 """A family: its table of tensors, and the facts that shapes do not show.
 
-`Family` holds the data; the modules in `grow/architectures/` fill it in and contain no code. Its facts are records of
-`grow.architectures.facts`. Conditions (`Row.when`, `Norm.writes_stream`, …) are text in the language of
-`grow.architectures.conditions`. What follows from a table and a config together is an `Architecture`.
+`Family` holds the data; the files in `decoders/`, `experts/` and `encoders/` fill it in and contain no code. Conditions
+(`Row.when`, `Norm.writes_stream`, …) are text in the language of `grow.architectures.conditions`. What follows from a
+table and a config together is an `Architecture`.
 """
 
 from __future__ import annotations
@@ -15,32 +15,16 @@ from typing import Any
 
 from grow.architectures.common_fields import COMMON_FIELDS, TRAINS
 from grow.architectures.conditions import Condition, parse_condition
-from grow.architectures.facts import Attention, Chain, Computed, Experts, Norm, Period, RopeKind, Tie, Window
+from grow.architectures.facts import Attention, Chain, Experts, Norm, Refusal, RopeKind, Tie
+from grow.architectures.layer_lists import LayerList
+from grow.architectures.size_laws import SizeLaw, parse_size_laws
 from grow.notation.axes import INDICES, Row, parse_table
 from grow.notation.rope_parameters import SPELLED
 from grow.notation.size_limits import Written, check_caps
 
-__all__ = [
-    "COUNTS",
-    "GROWABLE",
-    "UNITS",
-    "WIDTHS",
-    "Attention",
-    "Chain",
-    "Computed",
-    "Experts",
-    "Family",
-    "Norm",
-    "Period",
-    "RopeKind",
-    "Tie",
-    "Window",
-]
-
-UNITS = ("ffn", "expert_ffn", "shared_ffn")  # of a dense layer (or of all), of an expert, of the shared expert
-WIDTHS = ("hidden", "heads", "kv_heads", "head_dim", *UNITS)
+ATTENTION = ("heads", "kv_heads", "head_dim")
 COUNTS = ("layers", "vocab", "positions", "experts")
-GROWABLE = (*WIDTHS, *COUNTS)
+STILL = ("types", "labels")  # axes that no growth changes
 
 
 @dataclass(frozen=True)
@@ -50,10 +34,10 @@ class Family:
     table     rows in the notation of `grow.notation.axes`; names with the base model's prefix
     prefix    what base-model checkpoints (`LlamaModel`) leave out of the names
     aliases   other prefixes that stock classes put there (`LlamaForQuestionAnswering`)
-    axes      axis -> config field
+    axes      axis -> config field. What is none of `ATTENTION`, `COUNTS`, `STILL`, hidden or `follows` is an axis of
+              units; one that has a gain in the table is read through a norm of its own
     defaults  field -> its value when config.json leaves it out; "=other" repeats another field
     derived_head_dim   the stock code computes head_dim = hidden / heads and reads no field
-    computed  sizes that stock code computes from others; it may write the field that `axes` names, and does not read it
     fixed     field -> the only values for which the table is true
     reads     fields that the growth interprets (beyond `axes`)
     harmless  fields that no width growth can disturb
@@ -62,11 +46,7 @@ class Family:
     divides   the stock config refuses hidden % heads != 0
     eps       of the norms: a config field or a number
     chain     the modules of a layer whose norms write the stream
-    window    how stock code derives per-layer attention kinds
     layer_lists  config fields with one entry per layer
-    layer_runs  fields that say entries in runs, see `grow.architectures.layer_runs` -> the field that lists them
-    periods   those of them that stock code derives when they are not given
-    layer_values  one of them -> what its entries may be, where they are not kinds of attention
     needs     config fields that must be there, "a|b" one of the two: what stock code takes in their place follows from
               the number of layers, or is not one of its usual defaults
     default_theta  of RoPE, when the config says none
@@ -78,7 +58,11 @@ class Family:
     positions_from  config field whose value + 1 is the first row of the position table that is a position
     sizes     size name -> config fields
     class_prefix  how the names of the stock classes begin, "" where that is the model type with a capital
-    follows   axis -> the axis that it follows where the two have one size; it never grows on its own
+    follows   axis -> the others that its size follows from where it has that size, as `grow.architectures.size_laws`
+              writes it: `hidden`, `4 hidden`, `hidden / heads ? CONDITION`, `1 ? CONDITION; heads ? CONDITION`; it
+              never grows on its own
+    computed  the same for sizes that stock code computes, whatever a config field says or where there is none
+    refusals  axes that do not grow, with their reasons
     """
 
     model_type: str
@@ -92,7 +76,6 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     derived_head_dim: bool = False
     divides: bool = False
-    computed: tuple[Computed, ...] = ()
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     reads: frozenset[str] = frozenset()
     harmless: frozenset[str] = frozenset()
@@ -102,11 +85,7 @@ class Family:
     summary: str = ""
     eps: str | float = "rms_norm_eps"
     chain: Chain | None = None
-    window: Window | None = None
-    layer_lists: tuple[str, ...] = ("layer_types",)
-    layer_runs: Mapping[str, str] = field(default_factory=dict)
-    periods: tuple[Period, ...] = ()
-    layer_values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    layer_lists: tuple[LayerList, ...] = (LayerList(),)
     needs: tuple[str, ...] = ()
     positions_from: str = ""
     default_theta: float = 1e4
@@ -117,6 +96,8 @@ class Family:
     rope_spelling: tuple[str, str] = SPELLED
     class_prefix: str = ""
     follows: Mapping[str, str] = field(default_factory=dict)
+    computed: Mapping[str, str] = field(default_factory=dict)
+    refusals: tuple[Refusal, ...] = ()
 
     def __post_init__(self) -> None:
         self.conditions  # noqa: B018  ValueError for a word that means nothing, before a config is read with the table
@@ -126,6 +107,22 @@ class Family:
         return parse_table(self.table)
 
     @cached_property
+    def units(self) -> tuple[str, ...]:
+        """Axes whose coordinates lie between two matrices: units of an FFN, ranks of a factored projection."""
+        others = {"hidden", *ATTENTION, *COUNTS, *STILL, *self.mirrors}
+        return tuple(axis for axis in dict.fromkeys((*self.axes, *self.computed)) if axis not in others)
+
+    @property
+    def widths(self) -> tuple[str, ...]:
+        """Axes that matrices are made of."""
+        return ("hidden", *ATTENTION, *self.units)
+
+    @property
+    def growable(self) -> tuple[str, ...]:
+        """Axes that a target may name."""
+        return (*self.widths, *COUNTS)
+
+    @cached_property
     def conditions(self) -> Mapping[str, Condition]:
         """The text of every condition in the table and the facts -> what it means."""
         texts = {row.when for row in self.rows}
@@ -133,19 +130,34 @@ class Family:
         texts |= {self.attention.scaled, self.attention.index_scaled}
         texts |= {self.tie.when, self.tie.norms_when} if self.tie else set()
         texts |= {self.experts.normed} if self.experts else set()
-        texts |= {one.when for one in self.computed}
+        texts |= {law.when for laws in self.size_laws.values() for law in laws}
+        texts |= {refusal.when for refusal in self.refusals}
         return {text: parse_condition(text, self.known_fields) for text in texts}
+
+    @cached_property
+    def size_laws(self) -> Mapping[str, tuple[SizeLaw, ...]]:
+        """Axis -> what its size follows from, in models in which it does."""
+        derived = {"head_dim": "hidden / heads"} if self.derived_head_dim else {}
+        derived |= {} if "kv_heads" in self.axes else {"kv_heads": "heads"}
+        return {axis: parse_size_laws(text) for axis, text in {**derived, **self.follows, **self.computed}.items()}
+
+    @property
+    def mirrors(self) -> tuple[str, ...]:
+        """Axes that are another one where they have its size: no tensor has them then."""
+        laws = self.size_laws.items()
+        return tuple(axis for axis, of in laws if axis not in ATTENTION and any(law.repeats for law in of))
+
+    @property
+    def needed_fields(self) -> tuple[str, ...]:
+        """Config fields that must be there, "a|b" one of the two."""
+        return (*(one.field for one in self.layer_lists if one.needed), *self.needs)
 
     @cached_property
     def known_fields(self) -> frozenset[str]:
         """Config fields that somebody has read and knows what growth does to; those of `TRAINS` come on top."""
         known = COMMON_FIELDS | self.harmless | self.reads | {*self.fixed, *self.axes.values(), *self.defaults}
-        known |= {
-            *self.synonyms.values(),
-            *self.layer_runs,
-            *self.layer_runs.values(),
-            *(name for p in self.periods for name in (p.field, p.said) if name),
-        }
+        known |= {*self.synonyms.values(), *(one.field for one in self.layer_lists)}
+        known |= {name for one in self.layer_lists for name in (*one.follows_from, *one.said_too)}
         if self.experts:
             facts = self.experts
             known |= set(filter(None, (facts.top_k, facts.switch, facts.only, facts.step)))

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from grow.architectures import FAMILIES
-from grow.architectures.layer_runs import expanded, in_runs
+from grow.architectures.layer_lists import expanded
 from grow.architectures.match import numberless
 
 # Distinct, even, and divisible where stock configs ask for it, before and after doubling.
@@ -59,12 +59,12 @@ def probe(
     axes = dict(axes or axes_of(model_type))
     sizes = {field: SIZES[axis] for axis, field in axes.items()}
     base = {"tie_word_embeddings": False, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, **sizes, **fields}
-    base |= runs_of(model_type, base, SIZES["layers"])
+    base |= layer_lists(model_type, base, SIZES["layers"])
     before = shapes(model_type, auto, base)
     moved: dict[str, list[set[str]]] = {name: [set() for _ in shape] for name, shape in before.items()}
     for axis, field in axes.items():
         doubled = {**base, field: 2 * base[field]}
-        doubled |= runs_of(model_type, base, doubled[field]) if axis == "layers" else {}
+        doubled |= layer_lists(model_type, base, doubled[field]) if axis == "layers" else {}
         after = shapes(model_type, auto, doubled)
         for name, shape in before.items():
             for dim, (old, new) in enumerate(zip(shape, after[name])):
@@ -95,13 +95,15 @@ def shapes(model_type: str, auto: str, fields: Mapping[str, Any]) -> dict[str, t
     return {name: tuple(t.shape) for name, t in stored.items()}
 
 
-def runs_of(model_type: str, fields: Mapping[str, Any], layers: int) -> dict[str, Any]:
+def layer_lists(model_type: str, fields: Mapping[str, Any], layers: int) -> dict[str, Any]:
     """Fields that say kinds of layers in runs, for so many layers: stock defaults are of one number of them."""
     family = FAMILIES.get(model_type)
-    kinds = (
-        {name: expanded(fields.get(name, family.defaults.get(name))) for name in family.layer_runs} if family else {}
-    )
-    return {name: in_runs([(entries or [None])[0]] * layers) for name, entries in kinds.items()}
+    said: dict[str, Any] = {}
+    for listed in family.layer_lists if family else ():
+        for name in listed.said_too:
+            kinds = expanded(fields.get(name)) or listed.entries
+            said |= listed.otherwise([kinds[0]] * layers)
+    return said
 
 
 def axes_of(model_type: str) -> dict[str, str]:

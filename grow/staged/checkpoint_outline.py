@@ -14,7 +14,6 @@ from typing import Any
 from grow.architectures import FAMILIES, architecture_of
 from grow.architectures.architecture import Architecture
 from grow.architectures.config_values import check_fields
-from grow.architectures.layer_runs import expanded, in_runs
 from grow.architectures.match import match
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, Refused, did_you_mean
@@ -99,14 +98,17 @@ def sized(source: Architecture, sizes: str | Mapping[str, int]) -> dict[str, Any
             what = f"no such size; {hint}".rstrip("; ")
             raise BadInput(option(sizes={name: size}), what=what, why=why, fix="leave it out")
         fields[family.axes[axis]] = size
+    for axis, law in source.followed.items():
+        follows = law.value({**old, **{by_field[name]: n for name, n in fields.items()}})
+        if axis in family.axes and follows:
+            fields.setdefault(family.axes[axis], follows)
     made = {**source.config, **fields}
     new = source.with_config(made).sizes
     if new["layers"] != old["layers"]:
-        for name in (*family.layer_lists, *([family.window.field] if family.window else [])):
-            made.pop(name, None)  # the stock config fills them in anew
-        for name in family.layer_runs:  # their stock default is of one number of layers
-            kinds = expanded(source.get(name)) or []
-            made[name] = in_runs([kinds[i % len(kinds)] for i in range(new["layers"])])
+        for listed in family.layer_lists:
+            made.pop(listed.field, None)  # the stock config fills them in anew
+            if kinds := source.layer_entries.get(listed.field) if listed.said_too else None:
+                made |= listed.otherwise([kinds[i % len(kinds)] for i in range(new["layers"])])
     if family.divides and new["hidden"] % new["heads"]:
         what = f"{new['heads']} heads do not divide hidden {new['hidden']}"
         why = f"the stock {family.model_type} config refuses it"

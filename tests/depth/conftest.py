@@ -12,7 +12,9 @@ from deeper import N
 from models import VARIANTS, outputs
 
 import grow
-from grow.architectures.layer_runs import expanded, in_runs
+from grow.architectures.layer_lists import expanded
+
+FIELD = {"gpt2": "n_layer", "distilbert": "n_layers"}
 
 
 @pytest.fixture(scope="session")
@@ -23,12 +25,13 @@ def deep(tmp_path_factory) -> Callable[..., Path]:
     def get(variant: str, dtype: str = "float32") -> Path:
         if (variant, dtype) not in made:
             kind, _, fields, _ = VARIANTS[variant]
-            deeper = {grow.families[kind].axes["layers"]: N}
-            for name in (name for name in grow.families[kind].layer_lists if name in fields):
+            deeper = {FIELD.get(kind, "num_hidden_layers"): N}
+            for name in (listed.field for listed in grow.families[kind].layer_lists if listed.field in fields):
                 deeper[name] = [fields[name][i % len(fields[name])] for i in range(N)]
-            for name in grow.families[kind].layer_runs:
-                entries = expanded(fields[name])
-                deeper[name] = in_runs([entries[i % len(entries)] for i in range(N)])
+            for listed in grow.families[kind].layer_lists:
+                for name in listed.said_too:
+                    entries = expanded(fields[name])
+                    deeper |= listed.otherwise([entries[i % len(entries)] for i in range(N)])
             made[variant, dtype] = models.save(variant, tmp_path_factory.mktemp("deep") / variant, dtype, **deeper)
         return made[variant, dtype]
 

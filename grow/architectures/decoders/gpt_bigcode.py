@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from grow.architectures.decoders.gpt2 import GPT2, TIE
-from grow.architectures.facts import Attention, Computed
+from grow.architectures.facts import Attention
 
 TABLE = """
 transformer.wte.weight                       vocab -> hidden
@@ -36,7 +36,7 @@ GPT_BIGCODE = replace(
     class_prefix="GPTBigCode",
     table=TABLE,
     axes={**GPT2.axes, "kv_heads": "num_key_value_heads"},
-    computed=(Computed("kv_heads", 1, when="multi_query"), Computed("kv_heads", 1, "heads", when="not multi_query")),
+    computed={"kv_heads": "1 ? multi_query; heads ? not multi_query"},
     attention=Attention(scaled="scale_attn_weights"),
     tie=replace(TIE, when="tie_word_embeddings ForCausalLM"),
     defaults={"tie_word_embeddings": True, "scale_attn_weights": True, "n_positions": 1024, "multi_query": True},

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from grow.architectures.decoders.gpt2 import GPT2, TIE
 from grow.architectures.facts import Attention
+from grow.architectures.layer_lists import Runs
 
 TABLE = """
 transformer.wte.weight                                vocab -> hidden
@@ -58,9 +59,7 @@ GPT_NEO = replace(
     reads=frozenset({"intermediate_size"}),
     harmless=frozenset({"layer_norm_epsilon", "window_size"}),
     fixed={"activation_function": GPT2.fixed["activation_function"]},
-    layer_lists=("attention_layers",),
-    layer_runs={"attention_types": "attention_layers"},
-    layer_values={"attention_layers": KINDS},
+    layer_lists=(Runs("attention_layers", KINDS, runs="attention_types"),),
     spelling=(("embed_out.weight", "lm_head.weight"),),
     stale=(".attn.attention.bias", ".attn.attention.masked_bias"),
     summary="GPT-Neo",
