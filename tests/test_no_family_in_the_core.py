@@ -27,13 +27,11 @@ OUTSIDE = [
 
 EVERYDAY = {
     "activation": "English, and torch.nn.modules.activation",
-    "activation_function": "what sentence-transformers calls the end of its dense layer",
     "cls": "Python's name of a class, and a way to pool",
     "dim": "torch's name of a dimension",
     "ffn": "an axis of the notation",
     "original_max_position_embeddings": "a parameter of RoPE, which some config classes repeat as a field",
     "summary": "English",
-    "transformer": "English, and a module of sentence-transformers",
     "w3": "www.w3.org",
 }
 """Names in few families' tables that mean something else outside."""
