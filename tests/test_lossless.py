@@ -138,7 +138,9 @@ def test_the_residual_stream_is_read_back_after_every_layer(variant, tiny, tmp_p
 
 def constant_under_softmax(variant: str, name: str) -> bool:
     """A bias of k adds the same to every score of a query, unless RoPE turns it."""
-    return VARIANTS[variant].model_type not in FREE and name.endswith(("k_proj.bias", "key.bias", "k_lin.bias"))
+    return VARIANTS[variant].model_type not in FREE and name.endswith(
+        ("k_proj.bias", "key.bias", "k_lin.bias", "attn.k.bias")
+    )
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v in ONE_EACH or v.endswith(("-base", "-biases", "-qa"))])

@@ -129,15 +129,16 @@ def test_the_table_agrees_with_the_stock_model(subject):
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=SUBJECTS.values())
 def test_an_axis_that_moves_no_tensor_is_no_width(subject):
-    """Heads move nothing where head_dim = hidden / heads and each has a kv head of its own, positions nothing under
-    RoPE; all else moves something."""
+    """Heads move nothing where head_dim = hidden / heads, each has a kv head of its own and no table has a row or a
+    column for them, positions nothing under RoPE without a table; all else moves something."""
     family = FAMILIES[subject.model_type]
     moved = {axis for dims in probed(subject).values() for dim in dims for axis in dim}
     followed = Architecture(family, subject.config(family)).followed
     own_kv = "kv_heads" in followed and followed["kv_heads"].repeats
-    idle = {"layers"} | ({"heads"} if family.derived_head_dim and own_kv else set())
+    together = family.derived_head_dim and own_kv and "buckets" not in family.axes
+    idle = {"layers", "layer_groups"} | ({"heads"} if together and family.attention.rope != "table" else set())
     idle |= followed.keys() & subject.axes.keys() - {"head_dim"}
-    idle |= {"positions"} if family.attention.rope else set()
+    idle |= set() if family.counts_positions else {"positions"}
     if family.experts and family.experts.step:
         dense = "mlp_only_layers" in subject.extra
         idle |= {"expert_ffn", "shared_ffn", "experts"} & set(subject.axes) if dense else {"ffn"}

@@ -35,7 +35,7 @@ def has_bias(variant: str) -> bool:
 
 BIASED = [v for v in LANGUAGE if has_bias(v)]
 UNBIASED = [v for v in LANGUAGE if v not in BIASED]
-ROPE = tuple(kind for kind, family in grow.families.items() if family.attention.rope)
+ROPE = tuple(kind for kind, family in grow.families.items() if not family.counts_positions)
 LEARNED = [v for v in LANGUAGE if VARIANTS[v].model_type not in ROPE]
 MORE, LATER = 60, 97  # 41 tokens and 64 positions in the source
 OLD, FIRST = 41, 64

@@ -65,9 +65,8 @@ class Matched:
 
 def numberless(name: str) -> str:
     """A tensor's name with `{layers}` and `{experts}` for its indices."""
-    for index in INDICES:
-        name = re.sub(r"\.\d+\.", f".{{{index}}}.", name, count=1)
-    return name
+    name = re.sub(r"\.\d+\.", ".{layers}.", name, count=1)
+    return re.sub(r"(?<=experts)\.\d+\.", ".{experts}.", name)
 
 
 def _after_layer(name: str) -> tuple[str, str]:
@@ -108,8 +107,9 @@ def match(architecture: Architecture, stored: Mapping[str, Stored], where: str) 
     stale = tuple(name for name in stored if name.endswith(family.stale))
     names = {name: canonical(name) for name in stored if name not in stale}
     check_strange(names, stored, where)
-    for axis in (axis for axis in INDICES if axis in sizes):
-        _check_count(family, axis, sizes, patterns, {c for c in names.values() if c}, where)
+    for index in (index for index in INDICES if index in sizes):
+        axis = architecture.counting(index)
+        _check_count(family, index, axis, sizes, patterns, {c for c in names.values() if c}, where)
     if not architecture.config.get("architectures"):
         base = not any(name.startswith((family.prefix, *family.aliases)) for name in names)
         architecture = _infer(architecture, {c for c in names.values() if c}, base)
@@ -148,6 +148,7 @@ def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]) ->
 
 def _check_count(
     family: Family,
+    index: str,
     axis: str,
     sizes: Mapping[str, int],
     patterns: Mapping[str, re.Pattern[str]],
@@ -158,8 +159,8 @@ def _check_count(
     indices = set()
     for name in canonicals:
         for pattern in patterns.values():
-            if (hit := pattern.match(name)) and axis in pattern.groupindex:
-                indices.add(int(hit[axis]))
+            if (hit := pattern.match(name)) and index in pattern.groupindex:
+                indices.add(int(hit[index]))
     stored = max(indices, default=-1) + 1
     if indices and stored != sizes[axis]:
         raise BadInput(

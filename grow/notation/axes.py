@@ -17,6 +17,7 @@ several products one behind the other with `|` in between; a number is so many c
 `kv_heads q_per_kv` in a row is the space of query heads and is called `heads`; size 1 is a size.
 `head_dim.q`, `.k` and `.v` have one size and separate coordinates: q meets k in a dot product,
 v meets the output projection. So have `hidden`, as it is behind a norm with a gain, and `hidden.raw`.
+`head_dim.turn` is a rotation as a table has it: the sines of all pairs of a head, then their cosines.
 
 A line of a family's table is a tensor name, a signature, what stock code multiplies the tensor by, and a condition:
 
@@ -34,9 +35,9 @@ from functools import cache
 SIDES = ("q", "k", "v")
 WRITE, READ, GAIN, SHIFT, STACK = "write", "read", "gain", "shift", "stack"
 INDICES = ("layers", "experts")  # axes along which tensors are counted instead of stacked
-LOOKUPS = {"vocab", "positions", "types", "experts"}  # a table that these index is looked up row by row, not multiplied
+LOOKUPS = {"vocab", "positions", "types", "buckets", "experts"}  # a table that these index is looked up row by row
 
-_LABEL = re.compile(r"(?P<axis>[a-z_]+)(?:\.(?P<side>[qkv]|raw))?$")
+_LABEL = re.compile(r"(?P<axis>[a-z_]+)(?:\.(?P<side>[qkv]|raw|turn))?$")
 _MARKS = re.compile(r"^(?P<dim>.+?)\s*(?<!\S)(?:(?P<gain>1?\*>?)|(?P<shift>\+))$")
 _ARROW = re.compile(r"^(?P<left>[^<>]+?)\s*(?P<arrow><-|->)\s*(?P<right>[^<>]*)$")
 _STACK = re.compile(r"^\[(?P<axis>[a-z_]+)\]\s*(?P<rest>.+)$")

@@ -99,7 +99,7 @@ def grow_counts(source: Architecture, new: Mapping[str, int], tokens: str, words
         maps["positions"] = position_map(source, p2)
         if p2 > p:
             tabled = f"{p2 - p} appended, repeating the old ones"
-            words["positions"] = "no weight has them" if source.family.attention.rope else tabled
+            words["positions"] = tabled if source.family.counts_positions else "no weight has them"
     return maps
 
 
@@ -108,7 +108,7 @@ def position_map(source: Architecture, p2: int) -> AxisMap:
     p = source.sizes["positions"]
     if p2 == p:
         return identity(p)
-    if source.family.attention.rope:  # millions of them cost nothing
+    if not source.family.counts_positions:  # millions of them cost nothing
         for config in source.ropes.values():
             rope.check_positions(config, p, p2)
         return appended(p, p2, SILENT, "no weight")

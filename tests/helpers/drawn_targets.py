@@ -49,7 +49,7 @@ def grows(variant: str, axis: str) -> bool:
     """Whether a model has this axis, and its family lets it grow."""
     kind, _, fields, _ = VARIANTS[variant]
     source = Architecture(grow.families[kind], fields)
-    return axis in source.sizes and axis not in source.refused
+    return axis in source.sizes and axis not in {refusal.axis for refusal in source.refusals}
 
 
 def sizes_of(variant: str) -> dict[str, int]:

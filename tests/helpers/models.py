@@ -14,7 +14,17 @@ from typing import Any
 import torch
 import transformers
 from torch.overrides import TorchFunctionMode
-from variants import KINDS, LLAMA, LM, LONG, MLM, ONE_EACH, VARIANTS, Variant  # noqa: F401  tests import them from here
+from variants import (  # noqa: F401  tests import them from here
+    KINDS,
+    LLAMA,
+    LM,
+    LONG,
+    MLM,
+    ONE_EACH,
+    SHARING,
+    VARIANTS,
+    Variant,
+)
 
 transformers.logging.set_verbosity(transformers.logging.CRITICAL)
 transformers.logging.disable_progress_bar()
@@ -120,6 +130,9 @@ ENCODERS = (
     "ernie",
     "electra",
     "eurobert",
+    "roformer",
+    "mpnet",
+    "albert",
 )
 """Model types that read a text in both directions."""
 

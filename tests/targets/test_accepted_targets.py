@@ -11,6 +11,7 @@ from target_configs import BERT, GPT2, LLAMA, MHA, OPT, QWEN3, plan
 from grow.architectures import FAMILIES, architecture_of
 from grow.architectures.architecture import Architecture
 from grow.errors import Refused
+from grow.models.shapes_by_config import layer_lists
 from grow.planning.target import resolve
 
 pytestmark = pytest.mark.quick
