@@ -112,7 +112,7 @@ def _best(source: Architecture, axis: str, targets: Iterator[dict[str, int]]) ->
 
 
 def _planned(source: Architecture, to: Mapping[str, int]) -> Plan:
-    sizes = {**source.sizes, "labels": 2}
+    sizes = {**{axis: 2 for row in source.rows for axis in row.signature.axes}, **source.sizes}
     stored = {name: _Stored("BF16", row.signature.shape(sizes)) for name, row in source.tensors.items()}
     if source.tie:
         stored.pop(source.tie.head, None)
