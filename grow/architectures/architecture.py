@@ -13,7 +13,7 @@ from typing import Any
 
 from grow.architectures.common_fields import ELEMENTWISE, OLDER_ROPE
 from grow.architectures.facts import Chain, Refusal, Tie
-from grow.architectures.family import Family
+from grow.architectures.family import ATTENTION, Family
 from grow.architectures.model_sizes import sizes_of
 from grow.architectures.size_laws import SizeLaw
 from grow.errors import BadInput
@@ -69,7 +69,7 @@ class Architecture:
     @cached_property
     def sizes(self) -> Mapping[str, int]:
         """Axis -> size, head_dim and kv_heads resolved; BadInput when the fields contradict each other."""
-        return sizes_of(self.family, self.get)
+        return sizes_of(self)
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -263,6 +263,11 @@ class Architecture:
     @cached_property
     def followed(self) -> Mapping[str, SizeLaw]:
         """Axis -> what its size follows from in this model; it never grows on its own."""
-        sizes, laws = self.sizes, self.family.size_laws.items()
-        read = {axis: law.read_with(sizes, self.get) for axis, law in laws if self.holds(law.when)}
-        return {axis: law for axis, law in read.items() if law.value(sizes) == sizes[axis]}
+        sizes, laws = self.sizes, {axis: self.law_of(axis) for axis in self.family.size_laws}
+        return {axis: law for axis, law in laws.items() if law and law.value(sizes) == sizes[axis]}
+
+    def law_of(self, axis: str) -> SizeLaw | None:
+        """What the size of an axis follows from in this model, None where it follows from nothing."""
+        laws = (law for law in self.family.size_laws.get(axis, ()) if self.holds(law.when))
+        law = next(laws, None)
+        return law and law.read_with((*self.family.axes, *ATTENTION), self.get)

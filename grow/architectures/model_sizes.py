@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from grow.architectures.family import Family
+from grow.architectures.size_laws import SizeLaw
 from grow.errors import BadInput
 
 UNSAID = (None, "auto")
 
 
-def sizes_of(family: Family, get: Callable[[str], Any]) -> Mapping[str, int]:
-    """BadInput when the fields contradict each other; `get` gives the value of a config field."""
+class Model(Protocol):
+    """What is asked of a model."""
+
+    @property
+    def family(self) -> Family: ...
+
+    def get(self, name: str) -> Any: ...
+
+    def law_of(self, axis: str) -> SizeLaw | None: ...
+
+
+def sizes_of(model: Model) -> Mapping[str, int]:
+    """BadInput when the fields contradict each other."""
+    family = model.family
     sizes: dict[str, int] = {}
     for axis, name in family.axes.items():
-        value = get(name)
+        if axis in family.computed and model.law_of(axis):
+            continue
+        value = model.get(name)
         if value in UNSAID and axis in family.default_sizes:
-            value = family.default_sizes[axis].read_with(family.axes, get).value(sizes)
+            value = family.default_sizes[axis].read_with(family.axes, model.get).value(sizes)
         if axis == "head_dim" and value is None:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -28,6 +43,9 @@ def sizes_of(family: Family, get: Callable[[str], Any]) -> Mapping[str, int]:
                 fix=f"set {name} to the size that the weights have",
             )
         sizes[axis] = value
+    for axis in family.computed:
+        if law := model.law_of(axis):
+            sizes[axis] = law.value(sizes) or 0
     if not family.attends:
         family.check_caps(sizes)
         return sizes

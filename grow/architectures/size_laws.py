@@ -1,6 +1,6 @@
-"""Sizes that follow from others, as `hidden / heads` or `4 hidden`, and the condition under which they do.
+"""Sizes that follow from others, as `hidden / heads` or `4 hidden`, or are one number, and under which condition.
 
-A factor is a number, an axis or a config field: `expand hidden`. In `⌈hidden / 16⌉` the size is rounded up.
+A factor is an axis or a config field: `expand hidden`. In `⌈hidden / 16⌉` the size is rounded up.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class SizeLaw:
         return None if rest else whole
 
     def solved(self, size: int, sizes: Mapping[str, int]) -> tuple[str, int | None]:
-        """The first factor, and what it must be for `size` to follow."""
+        """The first factor, and what it must be for `size` to follow; "" where it is one number."""
+        if not self.factors:
+            return "", None
         first, others = self.factors[0], {**sizes, self.factors[0]: 1}
         whole, rest = divmod(size * math.prod(sizes[axis] for axis in self.divisors), self._product(others))
         return first, None if rest else whole
@@ -51,7 +53,7 @@ class SizeLaw:
     def unequal(self, axis: str, size: int, sizes: Mapping[str, int]) -> str:
         """`3 heads × 16 != hidden 24`"""
         left = [*(f"{sizes[a]} {a}" for a in self.divisors), str(size) if self.divisors else f"{axis} {size}"]
-        right = [*([str(self.number)] if self.number != 1 else []), *(f"{a} {sizes[a]}" for a in self.factors)]
+        right = [*self._leading, *(f"{a} {sizes[a]}" for a in self.factors)]
         return f"{' × '.join(left)} != {' × '.join(right)}"
 
     def uneven(self, sizes: Mapping[str, int]) -> str:
@@ -71,10 +73,20 @@ class SizeLaw:
     def _product(self, sizes: Mapping[str, int]) -> int:
         return self.number * math.prod(sizes[axis] for axis in self.factors)
 
+    @property
+    def _leading(self) -> list[str]:
+        """The number, where it is not 1 or stands alone."""
+        return [str(self.number)] if self.number != 1 or not self.factors else []
+
     def __str__(self) -> str:
         over = "".join(f" / {axis}" for axis in self.divisors)
-        text = " ".join([*([str(self.number)] if self.number != 1 else []), *self.factors]) + over
+        text = " ".join([*self._leading, *self.factors]) + over
         return f"⌈{text} / {self.over}⌉" if self.over else text
+
+
+def parse_size_laws(text: str) -> tuple[SizeLaw, ...]:
+    """`1 ? CONDITION; heads ? CONDITION`, at most one of which holds."""
+    return tuple(map(parse_size_law, text.split(";")))
 
 
 def parse_size_law(text: str) -> SizeLaw:
@@ -83,11 +95,12 @@ def parse_size_law(text: str) -> SizeLaw:
     up = re.fullmatch(r"\s*⌈(?P<law>.+) / (?P<over>[1-9]\d*)⌉\s*", law)
     over = (up["law"] if up else law).split("/")
     words = over[0].split()
-    number = int(words.pop(0)) if words and words[0].isdecimal() else 1
-    if not words or not all(re.fullmatch("[a-z_]+", word.strip()) for word in (*words, *over[1:])):
+    number = int(words.pop(0)) if words and words[0].isdecimal() else 0
+    axes = [*words, *(axis.strip() for axis in over[1:])]
+    if not all(re.fullmatch("[a-z_]+", axis) for axis in axes) or not (words or (number and not axes)):
         raise ValueError(f"size {text!r} is no product of axes like `4 hidden` or `hidden / heads`")
-    divisors, when = tuple(axis.strip() for axis in over[1:]), " ".join(when.split()) or "always"
-    return SizeLaw(number, tuple(words), divisors, when, int(up["over"]) if up else 0)
+    when = " ".join(when.split()) or "always"
+    return SizeLaw(number or 1, tuple(words), tuple(axes[len(words) :]), when, int(up["over"]) if up else 0)
 
 
 def _listed(axes: Iterable[str], sizes: Mapping[str, int]) -> str:
