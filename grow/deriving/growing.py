@@ -89,7 +89,7 @@ def targets(family: Family, sizes: Mapping[str, int], axis: str) -> list[dict[st
 
 
 def _targets(family: Family, sizes: Mapping[str, int], axis: str) -> Iterator[dict[str, int]]:
-    n, h, k = sizes["hidden"], sizes["heads"], sizes["kv_heads"]
+    n, h, k = sizes.get("hidden", 0), sizes.get("heads", 1), sizes.get("kv_heads", 1)
     grouped = "kv_heads" in family.axes
 
     def heads(factor: float) -> dict[str, int]:

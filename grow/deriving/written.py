@@ -102,7 +102,7 @@ def _arguments(derived: Derived, family: Family) -> Iterator[str]:
     for name, words in derived.fields.items():
         argument = "harmless" if name in family.harmless else "fixed"
         evidence.setdefault(argument, []).append(f"{name}: {words}")
-    usual = Family("", "", "", {}, facts.Norm("rms"), facts.Attention(), None, {})
+    usual = Family("", "", "", {}, norm=facts.Norm("rms"), attention=facts.Attention(), tie=None, sizes={})
     required = ("model_type", "table", "prefix", "axes", "norm", "attention", "tie", "sizes")
     for one in fields(Family):
         value = getattr(family, one.name)
