@@ -12,6 +12,7 @@ import torch
 from grow.architectures.common_fields import ELEMENTWISE
 from grow.architectures.facts import Refusal
 from grow.architectures.family import Family
+from grow.architectures.names_of_axes import FFNS
 from grow.deriving.first_family import First, first_family
 from grow.deriving.first_table import NotDescribed
 from grow.deriving.growing import Trial, failing
@@ -20,7 +21,6 @@ from grow.deriving.tiny_models import NotBuilt, TinyModel, answers, built, stock
 
 PART = "partial_rotary_factor"
 ENOUGH = ("hidden", "heads", "layers")
-FFNS = ("ffn", "expert_ffn")
 DRAWS = (2, 3)
 """Seeds of the further models on which every proved axis is grown once more."""
 
@@ -51,7 +51,7 @@ class Derived:
     @property
     def whole(self) -> bool:
         """Whether hidden, heads, FFN and depth are all proved."""
-        return set(ENOUGH) <= set(self.proved) and bool({*FFNS} & set(self.proved))
+        return set(ENOUGH) <= set(self.proved) and bool({*FFNS[:2]} & set(self.proved))
 
 
 def derivation(model_type: str) -> Derived:

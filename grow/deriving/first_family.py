@@ -9,6 +9,7 @@ from typing import Any
 from grow.architectures.common_fields import ELEMENTWISE, TRAINS
 from grow.architectures.facts import Attention, Chain, Experts, Norm, Tie
 from grow.architectures.family import Family
+from grow.architectures.names_of_axes import FFNS, TOP_K_FIELDS
 from grow.deriving.config_facts import (
     class_prefix_of,
     defaults_of,
@@ -20,7 +21,7 @@ from grow.deriving.config_facts import (
     turned_part,
 )
 from grow.deriving.first_table import first_rows, table_text
-from grow.deriving.integer_fields import TOP_K_FIELDS, Moves, probed
+from grow.deriving.integer_fields import Moves, probed
 from grow.deriving.reading import Reads, traced
 from grow.deriving.row_conditions import with_classes, with_switches
 from grow.deriving.tiny_models import (
@@ -217,6 +218,6 @@ def _experts(moves: Moves, rows: Mapping[str, tuple[str, str]], said: Mapping[st
     top_k = next((name for name in TOP_K_FIELDS if type(said.get(name)) is int), "")
     if "experts" not in moves.axes or not router or not top_k:
         return None
-    width = next((axis for axis in ("expert_ffn", "ffn") if axis in moves.axes), "")
+    width = next((axis for axis in FFNS[1::-1] if axis in moves.axes), "")
     parts: dict[str, tuple[str, ...]] = {name: () for name in rows if "{experts}" in name}
     return Experts(width=width, top_k=top_k, router=router, parts=parts)

@@ -8,7 +8,8 @@ from functools import cache
 
 import torch
 
-from grow.deriving.integer_fields import LABELS, SIZES, Moves
+from grow.architectures.names_of_axes import DOWN, FFNS, SIZES
+from grow.deriving.integer_fields import LABELS, Moves
 from grow.deriving.reading import Reads, is_norm
 from grow.deriving.tiny_models import NotBuilt
 from grow.notation.axes import INDICES, LOOKUPS, Space, parse_signature
@@ -25,12 +26,10 @@ FUSED = (
     "(heads head_dim.q | heads head_dim.k | heads head_dim.v)",
     "(kv_heads (q_per_kv head_dim.q | head_dim.k | head_dim.v))",
     "(kv_heads head_dim.k | kv_heads head_dim.v)",
-    "(ffn | ffn)",
-    "(expert_ffn | expert_ffn)",
-    "(shared_ffn | shared_ffn)",
+    *(f"({units} | {units})" for units in FFNS),
 )
 SINGLE = (
-    "hidden", "ffn", "vocab", "positions", "types", "embed", "expert_ffn", "shared_ffn", "experts", "heads", "kv_heads",
+    "hidden", *FFNS[:1], "vocab", "positions", "types", "embed", *FFNS[1:], "experts", "heads", "kv_heads",
 )  # fmt: skip
 
 
@@ -87,7 +86,7 @@ def spaces(moves: Moves, name: str, dim: int) -> list[str]:
     sides = (side,) if side else ("v", "q", "k")
     own = [axis for axis in moves.axes if axis not in SIZES]
     candidates = [*SINGLE, *own, *(f"(heads {axis})" for axis in own), *(f"({a} | {b})" for a in own for b in own)]
-    candidates += [f"({a} {b})" for a in own for b in ("ffn", "expert_ffn", "shared_ffn", *own) if a != b]
+    candidates += [f"({a} {b})" for a in own for b in (*FFNS, *own) if a != b]
     candidates += [f"({h} head_dim.{s})" for s in sides for h in ("heads", "kv_heads")]
     candidates += [f"head_dim.{s}" for s in sides] + [f for f in FUSED if understood(f)]
     shape = moves.base[name]
@@ -145,7 +144,7 @@ def signatures(moves: Moves, model: torch.nn.Module, reads: Reads, name: str) ->
                 yield f"{b} -> {a}" if _stores_in_out(module) else f"{a} <- {b}"
     elif len(shape) == 3 and "experts" in options[0]:
         # of (experts, hidden, units) or (experts, units, hidden) the name says which way it goes
-        down = any(word in name.lower() for word in ("down", "output", "w2", "wo"))
+        down = any(word in name.lower() for word in DOWN)
         for a in options[1]:
             for b in options[2]:
                 yield f"[experts] {a} {'<-' if _is_stream(a) == down else '->'} {b}"
