@@ -1,4 +1,4 @@
-"""The names that configs have for the sizes of axes, in families that grow has or not, and small sizes to try them with."""
+"""The names that configs have for the sizes of axes, of known families or not, and small sizes to try them with."""
 
 SIZES = {
     "hidden": 48, "heads": 6, "kv_heads": 2, "head_dim": 16, "ffn": 28, "layers": 2, "vocab": 41, "positions": 64,
