@@ -75,7 +75,7 @@ class Change:
 def no_maps(sizes: Mapping[str, int]) -> dict[str, AxisMap]:
     """The maps of a growth that changes nothing: identities of every space; layers are counted and not mapped."""
     whole = {axis: identity(n) for axis, n in sizes.items() if axis not in ("layers", "head_dim")}
-    return whole | {f"head_dim.{side}": identity(sizes["head_dim"]) for side in SIDES}
+    return whole | {f"head_dim.{side}": identity(sizes["head_dim"]) for side in SIDES if "head_dim" in sizes}
 
 
 @dataclass(frozen=True)
@@ -251,6 +251,7 @@ def layer_config(source: Architecture, depth: Depth) -> dict[str, Any]:
     for name, entries in source.layer_entries.items():
         changes[name] = [entries[i] for i in depth.source]
     for listed in family.layer_lists:
+        changes |= listed.otherwise(changes.get(listed.field, ()))
         if isinstance(listed, Window):
             changes |= _boundary(source, listed, depth)
     if family.experts and family.experts.step:

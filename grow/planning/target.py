@@ -99,11 +99,12 @@ def _from_text(source: Architecture, text: str, deepen: bool) -> Target:
     if path.is_file():
         return _from_config(source, _read_json(path), str(path), deepen)
     hint = did_you_mean(text, family.sizes)
+    named = [axis for axis in ("hidden", "heads") if axis in family.axes]
     raise BadInput(
         option(to=text),
         what="is not a size of the family, factor, field list, folder or config.json" + (f"; {hint}" if hint else ""),
         why=f"sizes of {family.model_type}: {', '.join(family.sizes)}",
-        fix=f"{option(to='2x')}, or {option(to={family.axes[a]: ... for a in ('hidden', 'heads')})}",
+        fix=f"{option(to='2x')}, or {option(to={family.axes[a]: ... for a in named})}",
     )
 
 
@@ -189,7 +190,8 @@ def _from_factor(source: Architecture, text: str) -> Target:
     if not 1 <= factor <= 1024:
         why = "a factor is a number from 1 to 1024"
         raise BadInput(option(to=text), what="not a factor", why=why, fix=option(to="2x"))
-    scaled = [axis for axis in ("hidden", "heads", "kv_heads", *source.family.units) if axis in old]
+    own = ("hidden", "heads", "kv_heads", *source.family.units)
+    scaled = [axis for axis in own if axis in old and axis not in source.followed]
     broken = [axis for axis in scaled if (old[axis] * factor).denominator != 1]
     if broken:
         step = gcd(*(old[a] for a in scaled))
