@@ -145,8 +145,9 @@ class Architecture:
 
     @property
     def stream_is_bare(self) -> bool:
-        """Whether something reads the residual stream without a norm in between."""
-        return self.norm_writes_stream or self.holds(self.family.norm.bare)
+        """Whether something reads the residual stream without a norm in between, or a norm writes what it begins with."""
+        norm = self.family.norm
+        return self.norm_writes_stream or self.holds(norm.bare) or self.holds(norm.begins)
 
     @property
     def norm_is_affine(self) -> bool:
@@ -197,6 +198,16 @@ class Architecture:
     def index_scaled(self) -> bool:
         """Whether scores are divided by the layer's index + 1, too."""
         return self.holds(self.family.attention.index_scaled)
+
+    @property
+    def alibi(self) -> bool:
+        """Whether each head has a slope with the distance."""
+        return self.holds(self.family.attention.alibi)
+
+    @property
+    def rope(self) -> str | None:
+        """How q and k are rotated; None where they are not."""
+        return None if self.alibi else self.family.attention.rope
 
     @cached_property
     def ropes(self) -> Mapping[str, Mapping[str, Any]]:

@@ -128,8 +128,8 @@ class Family:
     def conditions(self) -> Mapping[str, Condition]:
         """The text of every condition in the table and the facts -> what it means."""
         texts = {row.when for row in self.rows}
-        texts |= {self.norm.writes_stream, self.norm.affine, self.norm.bare}
-        texts |= {self.attention.scaled, self.attention.index_scaled}
+        texts |= {self.norm.writes_stream, self.norm.affine, self.norm.bare, self.norm.begins}
+        texts |= {self.attention.scaled, self.attention.index_scaled, self.attention.alibi}
         texts |= {self.tie.when, self.tie.norms_when} if self.tie else set()
         texts |= {self.experts.normed} if self.experts else set()
         texts |= {law.when for laws in self.size_laws.values() for law in laws}

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import Family
 from grow.errors import GrowError
 from grow.notation.maps import BLEND, SILENT, AxisMap
 from grow.notation.operators import HeadMaps, commutes
 from grow.planning.change import Change, check_depth, norms_silence
 from grow.planning.choose_maps import LOW, grow_experts, head_dim_maps, low_logit, position_map
+from grow.planning.nearest_sizes import head_places
 from grow.planning.parsed_record import axis_of
 from grow.planning.record import config_sha256
 from grow.verification.rungs import EXACT
@@ -41,14 +41,14 @@ def map_faults(source: Architecture, change: Change, new: Sizes) -> Iterator[str
     for space, context in source.contexts.items():
         if space in change.maps and (why := commutes(change.maps[space], context)):
             yield f"grow.json: the map of {space} does not commute with what sits on it: {why}"
-    yield from _heads(source.family, change.maps)
+    yield from _heads(source, change.maps)
     yield from _recomputed(source, change, new)
     yield from _layers(source, change)
 
 
-def _heads(family: Family, maps: Mapping[str, AxisMap]) -> Iterator[str]:
+def _heads(source: Architecture, maps: Mapping[str, AxisMap]) -> Iterator[str]:
     """Every old query head reads a copy of its own kv head."""
-    q, kv = maps["heads"], maps["kv_heads"]
+    family, q, kv = source.family, maps["heads"], maps["kv_heads"]
     if q.n % kv.n or q.m % kv.m or not q.m or (q.is_identity and kv.is_identity):
         return
     group, new_group = q.n // kv.n, q.m // kv.m
@@ -56,6 +56,11 @@ def _heads(family: Family, maps: Mapping[str, AxisMap]) -> Iterator[str]:
     strays = kept[kv.source[kept // new_group] != q.source[kept] // group]
     if len(strays):
         yield f"grow.json: the map of heads puts head {strays[0]} into a group without the kv head that it reads"
+    placed = head_places(source, q.m)
+    if placed is not None and not np.array_equal(
+        placed, np.argsort(np.where(q.source < 0, q.n, q.source), kind="stable")[: q.n]
+    ):
+        yield "grow.json: the map of heads puts a head where another slope with the distance is"
     if family.attention.whole_norm and not HeadMaps(q, kv).even:
         yield "grow.json: the map of heads is not one of whole copies: a norm over all heads sees another mean square"
 
