@@ -27,8 +27,14 @@ OUTSIDE = [
 
 EVERYDAY = {
     "activation": "English, and torch.nn.modules.activation",
+    "cls_token": "a way to pool, as sentence-transformers calls it",
     "dim": "torch's name of a dimension",
     "ffn": "an axis of the notation",
+    "image_size": "what a model of any type says of its images",
+    "layernorm": "a kind of norm",
+    "num_channels": "what a model of any type says of its images",
+    "patch_size": "what a model of any type says of its images",
+    "projection": "English",
     "original_max_position_embeddings": "a parameter of RoPE, which some config classes repeat as a field",
     "summary": "English",
     "w3": "www.w3.org",

@@ -145,9 +145,8 @@ class Architecture:
 
     @property
     def stream_is_bare(self) -> bool:
-        """Whether something reads the residual stream without a norm in between, or a norm writes what it begins with."""
-        norm = self.family.norm
-        return self.norm_writes_stream or self.holds(norm.bare) or self.holds(norm.begins)
+        """Whether something reads the residual stream without a norm in between."""
+        return self.norm_writes_stream or self.holds(self.family.norm.bare)
 
     @property
     def norm_is_affine(self) -> bool:
@@ -161,7 +160,8 @@ class Architecture:
             dim.role == READ and Label("hidden") in dim.labels for row in self.rows for dim in row.signature.dims
         )
         gains = self.norm_is_affine or not gained  # without them only what makes up for its size itself can read
-        return self.family.norm.kind if gains and not self.stream_is_bare else "plain"
+        written = self.stream_is_bare or self.holds(self.family.norm.begins)
+        return self.family.norm.kind if gains and not written else "plain"
 
     @cached_property
     def contexts(self) -> Mapping[str, str]:

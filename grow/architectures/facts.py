@@ -21,6 +21,7 @@ class Norm:
     affine         condition under which it has a gain (and a bias)
     bare           condition under which something reads the stream without a norm in between
     begins         condition under which the stream begins with a norm's output, although no later norm writes it
+    last           condition under which the last hidden state that a class gives is behind the final norm
     """
 
     kind: str
@@ -28,6 +29,7 @@ class Norm:
     affine: str = "always"
     bare: str = "never"
     begins: str = "never"
+    last: str = "always"
 
 
 @dataclass(frozen=True)

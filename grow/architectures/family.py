@@ -128,8 +128,9 @@ class Family:
     def conditions(self) -> Mapping[str, Condition]:
         """The text of every condition in the table and the facts -> what it means."""
         texts = {row.when for row in self.rows}
-        texts |= {self.norm.writes_stream, self.norm.affine, self.norm.bare, self.norm.begins}
-        texts |= {self.attention.scaled, self.attention.index_scaled, self.attention.alibi}
+        norm, attention = self.norm, self.attention
+        texts |= {norm.writes_stream, norm.affine, norm.bare, norm.begins, norm.last}
+        texts |= {attention.scaled, attention.index_scaled, attention.alibi}
         texts |= {self.tie.when, self.tie.norms_when} if self.tie else set()
         texts |= {self.experts.normed} if self.experts else set()
         texts |= {law.when for laws in self.size_laws.values() for law in laws}

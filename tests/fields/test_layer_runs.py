@@ -32,7 +32,7 @@ def neo(**other) -> Architecture:
 )
 def test_what_is_no_list_of_runs_is_told(runs):
     assert expanded(runs) is None
-    with pytest.raises(BadInput, match="runs .*that make 4 of global, local"):
+    with pytest.raises(BadInput, match=r"runs .*that make 4 of global, local"):
         check_fields(neo(attention_types=runs))
 
 
@@ -44,7 +44,7 @@ def test_runs_of_another_depth_or_kind_are_told():
 
 def test_a_list_and_runs_that_contradict_each_other_are_told():
     check_fields(neo(attention_layers=["global", "local"] * 2))
-    with pytest.raises(BadInput, match="attention_layers.*attention_types says"):
+    with pytest.raises(BadInput, match=r"attention_layers.*attention_types says"):
         check_fields(neo(attention_layers=["global"] * 4))
 
 

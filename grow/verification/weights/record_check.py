@@ -56,10 +56,8 @@ def _heads(source: Architecture, maps: Mapping[str, AxisMap]) -> Iterator[str]:
     strays = kept[kv.source[kept // new_group] != q.source[kept] // group]
     if len(strays):
         yield f"grow.json: the map of heads puts head {strays[0]} into a group without the kv head that it reads"
-    placed = head_places(source, q.m)
-    if placed is not None and not np.array_equal(
-        placed, np.argsort(np.where(q.source < 0, q.n, q.source), kind="stable")[: q.n]
-    ):
+    placed, last = head_places(source, q.m), np.where(q.source < 0, q.n, q.source)
+    if placed is not None and not np.array_equal(placed, np.argsort(last, kind="stable")[: q.n]):
         yield "grow.json: the map of heads puts a head where another slope with the distance is"
     if family.attention.whole_norm and not HeadMaps(q, kv).even:
         yield "grow.json: the map of heads is not one of whole copies: a norm over all heads sees another mean square"
@@ -78,7 +76,8 @@ def _recomputed(source: Architecture, change: Change, new: Sizes) -> Iterator[st
     for space, axis_map in wanted.items():
         if not _same(change.maps[space], axis_map):
             yield f"grow.json: the map of {space} is not the one {axis_map.n} -> {axis_map.m} of this family"
-    vocab = change.maps["vocab"]
+    if (vocab := change.maps.get("vocab")) is None:
+        return
     kinds = set(vocab.source[vocab.n :].tolist())
     appended = np.array_equal(vocab.source[: vocab.n], np.arange(vocab.n)) and kinds in (set(), {SILENT}, {BLEND})
     if not appended or not ((vocab.write == 1).all() and (vocab.gain == 1).all()):
