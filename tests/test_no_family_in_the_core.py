@@ -70,7 +70,8 @@ def owned() -> dict[str, str]:
 
 
 OWNED = owned()
-PUBLISHED = re.compile(r"llama[- ]?pro|progressive llama", re.IGNORECASE)  # the name of a method and its paper
+PUBLISHED = re.compile(r"llama[- ]?pro|progressive llama|llama_4_scaling_beta", re.IGNORECASE)
+"""The name of a method and its paper, and a parameter of RoPE."""
 AXES = {
     axis: kinds[0]
     for axis in {axis for f in FAMILIES.values() for axis in f.axes}

@@ -43,6 +43,7 @@ class Attention:
     rotated     config field that says how many of the first coordinates are rotated, where it is no fraction of them
     alibi       condition under which each head has its own slope with the distance instead, see `grow.notation.alibi`
     qk_norm     an RMSNorm over head_dim on q and on k
+    turned_norm  that norm comes behind the rotation
     whole_norm  that norm is over all heads at once
     index_scaled  condition under which scores are divided by the layer's index + 1, too
     """
@@ -52,6 +53,7 @@ class Attention:
     rotated: str = ""
     alibi: str = "never"
     qk_norm: bool = False
+    turned_norm: bool = False
     whole_norm: bool = False
     index_scaled: str = "never"
 

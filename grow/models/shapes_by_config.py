@@ -61,13 +61,12 @@ def probe(
     axes = dict(axes or axes_of(model_type))
     sizes = {field: SIZES[axis] for axis, field in axes.items()}
     base = {"tie_word_embeddings": False, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, **sizes, **fields}
-    base |= layer_lists(model_type, base, SIZES["layers"])
+    base |= following(model_type, base)
     before = shapes(model_type, auto, base)
     moved: dict[str, list[set[str]]] = {name: [set() for _ in shape] for name, shape in before.items()}
     for axis, field in axes.items():
         doubled = {**base, field: 2 * base[field]}
-        doubled |= layer_lists(model_type, base, doubled[field]) if axis == "layers" else {}
-        after = shapes(model_type, auto, doubled)
+        after = shapes(model_type, auto, doubled | following(model_type, doubled))
         for name, shape in before.items():
             for dim, (old, new) in enumerate(zip(shape, after[name])):
                 if old != new:
@@ -97,6 +96,17 @@ def shapes(model_type: str, auto: str, fields: Mapping[str, Any]) -> dict[str, t
     return {name: tuple(t.shape) for name, t in stored.items()}
 
 
+def following(model_type: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Config fields of a known family that have to follow others, and what they are then."""
+    family = FAMILIES.get(model_type)
+    if family is None:
+        return {}
+    sizes = {axis: fields[field] for axis, field in family.axes.items() if field in fields}
+    laws = {axis: law for axis, of in family.size_laws.items() for law in of if law.always and axis in family.axes}
+    sized = {family.axes[axis]: size for axis, law in laws.items() if (size := law.value(sizes)) is not None}
+    return sized | layer_lists(model_type, fields, sizes["layers"])
+
+
 def layer_lists(model_type: str, fields: Mapping[str, Any], layers: int) -> dict[str, Any]:
     """Fields that say kinds of layers in runs, for so many layers: stock defaults are of one number of them."""
     family = FAMILIES.get(model_type)
@@ -111,7 +121,9 @@ def layer_lists(model_type: str, fields: Mapping[str, Any], layers: int) -> dict
 def axes_of(model_type: str) -> dict[str, str]:
     """Axis -> config field: the family's own, or for an unknown type the first known name that its config has."""
     if model_type in FAMILIES:
-        return dict(FAMILIES[model_type].axes)
+        family = FAMILIES[model_type]
+        free = (axis for axis in family.axes if not any(law.always for law in family.size_laws.get(axis, ())))
+        return {axis: family.axes[axis] for axis in free}
     import transformers
 
     config = transformers.AutoConfig.for_model(model_type).to_dict()
