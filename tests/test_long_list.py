@@ -9,7 +9,7 @@ from models import LONG, VARIANTS
 
 import grow
 from grow.architectures.family import Family
-from grow.notation.axes import Concatenation, Fixed, Product, Space
+from grow.notation.spaces import Concatenation, Fixed, Product, Space
 
 pytestmark = pytest.mark.quick
 

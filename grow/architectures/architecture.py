@@ -17,8 +17,9 @@ from grow.architectures.family import Family
 from grow.architectures.size_laws import SizeLaw
 from grow.errors import BadInput
 from grow.files.header import show
-from grow.notation.axes import GAIN, READ, SHIFT, Label, Row
+from grow.notation.axes import GAIN, READ, SHIFT, Row
 from grow.notation.rope_parameters import SPELLED, rope_of
+from grow.notation.spaces import Label
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,13 @@ class Architecture:
         return self.with_config({**self.config, "architectures": [name]})
 
     def get(self, name: str) -> Any:
-        """A config field, or the value that the stock config gives it when it is left out."""
+        """A config field, or the value that the stock config gives it when it is left out; `a.b`: b in the object a."""
         family, config = self.family, self.config
         value = config.get(name)
+        if "." in name:
+            outer, _, inner = name.partition(".")
+            nested = config.get(outer)
+            value = nested.get(inner) if isinstance(nested, Mapping) else None
         if value is None and name in family.synonyms:
             value = config.get(family.synonyms[name])
         if value is None:

@@ -21,6 +21,7 @@ from grow.architectures.size_laws import SizeLaw, parse_size_laws
 from grow.notation.axes import INDICES, Row, parse_table
 from grow.notation.rope_parameters import SPELLED
 from grow.notation.size_limits import Written, check_caps
+from grow.notation.spaces import Dealt, Fixed
 
 ATTENTION = ("heads", "kv_heads", "head_dim")
 COUNTS = ("layers", "vocab", "positions", "experts")
@@ -172,6 +173,13 @@ class Family:
     def counts_positions(self) -> bool:
         """Whether a table has a row for each position."""
         return any(dim.has("positions") for row in self.rows for dim in row.signature.dims)
+
+    @cached_property
+    def shares(self) -> Mapping[str, int]:
+        """Axis -> a number that divides its size, as rows are dealt in so many shares."""
+        spaces = [dim.space for row in self.rows for dim in row.signature.dims]
+        by = [(space, space.by.count) for space in spaces if isinstance(space, Dealt) and isinstance(space.by, Fixed)]
+        return {part.labels[0].axis: count for space, count in by for part in space.parts}
 
     @property
     def class_begins(self) -> str:

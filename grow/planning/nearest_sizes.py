@@ -46,6 +46,8 @@ def reachable(source: Architecture, new: Mapping[str, int]) -> bool:
         grown = grow_heads(old["heads"], old["kv_heads"], new["heads"], new["kv_heads"], "copies")
         if grown is None or not grown.even:
             return False
+    if any(new[axis] % count for axis, count in family.shares.items()):
+        return False
     if family.divides and new["hidden"] % new["heads"]:
         return False
     if any(law.value(new) != new[axis] for axis, law in source.followed.items()):
