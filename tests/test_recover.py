@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from drawn_targets import own
 from models import ONE_EACH, VARIANTS, save, seeded
 
 import grow
@@ -22,7 +23,9 @@ def everything(variant: str, factor: int) -> dict[str, int]:
     old, named = source.sizes, grow.families[kind].axes.keys() - source.followed.keys()
     target = {a: factor * old[a] for a in ("hidden", "heads", "kv_heads") if a in named}
     target |= {"ffn": old["ffn"] + r.randint(1, 9), "layers": old["layers"] + r.randint(1, 3)}
-    return target | {axis: old[axis] + more for axis, more in (("vocab", 3), ("positions", 5)) if axis in old}
+    return own(variant, target) | {
+        axis: old[axis] + more for axis, more in (("vocab", 3), ("positions", 5)) if axis in old
+    }
 
 
 def check(source: Path, grown: Path) -> dict:

@@ -137,7 +137,8 @@ def test_low_needs_a_bias(variant, tiny, tmp_path):
     assert (error.exit_code, (tmp_path / "grown").exists()) == (2, False)
     said = re.search(r'new_tokens="(\w+)"', error.fix)
     grow.plan(tiny(variant), {"vocab": MORE}, new_tokens=said[1])  # what the fix says
-    assert grow.plan(tiny(variant), {"ffn": 99}, new_tokens="low").new_sizes["ffn"] == 99  # no new token, no question
+    plan = grow.plan(tiny(variant), {"layers": 3}, new_tokens="low")  # no new token, no question
+    assert plan.new_sizes["layers"] == 3
 
 
 def test_a_choice_that_is_none_is_bad_input(tiny):

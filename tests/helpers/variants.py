@@ -24,9 +24,6 @@ FALCON = dict(
     vocab_size=41, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, layer_norm_epsilon=0.05,
     max_position_embeddings=64, pad_token_id=0,
 )  # fmt: skip
-MPT = dict(
-    vocab_size=41, d_model=12, n_layers=2, n_heads=3, layer_norm_epsilon=0.05, max_seq_len=64, pad_token_id=0,
-)  # fmt: skip
 NEO = dict(
     vocab_size=41, hidden_size=12, num_layers=2, num_heads=3, max_position_embeddings=64, layer_norm_epsilon=0.05,
     attention_types=[[["local", "global"], 1]], window_size=5, bos_token_id=0, eos_token_id=0,
@@ -308,11 +305,7 @@ VARIANTS: dict[str, Variant] = {
             "tie_word_embeddings": False, "ffn_hidden_size": 26,
         },
     ),
-    "mpt": Variant("mpt", LM, MPT),
-    "mpt-clipped": Variant(
-        "mpt", LM, {**MPT, "tie_word_embeddings": False, "attn_config": {"clip_qkv": 0.7, "softmax_scale": 0.3}}
-    ),
-    "codegen": Variant("codegen", LM, {**GPT2, "n_head": 4, "n_embd": 24, "rotary_dim": 4}),
+    "codegen": Variant("codegen", LM, {**GPT2, "n_head": 8, "n_embd": 48, "rotary_dim": 4}),
     "gpt_neox": Variant("gpt_neox", LM, NEOX),
     "gpt_neox-sequential": Variant("gpt_neox", LM, {**NEOX, "use_parallel_residual": False}),
     "gpt_neox-no-bias": Variant("gpt_neox", LM, {**NEOX, "attention_bias": False, "tie_word_embeddings": True}),
@@ -352,7 +345,6 @@ VARIANTS: dict[str, Variant] = {
     **_heads("gpt2", GPT2),
     **_only(_heads("gpt_bigcode", GPT2), "sequence", "token"),
     **_only(_heads("falcon", FALCON), "sequence", "token", "qa"),
-    **_only(_heads("mpt", MPT), "sequence", "token", "qa"),
     **_only(_heads("bloom", BLOOM), "sequence", "token", "qa"),
     **_only(_heads("gpt_neo", NEO), "sequence", "token", "qa"),
     **_only(_heads("gptj", {**GPT2, "rotary_dim": 4}), "sequence", "qa"),
@@ -383,7 +375,7 @@ VARIANTS: dict[str, Variant] = {
 # One of each family with a head, for what does not depend on the variant.
 ONE_EACH = (
     "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm", "distilbert-mlm",
-    "gpt_bigcode", "gpt_neo", "gptj", "bloom", "falcon", "mpt", "codegen",
+    "gpt_bigcode", "gpt_neo", "gptj", "bloom", "falcon", "codegen",
     "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron",
     "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "olmoe",
     "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "stablelm",
@@ -409,7 +401,7 @@ LONG = (
     "gpt2", "gpt_neox", "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm",
     "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe",
     "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt",
-    "gpt_bigcode", "gpt_neo", "gptj", "bloom", "falcon", "mpt", "codegen",
+    "gpt_bigcode", "gpt_neo", "gptj", "bloom", "falcon", "codegen",
     "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
     "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image",
     "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm", "mpnet-mlm", "albert-mlm",
