@@ -9,7 +9,7 @@ from models import LONG, VARIANTS
 
 import grow
 from grow.architectures.family import Family
-from grow.notation.axes import Concatenation, Fixed, Product, Space
+from grow.notation.spaces import Concatenation, Fixed, Product, Space
 
 pytestmark = pytest.mark.quick
 
@@ -20,6 +20,7 @@ def facts(family: Family) -> set[object]:
     stated: set[object] = {(norm.kind, norm.writes_stream, norm.affine != "always")}
     stated |= {("rope", attention.rope, attention.rotated != "")}
     stated |= {("q and k", attention.qk_norm, attention.whole_norm, attention.turned_norm)}
+    stated |= {("alibi", attention.alibi == "always"), ("begins", norm.begins), ("shares", bool(family.shares))}
     stated |= {("scores", attention.scaled != "always", attention.index_scaled != "never")}
     stated |= {
         *(("follows", axis, str(law), law.when) for axis, laws in family.size_laws.items() for law in laws),

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import tiny as files
 import transformers
-from drawn_targets import exact_factor
+from drawn_targets import exact_factor, own
 from models import KINDS, LONG, VARIANTS
 
 import grow
@@ -28,6 +28,7 @@ RUNGS = ("certificate", "true_float64", "hidden_states")
 OUTPUTS = ("certificate", "true_float64")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 COPIES = {"operators": {"ffn": "copies", "heads": "copies"}}
+EACH_FFN = {"operators": {"ffn": "copies"}}
 
 
 def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
@@ -47,8 +48,8 @@ def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
     found: dict[str, tuple[Any, dict[str, Any]]] = {
         "2x": ("2x", {}),
         "3x, shared evenly": ("3x", {"split": "even"}),
-        "ffn": ({"ffn": 2 * f + 3}, {"operators": {"ffn": "copies"}}),
-        "2x, every copy": ("2x", {**COPIES, "seed": 7}),
+        "ffn": (own(variant, {"ffn": 2 * f + 3}) or "2x", {"operators": {"ffn": "copies"}}),
+        "2x, every copy": ("2x", {**(EACH_FFN if source.alibi else COPIES), "seed": 7}),
     }
     plain = source.hidden_context == "plain"
     if plain and not derived:  # whole copies
@@ -69,10 +70,12 @@ def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
             "head_dim": ({"head_dim": 2 * d}, {}),
             "any hidden": ({"hidden": n + h}, {"seed": 3}),
         }
-    found |= {"heads": ({"heads": 2 * h, "hidden": 2 * n, "ffn": f + 1}, {}), "head_dim": ({"hidden": 2 * n}, {})}
-    if facts.norm.writes_stream == "always":
+    heads = own(variant, {"heads": 2 * h, "hidden": 2 * n, "ffn": f + 1})
+    found |= {"heads": (heads, {}), "head_dim": ({"hidden": 2 * n}, {})}
+    if plain:
         return found | {"4x": ("4x", {"seed": 3})}
-    return found | {"any hidden": ({"hidden": n + 2 * d, "heads": h + 2}, {"seed": 3})}
+    more = facts.shares.get("heads", 2)
+    return found | {"any hidden": ({"hidden": n + more * d, "heads": h + more}, {"seed": 3})}
 
 
 LADDER = ("2x", "2x, every copy")

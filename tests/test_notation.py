@@ -17,7 +17,8 @@ from grow.architectures.config_values import check_fields
 from grow.architectures.match import match
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, Refused
-from grow.notation.axes import GAIN, READ, SHIFT, SIDES, STACK, STORED, WRITE, Label, parse_signature, parse_table
+from grow.notation.axes import GAIN, READ, SHIFT, SIDES, STACK, STORED, WRITE, parse_signature, parse_table
+from grow.notation.spaces import Label
 
 pytestmark = pytest.mark.quick
 

@@ -18,8 +18,9 @@ import torch
 
 from grow.errors import Refused
 from grow.models.fused_experts import fused, in_files
-from grow.notation.axes import STACK, Dim, Label, Signature
+from grow.notation.axes import STACK, Dim, Signature
 from grow.notation.origins import SourcePart, Stack, flat
+from grow.notation.spaces import Label
 from grow.planning.tensor import TensorPlan
 
 

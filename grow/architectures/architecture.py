@@ -18,8 +18,9 @@ from grow.architectures.model_sizes import sizes_of
 from grow.architectures.size_laws import SizeLaw
 from grow.errors import BadInput
 from grow.files.header import show
-from grow.notation.axes import GAIN, READ, SHIFT, Label, Row
+from grow.notation.axes import GAIN, READ, SHIFT, Row
 from grow.notation.rope_parameters import SPELLED, rope_of
+from grow.notation.spaces import Label
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,13 @@ class Architecture:
         return self.with_config({**self.config, "architectures": [name]})
 
     def get(self, name: str) -> Any:
-        """A config field, or the value that the stock config gives it when it is left out."""
+        """A config field, or the value that the stock config gives it when it is left out; `a.b`: b in the object a."""
         family, config = self.family, self.config
         value = config.get(name)
+        if "." in name:
+            outer, _, inner = name.partition(".")
+            nested = config.get(outer)
+            value = nested.get(inner) if isinstance(nested, Mapping) else None
         if value is None and name in family.synonyms:
             value = config.get(family.synonyms[name])
         if value is None:
@@ -120,7 +125,8 @@ class Architecture:
             dim.role == READ and Label("hidden") in dim.labels for row in self.rows for dim in row.signature.dims
         )
         gains = self.norm_is_affine or not gained  # without them only what makes up for its size itself can read
-        return self.family.norm.kind if gains and not self.stream_is_bare else "plain"
+        written = self.stream_is_bare or self.holds(self.family.norm.begins)
+        return self.family.norm.kind if gains and not written else "plain"
 
     @cached_property
     def contexts(self) -> Mapping[str, str]:
@@ -158,6 +164,16 @@ class Architecture:
     def index_scaled(self) -> bool:
         """Whether scores are divided by the layer's index + 1, too."""
         return self.holds(self.family.attention.index_scaled)
+
+    @property
+    def alibi(self) -> bool:
+        """Whether each head has a slope with the distance."""
+        return self.holds(self.family.attention.alibi)
+
+    @property
+    def rope(self) -> str | None:
+        """How q and k are rotated; None where they are not."""
+        return None if self.alibi else self.family.attention.rope
 
     @cached_property
     def ropes(self) -> Mapping[str, Mapping[str, Any]]:

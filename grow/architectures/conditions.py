@@ -31,7 +31,7 @@ HEADS = (
 )
 """What the names of stock model classes with a head end in."""
 
-_COMPARED = re.compile(r"(?P<a>\w+)(?P<sign>[=!]=)(?:(?P<b>[a-z_]\w*)|'(?P<text>[^']*)'|(?P<number>-?[\d.]+))")
+_COMPARED = re.compile(r"(?P<a>[\w.]+)(?P<sign>[=!]=)(?:(?P<b>[a-z_]\w*)|'(?P<text>[^']*)'|(?P<number>-?[\d.]+))")
 
 
 class Facts(Protocol):

@@ -81,7 +81,7 @@ def check_fields(architecture: Architecture, harmless: Collection[str] = ()) -> 
                 why="so many coordinates of each head turn in pairs",
                 fix=f"set {field} to what the model was trained with",
             )
-    if family.attention.rope and family.attention.rope != "table":
+    if architecture.rope and architecture.rope != "table":
         for config in architecture.ropes.values():
             check_rope(config, sizes["head_dim"], partial=family.attention.rope == "partial")
     return notes

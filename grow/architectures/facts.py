@@ -20,6 +20,7 @@ class Norm:
     writes_stream  condition under which the norm's output is the residual stream (post-LN)
     affine         condition under which it has a gain (and a bias)
     bare           condition under which something reads the stream without a norm in between
+    begins         condition under which the stream begins with a norm's output, although no later norm writes it
     last           condition under which the last hidden state that a class gives is behind the final norm
     """
 
@@ -27,6 +28,7 @@ class Norm:
     writes_stream: str = "never"
     affine: str = "always"
     bare: str = "never"
+    begins: str = "never"
     last: str = "always"
 
 
@@ -39,6 +41,7 @@ class Attention:
                 first `partial_rotary_factor · head_dim` coordinates are rotated in either way, the rest pass through);
                 "table" (2i and 2i + 1, as a table in the checkpoint says: `positions -> head_dim.turn`)
     rotated     config field that says how many of the first coordinates are rotated, where it is no fraction of them
+    alibi       condition under which each head has its own slope with the distance instead, see `grow.notation.alibi`
     qk_norm     an RMSNorm over head_dim on q and on k
     turned_norm  that norm comes behind the rotation
     whole_norm  that norm is over all heads at once
@@ -48,6 +51,7 @@ class Attention:
     scaled: str = "always"
     rope: str | None = None
     rotated: str = ""
+    alibi: str = "never"
     qk_norm: bool = False
     turned_norm: bool = False
     whole_norm: bool = False

@@ -21,6 +21,7 @@ from grow.architectures.size_laws import SizeLaw, parse_size_law, parse_size_law
 from grow.notation.axes import INDICES, SIDES, Row, parse_table
 from grow.notation.rope_parameters import SPELLED
 from grow.notation.size_limits import Written, check_caps
+from grow.notation.spaces import Dealt, Fixed
 
 ATTENTION = ("heads", "kv_heads", "head_dim")
 COUNTS = ("layers", "vocab", "positions", "experts")
@@ -145,8 +146,9 @@ class Family:
     def conditions(self) -> Mapping[str, Condition]:
         """The text of every condition in the table and the facts -> what it means."""
         texts = {row.when for row in self.rows}
-        texts |= {self.norm.writes_stream, self.norm.affine, self.norm.bare, self.norm.last}
-        texts |= {self.attention.scaled, self.attention.index_scaled}
+        norm, attention = self.norm, self.attention
+        texts |= {norm.writes_stream, norm.affine, norm.bare, norm.begins, norm.last}
+        texts |= {attention.scaled, attention.index_scaled, attention.alibi}
         texts |= {self.tie.when, self.tie.norms_when} if self.tie else set()
         texts |= {self.experts.normed} if self.experts else set()
         texts |= {law.when for laws in self.size_laws.values() for law in laws}
@@ -193,6 +195,13 @@ class Family:
     def counts_positions(self) -> bool:
         """Whether a table has a row for each position."""
         return any(dim.has("positions") for row in self.rows for dim in row.signature.dims)
+
+    @cached_property
+    def shares(self) -> Mapping[str, int]:
+        """Axis -> a number that divides its size, as rows are dealt in so many shares."""
+        spaces = [dim.space for row in self.rows for dim in row.signature.dims]
+        by = [(space, space.by.count) for space in spaces if isinstance(space, Dealt) and isinstance(space.by, Fixed)]
+        return {part.labels[0].axis: count for space, count in by for part in space.parts}
 
     @property
     def class_begins(self) -> str:

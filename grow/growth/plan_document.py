@@ -87,8 +87,10 @@ def couplings(plan: Plan) -> list[str]:
     if source.norm_writes_stream:
         place = "whose output is the residual stream"
     facts = [f"{kind} {place}; its eps stays as it is"]
-    if attention.rope:
-        part = attention.rope == "partial" or attention.rotated
+    if source.alibi:
+        facts.append("ALiBi: each head has a slope that follows from the number of heads")
+    if source.rope:
+        part = source.rope == "partial" or attention.rotated
         facts.append("RoPE on " + ("part of each head" if part else "whole heads"))
     if attention.qk_norm:
         facts.append("RMSNorm on " + ("all heads" if attention.whole_norm else "each head") + " of q and k")

@@ -10,6 +10,7 @@
     hidden 1*                                      a gain that is stored as w and means 1 + w
     hidden +                                       a norm's bias
     (2 | positions) -> hidden                      a table with 2 rows in front of the axis
+    (4: heads head_dim.q | heads head_dim.k) <- hidden   a quarter of the first rows, one of the second, and so on
     [experts] (ffn | ffn) <- hidden                one such matrix per expert, stacked in one tensor
     hidden <- channels, patch, patch               a tensor of four dims: what is left of the arrow are its rows
     1, positions -> hidden                         one of three
@@ -32,9 +33,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+
+from grow.notation.spaces import Fixed, Label, Space, parse_space, product_of
 
 SIDES = ("q", "k", "v")
 WRITE, READ, GAIN, SHIFT, STACK = "write", "read", "gain", "shift", "stack"
@@ -43,92 +46,10 @@ STORED = {"labels", "positions", "channels", "patch", "pooled", "pixels", "kerne
 """Axes that have the size that is stored and never grow, unless a config field says their size."""
 LOOKUPS = {"vocab", "positions", "types", "buckets", "experts"}  # a table that these index is looked up row by row
 
-_LABEL = re.compile(r"(?P<axis>[a-z_]+)(?:\.(?P<side>[qkv]|raw|turn))?$")
 _MARKS = re.compile(r"^(?P<dim>.+?)\s*(?<!\S)(?:(?P<gain>1?\*>?)|(?P<shift>\+))$")
 _ARROW = re.compile(r"^(?P<left>[^<>]+?)\s*(?P<arrow><-|->)\s*(?P<right>[^<>]*)$")
 _STACK = re.compile(r"^\[(?P<axis>[a-z_]+)\]\s*(?P<rest>.+)$")
 _TIMES = re.compile(r"\s(?P<sign>[×÷])\s*√(?P<axis>[a-z_]+)$")
-
-
-@dataclass(frozen=True)
-class Label:
-    """One axis inside a stored dimension: `hidden`, `head_dim.q`."""
-
-    axis: str
-    side: str = ""
-
-    @property
-    def space(self) -> str:
-        """The name of its coordinates: an axis map exists per space."""
-        return f"{self.axis}.{self.side}" if self.side else self.axis
-
-    @property
-    def labels(self) -> tuple[Label, ...]:
-        return (self,)
-
-    def size(self, sizes: Mapping[str, int]) -> int:
-        return sizes[self.axis]
-
-    def __str__(self) -> str:
-        return self.space
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """So many coordinates that are no axis and never grow."""
-
-    count: int
-
-    @property
-    def labels(self) -> tuple[Label, ...]:
-        return ()
-
-    def size(self, sizes: Mapping[str, int]) -> int:
-        return self.count
-
-    def __str__(self) -> str:
-        return str(self.count)
-
-
-@dataclass(frozen=True)
-class Product:
-    """Every combination of its factors, the outer one first."""
-
-    factors: tuple[Space, ...]
-
-    @property
-    def labels(self) -> tuple[Label, ...]:
-        return tuple(label for factor in self.factors for label in factor.labels)
-
-    def size(self, sizes: Mapping[str, int]) -> int:
-        total = 1
-        for factor in self.factors:
-            total *= factor.size(sizes)
-        return total
-
-    def __str__(self) -> str:
-        return " ".join(f"({f})" if isinstance(f, Concatenation) else str(f) for f in self.factors)
-
-
-@dataclass(frozen=True)
-class Concatenation:
-    """Its parts one behind the other."""
-
-    parts: tuple[Space, ...]
-
-    @property
-    def labels(self) -> tuple[Label, ...]:
-        return tuple(label for part in self.parts for label in part.labels)
-
-    def size(self, sizes: Mapping[str, int]) -> int:
-        return sum(part.size(sizes) for part in self.parts)
-
-    def __str__(self) -> str:
-        return " | ".join(map(str, self.parts))
-
-
-Space = Label | Fixed | Product | Concatenation
-"""What a stored dimension is made of."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +111,7 @@ class Signature:
         if self.stacked or (self.rows == 1 and len(self.dims) <= 2):
             return self
         sides = self.dims[: self.rows], self.dims[self.rows :]
-        dims = tuple(Dim(_product([dim.space for dim in side], self.text), side[0].role) for side in sides if side)
+        dims = tuple(Dim(product_of([dim.space for dim in side], self.text), side[0].role) for side in sides if side)
         return Signature(dims, self.text)
 
     @property
@@ -261,7 +182,7 @@ def parse_signature(text: str) -> Signature:
         of = parse_signature(stack["rest"])
         return Signature((Dim(Label(stack["axis"]), STACK), *of.dims), text, of.rows)
     if marked := _MARKS.match(text):
-        space, gain = _space(marked["dim"], text), marked["gain"]
+        space, gain = parse_space(marked["dim"], text), marked["gain"]
         if gain is None:
             return Signature((Dim(space, SHIFT),), text)
         return Signature((Dim(space, GAIN, float(gain[0] == "1"), gain[-1] == ">"),), text)
@@ -269,9 +190,9 @@ def parse_signature(text: str) -> Signature:
     if arrow is None or (arrow["arrow"] == "->" and not arrow["right"]):
         raise ValueError(f"signature {text!r} is neither `A <- B`, `A -> B`, `A *` nor `A +`")
     left_role, right_role = (WRITE, READ) if arrow["arrow"] == "<-" else (READ, WRITE)
-    rows = [Dim(_space(group.strip(), text), left_role) for group in arrow["left"].split(",")]
+    rows = [Dim(parse_space(group.strip(), text), left_role) for group in arrow["left"].split(",")]
     right = arrow["right"].split(",") if arrow["right"] else []
-    columns = [Dim(_space(group.strip(), text), right_role) for group in right]
+    columns = [Dim(parse_space(group.strip(), text), right_role) for group in right]
     return Signature((*rows, *columns), text, len(rows))
 
 
@@ -286,53 +207,3 @@ def parse_table(text: str) -> tuple[Row, ...]:
         middle = signature[: times.start()] if times else signature
         rows.append(Row(name, parse_signature(middle), " ".join(when.split()), root))
     return tuple(rows)
-
-
-def _space(group: str, text: str) -> Space:
-    """The space that a label, the number 1 or a group in parentheses names."""
-    words = iter(re.findall(r"[()|]|[^\s()|]+", group))
-    first = next(words, "")
-    space = _concatenation(words, text) if first == "(" else _atom(first, text)
-    if next(words, None) is not None:
-        raise ValueError(f"signature {text!r}: {group!r} is one stored dimension, which parentheses hold together")
-    if not space.labels and space != Fixed(1):
-        raise ValueError(f"signature {text!r}: {group!r} has no axis")
-    return space
-
-
-def _concatenation(words: Iterator[str], text: str) -> Space:
-    """What stands between a parenthesis and the one that closes it: products with `|` in between."""
-    parts: list[Space] = []
-    factors: list[Space] = []
-    for word in words:
-        if word in ("|", ")"):
-            parts.append(_product(factors, text))
-            factors = []
-            if word == ")":
-                return parts[0] if len(parts) == 1 else Concatenation(tuple(parts))
-        elif word == "(":
-            factors.append(_concatenation(words, text))
-            if not isinstance(factors[-1], Concatenation):
-                raise ValueError(f"signature {text!r}: parentheses inside parentheses hold parts together, so one `|`")
-        elif word == "q_per_kv" and factors and factors[-1] == Label("kv_heads"):
-            factors[-1] = Label("heads")
-        else:
-            factors.append(_atom(word, text))
-    raise ValueError(f"signature {text!r}: a parenthesis is not closed")
-
-
-def _product(factors: list[Space], text: str) -> Space:
-    if not factors:
-        raise ValueError(f"signature {text!r}: an empty group")
-    return factors[0] if len(factors) == 1 else Product(tuple(factors))
-
-
-def _atom(word: str, text: str) -> Label | Fixed:
-    if word.isdecimal() and not word.startswith("0"):
-        return Fixed(int(word))
-    if word == "q_per_kv":
-        raise ValueError(f"signature {text!r}: q_per_kv follows kv_heads")
-    match = _LABEL.match(word)
-    if match is None:
-        raise ValueError(f"signature {text!r}: {word!r} is not a label")
-    return Label(match["axis"], match["side"] or "")

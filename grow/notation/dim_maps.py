@@ -7,8 +7,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from grow.notation.axes import Concatenation, Dim, Fixed, Label, Space
+from grow.notation.axes import Dim
 from grow.notation.maps import AxisMap, concatenate, identity, product
+from grow.notation.spaces import Concatenation, Dealt, Fixed, Label, Product, Space, dealt
 
 
 def dim_map(dim: Dim, maps: Mapping[str, AxisMap], sizes: Mapping[str, int]) -> AxisMap | None:
@@ -29,6 +30,10 @@ def coordinates(space: Space, label: str, sizes: Mapping[str, int]) -> np.ndarra
         return np.zeros(space.count, dtype=bool)
     if isinstance(space, Concatenation):
         return np.concatenate([coordinates(part, label, sizes) for part in space.parts])
+    if isinstance(space, Dealt):
+        behind: np.ndarray = np.concatenate([coordinates(part, label, sizes) for part in space.parts])
+        shares: np.ndarray = behind[dealt([part.size(sizes) for part in space.parts], space.by.size(sizes))]
+        return shares
     whole = np.zeros(1, dtype=bool)
     for factor in space.factors:
         whole = (whole[:, None] | coordinates(factor, label, sizes)[None, :]).ravel()
@@ -41,13 +46,29 @@ def _map(space: Space, maps: Mapping[str, AxisMap], sizes: Mapping[str, int]) ->
     if isinstance(space, Label):
         axis_map = maps.get(space.space)
         return None if axis_map is None or axis_map.is_identity else axis_map
-    together = isinstance(space, Concatenation)
-    inner = space.parts if isinstance(space, Concatenation) else space.factors
+    together = not isinstance(space, Product)
+    inner = space.factors if isinstance(space, Product) else space.parts
     grown = tuple(_map(part, maps, sizes) for part in inner)
     if all(m is None for m in grown):
         return None
     whole = tuple(part.size(sizes) if m is None else m for part, m in zip(inner, grown))
+    if isinstance(space, Dealt):
+        by = maps.get(space.by.space) if isinstance(space.by, Label) else None
+        shares = space.by.size(sizes)
+        return _dealt(whole, shares, shares if by is None else by.m)
     return _joined(whole, together=together)
+
+
+@lru_cache(maxsize=32)
+def _dealt(parts: tuple[AxisMap | int, ...], shares: int, new_shares: int) -> AxisMap:
+    """The map of parts one behind the other, in the order in which they are dealt before and after."""
+    behind = _joined(parts, together=True)
+    old, new = ([size if isinstance(size, int) else getattr(size, of) for size in parts] for of in ("n", "m"))
+    where = dealt(new, new_shares)
+    place = np.argsort(dealt(old, shares))
+    source = behind.source[where]
+    columns = {name: getattr(behind, name)[where] for name in ("write", "read", "gain")}
+    return AxisMap(behind.n, np.where(source >= 0, place[np.maximum(source, 0)], source), **columns)
 
 
 @lru_cache(maxsize=32)

@@ -166,15 +166,21 @@ class HeadMaps:
         return all(m.m == m.counts.sum() and len(set(m.counts.tolist())) == 1 for m in (self.heads, self.kv_heads))
 
 
-def grow_heads(heads: int, kv_heads: int, new_heads: int, new_kv_heads: int, operator: str) -> HeadMaps | None:
+def grow_heads(
+    heads: int, kv_heads: int, new_heads: int, new_kv_heads: int, operator: str, place: np.ndarray | None = None
+) -> HeadMaps | None:
     """Grouped-query attention reads kv head ⌊q / q_per_kv⌋: old query heads keep a copy of their own kv head.
 
     q_per_kv g -> g' ≥ g   old groups stay whole, new query heads join them or come in new groups
     q_per_kv g -> g' < g   every old group is dealt over ⌈g/g'⌉ new ones that share its kv head's weights
     Fresh heads are `unread`, or cyclic `copies` of whole groups (then q_per_kv must stay, or divide).
     None when the old heads do not fit.
+
+    place  where each old query head must lie; nobody chooses then
     """
     g, g2 = heads // kv_heads, new_heads // new_kv_heads
+    if place is not None:
+        return _placed(place, heads, kv_heads, new_heads, new_kv_heads)
     parts = -(-g // g2)
     if parts * kv_heads > new_kv_heads:
         return None
@@ -194,6 +200,16 @@ def grow_heads(heads: int, kv_heads: int, new_heads: int, new_kv_heads: int, ope
         source = source[np.arange(new_heads) % block]
         kv_source = kv_source[np.arange(new_kv_heads) % kv_block]
     return HeadMaps(axis_map(heads, source, operator=operator), axis_map(kv_heads, kv_source, operator=operator))
+
+
+def _placed(place: np.ndarray, heads: int, kv_heads: int, new_heads: int, new_kv_heads: int) -> HeadMaps | None:
+    """Unread heads around the old ones; None where heads of two old groups would lie in one."""
+    groups, old_groups = place // (new_heads // new_kv_heads), np.arange(heads) // (heads // kv_heads)
+    source, kv_source = np.full(new_heads, UNREAD), np.full(new_kv_heads, UNREAD)
+    source[place], kv_source[groups] = np.arange(heads), old_groups
+    if (kv_source[groups] != old_groups).any():
+        return None
+    return HeadMaps(axis_map(heads, source, operator="unread"), axis_map(kv_heads, kv_source, operator="unread"))
 
 
 def grow_head_dim(

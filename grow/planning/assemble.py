@@ -13,10 +13,11 @@ import numpy as np
 from grow.architectures.architecture import Architecture
 from grow.architectures.facts import Tie
 from grow.architectures.match import Match, Matched, Origin
-from grow.notation.axes import WRITE, Label, Row, Signature
+from grow.notation.axes import WRITE, Row, Signature
 from grow.notation.dim_maps import dim_map
 from grow.notation.maps import AxisMap
 from grow.notation.origins import Constant, Drawn, Read, Redrawn, SourcePart, Stack, Twin
+from grow.notation.spaces import Label
 from grow.planning.change import Change, Treatment, treat
 from grow.planning.row_maps import row_maps, tie_factor
 from grow.planning.tensor import TensorPlan, roles_of

@@ -17,7 +17,7 @@ from grow.notation import rope
 from grow.notation.axes import SIDES
 from grow.notation.maps import BLEND, SILENT, AxisMap, appended, axis_map, identity
 from grow.notation.operators import OPERATORS, default_operator, grow_head_dim, grow_heads
-from grow.planning.nearest_sizes import nearest
+from grow.planning.nearest_sizes import head_places, nearest
 from grow.spelling import option
 
 
@@ -78,8 +78,8 @@ def _head_dim_maps(source: Architecture, d2: int) -> tuple[dict[str, AxisMap], d
     place, changes, how = np.arange(d), {}, "appended"
     if d2 != d and attention.rotated:
         how = f"{source.get(attention.rotated)} rotated coordinates kept, new ones pass through"
-    elif d2 != d and attention.rope:
-        grown = rope.grow_rope(source.ropes, d, d2, attention.rope)
+    elif d2 != d and source.rope:
+        grown = rope.grow_rope(source.ropes, d, d2, source.rope)
         place, changes, how = grown.place, source.rope_changes(grown.config), grown.how
     scale = math.sqrt(d2 / d) if source.scaled else 1.0
     turned = {"mates": lambda size: rope.pair_by_pair(size, attention.rope or "")} if attention.turned_norm else {}
@@ -130,7 +130,7 @@ def position_map(source: Architecture, p2: int) -> AxisMap:
     if p2 == p:
         return identity(p)
     if not source.family.counts_positions:  # millions of them cost nothing
-        for config in source.ropes.values():
+        for config in source.ropes.values() if source.rope else ():
             rope.check_positions(config, p, p2)
         return appended(p, p2, SILENT, "no weight")
     first = source.first_position
@@ -216,6 +216,7 @@ _WHY = {
     "plain": "here a norm's output is the residual stream itself (or a reader has no norm with a gain before it), "
     "so only whole copies keep every mean and variance",
     "whole_norm": "one RMSNorm runs over all heads of q, one over those of k: only whole copies keep their mean square",
+    "alibi": "no two heads have one slope, so no head can be another one's copy",
     "elementwise": "units between two matrices grow by copies or by units that nothing reads yet",
 }
 
@@ -227,23 +228,25 @@ def _head_maps(
     sizes = (old["heads"], old["kv_heads"], new["heads"], new["kv_heads"])
     if sizes[:2] == sizes[2:]:
         return identity(sizes[0]), identity(sizes[1])
-    fits = ("copies",) if family.attention.whole_norm else ("unread", "copies")
+    law = "whole_norm" if family.attention.whole_norm else "alibi" if source.alibi else "elementwise"
+    fits = {"whole_norm": ("copies",), "alibi": ("unread",)}.get(law, ("unread", "copies"))
     name = chosen.get("heads", fits[0])
     if name not in fits:
         raise Refused(
             option(operators={"heads": name}),
             what="heads grow by " + " or ".join(fits),
-            why=_WHY["whole_norm" if family.attention.whole_norm else "elementwise"],
+            why=_WHY[law],
             fix=option(operators={"heads": fits[0]}),
         )
-    grown = grow_heads(*sizes, name)
+    grown = grow_heads(*sizes, name, head_places(source, new["heads"]))
     if grown is None:
         h, k, h2, k2 = sizes
         g, g2 = h // k, h2 // k2
         raise Refused(
             option(to={family.axes[a]: m for a, m in (("heads", h2), ("kv_heads", k2)) if a in family.axes}),
             what=f"{h} query heads in {k} groups of {g} do not fit into {k2} groups of {g2}",
-            why="stock attention reads kv head ⌊q / q_per_kv⌋: every old query head needs a group with its kv head",
+            why="stock attention reads kv head ⌊q / q_per_kv⌋: every old query head needs a group with its kv head"
+            + (", and the place with its slope" if source.alibi else ""),
             fix=nearest(source, new),
         )
     if family.attention.whole_norm and not grown.even:
@@ -254,7 +257,7 @@ def _head_maps(
             why=_WHY["whole_norm"],
             fix="nearest exact targets: " + nearest(source, new),
         )
-    words["heads"] = _describe(grown.heads)
+    words["heads"] = _describe(grown.heads) + (", old ones where their slope is" if source.alibi else "")
     words["kv_heads"] = _describe(grown.kv_heads) if sizes[1] != sizes[3] else "unchanged"
     return grown.heads, grown.kv_heads
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from grow.architectures.architecture import Architecture
+from grow.notation import alibi
 from grow.notation.operators import grow_heads
 from grow.notation.size_limits import HEADS_WIDTH, cap_of
 
@@ -52,10 +55,20 @@ def _heads_fit(source: Architecture, new: Mapping[str, int]) -> bool:
         grown = grow_heads(old["heads"], old["kv_heads"], new["heads"], new["kv_heads"], "copies")
         if grown is None or not grown.even:
             return False
+    if any(new[axis] % count for axis, count in family.shares.items()):
+        return False
     if family.divides and new["hidden"] % new["heads"]:
         return False
+    if source.alibi:
+        place = head_places(source, new["heads"])
+        return grow_heads(old["heads"], old["kv_heads"], new["heads"], new["kv_heads"], "unread", place) is not None
     group, new_group = old["heads"] // old["kv_heads"], new["heads"] // new["kv_heads"]
     return -(-group // new_group) * old["kv_heads"] <= new["kv_heads"]
+
+
+def head_places(source: Architecture, heads: int) -> np.ndarray | None:
+    """Where each old query head must lie among so many; None where they may lie anywhere."""
+    return alibi.places(source.sizes["heads"], heads) if source.alibi else None
 
 
 def nearest(source: Architecture, new: Mapping[str, int], limit: int = 3) -> str:

@@ -265,6 +265,8 @@ def _new_config(
     for axis in (*family.growable, *family.mirrors):
         if axis in family.axes and (new[axis] != old[axis] or config.get(family.axes[axis]) is not None):
             result[family.axes[axis]] = new[axis]
+    for name in (family.axes[axis] for axis in family.computed if axis in family.axes):
+        result |= _unread(source, name, result)
     for axis, name in family.axes.items():
         if name in family.synonyms and new[axis] != old[axis]:
             # older readers know one name of the experts only; for the rest, the names that are there
@@ -279,3 +281,12 @@ def _new_config(
     if follows and any(new[axis] != old[axis] for axis in ("hidden", "heads") if axis in old):
         result |= {family.axes[axis]: new[axis] for axis in follows}  # where no field says them, they follow from these
     return result
+
+
+def _unread(source: Architecture, name: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a field says whose size stock code computes: it stays, or goes on repeating the field that it repeats."""
+    said, default = source.config.get(name), str(source.family.defaults.get(name))
+    if said is None or said == source.sizes[{field: axis for axis, field in source.family.axes.items()}[name]]:
+        return {}
+    repeats = default.startswith("=") and said == source.get(default[1:])
+    return {name: result.get(default[1:], said) if repeats else said}

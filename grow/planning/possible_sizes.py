@@ -47,6 +47,14 @@ def check_sizes(source: Architecture, new: Mapping[str, int]) -> None:
             why="each kv head serves heads / kv_heads query heads",
             fix=nearest(source, new),
         )
+    for axis, count in family.shares.items():
+        if new[axis] % count:
+            raise Refused(
+                option(to={field(axis): new[axis]}),
+                what=f"{axis} {new[axis]} is no multiple of {count}",
+                why=f"stock {family.model_type} deals the rows of q, k and v in {count} equal shares",
+                fix=nearest(source, new),
+            )
     if family.divides and new["hidden"] % new["heads"]:
         raise Refused(
             option(to={field("hidden"): new["hidden"]}),

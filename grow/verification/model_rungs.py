@@ -171,7 +171,7 @@ class ModelRungs:
             "cached_decoding": lambda: cached_decoding.cached_decoding(pair, limit=limit, readback=readback),
             "generation": lambda: generation.generation(pair, limit=limit),
             "sampling": lambda: generation.sampling(pair, limit=limit),
-            "kernels": lambda: kernels(pair),
+            "kernels": lambda: kernels(pair, limit=limit, readback=readback),
             "save_reload": lambda: save_reload(pair),
         }
         without = set()

@@ -66,12 +66,14 @@ def target(name: str, growth: str) -> Any:
     facts = FAMILIES[config["model_type"]]
     source = Architecture(facts, config)
     old, derived = source.sizes, "head_dim" in source.followed
-    if facts.norm.writes_stream == "always":  # whole multiples only; a head twice as wide scales its scores by √2
+    plain = facts.norm.writes_stream == "always" or (derived and source.hidden_context == "plain")
+    if plain:  # whole multiples only; a head twice as wide scales its scores by √2
         return {"hidden": 2 * old["hidden"]}
     if derived and facts.attention.whole_norm:
         return {"hidden": old["hidden"] + 2 * old["heads"]}
     if derived:
-        return {"hidden": old["hidden"] + 2 * old["head_dim"], "heads": old["heads"] + 2}
+        more = facts.shares.get("heads", 2)
+        return {"hidden": old["hidden"] + more * old["head_dim"], "heads": old["heads"] + more}
     if source.hidden_context == "plain":
         return {"head_dim": old["head_dim"] + 2}
     return {"hidden": old["hidden"] + old.get("heads", 7)}
@@ -99,6 +101,11 @@ def grow_table(name: str, growth: str, folder: Path) -> Pair:
 def last_copied(t: TensorPlan) -> tuple[int, ...]:
     """The last place of a grown tensor that comes from the old one."""
     return tuple(n - 1 if m is None else int(np.flatnonzero(m.source >= 0)[-1]) for m, n in zip(t.maps, t.new_shape))
+
+
+def first_copied(t: TensorPlan) -> tuple[int, ...]:
+    """The first such place."""
+    return tuple(0 if m is None else int(np.flatnonzero(m.source >= 0)[0]) for m in t.maps)
 
 
 def both_sides(t: TensorPlan, old: Raw, new: Raw) -> tuple[Raw, Raw]:
@@ -131,7 +138,7 @@ def certify(pair: Pair, tensor: str, damage: str) -> tuple[Verification | None, 
     """The certificate of the pair with one tensor damaged (None where that changes nothing), and what the equation says
     at the damaged place: found and wanted."""
     t = next(t for t in pair.plan.tensors if t.name == tensor)
-    place = last_copied(t) if damage == "2 ulp" else (0,) * len(t.new_shape)
+    place = last_copied(t) if damage == "2 ulp" else first_copied(t)
     change = {"2 ulp": two_ulp_at(place), "reversed": reversed_, "zeroed": zeroed}[damage]
     old, before = tiny.read_tensors(pair.source)[t.source].raw, tiny.read_tensors(pair.grown)[tensor].raw
     with damaged(pair.grown, {tensor: change}):

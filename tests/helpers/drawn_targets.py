@@ -54,6 +54,19 @@ def grows(variant: str, axis: str) -> bool:
     return axis in source.sizes and axis not in {refusal.axis for refusal in source.refusals}
 
 
+def own(variant: str, to: dict) -> dict:
+    """The target without sizes that follow from the others."""
+    kind, _, fields, _ = VARIANTS[variant]
+    followed = Architecture(grow.families[kind], fields).followed
+    return {axis: size for axis, size in to.items() if axis not in followed}
+
+
+def alibi(variant: str) -> bool:
+    """Whether each head has a slope of its own, so that none can be another one's copy."""
+    kind, _, fields, _ = VARIANTS[variant]
+    return Architecture(grow.families[kind], fields).alibi
+
+
 def sizes_of(variant: str) -> dict[str, int]:
     kind, _, fields, _ = VARIANTS[variant]
     return Architecture(grow.families[kind], fields).sizes
@@ -145,7 +158,8 @@ def draw_derived(variant: str) -> dict[str, tuple[dict, dict]]:
     family, found = grow.families[VARIANTS[variant].model_type], context(variant)
     whole, halves = h if family.attention.whole_norm else 1, family.attention.rope in ("half", "pairs")
 
-    own_kv = "kv_heads" not in Architecture(family, VARIANTS[variant].fields).followed
+    source = Architecture(family, VARIANTS[variant].fields)
+    own_kv = "kv_heads" not in source.followed and k > 1
 
     def grown(heads: int, dim: int) -> dict[str, int]:
         """Groups of query heads stay as large as they are."""
@@ -153,15 +167,16 @@ def draw_derived(variant: str) -> dict[str, tuple[dict, dict]]:
         return {"heads": heads, "hidden": heads * dim, **kv}
 
     def pick(accept) -> dict[str, int]:
-        step = max(whole, h // k if own_kv else 1)
+        step = math.lcm(whole, h // k if own_kv else 1, family.shares.get("heads", 1))
         shapes = [(a, b) for a in range(h, 3 * h + 1) for b in range(d, 3 * d + 1) if accept(a * b, a, b)]
         return grown(*r.choice([(a, b) for a, b in shapes if a % step == 0 and not (halves and b % 2)]))
 
     exact, even = {"split": "exact"}, {"split": "even"}
-    mixed = {"split": r.choice(("exact", "even")), "operators": {"ffn": "copies", "heads": "copies"}}
+    copied = "unread" if source.alibi else "copies"  # no two heads have one slope
+    mixed = {"split": r.choice(("exact", "even")), "operators": {"ffn": "copies", "heads": copied}}
     cases = {
         "heads-2x": (grown(2 * h, d), exact),
-        "heads-3x-copies": (grown(3 * h, d), {"operators": {"heads": "copies"}}),
+        f"heads-3x-{copied}": (grown(3 * h, d), {"operators": {"heads": copied}}),
         "head_dim-2x": ({"hidden": 2 * n}, even),
         "head_dim-3x": ({"hidden": 3 * n, "ffn": f + r.randint(1, f)}, mixed),
         "ffn-any": ({"ffn": f + r.randint(1, 2 * f)}, exact),
@@ -181,7 +196,11 @@ def draw_derived(variant: str) -> dict[str, tuple[dict, dict]]:
             "together": (pick(lambda m, a, b: m % n and a > h and b > d) | {"ffn": f + r.randint(1, f)}, mixed),
             "mean-2x": ({"hidden": 2 * n}, {"operators": {"hidden": "mean" if found == "layernorm" else "silent"}}),
         }
-    return cases
+    if "ffn" in source.followed:
+        cases = {name: ({a: m for a, m in to.items() if a != "ffn"}, how) for name, (to, how) in cases.items()}
+    if not grows(variant, "head_dim"):  # then hidden grows with the heads alone
+        cases = {name: (to, how) for name, (to, how) in cases.items() if to.get("hidden", n) == to.get("heads", h) * d}
+    return {name: (to, how) for name, (to, how) in cases.items() if to}
 
 
 def draw_headless(variant: str) -> dict[str, tuple[dict, dict]]:

@@ -17,6 +17,13 @@ GPT2 = dict(
     vocab_size=41, n_embd=12, n_layer=2, n_head=3, n_positions=64, layer_norm_epsilon=0.05,
     bos_token_id=0, eos_token_id=0,
 )  # fmt: skip
+BLOOM = dict(
+    vocab_size=41, hidden_size=12, n_layer=2, n_head=3, layer_norm_epsilon=0.05, pad_token_id=0,
+)  # fmt: skip
+FALCON = dict(
+    vocab_size=41, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, layer_norm_epsilon=0.05,
+    max_position_embeddings=64, pad_token_id=0,
+)  # fmt: skip
 NEO = dict(
     vocab_size=41, hidden_size=12, num_layers=2, num_heads=3, max_position_embeddings=64, layer_norm_epsilon=0.05,
     attention_types=[[["local", "global"], 1]], window_size=5, bos_token_id=0, eos_token_id=0,
@@ -284,6 +291,25 @@ VARIANTS: dict[str, Variant] = {
     "gpt_neo-untied": Variant("gpt_neo", LM, {**NEO, "tie_word_embeddings": False, "intermediate_size": 22}),
     "gptj": Variant("gptj", LM, {**GPT2, "n_embd": 18, "rotary_dim": 4}),
     "gptj-tied": Variant("gptj", LM, {**GPT2, "rotary_dim": 4, "tie_word_embeddings": True, "n_inner": 22}),
+    "bloom": Variant("bloom", LM, BLOOM),
+    "bloom-untied": Variant("bloom", LM, {**BLOOM, "tie_word_embeddings": False, "n_head": 4, "hidden_size": 16}),
+    "falcon": Variant("falcon", LM, FALCON),
+    "falcon-groups": Variant(
+        "falcon", LM,
+        {**FALCON, "hidden_size": 48, "num_attention_heads": 6, "num_kv_heads": 2, "new_decoder_architecture": True},
+    ),
+    "falcon-one-norm": Variant(
+        "falcon", LM,
+        {**FALCON, "num_kv_heads": 1, "new_decoder_architecture": True, "num_ln_in_parallel_attn": 1, "bias": True},
+    ),
+    "falcon-alibi": Variant(
+        "falcon", LM,
+        {
+            **FALCON, "alibi": True, "multi_query": False, "parallel_attn": False, "bias": True,
+            "tie_word_embeddings": False, "ffn_hidden_size": 26,
+        },
+    ),
+    "codegen": Variant("codegen", LM, {**GPT2, "n_head": 8, "n_embd": 48, "rotary_dim": 4}),
     "gpt_neox": Variant("gpt_neox", LM, NEOX),
     "gpt_neox-sequential": Variant("gpt_neox", LM, {**NEOX, "use_parallel_residual": False}),
     "gpt_neox-no-bias": Variant("gpt_neox", LM, {**NEOX, "attention_bias": False, "tie_word_embeddings": True}),
@@ -322,6 +348,8 @@ VARIANTS: dict[str, Variant] = {
     **_heads("llama", LLAMA),
     **_heads("gpt2", GPT2),
     **_only(_heads("gpt_bigcode", GPT2), "sequence", "token"),
+    **_only(_heads("falcon", FALCON), "sequence", "token", "qa"),
+    **_only(_heads("bloom", BLOOM), "sequence", "token", "qa"),
     **_only(_heads("gpt_neo", NEO), "sequence", "token", "qa"),
     **_only(_heads("gptj", {**GPT2, "rotary_dim": 4}), "sequence", "qa"),
     **_heads("gpt_neox", NEOX),
@@ -357,7 +385,7 @@ VARIANTS: dict[str, Variant] = {
 # One of each family with a head, for what does not depend on the variant.
 ONE_EACH = (
     "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm", "distilbert-mlm",
-    "gpt_bigcode", "gpt_neo", "gptj",
+    "gpt_bigcode", "gpt_neo", "gptj", "bloom", "falcon", "codegen",
     "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron",
     "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "olmoe",
     "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "stablelm",
@@ -384,7 +412,7 @@ LONG = (
     "gpt2", "gpt_neox", "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm",
     "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe",
     "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt",
-    "gpt_bigcode", "gpt_neo", "gptj",
+    "gpt_bigcode", "gpt_neo", "gptj", "bloom", "falcon", "codegen",
     "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
     "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image",
     "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm", "mpnet-mlm", "albert-mlm",

@@ -5,13 +5,10 @@ from dataclasses import replace
 from grow.architectures.decoders.gpt2 import GPT2, TIE
 from grow.architectures.facts import Attention
 
-TABLE = """
+BLOCK = """
 transformer.wte.weight                       vocab -> hidden
 transformer.h.{layers}.ln_1.weight           hidden *
 transformer.h.{layers}.ln_1.bias             hidden +
-transformer.h.{layers}.attn.k_proj.weight    (heads head_dim.k) <- hidden
-transformer.h.{layers}.attn.v_proj.weight    (heads head_dim.v) <- hidden
-transformer.h.{layers}.attn.q_proj.weight    (heads head_dim.q) <- hidden
 transformer.h.{layers}.attn.out_proj.weight  hidden <- (heads head_dim.v)
 transformer.h.{layers}.mlp.fc_in.weight      ffn <- hidden
 transformer.h.{layers}.mlp.fc_in.bias        ffn <-
@@ -21,6 +18,13 @@ transformer.ln_f.weight                      hidden *
 transformer.ln_f.bias                        hidden +
 lm_head.weight                               vocab <- hidden   ? ForCausalLM not tie_word_embeddings
 lm_head.bias                                 vocab <-          ? ForCausalLM
+"""
+QKV = """
+transformer.h.{layers}.attn.k_proj.weight    (heads head_dim.k) <- hidden
+transformer.h.{layers}.attn.v_proj.weight    (heads head_dim.v) <- hidden
+transformer.h.{layers}.attn.q_proj.weight    (heads head_dim.q) <- hidden
+"""
+HEADS = """
 score.weight                                 labels <- hidden  ? ForSequenceClassification
 qa_outputs.weight                            labels <- hidden  ? ForQuestionAnswering
 qa_outputs.bias                              labels <-         ? ForQuestionAnswering
@@ -30,7 +34,7 @@ GPTJ = replace(
     GPT2,
     model_type="gptj",
     class_prefix="GPTJ",
-    table=TABLE,
+    table=BLOCK + QKV + HEADS,
     attention=Attention(rope="pairs", rotated="rotary_dim"),
     tie=replace(TIE, when="tie_word_embeddings ForCausalLM"),
     defaults={"tie_word_embeddings": False, "n_positions": 2048, "rotary_dim": 64},

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import Family
 from grow.errors import GrowError
 from grow.notation.maps import BLEND, SILENT, AxisMap, identity
 from grow.notation.operators import HeadMaps, commutes
 from grow.planning.change import Change, check_depth, norms_silence
 from grow.planning.choose_maps import LOW, grow_experts, low_logit, position_map, scored_maps
+from grow.planning.nearest_sizes import head_places
 from grow.planning.parsed_record import axis_of
 from grow.planning.record import config_sha256
 from grow.verification.rungs import EXACT
@@ -41,13 +41,14 @@ def map_faults(source: Architecture, change: Change, new: Sizes) -> Iterator[str
     for space, context in source.contexts.items():
         if space in change.maps and (why := commutes(change.maps[space], context)):
             yield f"grow.json: the map of {space} does not commute with what sits on it: {why}"
-    yield from _heads(source.family, change.maps)
+    yield from _heads(source, change.maps)
     yield from _recomputed(source, change, new)
     yield from _layers(source, change)
 
 
-def _heads(family: Family, maps: Mapping[str, AxisMap]) -> Iterator[str]:
+def _heads(source: Architecture, maps: Mapping[str, AxisMap]) -> Iterator[str]:
     """Every old query head reads a copy of its own kv head."""
+    family = source.family
     if not family.attends:
         return
     q, kv = maps["heads"], maps["kv_heads"]
@@ -58,6 +59,9 @@ def _heads(family: Family, maps: Mapping[str, AxisMap]) -> Iterator[str]:
     strays = kept[kv.source[kept // new_group] != q.source[kept] // group]
     if len(strays):
         yield f"grow.json: the map of heads puts head {strays[0]} into a group without the kv head that it reads"
+    placed, last = head_places(source, q.m), np.where(q.source < 0, q.n, q.source)
+    if placed is not None and not np.array_equal(placed, np.argsort(last, kind="stable")[: q.n]):
+        yield "grow.json: the map of heads puts a head where another slope with the distance is"
     if family.attention.whole_norm and not HeadMaps(q, kv).even:
         yield "grow.json: the map of heads is not one of whole copies: a norm over all heads sees another mean square"
 
