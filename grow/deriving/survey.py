@@ -22,8 +22,6 @@ from grow.architectures.names_of_axes import FFNS
 from grow.deriving.derivation import ENOUGH, derivation
 from grow.deriving.search import PROVED, REFUSED
 from grow.deriving.written import document
-from grow.planning import what_grows
-from grow.planning.what_grows import growths
 
 MARK = b"finds out about the"
 SECONDS = 240
@@ -130,7 +128,7 @@ def page(found: Sequence[Mapping[str, Any]], left: Sequence[str] = ()) -> str:
         "draws and every class with a head; other values of its facts failed. A *refused* axis had no such values, or",
         "more than one; the derived table does not grow it.",
         "",
-        f"- {len(together)} types grow in hidden, heads, FFN and depth: {len(whole)} by a derived table that is proved,",
+        f"- {len(together)} types grow in hidden, heads, FFN and depth: {len(whole)} by a derived, proved table,",
         f"  {len(own)} by one of grow's own {len(FAMILIES)} families, which the tests prove; some by both",
         f"- {len(derived)} types have a derived table; of {len(found) - len(derived)} none was made:",
         *(f"    - {count}: {reason}" for reason, count in reasons.most_common()),
@@ -163,7 +161,8 @@ def page(found: Sequence[Mapping[str, Any]], left: Sequence[str] = ()) -> str:
 
 def _grows_whole(family: Family) -> bool:
     """Whether a family of grow's own has hidden, heads, an FFN and depth, and grows each of them."""
-    grows = {found.axis for found in growths(family) if found.multiple.kind != what_grows.REFUSED}
+    still = {refusal.axis for refusal in family.refusals if refusal.when == "always" and not refusal.multiples}
+    grows = {axis for axis in family.growable if axis in family.axes} - still
     return set(ENOUGH) <= grows and bool({*FFNS[:2]} & grows)
 
 
