@@ -263,6 +263,28 @@ VARIANTS: dict[str, Variant] = {
         "ministral3", LM,
         {**LLAMA, "sliding_window": 7, "rope_parameters": {**_FULL, **_SLOWER, "llama_4_scaling_beta": 0.3}},
     ),
+    "nanochat": Variant("nanochat", LM, UNPADDED),
+    "nanochat-biases": Variant("nanochat", LM, {**UNPADDED, "attention_bias": True, "tie_word_embeddings": True}),
+    "vaultgemma": Variant("vaultgemma", LM, {**UNPADDED, **TURNS, "num_hidden_layers": 3}),
+    "vaultgemma-biases": Variant(
+        "vaultgemma", LM, {**UNPADDED, **TURNS, "attention_bias": True, "tie_word_embeddings": False}
+    ),
+    "hyperclovax": Variant("hyperclovax", LM, {**LLAMA, **MULTIPLIERS}),
+    "hyperclovax-pre": Variant(
+        "hyperclovax", LM,
+        {**LLAMA, **BIASES, "use_post_norm": False, "logits_scaling": 1.5, "tie_word_embeddings": True},
+    ),
+    "internlm3": Variant("internlm3", LM, UNPADDED),
+    "internlm3-biases": Variant("internlm3", LM, {**UNPADDED, **BIASES, "tie_word_embeddings": True}),
+    "iquestcoder": Variant("iquestcoder", LM, LLAMA),
+    "apertus": Variant("apertus", LM, {**UNPADDED, "rope_parameters": _FULL}),
+    "apertus-plain": Variant(
+        "apertus", LM,
+        {
+            **UNPADDED, "rope_parameters": _FULL, "hidden_act": "relu2", "attention_bias": True,
+            "tie_word_embeddings": True,
+        },
+    ),
     "gpt2": Variant("gpt2", LM, GPT2),
     "gpt2-untied": Variant("gpt2", LM, {**GPT2, "tie_word_embeddings": False, "n_inner": 22}),
     "gpt2-unscaled": Variant("gpt2", LM, {**GPT2, "scale_attn_weights": False}),
@@ -335,6 +357,7 @@ ONE_EACH = (
     "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "olmoe",
     "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "stablelm",
     "phi3", "olmo3", "helium", "hunyuan_v1_dense", "ministral3",
+    "nanochat", "vaultgemma", "hyperclovax", "internlm3", "iquestcoder", "apertus",
     "gpt_oss", "phimoe",
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
     "vit-image",
@@ -342,7 +365,7 @@ ONE_EACH = (
 )  # fmt: skip
 
 RELATIVES = (
-    *("ministral", "seed_oss", "arcee", "cwm", "jais2", "ministral3"),
+    *("ministral", "seed_oss", "arcee", "cwm", "jais2", "ministral3", "internlm3", "iquestcoder"),
     *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm"),
 )
 """Of these every row and fact is another family's, some under other names."""
