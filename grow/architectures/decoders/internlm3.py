@@ -9,6 +9,7 @@ INTERNLM3 = rms_decoder(
     divides=True,
     summary="InternLM 3",
     synonyms={"attention_bias": "qkv_bias", "mlp_bias": "bias"},
+    alike=(("attention_bias", "mlp_bias"),),
     defaults={"num_key_value_heads": 2, "head_dim": 128, "max_position_embeddings": 32768},
     sizes={"internlm3-8b": size(4096, 32, 2, 10240, 48, head_dim=128)},
 )
