@@ -3,7 +3,7 @@
 A rotation keeps the mean square of a head, and pairs stay pairs, so heads grow as with norms in front of it.
 """
 
-from grow.architectures.decoders.llama import BLOCK, O_BIAS, QKV_BIAS, rms_decoder
+from grow.architectures.decoders.llama import BLOCK, O_BIAS, QKV_BIAS, rms_decoder, size
 from grow.architectures.facts import Attention
 
 QK_NORM = """
@@ -21,5 +21,5 @@ HUNYUAN_V1_DENSE = rms_decoder(
     rope_reads=frozenset({"alpha"}),
     harmless={"eod_token_id"},
     fixed={"pretraining_tp": (1, None)},
-    sizes={},
+    sizes={"stock-config": size(4096, 32, 32, 11008, 32)},  # its defaults
 )

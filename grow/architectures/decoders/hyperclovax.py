@@ -1,7 +1,7 @@
 """HyperCLOVA X: Granite whose branches may have a norm behind them."""
 
 from grow.architectures.decoders.granite import BIASES, MULTIPLIERS
-from grow.architectures.decoders.llama import BLOCK, MLP_BIAS, rms_decoder
+from grow.architectures.decoders.llama import BLOCK, MLP_BIAS, rms_decoder, size
 from grow.architectures.facts import Attention
 
 NORMS = """
@@ -20,5 +20,5 @@ HYPERCLOVAX = rms_decoder(
     summary="HyperCLOVA X SEED",
     harmless=MULTIPLIERS,
     defaults={"use_post_norm": True},
-    sizes={},
+    sizes={"stock-config": size(4096, 32, 32, 11008, 32)},  # its defaults
 )

@@ -3,7 +3,7 @@
 from grow.architectures.common_fields import ELEMENTWISE
 from grow.architectures.decoders.gemma import DEFAULTS, table
 from grow.architectures.decoders.gemma2 import CAPPED, TURNS
-from grow.architectures.decoders.llama import rms_decoder
+from grow.architectures.decoders.llama import rms_decoder, size
 from grow.architectures.facts import Attention
 from grow.architectures.layer_lists import Period
 
@@ -25,5 +25,5 @@ VAULTGEMMA = rms_decoder(
     fixed={"hidden_activation": ELEMENTWISE},
     defaults={**DEFAULTS, "num_key_value_heads": 4},
     nulls={},
-    sizes={},
+    sizes={"stock-config": size(2304, 8, 4, 9216, 26, head_dim=256)},  # its defaults
 )
