@@ -148,6 +148,10 @@ def draw_free(variant: str) -> dict[str, tuple[dict, dict]]:
         del cases["hidden-any-copies"]
     if plain:
         cases = {k: case for k, case in cases.items() if not k.startswith((f"hidden-2x-{fresh}", "hidden-any"))}
+    if not grows(variant, "head_dim"):
+        for target, _ in cases.values():
+            target.pop("head_dim", None)
+        cases = {name: case for name, case in cases.items() if case[0]}
     return cases
 
 

@@ -1,17 +1,16 @@
-"""The stock configs of every family and variant that tests grow; `models` makes models of them.
+"""The stock configs of every family and variant that tests grow; `models` makes models of them."""
 
-Sizes differ from each other, and eps is large where the config has it.
-"""
+# ruff: noqa: F401, I001  `models` hands some of them on, and a name to a line is no help to a reader
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-# Ids start at 4, so no family takes one for padding.
-LLAMA = dict(
-    vocab_size=41, hidden_size=18, intermediate_size=28, num_hidden_layers=2, num_attention_heads=6,
-    num_key_value_heads=2, head_dim=8, max_position_embeddings=64, rms_norm_eps=0.05,
+from stock_fields import (
+    BASE, BERT, BIASES, COHERE, DERIVED, DISTIL, EXPERTS, FLEX, GPT2, GPT_OSS, IMAGE, LABELS, LLAMA, LM, LOCAL, MAMBA,
+    MIXED, MLM, MPNET, MULTIPLIERS, NEO, NEOX, NORMED, NO_PADDING, OPT, PIXELS, PRETRAINING, QA, ROUTED, SEQUENCE,
+    SHARED, TOKEN, TURNS, TWO_ROPES, UNPADDED, UNSCALED, VIT, Variant, _FULL, _LONG, _LONGROPE, _SLOWER, _YARN,
+    _heads, _only, _rope, _with_eps,
 )  # fmt: skip
+
 DERIVED = {k: v for k, v in LLAMA.items() if k != "head_dim"} | {"hidden_size": 24}
 GPT2 = dict(
     vocab_size=41, n_embd=12, n_layer=2, n_head=3, n_positions=64, layer_norm_epsilon=0.05,
@@ -278,6 +277,28 @@ VARIANTS: dict[str, Variant] = {
         "ministral3", LM,
         {**LLAMA, "sliding_window": 7, "rope_parameters": {**_FULL, **_SLOWER, "llama_4_scaling_beta": 0.3}},
     ),
+    "nanochat": Variant("nanochat", LM, UNPADDED),
+    "nanochat-biases": Variant("nanochat", LM, {**UNPADDED, "attention_bias": True, "tie_word_embeddings": True}),
+    "vaultgemma": Variant("vaultgemma", LM, {**UNPADDED, **TURNS, "num_hidden_layers": 3}),
+    "vaultgemma-biases": Variant(
+        "vaultgemma", LM, {**UNPADDED, **TURNS, "attention_bias": True, "tie_word_embeddings": False}
+    ),
+    "hyperclovax": Variant("hyperclovax", LM, {**LLAMA, **MULTIPLIERS}),
+    "hyperclovax-pre": Variant(
+        "hyperclovax", LM,
+        {**LLAMA, **BIASES, "use_post_norm": False, "logits_scaling": 1.5, "tie_word_embeddings": True},
+    ),
+    "internlm3": Variant("internlm3", LM, UNPADDED),
+    "internlm3-biases": Variant("internlm3", LM, {**UNPADDED, **BIASES, "tie_word_embeddings": True}),
+    "iquestcoder": Variant("iquestcoder", LM, LLAMA),
+    "apertus": Variant("apertus", LM, {**UNPADDED, "rope_parameters": _FULL}),
+    "apertus-plain": Variant(
+        "apertus", LM,
+        {
+            **UNPADDED, "rope_parameters": _FULL, "hidden_act": "relu2", "attention_bias": True,
+            "tie_word_embeddings": True,
+        },
+    ),
     "gpt2": Variant("gpt2", LM, GPT2),
     "gpt2-untied": Variant("gpt2", LM, {**GPT2, "tie_word_embeddings": False, "n_inner": 22}),
     "gpt2-unscaled": Variant("gpt2", LM, {**GPT2, "scale_attn_weights": False}),
@@ -390,6 +411,7 @@ ONE_EACH = (
     "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "olmoe",
     "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "stablelm",
     "phi3", "olmo3", "helium", "hunyuan_v1_dense", "ministral3",
+    "nanochat", "vaultgemma", "hyperclovax", "internlm3", "iquestcoder", "apertus",
     "gpt_oss", "phimoe",
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
     "vit-image",
@@ -398,7 +420,7 @@ ONE_EACH = (
 )  # fmt: skip
 
 RELATIVES = (
-    *("ministral", "seed_oss", "arcee", "cwm", "jais2", "ministral3"),
+    *("ministral", "seed_oss", "arcee", "cwm", "jais2", "ministral3", "internlm3", "iquestcoder"),
     *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm"),
 )
 """Of these every row and fact is another family's, some under other names."""
@@ -408,7 +430,8 @@ KINDS = tuple(variant for variant in ONE_EACH if variant not in RELATIVES)
 
 LONG = (
     "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
-    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "phi3", "helium", "hunyuan_v1_dense",
+    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "phi3", "helium",
+    "hunyuan_v1_dense", "nanochat",
     "gpt2", "gpt_neox", "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm",
     "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe",
     "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt",

@@ -21,5 +21,5 @@ HUNYUAN_V1_DENSE = rms_decoder(
     rope_reads=frozenset({"alpha"}),
     harmless={"eod_token_id"},
     fixed={"pretraining_tp": (1, None)},
-    sizes={"Hunyuan-7B": size(4096, 32, 8, 14336, 32, head_dim=128)},
+    sizes={"stock-config": size(4096, 32, 32, 11008, 32)},  # its defaults
 )
