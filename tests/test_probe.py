@@ -26,6 +26,8 @@ CLASSES = {
     "AutoModelForTokenClassification": "ForTokenClassification",
     "AutoModelForQuestionAnswering": "ForQuestionAnswering",
     "AutoModelForPreTraining": "ForPreTraining",
+    "AutoModelForSeq2SeqLM": "ForConditionalGeneration",
+    "AutoModelForTextEncoding": "EncoderModel",
 }
 
 

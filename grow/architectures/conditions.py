@@ -2,6 +2,8 @@
 
 always · never · optional     optional says of a row that some checkpoints store it, and nothing of the config
 sparse · dense                the layer has experts, or has none
+first                         the layer is the first of its stack
+apart                         the file has the head and the table that it may be one with, both
 attention_bias                this config field is true
 a==b · a!=b                   two config fields are equal, or are not
 ForCausalLM|ForMaskedLM       the name of the model class ends in one of these
@@ -18,10 +20,11 @@ from typing import Any, Protocol
 from grow.errors import did_you_mean
 
 CONSTANTS = {"always": True, "optional": True, "never": False}
-SPARSE, DENSE = "sparse", "dense"
+SPARSE, DENSE, FIRST, APART = "sparse", "dense", "first", "apart"
 HEADS = (
     *("ForCausalLM", "ForMaskedLM", "ForPreTraining", "LMHeadModel", "ForSequenceClassification"),
     *("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"),
+    *("ForConditionalGeneration", "EncoderModel"),
 )
 """What the names of stock model classes with a head end in."""
 
@@ -35,6 +38,9 @@ class Facts(Protocol):
     def class_name(self) -> str: ...
 
     def get(self, name: str) -> Any: ...
+
+    @property
+    def apart(self) -> bool: ...
 
     def sparse(self, layer: int) -> bool: ...
 
@@ -81,7 +87,22 @@ class HasExperts:
         return None if layer is None else facts.sparse(layer)
 
 
-Word = Constant | IsTrue | Compared | OfClass | HasExperts
+@dataclass(frozen=True)
+class IsFirst:
+    """Whether a layer is the first of its stack; without a layer it may be."""
+
+    def holds(self, facts: Facts, layer: int | None) -> bool | None:
+        return None if layer is None else layer == 0
+
+
+@dataclass(frozen=True)
+class IsApart:
+    def holds(self, facts: Facts, layer: int | None) -> bool:
+        return facts.apart
+
+
+Word = Constant | IsTrue | Compared | OfClass | HasExperts | IsFirst | IsApart
+ASKED: dict[str, Word] = {SPARSE: HasExperts(), FIRST: IsFirst(), APART: IsApart()}
 
 
 @dataclass(frozen=True)
@@ -123,8 +144,8 @@ def _parsed(text: str, fields: Collection[str]) -> Iterator[tuple[Word, bool]]:
 def _word(word: str, text: str, fields: Collection[str]) -> Word:
     if word in CONSTANTS:
         return Constant(CONSTANTS[word])
-    if word == SPARSE:
-        return HasExperts()
+    if word in ASKED:
+        return ASKED[word]
     if compared := _COMPARED.fullmatch(word):
         for name in (compared["a"], compared["b"]):
             _check(name, text, fields, "a config field that the family knows")

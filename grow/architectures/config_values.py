@@ -137,7 +137,7 @@ def _contradictions(architecture: Architecture) -> Iterator[tuple[str, str, str]
 def _faults(architecture: Architecture, stock: Stock) -> Iterator[tuple[str, str, str]]:
     family, config = architecture.family, architecture.config
     names = {other: name for name, other in family.synonyms.items()}
-    layers = _size(architecture, "layers")
+    layers = _size(architecture, family.depths[0])
     for field, value in config.items():
         name = names.get(field, field)
         wanted = _wanted(family, stock, name, value, layers)

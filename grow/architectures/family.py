@@ -8,6 +8,7 @@ config together is an `Architecture`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,7 @@ from typing import Any
 
 from grow.architectures.common_fields import COMMON_FIELDS, TRAINS
 from grow.architectures.conditions import Condition, parse_condition
-from grow.notation.axes import INDICES, Row, parse_table
+from grow.notation.axes import EXPERTS, Row, layers_of, parse_table
 from grow.notation.rope_parameters import SPELLED
 from grow.notation.size_limits import Written, check_caps
 
@@ -75,16 +76,52 @@ class RopeKind:
 
 
 @dataclass(frozen=True)
+class FollowsFrom:
+    """A default that follows from the value of another field."""
+
+    field: str
+    values: Mapping[Any, Any]
+    otherwise: Any
+
+
+@dataclass(frozen=True)
 class Chain:
     """The modules of a post-norm layer, for inserting layers: x -> first(x + attention) -> last(… + writes(reads(…))).
 
     Names with `{layers}`; `first` and `last` are the LayerNorms, `reads` and `writes` the two matrices of the FFN.
+    `before` are the LayerNorms in front of `first`, behind which there is another attention.
     """
 
     first: str
     reads: str
     writes: str
     last: str
+    before: tuple[str, ...] = ()
+
+    @property
+    def norms(self) -> int:
+        """How many LayerNorms a layer has."""
+        return 2 + len(self.before)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Layers one behind the other, on a residual stream of their own.
+
+    layers    the axis that counts them, as the names of their tensors have it in braces
+    name      what stock outputs call it: "encoder" has `encoder_hidden_states`; "" where there is one stack
+    final     row of the gain of the norm behind its last layer, "" where there is one stack
+    attends   how many attentions a layer has
+    chain     as of `Family`
+    within    the axis of a stack that must not be shallower: stock code counts the cache of this one by it
+    """
+
+    layers: str = "layers"
+    name: str = ""
+    final: str = ""
+    attends: int = 1
+    chain: Chain | None = None
+    within: str = ""
 
 
 @dataclass(frozen=True)
@@ -176,7 +213,7 @@ class Family:
     prefix    what base-model checkpoints (`LlamaModel`) leave out of the names
     aliases   other prefixes that stock classes put there (`LlamaForQuestionAnswering`)
     axes      axis -> config field
-    defaults  field -> its value when config.json leaves it out; "=other" repeats another field
+    defaults  field -> its value when config.json leaves it out; "=other" repeats another field, see `FollowsFrom`, too
     derived_head_dim   the stock code computes head_dim = hidden / heads and reads no field
     fixed     field -> the only values for which the table is true
     reads     fields that the growth interprets (beyond `axes`)
@@ -186,6 +223,8 @@ class Family:
     divides   the stock config refuses hidden % heads != 0
     eps       of the norms: a config field or a number
     chain     the modules of a layer whose norms write the stream
+    stacks    where there are several: the encoder and the decoder, say; what is said of layers in lists is of the first
+    again     other names under which stock classes have a row's tensor once more -> the row
     window    how stock code derives per-layer attention kinds
     layer_lists  config fields with one entry per layer
     periods   those of them that stock code derives when they are not given
@@ -238,6 +277,8 @@ class Family:
     rope_spelling: tuple[str, str] = SPELLED
     class_prefix: str = ""
     follows: Mapping[str, str] = field(default_factory=dict)
+    stacks: tuple[Stack, ...] = (Stack(),)
+    again: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.conditions  # noqa: B018  ValueError for a word that means nothing, before a config is read with the table
@@ -267,6 +308,50 @@ class Family:
         return frozenset(known)
 
     @cached_property
+    def indices(self) -> tuple[str, ...]:
+        """The axes along which tensors are counted: layers, experts."""
+        return tuple(dict.fromkeys(index for row in self.rows for index in row.indices))
+
+    @property
+    def depths(self) -> tuple[str, ...]:
+        """The axes that count layers, one of each stack."""
+        return tuple(stack.layers for stack in self.stacks)
+
+    @property
+    def growable(self) -> tuple[str, ...]:
+        """The axes that may grow on their own."""
+        return tuple(dict.fromkeys((*GROWABLE, *self.depths)))
+
+    def chain_of(self, name: str) -> Chain | None:
+        """The chain of the stack that a row's tensors are in."""
+        return next((stack.chain or self.chain for stack in self.stacks if stack.layers == layers_of(name)), None)
+
+    def canonical(self, name: str) -> str | None:
+        """The name in the table of a tensor that stock classes store under this one; None for none of its rows."""
+        names = self._in_table(name)
+        return next((n for n in names if any(pattern.match(n) for pattern in self._patterns)), None)
+
+    def twin(self, name: str) -> str | None:
+        """The row that stock classes store once more under this name."""
+        return next((self.again[n] for n in self._in_table(name) if n in self.again), None)
+
+    def _in_table(self, name: str) -> list[str]:
+        """What a stored name may be in the table."""
+        name = self.spelled(name)
+        aliased = [self.prefix + name.removeprefix(alias) for alias in self.aliases if name.startswith(alias)]
+        return [name, self.prefix + name, *aliased]
+
+    @cached_property
+    def _patterns(self) -> dict[re.Pattern[str], tuple[str, ...]]:
+        """What matches the names of a row's tensors -> its indices."""
+        return {row.pattern: row.indices for row in self.rows}
+
+    def indices_at(self, name: str) -> tuple[str, ...]:
+        """The indices of a stored tensor; () for one that is in none of the rows."""
+        canonical = self.canonical(name) or ""
+        return next((indices for pattern, indices in self._patterns.items() if pattern.match(canonical)), ())
+
+    @cached_property
     def branch_norms(self) -> frozenset[str]:
         """Rows that are the gain of a norm behind a branch, in front of the residual stream."""
         return frozenset(row.name for row in self.rows if row.signature.dims[0].behind)
@@ -292,9 +377,9 @@ class Family:
 
         written  how the option is written that gave a size; None: config.json gave it
         """
-        count = {index: sizes.get(index, 1) for index in INDICES}
+        count = {index: sizes.get(index, 1) for index in dict.fromkeys((*self.indices, EXPERTS))}
         tensors = sum(
-            math.prod(n for index, n in count.items() if f"{{{index}}}" in row.name or row.signature.counts(index))
+            math.prod(n for index, n in count.items() if index in row.indices or row.signature.counts(index))
             for row in self.rows
         )
-        check_caps(sizes, self.axes, written, table=not self.attention.rope, tensors=tensors)
+        check_caps(sizes, self.axes, written, table=not self.attention.rope, tensors=tensors, depths=self.depths)

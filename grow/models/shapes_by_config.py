@@ -19,6 +19,7 @@ from typing import Any
 
 from grow.architectures import FAMILIES
 from grow.architectures.match import numberless
+from grow.notation.axes import EXPERTS
 
 # Distinct, even, and divisible where stock configs ask for it, before and after doubling.
 SIZES = {
@@ -28,6 +29,9 @@ SIZES = {
     "head_dim": 10,
     "ffn": 56,
     "layers": 1,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "buckets": 32,
     "vocab": 136,
     "positions": 72,
     "types": 4,
@@ -58,6 +62,7 @@ def probe(
     axes = dict(axes or axes_of(model_type))
     sizes = {field: SIZES[axis] for axis, field in axes.items()}
     base = {"tie_word_embeddings": False, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, **sizes, **fields}
+    depths = FAMILIES[model_type].depths if model_type in FAMILIES else ("layers",)
     before = shapes(model_type, auto, base)
     moved: dict[str, list[set[str]]] = {name: [set() for _ in shape] for name, shape in before.items()}
     for axis, field in axes.items():
@@ -66,13 +71,15 @@ def probe(
             for dim, (old, new) in enumerate(zip(shape, after[name])):
                 if old != new:
                     moved[name][dim].add(axis)
-        if axis == "layers":
+        if axis in depths:
             copies = {name.replace(".0.", ".1.", 1): shape for name, shape in before.items() if ".0." in name}
             if missing := set(after) - set(before) - set(copies):
                 raise ValueError(f"{field} adds tensors that are not copies of layer 0's: {sorted(missing)}")
     # of the experts all are alike; the first one's names stand for them
-    first = {name: dims for name, dims in moved.items() if not (hit := EXPERT.search(name)) or hit[1] == "0"}
-    return {numberless(name): tuple(map(frozenset, dims)) for name, dims in first.items()}
+    family = FAMILIES.get(model_type)
+    one_by_one = family is None or EXPERTS in family.indices
+    first = {n: dims for n, dims in moved.items() if not (hit := one_by_one and EXPERT.search(n)) or hit[1] == "0"}
+    return {numberless(name, family): tuple(map(frozenset, dims)) for name, dims in first.items()}
 
 
 def shapes(model_type: str, auto: str, fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import Chain, Window
+from grow.architectures.family import Chain, Stack, Window
 from grow.errors import BadInput, Refused
 from grow.notation.axes import GAIN, SHIFT, WRITE, Row
 from grow.notation.maps import AxisMap, is_power_of_two
@@ -24,7 +24,7 @@ from grow.spelling import option
 
 @dataclass(frozen=True)
 class Change:
-    """maps: space -> AxisMap, unchanged ones included. depth: where the layers come from.
+    """maps: space -> AxisMap, unchanged ones included. depths: axis that counts layers -> where they come from.
 
     low        logit that new tokens get through the head's bias, None where they are blends
     upcycling  how a dense model is read as one with experts, None where the source has them (or nobody has)
@@ -34,11 +34,20 @@ class Change:
     """
 
     maps: Mapping[str, AxisMap]
-    depth: Depth
+    depths: Mapping[str, Depth]
     low: float | None = None
     upcycling: Upcycling | None = None
     above: bool = False
     redraw: Redraw | None = None
+
+    @property
+    def depth(self) -> Depth:
+        """Where the layers come from in a model of one stack, and those of the first one of several."""
+        return next(iter(self.depths.values()))
+
+    def depth_of(self, row: Row) -> Depth:
+        """Where the layers come from that a row's tensors are in."""
+        return self.depths[row.layers]
 
     @property
     def makes_experts(self) -> bool:
@@ -111,10 +120,10 @@ class Treatment:
 
 def treat(source: Architecture, change: Change, row: Row, layer: int, expert: int | None = None) -> Treatment:
     """How a row of the new layer `layer` comes about; see `grow.planning.layers`."""
-    family, depth = source.family, change.depth
-    old = depth.source[layer]
-    if source.chain is not None and depth.lawful:
-        treatment = _chained(source, source.chain, depth, row, layer)
+    family, depth = source.family, change.depth_of(row)
+    old, chain = depth.source[layer], source.chain_of(row)
+    if chain is not None and depth.lawful:
+        treatment = _chained(source, chain, depth, row, layer)
         if treatment is not None:
             return treatment
     if not depth.inserted[layer]:
@@ -140,7 +149,7 @@ def _chained(source: Architecture, chain: Chain, depth: Depth, row: Row, layer: 
     if not length:
         return None
     module, _, kind = row.name.rpartition(".")
-    scales = chain_scales(length, source.eps)
+    scales = chain_scales(length, source.eps, chain.norms)
     gain = kind == "weight"
     last = module == chain.last
     if place == 0:
@@ -157,21 +166,27 @@ def _chained(source: Architecture, chain: Chain, depth: Depth, row: Row, layer: 
         return Treatment(depth.source[layer], Constant(10 * scales.gain))
     if last and place == length:  # what the LayerNorm in front of the run was
         return Treatment(depth.source[layer - place], Read(scales.last if gain else 1.0), moved=True)
-    if last or module == chain.first:
+    if last or module in (chain.first, *chain.before):
         return Treatment(depth.source[layer], Constant(scales.gain if gain else 0.0))
     return None
 
 
-def check_depth(source: Architecture, depth: Depth) -> None:
+def check_depths(source: Architecture, depths: Mapping[str, Depth]) -> None:
     """Refused where no inserted layer of this kind computes the identity."""
-    if depth.is_identity or not source.norm_writes_stream:
+    for stack in source.family.stacks:
+        if any(depths[stack.layers].inserted):
+            _check_depth(source, stack, depths[stack.layers])
+
+
+def _check_depth(source: Architecture, stack: Stack, depth: Depth) -> None:
+    if not source.norm_writes_stream:
         return
     family = source.family
-    field = family.axes["layers"]
-    if source.chain is None or not source.norm_is_affine:
+    field = family.axes[stack.layers]
+    if (stack.chain or family.chain) is None or not source.norm_is_affine:
         raise Refused(
             option(to={field: depth.m}),
-            what=f"layers {depth.n} -> {depth.m}",
+            what=f"{stack.layers} {depth.n} -> {depth.m}",
             why="here a LayerNorm writes the residual stream and has no gain: LN(x) is x for no x that is not normal",
             fix=f"leave {field} at {depth.n}",
         )
@@ -201,15 +216,16 @@ def norms_silence(source: Architecture) -> str:
     return ""
 
 
-def depth_rounds(source: Architecture, depth: Depth) -> tuple[str, ...]:
+def depth_rounds(source: Architecture, depths: Mapping[str, Depth]) -> tuple[str, ...]:
     """Why inserting these layers rounds weights; empty where it does not."""
-    if depth.is_identity:
-        return ()
     reasons = []
-    if source.norm_writes_stream and any(depth.inserted):
-        reasons.append(f"layers {depth.n} -> {depth.m}: chains of LayerNorms that make up for each other")
-    if any(not is_power_of_two(index_scale(source, depth, j)) for j in range(depth.m)):
-        reasons.append(f"layers {depth.n} -> {depth.m}: scores divided by the layer's number move")
+    for axis, depth in depths.items():
+        if depth.is_identity:
+            continue
+        if source.norm_writes_stream and any(depth.inserted):
+            reasons.append(f"{axis} {depth.n} -> {depth.m}: chains of LayerNorms that make up for each other")
+        if any(not is_power_of_two(index_scale(source, depth, j)) for j in range(depth.m)):
+            reasons.append(f"{axis} {depth.n} -> {depth.m}: scores divided by the layer's number move")
     return tuple(reasons)
 
 

@@ -9,17 +9,17 @@ from functools import cached_property
 from typing import Any
 
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import GROWABLE, UNITS, Family
+from grow.architectures.family import UNITS, Family
 from grow.architectures.match import Match
 from grow.notation.dim_maps import dim_map
 from grow.notation.dtypes import BITS, CODES, STORES
 from grow.notation.maps import AxisMap, is_power_of_two
 from grow.notation.origins import Read
 from grow.planning.assemble import assemble
-from grow.planning.change import Change, Upcycling, check_depth, depth_rounds, layer_config
+from grow.planning.change import Change, Upcycling, check_depths, depth_rounds, layer_config
 from grow.planning.choose_maps import grow_counts, grow_experts, head_dim_maps, low_logit, rounding
 from grow.planning.growth_options import USUAL, GrowthOptions
-from grow.planning.layers import Depth, unchanged
+from grow.planning.layers import Depth
 from grow.planning.methods import DEFAULT, Request, design
 from grow.planning.read_as_experts import read_so
 from grow.planning.row_maps import root_factor, row_maps, tie_factor
@@ -115,24 +115,23 @@ def make_plan(
     upcycling  how `matched` was read as a model with experts; `top_k` is then how many of them a token gets
     """
     source, old, new = matched.architecture, matched.architecture.sizes, target.sizes
-    idle = options.check_effect(old, new)
+    idle = options.check_effect(old, new, source.family.depths)
     chosen, tokens = dict(options.operators or {}), options.new_tokens
     request = Request(source, new, options.seed, chosen, options.place, options.fill, upcycling is not None)
     made = design(options.method, request, allow_lossy=options.allow_lossy)
-    maps, words, depth = made.maps, made.words, made.depth
+    maps, words, depths = made.maps, made.words, made.depths
     split = options.split or made.split
     maps |= grow_counts(source, new, tokens, words)
     maps |= grow_experts(source, new, words, upcycled=upcycling is not None)
-    if any(depth.inserted):
-        check_depth(source, depth)
-    words["layers"] = depth.describe()
+    check_depths(source, depths)
+    words |= {axis: depth.describe() for axis, depth in depths.items()}
     low = low_logit(source, tokens) if new["vocab"] > old["vocab"] else None
-    change = Change(maps, depth, low, upcycling, made.above, made.redraw)
+    change = Change(maps, depths, low, upcycling, made.above, made.redraw)
     notes = [*target.notes, *idle]
     rounded = why_rounded(matched, change, new, split)
     out_dtype = _dtypes(matched, options.dtype, rounded, notes)
     tensors, untied = assemble(matched, change, out_dtype)
-    new_config = grown_config(source, new, depth, {t.dtype for t in tensors}, untied, top_k=top_k)
+    new_config = grown_config(source, new, depths, {t.dtype for t in tensors}, untied, top_k=top_k)
     if untied:
         notes.append(
             f"{untied} is written apart from the embedding: no norm in front of the head can absorb the growth"
@@ -181,7 +180,7 @@ def _dtypes(matched: Match, dtype: str, rounded: tuple[str, ...], notes: list[st
 def grown_config(
     source: Architecture,
     new: Mapping[str, int],
-    depth: Depth,
+    depths: Mapping[str, Depth],
     stored: Set[str],
     untied: str,
     *,
@@ -194,7 +193,7 @@ def grown_config(
     top_k   where somebody chose it
     """
     changes = head_dim_maps(source, new["head_dim"])[1]
-    result = _new_config(source, new, changes, top_k) | layer_config(source, depth)
+    result = _new_config(source, new, changes, top_k) | layer_config(source, depths[source.family.depths[0]])
     if untied:
         result["tie_word_embeddings"] = False
     if len(stored) == 1:
@@ -207,7 +206,7 @@ def why_rounded(matched: Match, change: Change, new: Mapping[str, int], split: s
     """Why this growth rounds weights, whatever they are stored in; empty where it does not."""
     shares = rounding(change.maps, split)
     source = matched.architecture
-    return (*shares, *depth_rounds(source, change.depth), *_rounding_rows(source, change), *_rounding_factors(matched))
+    return (*shares, *depth_rounds(source, change.depths), *_rounding_rows(source, change), *_rounding_factors(matched))
 
 
 def why_narrowed(tensors: Sequence[TensorPlan], maps: Mapping[str, AxisMap], split: str) -> tuple[str, ...]:
@@ -224,7 +223,7 @@ def _rounding_rows(source: Architecture, change: Change) -> tuple[str, ...]:
     """Rows that a growth rounds although none of its maps does."""
     hidden, reasons = change.maps["hidden"], []
     for row in source.rows:
-        maps = row_maps(source, change.maps, unchanged(source.sizes["layers"]), row, None)
+        maps = row_maps(source, change, row, None)
         if row.root and not is_power_of_two(root_factor(row, maps)):
             axis, n, m = row.root[0], hidden.n, hidden.m
             reasons.append(f"{axis} {n} -> {m}: stock code multiplies {row.name} by a root of it")
@@ -252,7 +251,7 @@ def _new_config(
     if family.experts:
         copies = new["experts"] // old["experts"]
         result[family.experts.top_k] = top_k or copies * source.top_k
-    for axis in (*GROWABLE, *family.follows):
+    for axis in (*family.growable, *family.follows):
         if axis in family.axes and (new[axis] != old[axis] or config.get(family.axes[axis]) is not None):
             result[family.axes[axis]] = new[axis]
     for axis, name in family.axes.items():
@@ -264,4 +263,8 @@ def _new_config(
         for axis in ("head_dim", "ffn"):  # both may have followed from hidden
             if axis in family.axes:
                 result[family.axes[axis]] = new[axis]
+    read = source.with_config(result)
+    for axis, name in family.axes.items():  # a size that stock code would take from another field, which has grown
+        if axis in old and str(family.defaults.get(name)).startswith("=") and read.get(name) != new[axis]:
+            result[name] = new[axis]
     return result

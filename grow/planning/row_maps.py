@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -10,19 +11,17 @@ import numpy as np
 from grow.architectures.architecture import Architecture
 from grow.notation.axes import WRITE, Row
 from grow.notation.maps import UNREAD, AxisMap
-from grow.planning.change import index_scale, writes_stream
-from grow.planning.layers import Depth
+from grow.planning.change import Change, index_scale, writes_stream
 
 
-def row_maps(
-    source: Architecture, maps: Mapping[str, AxisMap], depth: Depth, row: Row, layer: int | None
-) -> Mapping[str, AxisMap]:
-    """The maps as this row of this layer needs them."""
-    maps = {**maps, "hidden.raw": maps["hidden"].ungained}
-    scale = 1.0 if layer is None else index_scale(source, depth, layer)
+def row_maps(source: Architecture, change: Change, row: Row, layer: int | None) -> Mapping[str, AxisMap]:
+    """The maps as this row needs them in this new layer; None: in none, or in any."""
+    maps = {**change.maps, "hidden.raw": change.maps["hidden"].ungained}
+    depth = None if layer is None else change.depth_of(row)
+    scale = 1.0 if depth is None or layer is None else index_scale(source, depth, layer)
     if scale != 1.0:
         maps["head_dim.q"] = scaled(maps["head_dim.q"], scale)
-    if layer is not None and depth.inserted[layer] and source.family.branch_norms and writes_stream(row):
+    if depth is not None and depth.inserted[layer or 0] and source.family.branch_norms and writes_stream(row):
         maps["hidden"] = drawn(maps["hidden"])  # the norm behind has gain 0, and one zero factor is enough
     if row.root and not maps["hidden"].is_identity:
         factor = root_factor(row, maps)
@@ -46,6 +45,8 @@ def tie_factor(source: Architecture, maps: Mapping[str, AxisMap]) -> float:
     if source.tie is None:
         return 1.0
     rows = {row.name: row for row in source.family.rows}
+    parted = replace(source, apart=True)  # a head may be there in two ways, and is here in none
+    rows |= {row.name: row for row in source.family.rows if parted.holds(row.when)}
     table, head = (root_factor(rows.get(name), maps) for name in (source.tie.table, source.tie.head))
     return head / table
 

@@ -100,7 +100,7 @@ def sized(source: Architecture, sizes: str | Mapping[str, int]) -> dict[str, Any
         fields[family.axes[axis]] = size
     made = {**source.config, **fields}
     new = source.with_config(made).sizes
-    if new["layers"] != old["layers"]:
+    if any(new[axis] != old[axis] for axis in family.depths):
         for name in (*family.layer_lists, *([family.window.field] if family.window else [])):
             made.pop(name, None)  # the stock config fills them in anew
     if family.divides and new["hidden"] % new["heads"]:

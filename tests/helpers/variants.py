@@ -29,6 +29,12 @@ BERT = dict(
     vocab_size=41, hidden_size=12, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3,
     max_position_embeddings=64, type_vocab_size=2, layer_norm_eps=0.05,
 )  # fmt: skip
+T5 = dict(
+    vocab_size=41, d_model=12, d_kv=6, d_ff=22, num_layers=3, num_decoder_layers=2, num_heads=3,
+    layer_norm_epsilon=0.05, relative_attention_num_buckets=8, relative_attention_max_distance=14,
+    decoder_start_token_id=0,
+)  # fmt: skip
+GATED = {**T5, "feed_forward_proj": "gated-gelu"}
 DISTIL = dict(vocab_size=41, dim=12, hidden_dim=22, n_layers=2, n_heads=3, max_position_embeddings=64)
 
 EXPERTS = {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 14, "norm_topk_prob": True}
@@ -64,6 +70,7 @@ TWO_ROPES = {
 LM, MLM, BASE = "AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModel"
 SEQUENCE, TOKEN = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
 QA, PRETRAINING = "AutoModelForQuestionAnswering", "AutoModelForPreTraining"
+SEQ2SEQ, ENCODES = "AutoModelForSeq2SeqLM", "AutoModelForTextEncoding"
 
 
 _FULL = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 1.0}
@@ -252,6 +259,11 @@ VARIANTS: dict[str, Variant] = {
     "granitemoe-base": Variant("granitemoe", BASE, {**LOCAL, **MULTIPLIERS}),
     "mixtral-base": Variant("mixtral", BASE, LOCAL),
     "qwen2_moe-base": Variant("qwen2_moe", BASE, SHARED),
+    "t5": Variant("t5", SEQ2SEQ, T5),
+    # the stock config always ties; `make` parts the two where the fields say no
+    "t5-untied": Variant("t5", SEQ2SEQ, {**GATED, "tie_word_embeddings": False}),
+    "t5-scaled": Variant("t5", SEQ2SEQ, {**T5, "d_model": 6, "tie_word_embeddings": False, "scale_decoder_outputs": True}),
+    **_only(_heads("t5", T5, encoder=ENCODES), "base", "token", "qa", "encoder"),
     "opt-post-base": Variant("opt", BASE, {**OPT, "do_layer_norm_before": False}),
 }  # fmt: skip
 
@@ -261,7 +273,7 @@ ONE_EACH = (
     "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron",
     "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "olmoe",
     "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "stablelm",
-    "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
+    "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm", "t5",
 )  # fmt: skip
 
 RELATIVES = (
@@ -276,6 +288,6 @@ KINDS = tuple(variant for variant in ONE_EACH if variant not in RELATIVES)
 LONG = (
     "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
     "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt",
-    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
+    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "t5",
 )  # fmt: skip
 """One of each construction, for what takes a second and more: together they have every fact that a table can state."""

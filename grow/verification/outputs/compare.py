@@ -37,7 +37,7 @@ class Readback(NamedTuple):
     shared: bool = False
 
 
-HIDDEN_OUTPUTS = ("last_hidden_state", "pooler_output")  # width is the hidden axis, so it grows with it
+HIDDEN_OUTPUTS = ("last_hidden_state", "encoder_last_hidden_state", "pooler_output")  # as wide as the hidden axis
 _DISTRIBUTIONS = ("logits", "prediction_logits")  # softmax over the last axis: KL and top-1 mean something
 # How a model rejects its inputs or weights; the last three come from classes that miss an input they call optional.
 RUN_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, AttributeError, KeyError, AssertionError)

@@ -12,7 +12,6 @@ from typing import Any
 
 from grow.architectures import FAMILIES
 from grow.architectures.common_fields import COMMON_FIELDS, TRAINS
-from grow.architectures.family import GROWABLE
 from grow.architectures.stock_source import stock_of
 
 # Written beside a model and read by no forward pass, no loss and no head.
@@ -104,7 +103,9 @@ def significant(
 ) -> list[dict[str, Any]]:
     """The differences that can change an output, without sizes of a family that became larger, as in a growth."""
     family = FAMILIES.get(widths_of or "")
-    widths = {family.axes[axis] for axis in (*GROWABLE, *family.follows) if axis in family.axes} if family else set()
+    widths = (
+        {family.axes[axis] for axis in (*family.growable, *family.follows) if axis in family.axes} if family else set()
+    )
     widths |= {family.synonyms[name] for name in widths & family.synonyms.keys()} if family else set()
     lists = {*family.layer_lists} if family else set()
     ignored = {*neutral, "dtype", "torch_dtype"}

@@ -135,7 +135,7 @@ def _plans(matched: Match, after: Architecture) -> Iterator[Plan]:
             to["experts"] = new["experts"]
         if after.family.derived_head_dim:
             to.pop("head_dim", None)
-        for options in _options(to, new["layers"] > old["layers"]):
+        for options in _options(to, any(new[axis] > old[axis] for axis in after.family.depths)):
             with contextlib.suppress(GrowError):
                 yield plan_for(matched, to, replace(options, upcycling=upcycling))
 
