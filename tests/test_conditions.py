@@ -9,8 +9,9 @@ import pytest
 from grow.architectures import FAMILIES, stock_source
 from grow.architectures.architecture import Architecture
 from grow.architectures.conditions import HEADS, parse_condition
+from grow.architectures.facts import Refusal
 
-FIELDS = ("attention_bias", "tie_word_embeddings", "embed", "width")
+FIELDS = ("attention_bias", "tie_word_embeddings", "embed", "width", "act", "missing")
 
 
 class Model:
@@ -19,7 +20,7 @@ class Model:
     class_name = "ToyForCausalLM"
 
     def get(self, name: str):
-        return {"attention_bias": True, "embed": 6, "width": 6}.get(name)
+        return {"attention_bias": True, "embed": 6, "width": 6, "act": "gated-gelu"}.get(name)
 
     def sparse(self, layer: int) -> bool:
         return layer == 1
@@ -35,6 +36,9 @@ class Model:
         ("embed==attention_bias", None, False), ("embed!=attention_bias", None, True),
         ("ForCausalLM", None, True), ("ForMaskedLM|ForCausalLM", None, True), ("ForMaskedLM", None, False),
         ("not ForMaskedLM", None, True), ("LMHeadModel not ForCausalLM", None, False),
+        ("act=='gated-gelu'", None, True), ("act!='gated-gelu'", None, False), ("act=='gelu'", None, False),
+        ("width==6", None, True), ("width!=6", None, False), ("width==0.5", None, False),
+        ("missing==none", None, True), ("act==none", None, False), ("act!=none", None, True),
         ("sparse", 1, True), ("sparse", 0, False), ("dense", 1, False), ("dense", 0, True), ("not dense", 1, True),
         ("sparse", None, True), ("dense", None, True), ("not sparse", None, True),  # of some layer or other
         ("attention_bias ForCausalLM sparse", 1, True), ("attention_bias ForCausalLM sparse", 0, False),
@@ -56,6 +60,8 @@ def test_all_words_must_hold(text, layer, holds):
         ("embd!=width", "embd", "embed"),
         ("Always", "Always", ""),
         ("embed=width", "embed=width", ""),
+        ("atc=='gelu'", "atc", "act"),
+        ("act=='gelu", "act=='gelu", ""),
         ("embed==", "embed==", ""),
         ("not", "not", ""),
         ("attention_bias not", "not", ""),
@@ -79,6 +85,7 @@ PLACES = {
     "index_scaled": lambda f: replace(f, attention=replace(f.attention, index_scaled="attention_bais")),
     "tie": lambda f: replace(f, tie=replace(f.tie, when="attention_bais")),
     "the tie's norms": lambda f: replace(f, tie=replace(f.tie, norms_when="attention_bais")),
+    "a refusal": lambda f: replace(f, refusals=(Refusal("ffn", "", when="attention_bais"),)),
     "experts": lambda f: replace(f, experts=replace(f.experts, normed="attention_bais")),
 }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawn_targets import EXACT, FLOAT32, FREE, WHOLE, context, divides, draw, rooted, sizes_of
+from drawn_targets import EXACT, FLOAT32, FREE, WHOLE, context, divides, draw, grows, rooted, sizes_of
 from models import LLAMA, ONE_EACH, VARIANTS, difference, load, make, outputs, seeded
 from safetensors.torch import load_file, save_file
 
@@ -74,7 +74,7 @@ def draw_bit_exact(variant: str) -> dict:
             return {"heads": 2 * h, "hidden": 3 * 2 * n, "ffn": f + r.randint(1, f)}
         c = r.choice((2, 3))
         return r.choice(({"heads": c * h, "hidden": c * n}, {"heads": c * h, "hidden": 4 * c * n})) | {"ffn": f + 5}
-    more = {"experts": r.choice((2, 3)) * old["experts"]} if "experts" in old else {}
+    more = {"experts": r.choice((2, 3)) * old["experts"]} if grows(variant, "experts") else {}
     more |= {axis: old[axis] + 3 for axis in ("expert_ffn", "shared_ffn") if axis in old}
     if VARIANTS[variant].model_type in WHOLE:
         return {"hidden": 3 * n, "heads": 2 * h, "kv_heads": 2 * k, "head_dim": 4 * d, "ffn": f + 5} | more

@@ -29,7 +29,7 @@ def has_bias(variant: str) -> bool:
     """Whether the head over the vocabulary has a bias."""
     kind, auto, fields, _ = VARIANTS[variant]
     if auto == LM:
-        return kind == "phi"
+        return kind == "phi" or bool(fields.get("lm_head_bias"))
     return kind != "eurobert" or "mlp_bias" in fields
 
 
@@ -230,7 +230,7 @@ def test_the_rows_before_robertas_positions_are_no_positions(pad, tmp_path):
 
 @pytest.mark.parametrize("variant", [v for v in LANGUAGE if VARIANTS[v].model_type in ROPE])
 def test_with_rope_only_the_config_says_how_long_a_text_may_be(variant, tiny, expected, tmp_path):
-    if variant in ("llama-dynamic", "llama-longrope"):
+    if VARIANTS[variant].fields.get("rope_parameters", {}).get("rope_type") in ("dynamic", "longrope"):
         with pytest.raises(Refused, match="is not exact") as caught:
             widen(tiny(variant), {"positions": LATER}, tmp_path / "grown")
         assert all((caught.value.where, caught.value.what, caught.value.why, caught.value.fix))

@@ -17,7 +17,7 @@ import tiny
 
 import grow
 from grow.errors import BadInput
-from grow.verification.downstream import answers, encoders, harness
+from grow.verification.downstream import answers, encoder_tasks, harness
 from grow.verification.downstream.answers import Answer, Answers
 from grow.verification.downstream.tasks import builtin, tasks
 from grow.verification.rungs import EXACT
@@ -267,7 +267,7 @@ def test_an_encoder_keeps_its_masked_words_and_its_cosines(grown_bert):
     assert all(0.1 < row["source"] < 0.95 for row in rows[2:])  # sentences that are all alike would prove nothing
 
 
-@pytest.mark.parametrize("name", encoders.OWN)
+@pytest.mark.parametrize("name", encoder_tasks.OWN)
 def test_a_damaged_encoder_is_caught(name, grown_bert, tmp_path):
     broken = damaged(grown_bert, tmp_path / "broken", "bert.encoder.layer.1.output.dense.weight", one_unit)
     check = one(BERT, broken, [name], limit=2)
@@ -297,7 +297,7 @@ def test_cosines_that_weigh_coordinates_otherwise_are_not_comparable(grown):
 def test_uneven_copies_weigh_coordinates_otherwise(to, operators, reason, tmp_path):
     source = tiny.checkpoint(tmp_path / "source", "llama", tie_word_embeddings=False)
     grow.widen(source, to, out=tmp_path / "grown", operators=operators, verify=False)
-    assert encoders.unequal_weights(source, tmp_path / "grown") == reason
+    assert encoder_tasks.unequal_weights(source, tmp_path / "grown") == reason
 
 
 # What cannot be asked
@@ -344,7 +344,7 @@ def test_the_data_is_cut_from_the_held_out_text():
     text = re.sub(r"\s+", " ", heldout_text())
     cloze = [json.loads(line) for line in (harness.DATA / "grow_cloze.jsonl").read_text().splitlines()]
     passages = [json.loads(line) for line in (harness.DATA / "grow_heldout.jsonl").read_text().splitlines()]
-    sentences = (encoders.DATA / "sentences.txt").read_text().splitlines()
+    sentences = (encoder_tasks.DATA / "sentences.txt").read_text().splitlines()
     assert (len(cloze), len(passages), len(sentences)) == (60, 20, 40)
     for item in cloze:
         follows = [f"{item['context']} {ending}" in text for ending in item["endings"]]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from grow.errors import Refused
-from grow.models.experts import fused, in_files
+from grow.models.fused_experts import fused, in_files
 from grow.notation.axes import STACK, Dim, Label, Signature
 from grow.notation.origins import SourcePart, Stack, flat
 from grow.planning.tensor import TensorPlan

@@ -1,7 +1,7 @@
 """The families that grow knows, and the code that reads their tables.
 
-`decoders`, `experts`, `encoders` and `seq2seq` hold one file of data for each family: `decoders/llama.py` holds `LLAMA`. A new
-file there is a new family; nothing else lists them.
+`decoders`, `experts`, `encoders` and `seq2seq` hold one file of data for each family: `decoders/llama.py` holds
+`LLAMA`. A new file there is a new family; nothing else lists them.
 """
 
 from __future__ import annotations

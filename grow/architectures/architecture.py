@@ -13,10 +13,12 @@ from itertools import product
 from typing import Any
 
 from grow.architectures.common_fields import ELEMENTWISE, OLDER_ROPE
-from grow.architectures.family import Chain, Family, FollowsFrom, Stack, Tie
+from grow.architectures.facts import Chain, FollowsFrom, Stack, Tie
+from grow.architectures.family import Family
+from grow.architectures.size_laws import SizeLaw
 from grow.errors import BadInput
 from grow.files.header import show
-from grow.notation.axes import READ, Label, Row
+from grow.notation.axes import GAIN, READ, SHIFT, Label, Row
 from grow.notation.rope_parameters import SPELLED
 
 
@@ -155,6 +157,15 @@ class Architecture:
         gains = self.norm_is_affine or not gained  # without them only what makes up for its size itself can read
         return self.family.norm.kind if gains and not self.stream_is_bare else "plain"
 
+    @cached_property
+    def contexts(self) -> Mapping[str, str]:
+        """Axis -> what sits on it, for `grow.notation.operators`."""
+        contexts = dict.fromkeys(("heads", "kv_heads"), "elementwise") | {"hidden": self.hidden_context}
+        for axis in self.family.units:
+            roles = {dim.role for row in self.rows for dim in row.signature.dims if dim.has(axis)}
+            contexts[axis] = "elementwise" if GAIN not in roles else "layernorm" if SHIFT in roles else "rms"
+        return contexts
+
     @property
     def activations(self) -> Mapping[str, Any]:
         """The fields of the config that name an activation -> what they name."""
@@ -249,6 +260,11 @@ class Architecture:
         """Gain and bias of the norm in front of a tied head, () where there is none."""
         return self.tie.norms if self.tie and self.holds(self.tie.norms_when) else ()
 
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Axis -> why it does not grow, of those that do not."""
+        return {refusal.axis: refusal.why for refusal in self.family.refusals if self.holds(refusal.when)}
+
     def sparse(self, layer: int) -> bool:
         """Whether this layer has experts."""
         experts = self.family.experts
@@ -269,25 +285,18 @@ class Architecture:
 
     @property
     def layer_entries(self) -> Mapping[str, tuple[Any, ...]]:
-        """Field -> its entry for every layer, of the fields that follow from a period and are not given."""
+        """Field -> its entry for every layer, as the config lists them or as stock code derives them."""
         entries = {}
-        for period in self.family.periods:
-            if self.config.get(period.field) is None:
-                every = int(self.config.get(period.said) or period.every)
-                layers = range(1, self.depth + 1)
-                entries[period.field] = tuple(period.kinds[layer % every == 0] for layer in layers)
+        for listed in self.family.layer_lists:
+            given = self.config.get(listed.field)
+            own = tuple(given) if isinstance(given, list) and given else listed.default(self)
+            if own is not None:
+                entries[listed.field] = own
         return entries
 
-    @property
-    def window_kinds(self) -> tuple[str, ...]:
-        """The kind of attention of every layer where the config does not list them; () where all are alike."""
-        window = self.family.window
-        if window is None:
-            return ()
-        first = int(self.get(window.first))
-        return tuple(window.kind(i, first) for i in range(self.depth))
-
-    @property
-    def depth(self) -> int:
-        """How many layers those lists are of: that of the first stack."""
-        return self.sizes[self.family.depths[0]]
+    @cached_property
+    def followed(self) -> Mapping[str, SizeLaw]:
+        """Axis -> what its size follows from in this model; it never grows on its own."""
+        laws = self.family.size_laws.items()
+        sizes = self.sizes
+        return {axis: law for axis, law in laws if self.holds(law.when) and law.value(sizes) == sizes[axis]}

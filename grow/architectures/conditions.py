@@ -6,6 +6,7 @@ first                         the layer is the first of its stack
 apart                         the file has the head and the table that it may be one with, both
 attention_bias                this config field is true
 a==b · a!=b                   two config fields are equal, or are not
+a=='gelu' · a!=1 · a==none    a config field has this value, or has another one
 ForCausalLM|ForMaskedLM       the name of the model class ends in one of these
 not WORD                      the word does not hold
 """
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 from grow.errors import did_you_mean
 
 CONSTANTS = {"always": True, "optional": True, "never": False}
+NONE = "none"
 SPARSE, DENSE, FIRST, APART = "sparse", "dense", "first", "apart"
 HEADS = (
     *("ForCausalLM", "ForMaskedLM", "ForPreTraining", "LMHeadModel", "ForSequenceClassification"),
@@ -28,7 +30,7 @@ HEADS = (
 )
 """What the names of stock model classes with a head end in."""
 
-_COMPARED = re.compile(r"(?P<a>\w+)(?P<sign>[=!]=)(?P<b>\w+)")
+_COMPARED = re.compile(r"(?P<a>\w+)(?P<sign>[=!]=)(?:(?P<b>[a-z_]\w*)|'(?P<text>[^']*)'|(?P<number>-?[\d.]+))")
 
 
 class Facts(Protocol):
@@ -72,6 +74,16 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class HasValue:
+    field: str
+    value: str | float | None
+    equal: bool
+
+    def holds(self, facts: Facts, layer: int | None) -> bool:
+        return bool(facts.get(self.field) == self.value) == self.equal
+
+
+@dataclass(frozen=True)
 class OfClass:
     endings: tuple[str, ...]
 
@@ -101,7 +113,7 @@ class IsApart:
         return facts.apart
 
 
-Word = Constant | IsTrue | Compared | OfClass | HasExperts | IsFirst | IsApart
+Word = Constant | IsTrue | Compared | HasValue | OfClass | HasExperts | IsFirst | IsApart
 ASKED: dict[str, Word] = {SPARSE: HasExperts(), FIRST: IsFirst(), APART: IsApart()}
 
 
@@ -147,9 +159,13 @@ def _word(word: str, text: str, fields: Collection[str]) -> Word:
     if word in ASKED:
         return ASKED[word]
     if compared := _COMPARED.fullmatch(word):
-        for name in (compared["a"], compared["b"]):
+        a, b, equal = compared["a"], compared["b"], compared["sign"] == "=="
+        for name in (a, *((b,) if b and b != NONE else ())):
             _check(name, text, fields, "a config field that the family knows")
-        return Compared(compared["a"], compared["b"], compared["sign"] == "==")
+        if b and b != NONE:
+            return Compared(a, b, equal)
+        value = compared["text"] if compared["number"] is None else float(compared["number"])
+        return HasValue(a, value, equal)
     if word[0].isupper():
         endings = tuple(word.split("|"))
         for ending in endings:

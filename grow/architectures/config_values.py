@@ -137,13 +137,12 @@ def _contradictions(architecture: Architecture) -> Iterator[tuple[str, str, str]
 def _faults(architecture: Architecture, stock: Stock) -> Iterator[tuple[str, str, str]]:
     family, config = architecture.family, architecture.config
     names = {other: name for name, other in family.synonyms.items()}
-    layers = _size(architecture, family.depths[0])
     for field, value in config.items():
         name = names.get(field, field)
-        wanted = _wanted(family, stock, name, value, layers)
+        wanted = _wanted(architecture, stock, name, value)
         if wanted:
             yield field, f"{_show(value)}; wanted {wanted}", f"correct {field} in config.json"
-    for needed in family.needs:
+    for needed in family.needed_fields:
         if not any(config.get(name) for name in needed.split("|")):
             name = needed.split("|")[0]
             what = "missing, null or empty, and what stock code makes of that is not known here"
@@ -156,8 +155,9 @@ def _faults(architecture: Architecture, stock: Stock) -> Iterator[tuple[str, str
             yield family.experts.top_k, what, f"{family.experts.top_k}={experts} or less"
 
 
-def _wanted(family: Family, stock: Stock, name: str, value: Any, layers: int | None) -> str:
+def _wanted(architecture: Architecture, stock: Stock, name: str, value: Any) -> str:
     """What a field's value should have been, "" where it is fine."""
+    family = architecture.family
     declared = stock.fields.get(name)
     if name in ELSEWHERE:
         return "an object with whole numbers as keys" if name == "id2label" and not _labels(value) else ""
@@ -171,12 +171,11 @@ def _wanted(family: Family, stock: Stock, name: str, value: Any, layers: int | N
         return f"a value, or no such field ({_show(default)} is what stock code takes then)" if is_set else ""
     if declared is None and isinstance(default, bool) and not isinstance(value, bool):
         return "true or false"
-    if name in family.layer_lists or (family.window and name == family.window.field):
-        kinds = next((period.kinds for period in family.periods if period.field == name), None)
-        kinds = kinds or (family.window.kinds if family.window else ("full_attention", "sliding_attention"))
-        kinds = family.layer_values.get(name, kinds)
-        if not isinstance(value, list) or len(value) != layers or any(kind not in kinds for kind in value):
-            return f"a list of {layers} of {', '.join(map(str, kinds))}"
+    for listed in family.layer_lists:
+        layers = _size(architecture, listed.layers)
+        right = isinstance(value, list) and len(value) == layers and all(entry in listed.entries for entry in value)
+        if name == listed.field and not right:
+            return f"a list of {layers} of {', '.join(map(str, listed.entries))}"
     if (
         family.experts
         and name in (family.experts.step, family.experts.top_k)

@@ -16,7 +16,8 @@ from typing import Any
 
 from grow.architectures import known_architecture
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import Family, Tie
+from grow.architectures.facts import Tie
+from grow.architectures.family import Family
 from grow.errors import BadInput, listing
 from grow.files.header import TensorInfo, show
 from grow.notation.axes import EXPERTS, filled, indices_of, name_pattern

@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from grow.architectures.family import WIDTHS
 from grow.cli.progress import size
 from grow.cli.terminal import say, table
 from grow.cli.verification_text import show_verification
@@ -43,8 +42,7 @@ def show_plan(plan: Plan, world: int | None = None) -> None:
 def _show_axes(plan: Plan) -> None:
     say()
     say("axes")
-    axes = [*(axis for axis in WIDTHS if axis in plan.sizes), *(axis for axis in plan.sizes if axis not in WIDTHS)]
-    rows = ((axis, plan.sizes[axis], plan.new_sizes[axis], plan.operators.get(axis, "unchanged")) for axis in axes)
+    rows = ((axis, plan.sizes[axis], plan.new_sizes[axis], plan.operators.get(axis, "unchanged")) for axis in plan.axes)
     table(("axis", "old", "new", "how"), rows)
     _show_legend(plan)
 

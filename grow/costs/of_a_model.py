@@ -7,13 +7,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from grow.architectures.family import UNITS
 from grow.architectures.match import Match
-from grow.notation.axes import READ, SIDES, WRITE
+from grow.notation.axes import READ, WRITE
 from grow.notation.dtypes import ITEMSIZE
-from grow.notation.maps import identity
 from grow.planning.assemble import assemble
-from grow.planning.change import Change
+from grow.planning.change import Change, no_maps
 from grow.planning.layers import unchanged
 from grow.planning.plan import Plan
 from grow.planning.tensor import TensorPlan
@@ -68,7 +66,8 @@ def _cost(plan: Plan, sizes: Mapping[str, int], tensors: list[tuple[TensorPlan, 
             continue
         reads = {label.axis for dim in dims if dim.role == READ for label in dim.labels}
         writes = {label.axis for dim in dims if dim.role == WRITE for label in dim.labels}
-        ffn = (reads | writes) & {*UNITS, "experts"}
+        axes = reads | writes
+        ffn = axes & {*plan.family.units, "experts"} and not axes & {"heads", "kv_heads"}
         part = "head" if writes & {"vocab", "labels"} else "ffn" if ffn else "attention projections"
         flops[part] += 2.0 * math.prod(shape) * _used(plan, tensor, grown)
     if tie := (plan.grown if grown else plan.source).tie:
@@ -101,16 +100,9 @@ def forward_flops(matched: Match, context: int) -> float:
     """The FLOPs per token of a forward pass over `context` tokens."""
     source, sizes = matched.architecture, matched.architecture.sizes
     depths = {axis: unchanged(sizes[axis]) for axis in source.family.depths}
-    change = Change({axis: identity(n) for axis, n in _spaces(sizes)}, depths)
+    change = Change(no_maps(sizes, depths), depths)
     tensors, _ = assemble(matched, change, {t.name: t.dtype for t in matched.tensors})
     plan = Plan(source, dict(source.config), dict(sizes), change, {}, tensors, "even", 0, ())
     cost = cost_of(plan)[0]
     scores = cost.flops["attention scores"]
     return cost.flops_per_token - scores + scores * context / cost.context
-
-
-def _spaces(sizes: Mapping[str, int]) -> list[tuple[str, int]]:
-    axes = ("hidden", *UNITS, "heads", "kv_heads", "vocab", "positions", "experts")
-    return [(axis, sizes[axis]) for axis in axes if axis in sizes] + [
-        (f"head_dim.{s}", sizes["head_dim"]) for s in SIDES
-    ]

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from grow.architectures.family import WIDTHS
 from grow.architectures.match import numberless
 from grow.costs.literature import doubts
 from grow.costs.of_a_model import cost_of
@@ -35,7 +34,7 @@ def plan_document(plan: Plan, world: int | None = None) -> dict[str, Any]:
                 "new": plan.new_sizes[axis],
                 "how": plan.operators.get(axis, "unchanged"),
             }
-            for axis in [*(a for a in WIDTHS if a in plan.sizes), *(a for a in plan.sizes if a not in WIDTHS)]
+            for axis in plan.axes
         },
         "tensors": [
             {
@@ -96,8 +95,8 @@ def couplings(plan: Plan) -> list[str]:
         facts.append(f"a token gets {source.top_k} -> {plan.grown.top_k} experts")
         facts.append("their weights sum to 1" if plan.grown.experts_sum_to_one else "their weights are not normalised")
     facts.append("scores ÷ √head_dim" if source.scaled else "scores unscaled")
-    if family.derived_head_dim:
-        facts.append("head_dim = hidden / heads, not a field")
+    for axis, law in source.followed.items():
+        facts.append(f"{axis} = {law}" + ("" if axis in family.axes else ", not a field"))
     if source.tie:
         stays = plan.new_config.get("tie_word_embeddings", True)
         facts.append("embedding and head are one table and stay so" if stays else "embedding and head part")

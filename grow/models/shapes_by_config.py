@@ -92,7 +92,7 @@ def shapes(model_type: str, auto: str, fields: Mapping[str, Any]) -> dict[str, t
     with torch.device("meta"):
         model = getattr(transformers, auto).from_config(config)
     tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
-    from grow.models.experts import in_files
+    from grow.models.fused_experts import in_files
 
     stored = in_files(model, {name: t for name, t in model.state_dict().items() if name not in tied})
     return {name: tuple(t.shape) for name, t in stored.items()}

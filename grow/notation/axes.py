@@ -35,7 +35,7 @@ from functools import cache
 SIDES = ("q", "k", "v")
 WRITE, READ, GAIN, SHIFT, STACK = "write", "read", "gain", "shift", "stack"
 EXPERTS = "experts"  # every other index counts the layers of a stack
-LOOKUPS = {"vocab", "positions", "types", "buckets"}  # a table that these index is looked up row by row, not multiplied
+LOOKUPS = {"vocab", "positions", "types", "experts", "buckets"}  # a table of their rows is looked up, not multiplied
 
 _INDEX = re.compile(r"\{([a-z_]+)\}")
 _LABEL = re.compile(r"(?P<axis>[a-z_]+)(?:\.(?P<side>[qkv]|raw))?$")

@@ -30,6 +30,8 @@ PARAMETERS = {
     "beta_slow": POSITIVE,
     "mscale": POSITIVE,
     "mscale_all_dim": POSITIVE,
+    "short_mscale": POSITIVE,
+    "long_mscale": POSITIVE,
     "truncate": SWITCH,
 }
 REQUIRED = {

@@ -31,6 +31,7 @@ CAPS: Mapping[str, tuple[int, str]] = {
     "labels": (1 << 24, "21,843"),
 }
 """Axis -> (the largest size that is read, the largest one that is known of a published model)."""
+UNITS = CAPS["ffn"]  # of any other axis
 ROWS = 1 << 22  # of a learned table of positions; the largest known one has 16,386
 HEADS_WIDTH = 1 << 19  # heads times head_dim; the largest known is 49,152
 TENSORS = 1 << 18  # of a checkpoint; the largest known has some 90,000
@@ -38,7 +39,7 @@ TENSORS = 1 << 18  # of a checkpoint; the largest known has some 90,000
 
 def cap_of(axis: str, *, table: bool = False) -> int:
     """The largest size of an axis; `table`: a learned table has a row for each position."""
-    return ROWS if axis == "positions" and table else CAPS[axis][0]
+    return ROWS if axis == "positions" and table else CAPS.get(axis, UNITS)[0]
 
 
 def fault(axis: str, size: int, *, table: bool = False) -> str:
@@ -46,7 +47,7 @@ def fault(axis: str, size: int, *, table: bool = False) -> str:
     cap = cap_of(axis, table=table)
     if 1 <= size <= cap:
         return ""
-    known = "16,386" if cap == ROWS else CAPS[axis][1]
+    known = "16,386" if cap == ROWS else CAPS.get(axis, UNITS)[1]
     return f"{axis} is from 1 to {cap:,}: the largest of a known model is {known}, and a plan is made in memory"
 
 

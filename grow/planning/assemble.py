@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import Tie
+from grow.architectures.facts import Tie
 from grow.architectures.match import Match, Matched, Origin
 from grow.notation.axes import EXPERTS, WRITE, Label, Row, Signature
 from grow.notation.dim_maps import dim_map

@@ -6,17 +6,18 @@ A plan is made from a `Change`, `grow.json` stores it, and verification lays it 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import Chain, Stack, Window
+from grow.architectures.facts import Chain, Stack
+from grow.architectures.layer_lists import Window
 from grow.errors import BadInput, Refused
-from grow.notation.axes import GAIN, SHIFT, WRITE, Row
-from grow.notation.maps import AxisMap, is_power_of_two
+from grow.notation.axes import GAIN, SHIFT, SIDES, WRITE, Row
+from grow.notation.maps import AxisMap, identity, is_power_of_two
 from grow.notation.origins import AS_IT_IS, Constant, Drawn, Read
 from grow.planning.layers import Depth, chain_scales
 from grow.spelling import option
@@ -70,6 +71,15 @@ class Change:
     def read_again(self, row: str, shared: Mapping[str, str]) -> bool:
         """Whether a row is read from an FFN that the routed experts carry already; `shared` as of `family.Experts`."""
         return self.upcycling is not None and self.upcycling.route == "routed" and row in shared
+
+
+def no_maps(sizes: Mapping[str, int], depths: Collection[str]) -> dict[str, AxisMap]:
+    """The maps of a growth that changes nothing: identities of every space; layers are counted and not mapped.
+
+    depths  the axes that count layers
+    """
+    whole = {axis: identity(n) for axis, n in sizes.items() if axis not in (*depths, "head_dim")}
+    return whole | {f"head_dim.{side}": identity(sizes["head_dim"]) for side in SIDES}
 
 
 @dataclass(frozen=True)
@@ -234,44 +244,38 @@ def index_scale(source: Architecture, depth: Depth, layer: int) -> float:
     return (layer + 1) / (depth.source[layer] + 1) if source.index_scaled else 1.0
 
 
-def layer_config(source: Architecture, depth: Depth) -> dict[str, Any]:
+def layer_config(source: Architecture, depths: Mapping[str, Depth]) -> dict[str, Any]:
     """Per-layer fields, rewritten for the new layers."""
-    if depth.is_identity:
-        return {}
-    family, config = source.family, source.config
+    family, grown = source.family, {axis: depth for axis, depth in depths.items() if not depth.is_identity}
     changes: dict[str, Any] = {}
-    if family.window:
-        changes |= _window_config(source, family.window, depth)
-    listed = {name: config[name] for name in family.layer_lists if isinstance(config.get(name), list)}
-    for name, entries in {**listed, **source.layer_entries}.items():
-        changes[name] = [entries[i] for i in depth.source]
-    if family.experts and family.experts.step:
+    for listed in family.layer_lists:
+        if listed.layers in grown:
+            depth, entries = grown[listed.layers], source.layer_entries.get(listed.field)
+            if entries is not None:
+                changes[listed.field] = [entries[i] for i in depth.source]
+            if isinstance(listed, Window):
+                changes |= _boundary(source, listed, depth)
+    if family.experts and family.experts.step and grown:
+        depth = grown[family.depths[0]]
         dense = [j for j, i in enumerate(depth.source) if not source.sparse(i)]
         if dense or source.get(family.experts.step) != 1:
             changes |= {family.experts.only: dense, family.experts.step: 1}
     return changes
 
 
-def _window_config(source: Architecture, window: Window, depth: Depth) -> dict[str, Any]:
-    """The kinds of attention of the new layers, listed where they do not follow by themselves.
-
-    What they would follow from is carried along, too: older readers know no list.
-    """
-    config, first = source.config, int(source.get(window.first))
-    kinds = config.get(window.field)
-    changes: dict[str, Any] = {}
-    if not kinds and config.get(window.switch) and config.get("sliding_window", 0) is not None:
-        kinds = source.window_kinds
-        changes[window.field] = [kinds[i] for i in depth.source]
-    elif window.first not in config:
+def _boundary(source: Architecture, listed: Window, depth: Depth) -> dict[str, Any]:
+    """What kinds of attention would follow from is carried along with their list: older readers know no list."""
+    config, first, kinds = source.config, int(source.get(listed.first)), source.layer_entries.get(listed.field)
+    derived = kinds is not None and not config.get(listed.field)
+    if listed.first not in config and not derived:
         return {}
-    full = [not kinds or kinds[i] == window.kinds[0] for i in depth.source]
-    if full == sorted(full, reverse=True) and not window.even:
-        changes[window.first] = max(first, depth.m) if all(full) and first >= depth.n else sum(full)
-    elif window.first in config:
+    full = [kinds is None or kinds[i] == listed.entries[0] for i in depth.source]
+    if full == sorted(full, reverse=True) and not listed.even:
+        return {listed.first: max(first, depth.m) if all(full) and first >= depth.n else sum(full)}
+    if listed.first in config:
         # no number says it where they take turns: as many as came from below the boundary
-        changes[window.first] = sum(i < first for i in depth.source) + max(0, first - depth.n)
-    return changes
+        return {listed.first: sum(i < first for i in depth.source) + max(0, first - depth.n)}
+    return {}
 
 
 def writes_stream(row: Row) -> bool:

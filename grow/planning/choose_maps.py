@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import UNITS, WIDTHS
 from grow.errors import Refused
 from grow.notation import rope
 from grow.notation.maps import BLEND, SILENT, AxisMap, appended, axis_map, identity
@@ -29,10 +28,10 @@ def choose_maps(
     chosen  axis -> the name of an operator, or for hidden and ffn an operator itself, whose caller knows that it fits
     """
     old = source.sizes
-    words = dict.fromkeys((a for a in WIDTHS if a in old), "unchanged")
+    words = dict.fromkeys((a for a in source.family.widths if a in old), "unchanged")
     maps: dict[str, AxisMap] = {}
-    units = [(axis, "elementwise") for axis in UNITS if axis in old]
-    for axis, context in (("hidden", source.hidden_context), *units):
+    for axis in ("hidden", *source.family.units):
+        context = source.contexts[axis]
         maps[axis] = identity(old[axis])
         if new[axis] != old[axis]:
             operator = chosen.get(axis) or default_operator(old[axis], new[axis], context)
@@ -246,6 +245,11 @@ def _describe(m: AxisMap) -> str:
     return "copies × " + " and ".join(map(str, counts))
 
 
+def shared(space: str) -> bool:
+    """Whether readers of its copies share a weight among them: kv heads are repeated, and rows are looked up."""
+    return "." not in space and space not in ("kv_heads", "vocab", "positions", "experts")
+
+
 def rounding(maps: Mapping[str, AxisMap], split: str) -> tuple[str, ...]:
     """Why weights must be rounded: factors that are not powers of two, means, or shares that do not divide."""
     reasons = []
@@ -253,10 +257,6 @@ def rounding(maps: Mapping[str, AxisMap], split: str) -> tuple[str, ...]:
         if not m.exact_factors:
             what = "coordinates that carry a mean" if "mean" in m.operator else "a factor that is not a power of two"
             reasons.append(f"{space} {m.n} -> {m.m}: {what}")
-        elif (
-            split in ("even", "diagonal")
-            and any(c & (c - 1) for c in m.counts.tolist())
-            and space in ("hidden", "heads", *UNITS)
-        ):
+        elif split in ("even", "diagonal") and any(c & (c - 1) for c in m.counts.tolist()) and shared(space):
             reasons.append(f"{space} {m.n} -> {m.m}: even shares that are not powers of two")
     return tuple(reasons)

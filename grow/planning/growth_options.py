@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from grow.architectures.family import UNITS
+from grow.architectures import FAMILIES
 from grow.errors import BadInput, did_you_mean, no_such
 from grow.notation.dtypes import CODES
 from grow.notation.operators import OPERATORS
@@ -156,8 +156,9 @@ def _check_operators(operators: Any) -> None:
             why="an operator is chosen for an axis",
             fix=option(operators={"ffn": "copies"}),
         )
+    units = {axis for family in FAMILIES.values() for axis in family.units}
     for axis, name in operators.items():
-        if axis not in ("hidden", "heads", *UNITS):
+        if axis not in ("hidden", "heads", *units):
             hint = did_you_mean(str(axis), ("hidden", "ffn", "heads"))
             raise BadInput(
                 option(operators={axis: name}),

@@ -8,25 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from grow.architectures import FAMILIES
-from grow.architectures.family import UNITS, Stack
+from grow.architectures.facts import Stack
 from grow.errors import BadInput
 from grow.notation.axes import SIDES
 from grow.notation.dtypes import BITS
-from grow.notation.maps import KINDS, AxisMap, identity
-from grow.notation.size_limits import CAPS, fault, short
-from grow.planning.change import ROUTES, Change, Redraw, Upcycling
+from grow.notation.maps import KINDS, AxisMap
+from grow.notation.size_limits import fault, short
+from grow.planning.change import ROUTES, Change, Redraw, Upcycling, no_maps
 from grow.planning.layers import FILLS, ZEROS, Depth, unchanged
 from grow.planning.methods import DEFAULT
 from grow.planning.tensor import SPLITS
 
 SCHEMA = 1
 MOST = 64  # growths one after the other
-SPACES = {
-    **{axis: axis for axis in ("hidden", *UNITS, "heads", "kv_heads")},
-    **{f"head_dim.{side}": "head_dim" for side in SIDES},
-    **{axis: axis for axis in ("vocab", "positions", "experts")},
-}
-"""Space of coordinates -> the axis that says its size."""
 FIRST = ("hidden", "heads", "kv_heads", "head_dim", "vocab")  # axes that every family has
 ONE_STACK = Stack().layers  # what counts the layers of a model that has one stack of them
 
@@ -72,7 +66,7 @@ def parse_record(raw: Any, where: str, fix: str) -> Record:
         if sizes.keys() != new_sizes.keys() or not {*FIRST, *depths} <= sizes.keys():
             raise ValueError("sizes and new_sizes do not name the axes")
         for axis, size in (*sizes.items(), *new_sizes.items()):
-            if axis in CAPS and (why := fault(axis, size)):
+            if why := fault(axis, size):
                 raise ValueError(f"{axis} {short(size)}: {why}")
         if plan["split"] not in SPLITS or int(plan["seed"]) < 0:
             raise ValueError(f"split {plan['split']!r}, seed {plan['seed']!r}")
@@ -115,7 +109,7 @@ def _change(
 ) -> Change:
     """The maps of all spaces, the unchanged ones as identities, and the layers; ValueError when they fit no sizes."""
     maps = {space: _map(space, m, sizes, new_sizes) for space, m in plan["maps"].items()}
-    whole = {space: maps.get(space) or identity(sizes[axis]) for space, axis in SPACES.items() if axis in sizes}
+    whole = {**no_maps(sizes, axes), **maps}
     grown = {ONE_STACK: plan["depth"]} if plan.get("depth") else dict(plan.get("depths", {}))
     if not grown.keys() <= {*axes}:
         raise ValueError(f"depths: {', '.join(map(str, grown))}; the stacks are {', '.join(axes)}")
@@ -144,6 +138,11 @@ def _depth(stored: Any, n: int, m: int) -> Depth:
     return depth
 
 
+def axis_of(space: str) -> str:
+    """The axis that says the size of a space of coordinates: head_dim of `head_dim.q`."""
+    return space.partition(".")[0]
+
+
 def _redraw(plan: Mapping[str, Any]) -> Redraw | None:
     if (stored := plan.get("redraw")) is None:
         return None
@@ -165,9 +164,10 @@ def _upcycling(stored: Mapping[str, Any] | None) -> Upcycling | None:
 
 def _map(space: str, stored: Mapping[str, Any], sizes: Mapping[str, int], new_sizes: Mapping[str, int]) -> AxisMap:
     """One map of grow.json; ValueError, before anything of its size is built, when it is not one of this axis."""
-    if space not in SPACES:
+    axis = axis_of(space)
+    if axis not in sizes or space not in (axis, *(f"{axis}.{side}" for side in SIDES)):
         raise ValueError(f"maps: {space!r} is not a space")
-    n, m, runs = sizes[SPACES[space]], new_sizes[SPACES[space]], stored["runs"]
+    n, m, runs = sizes[axis], new_sizes[axis], stored["runs"]
     lengths = [run[0] for run in runs]
     if stored["n"] != n or not all(type(k) is int and k > 0 for k in lengths) or sum(lengths) != m:
         raise ValueError(f"maps: {space} is not a map {n} -> {m}")

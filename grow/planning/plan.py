@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import UNITS, Family
+from grow.architectures.family import Family
 from grow.architectures.match import Match
 from grow.notation.dim_maps import dim_map
 from grow.notation.dtypes import BITS, CODES, STORES
@@ -17,12 +17,12 @@ from grow.notation.maps import AxisMap, is_power_of_two
 from grow.notation.origins import Read
 from grow.planning.assemble import assemble
 from grow.planning.change import Change, Upcycling, check_depths, depth_rounds, layer_config
-from grow.planning.choose_maps import grow_counts, grow_experts, head_dim_maps, low_logit, rounding
+from grow.planning.choose_maps import grow_counts, grow_experts, head_dim_maps, low_logit, rounding, shared
 from grow.planning.growth_options import USUAL, GrowthOptions
 from grow.planning.layers import Depth
 from grow.planning.methods import DEFAULT, Request, design
 from grow.planning.read_as_experts import read_so
-from grow.planning.row_maps import root_factor, row_maps, tie_factor
+from grow.planning.row_maps import root_factor, row_maps, tie_factor, tied_rows
 from grow.planning.target import Target, resolve
 from grow.planning.tensor import HALVED, TensorPlan, stays
 from grow.spelling import option
@@ -68,6 +68,12 @@ class Plan:
     def sizes(self) -> dict[str, int]:
         """Axis -> size, of the source."""
         return dict(self.source.sizes)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Axes in the order in which people read them: widths first."""
+        widths = [axis for axis in self.family.widths if axis in self.sizes]
+        return (*widths, *(axis for axis in self.sizes if axis not in widths))
 
     @cached_property
     def grown(self) -> Architecture:
@@ -193,7 +199,7 @@ def grown_config(
     top_k   where somebody chose it
     """
     changes = head_dim_maps(source, new["head_dim"])[1]
-    result = _new_config(source, new, changes, top_k) | layer_config(source, depths[source.family.depths[0]])
+    result = _new_config(source, new, changes, top_k) | layer_config(source, depths)
     if untied:
         result["tie_word_embeddings"] = False
     if len(stored) == 1:
@@ -213,8 +219,8 @@ def why_narrowed(tensors: Sequence[TensorPlan], maps: Mapping[str, AxisMap], spl
     """Why the dtypes in which the result is stored round weights; empty where they do not."""
     parts = [part for t in tensors for _, part in t.parts]
     reasons = sorted({f"{t.old.dtype} stored as {t.dtype}" for t in parts if t.old.dtype not in STORES[t.dtype]})
-    shared = any(maps[space].counts.max() > 1 for space in ("hidden", "heads", *UNITS) if space in maps)
-    if split in HALVED and shared and any(t.dtype == "F16" for t in tensors):
+    copied = any(m.counts.max() > 1 for space, m in maps.items() if shared(space))
+    if split in HALVED and copied and any(t.dtype == "F16" for t in tensors):
         reasons.append("float16: half of one of its smallest numbers is none")
     return tuple(reasons)
 
@@ -222,7 +228,7 @@ def why_narrowed(tensors: Sequence[TensorPlan], maps: Mapping[str, AxisMap], spl
 def _rounding_rows(source: Architecture, change: Change) -> tuple[str, ...]:
     """Rows that a growth rounds although none of its maps does."""
     hidden, reasons = change.maps["hidden"], []
-    for row in source.rows:
+    for row in dict.fromkeys((*source.rows, *tied_rows(source).values())):
         maps = row_maps(source, change, row, None)
         if row.root and not is_power_of_two(root_factor(row, maps)):
             axis, n, m = row.root[0], hidden.n, hidden.m
@@ -251,7 +257,7 @@ def _new_config(
     if family.experts:
         copies = new["experts"] // old["experts"]
         result[family.experts.top_k] = top_k or copies * source.top_k
-    for axis in (*family.growable, *family.follows):
+    for axis in (*family.growable, *family.mirrors):
         if axis in family.axes and (new[axis] != old[axis] or config.get(family.axes[axis]) is not None):
             result[family.axes[axis]] = new[axis]
     for axis, name in family.axes.items():

@@ -21,7 +21,8 @@ from typing import Any
 
 from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import Experts, Family
+from grow.architectures.facts import Experts
+from grow.architectures.family import Family
 from grow.architectures.match import Match, Matched, Origin
 from grow.architectures.upcycling_pairs import PAIRS, Pair
 from grow.errors import BadInput, Refused
@@ -186,8 +187,10 @@ def _config(source: Architecture, target: Family, pair: Pair, how: Upcycling) ->
         config[target.axes[experts.shared_width]] = sizes["ffn"]
     if experts.step:
         config[experts.step] = how.every
-    if family.window and target.window and not config.get(family.window.field) and config.get(family.window.switch):
-        config[family.window.field] = [*source.window_kinds]  # the target would take other layers by default
+    for listed in target.layer_lists:
+        if not config.get(listed.field) and listed.default(Architecture(target, config)) is not None:
+            alike = listed.entries[:1] * sizes["layers"]  # the target would take other layers by default
+            config[listed.field] = [*source.layer_entries.get(listed.field, alike)]
     config["head_dim"] = sizes["head_dim"]
     config |= {experts.top_k: how.granularity, "model_type": target.model_type, "architectures": [after + head]}
     return config

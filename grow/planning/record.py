@@ -23,7 +23,7 @@ from grow.files.header import show
 from grow.files.regular import is_there, read_json
 from grow.notation.maps import SILENT, AxisMap, axis_map
 from grow.planning.layers import Depth
-from grow.planning.parsed_record import MOST, ONE_STACK, SCHEMA, SPACES, Record, parse_record
+from grow.planning.parsed_record import MOST, ONE_STACK, SCHEMA, Record, axis_of, parse_record
 from grow.planning.plan import Plan
 
 NAME = "grow.json"
@@ -175,7 +175,7 @@ def growth_document(record: Record) -> dict[str, Any]:
     return {
         "axes": [
             {
-                "axis": SPACES.get(space, space),
+                "axis": axis_of(space),
                 "space": space,
                 "old": m.n,
                 "new": m.m,

@@ -44,11 +44,18 @@ def tie_factor(source: Architecture, maps: Mapping[str, AxisMap]) -> float:
     """What the norm in front of a tied head makes up for: the head reads the table as the embedding needs it."""
     if source.tie is None:
         return 1.0
-    rows = {row.name: row for row in source.family.rows}
-    parted = replace(source, apart=True)  # a head may be there in two ways, and is here in none
-    rows |= {row.name: row for row in source.family.rows if parted.holds(row.when)}
-    table, head = (root_factor(rows.get(name), maps) for name in (source.tie.table, source.tie.head))
+    tied = tied_rows(source)
+    table, head = (root_factor(tied.get(name), maps) for name in (source.tie.table, source.tie.head))
     return head / table
+
+
+def tied_rows(source: Architecture) -> dict[str, Row]:
+    """The rows of a tied table and of the head that it is, which would be there if the two were apart."""
+    if source.tie is None:
+        return {}
+    parted = replace(source, apart=True)
+    named = [row for row in source.family.rows if row.name in (source.tie.table, source.tie.head)]
+    return {row.name: row for row in (*named, *(row for row in named if parted.holds(row.when)))}
 
 
 @lru_cache(maxsize=64)

@@ -20,7 +20,7 @@ from typing import Any
 
 from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import UNITS, WIDTHS, Family
+from grow.architectures.family import Family
 from grow.architectures.upcycling_pairs import PAIRS
 from grow.errors import BadInput, Refused, did_you_mean
 from grow.files.header import show
@@ -157,7 +157,7 @@ def _from_fields(source: Architecture, old: Mapping[str, int], fields: dict[str,
     for name, value in _each_stack(source, fields).items():
         axis = by_field.get(name, name)
         if axis not in old:
-            known = [*(family.axes[a] for a in growable if a in family.axes), *(a for a in growable if a in old)]
+            known = [family.axes[a] for a in growable if a in family.axes] + [a for a in growable if a in old]
             hint = did_you_mean(str(name), known)
             raise BadInput(
                 option(to={name: value}),
@@ -171,7 +171,7 @@ def _from_fields(source: Architecture, old: Mapping[str, int], fields: dict[str,
         if given.setdefault(axis, value) != value:
             raise _twice(name, given[axis], value)
     grown = {axis: value for axis, value in given.items() if axis in growable}
-    sizes = complete(family, old, grown)
+    sizes = complete(source, old, grown)
     for axis, value in given.items():
         if value != sizes[axis]:  # one that follows from the others
             name = next(name for name in fields if by_field.get(name, name) == axis)
@@ -211,7 +211,7 @@ def _from_factor(source: Architecture, text: str) -> Target:
     if not 1 <= factor <= 1024:
         why = "a factor is a number from 1 to 1024"
         raise BadInput(option(to=text), what="not a factor", why=why, fix=option(to="2x"))
-    scaled = [axis for axis in ("hidden", "heads", "kv_heads", *UNITS) if axis in old]
+    scaled = [axis for axis in ("hidden", "heads", "kv_heads", *source.family.units) if axis in old]
     broken = [axis for axis in scaled if (old[axis] * factor).denominator != 1]
     if broken:
         step = gcd(*(old[a] for a in scaled))
@@ -223,7 +223,7 @@ def _from_factor(source: Architecture, text: str) -> Target:
             why="every width is a whole number",
             fix=f"{option(to=Either(tuple(f'{_factor(f)}x' for f in near)))}, or name the fields",
         )
-    return Target(complete(source.family, old, {axis: int(old[axis] * factor) for axis in scaled}))
+    return Target(complete(source, old, {axis: int(old[axis] * factor) for axis in scaled}))
 
 
 def _factor(f: Fraction) -> str:
@@ -250,7 +250,8 @@ def _from_config(source: Architecture, config: Mapping[str, Any], name: str, dee
             fix="a target of the source's family",
         )
     sizes = source.with_config(config).sizes
-    new = complete(family, old, {axis: sizes[axis] for axis in (*WIDTHS, *family.follows, "experts") if axis in sizes})
+    named = (*family.widths, *family.mirrors, "experts")
+    new = complete(source, old, {axis: sizes[axis] for axis in named if axis in sizes})
     notes = []
     for axis in (*family.depths, "vocab", "positions"):
         if axis not in old or sizes[axis] == old[axis]:

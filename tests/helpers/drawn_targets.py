@@ -14,7 +14,7 @@ EXACT = 1e-12
 # One rounding to float32 per weight, 2^-24, through two layers: measured up to 6e-7.
 FLOAT32 = 1e-5
 
-EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe")
+EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "gpt_oss", "phimoe")
 WHOLE = ("olmo2", "flex_olmo")  # one norm over all heads, and readers of the raw stream: whole copies
 FREE = (
     *("llama", "mistral", "qwen2", "qwen3", "granite", *WHOLE, *EXPERTS),
@@ -43,6 +43,13 @@ def exact_factor(kind: str) -> str:
 def divides(variant: str) -> bool:
     """Whether the stock config wants hidden % heads == 0, although head_dim is a field."""
     return grow.families[VARIANTS[variant].model_type].divides
+
+
+def grows(variant: str, axis: str) -> bool:
+    """Whether a model has this axis, and its family lets it grow."""
+    kind, _, fields, _ = VARIANTS[variant]
+    source = Architecture(grow.families[kind], fields)
+    return axis in source.sizes and axis not in source.refused
 
 
 def sizes_of(variant: str) -> dict[str, int]:
@@ -99,7 +106,7 @@ def draw_free(variant: str) -> dict[str, tuple[dict, dict]]:
     for axis in ("expert_ffn", "shared_ffn"):
         if axis in old:
             cases[f"{axis}-any"] = ({axis: old[axis] + r.randint(1, 9)}, {"operators": {axis: r.choice(UNITS)}})
-    if "experts" in old:
+    if grows(variant, "experts"):
         cases["experts-2x"] = ({"experts": 2 * old["experts"]}, exact)
         cases["experts-3x"] = ({"experts": 3 * old["experts"], "hidden": fitting(h, 2 * n), "ffn": f + 3}, even)
     if VARIANTS[variant].model_type in WHOLE:
@@ -159,7 +166,7 @@ def draw_derived(variant: str) -> dict[str, tuple[dict, dict]]:
     }
     if k != h:
         cases["repeat-kv"] = ({"kv_heads": h}, exact)
-    if "experts" in old:
+    if grows(variant, "experts"):
         cases["experts-2x"] = ({"experts": 2 * old["experts"]}, exact)
         cases["experts-3x"] = ({"experts": 3 * old["experts"], "hidden": 2 * n, "ffn": f + 3}, even)
     if found != "plain" and whole == 1:

@@ -73,6 +73,15 @@ QA, PRETRAINING = "AutoModelForQuestionAnswering", "AutoModelForPreTraining"
 SEQ2SEQ, ENCODES = "AutoModelForSeq2SeqLM", "AutoModelForTextEncoding"
 
 
+_YARN = {
+    "rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+    "original_max_position_embeddings": 40,
+}  # fmt: skip
+_LONG = {
+    "rope_type": "longrope", "rope_theta": 500.0, "original_max_position_embeddings": 32, "short_mscale": 1.1,
+    "long_mscale": 1.3, "short_factor": [1.0, 1.1, 1.3, 1.7], "long_factor": [1.0, 1.5, 2.5, 4.0],
+}  # fmt: skip
+GPT_OSS = {**LOCAL, "num_hidden_layers": 3, "sliding_window": 5, "swiglu_limit": 1.5, "rope_parameters": _YARN}
 _FULL = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 1.0}
 
 
@@ -202,6 +211,15 @@ VARIANTS: dict[str, Variant] = {
         {**_with_eps("norm_epsilon", LLAMA), **NO_PADDING, "use_bias": False, "tie_word_embeddings": False},
     ),
     "jais2": Variant("jais2", LM, {**_with_eps("layer_norm_eps", LLAMA), **NO_PADDING}),
+    "gpt_oss": Variant("gpt_oss", LM, GPT_OSS),
+    "gpt_oss-plain": Variant("gpt_oss", LM, {**GPT_OSS, "attention_bias": False, "tie_word_embeddings": True}),
+    "phimoe": Variant("phimoe", LM, {**LOCAL, **NO_PADDING, "router_jitter_noise": 0.3}),
+    "phimoe-tied": Variant(
+        "phimoe", LM,
+        {**LOCAL, **NO_PADDING, "attention_bias": True, "tie_word_embeddings": True, "rope_parameters": _LONG,
+         "router_jitter_noise": 0.4, "lm_head_bias": True},
+        (17, 50),
+    ),
     "phi": Variant("phi", LM, _with_eps("layer_norm_eps", LLAMA)),
     "phi-tied": Variant("phi", LM, {**_with_eps("layer_norm_eps", LLAMA), "tie_word_embeddings": True}),
     "stablelm": Variant("stablelm", LM, {**_with_eps("layer_norm_eps", DERIVED), "use_qkv_bias": True}),
@@ -262,7 +280,9 @@ VARIANTS: dict[str, Variant] = {
     "t5": Variant("t5", SEQ2SEQ, T5),
     # the stock config always ties; `make` parts the two where the fields say no
     "t5-untied": Variant("t5", SEQ2SEQ, {**GATED, "tie_word_embeddings": False}),
-    "t5-scaled": Variant("t5", SEQ2SEQ, {**T5, "d_model": 6, "tie_word_embeddings": False, "scale_decoder_outputs": True}),
+    "t5-scaled": Variant(
+        "t5", SEQ2SEQ, {**T5, "d_model": 6, "tie_word_embeddings": False, "scale_decoder_outputs": True}
+    ),
     **_only(_heads("t5", T5, encoder=ENCODES), "base", "token", "qa", "encoder"),
     "opt-post-base": Variant("opt", BASE, {**OPT, "do_layer_norm_before": False}),
 }  # fmt: skip
@@ -274,6 +294,8 @@ ONE_EACH = (
     "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "olmoe",
     "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "stablelm",
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm", "t5",
+    "gpt_oss", "phimoe",
+    "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
 )  # fmt: skip
 
 RELATIVES = (
@@ -289,5 +311,7 @@ LONG = (
     "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
     "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt",
     "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "t5",
+    "olmoe", "gpt_oss", "phimoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox",
+    "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
 )  # fmt: skip
 """One of each construction, for what takes a second and more: together they have every fact that a table can state."""

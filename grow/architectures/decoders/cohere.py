@@ -11,7 +11,7 @@ from grow.architectures.decoders.llama import (
     rms_decoder,
     size,
 )
-from grow.architectures.family import Attention, Norm
+from grow.architectures.facts import Attention, Norm
 
 HEAD = """
 lm_head.weight                                            vocab <- hidden   ? ForCausalLM not tie_word_embeddings

@@ -1,7 +1,7 @@
 """ERNIE 4.5 (dense): Llama with rotations of neighbours and one switch for all biases."""
 
 from grow.architectures.decoders.llama import BLOCK, QKV_BIAS, rms_decoder, size
-from grow.architectures.family import Attention
+from grow.architectures.facts import Attention
 
 BIASES = (
     QKV_BIAS.replace("{when}", "use_bias")

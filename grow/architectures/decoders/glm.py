@@ -10,7 +10,7 @@ from grow.architectures.decoders.llama import (
     rms_decoder,
     size,
 )
-from grow.architectures.family import Attention
+from grow.architectures.facts import Attention
 
 FFN = """
 model.layers.{layers}.mlp.gate_up_proj.weight             (ffn | ffn) <- hidden

@@ -1,7 +1,8 @@
 """GPT-2: LayerNorm before each branch, learned positions; Conv1D weights are stored (in, out)."""
 
 from grow.architectures.common_fields import ELEMENTWISE
-from grow.architectures.family import Attention, Family, Norm, Tie
+from grow.architectures.facts import Attention, Norm, Tie
+from grow.architectures.family import Family
 
 GPT2 = Family(
     model_type="gpt2",

@@ -1,7 +1,8 @@
 """GPT-NeoX and Pythia: LayerNorm before each branch, fused qkv rows per head, partial RoPE."""
 
 from grow.architectures.common_fields import ELEMENTWISE, OLDER_ROPE
-from grow.architectures.family import Attention, Family, Norm, Tie
+from grow.architectures.facts import Attention, Norm, Tie
+from grow.architectures.family import Family
 
 GPT_NEOX = Family(
     model_type="gpt_neox",

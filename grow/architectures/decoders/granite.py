@@ -1,7 +1,7 @@
 """Granite: Llama with four multipliers; the one of the scores replaces 1/√head_dim."""
 
 from grow.architectures.decoders.llama import BLOCK, MLP_BIAS, O_BIAS, QKV_BIAS, rms_decoder, size
-from grow.architectures.family import Attention
+from grow.architectures.facts import Attention
 
 MULTIPLIERS = {"attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling"}
 BIASES = QKV_BIAS.replace("{when}", "attention_bias") + O_BIAS

@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from grow.architectures.common_fields import ELEMENTWISE
-from grow.architectures.family import Attention, Family, Norm, Tie
+from grow.architectures.facts import Attention, Norm, Tie
+from grow.architectures.family import Family
 
 # Shared by all families of this kind; FFN lines differ where there are experts, norm lines where norms do.
 EMBEDDING = """

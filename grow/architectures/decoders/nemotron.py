@@ -12,7 +12,7 @@ from grow.architectures.decoders.llama import (
     rms_decoder,
     size,
 )
-from grow.architectures.family import Attention
+from grow.architectures.facts import Attention
 
 NORMS = """
 model.layers.{layers}.input_layernorm.weight              hidden 1*

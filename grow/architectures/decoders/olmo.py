@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from grow.architectures.decoders.llama import EMBEDDING, O_BIAS, QKV_BIAS, TIE, rms_decoder, size
 from grow.architectures.decoders.olmo2 import ATTENTION, FFN
-from grow.architectures.family import Norm
+from grow.architectures.facts import Norm
 
 HEAD = """
 lm_head.weight                                              vocab <- hidden.raw  ? ForCausalLM not tie_word_embeddings

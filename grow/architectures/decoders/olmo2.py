@@ -4,7 +4,7 @@ The branches read the residual stream itself.
 """
 
 from grow.architectures.decoders.llama import EMBEDDING, HEADS, O_BIAS, QKV_BIAS, rms_decoder, size
-from grow.architectures.family import Attention
+from grow.architectures.facts import Attention
 
 ATTENTION = """
 model.layers.{layers}.self_attn.q_proj.weight               (kv_heads q_per_kv head_dim.q) <- hidden.raw

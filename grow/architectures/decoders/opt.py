@@ -5,7 +5,8 @@ translate and the head never sees the hidden axis.
 """
 
 from grow.architectures.common_fields import ELEMENTWISE
-from grow.architectures.family import Attention, Chain, Family, Norm, Tie
+from grow.architectures.facts import Attention, Chain, Norm, Tie
+from grow.architectures.family import Family
 
 PROJECTED = "word_embed_proj_dim!=hidden_size"
 DIRECT = "word_embed_proj_dim==hidden_size"

@@ -11,7 +11,7 @@ from grow.architectures.decoders.llama import (
     derived_size,
     rms_decoder,
 )
-from grow.architectures.family import Attention
+from grow.architectures.facts import Attention
 
 NORMS = """
 model.layers.{layers}.input_layernorm.bias                hidden +

@@ -3,7 +3,8 @@
 from typing import Any
 
 from grow.architectures.common_fields import ELEMENTWISE
-from grow.architectures.family import Attention, Chain, Family, Norm, Tie
+from grow.architectures.facts import Attention, Chain, Norm, Tie
+from grow.architectures.family import Family
 
 AXES = {
     "hidden": "hidden_size",

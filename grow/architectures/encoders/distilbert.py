@@ -2,7 +2,8 @@
 
 from grow.architectures.common_fields import ELEMENTWISE
 from grow.architectures.encoders.bert import CLASSIFIED
-from grow.architectures.family import Attention, Chain, Family, Norm, Tie
+from grow.architectures.facts import Attention, Chain, Norm, Tie
+from grow.architectures.family import Family
 
 POOLED = "ForSequenceClassification|ForMultipleChoice"
 

@@ -4,7 +4,8 @@ Where `embedding_size` differs from hidden, `embeddings_project` translates and 
 """
 
 from grow.architectures.encoders.bert import ANSWERS, AXES, ENCODER_FACTS, LAYERS, chain, size
-from grow.architectures.family import Family, Tie
+from grow.architectures.facts import Tie
+from grow.architectures.family import Family
 
 GENERATOR = "ForMaskedLM|ForCausalLM"
 UNTIED = f"{GENERATOR} not tie_word_embeddings"

@@ -13,7 +13,7 @@ from grow.architectures.decoders.llama import (
     rms_decoder,
     size,
 )
-from grow.architectures.family import Norm, Tie
+from grow.architectures.facts import Norm, Tie
 
 BIASES = QKV_BIAS.replace("{when}", "attention_bias") + O_BIAS + MLP_BIAS
 SEQUENCE = "ForSequenceClassification"

@@ -3,7 +3,8 @@
 from typing import Any
 
 from grow.architectures.encoders.bert import ENCODER, ENCODER_FACTS, chain, size
-from grow.architectures.family import Family, Tie
+from grow.architectures.facts import Tie
+from grow.architectures.family import Family
 
 MASKED = "ForMaskedLM|ForCausalLM"
 

@@ -3,7 +3,7 @@
 from grow.architectures.decoders.granite import BIASES, MULTIPLIERS, UNSCALED
 from grow.architectures.decoders.llama import block, rms_decoder, size
 from grow.architectures.experts.qwen2_moe import ROUTER_FIELDS
-from grow.architectures.family import Experts
+from grow.architectures.facts import Experts
 
 STACKS = """
 model.layers.{layers}.block_sparse_moe.router.layer.weight     experts <- hidden

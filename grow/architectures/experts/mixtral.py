@@ -1,7 +1,7 @@
 """Mixtral: Mistral with experts instead of the FFN; the chosen weights sum to 1."""
 
 from grow.architectures.decoders.llama import block, rms_decoder, size
-from grow.architectures.family import Experts
+from grow.architectures.facts import Experts
 
 EXPERTS = """
 model.layers.{layers}.block_sparse_moe.gate.weight                    experts <- hidden

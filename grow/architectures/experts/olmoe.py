@@ -3,7 +3,7 @@
 from grow.architectures.decoders.llama import O_BIAS, QKV_BIAS, block, derived_size, rms_decoder
 from grow.architectures.decoders.olmo2 import QK_NORMS
 from grow.architectures.experts.qwen2_moe import ROUTED, ROUTER_FIELDS, routed
-from grow.architectures.family import Attention
+from grow.architectures.facts import Attention
 
 EXPERTS = ROUTED.replace("expert_ffn", "ffn").replace("? sparse", "")
 

@@ -3,7 +3,7 @@
 from grow.architectures.decoders.llama import O_BIAS, QKV_BIAS, block, rms_decoder, size
 from grow.architectures.decoders.qwen3 import QK_NORM
 from grow.architectures.experts.qwen2_moe import DENSE, ROUTED, ROUTER_FIELDS, routed
-from grow.architectures.family import Attention
+from grow.architectures.facts import Attention
 
 QWEN3_MOE = rms_decoder(
     "qwen3_moe",
@@ -15,7 +15,7 @@ QWEN3_MOE = rms_decoder(
     axes={"expert_ffn": "moe_intermediate_size", "experts": "num_experts"},
     synonyms={"num_experts": "num_local_experts"},
     experts=routed("expert_ffn", only="mlp_only_layers", step="decoder_sparse_step"),
-    harmless={"sliding_window", "use_sliding_window", "max_window_layers", "layer_types", *ROUTER_FIELDS},
+    harmless={"sliding_window", "use_sliding_window", "max_window_layers", *ROUTER_FIELDS},
     defaults={
         "num_key_value_heads": 4,
         "max_position_embeddings": 32768,

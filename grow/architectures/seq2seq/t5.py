@@ -1,4 +1,4 @@
-"""T5, T5 v1.1 and FLAN-T5: RMSNorm before each branch, unscaled scores, and a bias for each distance in the first layers
+"""T5, T5 v1.1, FLAN-T5: RMSNorm before each branch, unscaled scores, a bias for each distance in the first layers
 
 The stock config always ties head and embedding; where a file has both, its values keep them apart.
 """
@@ -6,7 +6,8 @@ The stock config always ties head and embedding; where a file has both, its valu
 from typing import Any
 
 from grow.architectures.common_fields import ELEMENTWISE
-from grow.architectures.family import Attention, Family, FollowsFrom, Norm, Stack, Tie
+from grow.architectures.facts import Attention, FollowsFrom, Norm, Stack, Tie
+from grow.architectures.family import Family
 
 ONE = "encoder.block.{encoder_layers}.layer"
 OTHER = "decoder.block.{decoder_layers}.layer"
@@ -87,6 +88,7 @@ FACTS: dict[str, Any] = dict(
     norm=Norm("rms"),
     eps="layer_norm_epsilon",
     attention=Attention(scaled="never"),
+    layer_lists=(),
     tie=Tie(
         "shared.weight",
         "lm_head.weight",

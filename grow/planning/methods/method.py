@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import UNITS, WIDTHS
 from grow.errors import Refused
 from grow.notation.maps import AxisMap
 from grow.planning.change import Redraw
@@ -104,8 +103,9 @@ class Method:
         """Refused where the method does not do this, or not exactly although it is an exact one."""
         self._check_axes(request)
         operators = self.operators(request)
-        operators |= dict.fromkeys(UNITS, operators["ffn"])
-        for axis in ("hidden", *UNITS):
+        units = request.source.family.units
+        operators |= dict.fromkeys(units, operators["ffn"])
+        for axis in ("hidden", *units):
             if request.grows(axis) and not operators[axis].allows(
                 request.old[axis], request.new[axis], self._context(request, axis)
             ):
@@ -138,7 +138,7 @@ class Method:
         return Refused(option(method=self.name), what=what, why=why, fix=fix)
 
     def _check_axes(self, request: Request) -> None:
-        known = {"width": WIDTHS, "depth": request.source.family.depths, "experts": ("experts",)}
+        known = {"width": request.source.family.widths, "depth": request.source.family.depths, "experts": ("experts",)}
         grown = {kind: [axis for axis in axes if request.grows(axis)] for kind, axes in known.items()}
         for kind, axes in grown.items():
             if axes and kind not in self.axes:
@@ -153,7 +153,7 @@ class Method:
         """A subclass may want whole multiples."""
 
     def _context(self, request: Request, axis: str) -> str:
-        return request.source.hidden_context if axis == "hidden" else "elementwise"
+        return request.source.contexts[axis]
 
     def _no_map(self, request: Request, axis: str, operator: Operator | None = None) -> Refused:
         n, m, context = request.old[axis], request.new[axis], self._context(request, axis)

@@ -15,7 +15,7 @@ from grow.applying.sentence_modules import Module, pooling_modes
 from grow.checkpoint.reader import Checkpoint
 from grow.files.header import show
 from grow.models.true_float64 import quiet
-from grow.verification.downstream.encoders import DATA
+from grow.verification.downstream.encoder_tasks import DATA
 from grow.verification.outputs.pair import Pair
 from grow.verification.outputs.two_folders import Side
 

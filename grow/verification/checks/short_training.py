@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from grow.models.experts import asked, in_files
 from grow.models.float64_mode import TrueFloat64
+from grow.models.fused_experts import asked, in_files
 from grow.models.true_float64 import SMALL
 from grow.verification.outputs.compare import RUN_ERRORS
 from grow.verification.outputs.pair import Pair
@@ -34,7 +34,7 @@ class Trained:
     used     parameter of an expert -> bool, whether tokens were sent to it in `OFTEN` steps
     still    parameters without a gradient but for rounding, such as a bias of keys, which no softmax sees
 
-    Names are those of the files where the model fuses experts, see `grow.models.experts`.
+    Names are those of the files where the model fuses experts, see `grow.models.fused_experts`.
     """
 
     moved: dict[str, torch.Tensor]

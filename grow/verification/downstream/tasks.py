@@ -20,7 +20,7 @@ from grow.errors import BadInput, listing
 from grow.models.tokenizers import load_tokenizer
 from grow.models.true_float64 import DTYPES, model_class
 from grow.spelling import option
-from grow.verification.downstream import encoders
+from grow.verification.downstream import encoder_tasks
 from grow.verification.downstream.answers import compare
 from grow.verification.downstream.harness import OWN, Harness
 from grow.verification.outputs.memory_needed import NoRoom
@@ -37,7 +37,7 @@ def prepare(source: Path, names: Sequence[str]) -> tuple[list[str], Harness | No
     known or does not fit the source."""
     names = list(dict.fromkeys(names)) or builtin(source)
     _check_kind(source, names)
-    for_harness = [name for name in names if name not in encoders.OWN]
+    for_harness = [name for name in names if name not in encoder_tasks.OWN]
     return names, Harness(for_harness) if for_harness else None
 
 
@@ -48,7 +48,7 @@ class NoTokenizer(Exception):
 def builtin(source: Path) -> list[str]:
     """The tasks that need no network and that the source's class can answer."""
     kind = _kind(source)
-    return list(OWN) if kind == "causal" else list(encoders.OWN) if kind == "masked" else ["similarity"]
+    return list(OWN) if kind == "causal" else list(encoder_tasks.OWN) if kind == "masked" else ["similarity"]
 
 
 def tasks(
@@ -104,9 +104,9 @@ def tasks(
             if harness:
                 given["harness"] = harness.answers(model, tokenizer, limit=limit)
             if "mlm_heldout" in names:
-                given["mlm_heldout"] = encoders.masked_words(model, tokenizer, limit=limit)
+                given["mlm_heldout"] = encoder_tasks.masked_words(model, tokenizer, limit=limit)
             if "similarity" in names:
-                given["similarity"] = encoders.embed(model, tokenizer, limit=limit)
+                given["similarity"] = encoder_tasks.embed(model, tokenizer, limit=limit)
             return given
         except (BadInput, MemoryError):
             raise
@@ -128,8 +128,8 @@ def tasks(
         return [Check(NAME, "skip", limit=claim, reason=str(error))]
     rows = [row for key in ("harness", "mlm_heldout") if key in a for row in compare(a[key], b[key], tolerance)]
     if "similarity" in a:
-        unequal = encoders.unequal_weights(source, grown)
-        rows += encoders.compare_cosines(a["similarity"], b["similarity"], tolerance, unequal)
+        unequal = encoder_tasks.unequal_weights(source, grown)
+        rows += encoder_tasks.compare_cosines(a["similarity"], b["similarity"], tolerance, unequal)
     return [_judge(rows, claim)]
 
 

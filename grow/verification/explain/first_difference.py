@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from grow.models.experts import file_names, fused, in_files
+from grow.models.fused_experts import file_names, fused, in_files
 from grow.models.true_float64 import forward
 from grow.notation.axes import GAIN, READ
 from grow.planning.tensor import TensorPlan

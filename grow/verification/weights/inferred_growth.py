@@ -17,7 +17,6 @@ from typing import Any
 
 from grow.architectures import known_architecture
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import UNITS
 from grow.architectures.match import Match, match
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import GrowError
@@ -129,23 +128,21 @@ def _plans(matched: Match, after: Architecture) -> Iterator[Plan]:
             old = (read_so(matched, upcycling)[0] if upcycling else matched).architecture.sizes
         except GrowError:
             continue
-        fixed = (*after.family.follows, "experts")
+        fixed = (*matched.architecture.followed, *after.followed, "experts")
         to = {axis: size for axis, size in new.items() if size != old.get(axis) and axis not in fixed}
         if not how and new.get("experts") != old.get("experts"):
             to["experts"] = new["experts"]
-        if after.family.derived_head_dim:
-            to.pop("head_dim", None)
-        for options in _options(to, any(new[axis] > old[axis] for axis in after.family.depths)):
+        for options in _options(to, after.family.units, any(new[axis] > old[axis] for axis in after.family.depths)):
             with contextlib.suppress(GrowError):
                 yield plan_for(matched, to, replace(options, upcycling=upcycling))
 
 
-def _options(to: Mapping[str, int], deeper: bool) -> Iterator[GrowthOptions]:
+def _options(to: Mapping[str, int], units: tuple[str, ...], deeper: bool) -> Iterator[GrowthOptions]:
     """The usual ones, layers in another place, an axis or all of them by another operator, a method."""
     yield GrowthOptions()
     if deeper:
         yield from (GrowthOptions(place="top"), GrowthOptions(fill="fresh"))
-    units = [axis for axis in ("heads", *UNITS) if axis in to]
+    units = tuple(axis for axis in ("heads", *units) if axis in to)
     wide = [axis for axis in ("hidden", *units) if axis in to]
     yield from (GrowthOptions({axis: name}) for axis in wide for name in OPERATORS)
     for name in OPERATORS if "hidden" in to and units else ():

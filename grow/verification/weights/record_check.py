@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import UNITS, Family
+from grow.architectures.family import Family
 from grow.errors import GrowError
 from grow.notation.maps import BLEND, SILENT, AxisMap
 from grow.notation.operators import HeadMaps, commutes
 from grow.planning.change import Change, check_depths, norms_silence
 from grow.planning.choose_maps import LOW, grow_experts, head_dim_maps, low_logit, position_map
+from grow.planning.parsed_record import axis_of
 from grow.planning.record import config_sha256
 from grow.verification.rungs import EXACT
 from grow.verification.weights.config_fields import BOOKKEEPING, differing
@@ -35,11 +36,9 @@ def map_faults(source: Architecture, change: Change, new: Sizes) -> Iterator[str
         off = float(np.abs(axis_map.law() - 1).max(initial=0.0))
         if not off <= EXACT:
             yield f"grow.json: the law fails on {space} by {off:.3g}"
-        if axis_map.m != new[space.split(".")[0]]:
+        if axis_map.m != new[axis_of(space)] and space not in source.family.mirrors:
             yield f"grow.json: the map of {space} does not reach the size {dict(new)}"
-    contexts = dict.fromkeys((*UNITS, "heads", "kv_heads"), "elementwise")
-    contexts["hidden"] = source.hidden_context
-    for space, context in contexts.items():
+    for space, context in source.contexts.items():
         if space in change.maps and (why := commutes(change.maps[space], context)):
             yield f"grow.json: the map of {space} does not commute with what sits on it: {why}"
     yield from _heads(source.family, change.maps)

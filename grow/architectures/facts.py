@@ -1,0 +1,173 @@
+"""Facts of a family that shapes do not show, each a small record.
+
+`grow.architectures.family` puts them together. Conditions (`Norm.writes_stream`, `Attention.scaled`, …) are text in the
+language of `grow.architectures.conditions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from grow.notation.rope_parameters import SPELLED
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The norm on the residual stream.
+
+    kind           "rms" or "layernorm"
+    writes_stream  condition under which the norm's output is the residual stream (post-LN)
+    affine         condition under which it has a gain (and a bias)
+    bare           condition under which something reads the stream without a norm in between
+    """
+
+    kind: str
+    writes_stream: str = "never"
+    affine: str = "always"
+    bare: str = "never"
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What sits between q and k.
+
+    scaled      condition under which scores are divided by √head_dim
+    rope        None; "half" (rotates coordinates i and i + head_dim/2); "pairs" (2i and 2i + 1); "partial" (the
+                first `partial_rotary_factor · head_dim` coordinates are rotated in either way, the rest pass through)
+    qk_norm     an RMSNorm over head_dim on q and on k
+    whole_norm  that norm is over all heads at once
+    index_scaled  condition under which scores are divided by the layer's index + 1, too
+    """
+
+    scaled: str = "always"
+    rope: str | None = None
+    qk_norm: bool = False
+    whole_norm: bool = False
+    index_scaled: str = "never"
+
+
+@dataclass(frozen=True)
+class RopeKind:
+    """The rotation of one kind of layer, which has parameters of its own under the kind's name in `rope_parameters`.
+
+    theta        where the config says none
+    theta_field  the field of older configs that says it
+    scaled       whether `rope_scaling` of older configs is about this kind
+    """
+
+    theta: float
+    theta_field: str = SPELLED[0]
+    scaled: bool = True
+
+
+@dataclass(frozen=True)
+class FollowsFrom:
+    """A default that follows from the value of another field."""
+
+    field: str
+    values: Mapping[Any, Any]
+    otherwise: Any
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The modules of a post-norm layer, for inserting layers: x -> first(x + attention) -> last(… + writes(reads(…))).
+
+    Names with `{layers}`; `first` and `last` are the LayerNorms, `reads` and `writes` the two matrices of the FFN.
+    `before` are the LayerNorms in front of `first`, behind which there is another attention.
+    """
+
+    first: str
+    reads: str
+    writes: str
+    last: str
+    before: tuple[str, ...] = ()
+
+    @property
+    def norms(self) -> int:
+        """How many LayerNorms a layer has."""
+        return 2 + len(self.before)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Layers one behind the other, on a residual stream of their own.
+
+    layers    the axis that counts them, as the names of their tensors have it in braces
+    name      what stock outputs call it: "encoder" has `encoder_hidden_states`; "" where there is one stack
+    final     row of the gain of the norm behind its last layer, "" where there is one stack
+    attends   how many attentions a layer has
+    chain     as of `Family`
+    within    the axis of a stack that must not be shallower: stock code counts the cache of this one by it
+    """
+
+    layers: str = "layers"
+    name: str = ""
+    final: str = ""
+    attends: int = 1
+    chain: Chain | None = None
+    within: str = ""
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Where a family keeps its experts, and how its router weighs them.
+
+    width       the axis of an expert's units
+    top_k       config field: how many experts a token gets
+    normed      condition under which their weights sum to 1
+    switch      config field that makes `normed` hold, "" where it always does
+    router      row of the router
+    parts       row of the experts -> the rows of a dense FFN (in Llama's names) that it stacks
+    shared      row of the shared expert -> the row of a dense FFN that it is
+    shared_width  the axis of its units, "" where there is no shared expert
+    shared_gate row of its gate, a sigmoid
+    only, step  config fields: layers without experts, and every how many layers there are some
+    fused       name of a parameter of the stock class, under which it may be stored too -> the rows of the table that
+                lie in it, of every expert one behind the other; one row that is not an expert's has another name there
+    """
+
+    width: str
+    top_k: str
+    router: str
+    parts: Mapping[str, tuple[str, ...]]
+    normed: str = "always"
+    switch: str = ""
+    shared: Mapping[str, str] = field(default_factory=dict)
+    shared_width: str = ""
+    shared_gate: str = ""
+    only: str = ""
+    step: str = ""
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tie:
+    """One stored table is the embedding (a producer) and the head (a consumer) when `when` holds.
+
+    The norm in front of the head absorbs the difference: `norms` are its gain and bias, there when `norms_when`
+    holds. `head` is the tensor to write when the two must part because no norm can absorb it. `biases` are two names
+    of the head's bias, which are tied as well; the first is the table's.
+    """
+
+    table: str
+    head: str
+    norms: tuple[str, ...]
+    when: str
+    norms_when: str = "always"
+    biases: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An axis that does not grow.
+
+    why   in words, as the reason of a message: "the slopes of ALiBi follow the number of heads"
+    when  condition under which it does not
+    """
+
+    axis: str
+    why: str
+    when: str = "always"
