@@ -94,7 +94,7 @@ def canonical(subject: Subject) -> dict[str, str]:
             self.shape = shape
 
     found = match(Architecture(family, subject.config(family)), {k: Info(s) for k, s in stock.items()}, "stock")
-    return {numberless(t.name): t.row.name for t in found.tensors}
+    return {numberless(t.name, family): t.row.name for t in found.tensors}
 
 
 def labelled(family: Family, row: Row, config: dict, axes: dict[str, str]) -> tuple[frozenset[str] | None, ...]:
@@ -134,7 +134,7 @@ def test_an_axis_that_moves_no_tensor_is_no_width(subject):
     RoPE; all else moves something."""
     family = FAMILIES[subject.model_type]
     moved = {axis for dims in probed(subject).values() for dim in dims for axis in dim}
-    idle = {"layers"} | ({"heads"} if family.derived_head_dim and "kv_heads" not in family.axes else set())
+    idle = {*family.depths} | ({"heads"} if family.derived_head_dim and "kv_heads" not in family.axes else set())
     idle |= {"positions"} if family.attention.rope else set()
     if family.experts and family.experts.step:
         dense = "mlp_only_layers" in subject.extra

@@ -21,8 +21,10 @@ def everything(variant: str, factor: int) -> dict[str, int]:
     old, r = Architecture(grow.families[kind], fields).sizes, seeded(variant)
     named = set(grow.families[kind].axes)
     target = {a: factor * old[a] for a in ("hidden", "heads", "kv_heads") if a in named}
-    target |= {"ffn": old["ffn"] + r.randint(1, 9), "layers": old["layers"] + r.randint(1, 3)}
-    return target | {"vocab": old["vocab"] + 3, "positions": old["positions"] + 5}
+    target |= {"ffn": old["ffn"] + r.randint(1, 9)}
+    more = r.randint(1, 3)
+    target |= {axis: old[axis] + more for axis in grow.families[kind].depths}
+    return target | {"vocab": old["vocab"] + 3} | ({"positions": old["positions"] + 5} if "positions" in old else {})
 
 
 def check(source: Path, grown: Path) -> dict:

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from grow.architectures.common_fields import COMMON_FIELDS, TRAINS
-from grow.architectures.conditions import Condition, parse_condition
+from grow.architectures.conditions import APART, Condition, parse_condition
 from grow.architectures.facts import Attention, Chain, Experts, Norm, Refusal, RopeKind, Stack, Tie
 from grow.architectures.layer_lists import LayerList
 from grow.architectures.size_laws import SizeLaw, parse_size_law
@@ -135,6 +135,11 @@ class Family:
         texts |= {law.when for law in self.size_laws.values()}
         texts |= {refusal.when for refusal in self.refusals}
         return {text: parse_condition(text, self.known_fields) for text in texts}
+
+    @property
+    def ties_by_value(self) -> bool:
+        """Whether a head and a table that a file has both are two, whatever the config says."""
+        return self.tie is not None and APART in self.tie.when.split()
 
     @cached_property
     def size_laws(self) -> Mapping[str, SizeLaw]:

@@ -38,7 +38,13 @@ class ModelSource:
     def __init__(self, model: Any) -> None:
         check_model(model)
         self.model = model
-        self.state: dict[str, torch.Tensor] = model.state_dict()
+        head = model.get_output_embeddings()
+        once = {name for name, _ in model.named_parameters()}
+        of_head = {
+            name for name, p in model.named_parameters(remove_duplicate=False) if p is getattr(head, "weight", None)
+        }
+        tied = of_head - once  # as in a file: a table that is the head is there once
+        self.state: dict[str, torch.Tensor] = {k: v for k, v in model.state_dict().items() if k not in tied}
         self.config: dict[str, Any] = json.loads(model.config.to_json_string())
         self.config["architectures"] = [type(model).__name__]
         self.config = {k: v for k, v in self.config.items() if is_public(k)}

@@ -13,8 +13,6 @@ from models import VARIANTS, outputs
 
 import grow
 
-FIELD = {"gpt2": "n_layer", "distilbert": "n_layers"}
-
 
 @pytest.fixture(scope="session")
 def deep(tmp_path_factory) -> Callable[..., Path]:
@@ -24,7 +22,7 @@ def deep(tmp_path_factory) -> Callable[..., Path]:
     def get(variant: str, dtype: str = "float32") -> Path:
         if (variant, dtype) not in made:
             kind, _, fields, _ = VARIANTS[variant]
-            deeper = {FIELD.get(kind, "num_hidden_layers"): N}
+            deeper = {grow.families[kind].axes[axis]: N for axis in grow.families[kind].depths}
             for name in (listed.field for listed in grow.families[kind].layer_lists if listed.field in fields):
                 deeper[name] = [fields[name][i % len(fields[name])] for i in range(N)]
             made[variant, dtype] = models.save(variant, tmp_path_factory.mktemp("deep") / variant, dtype, **deeper)

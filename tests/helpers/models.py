@@ -44,6 +44,8 @@ def make(variant: str, seed: int = 1, **other: Any) -> transformers.PreTrainedMo
                 p.copy_(noise)
             else:
                 p.copy_(noise * (2 / min(p.shape[-2:])) ** 0.5)
+            if name.endswith("Attention.q.weight"):  # nothing divides these scores
+                p.mul_(fields["d_kv"] ** -0.5)
     return model
 
 

@@ -30,11 +30,11 @@ BERT = dict(
     max_position_embeddings=64, type_vocab_size=2, layer_norm_eps=0.05,
 )  # fmt: skip
 T5 = dict(
-    vocab_size=41, d_model=12, d_kv=6, d_ff=22, num_layers=3, num_decoder_layers=2, num_heads=3,
+    vocab_size=41, d_model=12, d_kv=6, d_ff=22, num_layers=2, num_decoder_layers=2, num_heads=3,
     layer_norm_epsilon=0.05, relative_attention_num_buckets=8, relative_attention_max_distance=14,
     decoder_start_token_id=0,
 )  # fmt: skip
-GATED = {**T5, "feed_forward_proj": "gated-gelu"}
+GATED = {**T5, "num_layers": 3, "feed_forward_proj": "gated-gelu"}
 DISTIL = dict(vocab_size=41, dim=12, hidden_dim=22, n_layers=2, n_heads=3, max_position_embeddings=64)
 
 EXPERTS = {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 14, "norm_topk_prob": True}
