@@ -124,7 +124,7 @@ def test_twins_that_part_slowly_are_not_locked(variant, to, tiny, tmp_path):
 
 
 def reached(variant: str, factor: str) -> str | dict[str, int]:
-    """That factor; without heads where one bucket of distances is that of none: nothing else tells a new head's bias."""
+    """That factor; without heads where one bucket is that of no distance: nothing else tells a new head's bias."""
     fields = VARIANTS[variant].fields
     old = Architecture(FAMILIES[VARIANTS[variant].model_type], fields).sizes
     return {axis: int(factor[:-1]) * old[axis] for axis in ("hidden", "ffn")} if "buckets" in old else factor

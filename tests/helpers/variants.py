@@ -31,7 +31,7 @@ BERT = dict(
 )  # fmt: skip
 T5 = dict(
     vocab_size=41, d_model=12, d_kv=6, d_ff=22, num_layers=2, num_decoder_layers=2, num_heads=3,
-    layer_norm_epsilon=0.05, relative_attention_num_buckets=8, relative_attention_max_distance=14,
+    layer_norm_epsilon=0.05, relative_attention_num_buckets=16, relative_attention_max_distance=14,
     decoder_start_token_id=0,
 )  # fmt: skip
 GATED = {**T5, "num_layers": 3, "feed_forward_proj": "gated-gelu"}
@@ -277,9 +277,10 @@ VARIANTS: dict[str, Variant] = {
     "granitemoe-base": Variant("granitemoe", BASE, {**LOCAL, **MULTIPLIERS}),
     "mixtral-base": Variant("mixtral", BASE, LOCAL),
     "qwen2_moe-base": Variant("qwen2_moe", BASE, SHARED),
-    "t5": Variant("t5", SEQ2SEQ, T5),
+    "t5": Variant("t5", SEQ2SEQ, {**GATED, "num_layers": 2}),
     # the stock config always ties; `make` parts the two where the fields say no
     "t5-untied": Variant("t5", SEQ2SEQ, {**GATED, "tie_word_embeddings": False}),
+    "t5-relu": Variant("t5", SEQ2SEQ, T5),
     "t5-scaled": Variant(
         "t5", SEQ2SEQ, {**T5, "d_model": 6, "tie_word_embeddings": False, "scale_decoder_outputs": True}
     ),
