@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawn_targets import EXACT, FLOAT32, FREE, WHOLE, context, divides, draw, grows, rooted, sizes_of
+from drawn_targets import EXACT, FLOAT32, WHOLE, context, divides, draw, free, grows, rooted, sizes_of
 from models import LLAMA, ONE_EACH, VARIANTS, difference, load, make, outputs, seeded
 from safetensors.torch import load_file, save_file
 
@@ -42,9 +42,11 @@ def widen(source: Path, to, out: Path, **options) -> grow.Growth:
 
 def comparable(variant: str, plan, found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What a base model returns lies in the grown space; read with D it is what the source returned."""
-    whole = VARIANTS[variant].auto in ("AutoModel", "AutoModelForTextEncoding")
-    of_stream = {name for name in found if whole or name.startswith("encoder_last_hidden_state")}
-    return {name: read_back(plan, value) if name in of_stream else value for name, value in found.items()}
+    if not VARIANTS[variant].auto.endswith(("AutoModel", "ForTextEncoding")):
+        of_stream = {name for name in found if name.startswith("encoder_last_hidden_state")}
+        return {name: read_back(plan, value) if name in of_stream else value for name, value in found.items()}
+    wide = plan.new_sizes["hidden"]
+    return {name: read_back(plan, value) if value.shape[-1] == wide else value for name, value in found.items()}
 
 
 def read_back(plan, value: torch.Tensor, *, normed: bool = True) -> torch.Tensor:
@@ -69,7 +71,7 @@ def draw_bit_exact(variant: str) -> dict:
     """A target whose factors are powers of two: hidden × c, head_dim × 4, any heads and ffn."""
     r, old = seeded(variant, "bit-exact"), sizes_of(variant)
     n, h, k, d, f = (old[a] for a in ("hidden", "heads", "kv_heads", "head_dim", "ffn"))
-    if VARIANTS[variant].model_type not in FREE:
+    if not free(variant):
         if VARIANTS[variant].fields.get("scale_attn_weights") is False:
             return {"heads": 2 * h, "hidden": 3 * 2 * n, "ffn": f + r.randint(1, f)}
         c = r.choice((2, 3))
@@ -110,7 +112,7 @@ def test_a_bit_exact_plan_stays_in_the_sources_own_dtype(variant, dtype, tiny, e
 @pytest.mark.parametrize("variant", ONE_EACH)
 def test_a_rounded_plan_is_written_in_float32(variant, tiny, expected, tmp_path):
     to = {"hidden": 2 * sizes_of(variant)["hidden"]}
-    if VARIANTS[variant].model_type in FREE:
+    if free(variant):
         to = {"hidden": sizes_of(variant)["hidden"] * 4 // 3, "head_dim": 12}
         to = {"head_dim": 12} if context(variant) == "plain" else to
     grown = widen(tiny(variant, "bfloat16"), to, tmp_path / "grown")
@@ -128,9 +130,10 @@ def test_the_residual_stream_is_read_back_after_every_layer(variant, tiny, tmp_p
     plan = widen(tiny(variant), to, tmp_path / "grown", dtype="float64", **options).plan
     old, new = outputs(tiny(variant), states=True), outputs(tmp_path / "grown", states=True)
     inside = {k.partition(".")[0]: k for k in new if "hidden_states." in k}  # of each stack the last
-    back = {
-        k: read_back(plan, v, normed=k.partition(".")[0] not in inside or k in inside.values()) for k, v in new.items()
-    }
+    final = inside.values() if plan.source.holds(plan.family.norm.last) else ()
+    wide = {k: v for k, v in new.items() if v.shape[-1] == plan.new_sizes["hidden"]}
+    back = {k: read_back(plan, v, normed=k.partition(".")[0] not in inside or k in final) for k, v in wide.items()}
+    back |= {k: v for k, v in new.items() if k not in wide}
     assert difference(old, back) <= EXACT, name
 
 
@@ -139,7 +142,8 @@ def test_the_residual_stream_is_read_back_after_every_layer(variant, tiny, tmp_p
 
 def constant_under_softmax(variant: str, name: str) -> bool:
     """A bias of k adds the same to every score of a query, unless RoPE turns it."""
-    return VARIANTS[variant].model_type not in FREE and name.endswith(("k_proj.bias", "key.bias", "k_lin.bias"))
+    rope = grow.families[VARIANTS[variant].model_type].attention.rope
+    return rope is None and name.endswith(("k_proj.bias", "key.bias", "k_lin.bias", "attn.k.bias"))
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v in ONE_EACH or v.endswith(("-base", "-biases", "-qa"))])

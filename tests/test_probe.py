@@ -9,13 +9,13 @@ import subprocess
 import sys
 
 import pytest
-from models import VARIANTS
+from models import FOUND, VARIANTS
 
 from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
 from grow.architectures.family import Family
 from grow.architectures.match import match, numberless
-from grow.models.shapes_by_config import SIZES, axes_of, draft, probe, shapes
+from grow.models.shapes_by_config import SIZES, axes_of, draft, following, probe, shapes
 from grow.notation.axes import Row
 
 CLASSES = {
@@ -28,6 +28,8 @@ CLASSES = {
     "AutoModelForPreTraining": "ForPreTraining",
     "AutoModelForSeq2SeqLM": "ForConditionalGeneration",
     "AutoModelForTextEncoding": "EncoderModel",
+    "AutoModelForImageClassification": "ForImageClassification",
+    "AutoModelForMaskedImageModeling": "ForMaskedImageModeling",
 }
 
 
@@ -56,7 +58,7 @@ class Subject:
             suffix = "LMHeadModel"
         sizes = {field: SIZES[axis] for axis, field in self.axes.items()}
         named = {"model_type": self.model_type, "architectures": [suffix], "tie_word_embeddings": False}
-        return named | sizes | self.extra
+        return named | sizes | self.extra | following(self.model_type, sizes)
 
 
 def subject_of(variant: str) -> Subject:
@@ -102,9 +104,10 @@ def labelled(family: Family, row: Row, config: dict, axes: dict[str, str]) -> tu
     old = Architecture(family, config).sizes
     moved: list[set[str]] = [set() for _ in row.signature.dims]
     for axis, field in axes.items():
-        new = Architecture(family, {**config, field: 2 * config[field]}).sizes
+        doubled = {**config, field: 2 * config[field]}
+        new = Architecture(family, doubled | following(family.model_type, doubled)).sizes
         for at, dim in enumerate(row.signature.dims):
-            if dim.size({**old, "labels": 1}) != dim.size({**new, "labels": 1}):
+            if dim.size({**FOUND, **old}) != dim.size({**FOUND, **new}):
                 moved[at].add(axis)
     return tuple(map(frozenset, moved))
 
@@ -130,12 +133,13 @@ def test_the_table_agrees_with_the_stock_model(subject):
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=SUBJECTS.values())
 def test_an_axis_that_moves_no_tensor_is_no_width(subject):
-    """Heads move nothing where head_dim = hidden / heads and each has a kv head of its own, positions nothing under
-    RoPE; all else moves something."""
+    """Heads move nothing where head_dim = hidden / heads, each has a kv head of its own and no table has a row or a
+    column for them, positions nothing under RoPE without a table; all else moves something."""
     family = FAMILIES[subject.model_type]
     moved = {axis for dims in probed(subject).values() for dim in dims for axis in dim}
-    idle = {*family.depths} | ({"heads"} if family.derived_head_dim and "kv_heads" not in family.axes else set())
-    idle |= {"positions"} if family.attention.rope else set()
+    together = family.derived_head_dim and "kv_heads" not in family.axes and "buckets" not in family.axes
+    idle = {*family.depths, "layer_groups"} | ({"heads"} if together and family.attention.rope != "table" else set())
+    idle |= set() if family.counts_positions else {"positions"}
     if family.experts and family.experts.step:
         dense = "mlp_only_layers" in subject.extra
         idle |= {"expert_ffn", "shared_ffn", "experts"} & set(subject.axes) if dense else {"ffn"}

@@ -24,7 +24,7 @@ def everything(variant: str, factor: int) -> dict[str, int]:
     target |= {"ffn": old["ffn"] + r.randint(1, 9)}
     more = r.randint(1, 3)
     target |= {axis: old[axis] + more for axis in grow.families[kind].depths}
-    return target | {"vocab": old["vocab"] + 3} | ({"positions": old["positions"] + 5} if "positions" in old else {})
+    return target | {axis: old[axis] + more for axis, more in (("vocab", 3), ("positions", 5)) if axis in old}
 
 
 def check(source: Path, grown: Path) -> dict:

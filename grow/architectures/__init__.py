@@ -1,7 +1,7 @@
 """The families that grow knows, and the code that reads their tables.
 
-`decoders`, `experts`, `encoders` and `seq2seq` hold one file of data for each family: `decoders/llama.py` holds
-`LLAMA`. A new file there is a new family; nothing else lists them.
+Each folder, `decoders` and the others, holds one file of data for each family: `decoders/llama.py` holds `LLAMA`. A new
+file there is a new family; nothing else lists them.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-from grow.architectures import decoders, encoders, experts, seq2seq
+from grow.architectures import decoders, encoders, experts, seq2seq, vision
 from grow.architectures.architecture import Architecture
 from grow.architectures.family import Family
 from grow.architectures.stock_source import known_type
 from grow.errors import Refused, did_you_mean
 
-GROUPS = (decoders, experts, encoders, seq2seq)
+GROUPS = (decoders, experts, encoders, vision, seq2seq)
 
 
 def _families() -> Iterator[Family]:

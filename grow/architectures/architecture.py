@@ -13,13 +13,13 @@ from itertools import product
 from typing import Any
 
 from grow.architectures.common_fields import ELEMENTWISE, OLDER_ROPE
-from grow.architectures.facts import Chain, FollowsFrom, Stack, Tie
+from grow.architectures.facts import Chain, FollowsFrom, Refusal, Stack, Tie
 from grow.architectures.family import Family
 from grow.architectures.size_laws import SizeLaw
 from grow.errors import BadInput
 from grow.files.header import show
 from grow.notation.axes import GAIN, READ, SHIFT, Label, Row
-from grow.notation.rope_parameters import SPELLED
+from grow.notation.rope_parameters import SPELLED, rope_of
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,20 @@ class Architecture:
         """Tensor name -> row for every tensor that a checkpoint with this config may hold."""
         tensors: dict[str, Row] = {}
         for row in self.family.rows:
-            for numbers in product(*(range(self.sizes[index]) for index in row.indices)):
+            for numbers in product(*(range(self.sizes[self.counting(index)]) for index in row.indices)):
                 at = dict(zip(row.indices, numbers))
                 if self.holds(row.when, at.get(row.layers)):
                     tensors[row.at(**at)] = row
         return tensors
+
+    def counting(self, index: str) -> str:
+        """The axis whose size an index counts up to: layers that share their tensors are counted in groups."""
+        return "layer_groups" if index == "layers" and "layer_groups" in self.sizes else index
+
+    @cached_property
+    def branch_norms(self) -> frozenset[str]:
+        """Rows that are the gain of a norm behind a branch, in front of the residual stream."""
+        return frozenset(row.name for row in self.rows if row.signature.dims[0].behind)
 
     @property
     def norm_writes_stream(self) -> bool:
@@ -211,7 +220,8 @@ class Architecture:
         """
         family = self.family
         said = {**self.config, "max_position_embeddings": self.get(family.axes["positions"])}
-        said["default.partial_rotary_factor"] = family.defaults.get("partial_rotary_factor")
+        said |= {"default.partial_rotary_factor": family.defaults.get("partial_rotary_factor")}
+        said |= {"rope_reads": family.rope_reads}
         if not family.rope_kinds:
             said |= {"rope_spelling": family.rope_spelling, "rope_spellings": (SPELLED, OLDER_ROPE)}
             return {"": {**said, "default.rope_theta": family.default_theta}}
@@ -241,8 +251,16 @@ class Architecture:
         """Changed fields of `ropes` as fields of this config: parameters of one kind stand among the others'."""
         if not self.family.rope_kinds or "rope_parameters" not in changes:
             return dict(changes)
-        whole = {**(self.config.get("rope_parameters") or {}), **changes["rope_parameters"]}
+        nested = {**(self.config.get("rope_parameters") or {}), **changes["rope_parameters"]}
+        after = self.with_config({**self.config, **changes, "rope_parameters": nested})
+        # stock code takes a kind that is missing beside another for one that is not scaled
+        whole = {kind: nested.get(kind) or rope_of(view) for kind, view in after.ropes.items()}
         return {**changes, "rope_parameters": whole}
+
+    @property
+    def rope_types(self) -> frozenset[str]:
+        """The types of its rotations."""
+        return frozenset(str(rope_of(view)["rope_type"]) for view in self.ropes.values())
 
     @property
     def first_position(self) -> int:
@@ -261,9 +279,10 @@ class Architecture:
         return self.tie.norms if self.tie and self.holds(self.tie.norms_when) else ()
 
     @property
-    def refused(self) -> Mapping[str, str]:
-        """Axis -> why it does not grow, of those that do not."""
-        return {refusal.axis: refusal.why for refusal in self.family.refusals if self.holds(refusal.when)}
+    def refusals(self) -> tuple[Refusal, ...]:
+        """The axes of this model that do not grow, or by whole multiples alone, and why."""
+        held = (refusal for refusal in self.family.refusals if self.holds(refusal.when))
+        return tuple(refusal for refusal in held if refusal.axis in self.sizes)
 
     def sparse(self, layer: int) -> bool:
         """Whether this layer has experts."""

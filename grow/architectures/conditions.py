@@ -6,6 +6,7 @@ first                         the layer is the first of its stack
 apart                         the file has the head and the table that it may be one with, both
 attention_bias                this config field is true
 a==b · a!=b                   two config fields are equal, or are not
+rope:longrope                 the rotation of some layers is of this type
 a=='gelu' · a!=1 · a==none    a config field has this value, or has another one
 ForCausalLM|ForMaskedLM       the name of the model class ends in one of these
 not WORD                      the word does not hold
@@ -19,13 +20,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from grow.errors import did_you_mean
+from grow.notation.rope_parameters import REQUIRED
 
 CONSTANTS = {"always": True, "optional": True, "never": False}
 NONE = "none"
 SPARSE, DENSE, FIRST, APART = "sparse", "dense", "first", "apart"
+ROPE = "rope:"
 HEADS = (
     *("ForCausalLM", "ForMaskedLM", "ForPreTraining", "LMHeadModel", "ForSequenceClassification"),
     *("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"),
+    *("ForImageClassification", "ForMaskedImageModeling"),
     *("ForConditionalGeneration", "EncoderModel"),
 )
 """What the names of stock model classes with a head end in."""
@@ -45,6 +49,9 @@ class Facts(Protocol):
     def apart(self) -> bool: ...
 
     def sparse(self, layer: int) -> bool: ...
+
+    @property
+    def rope_types(self) -> Collection[str]: ...
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,14 @@ class HasExperts:
 
 
 @dataclass(frozen=True)
+class Turns:
+    kind: str
+
+    def holds(self, facts: Facts, layer: int | None) -> bool:
+        return self.kind in facts.rope_types
+
+
+@dataclass(frozen=True)
 class IsFirst:
     """Whether a layer is the first of its stack; without a layer it may be."""
 
@@ -113,7 +128,7 @@ class IsApart:
         return facts.apart
 
 
-Word = Constant | IsTrue | Compared | HasValue | OfClass | HasExperts | IsFirst | IsApart
+Word = Turns | Constant | IsTrue | Compared | HasValue | OfClass | HasExperts | IsFirst | IsApart
 ASKED: dict[str, Word] = {SPARSE: HasExperts(), FIRST: IsFirst(), APART: IsApart()}
 
 
@@ -171,6 +186,9 @@ def _word(word: str, text: str, fields: Collection[str]) -> Word:
         for ending in endings:
             _check(ending, text, HEADS, "what the name of a model class ends in")
         return OfClass(endings)
+    if word.startswith(ROPE):
+        _check(word.removeprefix(ROPE), text, REQUIRED, "a type of rotation")
+        return Turns(word.removeprefix(ROPE))
     _check(word, text, fields, "a config field that the family knows")
     return IsTrue(word)
 

@@ -25,7 +25,8 @@ from grow.notation.size_limits import Written, check_caps
 
 ATTENTION = ("heads", "kv_heads", "head_dim")
 COUNTS = ("vocab", "positions", "experts")  # and those that count layers
-STILL = ("types", "labels", "buckets")  # axes that no growth changes
+STILL = ("types", "buckets", "labels", "embed", "layer_groups")
+"""Axes that no growth changes on their own account."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Family:
     prefix    what base-model checkpoints (`LlamaModel`) leave out of the names
     aliases   other prefixes that stock classes put there (`LlamaForQuestionAnswering`)
     axes      axis -> config field. What is none of `ATTENTION`, `COUNTS`, `STILL`, hidden or `follows` is an axis of
-              units; one that has a gain in the table is read through a norm of its own
+              units; one that has a gain in the table is read through a norm of its own. `layer_groups`: into how many
+              groups layers fall whose tensors are the same
     defaults  field -> its value when config.json leaves it out; "=other" repeats another field; see `FollowsFrom`, too
     derived_head_dim   the stock code computes head_dim = hidden / heads and reads no field
     fixed     field -> the only values for which the table is true
@@ -53,6 +55,7 @@ class Family:
     needs     config fields that must be there, "a|b" one of the two: what stock code takes in their place follows from
               the number of layers, or is not one of its usual defaults
     default_theta  of RoPE, when the config says none
+    rope_reads  parameters of a rotation that this stock code reads, too
     rope_kinds  kind of layer -> its own rotation, empty where all layers turn alike
     experts   where the experts are, None for a dense family
     synonyms  field -> another name that stock code reads and writes for it
@@ -90,6 +93,7 @@ class Family:
     needs: tuple[str, ...] = ()
     positions_from: str = ""
     default_theta: float = 1e4
+    rope_reads: frozenset[str] = frozenset()
     rope_kinds: Mapping[str, RopeKind] = field(default_factory=dict)
     experts: Experts | None = None
     synonyms: Mapping[str, str] = field(default_factory=dict)
@@ -128,7 +132,7 @@ class Family:
     def conditions(self) -> Mapping[str, Condition]:
         """The text of every condition in the table and the facts -> what it means."""
         texts = {row.when for row in self.rows}
-        texts |= {self.norm.writes_stream, self.norm.affine, self.norm.bare}
+        texts |= {self.norm.writes_stream, self.norm.affine, self.norm.bare, self.norm.last}
         texts |= {self.attention.scaled, self.attention.index_scaled}
         texts |= {self.tie.when, self.tie.norms_when} if self.tie else set()
         texts |= {self.experts.normed} if self.experts else set()
@@ -208,9 +212,9 @@ class Family:
         return next((indices for pattern, indices in self._patterns.items() if pattern.match(canonical)), ())
 
     @cached_property
-    def branch_norms(self) -> frozenset[str]:
-        """Rows that are the gain of a norm behind a branch, in front of the residual stream."""
-        return frozenset(row.name for row in self.rows if row.signature.dims[0].behind)
+    def counts_positions(self) -> bool:
+        """Whether a table has a row for each position."""
+        return any(dim.has("positions") for row in self.rows for dim in row.signature.dims)
 
     @property
     def class_begins(self) -> str:
@@ -238,4 +242,4 @@ class Family:
             math.prod(n for index, n in count.items() if index in row.indices or row.signature.counts(index))
             for row in self.rows
         )
-        check_caps(sizes, self.axes, written, table=not self.attention.rope, tensors=tensors, depths=self.depths)
+        check_caps(sizes, self.axes, written, table=self.counts_positions, tensors=tensors, depths=self.depths)

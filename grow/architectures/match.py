@@ -11,7 +11,7 @@ from grow.architectures.architecture import Architecture
 from grow.architectures.family import Family
 from grow.architectures.match_faults import DTYPE, SHAPE, TWICE, Stored, check_strange, report_faults
 from grow.errors import BadInput, Refused
-from grow.notation.axes import EXPERTS, Row
+from grow.notation.axes import EXPERTS, STORED, Row
 from grow.notation.dtypes import BITS
 from grow.notation.origins import AS_IT_IS, Constant, Drawn, Read, SourcePart, Stack
 
@@ -70,7 +70,10 @@ class Matched:
 
 def numberless(name: str, family: Family | None = None) -> str:
     """A tensor's name with indices for its numbers: those that its family says, or `{layers}` and `{experts}`."""
-    for index in ("layers", EXPERTS) if family is None else family.indices_at(name):
+    if family is None:
+        name = re.sub(r"\.\d+\.", ".{layers}.", name, count=1)
+        return re.sub(r"(?<=experts)\.\d+\.", ".{experts}.", name)
+    for index in family.indices_at(name):
         name = re.sub(r"\.\d+\.", f".{{{index}}}.", name, count=1)
     return name
 
@@ -108,8 +111,9 @@ def match(architecture: Architecture, stored: Mapping[str, Stored], where: str) 
     twins = {name: table for name in there if (table := family.twin(name))}
     names = {name: twins.get(name) or family.canonical(name) for name in there}
     check_strange(names, stored, where)
-    for axis in (axis for axis in family.indices if axis in sizes):
-        _check_count(family, axis, sizes, patterns, {c for c in names.values() if c}, where)
+    for index in (index for index in family.indices if index in sizes):
+        axis = architecture.counting(index)
+        _check_count(family, index, axis, sizes, patterns, {c for c in names.values() if c}, where)
     if family.tie:
         pair = {family.tie.table, family.tie.head}
         architecture = replace(architecture, apart=pair <= {c for name, c in names.items() if name not in twins})
@@ -133,10 +137,17 @@ def match(architecture: Architecture, stored: Mapping[str, Stored], where: str) 
             name_of[canon] = name
             info, row = stored[name], expected[canon]
             problems.extend((name, *fault) for fault in _faults(family, row, info, sizes))
-            tensors.append(Matched(name, canon, row, SourcePart(name, info.dtype, tuple(info.shape))))
+            tensors.append(Matched(name, canon, row, _part(name, row, info)))
     missing = [c for c, row in expected.items() if c not in name_of and not row.optional]
     report_faults(architecture, where, names, problems, unexpected, missing)
     return Match(architecture, tuple(tensors), tuple((n, name_of[t]) for n, t in duplicates), stale)
+
+
+def _part(name: str, row: Row, info: Stored) -> SourcePart:
+    """What is stored, with the columns of the matrix that it lies flat as."""
+    shape, signature = tuple(info.shape), row.signature
+    several = signature.matrix is not signature and len(shape) == len(signature.dims)
+    return SourcePart(name, info.dtype, shape, columns=signature.flat(shape)[1] if several else None)
 
 
 def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]) -> Iterator[tuple[str, str]]:
@@ -145,7 +156,10 @@ def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]) ->
         yield f"has dtype {info.dtype}, wanted one of {', '.join(BITS)}", DTYPE
     dims = row.signature.dims
     shape = tuple(info.shape)
-    wanted = tuple(got if dim.has("labels") else dim.size(sizes) for dim, got in zip(dims, shape + (0,) * len(dims)))
+    wanted = tuple(
+        got if any(label.axis in STORED - sizes.keys() for label in dim.labels) else dim.size(sizes)
+        for dim, got in zip(dims, shape + (0,) * len(dims))
+    )
     if shape != wanted:
         fields = sorted({f"{family.axes[a]}={sizes[a]}" for a in row.signature.axes if a in family.axes})
         yield f"has shape {shape}, the config says {wanted}: {row.signature}, {', '.join(fields)}", SHAPE
@@ -153,6 +167,7 @@ def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]) ->
 
 def _check_count(
     family: Family,
+    index: str,
     axis: str,
     sizes: Mapping[str, int],
     patterns: Mapping[str, re.Pattern[str]],
@@ -163,8 +178,8 @@ def _check_count(
     indices = set()
     for name in canonicals:
         for pattern in patterns.values():
-            if (hit := pattern.match(name)) and axis in pattern.groupindex:
-                indices.add(int(hit[axis]))
+            if (hit := pattern.match(name)) and index in pattern.groupindex:
+                indices.add(int(hit[index]))
     stored = max(indices, default=-1) + 1
     if indices and stored != sizes[axis]:
         raise BadInput(

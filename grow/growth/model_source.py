@@ -21,6 +21,7 @@ from grow.models.as_configured import (
     check_class,
     twin_of,
 )
+from grow.models.fused_experts import called
 from grow.notation.dtypes import code_of
 from grow.notation.origins import SourcePart
 from grow.optimizer.torch_classes import refuse_sharded
@@ -38,13 +39,13 @@ class ModelSource:
     def __init__(self, model: Any) -> None:
         check_model(model)
         self.model = model
-        head = model.get_output_embeddings()
-        once = {name for name, _ in model.named_parameters()}
-        of_head = {
-            name for name, p in model.named_parameters(remove_duplicate=False) if p is getattr(head, "weight", None)
+        self.names = called(model)
+        """Name in its state dict -> in its files; None where files fuse or cut what it holds."""
+        names, again = self.names or {}, tied_heads(model)
+        self.state: dict[str, torch.Tensor] = {
+            names.get(n, n): t for n, t in model.state_dict().items() if n not in again
         }
-        tied = of_head - once  # as in a file: a table that is the head is there once
-        self.state: dict[str, torch.Tensor] = {k: v for k, v in model.state_dict().items() if k not in tied}
+        """Its tensors, by the names of its files."""
         self.config: dict[str, Any] = json.loads(model.config.to_json_string())
         self.config["architectures"] = [type(model).__name__]
         self.config = {k: v for k, v in self.config.items() if is_public(k)}
@@ -78,8 +79,15 @@ class ModelSource:
         return matched
 
     def rows(self, part: SourcePart, start: int, stop: int) -> np.ndarray:
-        rows = self.state[part.tensor].detach()[start:stop].cpu().contiguous()
-        return _raw(rows).reshape(stop - start, -1)
+        rows = self.state[part.tensor].detach().reshape(part.matrix)[start:stop].cpu().contiguous()
+        return _raw(rows)
+
+
+def tied_heads(model: Any) -> set[str]:
+    """Names in its state dict of a table that is the head, too, which a file has once."""
+    head = getattr(model.get_output_embeddings(), "weight", None)
+    once = {name for name, _ in model.named_parameters()}
+    return {n for n, p in model.named_parameters(remove_duplicate=False) if p is head and n not in once}
 
 
 def check_model(model: Any) -> None:

@@ -83,12 +83,12 @@ def couplings(plan: Plan) -> list[str]:
     source, family = plan.source, plan.family
     norm, attention = family.norm, family.attention
     kind = {"rms": "RMSNorm", "layernorm": "LayerNorm"}[norm.kind]
-    place = "behind each branch" if family.branch_norms else "in front of each branch"
+    place = "behind each branch" if source.branch_norms else "in front of each branch"
     if source.norm_writes_stream:
         place = "whose output is the residual stream"
     facts = [f"{kind} {place}; its eps stays as it is"]
     if attention.rope:
-        facts.append("RoPE on " + ("whole heads" if attention.rope == "half" else "part of each head"))
+        facts.append("RoPE on " + ("part of each head" if attention.rope == "partial" else "whole heads"))
     if attention.qk_norm:
         facts.append("RMSNorm on " + ("all heads" if attention.whole_norm else "each head") + " of q and k")
     if family.experts:

@@ -21,7 +21,7 @@ from grow.planning.tensor import SPLITS
 
 SCHEMA = 1
 MOST = 64  # growths one after the other
-FIRST = ("hidden", "heads", "kv_heads", "head_dim", "vocab")  # axes that every family has
+FIRST = ("hidden", "heads", "kv_heads", "head_dim")  # axes that every family has
 ONE_STACK = Stack().layers  # what counts the layers of a model that has one stack of them
 
 

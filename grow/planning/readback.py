@@ -34,7 +34,7 @@ def stream_readback(
     hidden = maps["hidden"]
     if hidden.is_identity:
         return None
-    normed = final and not source.stream_is_bare and source.norm_is_affine
+    normed = final and not source.stream_is_bare and source.norm_is_affine and source.holds(source.family.norm.last)
     stack = source.stack_of(states)
     tied = normed and shares_final_norm(source) and (not stack.final or stack.final in source.tie_norms)
     factor = hidden.gain * hidden.write if normed and not tied else hidden.write

@@ -10,18 +10,22 @@ import numpy as np
 
 from grow.architectures.architecture import Architecture
 from grow.notation.axes import WRITE, Row
-from grow.notation.maps import UNREAD, AxisMap
+from grow.notation.maps import UNREAD, AxisMap, axis_map, concatenate
 from grow.planning.change import Change, index_scale, writes_stream
 
 
 def row_maps(source: Architecture, change: Change, row: Row, layer: int | None) -> Mapping[str, AxisMap]:
     """The maps as this row needs them in this new layer; None: in none, or in any."""
     maps = {**change.maps, "hidden.raw": change.maps["hidden"].ungained}
+    if row.signature.dims[0].looked_up and "heads" in row.signature.axes:  # a bias that scores get
+        maps["heads"] = repeating(maps["heads"])
+    if "head_dim" in row.signature.axes:
+        maps["head_dim.turn"] = turning(maps["head_dim.k"])
     depth = None if layer is None else change.depth_of(row)
     scale = 1.0 if depth is None or layer is None else index_scale(source, depth, layer)
     if scale != 1.0:
         maps["head_dim.q"] = scaled(maps["head_dim.q"], scale)
-    if depth is not None and depth.inserted[layer or 0] and source.family.branch_norms and writes_stream(row):
+    if depth is not None and depth.inserted[layer or 0] and source.branch_norms and writes_stream(row):
         maps["hidden"] = drawn(maps["hidden"])  # the norm behind has gain 0, and one zero factor is enough
     if row.root and not maps["hidden"].is_identity:
         factor = root_factor(row, maps)
@@ -56,6 +60,22 @@ def tied_rows(source: Architecture) -> dict[str, Row]:
     parted = replace(source, apart=True)
     named = [row for row in source.family.rows if row.name in (source.tie.table, source.tie.head)]
     return {row.name: row for row in (*named, *(row for row in named if parted.holds(row.when)))}
+
+
+@lru_cache(maxsize=8)
+def repeating(axis_map: AxisMap) -> AxisMap:
+    """The map in which fresh coordinates are old ones again."""
+    fresh, source = axis_map.source < 0, axis_map.source.copy()
+    source[fresh] = np.arange(fresh.sum()) % axis_map.n
+    return axis_map.having(source=source)
+
+
+@lru_cache(maxsize=8)
+def turning(head: AxisMap) -> AxisMap:
+    """The map of a table of the angles by which coordinates 2i and 2i + 1 turn: all sines, then all cosines."""
+    first = head.source[::2]
+    pairs = repeating(axis_map(head.n // 2, np.where(first < 0, first, first // 2)))
+    return concatenate([pairs, pairs])
 
 
 @lru_cache(maxsize=64)

@@ -22,7 +22,10 @@ def deep(tmp_path_factory) -> Callable[..., Path]:
     def get(variant: str, dtype: str = "float32") -> Path:
         if (variant, dtype) not in made:
             kind, _, fields, _ = VARIANTS[variant]
-            deeper = {grow.families[kind].axes[axis]: N for axis in grow.families[kind].depths}
+            family = grow.families[kind]
+            axes, follows = family.axes, family.follows
+            deeper = {axes[axis]: N for axis in family.depths}
+            deeper |= {axes[axis]: N for axis, other in follows.items() if other == "layers" and axes[axis] in fields}
             for name in (listed.field for listed in grow.families[kind].layer_lists if listed.field in fields):
                 deeper[name] = [fields[name][i % len(fields[name])] for i in range(N)]
             made[variant, dtype] = models.save(variant, tmp_path_factory.mktemp("deep") / variant, dtype, **deeper)

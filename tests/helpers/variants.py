@@ -35,7 +35,13 @@ T5 = dict(
     decoder_start_token_id=0,
 )  # fmt: skip
 GATED = {**T5, "num_layers": 3, "feed_forward_proj": "gated-gelu"}
+MPNET = {k: v for k, v in BERT.items() if k != "type_vocab_size"}
 DISTIL = dict(vocab_size=41, dim=12, hidden_dim=22, n_layers=2, n_heads=3, max_position_embeddings=64)
+
+VIT = dict(
+    hidden_size=12, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3, image_size=16, patch_size=4,
+    layer_norm_eps=0.05,
+)  # fmt: skip
 
 EXPERTS = {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 14, "norm_topk_prob": True}
 SHARED = {k: v for k, v in EXPERTS.items() if k != "head_dim"} | {
@@ -71,6 +77,8 @@ LM, MLM, BASE = "AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModel"
 SEQUENCE, TOKEN = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
 QA, PRETRAINING = "AutoModelForQuestionAnswering", "AutoModelForPreTraining"
 SEQ2SEQ, ENCODES = "AutoModelForSeq2SeqLM", "AutoModelForTextEncoding"
+IMAGE, PIXELS = "AutoModelForImageClassification", "AutoModelForMaskedImageModeling"
+LABELS = {"id2label": {i: str(i) for i in range(5)}, "label2id": {str(i): i for i in range(5)}}
 
 
 _YARN = {
@@ -83,6 +91,15 @@ _LONG = {
 }  # fmt: skip
 GPT_OSS = {**LOCAL, "num_hidden_layers": 3, "sliding_window": 5, "swiglu_limit": 1.5, "rope_parameters": _YARN}
 _FULL = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 1.0}
+_SLOWER = {"rope_type": "linear", "factor": 2.0, "original_max_position_embeddings": 6}
+_LONGROPE = {
+    "original_max_position_embeddings": 32,
+    "rope_parameters": {
+        "rope_type": "longrope", "rope_theta": 500.0, "partial_rotary_factor": 0.75, "factor": 2.0,
+        "original_max_position_embeddings": 32,
+        "short_factor": [1.0, 1.1, 1.3], "long_factor": [1.0, 1.5, 2.5],
+    },
+}  # fmt: skip
 
 
 class Variant(NamedTuple):
@@ -101,8 +118,7 @@ def _rope(kind: str, lengths=(17,), **parameters) -> Variant:
 
 def _heads(model_type: str, fields: dict, **autos: str) -> dict[str, Variant]:
     classes = {"base": BASE, "sequence": SEQUENCE, "token": TOKEN, "qa": QA, **autos}
-    labels = {"id2label": {i: str(i) for i in range(5)}, "label2id": {str(i): i for i in range(5)}}
-    labels |= {"pad_token_id": 0}
+    labels = LABELS | {"pad_token_id": 0}
     return {
         f"{model_type}-{name}": Variant(model_type, auto, fields | (labels if auto in (SEQUENCE, TOKEN) else {}))
         for name, auto in classes.items()
@@ -227,6 +243,33 @@ VARIANTS: dict[str, Variant] = {
         "stablelm", LM,
         {**_with_eps("layer_norm_eps", DERIVED), "use_parallel_residual": True, "tie_word_embeddings": True},
     ),
+    "phi3": Variant("phi3", LM, {**UNPADDED, "rope_parameters": {**_FULL, "partial_rotary_factor": 0.75}}),
+    "phi3-longrope": Variant(
+        "phi3", LM,
+        {**UNPADDED, **_LONGROPE, "hidden_size": 48, "sliding_window": 7, "tie_word_embeddings": True}, (17, 50),
+    ),
+    "olmo3": Variant("olmo3", LM, {**UNPADDED, "sliding_window": 5, "num_hidden_layers": 4}),
+    "olmo3-ropes": Variant(
+        "olmo3", LM,
+        {**UNPADDED, **MIXED, "rope_parameters": TWO_ROPES, "attention_bias": True, "tie_word_embeddings": True},
+    ),
+    "helium": Variant("helium", LM, {**UNPADDED, "hidden_size": 48}),
+    "helium-biases": Variant(
+        "helium", LM, {**UNPADDED, **BIASES, "hidden_size": 48, "tie_word_embeddings": True}
+    ),
+    "hunyuan_v1_dense": Variant("hunyuan_v1_dense", LM, UNPADDED),
+    "hunyuan_v1_dense-alpha": Variant(
+        "hunyuan_v1_dense", LM,
+        {
+            **UNPADDED, "attention_bias": True, "tie_word_embeddings": True,
+            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "alpha": 10.0, "factor": 1.0},
+        },
+        (17, 80),
+    ),
+    "ministral3": Variant(
+        "ministral3", LM,
+        {**LLAMA, "sliding_window": 7, "rope_parameters": {**_FULL, **_SLOWER, "llama_4_scaling_beta": 0.3}},
+    ),
     "gpt2": Variant("gpt2", LM, GPT2),
     "gpt2-untied": Variant("gpt2", LM, {**GPT2, "tie_word_embeddings": False, "n_inner": 22}),
     "gpt2-unscaled": Variant("gpt2", LM, {**GPT2, "scale_attn_weights": False}),
@@ -253,6 +296,12 @@ VARIANTS: dict[str, Variant] = {
     "ernie-mlm": Variant("ernie", MLM, BERT),
     "electra-mlm": Variant("electra", MLM, {**BERT, "embedding_size": 12}),
     "electra-mlm-projected": Variant("electra", MLM, {**BERT, "embedding_size": 10}),
+    "roformer-mlm": Variant("roformer", MLM, BERT),
+    "roformer-mlm-projected": Variant("roformer", MLM, {**BERT, "embedding_size": 10, "rotary_value": True}),
+    "roformer-mlm-untied": Variant("roformer", MLM, {**BERT, "tie_word_embeddings": False}),
+    "mpnet-mlm": Variant("mpnet", MLM, MPNET),
+    "albert-mlm": Variant("albert", MLM, {**BERT, "embedding_size": 10, "num_hidden_groups": 2}),
+    "albert-mlm-shared": Variant("albert", MLM, {**BERT, "embedding_size": 12, "num_hidden_layers": 3}),
     "eurobert-mlm": Variant("eurobert", MLM, {**LLAMA, **NO_PADDING, **BIASES}),
     "eurobert-mlm-tied": Variant("eurobert", MLM, {**LLAMA, **NO_PADDING, "tie_word_embeddings": True}),
     "distilbert-mlm": Variant("distilbert", MLM, DISTIL),
@@ -267,6 +316,9 @@ VARIANTS: dict[str, Variant] = {
     **_only(_heads("ernie", BERT, pretraining=PRETRAINING), "pretraining"),
     **_only(_heads("electra", {**BERT, "embedding_size": 10}, pretraining=PRETRAINING), "pretraining"),
     **_only(_heads("electra", {**BERT, "embedding_size": 12}), "sequence"),
+    **_only(_heads("roformer", {**BERT, "embedding_size": 10}), "base", "sequence"),
+    **_only(_heads("mpnet", MPNET), "base"),
+    **_only(_heads("albert", {**BERT, "embedding_size": 10}, pretraining=PRETRAINING), "pretraining", "sequence"),
     **_only(_heads("xlm-roberta", BERT), "sequence"),
     **_only(_heads("data2vec-text", BERT), "token"),
     **_only(_heads("eurobert", {**LLAMA, **NO_PADDING, "classifier_pooling": "mean"}), "sequence", "token"),
@@ -286,21 +338,27 @@ VARIANTS: dict[str, Variant] = {
     ),
     **_only(_heads("t5", T5, encoder=ENCODES), "base", "token", "qa", "encoder"),
     "opt-post-base": Variant("opt", BASE, {**OPT, "do_layer_norm_before": False}),
+    "vit-image": Variant("vit", IMAGE, {**VIT, **LABELS, "qkv_bias": False}),
+    "vit-base": Variant("vit", BASE, {**VIT, "head_dim": 6, "pooler_output_size": 7}),
+    "vit-pixels": Variant("vit", PIXELS, {**VIT, "encoder_stride": 4}),
 }  # fmt: skip
 
-# One of each family with a head over the vocabulary, for what does not depend on the variant.
+# One of each family with a head, for what does not depend on the variant.
 ONE_EACH = (
     "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm", "distilbert-mlm",
     "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron",
     "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "olmoe",
     "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "stablelm",
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm", "t5",
+    "phi3", "olmo3", "helium", "hunyuan_v1_dense", "ministral3",
     "gpt_oss", "phimoe",
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
+    "vit-image",
+    "roformer-mlm", "mpnet-mlm", "albert-mlm",
 )  # fmt: skip
 
 RELATIVES = (
-    *("ministral", "seed_oss", "arcee", "cwm", "jais2"),
+    *("ministral", "seed_oss", "arcee", "cwm", "jais2", "ministral3"),
     *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm"),
 )
 """Of these every row and fact is another family's, some under other names."""
@@ -312,7 +370,16 @@ LONG = (
     "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
     "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt",
     "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "t5",
+    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "phi3", "helium", "hunyuan_v1_dense",
+    "gpt2", "gpt_neox", "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm",
+    "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe",
+    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt",
+    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image",
+    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm", "mpnet-mlm", "albert-mlm",
     "olmoe", "gpt_oss", "phimoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox",
     "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
 )  # fmt: skip
 """One of each construction, for what takes a second and more: together they have every fact that a table can state."""
+
+SHARING = ("albert-mlm-shared", "albert-pretraining", "albert-sequence")
+"""Of these, layers share their weights, and none is inserted."""

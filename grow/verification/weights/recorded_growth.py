@@ -114,6 +114,8 @@ class Replay:
             if row.layers:
                 home = row.name.partition(f".{{{row.layers}}}")[0].split(".")
                 lists.setdefault(row.layers, set()).add(".".join(home[-2:] if several else home[-1:]))
+        if not several:  # as stock code calls the list where files have an older name of it
+            lists.setdefault(self.family.depths[0], set()).add("layers")
         return {
             axis: re.compile(rf"(?:^|\.)(?:{'|'.join(map(re.escape, sorted(names)))})\.(\d+)(?=\.|$)")
             for axis, names in lists.items()
