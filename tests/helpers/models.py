@@ -147,7 +147,7 @@ ENCODERS = (
     "albert",
 )
 """Model types that read a text in both directions."""
-SEQ2SEQ = ("t5",)
+SEQ2SEQ = ("t5", "mt5", "umt5")
 """Those with a decoder that reads an encoder."""
 
 

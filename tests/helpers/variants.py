@@ -334,9 +334,14 @@ VARIANTS: dict[str, Variant] = {
     "t5-untied": Variant("t5", SEQ2SEQ, {**GATED, "tie_word_embeddings": False}),
     "t5-relu": Variant("t5", SEQ2SEQ, T5),
     "t5-scaled": Variant(
-        "t5", SEQ2SEQ, {**T5, "d_model": 6, "tie_word_embeddings": False, "scale_decoder_outputs": True}
+        "t5", SEQ2SEQ, {**T5, "d_model": 4, "tie_word_embeddings": False, "scale_decoder_outputs": True}
     ),
     **_only(_heads("t5", T5, encoder=ENCODES), "base", "token", "qa", "encoder"),
+    "mt5": Variant("mt5", SEQ2SEQ, GATED),
+    "mt5-untied": Variant("mt5", SEQ2SEQ, {**T5, "feed_forward_proj": "relu", "tie_word_embeddings": False}),
+    "umt5": Variant("umt5", SEQ2SEQ, GATED),
+    "umt5-untied": Variant("umt5", SEQ2SEQ, {**GATED, "tie_word_embeddings": False}),
+    "umt5-encoder": Variant("umt5", ENCODES, GATED),
     "opt-post-base": Variant("opt", BASE, {**OPT, "do_layer_norm_before": False}),
     "vit-image": Variant("vit", IMAGE, {**VIT, **LABELS, "qkv_bias": False}),
     "vit-base": Variant("vit", BASE, {**VIT, "head_dim": 6, "pooler_output_size": 7}),
@@ -346,19 +351,17 @@ VARIANTS: dict[str, Variant] = {
 # One of each family with a head, for what does not depend on the variant.
 ONE_EACH = (
     "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm", "distilbert-mlm",
-    "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron",
-    "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "olmoe",
-    "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "stablelm",
-    "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm", "t5",
-    "phi3", "olmo3", "helium", "hunyuan_v1_dense", "ministral3",
-    "gpt_oss", "phimoe",
-    "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
-    "vit-image",
-    "roformer-mlm", "mpnet-mlm", "albert-mlm",
+    "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron", "olmo2", "granite",
+    "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "olmoe", "ministral", "seed_oss", "arcee",
+    "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "stablelm", "xlm-roberta-mlm", "camembert-mlm",
+    "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm", "t5", "phi3", "olmo3", "helium",
+    "hunyuan_v1_dense", "ministral3", "gpt_oss", "phimoe", "vit-image", "roformer-mlm", "mpnet-mlm", "albert-mlm",
+    "mt5", "umt5",
 )  # fmt: skip
 
 RELATIVES = (
     *("ministral", "seed_oss", "arcee", "cwm", "jais2", "ministral3"),
+    *("mt5", "umt5"),
     *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm"),
 )
 """Of these every row and fact is another family's, some under other names."""
@@ -368,16 +371,9 @@ KINDS = tuple(variant for variant in ONE_EACH if variant not in RELATIVES)
 
 LONG = (
     "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
-    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt",
-    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "t5",
-    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "phi3", "helium", "hunyuan_v1_dense",
-    "gpt2", "gpt_neox", "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm",
-    "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe",
-    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt",
-    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image",
-    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm", "mpnet-mlm", "albert-mlm",
-    "olmoe", "gpt_oss", "phimoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox",
-    "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
+    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt", "bert-mlm",
+    "distilbert-mlm", "electra-mlm", "eurobert-mlm", "t5", "phi3", "helium", "hunyuan_v1_dense", "roformer-mlm",
+    "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe", "vit-image",
 )  # fmt: skip
 """One of each construction, for what takes a second and more: together they have every fact that a table can state."""
 

@@ -67,6 +67,10 @@ classifier.bias      labels <-          ? ForTokenClassification
     )
 
 
+HEAD = """
+lm_head.weight    vocab <- hidden   ? ForConditionalGeneration apart
+"""
+
 ACTS = ("relu", "gelu", "gelu_new", "silu")
 FACTS: dict[str, Any] = dict(
     prefix="",
