@@ -256,12 +256,14 @@ def layer_config(source: Architecture, depths: Mapping[str, Depth]) -> dict[str,
     family, grown = source.family, {axis: depth for axis, depth in depths.items() if not depth.is_identity}
     changes: dict[str, Any] = {}
     for listed in family.layer_lists:
-        if listed.layers in grown:
-            depth, entries = grown[listed.layers], source.layer_entries.get(listed.field)
-            if entries is not None:
-                changes[listed.field] = [entries[i] for i in depth.source]
-            if isinstance(listed, Window):
-                changes |= _boundary(source, listed, depth)
+        if listed.layers not in grown:
+            continue
+        depth, entries = grown[listed.layers], source.layer_entries.get(listed.field)
+        if entries is not None:
+            changes[listed.field] = [entries[i] for i in depth.source]
+        changes |= listed.otherwise(changes.get(listed.field, ()))
+        if isinstance(listed, Window):
+            changes |= _boundary(source, listed, depth)
     if family.experts and family.experts.step and grown:
         depth = grown[family.depths[0]]
         dense = [j for j, i in enumerate(depth.source) if not source.sparse(i)]

@@ -70,6 +70,9 @@ classifier.bias      labels <-          ? ForTokenClassification
 HEAD = """
 lm_head.weight    vocab <- hidden   ? ForConditionalGeneration apart
 """
+SCALED_HEAD = """
+lm_head.weight    vocab <- hidden ÷ √hidden   ? ForConditionalGeneration apart
+"""
 
 ACTS = ("relu", "gelu", "gelu_new", "silu")
 FACTS: dict[str, Any] = dict(

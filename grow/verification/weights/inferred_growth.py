@@ -132,7 +132,9 @@ def _plans(matched: Match, after: Architecture) -> Iterator[Plan]:
         to = {axis: size for axis, size in new.items() if size != old.get(axis) and axis not in fixed}
         if not how and new.get("experts") != old.get("experts"):
             to["experts"] = new["experts"]
-        for options in _options(to, after.family.units, any(new[axis] > old[axis] for axis in after.family.depths)):
+        grown = {axis: size for axis, size in new.items() if size != old.get(axis)}
+        deeper = any(new[axis] > old[axis] for axis in after.family.depths)
+        for options in _options(grown, after.family.units, deeper):
             with contextlib.suppress(GrowError):
                 yield plan_for(matched, to, replace(options, upcycling=upcycling))
 
