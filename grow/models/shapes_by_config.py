@@ -110,17 +110,17 @@ def following(model_type: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     sizes = {axis: fields[field] for axis, field in family.axes.items() if field in fields}
     laws = {axis: law for axis, of in family.size_laws.items() for law in of if law.always and axis in family.axes}
     sized = {family.axes[axis]: size for axis, law in laws.items() if (size := law.value(sizes)) is not None}
-    return sized | layer_lists(model_type, fields, sizes["layers"])
+    return sized | layer_lists(model_type, fields, sizes)
 
 
-def layer_lists(model_type: str, fields: Mapping[str, Any], layers: int) -> dict[str, Any]:
+def layer_lists(model_type: str, fields: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
     """Fields that say kinds of layers in runs, for so many layers: stock defaults are of one number of them."""
     family = FAMILIES.get(model_type)
     said: dict[str, Any] = {}
     for listed in family.layer_lists if family else ():
         for name in listed.said_too:
             kinds = expanded(fields.get(name)) or listed.entries
-            said |= listed.otherwise([kinds[0]] * layers)
+            said |= listed.otherwise([kinds[0]] * sizes[listed.layers])
     return said
 
 

@@ -356,7 +356,7 @@ VARIANTS: dict[str, Variant] = {
     "mt5": Variant("mt5", SEQ2SEQ, GATED),
     "mt5-untied": Variant("mt5", SEQ2SEQ, {**T5, "feed_forward_proj": "relu", "tie_word_embeddings": False}),
     "umt5": Variant("umt5", SEQ2SEQ, GATED),
-    "umt5-untied": Variant("umt5", SEQ2SEQ, {**GATED, "tie_word_embeddings": False}),
+    "umt5-untied": Variant("umt5", SEQ2SEQ, {**GATED, "d_model": 4, "tie_word_embeddings": False}),
     "umt5-encoder": Variant("umt5", ENCODES, GATED),
     "opt-post-base": Variant("opt", BASE, {**OPT, "do_layer_norm_before": False}),
     "vit-image": Variant("vit", IMAGE, {**VIT, **LABELS, "qkv_bias": False}),
