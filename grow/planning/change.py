@@ -79,7 +79,7 @@ def no_maps(sizes: Mapping[str, int], depths: Collection[str]) -> dict[str, Axis
     depths  the axes that count layers
     """
     whole = {axis: identity(n) for axis, n in sizes.items() if axis not in (*depths, "head_dim")}
-    return whole | {f"head_dim.{side}": identity(sizes["head_dim"]) for side in SIDES}
+    return whole | {f"head_dim.{side}": identity(sizes["head_dim"]) for side in SIDES if "head_dim" in sizes}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from grow.planning.tensor import SPLITS
 
 SCHEMA = 1
 MOST = 64  # growths one after the other
-FIRST = ("hidden", "heads", "kv_heads", "head_dim")  # axes that every family has
+FIRST = ("hidden",)  # an axis that every family has
 ONE_STACK = Stack().layers  # what counts the layers of a model that has one stack of them
 
 
@@ -109,7 +109,8 @@ def _change(
 ) -> Change:
     """The maps of all spaces, the unchanged ones as identities, and the layers; ValueError when they fit no sizes."""
     maps = {space: _map(space, m, sizes, new_sizes) for space, m in plan["maps"].items()}
-    whole = {**no_maps(sizes, axes), **maps}
+    sided = {axis_of(space) for space in maps} - maps.keys()  # each side of these has a map of its own
+    whole = {space: m for space, m in no_maps(sizes, axes).items() if space not in sided} | maps
     grown = {ONE_STACK: plan["depth"]} if plan.get("depth") else dict(plan.get("depths", {}))
     if not grown.keys() <= {*axes}:
         raise ValueError(f"depths: {', '.join(map(str, grown))}; the stacks are {', '.join(axes)}")

@@ -17,7 +17,7 @@ from grow.notation.maps import AxisMap, is_power_of_two
 from grow.notation.origins import Read
 from grow.planning.assemble import assemble
 from grow.planning.change import Change, Upcycling, check_depths, depth_rounds, layer_config
-from grow.planning.choose_maps import grow_counts, grow_experts, head_dim_maps, low_logit, rounding, shared
+from grow.planning.choose_maps import grow_counts, grow_experts, low_logit, rounding, scored_maps, shared
 from grow.planning.growth_options import USUAL, GrowthOptions
 from grow.planning.layers import Depth
 from grow.planning.methods import DEFAULT, Request, design
@@ -202,7 +202,7 @@ def grown_config(
     untied  the head that had to part from its table, or ""
     top_k   where somebody chose it
     """
-    changes = head_dim_maps(source, new["head_dim"])[1]
+    changes = scored_maps(source, new)[1]
     result = _new_config(source, new, changes, top_k) | layer_config(source, depths)
     if untied:
         result["tie_word_embeddings"] = False
@@ -274,10 +274,9 @@ def _new_config(
             followed = source.with_config(result).get(name)
             if followed != source.get(name):
                 result[name] = source.get(name)
-    if new["hidden"] != old["hidden"] or new["heads"] != old["heads"]:
-        for axis in ("head_dim", "ffn"):  # both may have followed from hidden
-            if axis in family.axes:
-                result[family.axes[axis]] = new[axis]
+    follows = {axis for axis in ("head_dim", *family.default_sizes) if axis in family.axes}
+    if follows and any(new[axis] != old[axis] for axis in ("hidden", "heads") if axis in old):
+        result |= {family.axes[axis]: new[axis] for axis in follows}  # where no field says them, they follow from these
     read = source.with_config(result)
     for axis, name in family.axes.items():  # a size that stock code would take from another field, which has grown
         if axis in old and str(family.defaults.get(name)).startswith("=") and read.get(name) != new[axis]:

@@ -50,7 +50,7 @@ def check_sizes(source: Architecture, new: Mapping[str, int]) -> None:
                 "more of them could not generate",
                 fix=f"{deeper}={new[stack.layers]},{within}={new[stack.layers]}",
             )
-    if "kv_heads" not in source.followed and new["heads"] % new["kv_heads"]:
+    if family.attends and "kv_heads" not in source.followed and new["heads"] % new["kv_heads"]:
         raise Refused(
             option(to={field("heads"): new["heads"]}),
             what=f"{new['kv_heads']} kv heads do not divide {new['heads']} heads",
