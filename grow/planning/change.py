@@ -56,6 +56,16 @@ class Change:
         experts = self.maps.get("experts")
         return self.upcycling is not None or (experts is not None and not experts.is_identity)
 
+    def draws_copies(self, source: Architecture, row: Row, layer: int | None) -> bool:
+        """Whether further copies of units and heads in this new layer are drawn.
+
+        What they write is 0, so nothing else would tell them from the first one.
+        """
+        if layer is None or source.branch_norms:
+            return False
+        depth = self.depth_of(row)
+        return depth.zero == "output" and depth.inserted[layer]
+
     def copies(self, expert: int) -> np.ndarray:
         """The new experts that come from the same old one, in order."""
         source = self.maps["experts"].source

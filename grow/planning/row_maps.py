@@ -17,6 +17,8 @@ from grow.planning.change import Change, index_scale, writes_stream
 def row_maps(source: Architecture, change: Change, row: Row, layer: int | None) -> Mapping[str, AxisMap]:
     """The maps as this row needs them in this new layer; None: in none, or in any."""
     maps = {**change.maps, "hidden.raw": change.maps["hidden"].ungained}
+    if change.draws_copies(source, row, layer):
+        maps |= {axis: first_copies(maps[axis]) for axis in source.contexts if axis != "hidden" and axis in maps}
     if row.signature.dims[0].looked_up and "heads" in row.signature.axes:  # a bias that scores get
         maps["heads"] = repeating(maps["heads"])
     if "head_dim" in row.signature.axes:
@@ -60,6 +62,16 @@ def tied_rows(source: Architecture) -> dict[str, Row]:
     parted = replace(source, apart=True)
     named = [row for row in source.family.rows if row.name in (source.tie.table, source.tie.head)]
     return {row.name: row for row in (*named, *(row for row in named if parted.holds(row.when)))}
+
+
+@lru_cache(maxsize=64)
+def first_copies(units: AxisMap) -> AxisMap:
+    """The map in which further copies are new units that nothing reads."""
+    further = units.copy_number > 0
+    if not further.any():
+        return units
+    alone = np.where(units.source >= 0, 1 / (units.write * units.gain), units.read)
+    return units.having(source=np.where(further, UNREAD, units.source), read=np.where(further, 0.0, alone))
 
 
 @lru_cache(maxsize=8)
