@@ -82,7 +82,8 @@ AXES = {
     if len(kinds := [k for k, f in FAMILIES.items() if axis in f.axes]) <= FEW
 }
 CLASS = re.compile(rf"(?:{'|'.join(family.class_begins for family in FAMILIES.values())})[A-Z][a-z]\w*")
-SPELLED = {re.sub(r"[-_]", "", kind): kind for kind in FAMILIES if not kind.isalpha()}  # GPT-2, GPT-NeoX, Qwen2-MoE
+# GPT-2, GPT-NeoX, Qwen2-MoE; "most 512" is no T5
+SPELLED = {re.sub(r"[-_]", "", kind): kind for kind in FAMILIES if not kind.isalpha() and len(kind) > 3}
 TYPE = re.compile(rf"(?:[a-z0-9]*_)*({'|'.join(kind for kind in FAMILIES if kind != 'opt')})(?:_[a-z0-9]*)*")
 
 

@@ -14,6 +14,7 @@ from stock_configs import NEEDED
 from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
 from grow.architectures.config_values import check_fields
+from grow.architectures.facts import FollowsFrom
 from grow.architectures.match import match
 from grow.checkpoint.reader import open_checkpoint
 from grow.errors import BadInput, Refused
@@ -171,13 +172,17 @@ def test_what_a_condition_names_is_a_field_or_a_class(family):
     conditions += [family.norm.writes_stream, family.norm.affine, family.norm.bare, family.attention.scaled]
     conditions += [family.tie.when, family.tie.norms_when] if family.tie else []
     for word in {word for when in conditions for word in when.split()}:
-        if word in ("always", "never", "optional", "not"):
+        if word in ("always", "never", "optional", "not", "first"):
+            continue
+        if word == "apart":
+            assert family.tie
+            assert family.tie.when.endswith("not apart")
             continue
         if word in ("sparse", "dense"):
             assert family.experts.step
             continue
         if word[0].isupper():
-            assert all(w.startswith("For") or w == "LMHeadModel" for w in word.split("|")), word
+            assert all(w.startswith("For") or w in ("LMHeadModel", "EncoderModel") for w in word.split("|")), word
         else:
             name, *other = word.replace("!=", "==").split("==")
             assert {name, *(w for w in other if w.isidentifier() and w != "none")} <= fields, word  # others are values
@@ -187,7 +192,7 @@ def test_what_a_condition_names_is_a_field_or_a_class(family):
 def test_no_name_matches_two_rows_at_once(family):
     """Rows may share a name under conditions that exclude each other; patterns never overlap otherwise."""
     for row in family.rows:
-        name = row.name.replace("{layers}", "3").replace("{experts}", "2")
+        name = row.at(**{index: 3 + k for k, index in enumerate(row.indices)})
         assert {other.name for other in family.rows if other.pattern.match(name)} == {row.name}
 
 
@@ -216,6 +221,8 @@ def test_the_defaults_are_those_of_the_stock_config(family):
     for name, value in family.defaults.items():
         if isinstance(value, str) and value.startswith("="):
             continue
+        if isinstance(value, FollowsFrom):
+            value = Architecture(family, {k: v for k, v in stock.items() if k != name}).get(name)
         found = {**(stock.get("rope_parameters") or {}), **stock}.get(name, NOT_A_FIELD.get(name))
         found = stock[family.synonyms[name]] if found is None and name in family.synonyms else found
         assert found == value, name
@@ -230,7 +237,7 @@ def test_a_tensor_that_no_row_has_is_an_error(family):
         **transformers.AutoConfig.for_model(family.model_type, **NEEDED.get(family.model_type, {})).to_dict(),
         "architectures": ["Model"],
     }
-    config[family.axes["layers"]] = 1
+    config |= {family.axes[axis]: 1 for axis in family.depths}
     known = Architecture(family, config)
     sound = {
         name: SimpleNamespace(dtype="F32", shape=row.signature.shape({**FOUND, **known.sizes}))

@@ -26,6 +26,8 @@ CLASSES = {
     "AutoModelForTokenClassification": "ForTokenClassification",
     "AutoModelForQuestionAnswering": "ForQuestionAnswering",
     "AutoModelForPreTraining": "ForPreTraining",
+    "AutoModelForSeq2SeqLM": "ForConditionalGeneration",
+    "AutoModelForTextEncoding": "EncoderModel",
     "AutoModelForImageClassification": "ForImageClassification",
     "AutoModelForMaskedImageModeling": "ForMaskedImageModeling",
 }
@@ -95,7 +97,7 @@ def canonical(subject: Subject) -> dict[str, str]:
             self.shape = shape
 
     found = match(Architecture(family, subject.config(family)), {k: Info(s) for k, s in stock.items()}, "stock")
-    return {numberless(t.name): t.row.name for t in found.tensors}
+    return {numberless(t.name, family): t.row.name for t in found.tensors}
 
 
 def labelled(family: Family, row: Row, config: dict, axes: dict[str, str]) -> tuple[frozenset[str] | None, ...]:
@@ -139,7 +141,7 @@ def test_an_axis_that_moves_no_tensor_is_no_width(subject):
     followed = Architecture(family, subject.config(family)).followed
     own_kv = "kv_heads" in followed and followed["kv_heads"].repeats
     together = family.derived_head_dim and own_kv and "buckets" not in family.axes
-    idle = {"layers", "layer_groups"} | ({"heads"} if together and family.attention.rope != "table" else set())
+    idle = {*family.depths, "layer_groups"} | ({"heads"} if together and family.attention.rope != "table" else set())
     idle |= followed.keys() & subject.axes.keys() - {"head_dim"}
     idle |= set() if family.counts_positions else {"positions"}
     if family.experts and family.experts.step:

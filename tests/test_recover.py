@@ -23,7 +23,8 @@ def everything(variant: str, factor: int) -> dict[str, int]:
     old, named = source.sizes, grow.families[kind].axes.keys() - source.followed.keys()
     target = {a: factor * old[a] for a in ("hidden", "heads", "kv_heads") if a in named}
     target |= {axis: old[axis] + r.randint(1, 9) for axis in ("ffn", "inner", "dt_rank", "ssm_state") if axis in old}
-    target["layers"] = old["layers"] + r.randint(1, 3)
+    more = r.randint(1, 3)
+    target |= {axis: old[axis] + more for axis in grow.families[kind].depths}
     target = own(variant, target)
     return target | {axis: old[axis] + more for axis, more in (("vocab", 3), ("positions", 5)) if axis in old}
 

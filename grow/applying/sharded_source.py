@@ -30,6 +30,7 @@ from grow.files.header import TensorInfo, show
 from grow.files.regular import MAX_BESIDE, read_file
 from grow.files.stored_rows import read_matrix
 from grow.files.writer import write_json
+from grow.notation.axes import layers_of
 from grow.notation.dtypes import NAMES
 from grow.notation.origins import flat
 from grow.processes import World
@@ -79,8 +80,9 @@ class PiecedCheckpoint(Checkpoint):
         family, expected = model.family, set(model.tensors)
         expected |= {name.removeprefix(family.prefix) for name in expected}
         stored = self.pieces.tensors
-        layers = range(model.sizes["layers"])
-        expected |= {name.replace("{layers}", str(k)) for name in stored_spellings(family) for k in layers}
+        for name in stored_spellings(family):
+            axis = layers_of(name)
+            expected |= {name.replace(f"{{{axis}}}", str(k)) for k in range(model.sizes[axis] if axis else 1)}
 
         def known(wrapper: str) -> int:
             return sum(name.startswith(wrapper) and name.removeprefix(wrapper) in expected for name in stored)

@@ -7,12 +7,13 @@ source.sizes["head_dim"], source.tie, source.hidden_context, source.get("rope_th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 from grow.architectures.common_fields import ELEMENTWISE, OLDER_ROPE
-from grow.architectures.facts import Chain, Refusal, Tie
+from grow.architectures.facts import Chain, FollowsFrom, Refusal, Stack, Tie
 from grow.architectures.family import ATTENTION, Family
 from grow.architectures.model_sizes import sizes_of
 from grow.architectures.size_laws import SizeLaw
@@ -29,17 +30,20 @@ class Architecture:
 
     Facts are found when somebody asks for them: a config that contradicts itself is BadInput then. The config is a
     copy and must not be changed; another config makes another architecture, see `with_config`.
+
+    apart  the file has both the head and the table that it may be one with; a config may not say so
     """
 
     family: Family
     config: Mapping[str, Any]
+    apart: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "config", dict(self.config))
 
     def with_config(self, config: Mapping[str, Any]) -> Architecture:
         """The same family read with another config."""
-        return Architecture(self.family, config)
+        return replace(self, config=config)
 
     def of_class(self, name: str) -> Architecture:
         """The same model as another class, `LlamaForCausalLM` or only what its name ends in."""
@@ -59,6 +63,8 @@ class Architecture:
             value = (family.nulls if name in config and name in family.nulls else family.defaults).get(name)
             if isinstance(value, str) and value.startswith("="):
                 value = self.get(value[1:])
+            elif isinstance(value, FollowsFrom):
+                value = value.values.get(self.get(value.field), value.otherwise)
         return value
 
     def holds(self, when: str, layer: int | None = None) -> bool:
@@ -86,12 +92,10 @@ class Architecture:
         """Tensor name -> row for every tensor that a checkpoint with this config may hold."""
         tensors: dict[str, Row] = {}
         for row in self.family.rows:
-            layers = range(self.sizes[self.counting("layers")]) if "{layers}" in row.name else (None,)
-            experts = range(self.sizes["experts"]) if "{experts}" in row.name else (None,)
-            for layer in layers:
-                if self.holds(row.when, layer):
-                    name = row.name.replace("{layers}", str(layer))
-                    tensors.update((name.replace("{experts}", str(expert)), row) for expert in experts)
+            for numbers in product(*(range(self.sizes[self.counting(index)]) for index in row.indices)):
+                at = dict(zip(row.indices, numbers))
+                if self.holds(row.when, at.get(row.layers)):
+                    tensors[row.at(**at)] = row
         return tensors
 
     def counting(self, index: str) -> str:
@@ -150,10 +154,20 @@ class Architecture:
         eps = self.family.eps
         return float(self.get(eps) if isinstance(eps, str) else eps)
 
-    @property
-    def chain(self) -> Chain | None:
-        """The modules of a layer whose norms write the stream; None where they do not."""
-        return self.family.chain if self.norm_writes_stream else None
+    def chain_of(self, row: Row) -> Chain | None:
+        """The modules of the layers that a row's tensors are in; None where no norm writes the stream."""
+        return self.family.chain_of(row.name) if self.norm_writes_stream else None
+
+    @cached_property
+    def stacks(self) -> tuple[Stack, ...]:
+        """Those that this class has."""
+        there = {row.layers for row in self.rows}
+        return tuple(stack for stack in self.family.stacks if stack.layers in there)
+
+    def stack_of(self, states: str) -> Stack:
+        """The stack whose hidden states a stock output has under this name; where it names none, the one there is."""
+        known = self.stacks if len(self.family.stacks) > 1 else self.family.stacks
+        return next((stack for stack in known if stack.name and states.startswith(stack.name)), known[0])
 
     @property
     def scaled(self) -> bool:

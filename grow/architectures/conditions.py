@@ -2,6 +2,8 @@
 
 always · never · optional     optional says of a row that some checkpoints store it, and nothing of the config
 sparse · dense                the layer has experts, or has none
+first                         the layer is the first of its stack
+apart                         the file has the head and the table that it may be one with, both
 attention_bias                this config field is true
 a==b · a!=b                   two config fields are equal, or are not
 rope:longrope                 the rotation of some layers is of this type
@@ -22,12 +24,13 @@ from grow.notation.rope_parameters import REQUIRED
 
 CONSTANTS = {"always": True, "optional": True, "never": False}
 NONE = "none"
-SPARSE, DENSE = "sparse", "dense"
+SPARSE, DENSE, FIRST, APART = "sparse", "dense", "first", "apart"
 ROPE = "rope:"
 HEADS = (
     *("ForCausalLM", "ForMaskedLM", "ForPreTraining", "LMHeadModel", "ForSequenceClassification"),
     *("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"),
     *("ForImageClassification", "ForMaskedImageModeling"),
+    *("ForConditionalGeneration", "EncoderModel"),
 )
 """What the names of stock model classes with a head end in."""
 
@@ -41,6 +44,9 @@ class Facts(Protocol):
     def class_name(self) -> str: ...
 
     def get(self, name: str) -> Any: ...
+
+    @property
+    def apart(self) -> bool: ...
 
     def sparse(self, layer: int) -> bool: ...
 
@@ -108,7 +114,22 @@ class Turns:
         return self.kind in facts.rope_types
 
 
-Word = Turns | Constant | IsTrue | Compared | HasValue | OfClass | HasExperts
+@dataclass(frozen=True)
+class IsFirst:
+    """Whether a layer is the first of its stack; without a layer it may be."""
+
+    def holds(self, facts: Facts, layer: int | None) -> bool | None:
+        return None if layer is None else layer == 0
+
+
+@dataclass(frozen=True)
+class IsApart:
+    def holds(self, facts: Facts, layer: int | None) -> bool:
+        return facts.apart
+
+
+Word = Turns | Constant | IsTrue | Compared | HasValue | OfClass | HasExperts | IsFirst | IsApart
+ASKED: dict[str, Word] = {SPARSE: HasExperts(), FIRST: IsFirst(), APART: IsApart()}
 
 
 @dataclass(frozen=True)
@@ -150,8 +171,8 @@ def _parsed(text: str, fields: Collection[str]) -> Iterator[tuple[Word, bool]]:
 def _word(word: str, text: str, fields: Collection[str]) -> Word:
     if word in CONSTANTS:
         return Constant(CONSTANTS[word])
-    if word == SPARSE:
-        return HasExperts()
+    if word in ASKED:
+        return ASKED[word]
     if compared := _COMPARED.fullmatch(word):
         a, b, equal = compared["a"], compared["b"], compared["sign"] == "=="
         for name in (a, *((b,) if b and b != NONE else ())):

@@ -159,10 +159,9 @@ def _contradictions(architecture: Architecture) -> Iterator[tuple[str, str, str]
 def _faults(architecture: Architecture, stock: Stock) -> Iterator[tuple[str, str, str]]:
     family, config = architecture.family, architecture.config
     names = {other: name for name, other in family.synonyms.items()}
-    layers = _size(architecture, "layers")
     for field, value in config.items():
         name = names.get(field, field)
-        wanted = _wanted(family, stock, name, value, layers)
+        wanted = _wanted(architecture, stock, name, value)
         if wanted:
             yield field, f"{_show(value)}; wanted {wanted}", f"correct {field} in config.json"
     for needed in family.needed_fields:
@@ -178,8 +177,9 @@ def _faults(architecture: Architecture, stock: Stock) -> Iterator[tuple[str, str
             yield family.experts.top_k, what, f"{family.experts.top_k}={experts} or less"
 
 
-def _wanted(family: Family, stock: Stock, name: str, value: Any, layers: int | None) -> str:
+def _wanted(architecture: Architecture, stock: Stock, name: str, value: Any) -> str:
     """What a field's value should have been, "" where it is fine."""
+    family = architecture.family
     declared = stock.fields.get(name)
     if name in ELSEWHERE:
         return "an object with whole numbers as keys" if name == "id2label" and not _labels(value) else ""
@@ -194,6 +194,7 @@ def _wanted(family: Family, stock: Stock, name: str, value: Any, layers: int | N
     if declared is None and isinstance(default, bool) and not isinstance(value, bool):
         return "true or false"
     for listed in family.layer_lists:
+        layers = _size(architecture, listed.layers)
         right = isinstance(value, list) and len(value) == layers
         right = right and all(entry in (listed.entries or value) for entry in value)
         if name == listed.field and not right:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from grow.notation.rope_parameters import SPELLED
 
@@ -73,16 +74,52 @@ class RopeKind:
 
 
 @dataclass(frozen=True)
+class FollowsFrom:
+    """A default that follows from the value of another field."""
+
+    field: str
+    values: Mapping[Any, Any]
+    otherwise: Any
+
+
+@dataclass(frozen=True)
 class Chain:
     """The modules of a post-norm layer, for inserting layers: x -> first(x + attention) -> last(… + writes(reads(…))).
 
     Names with `{layers}`; `first` and `last` are the LayerNorms, `reads` and `writes` the two matrices of the FFN.
+    `before` are the LayerNorms in front of `first`, behind which there is another attention.
     """
 
     first: str
     reads: str
     writes: str
     last: str
+    before: tuple[str, ...] = ()
+
+    @property
+    def norms(self) -> int:
+        """How many LayerNorms a layer has."""
+        return 2 + len(self.before)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Layers one behind the other, on a residual stream of their own.
+
+    layers    the axis that counts them, as the names of their tensors have it in braces
+    name      what stock outputs call it: "encoder" has `encoder_hidden_states`; "" where there is one stack
+    final     row of the gain of the norm behind its last layer, "" where there is one stack
+    attends   how many attentions a layer has
+    chain     as of `Family`
+    within    the axis of a stack that must not be shallower: stock code counts the cache of this one by it
+    """
+
+    layers: str = "layers"
+    name: str = ""
+    final: str = ""
+    attends: int = 1
+    chain: Chain | None = None
+    within: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,24 @@ table and a config together is an `Architecture`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from grow.architectures.common_fields import COMMON_FIELDS, TRAINS
-from grow.architectures.conditions import Condition, parse_condition
-from grow.architectures.facts import Attention, Chain, Experts, Norm, Refusal, RopeKind, Tie
+from grow.architectures.conditions import APART, Condition, parse_condition
+from grow.architectures.facts import Attention, Chain, Experts, Norm, Refusal, RopeKind, Stack, Tie
 from grow.architectures.layer_lists import LayerList
 from grow.architectures.size_laws import SizeLaw, parse_size_law, parse_size_laws
-from grow.notation.axes import INDICES, SIDES, Row, parse_table
+from grow.notation.axes import EXPERTS, SIDES, Row, layers_of, parse_table
 from grow.notation.rope_parameters import SPELLED
 from grow.notation.size_limits import Written, check_caps
 from grow.notation.spaces import Dealt, Fixed
 
 ATTENTION = ("heads", "kv_heads", "head_dim")
-COUNTS = ("layers", "vocab", "positions", "experts")
+COUNTS = ("vocab", "positions", "experts")  # and those that count layers
 STILL = ("types", "buckets", "labels", "embed", "layer_groups")
 """Axes that no growth changes on their own account."""
 
@@ -39,7 +40,7 @@ class Family:
     axes      axis -> config field. What is none of `ATTENTION`, `COUNTS`, `STILL`, hidden or `follows` is an axis of
               units; one that has a gain in the table is read through a norm of its own. `layer_groups`: into how many
               groups layers fall whose tensors are the same
-    defaults  field -> its value when config.json leaves it out; "=other" repeats another field
+    defaults  field -> its value when config.json leaves it out; "=other" repeats another field; see `FollowsFrom`, too
     derived_head_dim   the stock code computes head_dim = hidden / heads and reads no field
     fixed     field -> the only values for which the table is true
     reads     fields that the growth interprets (beyond `axes`)
@@ -50,6 +51,8 @@ class Family:
     divides   the stock config refuses hidden % heads != 0
     eps       of the norms: a config field or a number
     chain     the modules of a layer whose norms write the stream
+    stacks    where there are several: the encoder and the decoder, say
+    again     other names under which stock classes have a row's tensor once more -> the row
     layer_lists  config fields with one entry per layer
     needs     config fields that must be there, "a|b" one of the two: what stock code takes in their place follows from
               the number of layers, or is not one of its usual defaults
@@ -107,6 +110,8 @@ class Family:
     class_prefix: str = ""
     size_defaults: Mapping[str, str] = field(default_factory=dict)
     follows: Mapping[str, str] = field(default_factory=dict)
+    stacks: tuple[Stack, ...] = (Stack(),)
+    again: Mapping[str, str] = field(default_factory=dict)
     computed: Mapping[str, str] = field(default_factory=dict)
     refusals: tuple[Refusal, ...] = ()
 
@@ -120,7 +125,7 @@ class Family:
     @cached_property
     def units(self) -> tuple[str, ...]:
         """Axes whose coordinates lie between two matrices: units of an FFN, ranks of a factored projection."""
-        others = {"hidden", *ATTENTION, *COUNTS, *STILL, *self.mirrors, *self.scored}
+        others = {"hidden", *ATTENTION, *self.depths, *COUNTS, *STILL, *self.mirrors, *self.scored}
         return tuple(axis for axis in dict.fromkeys((*self.axes, *self.computed)) if axis not in others)
 
     @property
@@ -142,7 +147,7 @@ class Family:
     @property
     def growable(self) -> tuple[str, ...]:
         """Axes that a target may name."""
-        return (*self.widths, *COUNTS)
+        return (*self.widths, *self.depths, *COUNTS)
 
     @cached_property
     def conditions(self) -> Mapping[str, Condition]:
@@ -156,6 +161,11 @@ class Family:
         texts |= {law.when for laws in self.size_laws.values() for law in laws}
         texts |= {refusal.when for refusal in self.refusals}
         return {text: parse_condition(text, self.known_fields) for text in texts}
+
+    @property
+    def ties_by_value(self) -> bool:
+        """Whether a head and a table that a file has both are two, whatever the config says."""
+        return self.tie is not None and APART in self.tie.when.split()
 
     @cached_property
     def size_laws(self) -> Mapping[str, tuple[SizeLaw, ...]]:
@@ -194,6 +204,45 @@ class Family:
         return frozenset(known)
 
     @cached_property
+    def indices(self) -> tuple[str, ...]:
+        """The axes along which tensors are counted: layers, experts."""
+        return tuple(dict.fromkeys(index for row in self.rows for index in row.indices))
+
+    @property
+    def depths(self) -> tuple[str, ...]:
+        """The axes that count layers, one of each stack."""
+        return tuple(stack.layers for stack in self.stacks)
+
+    def chain_of(self, name: str) -> Chain | None:
+        """The chain of the stack that a row's tensors are in."""
+        return next((stack.chain or self.chain for stack in self.stacks if stack.layers == layers_of(name)), None)
+
+    def canonical(self, name: str) -> str | None:
+        """The name in the table of a tensor that stock classes store under this one; None for none of its rows."""
+        names = self._in_table(name)
+        return next((n for n in names if any(pattern.match(n) for pattern in self._patterns)), None)
+
+    def twin(self, name: str) -> str | None:
+        """The row that stock classes store once more under this name."""
+        return next((self.again[n] for n in self._in_table(name) if n in self.again), None)
+
+    def _in_table(self, name: str) -> list[str]:
+        """What a stored name may be in the table."""
+        name = self.spelled(name)
+        aliased = [self.prefix + name.removeprefix(alias) for alias in self.aliases if name.startswith(alias)]
+        return [name, self.prefix + name, *aliased]
+
+    @cached_property
+    def _patterns(self) -> dict[re.Pattern[str], tuple[str, ...]]:
+        """What matches the names of a row's tensors -> its indices."""
+        return {row.pattern: row.indices for row in self.rows}
+
+    def indices_at(self, name: str) -> tuple[str, ...]:
+        """The indices of a stored tensor; () for one that is in none of the rows."""
+        canonical = self.canonical(name) or ""
+        return next((indices for pattern, indices in self._patterns.items() if pattern.match(canonical)), ())
+
+    @cached_property
     def counts_positions(self) -> bool:
         """Whether a table has a row for each position."""
         return any(dim.has("positions") for row in self.rows for dim in row.signature.dims)
@@ -226,9 +275,9 @@ class Family:
 
         written  how the option is written that gave a size; None: config.json gave it
         """
-        count = {index: sizes.get(index, 1) for index in INDICES}
+        count = {index: sizes.get(index, 1) for index in dict.fromkeys((*self.indices, EXPERTS))}
         tensors = sum(
-            math.prod(n for index, n in count.items() if f"{{{index}}}" in row.name or row.signature.counts(index))
+            math.prod(n for index, n in count.items() if index in row.indices or row.signature.counts(index))
             for row in self.rows
         )
-        check_caps(sizes, self.axes, written, table=self.counts_positions, tensors=tensors)
+        check_caps(sizes, self.axes, written, table=self.counts_positions, tensors=tensors, depths=self.depths)

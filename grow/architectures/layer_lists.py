@@ -27,11 +27,13 @@ class LayerList:
 
     entries  what an entry may be, () where it may be anything
     needed   it must be given: what stock code takes in its place is not known here
+    layers   the axis that counts those layers
     """
 
     field: str = "layer_types"
     entries: tuple[Any, ...] = ("full_attention", "sliding_attention")
     needed: bool = False
+    layers: str = "layers"
 
     @property
     def follows_from(self) -> tuple[str, ...]:
@@ -102,7 +104,7 @@ class Period(LayerList):
 
     def default(self, model: Model) -> tuple[Any, ...]:
         every = int((self.said and model.config.get(self.said)) or self.every)
-        return tuple(self.entries[(layer + 1) % every == 0] for layer in range(model.sizes["layers"]))
+        return tuple(self.entries[(layer + 1) % every == 0] for layer in range(model.sizes[self.layers]))
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Window(LayerList):
         if not model.config.get(self.switch) or model.config.get("sliding_window", 0) is None:
             return None
         first = int(model.get(self.first))
-        return tuple(self.entries[self._second(layer, first)] for layer in range(model.sizes["layers"]))
+        return tuple(self.entries[self._second(layer, first)] for layer in range(model.sizes[self.layers]))
 
     def _second(self, layer: int, first: int) -> bool:
         return layer % 2 == 0 and layer < first if self.even else layer >= first

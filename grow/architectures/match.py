@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from grow.architectures.architecture import Architecture
 from grow.architectures.family import Family
 from grow.architectures.match_faults import DTYPE, SHAPE, TWICE, Stored, check_strange, report_faults
 from grow.errors import BadInput, Refused
-from grow.notation.axes import INDICES, STORED, Row
+from grow.notation.axes import EXPERTS, STORED, Row
 from grow.notation.dtypes import BITS
 from grow.notation.origins import AS_IT_IS, Constant, Drawn, Read, SourcePart, Stack
 
@@ -47,9 +47,14 @@ class Matched:
         return self.origin.pieces if isinstance(self.origin, Stack) else (self,)
 
     def index(self, axis: str) -> int | None:
-        """Of its layer or expert; None for a tensor that is there once."""
+        """Its number along an index; None for a tensor that is there once."""
         hit = self.row.pattern.match(self.canonical)
         return int(hit[axis]) if hit and axis in hit.re.groupindex else None
+
+    @property
+    def layer(self) -> int | None:
+        """The number of its layer in its stack."""
+        return self.index(self.row.layers)
 
     def at(self, name: str, **indices: int) -> str:
         """`name`, its stored or its canonical name, with other indices."""
@@ -58,15 +63,19 @@ class Matched:
             if old is None:
                 continue
             # indices of one value: the layer comes first, whatever the prefix
-            head, tail = ("", name) if axis == "layers" else _after_layer(name)
+            head, tail = _after_layer(name) if axis == EXPERTS else ("", name)
             name = head + tail.replace(f".{old}.", f".{to}.", 1)
         return name
 
 
-def numberless(name: str) -> str:
-    """A tensor's name with `{layers}` and `{experts}` for its indices."""
-    name = re.sub(r"\.\d+\.", ".{layers}.", name, count=1)
-    return re.sub(r"(?<=experts)\.\d+\.", ".{experts}.", name)
+def numberless(name: str, family: Family | None = None) -> str:
+    """A tensor's name with indices for its numbers: those that its family says, or `{layers}` and `{experts}`."""
+    if family is None:
+        name = re.sub(r"\.\d+\.", ".{layers}.", name, count=1)
+        return re.sub(r"(?<=experts)\.\d+\.", ".{experts}.", name)
+    for index in family.indices_at(name):
+        name = re.sub(r"\.\d+\.", f".{{{index}}}.", name, count=1)
+    return name
 
 
 def _after_layer(name: str) -> tuple[str, str]:
@@ -97,19 +106,17 @@ def match(architecture: Architecture, stored: Mapping[str, Stored], where: str) 
     """Pair tensors with rows. BadInput lists what is missing, unexpected, misshapen and not floating point."""
     family, sizes = architecture.family, architecture.sizes
     patterns = {row.name: row.pattern for row in family.rows}
-
-    def canonical(name: str) -> str | None:
-        name = family.spelled(name)
-        names = [name, family.prefix + name]
-        names += [family.prefix + name.removeprefix(alias) for alias in family.aliases if name.startswith(alias)]
-        return next((n for n in names if any(p.match(n) for p in patterns.values())), None)
-
     stale = tuple(name for name in stored if name.endswith(family.stale))
-    names = {name: canonical(name) for name in stored if name not in stale}
+    there = [name for name in stored if name not in stale]
+    twins = {name: table for name in there if (table := family.twin(name))}
+    names = {name: twins.get(name) or family.canonical(name) for name in there}
     check_strange(names, stored, where)
-    for index in (index for index in INDICES if index in sizes):
+    for index in (index for index in family.indices if index in sizes):
         axis = architecture.counting(index)
         _check_count(family, index, axis, sizes, patterns, {c for c in names.values() if c}, where)
+    if family.tie:
+        pair = {family.tie.table, family.tie.head}
+        architecture = replace(architecture, apart=pair <= {c for name, c in names.items() if name not in twins})
     if not architecture.config.get("architectures"):
         base = not any(name.startswith((family.prefix, *family.aliases)) for name in names)
         architecture = _infer(architecture, {c for c in names.values() if c}, base)
@@ -118,7 +125,9 @@ def match(architecture: Architecture, stored: Mapping[str, Stored], where: str) 
     name_of: dict[str, str] = {}
     tensors, duplicates, problems, unexpected = [], [], [], []
     for name, canon in names.items():
-        if canon in name_of:
+        if name in twins:
+            duplicates.append((name, twins[name]))
+        elif canon in name_of:
             problems.append((name, f"stands for {canon}, as does {name_of[canon]}", TWICE))
         elif tied and canon == tied.head:
             duplicates.append((name, tied.table))
@@ -213,7 +222,9 @@ def check_duplicates(match: Match, equal: Callable[[str, str], bool]) -> None:
                 name,
                 what=f"differs from {table}, and config.json ties the two",
                 why="stock loading leaves them apart although the config ties them: two functions for one checkpoint",
-                fix='"tie_word_embeddings": false in config.json to keep both, or remove the head from the file',
+                fix=f"remove {name} from the file, if it is the other one that counts"
+                if match.family.twin(name)
+                else '"tie_word_embeddings": false in config.json to keep both, or remove the head from the file',
             )
 
 

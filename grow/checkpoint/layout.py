@@ -20,7 +20,7 @@ from grow.architectures.facts import Tie
 from grow.architectures.family import Family
 from grow.errors import BadInput, listing
 from grow.files.header import TensorInfo, show
-from grow.notation.axes import name_pattern
+from grow.notation.axes import EXPERTS, filled, indices_of, name_pattern
 
 
 def as_in_table(
@@ -53,7 +53,7 @@ def as_in_table(
 
 
 def stored_spellings(family: Family) -> Iterator[str]:
-    """Names with `{layers}` under which the stock class may store what the table has under others."""
+    """Names with indices in braces, under which the stock class may store what the table has under others."""
     if family.experts:
         yield from family.experts.fused
     if family.tie:
@@ -69,14 +69,15 @@ def _parts(known: Architecture, info: TensorInfo) -> Iterator[TensorInfo]:
         for fused, rows in (family.experts.fused if family.experts else {}).items():
             hit = name_pattern(fused).match(family.prefix + info.name.removeprefix(lead))
             if hit:
-                at = [lead + row.removeprefix(family.prefix).replace("{layers}", hit["layers"]) for row in rows]
+                bare = (lead + row.removeprefix(family.prefix) for row in rows)
+                at = [filled(row, hit.groupdict()) for row in bare]
                 yield from _matrices(known, info, at)
                 return
     yield info
 
 
 def _matrices(known: Architecture, info: TensorInfo, rows: list[str]) -> Iterator[TensorInfo]:
-    if "{experts}" not in rows[0]:
+    if EXPERTS not in indices_of(rows[0]):
         yield replace(info, name=rows[0])
         return
     field = known.family.axes["experts"]
@@ -93,7 +94,7 @@ def _matrices(known: Architecture, info: TensorInfo, rows: list[str]) -> Iterato
     size = info.nbytes // (shape[0] * len(rows))
     for k in range(shape[0] * len(rows)):
         expert, part = divmod(k, len(rows))
-        name = rows[part].replace("{experts}", str(expert))
+        name = filled(rows[part], {EXPERTS: expert})
         yield TensorInfo(name, info.dtype, matrix, info.file, info.offset + k * size, size)
 
 
@@ -107,15 +108,18 @@ def _unwrapped(family: Family, name: str) -> str:
 def _alone(known: Architecture, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
     """Stored name -> the name in the table, of what is tied and stored under its other name alone."""
     family, tie = known.family, known.family.tie
-    if tie is None or not _ties(known, tie):
-        return {}
+    pairs = [(table, other) for other, table in family.again.items()]
+    if tie is not None and _ties(known, tie):
+        pairs = [(tie.table, tie.head), tie.biases, *pairs]
     called = {family.spelled(name): name for name in tensors}
     whole = any(name.startswith(family.prefix) for name in called)
-    alone = {}
-    for table, other in ((tie.table, tie.head), tie.biases):
+    alone: dict[str, str] = {}
+    for table, other in pairs:
         bare = table.removeprefix(family.prefix)
-        if other in called and not {table, bare} & called.keys():
-            alone[called[other]] = table if whole else bare
+        of_base = other.removeprefix(family.prefix)
+        stored = called.get(other) or called.get(of_base)
+        if stored and not {table, bare} & {*called, *alone.values()}:
+            alone[stored] = table if whole else bare
     return alone
 
 

@@ -42,9 +42,7 @@ def show_inspection(inspection: Inspection) -> None:
     rows = ((axis, size, axes.get(axis, "derived")) for axis, size in inspection.sizes.items())
     table(("axis", "size", "field"), rows)
     say("tensors")
-    tensors = (
-        t for t in inspection.match.tensors if "{layers}" not in t.row.name or t.canonical == _in_layer_0(t.row.name)
-    )
+    tensors = (t for t in inspection.match.tensors if not t.layer)
     table(("tensor (layer 0)", "signature", "shape"), ((t.name, t.row.signature, shape_text(t.shape)) for t in tensors))
     say("sizes of the family: " + ", ".join(inspection.family.sizes))
     for note in inspection.notes:
@@ -93,10 +91,6 @@ def family_document(family: Family, *, whole: bool) -> dict[str, Any]:
         "tensors": [{"name": r.name, "signature": str(r.signature), "when": r.when} for r in family.rows],
         **({"growths": [asdict(growth) for growth in growths(family)]} if whole else {}),
     }
-
-
-def _in_layer_0(name: str) -> str:
-    return name.replace("{layers}", "0")
 
 
 def _parameters(inspection: Inspection) -> int:

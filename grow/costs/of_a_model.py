@@ -73,10 +73,11 @@ def _cost(plan: Plan, sizes: Mapping[str, int], tensors: list[tuple[TensorPlan, 
     if tie := (plan.grown if grown else plan.source).tie:
         flops["head"] += sum(2.0 * math.prod(shape) for t, shape in tensors if t.canonical == tie.table)
     seen = context / 2 if causal else context  # a causal mask halves the pairs
+    layers = sum(stack.attends * sizes[stack.layers] for stack in plan.source.stacks)  # attentions, one in a layer
     wide = sizes["heads"] * sizes["head_dim"] if plan.family.attends else 0
-    flops["attention scores"] = 4.0 * sizes["layers"] * wide * seen
+    flops["attention scores"] = 4.0 * layers * wide * seen
     item = max((ITEMSIZE[t.dtype if grown else t.old.dtype] for t, _ in tensors), default=2)
-    kv = 2 * sizes["layers"] * sizes["kv_heads"] * sizes["head_dim"] * item if causal and wide else 0
+    kv = 2 * layers * sizes["kv_heads"] * sizes["head_dim"] * item if causal and wide else 0
     disk = sum(math.prod(shape) * ITEMSIZE[t.dtype if grown else t.old.dtype] for t, shape in tensors)
     return Cost(sum(math.prod(shape) for _, shape in tensors), context, flops, kv, disk)
 
@@ -101,7 +102,8 @@ def _encoder(plan: Plan) -> bool:
 def forward_flops(matched: Match, context: int) -> float:
     """The FLOPs per token of a forward pass over `context` tokens."""
     source, sizes = matched.architecture, matched.architecture.sizes
-    change = Change(no_maps(sizes), unchanged(sizes["layers"]))
+    depths = {axis: unchanged(sizes[axis]) for axis in source.family.depths}
+    change = Change(no_maps(sizes, depths), depths)
     tensors, _ = assemble(matched, change, {t.name: t.dtype for t in matched.tensors})
     plan = Plan(source, dict(source.config), dict(sizes), change, {}, tensors, "even", 0, ())
     cost = cost_of(plan)[0]

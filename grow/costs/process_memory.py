@@ -23,8 +23,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from grow.architectures.family import Family
 from grow.architectures.match import numberless
-from grow.notation.axes import WRITE
+from grow.notation.axes import EXPERTS, WRITE
 from grow.planning.plan import Plan
 from grow.planning.tensor import TensorPlan
 
@@ -70,8 +71,8 @@ class _Parameter:
 def memory_per_process(plan: Plan, processes: int) -> tuple[ProcessMemory, ProcessMemory]:
     """(the bytes for the source, the bytes for the result)."""
     tied = [model.tie is not None for model in (plan.source, plan.grown)]
-    old = _memory(_parameters((t, t.shape, t.source) for t in plan.read), processes, tied[0])
-    new = _memory(_parameters((t, t.new_shape, t.name) for t in plan.tensors), processes, tied[1])
+    old = _memory(_parameters(plan.family, ((t, t.shape, t.source) for t in plan.read)), processes, tied[0])
+    new = _memory(_parameters(plan.family, ((t, t.new_shape, t.name) for t in plan.tensors)), processes, tied[1])
     return old, new
 
 
@@ -80,13 +81,13 @@ def memory_document(plan: Plan, processes: int) -> dict[str, Any]:
     return {"processes": processes, "old": old.document(), "new": new.document()}
 
 
-def _parameters(stored: Iterable[tuple[TensorPlan, tuple[int, ...], str]]) -> list[_Parameter]:
+def _parameters(family: Family, stored: Iterable[tuple[TensorPlan, tuple[int, ...], str]]) -> list[_Parameter]:
     """The parameters as stock classes hold them; experts that are stored one by one are the rows of one parameter."""
     parameters: dict[tuple, _Parameter] = {}
     for tensor, shape, name in stored:
         hit = LAYER.search(name)
-        block = hit[1] if hit else None
-        several = "{experts}" in (alike := numberless(name))
+        block = name[: hit.end()] if hit else None
+        several = f"{{{EXPERTS}}}" in (alike := numberless(name, family))
         key = (block, alike) if several else (name,)
         one = parameters.setdefault(key, _Parameter(0, 0, block, several, _kind(tensor)))
         one.rows += 1 if several else shape[0] if shape else 1

@@ -12,7 +12,8 @@ from grow.architectures.names_of_axes import DOWN, FFNS, SIZES
 from grow.deriving.integer_fields import LABELS, Moves
 from grow.deriving.reading import Reads, is_norm
 from grow.deriving.tiny_models import NotBuilt
-from grow.notation.axes import INDICES, LOOKUPS, Space, parse_signature
+from grow.notation.axes import EXPERTS, LOOKUPS, parse_signature
+from grow.notation.spaces import Space
 
 SIDE_NAMES = (
     ("q", re.compile(r"(^|_)(q|query|wq)(_|\d|$|lin|proj|norm)")),
@@ -31,6 +32,8 @@ FUSED = (
 SINGLE = (
     "hidden", *FFNS[:1], "vocab", "positions", "types", "embed", *FFNS[1:], "experts", "heads", "kv_heads",
 )  # fmt: skip
+
+INDICES = ("layers", EXPERTS)  # a first table is of one stack
 
 
 class NotDescribed(Exception):

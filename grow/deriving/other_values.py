@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 
 from grow.architectures.family import Family
-from grow.notation.axes import GAIN, READ, WRITE, Concatenation, Label, Product, Row, Space
+from grow.notation.axes import GAIN, READ, WRITE, Row
+from grow.notation.spaces import Concatenation, Label, Product, Space
 
 ROPES = (None, "half", "pairs", "partial")
 HEAD_BY_HEAD = (

@@ -14,6 +14,8 @@ from grow.files.json_floats import plain
 from grow.models import gradient_checkpointing
 from grow.models.as_configured import (
     carry_padding,
+    keep_apart,
+    own_heads,
     skeleton,
 )
 from grow.models.fused_experts import called
@@ -58,10 +60,11 @@ def build(plan: Plan, model: Any, state: Mapping[str, torch.Tensor]) -> Any:
     for name, buffer in grown.named_buffers():
         if buffer.is_floating_point() and name in buffers:
             buffer.data = buffer.data.to(buffers[name].dtype)
+    keep_apart(grown, own_heads(model))
     own = {stored: name for name, stored in (called(grown) or {}).items()}
     named = {own.get(name, name): tensor for name, tensor in state.items()}
     missing, unexpected = grown.load_state_dict(named, strict=False, assign=True)
-    grown.tie_weights()
+    grown.tie_weights(recompute_mapping=False)
     tied = set(getattr(grown, "all_tied_weights_keys", {}) or {})
     if unexpected or set(missing) - tied:
         raise AssertionError(f"the grown model misses {missing} and does not know {unexpected}")

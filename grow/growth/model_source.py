@@ -41,8 +41,10 @@ class ModelSource:
         self.model = model
         self.names = called(model)
         """Name in its state dict -> in its files; None where files fuse or cut what it holds."""
-        names = self.names or {}
-        self.state: dict[str, torch.Tensor] = {names.get(n, n): t for n, t in model.state_dict().items()}
+        names, again = self.names or {}, tied_heads(model)
+        self.state: dict[str, torch.Tensor] = {
+            names.get(n, n): t for n, t in model.state_dict().items() if n not in again
+        }
         """Its tensors, by the names of its files."""
         self.config: dict[str, Any] = json.loads(model.config.to_json_string())
         self.config["architectures"] = [type(model).__name__]
@@ -79,6 +81,13 @@ class ModelSource:
     def rows(self, part: SourcePart, start: int, stop: int) -> np.ndarray:
         rows = self.state[part.tensor].detach().reshape(part.matrix)[start:stop].cpu().contiguous()
         return _raw(rows)
+
+
+def tied_heads(model: Any) -> set[str]:
+    """Names in its state dict of a table that is the head, too, which a file has once."""
+    head = getattr(model.get_output_embeddings(), "weight", None)
+    once = {name for name, _ in model.named_parameters()}
+    return {n for n, p in model.named_parameters(remove_duplicate=False) if p is head and n not in once}
 
 
 def check_model(model: Any) -> None:

@@ -69,10 +69,10 @@ def notes(plan: Plan) -> list[str]:
 
 
 def grouped(plan: Plan) -> Iterator[tuple[str, int, TensorPlan]]:
-    """(name with `{layers}` and `{experts}`, how many, one of them) for tensors that are alike in every layer."""
+    """(name with `{layers}`, `{experts}`, …, how many, one of them) for tensors that are alike in every layer."""
     groups: dict[tuple, list[TensorPlan]] = {}
     for t in plan.tensors:
-        name = numberless(t.name)
+        name = numberless(t.name, plan.family)
         groups.setdefault((name, t.shape, t.new_shape, t.dtype), []).append(t)
     for (name, *_), members in groups.items():
         yield name, len(members), members[0]

@@ -101,8 +101,9 @@ def _tiny_sizes(plan: Plan) -> dict[str, tuple[int, int]]:
             sizes[axis] = (old[axis] // factor, new[axis] // factor)
     for axis in family.units:
         sizes[axis] = _units(old[axis], new[axis])
-    layers = min(old["layers"], LAYERS)
-    sizes["layers"] = (layers, layers + min(2, new["layers"] - old["layers"]))
+    for axis in family.depths:
+        layers = min(old[axis], LAYERS)
+        sizes[axis] = (layers, layers + min(2, new[axis] - old[axis]))
     for axis in ("vocab", "positions"):
         if axis in sizes and not (axis == "positions" and family.attention.rope):
             sizes[axis] = (ROWS, ROWS + (5 if new[axis] > old[axis] else 0))
@@ -127,8 +128,12 @@ def _written(folder: Path, plan: Plan, sizes: Mapping[str, int]) -> Path:
     from grow.files.json_floats import plain
     from grow.models.true_float64 import quiet
 
-    family, layers = plan.family, plan.sizes["layers"]
-    config = {name: _cut(name, value, layers, sizes) for name, value in plain(plan.config).items()}
+    family = plan.family
+    counted = {one.field: one.layers for one in family.layer_lists}  # other lists: of the first stack
+    config = {
+        name: _cut(name, value, *(n[counted.get(name, family.depths[0])] for n in (plan.sizes, sizes)))
+        for name, value in plain(plan.config).items()
+    }
     config |= {field: sizes[axis] for axis, field in family.axes.items() if config.get(field) is not None}
     cls = getattr(transformers, str(config["architectures"][0]))
     with quiet(), torch.random.fork_rng(devices=[]):
@@ -147,10 +152,10 @@ def _written(folder: Path, plan: Plan, sizes: Mapping[str, int]) -> Path:
     return folder
 
 
-def _cut(name: str, value: Any, layers: int, sizes: Mapping[str, int]) -> Any:
+def _cut(name: str, value: Any, layers: int, fewer: int) -> Any:
     """Lists that are as long as the layers are cut, and ids of tokens that are not there become 1."""
     if isinstance(value, list) and len(value) == layers and name != "architectures":
-        return value[: sizes["layers"]]
+        return value[:fewer]
     if name.endswith("token_id") and isinstance(value, int) and value >= ROWS:
         return 1
     return 1 if name.endswith("token_id") and isinstance(value, list) else value

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
 
+from grow.architectures import FAMILIES
 from grow.errors import BadInput, Refused, listing
 from grow.models.differences_from_config import HOOKS, MERGE, MODULE, WHY, faults_of, follows_length, plain_table
 from grow.models.true_float64 import quiet
@@ -60,6 +61,24 @@ def skeleton(cls: type, config: Any) -> Any:
     return model
 
 
+def own_heads(model: Any) -> list[str]:
+    """Parameters that its config ties to others and that are none of those, in a family in which stock loading keeps
+    apart what a file has with other values."""
+    family = FAMILIES.get(model.config.model_type)
+    if family is None or not family.ties_by_value:
+        return []
+    tied = (getattr(model, "all_tied_weights_keys", None) or {}).items()
+    return [name for name, other in tied if model.get_parameter(name) is not model.get_parameter(other)]
+
+
+def keep_apart(model: Any, heads: Iterable[str]) -> None:
+    """Give a model that its config has tied heads of their own, as stock loading does."""
+    for name in heads:
+        module, _, parameter = name.rpartition(".")
+        setattr(model.get_submodule(module), parameter, nn.Parameter(torch.empty_like(model.get_parameter(name))))
+        model.all_tied_weights_keys.pop(name, None)
+
+
 def check_class(model: Any) -> None:
     """Refused for a model whose class is not one that stock loading would build."""
     cls = type(model)
@@ -90,12 +109,13 @@ def twin_of(model: Any, config: Mapping[str, Any]) -> Any:
             why="it was edited after the model was built",
             fix="give it back the values that the model was built with",
         ) from None
+    keep_apart(twin, own_heads(model))
     if faults := list(faults_of(model, twin)):
         first_one, *more = faults
         also = [("also", listing((f"{f.where} {f.what}" for f in more), 4))] if more else []
         raise Refused(first_one.where, what=first_one.what, why=WHY, fix=first_one.fix, details=also)
     twin.load_state_dict(model.state_dict(), strict=False, assign=True)
-    twin.tie_weights()
+    twin.tie_weights(recompute_mapping=False)
     for name, module in twin.named_modules():
         for key, buffer in model.get_submodule(name)._buffers.items():
             own = module._buffers.get(key)

@@ -24,6 +24,7 @@ CHECKPOINTING = (
 CARRIED = {"gradient_checkpointing", "_gradient_checkpointing_func", "generation_config", "name_or_path"}
 CARRIED |= {"_is_hf_initialized", "warnings_issued", "_require_grads_hook", "_require_grads_hooks"}
 """What differs from model to model and comes along, or means nothing."""
+OF_MODEL = {"architectures", "vocab_size", "dtype"}
 FRAMEWORKS = ("accelerate.", "torch.amp.")  # wrap a forward to move tensors or to choose a dtype for it
 CHANGING = {"dynamic", "longrope"}  # kinds of RoPE that compute their frequencies anew for every length
 FREQUENCIES = {"inv_freq", "long_inv_freq", "max_seq_len_cached"}
@@ -234,8 +235,9 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _written(config: Any) -> Any:
-    """What the config's JSON says; the name of its class is the model's."""
-    return {k: v for k, v in json.loads(config.to_json_string(use_diff=False)).items() if k != "architectures"}
+    """What the JSON of a part's own config says; classes, ids, vocabulary and dtype are what the model's says later."""
+    said = json.loads(config.to_json_string(use_diff=False))
+    return {k: v for k, v in said.items() if k not in OF_MODEL and not k.endswith("_token_id")}
 
 
 def _called(thing: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -54,7 +55,10 @@ def tokens_for(model: Any) -> dict[str, torch.Tensor]:
         )
     words = model.get_input_embeddings().num_embeddings
     ids = torch.linspace(0, words - 1, TOKENS, dtype=torch.float64).long().clamp(0, words - 1)[None]
-    return {"input_ids": torch.stack([ids, ids.flip(1)], 1) if "MultipleChoice" in type(model).__name__ else ids}
+    given = {"input_ids": torch.stack([ids, ids.flip(1)], 1) if "MultipleChoice" in type(model).__name__ else ids}
+    if "decoder_input_ids" in inspect.signature(type(model).forward).parameters:
+        given["decoder_input_ids"] = ids.flip(1)
+    return given
 
 
 def _image(config: Any) -> torch.Tensor:

@@ -20,6 +20,7 @@ from typing import Any
 from grow.architectures import FAMILIES
 from grow.architectures.layer_lists import expanded
 from grow.architectures.match import numberless
+from grow.notation.axes import EXPERTS
 
 # Distinct, even, and divisible where stock configs ask for it, before and after doubling.
 SIZES = {
@@ -29,11 +30,13 @@ SIZES = {
     "head_dim": 10,
     "ffn": 56,
     "layers": 1,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "buckets": 32,
     "layer_groups": 1,
     "vocab": 136,
     "positions": 72,
     "types": 4,
-    "buckets": 8,
     "embed": 44,
     "expert_ffn": 26,
     "shared_ffn": 34,
@@ -64,6 +67,7 @@ def probe(
     axes = dict(axes or axes_of(model_type))
     sizes = {field: SIZES[axis] for axis, field in axes.items()}
     base = {"tie_word_embeddings": False, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, **sizes, **fields}
+    depths = FAMILIES[model_type].depths if model_type in FAMILIES else ("layers",)
     base |= following(model_type, base)
     before = shapes(model_type, auto, base)
     moved: dict[str, list[set[str]]] = {name: [set() for _ in shape] for name, shape in before.items()}
@@ -74,13 +78,15 @@ def probe(
             for dim, (old, new) in enumerate(zip(shape, after[name])):
                 if old != new:
                     moved[name][dim].add(axis)
-        if axis == "layers":
+        if axis in depths:
             copies = {name.replace(".0.", ".1.", 1): shape for name, shape in before.items() if ".0." in name}
             if missing := set(after) - set(before) - set(copies):
                 raise ValueError(f"{field} adds tensors that are not copies of layer 0's: {sorted(missing)}")
     # of the experts all are alike; the first one's names stand for them
-    first = {name: dims for name, dims in moved.items() if not (hit := EXPERT.search(name)) or hit[1] == "0"}
-    return {numberless(name): tuple(map(frozenset, dims)) for name, dims in first.items()}
+    family = FAMILIES.get(model_type)
+    one_by_one = family is None or EXPERTS in family.indices
+    first = {n: dims for n, dims in moved.items() if not (hit := one_by_one and EXPERT.search(n)) or hit[1] == "0"}
+    return {numberless(name, family): tuple(map(frozenset, dims)) for name, dims in first.items()}
 
 
 def shapes(model_type: str, auto: str, fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -107,17 +113,17 @@ def following(model_type: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     sizes = {axis: fields[field] for axis, field in family.axes.items() if field in fields}
     laws = {axis: law for axis, of in family.size_laws.items() for law in of if law.always and axis in family.axes}
     sized = {family.axes[axis]: size for axis, law in laws.items() if (size := law.value(sizes)) is not None}
-    return sized | layer_lists(model_type, fields, sizes["layers"])
+    return sized | layer_lists(model_type, fields, sizes)
 
 
-def layer_lists(model_type: str, fields: Mapping[str, Any], layers: int) -> dict[str, Any]:
+def layer_lists(model_type: str, fields: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
     """Fields that say kinds of layers in runs, for so many layers: stock defaults are of one number of them."""
     family = FAMILIES.get(model_type)
     said: dict[str, Any] = {}
     for listed in family.layer_lists if family else ():
         for name in listed.said_too:
             kinds = expanded(fields.get(name)) or listed.entries
-            said |= listed.otherwise([kinds[0]] * layers)
+            said |= listed.otherwise([kinds[0]] * sizes[listed.layers])
     return said
 
 

@@ -13,6 +13,7 @@
     (4: heads head_dim.q | heads head_dim.k) <- hidden   a quarter of the first rows, one of the second, and so on
     () *                                           a number that a whole layer has
     [experts] (ffn | ffn) <- hidden                one such matrix per expert, stacked in one tensor
+    buckets -> heads                               a table of numbers that are added to the scores of each head
     hidden <- channels, patch, patch               a tensor of four dims: what is left of the arrow are its rows
     1, positions -> hidden                         one of three
 
@@ -42,11 +43,12 @@ from grow.notation.spaces import Fixed, Label, Space, parse_space, product_of
 
 SIDES = ("q", "k", "v")
 WRITE, READ, GAIN, SHIFT, STACK = "write", "read", "gain", "shift", "stack"
-INDICES = ("layers", "experts")  # axes along which tensors are counted instead of stacked
+EXPERTS = "experts"  # every other index counts the layers of a stack
 STORED = {"labels", "positions", "channels", "patch", "pooled", "pixels", "kernel"}
 """Axes that have the size that is stored and never grow, unless a config field says their size."""
 LOOKUPS = {"vocab", "positions", "types", "buckets", "experts"}  # a table that these index is looked up row by row
 
+_INDEX = re.compile(r"\{([a-z_]+)\}")
 _MARKS = re.compile(r"^(?P<dim>.+?)\s*(?<!\S)(?:(?P<gain>1?\*>?)|(?P<shift>\+))$")
 _ARROW = re.compile(r"^(?P<left>[^<>]+?)\s*(?P<arrow><-|->)\s*(?P<right>[^<>]*)$")
 _STACK = re.compile(r"^\[(?P<axis>[a-z_]+)\]\s*(?P<rest>.+)$")
@@ -148,7 +150,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a family's table; `{layers}` and `{experts}` stand for indices.
+    """One line of a family's table. An axis in braces is an index: tensors are counted along it instead of stacked.
 
     root   (axis, exponent): stock code multiplies the tensor by the size of the axis to the power of ½ or -½
     """
@@ -172,17 +174,53 @@ class Row:
         return "optional" in self.when.split()
 
     @property
+    def of_first(self) -> bool:
+        """Whether only the first layer of a stack has it."""
+        return "first" in self.when.replace("not first", "").split()
+
+    @property
     def pattern(self) -> re.Pattern[str]:
         return name_pattern(self.name)
+
+    @property
+    def indices(self) -> tuple[str, ...]:
+        """The axes that are indices of its tensors, the outer one first."""
+        return indices_of(self.name)
+
+    @property
+    def layers(self) -> str:
+        """The axis that counts the layers which its tensors are in, "" where they are in none."""
+        return layers_of(self.name)
+
+    def at(self, **indices: int) -> str:
+        """The name of one of its tensors."""
+        return filled(self.name, indices)
 
 
 @cache
 def name_pattern(name: str) -> re.Pattern[str]:
     """Matches the names of a row's tensors, with a group for each index: `{layers}` is `layers`."""
-    escaped = re.escape(name)
-    for index in INDICES:
-        escaped = escaped.replace(re.escape(f"{{{index}}}"), rf"(?P<{index}>0|[1-9]\d*)")
-    return re.compile(escaped + r"\Z")
+    parts = _INDEX.split(name)  # text, index, text, …
+    return re.compile(
+        "".join(rf"(?P<{part}>0|[1-9]\d*)" if k % 2 else re.escape(part) for k, part in enumerate(parts)) + r"\Z"
+    )
+
+
+def filled(name: str, indices: Mapping[str, int | str]) -> str:
+    """A name with numbers for these of its indices."""
+    return _INDEX.sub(lambda hit: str(indices.get(hit[1], hit[0])), name)
+
+
+@cache
+def indices_of(name: str) -> tuple[str, ...]:
+    """The axes that a name has in braces."""
+    return tuple(_INDEX.findall(name))
+
+
+@cache
+def layers_of(name: str) -> str:
+    """The axis in braces that counts layers, "" where there is none."""
+    return next((index for index in indices_of(name) if index != EXPERTS), "")
 
 
 def parse_signature(text: str) -> Signature:

@@ -6,7 +6,7 @@ size is made. Each cap is far above every known model, and a plan of that size t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from grow.errors import BadInput
 
@@ -22,6 +22,8 @@ CAPS: Mapping[str, tuple[int, str]] = {
     "shared_ffn": (WIDE, "32,768"),
     "experts": (1 << 13, "2,048"),
     "layers": (10_000, "1,000"),
+    "encoder_layers": (10_000, "1,000"),
+    "decoder_layers": (10_000, "1,000"),
     "layer_groups": (10_000, "1"),
     "vocab": (1 << 24, "1,000,002"),
     "positions": (1 << 27, "10,485,760"),
@@ -55,13 +57,20 @@ Written = Callable[[str, int], str]
 
 
 def check_caps(
-    sizes: Mapping[str, int], fields: Mapping[str, str], written: Written | None, *, table: bool, tensors: int
+    sizes: Mapping[str, int],
+    fields: Mapping[str, str],
+    written: Written | None,
+    *,
+    table: bool,
+    tensors: int,
+    depths: Sequence[str] = ("layers",),
 ) -> None:
     """BadInput for the first size, or product of sizes, that is larger than grow looks at.
 
     fields   axis -> config field
     written  by whom the sizes were given; None: by config.json
     tensors  how many tensors the model has
+    depths   the axes that count layers
     """
 
     def where(axis: str) -> str:
@@ -83,9 +92,10 @@ def check_caps(
             fix="fewer or smaller heads",
         )
     if tensors > TENSORS:
+        deepest = max(depths, key=lambda axis: sizes[axis])
         raise BadInput(
-            where("layers"),
-            what=f"{sizes['layers']:,} layers"
+            where(deepest),
+            what=f"{sum(sizes[axis] for axis in depths):,} layers"
             + (f" of {sizes['experts']:,} experts" if "experts" in sizes else "")
             + f" are {tensors:,} tensors",
             why=f"at most {TENSORS:,} are looked at: the largest known model has some 90,000",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from grow.architectures.architecture import Architecture
 from grow.architectures.facts import Tie
 from grow.architectures.match import Match, Matched, Origin
-from grow.notation.axes import WRITE, Row, Signature
+from grow.notation.axes import EXPERTS, WRITE, Row, Signature
 from grow.notation.dim_maps import dim_map
 from grow.notation.maps import AxisMap
 from grow.notation.origins import Constant, Drawn, Read, Redrawn, SourcePart, Stack, Twin
@@ -64,7 +63,7 @@ class _Assembly:
     @cached_property
     def stored(self) -> dict[tuple[str, int | None, int | None], Matched]:
         """(row, old layer, old expert) -> the old tensor."""
-        return {(t.row.name, t.index("layers"), t.index("experts")): t for t in self.matched.tensors}
+        return {(t.row.name, t.layer, t.index(EXPERTS)): t for t in self.matched.tensors}
 
     @cached_property
     def tie(self) -> Tie | None:
@@ -86,7 +85,7 @@ class _Assembly:
         old_layer = None if layer is None else treatment.layer
         old_expert = None if expert is None else int(maps["experts"].source[expert])
         old = self.stored[row.name, old_layer, old_expert]
-        inserted = layer is not None and change.depth.new[layer] and not treatment.moved
+        inserted = layer is not None and change.depth_of(row).new[layer] and not treatment.moved
         tied = self.tie is not None and self.parted is None and canonical in self.tie.norms
         dims, shape = _grown(row.signature, old.shape, maps)
         dtype, treated = self.dtypes[old.name], _treated(old.origin, treatment.origin)
@@ -136,7 +135,7 @@ class _Assembly:
         copied = above is not None and change.above and _writes_copies(row.signature, dims)
 
         def spot(expert: int) -> tuple[str, int]:
-            return old.at(old.at(old.name, layers=place.layer or 0), experts=expert), 0
+            return old.at(old.at(old.name, **{row.layers: place.layer or 0}), experts=expert), 0
 
         return Read(
             treated.factor * factor,
@@ -252,29 +251,28 @@ def _writes_copies(signature: Signature, dims: DimMaps) -> bool:
 
 
 def _in_order(matched: Match, change: Change) -> Iterator[_Place]:
-    """Every tensor of the result; layers stand where the first did, and copies of an expert behind each other."""
+    """Every tensor of the result; the layers of a stack that grows stand where its first tensor did, and copies of an
+    expert behind each other."""
 
     def placed(tensor: Matched, layer: int | None) -> Iterator[_Place]:
-        expert = tensor.index("experts")
+        expert = tensor.index(EXPERTS)
         new = (None,) if expert is None else np.flatnonzero(change.maps["experts"].source == expert).tolist()
         for j in new:
-            at = {} if layer is None else {"layers": layer}
-            at |= {} if j is None else {"experts": j}
+            at = {} if layer is None else {tensor.row.layers: layer}
+            at |= {} if j is None else {EXPERTS: j}
             yield _Place(tensor.row, tensor.at(tensor.name, **at), tensor.at(tensor.canonical, **at), layer, j)
 
-    if change.depth.is_identity:
-        for tensor in matched.tensors:
-            yield from placed(tensor, tensor.index("layers"))
-        return
-    layers: dict[int | None, list[Matched]] = {}
+    grown = {axis for axis, depth in change.depths.items() if not depth.is_identity}
+    layers: dict[tuple[str, int | None], list[Matched]] = {}
     for tensor in matched.tensors:
-        layers.setdefault(tensor.index("layers"), []).append(tensor)
-    once = layers.get(None, [])
-    before = len(list(takewhile(lambda tensor: tensor.index("layers") is None, matched.tensors)))
-    for tensor in once[:before]:
-        yield from placed(tensor, None)
-    for j, source in enumerate(change.depth.source):
-        for tensor in layers[source]:
-            yield from placed(tensor, j)
-    for tensor in once[before:]:
-        yield from placed(tensor, None)
+        layers.setdefault((tensor.row.layers, tensor.layer), []).append(tensor)
+    for tensor in matched.tensors:
+        axis = tensor.row.layers
+        if axis not in change.depths or change.depths[axis].is_identity:
+            yield from placed(tensor, tensor.layer)
+        elif axis in grown:
+            grown.remove(axis)
+            for j, source in enumerate(change.depths[axis].source):
+                # what only a first layer has comes along with no layer that is none
+                there = (t for t in layers[axis, source] if j == 0 or not t.row.of_first)
+                yield from (place for t in there for place in placed(t, j))

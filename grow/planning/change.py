@@ -6,14 +6,14 @@ A plan is made from a `Change`, `grow.json` stores it, and verification lays it 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from grow.architectures.architecture import Architecture
-from grow.architectures.facts import Chain
+from grow.architectures.facts import Chain, Stack
 from grow.architectures.layer_lists import Window
 from grow.errors import BadInput, Refused
 from grow.notation.axes import GAIN, SHIFT, SIDES, WRITE, Row
@@ -25,7 +25,7 @@ from grow.spelling import option
 
 @dataclass(frozen=True)
 class Change:
-    """maps: space -> AxisMap, unchanged ones included. depth: where the layers come from.
+    """maps: space -> AxisMap, unchanged ones included. depths: axis that counts layers -> where they come from.
 
     low        logit that new tokens get through the head's bias, None where they are blends
     upcycling  how a dense model is read as one with experts, None where the source has them (or nobody has)
@@ -35,11 +35,20 @@ class Change:
     """
 
     maps: Mapping[str, AxisMap]
-    depth: Depth
+    depths: Mapping[str, Depth]
     low: float | None = None
     upcycling: Upcycling | None = None
     above: bool = False
     redraw: Redraw | None = None
+
+    @property
+    def depth(self) -> Depth:
+        """Where the layers come from in a model of one stack, and those of the first one of several."""
+        return next(iter(self.depths.values()))
+
+    def depth_of(self, row: Row) -> Depth:
+        """Where the layers come from that a row's tensors are in."""
+        return self.depths[row.layers]
 
     @property
     def makes_experts(self) -> bool:
@@ -47,13 +56,15 @@ class Change:
         experts = self.maps.get("experts")
         return self.upcycling is not None or (experts is not None and not experts.is_identity)
 
-    def draws_copies(self, source: Architecture, layer: int | None) -> bool:
+    def draws_copies(self, source: Architecture, row: Row, layer: int | None) -> bool:
         """Whether further copies of units and heads in this new layer are drawn.
 
         What they write is 0, so nothing else would tell them from the first one.
         """
-        silent = self.depth.zero == "output" and not source.branch_norms
-        return silent and layer is not None and self.depth.inserted[layer]
+        if layer is None or source.branch_norms:
+            return False
+        depth = self.depth_of(row)
+        return depth.zero == "output" and depth.inserted[layer]
 
     def copies(self, expert: int) -> np.ndarray:
         """The new experts that come from the same old one, in order."""
@@ -72,9 +83,12 @@ class Change:
         return self.upcycling is not None and self.upcycling.route == "routed" and row in shared
 
 
-def no_maps(sizes: Mapping[str, int]) -> dict[str, AxisMap]:
-    """The maps of a growth that changes nothing: identities of every space; layers are counted and not mapped."""
-    whole = {axis: identity(n) for axis, n in sizes.items() if axis not in ("layers", "head_dim")}
+def no_maps(sizes: Mapping[str, int], depths: Collection[str]) -> dict[str, AxisMap]:
+    """The maps of a growth that changes nothing: identities of every space; layers are counted and not mapped.
+
+    depths  the axes that count layers
+    """
+    whole = {axis: identity(n) for axis, n in sizes.items() if axis not in (*depths, "head_dim")}
     return whole | {f"head_dim.{side}": identity(sizes["head_dim"]) for side in SIDES if "head_dim" in sizes}
 
 
@@ -126,10 +140,10 @@ class Treatment:
 
 def treat(source: Architecture, change: Change, row: Row, layer: int, expert: int | None = None) -> Treatment:
     """How a row of the new layer `layer` comes about; see `grow.planning.layers`."""
-    depth = change.depth
-    old = depth.source[layer]
-    if source.chain is not None and depth.lawful:
-        treatment = _chained(source, source.chain, depth, row, layer)
+    depth = change.depth_of(row)
+    old, chain = depth.source[layer], source.chain_of(row)
+    if chain is not None and depth.lawful:
+        treatment = _chained(source, chain, depth, row, layer)
         if treatment is not None:
             return treatment
     if not depth.inserted[layer]:
@@ -155,7 +169,7 @@ def _chained(source: Architecture, chain: Chain, depth: Depth, row: Row, layer: 
     if not length:
         return None
     module, _, kind = row.name.rpartition(".")
-    scales = chain_scales(length, source.eps)
+    scales = chain_scales(length, source.eps, chain.norms)
     gain = kind == "weight"
     last = module == chain.last
     if place == 0:
@@ -172,18 +186,22 @@ def _chained(source: Architecture, chain: Chain, depth: Depth, row: Row, layer: 
         return Treatment(depth.source[layer], Constant(10 * scales.gain))
     if last and place == length:  # what the LayerNorm in front of the run was
         return Treatment(depth.source[layer - place], Read(scales.last if gain else 1.0), moved=True)
-    if last or module == chain.first:
+    if last or module in (chain.first, *chain.before):
         return Treatment(depth.source[layer], Constant(scales.gain if gain else 0.0))
     return None
 
 
-def check_depth(source: Architecture, depth: Depth) -> None:
+def check_depths(source: Architecture, depths: Mapping[str, Depth]) -> None:
     """Refused where no inserted layer of this kind computes the identity."""
-    if depth.is_identity:
-        return
+    for stack in source.family.stacks:
+        if any(depths[stack.layers].inserted):
+            _check_depth(source, stack, depths[stack.layers])
+
+
+def _check_depth(source: Architecture, stack: Stack, depth: Depth) -> None:
     family = source.family
-    field, counted = family.axes["layers"], source.counting("layers")
-    if source.sizes[counted] != source.sizes["layers"]:
+    field, counted = family.axes[stack.layers], source.counting(stack.layers)
+    if source.sizes[counted] != source.sizes[stack.layers]:
         raise Refused(
             option(to={field: depth.m}),
             what=f"layers {depth.n} -> {depth.m}; {depth.n} layers share the weights of {source.sizes[counted]}",
@@ -192,10 +210,10 @@ def check_depth(source: Architecture, depth: Depth) -> None:
         )
     if not source.norm_writes_stream:
         return
-    if source.chain is None or not source.norm_is_affine:
+    if (stack.chain or family.chain) is None or not source.norm_is_affine:
         raise Refused(
             option(to={field: depth.m}),
-            what=f"layers {depth.n} -> {depth.m}",
+            what=f"{stack.layers} {depth.n} -> {depth.m}",
             why="here a LayerNorm writes the residual stream and has no gain: LN(x) is x for no x that is not normal",
             fix=f"leave {field} at {depth.n}",
         )
@@ -225,15 +243,16 @@ def norms_silence(source: Architecture) -> str:
     return ""
 
 
-def depth_rounds(source: Architecture, depth: Depth) -> tuple[str, ...]:
+def depth_rounds(source: Architecture, depths: Mapping[str, Depth]) -> tuple[str, ...]:
     """Why inserting these layers rounds weights; empty where it does not."""
-    if depth.is_identity:
-        return ()
     reasons = []
-    if source.norm_writes_stream and any(depth.inserted):
-        reasons.append(f"layers {depth.n} -> {depth.m}: chains of LayerNorms that make up for each other")
-    if any(not is_power_of_two(index_scale(source, depth, j)) for j in range(depth.m)):
-        reasons.append(f"layers {depth.n} -> {depth.m}: scores divided by the layer's number move")
+    for axis, depth in depths.items():
+        if depth.is_identity:
+            continue
+        if source.norm_writes_stream and any(depth.inserted):
+            reasons.append(f"{axis} {depth.n} -> {depth.m}: chains of LayerNorms that make up for each other")
+        if any(not is_power_of_two(index_scale(source, depth, j)) for j in range(depth.m)):
+            reasons.append(f"{axis} {depth.n} -> {depth.m}: scores divided by the layer's number move")
     return tuple(reasons)
 
 
@@ -242,19 +261,21 @@ def index_scale(source: Architecture, depth: Depth, layer: int) -> float:
     return (layer + 1) / (depth.source[layer] + 1) if source.index_scaled else 1.0
 
 
-def layer_config(source: Architecture, depth: Depth) -> dict[str, Any]:
+def layer_config(source: Architecture, depths: Mapping[str, Depth]) -> dict[str, Any]:
     """Per-layer fields, rewritten for the new layers."""
-    if depth.is_identity:
-        return {}
-    family = source.family
+    family, grown = source.family, {axis: depth for axis, depth in depths.items() if not depth.is_identity}
     changes: dict[str, Any] = {}
-    for name, entries in source.layer_entries.items():
-        changes[name] = [entries[i] for i in depth.source]
     for listed in family.layer_lists:
+        if listed.layers not in grown:
+            continue
+        depth, entries = grown[listed.layers], source.layer_entries.get(listed.field)
+        if entries is not None:
+            changes[listed.field] = [entries[i] for i in depth.source]
         changes |= listed.otherwise(changes.get(listed.field, ()))
         if isinstance(listed, Window):
             changes |= _boundary(source, listed, depth)
-    if family.experts and family.experts.step:
+    if family.experts and family.experts.step and grown:
+        depth = grown[family.depths[0]]
         dense = [j for j, i in enumerate(depth.source) if not source.sparse(i)]
         if dense or source.get(family.experts.step) != 1:
             changes |= {family.experts.only: dense, family.experts.step: 1}

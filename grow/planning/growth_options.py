@@ -109,17 +109,20 @@ class GrowthOptions:
                 fix=f"leave {option(next(iter(first)))} out, or {option(method=DEFAULT, **first)}",
             )
 
-    def check_effect(self, old: Mapping[str, int], new: Mapping[str, int]) -> list[str]:
+    def check_effect(self, old: Mapping[str, int], new: Mapping[str, int], depths: Sequence[str]) -> list[str]:
         """Notes of what has no effect on a growth from `old` to `new`, axis -> size; BadInput for what is said of new
         layers where there are none: a slip.
+
+        depths  the axes that count layers
         """
         for name in OF_LAYERS:
-            if new["layers"] == old["layers"] and not is_usual(name, value := getattr(self, name)):
+            if all(new[axis] == old[axis] for axis in depths) and not is_usual(name, value := getattr(self, name)):
                 raise BadInput(
                     option(**{name: value}),
-                    what=f"has no effect: there are {old['layers']:,} layers before and after",
+                    what=f"has no effect: there are {' and '.join(f'{old[a]:,}' for a in depths)} layers before and "
+                    "after",
                     why="it is of new layers",
-                    fix=f"leave it out, or {option(to={'layers': old['layers'] + 1})}; "
+                    fix=f"leave it out, or {option(to={depths[0]: old[depths[0]] + 1})}; "
                     f"{option(deepen=True)} takes those of a size or a config",
                 )
         follow = {"heads": ("heads", "kv_heads", "head_dim")}

@@ -7,7 +7,7 @@ identity: by the rule of its block, one factor of each branch is zero, so that a
 
     pre-norm     x + f(norm(x))           what writes the stream is 0, weight and bias    LLaMA-Pro (2401.02415)
     branch norm  x + norm(f(x))           that norm's gain is 0
-    post-norm    norm(x + f(x))           K layers are a chain of 2K + 1 LayerNorms, see `chain_scales`
+    post-norm    norm(x + f(x))           K layers are a chain of LayerNorms, see `chain_scales`
 """
 
 from __future__ import annotations
@@ -211,8 +211,8 @@ class ChainScales:
 
 
 @lru_cache
-def chain_scales(length: int, eps: float) -> ChainScales:
-    """For K = `length` inserted post-norm layers, that is N = 2K + 1 LayerNorms in a row.
+def chain_scales(length: int, eps: float, norms: int = 2) -> ChainScales:
+    """For K = `length` inserted post-norm layers of `norms` LayerNorms each, that is N = 2K + 1 of them in a row, say.
 
     With s = eps / variance in front of a LayerNorm and a = eps / gain², s is a·(1 + s) in front of the next one. So the
     last of N divides by √(1 + a + … + a^(N-1) + a^(N-1)·s₀), and that is √A·√(1 + eps/V), as the one LayerNorm did with
@@ -221,11 +221,11 @@ def chain_scales(length: int, eps: float) -> ChainScales:
         A = 1 + a + … + a^(N-1),    s₀ = eps / (scale²·V),    scale² = a^(N-1) / A,    last = √A
 
     exactly, eps included, for every a. Here a is chosen so that the input and all that follows are of one size, about
-    eps^(K / (2K + 1)): the larger, the better a chain bears the first steps of an optimizer. The scale is a power of
+    eps^((N - 1) / 2N): the larger, the better a chain bears the first steps of an optimizer. The scale is a power of
     two, which rounds nothing.
     """
-    powers = 2 * length
-    scale = min(0.5, 2.0 ** round(math.log2(eps) * length / (powers + 1)))  # from 1 on there is no such a
+    powers = norms * length
+    scale = min(0.5, 2.0 ** round(math.log2(eps) * (powers / 2) / (powers + 1)))  # from 1 on there is no such a
 
     def total(a: float) -> float:
         return sum(a**k for k in range(powers + 1))

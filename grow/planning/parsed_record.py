@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from grow.architectures import FAMILIES
+from grow.architectures.facts import Stack
 from grow.errors import BadInput
 from grow.notation.axes import SIDES
 from grow.notation.dtypes import BITS
@@ -19,7 +21,8 @@ from grow.planning.tensor import SPLITS
 
 SCHEMA = 1
 MOST = 64  # growths one after the other
-FIRST = ("hidden", "layers")  # axes that every family has
+FIRST = ("hidden",)  # an axis that every family has
+ONE_STACK = Stack().layers  # what counts the layers of a model that has one stack of them
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,9 @@ def parse_record(raw: Any, where: str, fix: str) -> Record:
             raise ValueError(f"schema {raw['schema']!r}, this version reads {SCHEMA}")
         plan = raw["plan"]
         sizes, new_sizes = ({str(k): int(v) for k, v in plan[key].items()} for key in ("sizes", "new_sizes"))
-        if sizes.keys() != new_sizes.keys() or not {*FIRST} <= sizes.keys():
+        model_type = str(raw["source"]["model_type"])
+        depths = FAMILIES[model_type].depths if model_type in FAMILIES else (ONE_STACK,)
+        if sizes.keys() != new_sizes.keys() or not {*FIRST, *depths} <= sizes.keys():
             raise ValueError("sizes and new_sizes do not name the axes")
         for axis, size in (*sizes.items(), *new_sizes.items()):
             if why := fault(axis, size):
@@ -66,11 +71,11 @@ def parse_record(raw: Any, where: str, fix: str) -> Record:
         if plan["split"] not in SPLITS or int(plan["seed"]) < 0:
             raise ValueError(f"split {plan['split']!r}, seed {plan['seed']!r}")
         return Record(
-            str(raw["source"]["model_type"]),
+            model_type,
             str(raw["source"]["config_sha256"]),
             sizes,
             new_sizes,
-            _change(plan, sizes, new_sizes),
+            _change(plan, sizes, new_sizes, depths),
             dict(plan["config_changes"]),
             str(plan["storage"]),
             str(plan["split"]),
@@ -99,14 +104,27 @@ def _earlier(stored: Any, where: str, fix: str) -> tuple[Record, ...]:
     return tuple(parse_record(record, where, fix) for record in stored)
 
 
-def _change(plan: Mapping[str, Any], sizes: Mapping[str, int], new_sizes: Mapping[str, int]) -> Change:
+def _change(
+    plan: Mapping[str, Any], sizes: Mapping[str, int], new_sizes: Mapping[str, int], axes: Sequence[str]
+) -> Change:
     """The maps of all spaces, the unchanged ones as identities, and the layers; ValueError when they fit no sizes."""
     maps = {space: _map(space, m, sizes, new_sizes) for space, m in plan["maps"].items()}
     sided = {axis_of(space) for space in maps} - maps.keys()  # each side of these has a map of its own
-    whole = {space: m for space, m in no_maps(sizes).items() if space not in sided} | maps
-    n, m = sizes["layers"], new_sizes["layers"]
+    whole = {space: m for space, m in no_maps(sizes, axes).items() if space not in sided} | maps
+    grown = {ONE_STACK: plan["depth"]} if plan.get("depth") else dict(plan.get("depths", {}))
+    if not grown.keys() <= {*axes}:
+        raise ValueError(f"depths: {', '.join(map(str, grown))}; the stacks are {', '.join(axes)}")
+    depths = {axis: _depth(grown.get(axis), sizes[axis], new_sizes[axis]) for axis in axes}
+    low = plan.get("low")
+    if not (low is None or isinstance(low, float)):
+        raise ValueError(f"low: {low!r}")
+    return Change(whole, depths, low, _upcycling(plan.get("upcycling")), plan.get("above") is True, _redraw(plan))
+
+
+def _depth(stored: Any, n: int, m: int) -> Depth:
+    """Where the layers of a stack come from; ValueError when that is no depth n -> m."""
     depth = unchanged(n)
-    if stored := plan.get("depth"):
+    if stored:
         source, inserted = stored["source"], stored["inserted"]
         if len(source) != m or not all(type(i) is int and 0 <= i < n for i in source) or stored["fill"] not in FILLS:
             raise ValueError(f"depth: no layers {n} -> {m}")
@@ -116,10 +134,9 @@ def _change(plan: Mapping[str, Any], sizes: Mapping[str, int], new_sizes: Mappin
         if zero not in ZEROS:
             raise ValueError(f"depth: zero {zero!r} is not one of {', '.join(ZEROS)}")
         depth = Depth(n, tuple(source), tuple(j in inserted for j in range(m)), stored["fill"], zero)
-    low = plan.get("low")
-    if depth.m != m or depth.inserted[:1] == (True,) or not (low is None or isinstance(low, float)):
+    if depth.m != m or depth.inserted[:1] == (True,):
         raise ValueError(f"depth: no layers {n} -> {m}")
-    return Change(whole, depth, low, _upcycling(plan.get("upcycling")), plan.get("above") is True, _redraw(plan))
+    return depth
 
 
 def axis_of(space: str) -> str:

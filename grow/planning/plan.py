@@ -16,13 +16,13 @@ from grow.notation.dtypes import BITS, CODES, STORES
 from grow.notation.maps import AxisMap, is_power_of_two
 from grow.notation.origins import Read
 from grow.planning.assemble import assemble
-from grow.planning.change import Change, Upcycling, check_depth, depth_rounds, layer_config
+from grow.planning.change import Change, Upcycling, check_depths, depth_rounds, layer_config
 from grow.planning.choose_maps import grow_counts, grow_experts, low_logit, rounding, scored_maps, shared
 from grow.planning.growth_options import USUAL, GrowthOptions
 from grow.planning.layers import Depth
 from grow.planning.methods import DEFAULT, Request, design
 from grow.planning.read_as_experts import read_so
-from grow.planning.row_maps import root_factor, row_maps, tie_factor
+from grow.planning.row_maps import root_factor, row_maps, tie_factor, tied_rows
 from grow.planning.target import Target, resolve
 from grow.planning.tensor import HALVED, TensorPlan, stays
 from grow.spelling import option
@@ -121,24 +121,23 @@ def make_plan(
     upcycling  how `matched` was read as a model with experts; `top_k` is then how many of them a token gets
     """
     source, old, new = matched.architecture, matched.architecture.sizes, target.sizes
-    idle = options.check_effect(old, new)
+    idle = options.check_effect(old, new, source.family.depths)
     chosen, tokens = dict(options.operators or {}), options.new_tokens
     request = Request(source, new, options.seed, chosen, options.place, options.fill, upcycling is not None)
     made = design(options.method, request, allow_lossy=options.allow_lossy)
-    maps, words, depth = made.maps, made.words, made.depth
+    maps, words, depths = made.maps, made.words, made.depths
     split = options.split or made.split
     maps |= grow_counts(source, new, tokens, words)
     maps |= grow_experts(source, new, words, upcycled=upcycling is not None)
-    if any(depth.inserted):
-        check_depth(source, depth)
-    words["layers"] = depth.describe()
+    check_depths(source, depths)
+    words |= {axis: depth.describe() for axis, depth in depths.items()}
     low = low_logit(source, tokens) if _more(old, new, "vocab") else None
-    change = Change(maps, depth, low, upcycling, made.above, made.redraw)
+    change = Change(maps, depths, low, upcycling, made.above, made.redraw)
     notes = [*target.notes, *idle]
     rounded = why_rounded(matched, change, new, split)
     out_dtype = _dtypes(matched, options.dtype, rounded, notes)
     tensors, untied = assemble(matched, change, out_dtype)
-    new_config = grown_config(source, new, depth, {t.dtype for t in tensors}, untied, top_k=top_k)
+    new_config = grown_config(source, new, depths, {t.dtype for t in tensors}, untied, top_k=top_k)
     if untied:
         notes.append(
             f"{untied} is written apart from the embedding: no norm in front of the head can absorb the growth"
@@ -191,7 +190,7 @@ def _dtypes(matched: Match, dtype: str, rounded: tuple[str, ...], notes: list[st
 def grown_config(
     source: Architecture,
     new: Mapping[str, int],
-    depth: Depth,
+    depths: Mapping[str, Depth],
     stored: Set[str],
     untied: str,
     *,
@@ -204,7 +203,7 @@ def grown_config(
     top_k   where somebody chose it
     """
     changes = scored_maps(source, new)[1]
-    result = _new_config(source, new, changes, top_k) | layer_config(source, depth)
+    result = _new_config(source, new, changes, top_k) | layer_config(source, depths)
     if untied:
         result["tie_word_embeddings"] = False
     if len(stored) == 1:
@@ -217,7 +216,7 @@ def why_rounded(matched: Match, change: Change, new: Mapping[str, int], split: s
     """Why this growth rounds weights, whatever they are stored in; empty where it does not."""
     shares = rounding(change.maps, split)
     source = matched.architecture
-    return (*shares, *depth_rounds(source, change.depth), *_rounding_rows(source, change), *_rounding_factors(matched))
+    return (*shares, *depth_rounds(source, change.depths), *_rounding_rows(source, change), *_rounding_factors(matched))
 
 
 def why_narrowed(tensors: Sequence[TensorPlan], maps: Mapping[str, AxisMap], split: str) -> tuple[str, ...]:
@@ -233,7 +232,7 @@ def why_narrowed(tensors: Sequence[TensorPlan], maps: Mapping[str, AxisMap], spl
 def _rounding_rows(source: Architecture, change: Change) -> tuple[str, ...]:
     """Rows that a growth rounds although none of its maps does."""
     hidden, reasons = change.maps["hidden"], []
-    for row in source.rows:
+    for row in dict.fromkeys((*source.rows, *tied_rows(source).values())):
         maps = row_maps(source, change, row, None)
         if row.root and not is_power_of_two(root_factor(row, maps)):
             axis, n, m = row.root[0], hidden.n, hidden.m
@@ -280,6 +279,10 @@ def _new_config(
     follows = {axis for axis in ("head_dim", *family.default_sizes) if axis in family.axes}
     if follows and any(new[axis] != old[axis] for axis in ("hidden", "heads") if axis in old):
         result |= {family.axes[axis]: new[axis] for axis in follows}  # where no field says them, they follow from these
+    read = source.with_config(result)
+    for axis, name in family.axes.items():  # a size that stock code would take from another field, which has grown
+        if axis in old and str(family.defaults.get(name)).startswith("=") and read.get(name) != new[axis]:
+            result[name] = new[axis]
     return result
 
 

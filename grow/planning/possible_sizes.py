@@ -32,7 +32,7 @@ def check_sizes(source: Architecture, new: Mapping[str, int]) -> None:
                 why=refusal.why,
                 fix=wholes if refusal.multiples else f"leave {field(axis)} at {old[axis]}",
             )
-    fewer = [axis for axis in COUNTS if axis in new and new[axis] < old[axis]]
+    fewer = [axis for axis in (*family.depths, *COUNTS) if axis in new and new[axis] < old[axis]]
     if fewer:  # before the widths: what is suggested for them would be refused for these
         raise Refused(
             option(to={field(a): new[a] for a in fewer}),
@@ -40,6 +40,16 @@ def check_sizes(source: Architecture, new: Mapping[str, int]) -> None:
             why="a smaller axis loses information",
             fix="at least " + ",".join(f"{field(a)}={old[a]}" for a in fewer),
         )
+    for stack in source.stacks:
+        if stack.within and new[stack.layers] > new[stack.within] and old[stack.layers] <= old[stack.within]:
+            deeper, within = field(stack.layers), field(stack.within)
+            raise Refused(
+                option(to={deeper: new[stack.layers]}),
+                what=f"{new[stack.layers]} {stack.layers} and {new[stack.within]} {stack.within}",
+                why=f"the stock {family.model_type} makes the cache of the one as long as the other, so a model with "
+                "more of them could not generate",
+                fix=f"{deeper}={new[stack.layers]},{within}={new[stack.layers]}",
+            )
     if family.attends and "kv_heads" not in source.followed and new["heads"] % new["kv_heads"]:
         raise Refused(
             option(to={field("heads"): new["heads"]}),

@@ -223,7 +223,7 @@ def experts_of(how: Upcycling, sizes: Mapping[str, int], layer: int, dtype: str)
     assert experts is not None
     units, ffn = sizes[experts.width] * how.granularity, {}
     for name in dict.fromkeys(name for names in experts.parts.values() for name in names):
-        at = name.replace("{layers}", str(layer))
+        at = dense[name].at(layers=layer)
         shape = dense[name].signature.shape({"ffn": units, "hidden": sizes["hidden"]})
         ffn[name] = Matched(at, at, dense[name], SourcePart(at, dtype, shape))
     yield from _experts(target, experts, {row.name: row for row in target.rows}, ffn, layer, units, how)
@@ -252,7 +252,7 @@ def _experts(
         expert: int = 0,
         corner: tuple[int, int] = (0, 0),
     ) -> Matched:
-        name = row.name.replace("{layers}", str(layer)).replace("{experts}", str(expert))
+        name = row.at(layers=layer, experts=expert)
         return Matched(name, name, row, SourcePart(like.stored.tensor, like.dtype, shape, corner), origin)
 
     def slice_of(row: Row, dense: str, s: int) -> Matched:

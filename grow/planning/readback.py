@@ -24,17 +24,19 @@ def output_readback(source: Architecture, maps: Mapping[str, AxisMap]) -> tuple[
 
 
 def stream_readback(
-    source: Architecture, maps: Mapping[str, AxisMap], *, final: bool
+    source: Architecture, maps: Mapping[str, AxisMap], *, final: bool, states: str = ""
 ) -> tuple[np.ndarray, np.ndarray, bool] | None:
     """How to read a hidden state: (source, factor, shared) as in `compare.Readback`, None when unchanged.
 
-    final  the last one; behind a final norm every copy is the old coordinate, or its share in front of a tied head
+    final   the last one; behind a final norm every copy is the old coordinate, or its share in front of a tied head
+    states  what stock outputs call it: `encoder_hidden_states.3`
     """
     hidden = maps["hidden"]
     if hidden.is_identity:
         return None
     normed = final and not source.stream_is_bare and source.norm_is_affine and source.holds(source.family.norm.last)
-    tied = normed and shares_final_norm(source)
+    stack = source.stack_of(states)
+    tied = normed and shares_final_norm(source) and (not stack.final or stack.final in source.tie_norms)
     factor = hidden.gain * hidden.write if normed and not tied else hidden.write
     if tied:
         factor = factor / tie_factor(source, maps)

@@ -24,7 +24,7 @@ from grow.files.header import show
 from grow.files.regular import is_there, read_json
 from grow.notation.maps import SILENT, AxisMap, axis_map
 from grow.planning.layers import Depth
-from grow.planning.parsed_record import MOST, SCHEMA, Record, axis_of, parse_record
+from grow.planning.parsed_record import MOST, ONE_STACK, SCHEMA, Record, axis_of, parse_record
 from grow.planning.plan import Plan
 
 NAME = "grow.json"
@@ -74,7 +74,7 @@ def record_of(
                 for space, m in plan.maps.items()
                 if not m.is_identity
             },
-            **({} if plan.change.depth.is_identity else {"depth": _depth_document(plan.change.depth)}),
+            **_depth_documents(plan.change.depths),
             **({} if plan.change.low is None else {"low": plan.change.low}),
             **({} if named is None else {"family": {"file": named.file, "sha256": named.sha256}}),
             **({} if plan.change.upcycling is None else {"upcycling": asdict(plan.change.upcycling)}),
@@ -146,6 +146,14 @@ def trained_record(record: Mapping[str, Any] | None, training: Mapping[str, Any]
     return {**base, "verification": None, "training": dict(training)}
 
 
+def _depth_documents(depths: Mapping[str, Depth]) -> dict[str, Any]:
+    """Those of the stacks that grew; where there is one stack it has no name."""
+    grown = {axis: _depth_document(depth) for axis, depth in depths.items() if not depth.is_identity}
+    if ONE_STACK in depths:
+        return {"depth": grown[ONE_STACK]} if grown else {}
+    return {"depths": grown} if grown else {}
+
+
 def _depth_document(depth: Depth) -> dict[str, Any]:
     return {
         "source": list(depth.source),
@@ -155,12 +163,14 @@ def _depth_document(depth: Depth) -> dict[str, Any]:
     }
 
 
-def _layers(depth: Depth) -> Iterator[tuple[str, AxisMap]]:
+def _layers(depths: Mapping[str, Depth]) -> Iterator[tuple[str, AxisMap]]:
     """The layers as an axis: inserted ones carry nothing yet, and repeated ones are all read."""
-    if not depth.is_identity:
+    for axis, depth in depths.items():
+        if depth.is_identity:
+            continue
         source = [SILENT if new else i for i, new in zip(depth.source, depth.inserted)]
         how = f"inserted, {depth.fill}" if any(depth.inserted) else "repeated"
-        yield "layers", axis_map(depth.n, source, read=None if depth.lawful else 1.0, operator=how)
+        yield axis, axis_map(depth.n, source, read=None if depth.lawful else 1.0, operator=how)
 
 
 def growth_document(record: Record) -> dict[str, Any]:
@@ -175,7 +185,7 @@ def growth_document(record: Record) -> dict[str, Any]:
                 "operator": m.operator,
                 "runs": m.to_runs(),
             }
-            for space, m in (*record.maps.items(), *_layers(record.change.depth))
+            for space, m in (*record.maps.items(), *_layers(record.change.depths))
         ],
         "sizes": record.sizes,
         "new_sizes": record.new_sizes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -14,18 +15,19 @@ from grow.planning.change import Change, index_scale, writes_stream
 
 
 def row_maps(source: Architecture, change: Change, row: Row, layer: int | None) -> Mapping[str, AxisMap]:
-    """The maps as this row of this layer needs them."""
-    maps, depth = {**change.maps, "hidden.raw": change.maps["hidden"].ungained}, change.depth
-    if change.draws_copies(source, layer):
+    """The maps as this row needs them in this new layer; None: in none, or in any."""
+    maps = {**change.maps, "hidden.raw": change.maps["hidden"].ungained}
+    if change.draws_copies(source, row, layer):
         maps |= {axis: first_copies(maps[axis]) for axis in source.contexts if axis != "hidden" and axis in maps}
     if row.signature.dims[0].looked_up and "heads" in row.signature.axes:  # a bias that scores get
         maps["heads"] = repeating(maps["heads"])
     if "head_dim" in row.signature.axes:
         maps["head_dim.turn"] = turning(maps["head_dim.k"])
-    scale = 1.0 if layer is None else index_scale(source, depth, layer)
+    depth = None if layer is None else change.depth_of(row)
+    scale = 1.0 if depth is None or layer is None else index_scale(source, depth, layer)
     if scale != 1.0:
         maps["head_dim.q"] = scaled(maps["head_dim.q"], scale)
-    if layer is not None and depth.inserted[layer] and source.branch_norms and writes_stream(row):
+    if depth is not None and depth.inserted[layer or 0] and source.branch_norms and writes_stream(row):
         maps["hidden"] = drawn(maps["hidden"])  # the norm behind has gain 0, and one zero factor is enough
     if row.root and not maps["hidden"].is_identity:
         factor = root_factor(row, maps)
@@ -48,9 +50,18 @@ def tie_factor(source: Architecture, maps: Mapping[str, AxisMap]) -> float:
     """What the norm in front of a tied head makes up for: the head reads the table as the embedding needs it."""
     if source.tie is None:
         return 1.0
-    rows = {row.name: row for row in source.family.rows}
-    table, head = (root_factor(rows.get(name), maps) for name in (source.tie.table, source.tie.head))
+    tied = tied_rows(source)
+    table, head = (root_factor(tied.get(name), maps) for name in (source.tie.table, source.tie.head))
     return head / table
+
+
+def tied_rows(source: Architecture) -> dict[str, Row]:
+    """The rows of a tied table and of the head that it is, which would be there if the two were apart."""
+    if source.tie is None:
+        return {}
+    parted = replace(source, apart=True)
+    named = [row for row in source.family.rows if row.name in (source.tie.table, source.tie.head)]
+    return {row.name: row for row in (*named, *(row for row in named if parted.holds(row.when)))}
 
 
 @lru_cache(maxsize=64)

@@ -29,6 +29,9 @@ from grow.planning.nearest_sizes import complete
 from grow.planning.possible_sizes import check_sizes
 from grow.spelling import Either, OneSize, caller, command, option, spelled
 
+LAYERS = "layers"
+"""What a person calls the layers of all stacks together."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -59,8 +62,10 @@ def resolve(source: Architecture, to: Any, *, deepen: bool = False) -> Target:
             fix=option(to="2x"),
         )
     check_sizes(source, target.sizes)
-    if deepen and target.sizes["layers"] == old["layers"]:
-        told = f"the target has {old['layers']} layers, as many as the source, or names none"
+    depths = source.family.depths
+    if deepen and all(target.sizes[axis] == old[axis] for axis in depths):
+        there = " and ".join(str(old[axis]) for axis in depths)
+        told = f"the target has {there} layers, as many as the source, or names none"
         told = f"{option(deepen=True)} has no effect: {told}"
         return replace(target, notes=(*target.notes, told))
     return target
@@ -68,8 +73,8 @@ def resolve(source: Architecture, to: Any, *, deepen: bool = False) -> Target:
 
 def depth_alone() -> AbstractContextManager[None]:
     """In here a target is a number of layers, as in `grow deepen`, which spells it `layers`."""
-    names = {"layers", *(family.axes["layers"] for family in FAMILIES.values())}
-    return spelled(OneSize("layers", names, caller()))
+    names = {LAYERS, *(family.axes[axis] for family in FAMILIES.values() for axis in family.depths)}
+    return spelled(OneSize(LAYERS, names, caller()))
 
 
 def _from_text(source: Architecture, text: str, deepen: bool) -> Target:
@@ -149,11 +154,11 @@ def _from_fields(source: Architecture, old: Mapping[str, int], fields: dict[str,
     by_field = {field: axis for axis, field in family.axes.items()}
     by_field |= {other: by_field[name] for name, other in family.synonyms.items() if name in by_field}
     given: dict[str, int] = {}
-    for name, value in fields.items():
+    growable = family.growable
+    for name, value in _each_stack(source, fields).items():
         axis = by_field.get(name, name)
         if axis not in old:
-            known = [family.axes[a] for a in family.growable if a in family.axes]
-            known += [a for a in family.growable if a in old]
+            known = [family.axes[a] for a in growable if a in family.axes] + [a for a in growable if a in old]
             hint = did_you_mean(str(name), known)
             raise BadInput(
                 option(to={name: value}),
@@ -166,7 +171,7 @@ def _from_fields(source: Architecture, old: Mapping[str, int], fields: dict[str,
             raise BadInput(where, what="not a whole number", why="a size is one", fix=f"{name}=960")
         if given.setdefault(axis, value) != value:
             raise _twice(name, given[axis], value)
-    grown = {axis: value for axis, value in given.items() if axis in family.growable}
+    grown = {axis: value for axis, value in given.items() if axis in growable}
     sizes = complete(source, old, grown)
     for axis, value in given.items():
         if value != sizes[axis]:  # one that follows from the others
@@ -175,10 +180,27 @@ def _from_fields(source: Architecture, old: Mapping[str, int], fields: dict[str,
             raise Refused(
                 option(to={name: value}),
                 what=f"would change {axis} {old[axis]} -> {value}{also}",
-                why="axes that grow: " + ", ".join(a for a in family.growable if a in old),
+                why="axes that grow: " + ", ".join(a for a in growable if a in old),
                 fix=f"leave {name} out",
             )
     return Target(sizes)
+
+
+def _each_stack(source: Architecture, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, with a number of layers said of each stack: BadInput where they have several depths."""
+    family, old = source.family, source.sizes
+    if LAYERS not in fields or LAYERS in old:
+        return dict(fields)
+    names = [family.axes[axis] for axis in family.depths]
+    if len({old[axis] for axis in family.depths}) > 1:
+        there = " and ".join(f"{old[axis]} {axis}" for axis in family.depths)
+        raise BadInput(
+            option(to={LAYERS: fields[LAYERS]}),
+            what=f"one number of layers, and the source has {there}",
+            why="one number is of all stacks where they have one depth",
+            fix=command("widen", to=dict.fromkeys(names, fields[LAYERS])),
+        )
+    return {k: v for k, v in fields.items() if k != LAYERS} | dict.fromkeys(names, fields[LAYERS])
 
 
 def _from_factor(source: Architecture, text: str) -> Target:
@@ -233,15 +255,15 @@ def _from_config(source: Architecture, config: Mapping[str, Any], name: str, dee
     named = (*family.widths, *family.mirrors, "experts")
     new = complete(source, old, {axis: sizes[axis] for axis in named if axis in sizes})
     notes = []
-    for axis in ("layers", "vocab", "positions"):
+    for axis in (*family.depths, "vocab", "positions"):
         if axis not in old or sizes[axis] == old[axis]:
             continue
-        if sizes[axis] > old[axis] and (axis != "layers" or deepen):
+        if sizes[axis] > old[axis] and (axis not in family.depths or deepen):
             new[axis] = sizes[axis]
-        elif axis == "layers" and deepen:
+        elif axis in family.depths and deepen:
             raise Refused(
                 option(deepen=True, to=name),
-                what=f"layers {old[axis]} -> {sizes[axis]}",
+                what=f"{axis} {old[axis]} -> {sizes[axis]}",
                 why="a layer that is left out takes its function with it",
                 fix=f"leave {option('deepen')} out: the layers then stay",
             )

@@ -78,18 +78,19 @@ def classes_of(family: Family) -> tuple[str, ...]:
 def _example(family: Family, ending: str) -> Architecture:
     """A small model of the family, every field but its sizes as stock code takes it."""
     sizes = {axis: SIZES.get(axis, UNITS) for axis in (*SIZES, *family.axes)}
+    sizes |= dict.fromkeys(family.depths, SIZES["layers"])
     sizes |= {axis: laws[0].value(sizes) or sizes[axis] for axis, laws in family.size_laws.items()}
     config: dict[str, Any] = {"architectures": [family.class_begins + ending]}
     config |= {field: sizes[axis] for axis, field in family.axes.items()}
-    entries = {one.field: one.entries for one in family.layer_lists}
+    entries = {one.field: one for one in family.layer_lists}
     for listed in family.layer_lists:
-        config |= listed.otherwise([listed.entries[0]] * SIZES["layers"]) if listed.said_too else {}
+        config |= listed.otherwise([listed.entries[0]] * sizes[listed.layers]) if listed.said_too else {}
     for needed in family.needed_fields:
         field = needed.partition("|")[0]
         if field == "rope_parameters":
             config[field] = {"rope_type": "default", "rope_theta": 1e4}
         elif field not in config:
-            config[field] = [entries[field][0]] * SIZES["layers"] if field in entries else UNITS
+            config[field] = [entries[field].entries[0]] * sizes[entries[field].layers] if field in entries else UNITS
     if isinstance(family.eps, str):
         config[family.eps] = 1e-5
     return Architecture(family, config)

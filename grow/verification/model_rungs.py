@@ -186,12 +186,12 @@ class ModelRungs:
     def _hidden_states(self) -> Check:
         chain = self.two.chain
 
-        def stream(final: bool) -> Any:
-            return read_through([link.stream(final=final) for link in chain])
+        def stream(states: str, final: bool) -> Any:
+            return read_through([link.stream(final=final, states=states) for link in chain])
 
-        def place(k: int) -> int:
+        def place(states: str, k: int) -> int:
             for link in chain:
-                k = link.change.depth.hidden_index(k)
+                k = link.place(states, k)
             return k
 
         stored = None if self.limit == EXACT else NAMES[self.dtype]

@@ -14,8 +14,6 @@ from models import VARIANTS, outputs
 import grow
 from grow.architectures.layer_lists import expanded
 
-FIELD = {"gpt2": "n_layer", "distilbert": "n_layers"}
-
 
 @pytest.fixture(scope="session")
 def deep(tmp_path_factory) -> Callable[..., Path]:
@@ -25,8 +23,9 @@ def deep(tmp_path_factory) -> Callable[..., Path]:
     def get(variant: str, dtype: str = "float32") -> Path:
         if (variant, dtype) not in made:
             kind, _, fields, _ = VARIANTS[variant]
-            deeper = {FIELD.get(kind, "num_hidden_layers"): N}
-            axes, follows = grow.families[kind].axes, grow.families[kind].follows
+            family = grow.families[kind]
+            axes, follows = family.axes, family.follows
+            deeper = {axes[axis]: N for axis in family.depths}
             deeper |= {axes[axis]: N for axis, other in follows.items() if other == "layers" and axes[axis] in fields}
             for name in (listed.field for listed in grow.families[kind].layer_lists if listed.field in fields):
                 deeper[name] = [fields[name][i % len(fields[name])] for i in range(N)]

@@ -49,7 +49,7 @@ def worst(variant: str, where: str, cases, source: Path, before, folder: Path, *
     for layers, fill in cases:
         at = somewhere(variant, where, layers)
         grown = deepen(source, layers, folder / str(layers), place=at, fill=fill, **options)
-        assert grown.plan.new_sizes["layers"] == layers
+        assert {grown.plan.new_sizes[axis] for axis in grown.plan.family.depths} == {layers}
         assert grown.plan.storage == ("rounded" if variant in ROUNDED else "bit-exact"), grown.plan.rounded
         after = outputs(folder / str(layers), VARIANTS[variant].lengths)
         found[layers, str(at), fill] = difference(before, after)

@@ -119,7 +119,7 @@ def test_verify_calls_copies_lossless_on_every_rung_and_all_of_them_learns(varia
     all_learns(found, grown)
     states = grown.verification.check("hidden_states")
     assert states.status == "pass"
-    assert len(states.measured["layers"]) == N + 1
+    assert len(states.measured["layers"]) == (N + 1) * len(grown.plan.change.depths)
 
 
 # Per-layer fields

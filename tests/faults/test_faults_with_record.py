@@ -216,10 +216,12 @@ def test_the_certificate_points_at_the_place_or_at_another_copy_of_it(family, tm
 
 
 def swap_layers(folder: Path) -> list[str]:
-    """The names of all tensors of layer 0, after each has changed place with that of the next layer of its kind."""
+    """The names of all tensors of layer 0 that others have, too, after each has changed place with that of the next
+    layer of its kind."""
     tensors = tiny.read_tensors(folder)
     layer = re.compile(r"^((?:(?!\d+\.)[^.]+\.)+)0\.")  # the first index; experts have a second one
     names = [name for name in tensors if layer.match(name)]
+    names = [name for name in names if any(layer.sub(rf"\g<1>{k}.", name) in tensors for k in (1, 2))]
     twin = next(k for k in (1, 2) if all(layer.sub(rf"\g<1>{k}.", name) in tensors for name in names))
     for name in names:
         other = layer.sub(rf"\g<1>{twin}.", name)

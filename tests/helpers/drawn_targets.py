@@ -16,6 +16,13 @@ FLOAT32 = 1e-5
 
 EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "gpt_oss", "phimoe")
 WHOLE = ("olmo2", "olmo3", "flex_olmo")  # one norm over all heads, and readers of the raw stream: whole copies
+FREE = (
+    *("llama", "mistral", "qwen2", "qwen3", "granite", *WHOLE, *EXPERTS),
+    *("gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron"),
+    "vit",
+    *("ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "eurobert"),
+    *("t5", "mt5", "umt5"),
+)  # head_dim is a field of its own
 UNITS = ("copies", "unread")
 
 
@@ -124,6 +131,9 @@ def draw_free(variant: str) -> dict[str, tuple[dict, dict]]:
     if grows(variant, "experts"):
         cases["experts-2x"] = ({"experts": 2 * old["experts"]}, exact)
         cases["experts-3x"] = ({"experts": 3 * old["experts"], "hidden": fitting(h, 2 * n), "ffn": f + 3}, even)
+    if "kv_heads" not in grow.families[VARIANTS[variant].model_type].axes:  # every head has keys of its own
+        cases = {name: case for name, case in cases.items() if not name.startswith(("bigger", "repeat", "smaller"))}
+        wide, g = 1, 1
     if VARIANTS[variant].model_type in WHOLE:
         copies = {"heads": 2 * h, "kv_heads": 2 * k}
         cases = {name: case for name, case in cases.items() if not case[0].keys() & {"hidden", "heads"}}

@@ -41,16 +41,24 @@ def make(variant: str, seed: int = 1, **other: Any) -> transformers.PreTrainedMo
     kind, auto, fields, _ = VARIANTS[variant]
     config = transformers.AutoConfig.for_model(kind, **{**fields, **other})
     model = getattr(transformers, auto).from_config(config, dtype=torch.float32).eval()
+    head = model.get_output_embeddings()
+    if head is not None and fields.get("tie_word_embeddings") is False and config.tie_word_embeddings:
+        head.weight = torch.nn.Parameter(head.weight.clone())  # stock code ties whatever is asked for, and keeps two
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
             noise = torch.randn(p.shape, generator=draw)
             if p.ndim == 1:
                 p.copy_(0.3 * noise + name.endswith("weight"))
-            elif any(word in name for word in ("embed", "wte", "wpe")) and "project" not in name:
+            elif (
+                any(word in name for word in ("embed", "wte", "wpe", "shared.weight", "relative_attention_bias"))
+                and "project" not in name
+            ):
                 p.copy_(noise)
             else:  # a kernel reads all dims behind the first
                 p.copy_(noise * (2 / (p[0].numel() if p.ndim > 3 else min(p.shape[-2:]))) ** 0.5)
+            if name.endswith("Attention.q.weight"):  # nothing divides these scores
+                p.mul_(fields["d_kv"] ** -0.5)
     return model
 
 
@@ -139,6 +147,8 @@ ENCODERS = (
     "albert",
 )
 """Model types that read a text in both directions."""
+SEQ2SEQ = ("t5", "mt5", "umt5")
+"""Those with a decoder that reads an encoder."""
 
 
 def inputs(config, length: int) -> dict[str, torch.Tensor]:
@@ -148,7 +158,9 @@ def inputs(config, length: int) -> dict[str, torch.Tensor]:
     given = {"input_ids": torch.randint(4, config.vocab_size, (3, length), generator=draw)}
     if hasattr(config, "type_vocab_size"):
         given["token_type_ids"] = torch.randint(0, config.type_vocab_size, (3, length), generator=draw)
-    if config.model_type in ENCODERS:
+    if config.is_encoder_decoder:
+        given["decoder_input_ids"] = torch.randint(4, config.vocab_size, (3, length // 2), generator=draw)
+    if config.model_type in (*ENCODERS, *SEQ2SEQ):
         given["attention_mask"] = torch.ones(3, length, dtype=torch.int64)
         given["attention_mask"][0, -4:] = 0
     return given

@@ -107,7 +107,7 @@ def test_every_named_size_is_a_model_of_its_family(family):
         found = Architecture(family, config).sizes
         assert found.get("heads", 0) % found.get("kv_heads", 1) == 0, name
         assert sizes(config, name) == {}
-        deep = layer_lists(family.model_type, {}, found["layers"])
+        deep = layer_lists(family.model_type, {}, found)
         transformers.AutoConfig.for_model(family.model_type, **fields, **deep)
     named = sorted(family.sizes.values(), key=lambda f: f[family.axes["hidden"]])
     smallest, largest = ({**f, "vocab_size": 41, "model_type": family.model_type} for f in (named[0], named[-1]))

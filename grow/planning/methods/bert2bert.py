@@ -42,18 +42,18 @@ class FPI(Method):
     def operators(self, request: Request) -> dict[str, Any]:
         return {"hidden": Anyhow(request.seed, "hidden"), "ffn": Anyhow(request.seed, "ffn"), "heads": "copies"}
 
-    def depth(self, request: Request) -> Depth:
+    def depth(self, request: Request, axis: str) -> Depth:
         """The stack as often as it fits whole, then its top layers."""
-        n, m = request.old["layers"], request.new["layers"]
+        n, m = request.old[axis], request.new[axis]
         order = [*range(n)] * (m // n) + [*range(n - m % n, n)]
         return Depth(n, tuple(order), (False,) * m)
 
-    def loss(self, request: Request, maps: Mapping[str, AxisMap], depth: Depth) -> str:
+    def loss(self, request: Request, maps: Mapping[str, AxisMap], depths: Mapping[str, Depth]) -> str:
         reasons = []
         n, m = request.old["hidden"], request.new["hidden"]
         if m % n:
             reasons.append(f"hidden {n} -> {m}: some coordinates have more copies than others, so norms see other sums")
-        if not depth.is_identity:
+        if not all(depth.is_identity for depth in depths.values()):
             reasons.append("layers run more than once, and x + f(x) + f(x + f(x)) is not x + f(x)")
         return "; ".join(reasons)
 
@@ -72,8 +72,8 @@ class AKI(FPI):
             raise self.refuse("is for dense models", "experts of two layers have no order in common", "bert2bert-fpi")
         return replace(super().design(request), above=True)
 
-    def loss(self, request: Request, maps: Mapping[str, AxisMap], depth: Depth) -> str:
-        reasons = [super().loss(request, maps, depth)]
+    def loss(self, request: Request, maps: Mapping[str, AxisMap], depths: Mapping[str, Depth]) -> str:
+        reasons = [super().loss(request, maps, depths)]
         if any(not m.is_identity and m.counts.max() > 1 for m in maps.values()):
             reasons.insert(0, "further copies compute what the next layer computes")
         return "; ".join(filter(None, reasons))

@@ -115,11 +115,11 @@ class Staged(WholeMultiples):
     def operators(self, request: Request) -> dict[str, Any]:
         return {"hidden": Tiled(), "ffn": Tiled(), "heads": "copies"}
 
-    def depth(self, request: Request) -> Depth:
-        n, m = request.old["layers"], request.new["layers"]
-        stay = f"{request.field('layers')}={n}"
+    def depth(self, request: Request, axis: str) -> Depth:
+        n, m = request.old[axis], request.new[axis]
+        stay = f"{request.field(axis)}={n}"
         if why := norms_silence(request.source):
-            raise self.refuse(f"layers {n} -> {m}", why, stay)
+            raise self.refuse(f"{axis} {n} -> {m}", why, stay)
         after = [*range(n)] * (m // n - 1)
         after += spread(n, n + m % n) if m % n else []
         base = insert(n, sorted(after))

@@ -16,13 +16,13 @@ class DepthOnly(Method):
     def operators(self, request: Request) -> dict[str, Any]:
         return {"hidden": None, "ffn": None, "heads": "unread"}
 
-    def wants(self, request: Request, depths: Sequence[int], why: str) -> None:
+    def wants(self, request: Request, axis: str, depths: Sequence[int], why: str) -> None:
         """Refused unless the depth is one of these."""
-        n, m = request.old["layers"], request.new["layers"]
+        n, m = request.old[axis], request.new[axis]
         if m not in depths:
             near = sorted(sorted(depths, key=lambda k: abs(k - m))[:2])
-            fix = " or ".join(f"{request.field('layers')}={k}" for k in near) or f"{request.field('layers')}={n}"
-            raise self.refuse(f"layers {n} -> {m}", why, fix)
+            fix = " or ".join(f"{request.field(axis)}={k}" for k in near) or f"{request.field(axis)}={n}"
+            raise self.refuse(f"{axis} {n} -> {m}", why, fix)
 
 
 class LlamaPro(DepthOnly):
@@ -33,11 +33,10 @@ class LlamaPro(DepthOnly):
     arxiv = "2401.02415"
     law = "behind every n/(m - n) layers a copy of the last of them whose output projections are 0"
 
-    def depth(self, request: Request) -> Depth:
-        n, m = request.old["layers"], request.new["layers"]
-        self.wants(
-            request, [n + p for p in range(1, n + 1) if n % p == 0], f"m - n new layers stand behind {n}/(m - n) each"
-        )
+    def depth(self, request: Request, axis: str) -> Depth:
+        n, m = request.old[axis], request.new[axis]
+        whole = [n + p for p in range(1, n + 1) if n % p == 0]
+        self.wants(request, axis, whole, f"m - n new layers stand behind {n}/(m - n) each")
         group = n // (m - n)
         return insert(n, [k * group + group - 1 for k in range(m - n)])
 
@@ -47,16 +46,17 @@ class Repeating(DepthOnly):
 
     kind = "lossy"
 
-    def order(self, request: Request) -> list[int]:
+    def order(self, request: Request, axis: str) -> list[int]:
         """The old layer that every new one is."""
         raise NotImplementedError
 
-    def depth(self, request: Request) -> Depth:
-        order = tuple(self.order(request))
-        return Depth(request.old["layers"], order, (False,) * len(order))
+    def depth(self, request: Request, axis: str) -> Depth:
+        order = tuple(self.order(request, axis))
+        return Depth(request.old[axis], order, (False,) * len(order))
 
-    def loss(self, request: Request, maps: Mapping[str, AxisMap], depth: Depth) -> str:
-        return "" if depth.is_identity else "layers run more than once, and x + f(x) + f(x + f(x)) is not x + f(x)"
+    def loss(self, request: Request, maps: Mapping[str, AxisMap], depths: Mapping[str, Depth]) -> str:
+        still = all(depth.is_identity for depth in depths.values())
+        return "" if still else "layers run more than once, and x + f(x) + f(x + f(x)) is not x + f(x)"
 
 
 class GStack(Repeating):
@@ -66,9 +66,10 @@ class GStack(Repeating):
     law = "the whole stack g = m/n times: layer j is old layer j mod n"
     kind = "lossy"
 
-    def order(self, request: Request) -> list[int]:
-        n, m = request.old["layers"], request.new["layers"]
-        self.wants(request, [n * g for g in {max(2, m // n), max(2, -(-m // n))}], "the stack is repeated as a whole")
+    def order(self, request: Request, axis: str) -> list[int]:
+        n, m = request.old[axis], request.new[axis]
+        whole = [n * g for g in {max(2, m // n), max(2, -(-m // n))}]
+        self.wants(request, axis, whole, "the stack is repeated as a whole")
         return [j % n for j in range(m)]
 
 
@@ -79,10 +80,10 @@ class Solar(Repeating):
     law = "two copies of the stack, n - m/2 layers dropped on each side of the seam"
     kind = "lossy"
 
-    def order(self, request: Request) -> list[int]:
-        n, m = request.old["layers"], request.new["layers"]
+    def order(self, request: Request, axis: str) -> list[int]:
+        n, m = request.old[axis], request.new[axis]
         even = [k for k in range(n + 1, 2 * n + 1) if k % 2 == 0]
-        self.wants(request, even, "the two copies lose the same number of layers: m is even and at most 2n")
+        self.wants(request, axis, even, "the two copies lose the same number of layers: m is even and at most 2n")
         dropped = n - m // 2
         return [*range(n - dropped), *range(dropped, n)]
 
@@ -94,9 +95,10 @@ class Interpose(Repeating):
     law = "each layer is followed by its copies: layer j is old layer ⌊j·n/m⌋"
     kind = "lossy"
 
-    def order(self, request: Request) -> list[int]:
-        n, m = request.old["layers"], request.new["layers"]
-        self.wants(request, [n * g for g in {max(2, m // n), max(2, -(-m // n))}], "every layer has as many copies")
+    def order(self, request: Request, axis: str) -> list[int]:
+        n, m = request.old[axis], request.new[axis]
+        whole = [n * g for g in {max(2, m // n), max(2, -(-m // n))}]
+        self.wants(request, axis, whole, "every layer has as many copies")
         return [j * n // m for j in range(m)]
 
 

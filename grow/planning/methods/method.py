@@ -67,6 +67,7 @@ class Design:
     """What a method makes of a request.
 
     maps    hidden, ffn, heads, kv_heads, head_dim.q, .k, .v
+    depths  axis that counts layers -> where they come from
     words   axis -> how it grows
     lossy   what is lost and why; empty for an exact growth
     above, redraw  see `Change`
@@ -74,7 +75,7 @@ class Design:
 
     maps: dict[str, AxisMap]
     words: dict[str, str]
-    depth: Depth
+    depths: Mapping[str, Depth]
     split: str
     lossy: str = ""
     above: bool = False
@@ -111,18 +112,25 @@ class Method:
                 raise self._no_map(request, axis, operators[axis])
         self._check_heads(request)
         maps, words = choose_maps(request.source, request.new, operators)
-        depth = self.depth(request) if request.grows("layers") else unchanged(request.old["layers"])
-        return Design(maps, words, depth, self.split, lossy=self.loss(request, maps, depth))
+        depths = self.depths(request)
+        return Design(maps, words, depths, self.split, lossy=self.loss(request, maps, depths))
 
     def operators(self, request: Request) -> dict[str, Any]:
         """hidden and ffn (which all kinds of FFN share) -> an operator; heads -> "copies" or "unread"."""
         raise NotImplementedError
 
-    def depth(self, request: Request) -> Depth:
-        """Where the layers go; the default inserts ones that compute the identity."""
-        return place_layers(request.old["layers"], request.new["layers"], request.place, request.fill)
+    def depths(self, request: Request) -> dict[str, Depth]:
+        """Axis that counts layers -> where they go."""
+        return {
+            axis: self.depth(request, axis) if request.grows(axis) else unchanged(request.old[axis])
+            for axis in request.source.family.depths
+        }
 
-    def loss(self, request: Request, maps: Mapping[str, AxisMap], depth: Depth) -> str:
+    def depth(self, request: Request, axis: str) -> Depth:
+        """Where the layers of a stack go that gets some; the default inserts ones that compute the identity."""
+        return place_layers(request.old[axis], request.new[axis], request.place, request.fill)
+
+    def loss(self, request: Request, maps: Mapping[str, AxisMap], depths: Mapping[str, Depth]) -> str:
         """What this growth loses, in words; "" when nothing."""
         return ""
 
@@ -130,7 +138,7 @@ class Method:
         return Refused(option(method=self.name), what=what, why=why, fix=fix)
 
     def _check_axes(self, request: Request) -> None:
-        known = {"width": request.source.family.widths, "depth": ("layers",), "experts": ("experts",)}
+        known = {"width": request.source.family.widths, "depth": request.source.family.depths, "experts": ("experts",)}
         grown = {kind: [axis for axis in axes if request.grows(axis)] for kind, axes in known.items()}
         for kind, axes in grown.items():
             if axes and kind not in self.axes:

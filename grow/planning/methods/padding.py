@@ -23,7 +23,7 @@ class Default(Method):
 
     def design(self, request: Request) -> Design:
         maps, words = choose_maps(request.source, request.new, dict(request.operators or {}))
-        return Design(maps, words, self.depth(request), self.split)
+        return Design(maps, words, self.depths(request), self.split)
 
 
 class Padded:

@@ -56,7 +56,7 @@ def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorP
             config[field] = size
     if record.config_changes.get("tie_word_embeddings") is False:
         config["tie_word_embeddings"] = True
-    before, depth = Architecture(family, config), record.change.depth
+    before, change = grown_match.architecture.with_config(config), record.change
     if not knows_new(record):
         raise Refused(
             f"{grown.path}: {NAME}",
@@ -67,7 +67,8 @@ def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorP
     source: list[Matched] = []
     ffns: set[int] = set()  # layers whose FFN became experts
     for tensor in grown_match.tensors:
-        layer, expert = tensor.index("layers"), tensor.index("experts")
+        layer, expert = tensor.layer, tensor.index("experts")
+        depth = change.depth if layer is None else change.depth_of(tensor.row)
         if layer is not None and (layer >= depth.m or depth.inserted[layer]):
             continue
         if how is not None and layer is not None and tensor.row.name in _mixture(family):
@@ -78,7 +79,7 @@ def tensors_of(record: Record, grown: Checkpoint | ModelSource) -> tuple[TensorP
         if expert is not None and expert >= record.sizes["experts"]:
             continue
         shape = tuple(_old_size(dim, n, record.sizes) for dim, n in zip(tensor.row.signature.dims, tensor.shape))
-        at = {} if layer is None else {"layers": depth.source[layer]}
+        at = {} if layer is None else {tensor.row.layers: depth.source[layer]}
         name, canonical = tensor.at(tensor.name, **at), tensor.at(tensor.canonical, **at)
         if not _parted(before, tensor):
             source.append(Matched(name, canonical, tensor.row, SourcePart(name, tensor.dtype, shape)))

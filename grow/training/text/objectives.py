@@ -85,7 +85,7 @@ def objective_of(config: Any, tokenizer: Any, architecture: str) -> Objective:
         return Objective("masked", min(vocab, len(tokenizer)), special, frame, tokenizer.mask_token_id)
     if architecture.endswith(("ForCausalLM", "LMHeadModel")):
         return Objective("causal", vocab, special)
-    fix = "a checkpoint with a language model head: …ForCausalLM, …LMHeadModel, …ForMaskedLM, T5 or BART"
+    fix = "a checkpoint with a language model head: …ForCausalLM, …LMHeadModel, …ForMaskedLM, …ForConditionalGeneration"
     raise _refused(architecture, "no objective on plain text is known for it", fix)
 
 
@@ -200,7 +200,7 @@ def _encoder_decoder(config: Any, tokenizer: Any, vocab: int, architecture: str)
         ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
         if None not in ends:
             return Objective("infill", vocab, special, ends, tokenizer.mask_token_id, start=start)
-    fix = "a T5 checkpoint with its tokenizer (<extra_id_0>, …), or BART's (<mask>)"
+    fix = "a checkpoint with the tokenizer it was trained with, which has sentinels (<extra_id_0>, …) or <mask>"
     raise _refused(architecture, "its tokenizer has neither sentinels nor a mask", fix)
 
 

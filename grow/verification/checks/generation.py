@@ -198,6 +198,8 @@ def _write(pair: Pair, side: Side, probe: Any, sample: bool) -> _Text | str:
                 ids, attention_mask=torch.ones_like(ids), generation_config=settings, logits_processor=chosen
             )
     except RUN_ERRORS as error:
+        if side == "source":
+            return f"the source does not generate: {error}"
         raise pair.blame(side, f"generate: {error}") from error
     finally:
         model.generation_config = before

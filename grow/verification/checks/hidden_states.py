@@ -19,18 +19,28 @@ from grow.verification.outputs.pair import Pair
 from grow.verification.rungs import EXACT
 from grow.verification.verdict import Check
 
-Stream = Callable[[bool], tuple | None]  # final -> the fields of a `Readback`
-Place = Callable[[int], int]  # index of a hidden state -> where it is among the grown ones
+Stream = Callable[[str, bool], tuple | None]  # name of the states, whether it is the last -> fields of a `Readback`
+Place = Callable[[str, int], int]  # name of the states, index of one -> where it is among the grown ones
+
+
+def unread(states: str, final: bool) -> None:
+    """The `Stream` of a model that has not grown wider."""
+
+
+def same_place(states: str, k: int) -> int:
+    """The `Place` of a model that has not grown deeper."""
+    return k
 
 
 class Layers:
     """Relative differences of two runs' hidden states: `matrix[layer][probe]`, in units of the source layer's std."""
 
-    def __init__(self, a: Outputs, b: Outputs, stream: Stream = lambda final: None, place: Place = lambda k: k) -> None:
+    def __init__(self, a: Outputs, b: Outputs, stream: Stream = unread, place: Place = same_place) -> None:
         keys = [key.rsplit("/", 1) for key in a]
         self.layers = list(dict.fromkeys(layer for _, layer in keys))
         self.probes = list(dict.fromkeys(probe for probe, _ in keys))
         last = {layer.split(".")[0]: layer for layer in self.layers}
+        moved = any(place(*_state(layer)) != _state(layer)[1] for layer in self.layers)
         self.problem = "" if a else "the class gives no hidden states"
         self.place = place
         self.matrix: list[list[float]] = []
@@ -38,20 +48,20 @@ class Layers:
             std = _std([a[f"{probe}/{layer}"] for probe in self.probes if f"{probe}/{layer}" in a])
             row = [self._one(a, b, f"{probe}/{layer}", std, stream, layer in last.values()) for probe in self.probes]
             self.matrix.append(row)
-        depth = len(self.layers)
-        if not self.problem and len(set(b)) != len(set(a)) and all(place(k) == k for k in range(depth)):
+        if not self.problem and len(set(b)) != len(set(a)) and not moved:
             self.problem = f"the grown model has other layers: {sorted(set(b) - set(a))[0]}"
 
     def _one(self, a: Outputs, b: Outputs, key: str, std: float, stream: Stream, final: bool) -> float:
         if key not in a:
             return math.nan
-        name, _, k = key.rpartition(".")
-        there = f"{name}.{self.place(int(k))}"
+        probe, _, layer = key.rpartition("/")
+        name, k = _state(layer)
+        there = f"{probe}/{name}.{self.place(name, k)}"
         if there not in b:
             self.problem = self.problem or f"the grown model has no {there}"
             return math.nan
         x, y = a[key].double(), b[there].double()
-        back = stream(final)
+        back = stream(name, final)
         if back is not None and len(back[0]) == y.shape[1]:
             x, y, problem = read_back(x, y, Readback(*back))
             self.problem = self.problem or problem
@@ -67,6 +77,12 @@ class Layers:
     def rows(self) -> list[float]:
         """The worst probe of every layer."""
         return [max((v for v in row if not math.isnan(v)), default=math.nan) for row in self.matrix]
+
+
+def _state(layer: str) -> tuple[str, int]:
+    """`encoder_hidden_states.3` in two."""
+    name, _, k = layer.rpartition(".")
+    return name, int(k)
 
 
 def storage_floors(pair: Pair, dtype: str) -> list[float]:
@@ -86,8 +102,8 @@ def _std(parts: list[torch.Tensor]) -> float:
 def hidden_states(
     pair: Pair,
     *,
-    stream: Stream = lambda final: None,
-    place: Place = lambda k: k,
+    stream: Stream = unread,
+    place: Place = same_place,
     stored: str | None = None,
     known: bool = True,
 ) -> Check:

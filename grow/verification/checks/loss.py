@@ -93,7 +93,8 @@ def _loss(pair: Pair, side: Side, probe: Probe, labels: torch.Tensor, vocab: int
         with forward(model), quiet():
             if vocab is None:
                 return float(model(**inputs, labels=labels).loss)
-            logits = model(**inputs).logits[..., :vocab]
+            decoder = {"labels": labels} if "decoder_input_ids" in probe.inputs else {}  # it reads them shifted
+            logits = model(**inputs, **decoder).logits[..., :vocab]
     except RUN_ERRORS as error:
         raise pair.blame(side, f"{probe.name!r} with labels: {error}") from error
     if pair.class_name(side).endswith(("ForCausalLM", "LMHeadModel")):

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from grow.architectures import FAMILIES
+from grow.architectures.family import Family
 from grow.architectures.match import numberless
 from grow.notation.origins import Read, Stack
 from grow.planning.tensor import TensorPlan
@@ -55,7 +57,7 @@ def trainability(pair: Pair, tensors: Mapping[str, TensorPlan] | None = None) ->
         "parameters": sum(alive.numel() for alive in after.moved.values()),
         **total,
         "share": total["learning"] / total["new"] if total["new"] else None,
-        "tensors": _grouped(rows),
+        "tensors": _grouped(rows, FAMILIES.get(pair.config("grown").model_type)),
     }
     problems = []
     if not all(map(math.isfinite, after.losses)):
@@ -194,11 +196,11 @@ def _resting(part: Part, before: torch.Tensor) -> torch.Tensor:
     return resting
 
 
-def _grouped(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _grouped(rows: Sequence[Mapping[str, Any]], family: Family | None) -> list[dict[str, Any]]:
     """One line per kind of tensor, the layers summed."""
     kinds: dict[str, dict[str, Any]] = {}
     for row in rows:
-        kind = numberless(row["rows"])
+        kind = numberless(row["rows"], family)
         into = kinds.setdefault(kind, {"rows": kind, "new": 0, "learning": 0, "dead": 0, "twins": 0})
         for key in ("new", "learning", "dead", "twins"):
             into[key] += row[key]

@@ -76,13 +76,14 @@ class GrowthOfSource:
         if not (self.architecture and self.record):
             return layer
         name, _, k = layer.rpartition(".")
-        return f"{name}.{self.record.change.depth.hidden_index(int(k))}"
+        depth = self.record.change.depths[self.architecture.stack_of(name).layers]
+        return f"{name}.{depth.hidden_index(int(k))}"
 
     def layer(self, name: str, last: bool) -> Fold:
         """How a hidden state becomes one of the source's width."""
         if not (self.architecture and self.record):
             return _as_it_is
-        back = stream_readback(self.architecture, self.record.change.maps, final=last)
+        back = stream_readback(self.architecture, self.record.change.maps, final=last, states=name)
         return lambda y, n: _as_it_is(y, n) if back is None or len(back[0]) != y.shape[1] else fold(y, n, *back)
 
 

@@ -37,7 +37,7 @@ class Readback(NamedTuple):
     shared: bool = False
 
 
-HIDDEN_OUTPUTS = ("last_hidden_state", "pooler_output")  # width is the hidden axis, so it grows with it
+HIDDEN_OUTPUTS = ("last_hidden_state", "encoder_last_hidden_state", "pooler_output")  # as wide as the hidden axis
 _DISTRIBUTIONS = ("logits", "prediction_logits")  # softmax over the last axis: KL and top-1 mean something
 # How a model rejects its inputs or weights; the last three come from classes that miss an input they call optional.
 RUN_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, AttributeError, KeyError, AssertionError)
@@ -62,7 +62,8 @@ class Difference:
     kl         mean KL(source ‖ grown) in nats per row of logits, None without logits;  kl_max  the worst row
     top1       share of rows whose most likely token is the same, None without logits
     where      "probe/output[row, coordinate]" of the worst element
-    unknown    the two cannot be held against each other because nobody says how: neither equal nor different
+    unknown    some output cannot be held against the other because nobody says how: neither equal nor different. The
+               numbers are then those of the others
     """
 
     relative: float
@@ -166,6 +167,7 @@ def difference(a: Outputs, b: Outputs, readback: Readback | Mapping[str, Readbac
     std = spread(a)
     worst = Difference(0.0, 0.0)
     total, count, kls, agree = 0.0, 0, [], []
+    unread = ""
     for key in a:
         name = key.split("/")[-1]
         wide_x, wide_y = a[key], b[key]
@@ -182,8 +184,10 @@ def difference(a: Outputs, b: Outputs, readback: Readback | Mapping[str, Readbac
             x, y, problem = _aligned(name, wide_x[part].double(), wide_y[part].double(), readback)
             if problem:
                 problem = problem if x.shape[1] == y.shape[1] else _other_shape(wide_x, wide_y, name, problem)
-                unknown = name in HIDDEN_OUTPUTS and readback is None and y.shape[1] > x.shape[1]
-                return Difference(math.inf, where=key, reason=f"{key}: {problem}", unknown=unknown)
+                if name in HIDDEN_OUTPUTS and readback is None and y.shape[1] > x.shape[1]:
+                    unread = unread or f"{key}: {problem}"
+                    break
+                return Difference(math.inf, where=key, reason=f"{key}: {problem}")
             delta = (x - y).abs()
             total, count = total + float(delta.sum()), count + delta.numel()
             top = float(delta.max())
@@ -199,14 +203,16 @@ def difference(a: Outputs, b: Outputs, readback: Readback | Mapping[str, Readbac
                 agree.append((x.gather(1, pick) == x.amax(-1, True)) | (y.gather(1, best) == y.amax(-1, True)))
     kl = torch.cat(kls) if kls else None
     return Difference(
-        worst.relative,
-        worst.max_abs,
+        worst.relative if count else math.inf,
+        worst.max_abs if count else math.nan,
         total / max(count, 1),
         worst.std,
         None if kl is None else float(kl.mean()),
         None if kl is None else float(kl.max()),
         float(torch.cat(agree).double().mean()) if agree else None,
         worst.where,
+        unread,
+        bool(unread),
     )
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from grow.verification.probes.audio import audio_probes
+from grow.verification.probes.decoder_ids import decodes, side, with_decoder
 from grow.verification.probes.images import image_probes, pair_probes
 from grow.verification.probes.probe import LENGTH, Probe, Probes, Subject
-from grow.verification.probes.seq2seq import decodes, side, with_decoder
 from grow.verification.probes.text_probes import choices, text_probes
 from grow.verification.probes.token_ids import end_token, media_tokens
 

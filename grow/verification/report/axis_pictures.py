@@ -121,7 +121,7 @@ def axis_picture(axis: Mapping[str, Any], ident: str) -> tuple[Markup, list[dict
     bands = merged((band for band, _ in placed), new)
     copied = any(band.look == "copy-1" for band, _ in placed)
     names = NAMES if copied else {**NAMES, "copy-0": "kept"}
-    layers = axis["axis"] == "layers"
+    layers = str(axis["axis"]).endswith("layers")
     if layers:
         names = {**names, "silent": "inserted"}
     widest = max(old, new)

@@ -133,7 +133,8 @@ def _plans(matched: Match, after: Architecture) -> Iterator[Plan]:
         if not how and new.get("experts") != old.get("experts"):
             to["experts"] = new["experts"]
         grown = {axis: size for axis, size in new.items() if size != old.get(axis)}
-        for options in _options(grown, after.family.units, new["layers"] > old["layers"]):
+        deeper = any(new[axis] > old[axis] for axis in after.family.depths)
+        for options in _options(grown, after.family.units, deeper):
             with contextlib.suppress(GrowError):
                 yield plan_for(matched, to, replace(options, upcycling=upcycling))
 

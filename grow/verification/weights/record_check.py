@@ -17,7 +17,7 @@ from grow.architectures.architecture import Architecture
 from grow.errors import GrowError
 from grow.notation.maps import BLEND, SILENT, AxisMap, identity
 from grow.notation.operators import HeadMaps, commutes
-from grow.planning.change import Change, check_depth, norms_silence
+from grow.planning.change import Change, check_depths, norms_silence
 from grow.planning.choose_maps import LOW, grow_experts, low_logit, position_map, scored_maps
 from grow.planning.nearest_sizes import head_places
 from grow.planning.parsed_record import axis_of
@@ -95,16 +95,15 @@ def _recomputed(source: Architecture, change: Change, new: Sizes) -> Iterator[st
 
 
 def _layers(source: Architecture, change: Change) -> Iterator[str]:
-    depth = change.depth
-    if not depth.lawful:
-        yield f"grow.json: the layers {list(depth.source)} are not the old ones in their order"
-    if not any(depth.inserted):
-        return
+    for depth in change.depths.values():
+        if not depth.lawful:
+            yield f"grow.json: the layers {list(depth.source)} are not the old ones in their order"
     try:
-        check_depth(source, depth)
+        check_depths(source, change.depths)
     except GrowError as error:
         yield f"grow.json: no such growth: {error.what}: {error.why}"
-    if depth.zero == "norm" and (why := norms_silence(source)):
+    silent = any(depth.zero == "norm" and any(depth.inserted) for depth in change.depths.values())
+    if silent and (why := norms_silence(source)):
         yield f"grow.json: layers that zero norms silence do not compute the identity here: {why}"
 
 

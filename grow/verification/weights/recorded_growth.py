@@ -96,33 +96,47 @@ class Replay:
         """How to read an output of hidden size, see `readback.output_readback`."""
         return output_readback(self.architecture, self.maps)
 
-    def stream(self, *, final: bool) -> tuple[np.ndarray, np.ndarray, bool] | None:
+    def stream(self, *, final: bool, states: str = "") -> tuple[np.ndarray, np.ndarray, bool] | None:
         """How to read a hidden state, see `readback.stream_readback`."""
-        return stream_readback(self.architecture, self.maps, final=final)
+        return stream_readback(self.architecture, self.maps, final=final, states=states)
+
+    def place(self, states: str, k: int) -> int:
+        """Where hidden state k of a stack is among the grown ones."""
+        return self.change.depths[self.architecture.stack_of(states).layers].hidden_index(k)
 
     def source_module(self, name: str) -> str | None:
         """The source's module that a grown one stands for; None inside layers that the source does not have as such."""
-        depth = self.change.depth
-        if depth.is_identity or not (hit := self._layer.search(name)):
+        hits = ((axis, pattern.search(name)) for axis, pattern in self._layers.items())
+        axis, hit = next(((axis, hit) for axis, hit in hits if hit), ("", None))
+        depth = self.change.depths.get(axis)
+        if hit is None or depth is None or depth.is_identity:
             return name
-        layer = int(hit[2])
+        layer = int(hit[1])
         alone = layer < depth.m and (depth.chain(layer)[0] == 0 or not self._chained)
         if not alone or depth.inserted[layer]:
             return None
-        return name[: hit.start(2)] + str(depth.source[layer]) + name[hit.end(2) :]
+        return name[: hit.start(1)] + str(depth.source[layer]) + name[hit.end(1) :]
 
     @property
     def _chained(self) -> bool:
         return self.architecture.norm_writes_stream
 
     @cached_property
-    def _layer(self) -> re.Pattern[str]:
-        """Finds a layer's index in a module name, whatever prefix the class gives it."""
-        lists = {
-            row.name.partition(".{layers}")[0].rpartition(".")[2] for row in self.family.rows if "{layers}" in row.name
+    def _layers(self) -> dict[str, re.Pattern[str]]:
+        """Axis that counts layers -> what finds the number of one in a module name, whatever prefix the class gives
+        it. Where there are several stacks, the list's name is one that no other has."""
+        lists: dict[str, set[str]] = {}
+        several = len(self.family.stacks) > 1
+        for row in self.family.rows:
+            if row.layers:
+                home = row.name.partition(f".{{{row.layers}}}")[0].split(".")
+                lists.setdefault(row.layers, set()).add(".".join(home[-2:] if several else home[-1:]))
+        if not several:  # as stock code calls the list where files have an older name of it
+            lists.setdefault(self.family.depths[0], set()).add("layers")
+        return {
+            axis: re.compile(rf"(?:^|\.)(?:{'|'.join(map(re.escape, sorted(names)))})\.(\d+)(?=\.|$)")
+            for axis, names in lists.items()
         }
-        lists.add("layers")  # as stock code calls the list where files have an older name of it
-        return re.compile(rf"(^|\.)(?:{'|'.join(sorted(lists))})\.(\d+)(?=\.|$)")
 
     def by_name(self) -> dict[str, TensorPlan]:
         """The tensors by the names that the family's table gives them, which are those of the stock modules."""
@@ -152,7 +166,7 @@ class Replay:
         if experts and self.change.upcycling:  # somebody chose it
             top_k = record.config_changes.get(experts.top_k, self.architecture.top_k)
             top_k = chosen_experts(record.new_sizes["experts"], top_k, self.change.upcycling)
-        return grown_config(self.architecture, record.new_sizes, self.change.depth, stored, untied, top_k=top_k)
+        return grown_config(self.architecture, record.new_sizes, self.change.depths, stored, untied, top_k=top_k)
 
     def fields(self) -> list[dict[str, Any]]:
         """{"field", "source" (what is wanted), "grown"} where the grown config is not what the growth must make it."""
