@@ -85,6 +85,9 @@ class Architecture:
                 )
             sizes[axis] = value
         sizes.setdefault("kv_heads", sizes["heads"])
+        for axis, law in family.size_laws.items():
+            if axis not in family.axes and axis != "head_dim" and self.holds(law.when):
+                sizes[axis] = law.value(sizes) or 0
         family.check_caps(sizes)
         if "head_dim" not in sizes:
             if sizes["hidden"] % sizes["heads"]:
@@ -154,8 +157,16 @@ class Architecture:
         gained = any(
             dim.role == READ and Label("hidden") in dim.labels for row in self.rows for dim in row.signature.dims
         )
-        gains = self.norm_is_affine or not gained  # without them only what makes up for its size itself can read
+        scaled = self.family.norm.kind == "layernorm" and self.branch_norms  # a mean of what is scaled is not scaled
+        gains = not scaled and (
+            self.norm_is_affine or not gained
+        )  # without them only what makes up for its size itself can read
         return self.family.norm.kind if gains and not self.stream_is_bare else "plain"
+
+    @cached_property
+    def branch_norms(self) -> frozenset[str]:
+        """Rows that are a gain behind a branch, of a norm or alone, in front of the residual stream."""
+        return frozenset(row.name for row in self.rows if row.signature.dims[0].behind)
 
     @cached_property
     def contexts(self) -> Mapping[str, str]:

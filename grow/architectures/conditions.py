@@ -24,7 +24,8 @@ SPARSE, DENSE = "sparse", "dense"
 HEADS = (
     *("ForCausalLM", "ForMaskedLM", "ForPreTraining", "LMHeadModel", "ForSequenceClassification"),
     *("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"),
-    *("ForImageClassification", "ForMaskedImageModeling"),
+    *("ForImageClassification", "ForImageClassificationWithTeacher", "ForMaskedImageModeling"),
+    *("ForAudioClassification", "ForVideoClassification", "ModelWithProjection"),
 )
 """What the names of stock model classes with a head end in."""
 

@@ -20,7 +20,8 @@ class Norm:
     writes_stream  condition under which the norm's output is the residual stream (post-LN)
     affine         condition under which it has a gain (and a bias)
     bare           condition under which something reads the stream without a norm in between
-    last           condition under which the last hidden state that a class gives is behind the final norm
+    last           condition under which the last of all hidden states that a class gives is behind the final norm
+    output         condition under which `last_hidden_state` is
     """
 
     kind: str
@@ -28,6 +29,7 @@ class Norm:
     affine: str = "always"
     bare: str = "never"
     last: str = "always"
+    output: str = "always"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from grow.notation.size_limits import Written, check_caps
 
 ATTENTION = ("heads", "kv_heads", "head_dim")
 COUNTS = ("layers", "vocab", "positions", "experts")
-STILL = ("types", "buckets", "labels", "embed", "layer_groups")
+STILL = ("types", "buckets", "labels", "embed", "layer_groups", "ratio")
 """Axes that no growth changes on their own account."""
 
 
@@ -61,7 +61,8 @@ class Family:
     sizes     size name -> config fields
     class_prefix  how the names of the stock classes begin, "" where that is the model type with a capital
     follows   axis -> the others that its size follows from where it has that size, as `grow.architectures.size_laws`
-              writes it: `hidden`, `4 hidden`, `hidden / heads ? CONDITION`; it never grows on its own
+              writes it: `hidden`, `4 hidden`, `hidden / heads ? CONDITION`; it never grows on its own. One that is not
+              in `axes` always has that size
     refusals  axes that do not grow, with their reasons
     """
 
@@ -109,7 +110,7 @@ class Family:
     def units(self) -> tuple[str, ...]:
         """Axes whose coordinates lie between two matrices: units of an FFN, ranks of a factored projection."""
         others = {"hidden", *ATTENTION, *COUNTS, *STILL, *self.mirrors}
-        return tuple(axis for axis in self.axes if axis not in others)
+        return tuple(axis for axis in dict.fromkeys((*self.axes, *self.follows)) if axis not in others)
 
     @property
     def widths(self) -> tuple[str, ...]:
@@ -125,7 +126,7 @@ class Family:
     def conditions(self) -> Mapping[str, Condition]:
         """The text of every condition in the table and the facts -> what it means."""
         texts = {row.when for row in self.rows}
-        texts |= {self.norm.writes_stream, self.norm.affine, self.norm.bare, self.norm.last}
+        texts |= {self.norm.writes_stream, self.norm.affine, self.norm.bare, self.norm.last, self.norm.output}
         texts |= {self.attention.scaled, self.attention.index_scaled}
         texts |= {self.tie.when, self.tie.norms_when} if self.tie else set()
         texts |= {self.experts.normed} if self.experts else set()
@@ -159,11 +160,6 @@ class Family:
             facts = self.experts
             known |= set(filter(None, (facts.top_k, facts.switch, facts.only, facts.step)))
         return frozenset(known)
-
-    @cached_property
-    def branch_norms(self) -> frozenset[str]:
-        """Rows that are the gain of a norm behind a branch, in front of the residual stream."""
-        return frozenset(row.name for row in self.rows if row.signature.dims[0].behind)
 
     @cached_property
     def counts_positions(self) -> bool:

@@ -97,12 +97,14 @@ def match(architecture: Architecture, stored: Mapping[str, Stored], where: str) 
     """Pair tensors with rows. BadInput lists what is missing, unexpected, misshapen and not floating point."""
     family, sizes = architecture.family, architecture.sizes
     patterns = {row.name: row.pattern for row in family.rows}
+    of_class = [row.pattern for row in architecture.rows] if architecture.config.get("architectures") else []
 
     def canonical(name: str) -> str | None:
         name = family.spelled(name)
         names = [name, family.prefix + name]
         names += [family.prefix + name.removeprefix(alias) for alias in family.aliases if name.startswith(alias)]
-        return next((n for n in names if any(p.match(n) for p in patterns.values())), None)
+        own = (n for n in names if any(p.match(n) for p in of_class))
+        return next(own, None) or next((n for n in names if any(p.match(n) for p in patterns.values())), None)
 
     stale = tuple(name for name in stored if name.endswith(family.stale))
     names = {name: canonical(name) for name in stored if name not in stale}

@@ -40,7 +40,8 @@ def make(variant: str, seed: int = 1, **other: Any) -> transformers.PreTrainedMo
     """
     kind, auto, fields, _ = VARIANTS[variant]
     config = transformers.AutoConfig.for_model(kind, **{**fields, **other})
-    model = getattr(transformers, auto).from_config(config, dtype=torch.float32).eval()
+    cls = getattr(transformers, auto)
+    model = (cls.from_config if auto.startswith("Auto") else cls._from_config)(config, dtype=torch.float32).eval()
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -120,6 +121,7 @@ def outputs(
             result = model(**inputs(model.config, length), output_hidden_states=states, **more)
             for name, value in result.items():
                 parts = {name: value} if torch.is_tensor(value) else dict(enumerate(value))
+                parts = {k: v for k, v in parts.items() if v.is_floating_point()}
                 found |= {f"{name if k == name else f'{name}.{k}'} of {length}": v for k, v in parts.items()}
     return found
 
@@ -144,7 +146,12 @@ ENCODERS = (
 def inputs(config, length: int) -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(length)
     if hasattr(config, "image_size"):
-        return {"pixel_values": torch.randn(3, config.num_channels, *_grid(config.image_size), generator=draw)}
+        films = [config.num_frames] if hasattr(config, "num_frames") else []
+        shape = (3, *films, config.num_channels, *_grid(config.image_size))
+        noise = {"noise": torch.rand(3, 16, generator=draw)} if hasattr(config, "mask_ratio") else {}
+        return {"pixel_values": torch.randn(shape, generator=draw), **noise}
+    if hasattr(config, "num_mel_bins"):
+        return {"input_values": torch.randn(3, config.max_length, config.num_mel_bins, generator=draw)}
     given = {"input_ids": torch.randint(4, config.vocab_size, (3, length), generator=draw)}
     if hasattr(config, "type_vocab_size"):
         given["token_type_ids"] = torch.randint(0, config.type_vocab_size, (3, length), generator=draw)

@@ -51,6 +51,8 @@ def _encoder(subject: Subject) -> tuple[list[Probe], dict[str, str]]:
             return pair_probes(subject)
         if media and not merged:
             raise subject.unknown(media[0])
+        if getattr(reads, "projection_dim", None) and not media and "decoder_input_ids" not in accepts:
+            return ended_probes(subject, reads)  # a text tower
         end = end_token(reads) if "decoder_input_ids" in accepts else None
         items, skipped = text_probes(subject, reads, end=end)
         if media:
