@@ -336,19 +336,23 @@ VARIANTS: dict[str, Variant] = {
 
 # One of each family with a head, for what does not depend on the variant.
 ONE_EACH = (
-    "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm", "distilbert-mlm",
-    "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron",
-    "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "olmoe",
-    "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "stablelm",
-    "gpt_oss", "phimoe",
-    "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
-    "vit-image",
-    "roformer-mlm", "mpnet-mlm", "albert-mlm",
+    "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm",
+    "distilbert-mlm", "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5",
+    "nemotron", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "olmoe",
+    "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi",
+    "stablelm", "gpt_oss", "phimoe", "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm",
+    "electra-mlm", "eurobert-mlm", "vit-image", "deit-teacher", "vit_msn-image", "ijepa-image", "vit_mae-base",
+    "dinov2-image", "dinov2_with_registers-image", "beit-image", "clip_vision_model-projected",
+    "clip_text_model-projected", "siglip_vision_model-base", "siglip_text_model-base",
+    "audio-spectrogram-transformer-sound", "vivit-film", "roformer-mlm", "mpnet-mlm", "albert-mlm",
 )  # fmt: skip
 
 RELATIVES = (
     *("ministral", "seed_oss", "arcee", "cwm", "jais2"),
     *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm"),
+    *("deit-teacher", "vit_msn-image", "ijepa-image", "vit_mae-base", "dinov2_with_registers-image", "vivit-film"),
+    *("clip_text_model-projected", "siglip_text_model-base", "siglip_vision_model-base", "clip_vision_model-projected"),
+    "audio-spectrogram-transformer-sound",
 )
 """Of these every row and fact is another family's, some under other names."""
 
@@ -356,12 +360,10 @@ KINDS = tuple(variant for variant in ONE_EACH if variant not in RELATIVES)
 """One of each kind, for what takes long."""
 
 LONG = (
-    "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
-    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt",
-    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image",
-    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm", "mpnet-mlm", "albert-mlm",
-    "olmoe", "gpt_oss", "phimoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox",
-    "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
+    "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe",
+    "flex_olmo", "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox",
+    "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image", "roformer-mlm",
+    "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe", "beit-image",
 )  # fmt: skip
 """One of each construction, for what takes a second and more: together they have every fact that a table can state."""
 

@@ -11,7 +11,7 @@ from grow.verification.probes.audio import audio_probes
 from grow.verification.probes.images import image_probes, pair_probes
 from grow.verification.probes.probe import LENGTH, Probe, Probes, Subject
 from grow.verification.probes.seq2seq import decodes, side, with_decoder
-from grow.verification.probes.text_probes import choices, text_probes
+from grow.verification.probes.text_probes import choices, ended_probes, text_probes
 from grow.verification.probes.token_ids import end_token, media_tokens
 
 _MERGED = "a processor decides which tokens an image or a sound replaces, so only the text model is run"
