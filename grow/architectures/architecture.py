@@ -18,7 +18,7 @@ from grow.architectures.size_laws import SizeLaw
 from grow.errors import BadInput
 from grow.files.header import show
 from grow.notation.axes import GAIN, READ, SHIFT, Label, Row
-from grow.notation.rope_parameters import SPELLED
+from grow.notation.rope_parameters import SPELLED, rope_of
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class Architecture:
         family = self.family
         sizes: dict[str, int] = {}
         for axis, name in family.axes.items():
+            if axis in family.computed and self._law_of(family.size_laws[axis]):
+                continue
             value = self.get(name)
             if axis == "ffn" and value is None:
                 value = 4 * sizes["hidden"]  # n_inner = None
@@ -84,10 +86,10 @@ class Architecture:
                     fix=f"set {name} to the size that the weights have",
                 )
             sizes[axis] = value
-        sizes.setdefault("kv_heads", sizes["heads"])
-        for axis, law in family.size_laws.items():
-            if axis not in family.axes and axis != "head_dim" and self.holds(law.when):
+        for axis in family.computed:
+            if law := self._law_of(family.size_laws[axis]):
                 sizes[axis] = law.value(sizes) or 0
+        sizes.setdefault("kv_heads", sizes["heads"])
         family.check_caps(sizes)
         if "head_dim" not in sizes:
             if sizes["hidden"] % sizes["heads"]:
@@ -136,6 +138,11 @@ class Architecture:
         """The axis whose size an index counts up to: layers that share their tensors are counted in groups."""
         return "layer_groups" if index == "layers" and "layer_groups" in self.sizes else index
 
+    @cached_property
+    def branch_norms(self) -> frozenset[str]:
+        """Rows that are a gain behind a branch, of a norm or alone, in front of the residual stream."""
+        return frozenset(row.name for row in self.rows if row.signature.dims[0].behind)
+
     @property
     def norm_writes_stream(self) -> bool:
         """Whether a norm's output is the residual stream (post-LN)."""
@@ -158,15 +165,8 @@ class Architecture:
             dim.role == READ and Label("hidden") in dim.labels for row in self.rows for dim in row.signature.dims
         )
         scaled = self.family.norm.kind == "layernorm" and self.branch_norms  # a mean of what is scaled is not scaled
-        gains = not scaled and (
-            self.norm_is_affine or not gained
-        )  # without them only what makes up for its size itself can read
-        return self.family.norm.kind if gains and not self.stream_is_bare else "plain"
-
-    @cached_property
-    def branch_norms(self) -> frozenset[str]:
-        """Rows that are a gain behind a branch, of a norm or alone, in front of the residual stream."""
-        return frozenset(row.name for row in self.rows if row.signature.dims[0].behind)
+        gains = self.norm_is_affine or not gained  # without them only what makes up for its size itself can read
+        return self.family.norm.kind if gains and not (self.stream_is_bare or scaled) else "plain"
 
     @cached_property
     def contexts(self) -> Mapping[str, str]:
@@ -212,7 +212,8 @@ class Architecture:
         """
         family = self.family
         said = {**self.config, "max_position_embeddings": self.get(family.axes["positions"])}
-        said["default.partial_rotary_factor"] = family.defaults.get("partial_rotary_factor")
+        said |= {"default.partial_rotary_factor": family.defaults.get("partial_rotary_factor")}
+        said |= {"rope_reads": family.rope_reads}
         if not family.rope_kinds:
             said |= {"rope_spelling": family.rope_spelling, "rope_spellings": (SPELLED, OLDER_ROPE)}
             return {"": {**said, "default.rope_theta": family.default_theta}}
@@ -242,8 +243,16 @@ class Architecture:
         """Changed fields of `ropes` as fields of this config: parameters of one kind stand among the others'."""
         if not self.family.rope_kinds or "rope_parameters" not in changes:
             return dict(changes)
-        whole = {**(self.config.get("rope_parameters") or {}), **changes["rope_parameters"]}
+        nested = {**(self.config.get("rope_parameters") or {}), **changes["rope_parameters"]}
+        after = self.with_config({**self.config, **changes, "rope_parameters": nested})
+        # stock code takes a kind that is missing beside another for one that is not scaled
+        whole = {kind: nested.get(kind) or rope_of(view) for kind, view in after.ropes.items()}
         return {**changes, "rope_parameters": whole}
+
+    @property
+    def rope_types(self) -> frozenset[str]:
+        """The types of its rotations."""
+        return frozenset(str(rope_of(view)["rope_type"]) for view in self.ropes.values())
 
     @property
     def first_position(self) -> int:
@@ -299,6 +308,9 @@ class Architecture:
     @cached_property
     def followed(self) -> Mapping[str, SizeLaw]:
         """Axis -> what its size follows from in this model; it never grows on its own."""
-        laws = self.family.size_laws.items()
+        laws = {axis: self._law_of(of) for axis, of in self.family.size_laws.items()}
         sizes = self.sizes
-        return {axis: law for axis, law in laws if self.holds(law.when) and law.value(sizes) == sizes[axis]}
+        return {axis: law for axis, law in laws.items() if law and law.value(sizes) == sizes[axis]}
+
+    def _law_of(self, laws: tuple[SizeLaw, ...]) -> SizeLaw | None:
+        return next((law for law in laws if self.holds(law.when)), None)

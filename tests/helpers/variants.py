@@ -17,6 +17,10 @@ GPT2 = dict(
     vocab_size=41, n_embd=12, n_layer=2, n_head=3, n_positions=64, layer_norm_epsilon=0.05,
     bos_token_id=0, eos_token_id=0,
 )  # fmt: skip
+NEO = dict(
+    vocab_size=41, hidden_size=12, num_layers=2, num_heads=3, max_position_embeddings=64, layer_norm_epsilon=0.05,
+    attention_types=[[["local", "global"], 1]], window_size=5, bos_token_id=0, eos_token_id=0,
+)  # fmt: skip
 NEOX = dict(
     vocab_size=41, hidden_size=24, intermediate_size=30, num_hidden_layers=2, num_attention_heads=3,
     max_position_embeddings=64, layer_norm_eps=0.05, bos_token_id=0, eos_token_id=0,
@@ -95,6 +99,15 @@ _LONG = {
 }  # fmt: skip
 GPT_OSS = {**LOCAL, "num_hidden_layers": 3, "sliding_window": 5, "swiglu_limit": 1.5, "rope_parameters": _YARN}
 _FULL = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 1.0}
+_SLOWER = {"rope_type": "linear", "factor": 2.0, "original_max_position_embeddings": 6}
+_LONGROPE = {
+    "original_max_position_embeddings": 32,
+    "rope_parameters": {
+        "rope_type": "longrope", "rope_theta": 500.0, "partial_rotary_factor": 0.75, "factor": 2.0,
+        "original_max_position_embeddings": 32,
+        "short_factor": [1.0, 1.1, 1.3], "long_factor": [1.0, 1.5, 2.5],
+    },
+}  # fmt: skip
 
 
 class Variant(NamedTuple):
@@ -238,10 +251,46 @@ VARIANTS: dict[str, Variant] = {
         "stablelm", LM,
         {**_with_eps("layer_norm_eps", DERIVED), "use_parallel_residual": True, "tie_word_embeddings": True},
     ),
+    "phi3": Variant("phi3", LM, {**UNPADDED, "rope_parameters": {**_FULL, "partial_rotary_factor": 0.75}}),
+    "phi3-longrope": Variant(
+        "phi3", LM,
+        {**UNPADDED, **_LONGROPE, "hidden_size": 48, "sliding_window": 7, "tie_word_embeddings": True}, (17, 50),
+    ),
+    "olmo3": Variant("olmo3", LM, {**UNPADDED, "sliding_window": 5, "num_hidden_layers": 4}),
+    "olmo3-ropes": Variant(
+        "olmo3", LM,
+        {**UNPADDED, **MIXED, "rope_parameters": TWO_ROPES, "attention_bias": True, "tie_word_embeddings": True},
+    ),
+    "helium": Variant("helium", LM, {**UNPADDED, "hidden_size": 48}),
+    "helium-biases": Variant(
+        "helium", LM, {**UNPADDED, **BIASES, "hidden_size": 48, "tie_word_embeddings": True}
+    ),
+    "hunyuan_v1_dense": Variant("hunyuan_v1_dense", LM, UNPADDED),
+    "hunyuan_v1_dense-alpha": Variant(
+        "hunyuan_v1_dense", LM,
+        {
+            **UNPADDED, "attention_bias": True, "tie_word_embeddings": True,
+            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "alpha": 10.0, "factor": 1.0},
+        },
+        (17, 80),
+    ),
+    "ministral3": Variant(
+        "ministral3", LM,
+        {**LLAMA, "sliding_window": 7, "rope_parameters": {**_FULL, **_SLOWER, "llama_4_scaling_beta": 0.3}},
+    ),
     "gpt2": Variant("gpt2", LM, GPT2),
     "gpt2-untied": Variant("gpt2", LM, {**GPT2, "tie_word_embeddings": False, "n_inner": 22}),
     "gpt2-unscaled": Variant("gpt2", LM, {**GPT2, "scale_attn_weights": False}),
     "gpt2-inverse": Variant("gpt2", LM, {**GPT2, "scale_attn_by_inverse_layer_idx": True}),
+    "gpt_bigcode": Variant("gpt_bigcode", LM, GPT2),
+    "gpt_bigcode-heads": Variant(
+        "gpt_bigcode", LM, {**GPT2, "multi_query": False, "tie_word_embeddings": False, "n_inner": 22}
+    ),
+    "gpt_bigcode-unscaled": Variant("gpt_bigcode", LM, {**GPT2, "scale_attn_weights": False}),
+    "gpt_neo": Variant("gpt_neo", LM, NEO),
+    "gpt_neo-untied": Variant("gpt_neo", LM, {**NEO, "tie_word_embeddings": False, "intermediate_size": 22}),
+    "gptj": Variant("gptj", LM, {**GPT2, "n_embd": 18, "rotary_dim": 4}),
+    "gptj-tied": Variant("gptj", LM, {**GPT2, "rotary_dim": 4, "tie_word_embeddings": True, "n_inner": 22}),
     "gpt_neox": Variant("gpt_neox", LM, NEOX),
     "gpt_neox-sequential": Variant("gpt_neox", LM, {**NEOX, "use_parallel_residual": False}),
     "gpt_neox-no-bias": Variant("gpt_neox", LM, {**NEOX, "attention_bias": False, "tie_word_embeddings": True}),
@@ -279,6 +328,9 @@ VARIANTS: dict[str, Variant] = {
     **_heads("distilbert", DISTIL),
     **_heads("llama", LLAMA),
     **_heads("gpt2", GPT2),
+    **_only(_heads("gpt_bigcode", GPT2), "sequence", "token"),
+    **_only(_heads("gpt_neo", NEO), "sequence", "token", "qa"),
+    **_only(_heads("gptj", {**GPT2, "rotary_dim": 4}), "sequence", "qa"),
     **_heads("gpt_neox", NEOX),
     **{k: v for k, v in _heads("opt", OPT).items() if k != "opt-token"},  # stock OPT has no such class
     **_only(_heads("ernie", BERT, pretraining=PRETRAINING), "pretraining"),
@@ -345,10 +397,20 @@ ONE_EACH = (
     "dinov2-image", "dinov2_with_registers-image", "beit-image", "clip_vision_model-projected",
     "clip_text_model-projected", "siglip_vision_model-base", "siglip_text_model-base",
     "audio-spectrogram-transformer-sound", "vivit-film", "roformer-mlm", "mpnet-mlm", "albert-mlm",
+    "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm", "distilbert-mlm",
+    "gpt_bigcode", "gpt_neo", "gptj",
+    "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron",
+    "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "olmoe",
+    "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "stablelm",
+    "phi3", "olmo3", "helium", "hunyuan_v1_dense", "ministral3",
+    "gpt_oss", "phimoe",
+    "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
+    "vit-image",
+    "roformer-mlm", "mpnet-mlm", "albert-mlm",
 )  # fmt: skip
 
 RELATIVES = (
-    *("ministral", "seed_oss", "arcee", "cwm", "jais2"),
+    *("ministral", "seed_oss", "arcee", "cwm", "jais2", "ministral3"),
     *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm"),
     *("deit-teacher", "vit_msn-image", "ijepa-image", "vit_mae-base", "dinov2_with_registers-image", "vivit-film"),
     *("clip_text_model-projected", "siglip_text_model-base", "siglip_vision_model-base", "clip_vision_model-projected"),
@@ -364,6 +426,17 @@ LONG = (
     "flex_olmo", "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox",
     "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image", "roformer-mlm",
     "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe", "beit-image",
+    "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
+    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "phi3", "helium", "hunyuan_v1_dense",
+    "gpt2", "gpt_neox", "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm",
+    "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe",
+    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt",
+    "gpt_bigcode", "gpt_neo", "gptj",
+    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
+    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image",
+    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm", "mpnet-mlm", "albert-mlm",
+    "olmoe", "gpt_oss", "phimoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox",
+    "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
 )  # fmt: skip
 """One of each construction, for what takes a second and more: together they have every fact that a table can state."""
 

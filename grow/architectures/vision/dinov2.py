@@ -44,7 +44,7 @@ def dino(model_type: str, *, table: str, masked: str, **facts: Any) -> Family:
         table=table,
         masked=masked,
         axes={**{axis: name for axis, name in AXES.items() if axis != "ffn"}, "ratio": "mlp_ratio"},
-        follows={"ffn": "ratio hidden"},
+        computed={"ffn": "ratio hidden"},
         defaults={"layer_norm_eps": 1e-6, "mlp_ratio": 4, "use_swiglu_ffn": False, "use_mask_token": True},
         fixed={"use_swiglu_ffn": (False,)},
         harmless=frozenset(
