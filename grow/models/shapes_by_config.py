@@ -33,6 +33,7 @@ SIZES = {
     "vocab": 136,
     "positions": 72,
     "types": 4,
+    "ratio": 2,
     "buckets": 8,
     "embed": 44,
     "expert_ffn": 26,

@@ -147,13 +147,13 @@ ENCODERS = (
 
 
 def inputs(config, length: int) -> dict[str, torch.Tensor]:
-    draw = torch.Generator().manual_seed(length)
-    if hasattr(config, "image_size"):
-        films = [config.num_frames] if hasattr(config, "num_frames") else []
+    draw, fields = torch.Generator().manual_seed(length), vars(config)
+    if "image_size" in fields:
+        films = [config.num_frames] if "num_frames" in fields else []
         shape = (3, *films, config.num_channels, *_grid(config.image_size))
-        noise = {"noise": torch.rand(3, 16, generator=draw)} if hasattr(config, "mask_ratio") else {}
+        noise = {"noise": torch.rand(3, 16, generator=draw)} if "mask_ratio" in fields else {}
         return {"pixel_values": torch.randn(shape, generator=draw), **noise}
-    if hasattr(config, "num_mel_bins"):
+    if "num_mel_bins" in fields:
         return {"input_values": torch.randn(3, config.max_length, config.num_mel_bins, generator=draw)}
     given = {"input_ids": torch.randint(4, config.vocab_size, (3, length), generator=draw)}
     if hasattr(config, "type_vocab_size"):

@@ -42,7 +42,7 @@ VIT = dict(
 )  # fmt: skip
 
 DINO = {k: v for k, v in VIT.items() if k != "intermediate_size"} | {"mlp_ratio": 2}
-BEIT = {**VIT, "vocab_size": 41}
+BEIT = {**VIT, "vocab_size": 48}
 FILMS = {k: v for k, v in VIT.items() if k != "patch_size"} | {"num_frames": 4, "tubelet_size": [2, 4, 4]}
 TOWER = {k: v for k, v in VIT.items() if "_size" not in k or k in ("hidden_size", "intermediate_size")} | {
     "vocab_size": 41, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 40,
@@ -380,7 +380,7 @@ VARIANTS: dict[str, Variant] = {
     "audio-spectrogram-transformer-sound": Variant("audio-spectrogram-transformer", SOUND, {**AST, **LABELS}),
     "audio-spectrogram-transformer-base": Variant("audio-spectrogram-transformer", BASE, AST),
     "vivit-film": Variant("vivit", FILM, {**FILMS, **LABELS}),
-    "vivit-base": Variant("vivit", BASE, FILMS),
+    "vivit-base": Variant("vivit", BASE, {**FILMS, "pooler_output_size": 7}),
     "vit-image": Variant("vit", IMAGE, {**VIT, **LABELS, "qkv_bias": False}),
     "vit-base": Variant("vit", BASE, {**VIT, "head_dim": 6, "pooler_output_size": 7}),
     "vit-pixels": Variant("vit", PIXELS, {**VIT, "encoder_stride": 4}),
@@ -425,18 +425,8 @@ LONG = (
     "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe",
     "flex_olmo", "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox",
     "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image", "roformer-mlm",
-    "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe", "beit-image",
-    "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
-    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "phi3", "helium", "hunyuan_v1_dense",
-    "gpt2", "gpt_neox", "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm",
-    "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe",
-    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt",
-    "gpt_bigcode", "gpt_neo", "gptj",
-    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
-    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image",
-    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm", "mpnet-mlm", "albert-mlm",
-    "olmoe", "gpt_oss", "phimoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox",
-    "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
+    "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe", "beit-image", "phi3", "helium", "hunyuan_v1_dense",
+    "gpt_bigcode", "gpt_neo", "gptj", "dinov2-image", "clip_vision_model-projected",
 )  # fmt: skip
 """One of each construction, for what takes a second and more: together they have every fact that a table can state."""
 

@@ -2,7 +2,7 @@
 
 from grow.architectures.encoders.bert import size
 from grow.architectures.facts import Norm
-from grow.architectures.vision.vit import AXES, CLASSIFIER, EMBEDDINGS, FFN, FINAL, attention, image_encoder
+from grow.architectures.vision.vit import CLASSIFIER, EMBEDDINGS, FFN, FINAL, attention, image_encoder
 
 BIAS = "relative_position_bias.relative_position_bias_table"
 BIASES = f"""
@@ -20,8 +20,8 @@ POOLED = """
 TOKENS = """
 layernorm.weight                                                    hidden *         ? ForMaskedImageModeling
 layernorm.bias                                                      hidden +         ? ForMaskedImageModeling
-lm_head.weight                                                      vocab <- hidden  ? ForMaskedImageModeling
-lm_head.bias                                                        vocab <-         ? ForMaskedImageModeling
+lm_head.weight                                                      pixels <- hidden  ? ForMaskedImageModeling
+lm_head.bias                                                        pixels <-        ? ForMaskedImageModeling
 """
 
 BEIT = image_encoder(
@@ -37,10 +37,9 @@ BEIT = image_encoder(
     + CLASSIFIER
     + TOKENS,
     masked="use_mask_token",
-    axes={**AXES, "vocab": "vocab_size"},
     norm=Norm("layernorm", last="never", output="not use_mean_pooling"),
     defaults={
-        "vocab_size": 8192,
+        "qkv_bias": None,
         "use_mask_token": False,
         "use_absolute_position_embeddings": False,
         "use_relative_position_bias": False,
@@ -48,11 +47,12 @@ BEIT = image_encoder(
         "layer_scale_init_value": 0.1,
         "use_mean_pooling": True,
     },
+    fixed={"add_fpn": (False,)},
     stale=("relative_position_index",),
     harmless=frozenset(
         """
         drop_path_rate pool_scales use_auxiliary_head auxiliary_loss_weight auxiliary_channels auxiliary_num_convs
-        auxiliary_concat_input semantic_loss_ignore_index add_fpn reshape_hidden_states
+        auxiliary_concat_input semantic_loss_ignore_index reshape_hidden_states vocab_size
         out_features out_indices stage_names _out_features _out_indices
         """.split()
     ),

@@ -36,7 +36,7 @@ def size(hidden: int, heads: int, layers: int) -> dict[str, int]:
     return {"hidden_size": hidden, "num_attention_heads": heads, "num_hidden_layers": layers}
 
 
-def dino(model_type: str, *, table: str, masked: str, **facts: Any) -> Family:
+def dino(model_type: str, *, table: str, masked: str, defaults: dict[str, Any], **facts: Any) -> Family:
     """A family of DINOv2's kind."""
     return image_encoder(
         model_type,
@@ -45,7 +45,7 @@ def dino(model_type: str, *, table: str, masked: str, **facts: Any) -> Family:
         masked=masked,
         axes={**{axis: name for axis, name in AXES.items() if axis != "ffn"}, "ratio": "mlp_ratio"},
         computed={"ffn": "ratio hidden"},
-        defaults={"layer_norm_eps": 1e-6, "mlp_ratio": 4, "use_swiglu_ffn": False, "use_mask_token": True},
+        defaults={"layer_norm_eps": 1e-6, "mlp_ratio": 4, "use_swiglu_ffn": False, **defaults},
         fixed={"use_swiglu_ffn": (False,)},
         harmless=frozenset(
             """
@@ -63,5 +63,9 @@ def dino(model_type: str, *, table: str, masked: str, **facts: Any) -> Family:
 
 
 DINOV2 = dino(
-    "dinov2", table=TOKENS + LAYERS + FINAL + CLASSIFIER, masked="use_mask_token", summary="DINOv2 without SwiGLU"
+    "dinov2",
+    table=TOKENS + LAYERS + FINAL + CLASSIFIER,
+    masked="use_mask_token",
+    defaults={"use_mask_token": True},
+    summary="DINOv2 without SwiGLU",
 )

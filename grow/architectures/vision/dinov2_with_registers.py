@@ -8,5 +8,6 @@ DINOV2_WITH_REGISTERS = dino(
     class_prefix="Dinov2WithRegisters",
     table=TOKENS + REGISTERS + LAYERS + FINAL + CLASSIFIER,
     masked="always",
+    defaults={},
     summary="DINOv2 with registers, without SwiGLU",
 )

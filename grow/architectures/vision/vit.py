@@ -90,7 +90,9 @@ def image_encoder(
     for fact in ("defaults", "fixed", "harmless"):
         if fact in facts:
             facts[fact] = usual[fact] | facts[fact]
-    return Family(model_type, table.replace("{base}", base).replace("{masked}", masked), **usual | facts)
+    usual |= facts
+    usual["defaults"] = {name: value for name, value in usual["defaults"].items() if value is not None}
+    return Family(model_type, table.replace("{base}", base).replace("{masked}", masked), **usual)
 
 
 VIT = image_encoder(
