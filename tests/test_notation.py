@@ -173,7 +173,9 @@ def test_what_a_condition_names_is_a_field_or_a_class(family):
             assert family.experts.step
             continue
         if word[0].isupper():
-            assert all(w.startswith("For") or w == "LMHeadModel" for w in word.split("|")), word
+            assert all(w.startswith("For") or w in ("LMHeadModel", "ModelWithProjection") for w in word.split("|")), (
+                word
+            )
         else:
             assert set(word.replace("!=", "==").split("==")) <= fields, word
 

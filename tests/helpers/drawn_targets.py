@@ -141,7 +141,12 @@ def draw_free(variant: str) -> dict[str, tuple[dict, dict]]:
         del cases["hidden-any-copies"]
     if plain:
         cases = {k: case for k, case in cases.items() if not k.startswith((f"hidden-2x-{fresh}", "hidden-any"))}
-    return cases
+    own = {axis: axis in grow.families[VARIANTS[variant].model_type].axes for axis in ("kv_heads", "ffn")}
+    return {
+        name: ({axis: n for axis, n in to.items() if own.get(axis, True)}, options)
+        for name, (to, options) in cases.items()
+        if any(own.get(axis, True) for axis in to)
+    }
 
 
 def draw_derived(variant: str) -> dict[str, tuple[dict, dict]]:

@@ -152,6 +152,8 @@ def inputs(config, length: int) -> dict[str, torch.Tensor]:
         films = [config.num_frames] if "num_frames" in fields else []
         shape = (3, *films, config.num_channels, *_grid(config.image_size))
         noise = {"noise": torch.rand(3, 16, generator=draw)} if "mask_ratio" in fields else {}
+        if fields.get("use_mask_token") or "num_register_tokens" in fields:
+            noise["bool_masked_pos"] = torch.rand(3, 16, generator=draw) < 0.5
         return {"pixel_values": torch.randn(shape, generator=draw), **noise}
     if "num_mel_bins" in fields:
         return {"input_values": torch.randn(3, config.max_length, config.num_mel_bins, generator=draw)}
