@@ -27,7 +27,9 @@ OUTSIDE = [
 
 EVERYDAY = {
     "activation": "English, and torch.nn.modules.activation",
+    "conv_kernel": "what models of sounds say of their layers",
     "dim": "torch's name of a dimension",
+    "expand": "a method of torch's tensors",
     "ffn": "an axis of the notation",
     "head": "English, of attention and of a model",
     "num_frames": "what a model of any type says of its films",

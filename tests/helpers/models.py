@@ -28,7 +28,7 @@ from variants import (  # noqa: F401  tests import them from here
 
 FOUND = {
     "labels": 3, "positions": 17, "buckets": 9, "frames": 2, "registers": 4, "channels": 3, "patch": 4, "pooled": 7,
-    "pixels": 48,
+    "pixels": 48, "kernel": 4,
 }  # fmt: skip
 """Sizes of axes that no config field says."""
 

@@ -5,7 +5,7 @@ Sizes differ from each other, and eps is large where the config has it.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from seen_and_heard import ENCODERS, LABELS, Variant
 
 # Ids start at 4, so no family takes one for padding.
 LLAMA = dict(
@@ -36,20 +36,11 @@ BERT = dict(
 MPNET = {k: v for k, v in BERT.items() if k != "type_vocab_size"}
 DISTIL = dict(vocab_size=41, dim=12, hidden_dim=22, n_layers=2, n_heads=3, max_position_embeddings=64)
 
-VIT = dict(
-    hidden_size=12, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3, image_size=16, patch_size=4,
-    layer_norm_eps=0.05,
+MAMBA = dict(
+    vocab_size=41, hidden_size=18, state_size=5, num_hidden_layers=2, time_step_rank=3, layer_norm_epsilon=0.05,
+    expand=2, pad_token_id=0, bos_token_id=0, eos_token_id=0,
 )  # fmt: skip
 
-DINO = {k: v for k, v in VIT.items() if k != "intermediate_size"} | {"mlp_ratio": 2}
-BEIT = {**VIT, "vocab_size": 48}
-FILMS = {k: v for k, v in VIT.items() if k != "patch_size"} | {"num_frames": 4, "tubelet_size": [2, 4, 4]}
-TOWER = {k: v for k, v in VIT.items() if "_size" not in k or k in ("hidden_size", "intermediate_size")} | {
-    "vocab_size": 41, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 40,
-}  # fmt: skip
-AST = {k: v for k, v in VIT.items() if k != "image_size"} | {
-    "max_length": 20, "num_mel_bins": 12, "frequency_stride": 3, "time_stride": 3,
-}  # fmt: skip
 
 EXPERTS = {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 14, "norm_topk_prob": True}
 SHARED = {k: v for k, v in EXPERTS.items() if k != "head_dim"} | {
@@ -84,9 +75,6 @@ TWO_ROPES = {
 LM, MLM, BASE = "AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModel"
 SEQUENCE, TOKEN = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
 QA, PRETRAINING = "AutoModelForQuestionAnswering", "AutoModelForPreTraining"
-SOUND, FILM = "AutoModelForAudioClassification", "AutoModelForVideoClassification"
-IMAGE, PIXELS = "AutoModelForImageClassification", "AutoModelForMaskedImageModeling"
-LABELS = {"id2label": {i: str(i) for i in range(5)}, "label2id": {str(i): i for i in range(5)}}
 
 
 _YARN = {
@@ -108,15 +96,6 @@ _LONGROPE = {
         "short_factor": [1.0, 1.1, 1.3], "long_factor": [1.0, 1.5, 2.5],
     },
 }  # fmt: skip
-
-
-class Variant(NamedTuple):
-    """A stock class and its config; `lengths` of the inputs it is compared on."""
-
-    model_type: str
-    auto: str
-    fields: dict[str, Any]
-    lengths: tuple[int, ...] = (17,)
 
 
 def _rope(kind: str, lengths=(17,), **parameters) -> Variant:
@@ -350,40 +329,13 @@ VARIANTS: dict[str, Variant] = {
     "mixtral-base": Variant("mixtral", BASE, LOCAL),
     "qwen2_moe-base": Variant("qwen2_moe", BASE, SHARED),
     "opt-post-base": Variant("opt", BASE, {**OPT, "do_layer_norm_before": False}),
-    "deit-teacher": Variant("deit", "DeiTForImageClassificationWithTeacher", {**VIT, **LABELS}),
-    "deit-pixels": Variant("deit", PIXELS, {**VIT, "encoder_stride": 4}),
-    "vit_msn-image": Variant("vit_msn", IMAGE, {**VIT, **LABELS}),
-    "ijepa-image": Variant("ijepa", IMAGE, {**VIT, **LABELS}),
-    "vit_mae-base": Variant("vit_mae", BASE, {**VIT, "mask_ratio": 0.5}),
-    "dinov2-image": Variant("dinov2", IMAGE, {**DINO, **LABELS}),
-    "dinov2-base": Variant("dinov2", BASE, {**DINO, "use_mask_token": False}),
-    "dinov2_with_registers-image": Variant("dinov2_with_registers", IMAGE, {**DINO, **LABELS}),
-    "beit-image": Variant("beit", IMAGE, {**BEIT, **LABELS, "use_relative_position_bias": True}),
-    "beit-tokens": Variant(
-        "beit", "BeitForMaskedImageModeling",
-        {**BEIT, "use_mask_token": True, "use_shared_relative_position_bias": True, "layer_scale_init_value": 0.0},
+    "mamba": Variant("mamba", LM, MAMBA),
+    "mamba-biases": Variant(
+        "mamba", LM, {**MAMBA, "use_bias": True, "use_conv_bias": False, "tie_word_embeddings": False,
+        "intermediate_size": 28},
     ),
-    "beit-base": Variant(
-        "beit", BASE, {**BEIT, "use_mean_pooling": False, "use_absolute_position_embeddings": True}
-    ),
-    "clip_vision_model-base": Variant("clip_vision_model", BASE, VIT),
-    "clip_vision_model-projected": Variant(
-        "clip_vision_model", "CLIPVisionModelWithProjection", {**VIT, "projection_dim": 9}
-    ),
-    "clip_text_model-base": Variant("clip_text_model", BASE, TOWER),
-    "clip_text_model-projected": Variant(
-        "clip_text_model", "CLIPTextModelWithProjection", {**TOWER, "projection_dim": 9}
-    ),
-    "siglip_vision_model-base": Variant("siglip_vision_model", BASE, VIT),
-    "siglip_vision_model-headless-base": Variant("siglip_vision_model", BASE, {**VIT, "vision_use_head": False}),
-    "siglip_text_model-base": Variant("siglip_text_model", "SiglipTextModel", {**TOWER, "projection_size": 9}),
-    "audio-spectrogram-transformer-sound": Variant("audio-spectrogram-transformer", SOUND, {**AST, **LABELS}),
-    "audio-spectrogram-transformer-base": Variant("audio-spectrogram-transformer", BASE, AST),
-    "vivit-film": Variant("vivit", FILM, {**FILMS, **LABELS}),
-    "vivit-base": Variant("vivit", BASE, {**FILMS, "pooler_output_size": 7}),
-    "vit-image": Variant("vit", IMAGE, {**VIT, **LABELS, "qkv_bias": False}),
-    "vit-base": Variant("vit", BASE, {**VIT, "head_dim": 6, "pooler_output_size": 7}),
-    "vit-pixels": Variant("vit", PIXELS, {**VIT, "encoder_stride": 4}),
+    "mamba-base": Variant("mamba", BASE, MAMBA),
+    **ENCODERS,
 }  # fmt: skip
 
 # One of each family with a head, for what does not depend on the variant.
@@ -406,6 +358,7 @@ ONE_EACH = (
     "gpt_oss", "phimoe",
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
     "vit-image",
+    "mamba",
     "roformer-mlm", "mpnet-mlm", "albert-mlm",
 )  # fmt: skip
 
@@ -427,6 +380,18 @@ LONG = (
     "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image", "roformer-mlm",
     "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe", "beit-image", "phi3", "helium", "hunyuan_v1_dense",
     "gpt_bigcode", "gpt_neo", "gptj", "dinov2-image", "clip_vision_model-projected",
+    "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
+    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "phi3", "helium", "hunyuan_v1_dense",
+    "gpt2", "gpt_neox", "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm",
+    "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe",
+    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt",
+    "gpt_bigcode", "gpt_neo", "gptj",
+    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
+    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image",
+    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm", "mpnet-mlm", "albert-mlm",
+    "olmoe", "gpt_oss", "phimoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox",
+    "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
+    "mamba",
 )  # fmt: skip
 """One of each construction, for what takes a second and more: together they have every fact that a table can state."""
 
