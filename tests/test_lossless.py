@@ -42,11 +42,12 @@ def widen(source: Path, to, out: Path, **options) -> grow.Growth:
 
 def comparable(variant: str, plan, found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What a base model returns lies in the grown space; read with D it is what the source returned."""
-    if not VARIANTS[variant].auto.endswith(("AutoModel", "ForTextEncoding")):
-        of_stream = {name for name in found if name.startswith("encoder_last_hidden_state")}
-        return {name: read_back(plan, value) if name in of_stream else value for name, value in found.items()}
     wide = plan.new_sizes["hidden"]
-    return {name: read_back(plan, value) if value.shape[-1] == wide else value for name, value in found.items()}
+    hidden = {
+        name for name in found if name.startswith(("last_hidden_state", "encoder_last_hidden_state", "pooler_output"))
+    }
+    hidden = {name for name in hidden if found[name].shape[-1] == wide}
+    return {name: read_back(plan, value) if name in hidden else value for name, value in found.items()}
 
 
 def read_back(plan, value: torch.Tensor, *, normed: bool = True) -> torch.Tensor:

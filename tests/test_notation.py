@@ -151,7 +151,7 @@ def test_a_table_with_a_bad_line_is_an_error(line):
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_every_familys_table_parses_and_uses_known_axes(family):
     assert family.rows
-    known = {*family.axes, "kv_heads", "head_dim", *STORED}
+    known = {*family.axes, "kv_heads", "head_dim", *family.computed, *STORED}
     for row in family.rows:
         assert set(row.signature.axes) <= known, row
         assert len(row.signature.part.matrix.dims) in (1, 2)
@@ -182,7 +182,8 @@ def test_what_a_condition_names_is_a_field_or_a_class(family):
             assert family.experts.step
             continue
         if word[0].isupper():
-            assert all(w.startswith("For") or w in ("LMHeadModel", "EncoderModel") for w in word.split("|")), word
+            others = ("LMHeadModel", "EncoderModel", "ModelWithProjection")
+            assert all(w.startswith("For") or w in others for w in word.split("|")), word
         else:
             name, *other = word.replace("!=", "==").split("==")
             assert {name, *(w for w in other if w.isidentifier() and w != "none")} <= fields, word  # others are values

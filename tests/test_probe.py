@@ -53,7 +53,7 @@ class Subject:
         return {k: v for k, v in json.loads(self.fields).items() if k != "word_embed_proj_dim"}
 
     def config(self, family: Family) -> dict:
-        suffix = CLASSES[self.auto]
+        suffix = CLASSES.get(self.auto, self.auto)
         if (self.model_type, suffix) == ("gpt2", "ForCausalLM"):
             suffix = "LMHeadModel"
         sizes = {field: SIZES[axis] for axis, field in self.axes.items()}

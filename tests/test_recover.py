@@ -22,7 +22,7 @@ def everything(variant: str, factor: int) -> dict[str, int]:
     source, r = Architecture(grow.families[kind], fields), seeded(variant)
     old, named = source.sizes, grow.families[kind].axes.keys() - source.followed.keys()
     target = {a: factor * old[a] for a in ("hidden", "heads", "kv_heads") if a in named}
-    target |= {axis: old[axis] + r.randint(1, 9) for axis in ("ffn", "inner", "dt_rank", "ssm_state") if axis in old}
+    target |= {axis: old[axis] + r.randint(1, 9) for axis in ("ffn", "inner", "dt_rank", "ssm_state") if axis in named}
     more = r.randint(1, 3)
     target |= {axis: old[axis] + more for axis in grow.families[kind].depths}
     target = own(variant, target)

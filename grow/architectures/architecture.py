@@ -104,7 +104,7 @@ class Architecture:
 
     @cached_property
     def branch_norms(self) -> frozenset[str]:
-        """Rows that are the gain of a norm behind a branch, in front of the residual stream."""
+        """Rows that are a gain behind a branch, of a norm or alone, in front of the residual stream."""
         return frozenset(row.name for row in self.rows if row.signature.dims[0].behind)
 
     @property
@@ -128,9 +128,10 @@ class Architecture:
         gained = any(
             dim.role == READ and Label("hidden") in dim.labels for row in self.rows for dim in row.signature.dims
         )
+        scaled = self.family.norm.kind == "layernorm" and self.branch_norms  # a mean of what is scaled is not scaled
         gains = self.norm_is_affine or not gained  # without them only what makes up for its size itself can read
         written = self.stream_is_bare or self.holds(self.family.norm.begins)
-        return self.family.norm.kind if gains and not written else "plain"
+        return self.family.norm.kind if gains and not (written or scaled) else "plain"
 
     @cached_property
     def contexts(self) -> Mapping[str, str]:

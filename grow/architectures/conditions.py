@@ -29,7 +29,8 @@ ROPE = "rope:"
 HEADS = (
     *("ForCausalLM", "ForMaskedLM", "ForPreTraining", "LMHeadModel", "ForSequenceClassification"),
     *("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"),
-    *("ForImageClassification", "ForMaskedImageModeling"),
+    *("ForImageClassification", "ForImageClassificationWithTeacher", "ForMaskedImageModeling"),
+    *("ForAudioClassification", "ForVideoClassification", "ModelWithProjection"),
     *("ForConditionalGeneration", "EncoderModel"),
 )
 """What the names of stock model classes with a head end in."""

@@ -125,6 +125,7 @@ def _check_values(architecture: Architecture) -> None:
     """BadInput, with all of them, when some fields have values that no model of this family can have."""
     family = architecture.family
     faults = [*_contradictions(architecture), *_faults(architecture, stock_of(family.model_type))]
+    faults += _stages(architecture)
     if faults:
         (name, what, fix), *more = faults
         raise BadInput(
@@ -154,6 +155,32 @@ def _contradictions(architecture: Architecture) -> Iterator[tuple[str, str, str]
             if name in config and expanded(config[name]) != expanded(runs):
                 what = f"{_show(given)}, and {name} says {_show(config[name])}"
                 yield listed.field, what, f"remove {listed.field} from config.json: it follows from {name}"
+
+
+def _stages(architecture: Architecture) -> Iterator[tuple[str, str, str]]:
+    """What a backbone hands on are outputs of its layers, by name and by number, and both say the same."""
+    layers = _size(architecture, "layers")
+    if "out_features" not in architecture.family.harmless or layers is None:
+        return
+    names = ["stem", *(f"stage{k + 1}" for k in range(layers))]
+    features, indices = (architecture.config.get(name) for name in ("out_features", "out_indices"))
+    chosen = None
+    if indices is not None:
+        numbers = range(-len(names), len(names))
+        if not isinstance(indices, list) or any(type(k) is not int or k not in numbers for k in indices):
+            yield "out_indices", f"{_show(indices)}; wanted numbers from 0 to {layers}", "remove out_indices"
+            return
+        chosen = [names[k] for k in indices]
+    if features is not None and (
+        not isinstance(features, list)
+        or any(name not in names for name in features)
+        or (chosen is not None and features != chosen)
+    ):
+        yield (
+            "out_features",
+            f"{_show(features)}; wanted {_show(chosen or names)}",
+            "remove out_features, or correct it",
+        )
 
 
 def _faults(architecture: Architecture, stock: Stock) -> Iterator[tuple[str, str, str]]:

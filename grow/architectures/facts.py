@@ -22,7 +22,8 @@ class Norm:
     affine         condition under which it has a gain (and a bias)
     bare           condition under which something reads the stream without a norm in between
     begins         condition under which the stream begins with a norm's output, although no later norm writes it
-    last           condition under which the last hidden state that a class gives is behind the final norm
+    last           condition under which the last of all hidden states that a class gives is behind the final norm
+    output         condition under which `last_hidden_state` is
     """
 
     kind: str
@@ -31,6 +32,7 @@ class Norm:
     bare: str = "never"
     begins: str = "never"
     last: str = "always"
+    output: str = "always"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -26,7 +26,7 @@ from grow.notation.spaces import Dealt, Fixed
 
 ATTENTION = ("heads", "kv_heads", "head_dim")
 COUNTS = ("vocab", "positions", "experts")  # and those that count layers
-STILL = ("types", "buckets", "labels", "embed", "layer_groups")
+STILL = ("types", "buckets", "labels", "embed", "layer_groups", "ratio")
 """Axes that no growth changes on their own account."""
 
 
@@ -154,7 +154,7 @@ class Family:
         """The text of every condition in the table and the facts -> what it means."""
         texts = {row.when for row in self.rows}
         norm, attention = self.norm, self.attention
-        texts |= {norm.writes_stream, norm.affine, norm.bare, norm.begins, norm.last}
+        texts |= {norm.writes_stream, norm.affine, norm.bare, norm.begins, norm.last, norm.output}
         texts |= {attention.scaled, attention.index_scaled, attention.alibi}
         texts |= {self.tie.when, self.tie.norms_when} if self.tie else set()
         texts |= {self.experts.normed} if self.experts else set()
@@ -217,10 +217,14 @@ class Family:
         """The chain of the stack that a row's tensors are in."""
         return next((stack.chain or self.chain for stack in self.stacks if stack.layers == layers_of(name)), None)
 
-    def canonical(self, name: str) -> str | None:
-        """The name in the table of a tensor that stock classes store under this one; None for none of its rows."""
+    def canonical(self, name: str, first: Sequence[re.Pattern[str]] = ()) -> str | None:
+        """The name in the table of a tensor that stock classes store under this one; None for none of its rows.
+
+        first  patterns of the rows that the model's class has: another class may have a row of nearly that name
+        """
         names = self._in_table(name)
-        return next((n for n in names if any(pattern.match(n) for pattern in self._patterns)), None)
+        matching = (n for patterns in (first, self._patterns) for n in names if any(p.match(n) for p in patterns))
+        return next(matching, None)
 
     def twin(self, name: str) -> str | None:
         """The row that stock classes store once more under this name."""

@@ -106,10 +106,11 @@ def match(architecture: Architecture, stored: Mapping[str, Stored], where: str) 
     """Pair tensors with rows. BadInput lists what is missing, unexpected, misshapen and not floating point."""
     family, sizes = architecture.family, architecture.sizes
     patterns = {row.name: row.pattern for row in family.rows}
+    of_class = [row.pattern for row in architecture.rows] if architecture.config.get("architectures") else []
     stale = tuple(name for name in stored if name.endswith(family.stale))
     there = [name for name in stored if name not in stale]
     twins = {name: table for name in there if (table := family.twin(name))}
-    names = {name: twins.get(name) or family.canonical(name) for name in there}
+    names = {name: twins.get(name) or family.canonical(name, of_class) for name in there}
     check_strange(names, stored, where)
     for index in (index for index in family.indices if index in sizes):
         axis = architecture.counting(index)

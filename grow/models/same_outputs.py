@@ -43,14 +43,16 @@ def check_runs_alike(model: Any, twin: Any, batch: Mapping[str, Any] | None = No
 
 
 def tokens_for(model: Any) -> dict[str, torch.Tensor]:
-    """A row of tokens from all over the table, or an image; BadInput where a class reads something else."""
-    if model.main_input_name == "pixel_values":
-        return {"pixel_values": _image(getattr(model.config, "vision_config", model.config)).to(model.dtype)}
-    if model.main_input_name != "input_ids":
+    """A row of tokens from all over the table, an image, a film or a sound; BadInput where a class reads something
+    else."""
+    name = model.main_input_name
+    if name in ("pixel_values", "input_values"):
+        return {name: _drawn(getattr(model.config, "vision_config", model.config), name).to(model.dtype)}
+    if name != "input_ids":
         raise BadInput(
             type(model).__name__,
             what=f"reads {model.main_input_name}",
-            why="what a model in memory answers is compared before and after the growth, on tokens or an image",
+            why="what a model in memory answers is compared before and after, on tokens, an image or a sound",
             fix="save it and grow the folder, or verify=False",
         )
     words = model.get_input_embeddings().num_embeddings
@@ -61,11 +63,17 @@ def tokens_for(model: Any) -> dict[str, torch.Tensor]:
     return given
 
 
-def _image(config: Any) -> torch.Tensor:
-    """One that says something else in every pixel."""
-    size = getattr(config, "image_size", 224)
-    size = (size, size) if isinstance(size, int) else tuple(size)
-    shape = (1, getattr(config, "num_channels", 3), *size)
+def _drawn(config: Any, name: str) -> torch.Tensor:
+    """An image, a film, a spectrogram or a waveform that says something else at every point."""
+    shape: tuple[int, ...]
+    if name == "pixel_values":
+        size = getattr(config, "image_size", 224)
+        size = (size, size) if isinstance(size, int) else tuple(size)
+        films = (config.num_frames,) if hasattr(config, "num_frames") else ()
+        shape = (1, *films, getattr(config, "num_channels", 3), *size)
+    else:
+        bands = getattr(config, "num_mel_bins", None)
+        shape = (1, config.max_length, bands) if bands else (1, 4000)
     return torch.linspace(-60, 60, math.prod(shape)).sin().reshape(shape)
 
 

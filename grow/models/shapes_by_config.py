@@ -37,6 +37,7 @@ SIZES = {
     "vocab": 136,
     "positions": 72,
     "types": 4,
+    "ratio": 2,
     "embed": 44,
     "expert_ffn": 26,
     "shared_ffn": 34,
@@ -97,7 +98,8 @@ def shapes(model_type: str, auto: str, fields: Mapping[str, Any]) -> dict[str, t
 
     config = transformers.AutoConfig.for_model(model_type, **fields)
     with torch.device("meta"):
-        model = getattr(transformers, auto).from_config(config)
+        cls = getattr(transformers, auto)
+        model = (cls.from_config if hasattr(cls, "from_config") else cls._from_config)(config)
     tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
     from grow.models.fused_experts import in_files
 

@@ -44,7 +44,7 @@ from grow.notation.spaces import Fixed, Label, Space, parse_space, product_of
 SIDES = ("q", "k", "v")
 WRITE, READ, GAIN, SHIFT, STACK = "write", "read", "gain", "shift", "stack"
 EXPERTS = "experts"  # every other index counts the layers of a stack
-STORED = {"labels", "positions", "channels", "patch", "pooled", "pixels", "kernel"}
+STORED = {"labels", "positions", "buckets", "frames", "registers", "channels", "patch", "pooled", "pixels", "kernel"}
 """Axes that have the size that is stored and never grow, unless a config field says their size."""
 LOOKUPS = {"vocab", "positions", "types", "buckets", "experts"}  # a table that these index is looked up row by row
 

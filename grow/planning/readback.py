@@ -20,7 +20,8 @@ def output_readback(source: Architecture, maps: Mapping[str, AxisMap]) -> tuple[
     hidden = maps["hidden"]
     if hidden.is_identity:
         return None
-    return np.maximum(hidden.source, -1), hidden.gain * hidden.write if source.norm_is_affine else hidden.write
+    normed = source.norm_is_affine and source.holds(source.family.norm.output)
+    return np.maximum(hidden.source, -1), hidden.gain * hidden.write if normed else hidden.write
 
 
 def stream_readback(

@@ -69,6 +69,8 @@ def target(name: str, growth: str) -> Any:
     plain = facts.norm.writes_stream == "always" or (derived and source.hidden_context == "plain")
     if plain:  # whole multiples only; a head twice as wide scales its scores by √2
         return {"hidden": 2 * old["hidden"]}
+    if derived and source.hidden_context == "plain":
+        return {"hidden": 2 * old["hidden"]}
     if derived and facts.attention.whole_norm:
         return {"hidden": old["hidden"] + 2 * old["heads"]}
     if derived:

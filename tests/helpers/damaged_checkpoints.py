@@ -75,7 +75,8 @@ def tables(family: str) -> Iterator[tuple[str, Table]]:
     untied = {name: value for name, value in FLAGS.items() if name in facts.defaults}
     if facts.experts and facts.experts.only:
         fields[facts.experts.only] = [0]  # a dense layer beside one with experts
-    for suffix in dict.fromkeys(w for row in facts.rows for part in row.when.split() for w in part.split("|")):
+    suffixes = dict.fromkeys(w for row in facts.rows for part in row.when.split() for w in part.split("|"))
+    for suffix in suffixes if any(w[0].isupper() for w in suffixes) else ("Model",):
         for embed in ({}, {facts.axes["embed"]: 10}) if "embed" in facts.axes else ({},):
             config = {**fields, **untied, **embed, "architectures": [f"Stock{suffix}"]}
             # of every row the tensor of the last layer, and expert, that has it
@@ -116,7 +117,13 @@ CERTIFIED = [
     if damage == ANY[(j + k) % 2] or (damage == "zeroed" and growth == "2x" and tensor in biases(name))
 ]
 
-SWAPPED = [(variant, way) for variant in models.LONG for way in ("grow.json", "same shapes", "outputs alone")]
+SWAPPED = [
+    (variant, way)
+    for variant in models.LONG
+    for way in ("grow.json", "same shapes", "outputs alone")
+    if way != "outputs alone"
+    or "For" in models.VARIANTS[variant].auto  # nobody knows how wider states are the old ones
+]
 
 ROPE = {"rope_type": "default", "rope_theta": 20000.0}
 DECODER = {"rms_norm_eps": 0.06, "hidden_act": "gelu", "rope_parameters": ROPE}

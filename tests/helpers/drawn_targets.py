@@ -16,13 +16,6 @@ FLOAT32 = 1e-5
 
 EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "gpt_oss", "phimoe")
 WHOLE = ("olmo2", "olmo3", "flex_olmo")  # one norm over all heads, and readers of the raw stream: whole copies
-FREE = (
-    *("llama", "mistral", "qwen2", "qwen3", "granite", *WHOLE, *EXPERTS),
-    *("gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron"),
-    "vit",
-    *("ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "eurobert"),
-    *("t5", "mt5", "umt5"),
-)  # head_dim is a field of its own
 UNITS = ("copies", "unread")
 
 

@@ -26,7 +26,10 @@ from variants import (  # noqa: F401  tests import them from here
     Variant,
 )
 
-FOUND = {"labels": 3, "positions": 17, "channels": 3, "patch": 4, "pooled": 7, "pixels": 48, "kernel": 4}
+FOUND = {
+    "labels": 3, "positions": 17, "buckets": 9, "frames": 2, "registers": 4, "channels": 3, "patch": 4, "pooled": 7,
+    "pixels": 48, "kernel": 4,
+}  # fmt: skip
 """Sizes of axes that no config field says."""
 
 transformers.logging.set_verbosity(transformers.logging.CRITICAL)
@@ -40,7 +43,8 @@ def make(variant: str, seed: int = 1, **other: Any) -> transformers.PreTrainedMo
     """
     kind, auto, fields, _ = VARIANTS[variant]
     config = transformers.AutoConfig.for_model(kind, **{**fields, **other})
-    model = getattr(transformers, auto).from_config(config, dtype=torch.float32).eval()
+    cls = getattr(transformers, auto)
+    model = (cls.from_config if auto.startswith("Auto") else cls._from_config)(config, dtype=torch.float32).eval()
     head = model.get_output_embeddings()
     if head is not None and fields.get("tie_word_embeddings") is False and config.tie_word_embeddings:
         head.weight = torch.nn.Parameter(head.weight.clone())  # stock code ties whatever is asked for, and keeps two
@@ -128,6 +132,7 @@ def outputs(
             result = model(**inputs(model.config, length), output_hidden_states=states, **more)
             for name, value in result.items():
                 parts = {name: value} if torch.is_tensor(value) else dict(enumerate(value))
+                parts = {k: v for k, v in parts.items() if v.is_floating_point()}
                 found |= {f"{name if k == name else f'{name}.{k}'} of {length}": v for k, v in parts.items()}
     return found
 
@@ -152,9 +157,16 @@ SEQ2SEQ = ("t5", "mt5", "umt5")
 
 
 def inputs(config, length: int) -> dict[str, torch.Tensor]:
-    draw = torch.Generator().manual_seed(length)
-    if hasattr(config, "image_size"):
-        return {"pixel_values": torch.randn(3, config.num_channels, *_grid(config.image_size), generator=draw)}
+    draw, fields = torch.Generator().manual_seed(length), vars(config)
+    if "image_size" in fields:
+        films = [config.num_frames] if "num_frames" in fields else []
+        shape = (3, *films, config.num_channels, *_grid(config.image_size))
+        noise = {"noise": torch.rand(3, 16, generator=draw)} if "mask_ratio" in fields else {}
+        if fields.get("use_mask_token") or "num_register_tokens" in fields:
+            noise["bool_masked_pos"] = torch.rand(3, 16, generator=draw) < 0.5
+        return {"pixel_values": torch.randn(shape, generator=draw), **noise}
+    if "num_mel_bins" in fields:
+        return {"input_values": torch.randn(3, config.max_length, config.num_mel_bins, generator=draw)}
     given = {"input_ids": torch.randint(4, config.vocab_size, (3, length), generator=draw)}
     if hasattr(config, "type_vocab_size"):
         given["token_type_ids"] = torch.randint(0, config.type_vocab_size, (3, length), generator=draw)

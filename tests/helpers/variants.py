@@ -10,6 +10,10 @@ from stock_fields import (
     SHARED, TOKEN, TURNS, TWO_ROPES, UNPADDED, UNSCALED, VIT, Variant, _FULL, _LONG, _LONGROPE, _SLOWER, _YARN,
     _heads, _only, _rope, _with_eps,
 )  # fmt: skip
+from seen_and_heard import SEEN_AND_HEARD
+
+# Ids start at 4, so no family takes one for padding.
+
 
 BLOOM = dict(
     vocab_size=41, hidden_size=12, n_layer=2, n_head=3, layer_norm_epsilon=0.05, pad_token_id=0,
@@ -304,13 +308,20 @@ VARIANTS: dict[str, Variant] = {
         "intermediate_size": 28},
     ),
     "mamba-base": Variant("mamba", BASE, MAMBA),
-    "vit-image": Variant("vit", IMAGE, {**VIT, **LABELS, "qkv_bias": False}),
-    "vit-base": Variant("vit", BASE, {**VIT, "head_dim": 6, "pooler_output_size": 7}),
-    "vit-pixels": Variant("vit", PIXELS, {**VIT, "encoder_stride": 4}),
+    **SEEN_AND_HEARD,
 }  # fmt: skip
 
 # One of each family with a head, for what does not depend on the variant.
 ONE_EACH = (
+    "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm",
+    "distilbert-mlm", "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5",
+    "nemotron", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "olmoe",
+    "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi",
+    "stablelm", "gpt_oss", "phimoe", "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm",
+    "electra-mlm", "eurobert-mlm", "vit-image", "deit-teacher", "vit_msn-image", "ijepa-image", "vit_mae-base",
+    "dinov2-image", "dinov2_with_registers-image", "beit-image", "clip_vision_model-projected",
+    "clip_text_model-projected", "siglip_vision_model-base", "siglip_text_model-base",
+    "audio-spectrogram-transformer-sound", "vivit-film", "roformer-mlm", "mpnet-mlm", "albert-mlm",
     "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm", "distilbert-mlm",
     "gpt_bigcode", "gpt_neo", "gptj", "bloom", "falcon", "codegen",
     "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron",
@@ -339,6 +350,9 @@ RELATIVES = (
     *("ministral", "seed_oss", "arcee", "cwm", "jais2", "ministral3"),
     *("mt5", "umt5"),
     *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm"),
+    *("deit-teacher", "vit_msn-image", "ijepa-image", "vit_mae-base", "dinov2_with_registers-image", "vivit-film"),
+    *("clip_text_model-projected", "siglip_text_model-base", "siglip_vision_model-base", "clip_vision_model-projected"),
+    "audio-spectrogram-transformer-sound",
 )
 """Of these every row and fact is another family's, some under other names."""
 
@@ -346,6 +360,11 @@ KINDS = tuple(variant for variant in ONE_EACH if variant not in RELATIVES)
 """One of each kind, for what takes long."""
 
 LONG = (
+    "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe",
+    "flex_olmo", "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox",
+    "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image", "roformer-mlm",
+    "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe", "beit-image", "phi3", "helium", "hunyuan_v1_dense",
+    "gpt_bigcode", "gpt_neo", "gptj", "dinov2-image", "clip_vision_model-projected",
     "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
     "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "phi3", "helium",
     "hunyuan_v1_dense", "nanochat",

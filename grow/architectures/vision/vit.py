@@ -15,24 +15,37 @@ AXES = {
     "layers": "num_hidden_layers",
 }
 
-EMBEDDINGS = """
+FIRST = """
 {base}embeddings.cls_token                                          1, 1 -> hidden
 {base}embeddings.mask_token                                         1, 1 -> hidden  ? {masked}
+"""
+POSITIONS = """
 {base}embeddings.position_embeddings                                1, positions -> hidden
+"""
+PATCHES = """
 {base}embeddings.patch_embeddings.projection.weight                 hidden <- channels, patch, patch
 {base}embeddings.patch_embeddings.projection.bias                   hidden <-
 """
-LAYERS = """
+EMBEDDINGS = FIRST + POSITIONS + PATCHES
+
+
+def attention(bias: str, *, k_bias: str = "") -> str:
+    """The rows of attention; `bias` and `k_bias` say when q and v, and when k, have one."""
+    return f"""
+{{base}}encoder.layer.{{layers}}.attention.attention.query.weight   (heads head_dim.q) <- hidden
+{{base}}encoder.layer.{{layers}}.attention.attention.query.bias     (heads head_dim.q) <-  ? {bias}
+{{base}}encoder.layer.{{layers}}.attention.attention.key.weight     (heads head_dim.k) <- hidden
+{{base}}encoder.layer.{{layers}}.attention.attention.key.bias       (heads head_dim.k) <-  ? {k_bias or bias}
+{{base}}encoder.layer.{{layers}}.attention.attention.value.weight   (heads head_dim.v) <- hidden
+{{base}}encoder.layer.{{layers}}.attention.attention.value.bias     (heads head_dim.v) <-  ? {bias}
+{{base}}encoder.layer.{{layers}}.attention.output.dense.weight      hidden <- (heads head_dim.v)
+{{base}}encoder.layer.{{layers}}.attention.output.dense.bias        hidden <-
+"""
+
+
+FFN = """
 {base}encoder.layer.{layers}.layernorm_before.weight                hidden *
 {base}encoder.layer.{layers}.layernorm_before.bias                  hidden +
-{base}encoder.layer.{layers}.attention.attention.query.weight       (heads head_dim.q) <- hidden
-{base}encoder.layer.{layers}.attention.attention.query.bias         (heads head_dim.q) <-  ? qkv_bias
-{base}encoder.layer.{layers}.attention.attention.key.weight         (heads head_dim.k) <- hidden
-{base}encoder.layer.{layers}.attention.attention.key.bias           (heads head_dim.k) <-  ? qkv_bias
-{base}encoder.layer.{layers}.attention.attention.value.weight       (heads head_dim.v) <- hidden
-{base}encoder.layer.{layers}.attention.attention.value.bias         (heads head_dim.v) <-  ? qkv_bias
-{base}encoder.layer.{layers}.attention.output.dense.weight          hidden <- (heads head_dim.v)
-{base}encoder.layer.{layers}.attention.output.dense.bias            hidden <-
 {base}encoder.layer.{layers}.layernorm_after.weight                 hidden *
 {base}encoder.layer.{layers}.layernorm_after.bias                   hidden +
 {base}encoder.layer.{layers}.intermediate.dense.weight              ffn <- hidden
@@ -40,6 +53,7 @@ LAYERS = """
 {base}encoder.layer.{layers}.output.dense.weight                    hidden <- ffn
 {base}encoder.layer.{layers}.output.dense.bias                      hidden <-
 """
+LAYERS = attention("qkv_bias") + FFN
 FINAL = """
 {base}layernorm.weight                                              hidden *
 {base}layernorm.bias                                                hidden +
@@ -76,7 +90,9 @@ def image_encoder(
     for fact in ("defaults", "fixed", "harmless"):
         if fact in facts:
             facts[fact] = usual[fact] | facts[fact]
-    return Family(model_type, table.replace("{base}", base).replace("{masked}", masked), **usual | facts)
+    usual |= facts
+    usual["defaults"] = {name: value for name, value in usual["defaults"].items() if value is not None}
+    return Family(model_type, table.replace("{base}", base).replace("{masked}", masked), **usual)
 
 
 VIT = image_encoder(

@@ -11,7 +11,7 @@ from grow.verification.probes.audio import audio_probes
 from grow.verification.probes.decoder_ids import decodes, side, with_decoder
 from grow.verification.probes.images import image_probes, pair_probes
 from grow.verification.probes.probe import LENGTH, Probe, Probes, Subject
-from grow.verification.probes.text_probes import choices, text_probes
+from grow.verification.probes.text_probes import choices, ended_probes, text_probes
 from grow.verification.probes.token_ids import end_token, media_tokens
 
 _MERGED = "a processor decides which tokens an image or a sound replaces, so only the text model is run"
@@ -51,6 +51,8 @@ def _encoder(subject: Subject) -> tuple[list[Probe], dict[str, str]]:
             return pair_probes(subject)
         if media and not merged:
             raise subject.unknown(media[0])
+        if getattr(reads, "projection_dim", None) and not media and "decoder_input_ids" not in accepts:
+            return ended_probes(subject, reads)  # a text tower
         end = end_token(reads) if "decoder_input_ids" in accepts else None
         items, skipped = text_probes(subject, reads, end=end)
         if media:

@@ -11,8 +11,7 @@ import transformers
 
 from grow.verification.probes.probe import Probe, Subject
 from grow.verification.probes.signals import KINDS, signal
-from grow.verification.probes.text_probes import text_probes
-from grow.verification.probes.token_ids import end_token
+from grow.verification.probes.text_probes import ended_probes
 
 SIZE = 224  # pixels, where a config names no image_size: such models take any, and this is what most are trained on
 
@@ -35,16 +34,10 @@ def image_probes(subject: Subject) -> list[Probe]:
 
 
 def pair_probes(subject: Subject) -> tuple[list[Probe], dict[str, str]]:
-    """The probes of a text, each row with an image of its own, whose kinds take turns.
-
-    Every row ends with the end token, where two-tower models pool. The oldest configs name 2, which is none, and
-    then the largest id does it. Texts are padded on the right only: such models count positions from the left.
-    """
-    config, text = vision_config(subject), subject.config.get_text_config()
-    end = end_token(text)
-    items, skipped = text_probes(subject, text, end=text.vocab_size - 1 if end == 2 else end)
+    """The probes of `ended_probes`, each row with an image of its own, whose kinds take turns."""
+    config, (items, skipped) = vision_config(subject), ended_probes(subject, subject.config.get_text_config())
     with_images = []
-    for k, probe in enumerate(item for item in items if item.name != "left_padded"):
+    for k, probe in enumerate(items):
         rows = len(probe.counted)
         image = _probe(probe.name, subject, config, list(KINDS)[k % len(KINDS)], rows)
         with_images.append(replace(image, inputs={**probe.inputs, **image.inputs}))

@@ -14,6 +14,7 @@ from grow.verification.probes.probe import Probe, Subject
 from grow.verification.probes.token_ids import (
     Vocabulary,
     _tokenizer,
+    end_token,
     full_context,
     read_text,
     right_padding,
@@ -59,6 +60,17 @@ def text_probes(subject: Subject, text: Any, *, end: int | None = None) -> tuple
     drawn.boxes()
     drawn.padding_read()
     return drawn.items, drawn.skipped
+
+
+def ended_probes(subject: Subject, text: Any) -> tuple[list[Probe], dict[str, str]]:
+    """The probes of a text whose every row ends with the end token, where the text tower of a two-tower model pools.
+
+    The oldest configs name 2, which is none, and then the largest id does it. Texts are padded on the right only: such
+    models count positions from the left.
+    """
+    end = end_token(text)
+    items, skipped = text_probes(subject, text, end=text.vocab_size - 1 if end == 2 else end)
+    return [item for item in items if item.name != "left_padded"], skipped
 
 
 class _Drawn:

@@ -1,0 +1,1 @@
+"""Encoders of sound, one file each."""
