@@ -131,6 +131,12 @@ class Family:
         labels = (label for row in self.rows for dim in row.signature.dims for label in dim.labels)
         return tuple(dict.fromkeys(one.axis for one in labels if one.side in SIDES and one.axis != "head_dim"))
 
+    @cached_property
+    def raw(self) -> tuple[str, ...]:
+        """Axes that something reads with no gain in between: behind a norm without one, or without a norm."""
+        labels = (label for row in self.rows for dim in row.signature.dims for label in dim.labels)
+        return tuple(dict.fromkeys(label.axis for label in labels if label.side == "raw"))
+
     @property
     def widths(self) -> tuple[str, ...]:
         """Axes that matrices are made of."""

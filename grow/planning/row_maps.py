@@ -18,7 +18,7 @@ def row_maps(
     source: Architecture, maps: Mapping[str, AxisMap], depth: Depth, row: Row, layer: int | None
 ) -> Mapping[str, AxisMap]:
     """The maps as this row of this layer needs them."""
-    maps = {**maps, "hidden.raw": maps["hidden"].ungained}
+    maps = {**maps, **{f"{axis}.raw": maps[axis].ungained for axis in source.family.raw}}
     if row.signature.dims[0].looked_up and "heads" in row.signature.axes:  # a bias that scores get
         maps["heads"] = repeating(maps["heads"])
     if "head_dim" in row.signature.axes:

@@ -349,6 +349,7 @@ VARIANTS: dict[str, Variant] = {
         "intermediate_size": 28},
     ),
     "mamba-base": Variant("mamba", BASE, MAMBA),
+    "falcon_mamba": Variant("falcon_mamba", LM, {**MAMBA, "mixer_rms_eps": 0.07, "tie_word_embeddings": False}),
     "vit-image": Variant("vit", IMAGE, {**VIT, **LABELS, "qkv_bias": False}),
     "vit-base": Variant("vit", BASE, {**VIT, "head_dim": 6, "pooler_output_size": 7}),
     "vit-pixels": Variant("vit", PIXELS, {**VIT, "encoder_stride": 4}),
@@ -365,7 +366,7 @@ ONE_EACH = (
     "gpt_oss", "phimoe",
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
     "vit-image",
-    "mamba",
+    "mamba", "falcon_mamba",
     "roformer-mlm", "mpnet-mlm", "albert-mlm",
 )  # fmt: skip
 
