@@ -157,7 +157,8 @@ class Family:
         texts |= {self.experts.normed} if self.experts else set()
         texts |= {law.when for laws in self.size_laws.values() for law in laws}
         texts |= {refusal.when for refusal in self.refusals}
-        return {text: parse_condition(text, self.known_fields) for text in texts}
+        lists = {listed.field for listed in self.layer_lists}
+        return {text: parse_condition(text, self.known_fields, lists) for text in texts}
 
     @cached_property
     def size_laws(self) -> Mapping[str, tuple[SizeLaw, ...]]:
@@ -174,8 +175,7 @@ class Family:
     @property
     def mirrors(self) -> tuple[str, ...]:
         """Axes that are another one where they have its size: no tensor has them then."""
-        laws = self.size_laws.items()
-        return tuple(axis for axis, of in laws if axis not in ATTENTION and any(law.repeats for law in of))
+        return tuple(axis for axis in self.follows if any(law.repeats for law in self.size_laws[axis]))
 
     @property
     def needed_fields(self) -> tuple[str, ...]:

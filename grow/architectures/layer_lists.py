@@ -73,6 +73,26 @@ class Runs(LayerList):
         return {self.runs: [[listed[:period], n // period]]}
 
 
+@dataclass(frozen=True)
+class Numbered(LayerList):
+    """The config says it by numbers, too: those of the layers of the first kind are in the field `numbers`."""
+
+    numbers: str = ""
+
+    @property
+    def said_too(self) -> tuple[str, ...]:
+        return (self.numbers,)
+
+    def default(self, model: Model) -> tuple[Any, ...] | None:
+        numbers = model.get(self.numbers)
+        if not isinstance(numbers, list):
+            return None
+        return tuple(self.entries[layer not in numbers] for layer in range(model.sizes["layers"]))
+
+    def otherwise(self, entries: Sequence[Any]) -> dict[str, Any]:
+        return {self.numbers: [layer for layer, entry in enumerate(entries) if entry == self.entries[0]]}
+
+
 def expanded(runs: Any) -> list[Any] | None:
     """One entry per layer; None for what is not a list of runs, or is longer than any model is deep."""
     entries: list[Any] = []

@@ -40,6 +40,10 @@ MAMBA = dict(
     vocab_size=41, hidden_size=18, state_size=5, num_hidden_layers=2, time_step_rank=3, layer_norm_epsilon=0.05,
     expand=2, pad_token_id=0, bos_token_id=0, eos_token_id=0,
 )  # fmt: skip
+LFM2 = {k: v for k, v in LLAMA.items() if k != "rms_norm_eps"} | {
+    "norm_eps": 0.05, "num_hidden_layers": 3, "block_auto_adjust_ff_dim": False,
+    "layer_types": ["conv", "full_attention", "conv"],
+}  # fmt: skip
 VIT = dict(
     hidden_size=12, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3, image_size=16, patch_size=4,
     layer_norm_eps=0.05,
@@ -350,6 +354,8 @@ VARIANTS: dict[str, Variant] = {
     ),
     "mamba-base": Variant("mamba", BASE, MAMBA),
     "falcon_mamba": Variant("falcon_mamba", LM, {**MAMBA, "mixer_rms_eps": 0.07, "tie_word_embeddings": False}),
+    "lfm2": Variant("lfm2", LM, LFM2),
+    "lfm2-biases": Variant("lfm2", LM, {**LFM2, "conv_bias": True, "tie_word_embeddings": False}),
     "vit-image": Variant("vit", IMAGE, {**VIT, **LABELS, "qkv_bias": False}),
     "vit-base": Variant("vit", BASE, {**VIT, "head_dim": 6, "pooler_output_size": 7}),
     "vit-pixels": Variant("vit", PIXELS, {**VIT, "encoder_stride": 4}),
@@ -366,7 +372,7 @@ ONE_EACH = (
     "gpt_oss", "phimoe",
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
     "vit-image",
-    "mamba", "falcon_mamba",
+    "mamba", "falcon_mamba", "lfm2",
     "roformer-mlm", "mpnet-mlm", "albert-mlm",
 )  # fmt: skip
 
