@@ -75,22 +75,18 @@ class Runs(LayerList):
 
 @dataclass(frozen=True)
 class Numbered(LayerList):
-    """The config says it by numbers, too: those of the layers of the first kind are in the field `numbers`."""
+    """Where it is not given: the layers whose numbers are in the field `numbers` are of the first kind, or all are."""
 
     numbers: str = ""
 
     @property
-    def said_too(self) -> tuple[str, ...]:
+    def follows_from(self) -> tuple[str, ...]:
         return (self.numbers,)
 
-    def default(self, model: Model) -> tuple[Any, ...] | None:
-        numbers = model.get(self.numbers)
-        if not isinstance(numbers, list):
-            return None
-        return tuple(self.entries[layer not in numbers] for layer in range(model.sizes["layers"]))
-
-    def otherwise(self, entries: Sequence[Any]) -> dict[str, Any]:
-        return {self.numbers: [layer for layer, entry in enumerate(entries) if entry == self.entries[0]]}
+    def default(self, model: Model) -> tuple[Any, ...]:
+        layers, numbers = range(model.sizes["layers"]), model.get(self.numbers)
+        first = layers if numbers is None else numbers
+        return tuple(self.entries[layer not in first] for layer in layers)
 
 
 def expanded(runs: Any) -> list[Any] | None:

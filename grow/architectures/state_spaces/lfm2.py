@@ -13,15 +13,15 @@ model.layers.{layers}.self_attn.v_proj.weight       (kv_heads head_dim.v) <- hid
 model.layers.{layers}.self_attn.out_proj.weight     hidden <- (kv_heads q_per_kv head_dim.v)
 model.layers.{layers}.self_attn.q_layernorm.weight  head_dim.q *
 model.layers.{layers}.self_attn.k_layernorm.weight  head_dim.k *
-""".replace("\n", "  ? layer_types=='full_attention'\n").removeprefix("  ? layer_types=='full_attention'")
+"""
 # Two gates and what they gate, channel by channel; there are as many channels as coordinates of the stream.
 CONVOLUTION = """
-model.layers.{layers}.conv.conv.weight              inner <- 1, kernel                    ? layer_types=='conv'
-model.layers.{layers}.conv.conv.bias                inner <-                              ? layer_types=='conv' conv_bias
-model.layers.{layers}.conv.in_proj.weight           (inner | inner | inner) <- hidden     ? layer_types=='conv'
-model.layers.{layers}.conv.in_proj.bias             (inner | inner | inner) <-            ? layer_types=='conv' conv_bias
-model.layers.{layers}.conv.out_proj.weight          hidden <- inner                       ? layer_types=='conv'
-model.layers.{layers}.conv.out_proj.bias            hidden <-                             ? layer_types=='conv' conv_bias
+model.layers.{layers}.conv.conv.weight              inner <- 1, kernel
+model.layers.{layers}.conv.conv.bias                inner <-                    ? conv_bias
+model.layers.{layers}.conv.in_proj.weight           (inner | inner | inner) <- hidden
+model.layers.{layers}.conv.in_proj.bias             (inner | inner | inner) <-  ? conv_bias
+model.layers.{layers}.conv.out_proj.weight          hidden <- inner
+model.layers.{layers}.conv.out_proj.bias            hidden <-                   ? conv_bias
 """
 REST = """
 model.layers.{layers}.operator_norm.weight          hidden *
@@ -32,20 +32,31 @@ model.layers.{layers}.feed_forward.w2.weight        hidden <- ffn
 model.embedding_norm.weight                         hidden *
 """
 
+
+def rows_of(kind: str, rows: str) -> str:
+    """The same rows in layers of one kind alone."""
+    lines = (line for line in rows.splitlines() if line)
+    return "\n".join(f"{line} {'' if '?' in line else '?'} layer_types=='{kind}'" for line in lines) + "\n"
+
+
 LFM2 = rms_decoder(
     "lfm2",
-    table=EMBEDDING + ATTENTION + CONVOLUTION + REST + OUTPUTS,
+    table=EMBEDDING + rows_of("full_attention", ATTENTION) + rows_of("conv", CONVOLUTION) + REST + OUTPUTS,
     attention=Attention(rope="half", qk_norm=True),
     tie=replace(TIE, norms=("model.embedding_norm.weight",)),
     eps="norm_eps",
-    layer_lists=(Numbered(entries=("full_attention", "conv"), needed=True, numbers="full_attn_idxs"),),
+    layer_lists=(Numbered(entries=("full_attention", "conv"), numbers="full_attn_idxs"),),
     computed={"inner": "hidden"},
     default_theta=1e6,
     summary="LFM2, with intermediate_size as it is",
-    synonyms={"intermediate_size": "block_ff_dim", "tie_word_embeddings": "tie_embedding"},
     harmless={"conv_L_cache", "block_multiple_of", "block_ffn_dim_multiplier"},
-    # stock code computes another width of the FFN where this is true
-    fixed={"block_auto_adjust_ff_dim": (False,), "hidden_act": (None, "silu")},
+    # what says other sizes, or says them under other names that win
+    fixed={
+        "block_auto_adjust_ff_dim": (False,),
+        "block_ff_dim": (None,),
+        "tie_embedding": (None,),
+        "hidden_act": (None, "silu"),
+    },
     defaults={
         "num_key_value_heads": 8,
         "max_position_embeddings": 128_000,
