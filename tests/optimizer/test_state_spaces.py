@@ -33,7 +33,7 @@ def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("variant", TO)
 def test_gradients_grow_by_gamma(variant):
     model = models.make(variant).double()
-    units = {axis: "copies" for axis in TO[variant].keys() | ({"inner"} if variant == "lfm2" else set())}
+    units = dict.fromkeys(TO[variant].keys() | ({"inner"} if variant == "lfm2" else set()), "copies")
     growth = grow.widen(model, TO[variant], operators=units, split="even", verify=False)
     old, new = gradients(model), gradients(growth.model)
     for t in (t for t in growth.plan.tensors if t.name in new):
