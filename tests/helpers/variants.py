@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from state_spaces import STATE_SPACES
+
 # Ids start at 4, so no family takes one for padding.
 LLAMA = dict(
     vocab_size=41, hidden_size=18, intermediate_size=28, num_hidden_layers=2, num_attention_heads=6,
@@ -36,14 +38,6 @@ BERT = dict(
 MPNET = {k: v for k, v in BERT.items() if k != "type_vocab_size"}
 DISTIL = dict(vocab_size=41, dim=12, hidden_dim=22, n_layers=2, n_heads=3, max_position_embeddings=64)
 
-MAMBA = dict(
-    vocab_size=41, hidden_size=18, state_size=5, num_hidden_layers=2, time_step_rank=3, layer_norm_epsilon=0.05,
-    expand=2, pad_token_id=0, bos_token_id=0, eos_token_id=0,
-)  # fmt: skip
-LFM2 = {k: v for k, v in LLAMA.items() if k != "rms_norm_eps"} | {
-    "norm_eps": 0.05, "num_hidden_layers": 3, "block_auto_adjust_ff_dim": False,
-    "layer_types": ["conv", "full_attention", "conv"],
-}  # fmt: skip
 VIT = dict(
     hidden_size=12, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3, image_size=16, patch_size=4,
     layer_norm_eps=0.05,
@@ -347,15 +341,7 @@ VARIANTS: dict[str, Variant] = {
     "mixtral-base": Variant("mixtral", BASE, LOCAL),
     "qwen2_moe-base": Variant("qwen2_moe", BASE, SHARED),
     "opt-post-base": Variant("opt", BASE, {**OPT, "do_layer_norm_before": False}),
-    "mamba": Variant("mamba", LM, MAMBA),
-    "mamba-biases": Variant(
-        "mamba", LM, {**MAMBA, "use_bias": True, "use_conv_bias": False, "tie_word_embeddings": False,
-        "intermediate_size": 28},
-    ),
-    "mamba-base": Variant("mamba", BASE, MAMBA),
-    "falcon_mamba": Variant("falcon_mamba", LM, {**MAMBA, "mixer_rms_eps": 0.07, "tie_word_embeddings": False}),
-    "lfm2": Variant("lfm2", LM, LFM2),
-    "lfm2-biases": Variant("lfm2", LM, {**LFM2, "conv_bias": True, "tie_word_embeddings": False}),
+    **{name: Variant(*fields) for name, fields in STATE_SPACES.items()},
     "vit-image": Variant("vit", IMAGE, {**VIT, **LABELS, "qkv_bias": False}),
     "vit-base": Variant("vit", BASE, {**VIT, "head_dim": 6, "pooler_output_size": 7}),
     "vit-pixels": Variant("vit", PIXELS, {**VIT, "encoder_stride": 4}),
