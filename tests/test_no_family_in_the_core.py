@@ -28,6 +28,7 @@ OUTSIDE = [
 EVERYDAY = {
     "activation": "English, and torch.nn.modules.activation",
     "cls_token": "a way to pool, as sentence-transformers calls it",
+    "conv": "what some models call a convolution",
     "conv_kernel": "what models of sounds say of their layers",
     "dim": "torch's name of a dimension",
     "expand": "a method of torch's tensors",
@@ -39,7 +40,6 @@ EVERYDAY = {
     "projection": "English",
     "original_max_position_embeddings": "a parameter of RoPE, which some config classes repeat as a field",
     "summary": "English",
-    "w3": "www.w3.org",
 }
 """Names in few families' tables that mean something else outside."""
 
