@@ -49,7 +49,10 @@ LFM2 = rms_decoder(
     computed={"inner": "hidden"},
     default_theta=1e6,
     summary="LFM2, with intermediate_size as it is",
-    harmless={"conv_L_cache", "block_multiple_of", "block_ffn_dim_multiplier"},
+    harmless={
+        *("conv_L_cache", "block_multiple_of", "block_ffn_dim_multiplier"),
+        *("conv_dim", "conv_dim_out", "conv_use_xavier_init", "num_heads"),  # published beside what is read
+    },
     # what says other sizes, or says them under other names that win
     fixed={
         "block_auto_adjust_ff_dim": (False,),

@@ -37,9 +37,11 @@ AXES = {
     "vocab": "vocab_size",
 }
 
-# How the steps are drawn in a new model, and which of several equal ways computes the scan.
+# How the steps are drawn in a new model, which of several equal ways computes the scan, and what converted checkpoints
+# kept of another config.
 HARMLESS = frozenset(
     """
+    d_model
     layer_norm_epsilon conv_kernel time_step_scale time_step_min time_step_max time_step_init_scheme time_step_floor
     rescale_prenorm_residual residual_in_fp32 use_mambapy use_associative_scan
     """.split()
