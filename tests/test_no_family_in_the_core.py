@@ -27,6 +27,8 @@ OUTSIDE = [
 
 EVERYDAY = {
     "activation": "English, and torch.nn.modules.activation",
+    "cls_token": "a way to pool, as sentence-transformers calls it",
+    "conv": "torch.nn.modules.conv",
     "conv_kernel": "what models of sounds say of their layers",
     "dim": "torch's name of a dimension",
     "alibi": "how scores may see distances, as its paper calls it",

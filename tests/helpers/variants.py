@@ -12,6 +12,8 @@ from stock_fields import (
 )  # fmt: skip
 from seen_and_heard import SEEN_AND_HEARD
 
+from state_spaces import STATE_SPACES
+
 # Ids start at 4, so no family takes one for padding.
 
 
@@ -309,6 +311,10 @@ VARIANTS: dict[str, Variant] = {
     ),
     "mamba-base": Variant("mamba", BASE, MAMBA),
     **SEEN_AND_HEARD,
+    **{name: Variant(*fields) for name, fields in STATE_SPACES.items()},
+    "vit-image": Variant("vit", IMAGE, {**VIT, **LABELS, "qkv_bias": False}),
+    "vit-base": Variant("vit", BASE, {**VIT, "head_dim": 6, "pooler_output_size": 7}),
+    "vit-pixels": Variant("vit", PIXELS, {**VIT, "encoder_stride": 4}),
 }  # fmt: skip
 
 # One of each family with a head, for what does not depend on the variant.
@@ -332,7 +338,7 @@ ONE_EACH = (
     "gpt_oss", "phimoe",
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
     "vit-image",
-    "mamba",
+    "mamba", "falcon_mamba", "lfm2",
     "roformer-mlm", "mpnet-mlm", "albert-mlm",
 )  # fmt: skip
 
@@ -381,6 +387,7 @@ LONG = (
     "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt", "bert-mlm",
     "distilbert-mlm", "electra-mlm", "eurobert-mlm", "t5", "phi3", "helium", "hunyuan_v1_dense", "roformer-mlm",
     "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe", "vit-image", "gpt_bigcode", "gpt_neo", "gptj", "mamba",
+    "mamba", "lfm2",
 )  # fmt: skip
 """One of each construction, for what takes a second and more: together they have every fact that a table can state."""
 
