@@ -166,7 +166,7 @@ def test_what_a_condition_names_is_a_field_or_a_class(family):
         if word in ("always", "never", "optional", "not"):
             continue
         if word in ("sparse", "dense"):
-            assert family.experts.step
+            assert family.experts.layers
             continue
         if word[0].isupper():
             assert all(w.startswith("For") or w == "LMHeadModel" for w in word.split("|")), word

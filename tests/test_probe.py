@@ -134,7 +134,7 @@ def test_an_axis_that_moves_no_tensor_is_no_width(subject):
     moved = {axis for dims in probed(subject).values() for dim in dims for axis in dim}
     idle = {"layers"} | ({"heads"} if family.derived_head_dim and "kv_heads" not in family.axes else set())
     idle |= {"positions"} if family.attention.rope else set()
-    if family.experts and family.experts.step:
+    if family.experts and family.experts.layers:
         dense = "mlp_only_layers" in subject.extra
         idle |= {"expert_ffn", "shared_ffn", "experts"} & set(subject.axes) if dense else {"ffn"}
     assert moved == set(subject.axes) - idle

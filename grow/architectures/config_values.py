@@ -179,7 +179,7 @@ def _wanted(family: Family, stock: Stock, name: str, value: Any, layers: int | N
             return f"a list of {layers} of {', '.join(map(str, kinds))}"
     if (
         family.experts
-        and name in (family.experts.step, family.experts.top_k)
+        and name in (family.experts.top_k, family.experts.layers and family.experts.layers.step)
         and not (type(value) is int and value > 0)
     ):
         return "a whole number from 1 on"

@@ -128,8 +128,9 @@ class Family:
         texts = {row.when for row in self.rows}
         texts |= {self.norm.writes_stream, self.norm.affine, self.norm.bare}
         texts |= {self.attention.scaled, self.attention.index_scaled}
+        texts |= {self.attention.qk_norm} if isinstance(self.attention.qk_norm, str) else set()
         texts |= {self.tie.when, self.tie.norms_when} if self.tie else set()
-        texts |= {self.experts.normed} if self.experts else set()
+        texts |= {self.experts.normed, self.experts.copies} if self.experts else set()
         texts |= {refusal.when for refusal in self.refusals}
         return {text: parse_condition(text, self.known_fields) for text in texts}
 
@@ -140,7 +141,8 @@ class Family:
         known |= {*self.synonyms.values(), *(name for p in self.periods for name in (p.field, p.said) if name)}
         if self.experts:
             facts = self.experts
-            known |= set(filter(None, (facts.top_k, facts.switch, facts.only, facts.step)))
+            known |= set(filter(None, (facts.top_k, facts.switch, facts.groups)))
+            known |= set(facts.layers.fields) if facts.layers else set()
         return frozenset(known)
 
     @cached_property

@@ -89,7 +89,7 @@ def couplings(plan: Plan) -> list[str]:
     facts = [f"{kind} {place}; its eps stays as it is"]
     if attention.rope:
         facts.append("RoPE on " + ("whole heads" if attention.rope == "half" else "part of each head"))
-    if attention.qk_norm:
+    if source.qk_norm:
         facts.append("RMSNorm on " + ("all heads" if attention.whole_norm else "each head") + " of q and k")
     if family.experts:
         facts.append(f"a token gets {source.top_k} -> {plan.grown.top_k} experts")

@@ -18,7 +18,9 @@ from grow.errors import BadInput, Refused
 from grow.notation.axes import GAIN, SHIFT, SIDES, WRITE, Row
 from grow.notation.maps import AxisMap, identity, is_power_of_two
 from grow.notation.origins import AS_IT_IS, Constant, Drawn, Read
+from grow.planning.expert_maps import unread_experts
 from grow.planning.layers import Depth, chain_scales
+from grow.planning.sparse_layers import sparse_config
 from grow.spelling import option
 
 
@@ -56,7 +58,9 @@ class Change:
 
         After upcycling the router picks among copies, so each is the old one; grown experts are always picked together.
         """
-        return self.upcycling is None and not self.maps["experts"].is_identity and writes_stream(row)
+        experts = self.maps["experts"]
+        together = self.upcycling is None and not experts.is_identity and not unread_experts(experts)
+        return together and writes_stream(row)
 
     def read_again(self, row: str, shared: Mapping[str, str]) -> bool:
         """Whether a row is read from an FFN that the routed experts carry already; `shared` as of `family.Experts`."""
@@ -235,11 +239,7 @@ def layer_config(source: Architecture, depth: Depth) -> dict[str, Any]:
     listed = {name: config[name] for name in family.layer_lists if isinstance(config.get(name), list)}
     for name, entries in {**listed, **source.layer_entries}.items():
         changes[name] = [entries[i] for i in depth.source]
-    if family.experts and family.experts.step:
-        dense = [j for j, i in enumerate(depth.source) if not source.sparse(i)]
-        if dense or source.get(family.experts.step) != 1:
-            changes |= {family.experts.only: dense, family.experts.step: 1}
-    return changes
+    return changes | sparse_config(source, depth)
 
 
 def _window_config(source: Architecture, window: Window, depth: Depth) -> dict[str, Any]:

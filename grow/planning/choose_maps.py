@@ -16,6 +16,7 @@ from grow.errors import Refused
 from grow.notation import rope
 from grow.notation.maps import BLEND, SILENT, AxisMap, appended, axis_map, identity
 from grow.notation.operators import OPERATORS, default_operator, grow_head_dim, grow_heads
+from grow.planning.expert_maps import LOW
 from grow.planning.nearest_sizes import nearest
 from grow.spelling import option
 
@@ -62,13 +63,12 @@ def head_dim_maps(source: Architecture, d2: int) -> tuple[dict[str, AxisMap], di
         grown = rope.grow_rope(source.ropes, d, d2, attention.rope)
         place, changes, how = grown.place, source.rope_changes(grown.config), grown.how
     scale = math.sqrt(d2 / d) if source.scaled else 1.0
-    sides = grow_head_dim(d, d2, place, scale=scale, qk_norm=attention.qk_norm)
-    norm = "; q and k copied, k's new gains 0" if attention.qk_norm else "; k's new rows 0"
+    sides = grow_head_dim(d, d2, place, scale=scale, qk_norm=source.qk_norm)
+    norm = "; q and k copied, k's new gains 0" if source.qk_norm else "; k's new rows 0"
     how += norm + (f", q × √({d2}/{d})" if source.scaled else "")
     return dict(zip(("head_dim.q", "head_dim.k", "head_dim.v"), sides)), changes, how
 
 
-LOW = -1e4  # far below any logit, and float16 can hold it
 NEW_TOKENS = ("blend", "zero", "low")
 
 
@@ -113,33 +113,6 @@ def position_map(source: Architecture, p2: int) -> AxisMap:
     first = source.first_position
     extra = np.arange(p2 - p) % max(1, p - first) + min(first, p - 1)
     return axis_map(p, np.concatenate([np.arange(p), extra]), operator="repeated")
-
-
-def grow_experts(
-    source: Architecture, new: Mapping[str, int], words: dict[str, str], *, upcycled: bool = False
-) -> dict[str, AxisMap]:
-    """The map of the experts: c copies of each, copy k of expert i at k·n + i.
-
-    The copies have one router row, so a token that chose an expert chooses all of its copies once top_k is c times as
-    large: each then has 1/c of the weight, and their down projections have the old one as their mean.
-    """
-    if "experts" not in source.sizes:
-        return {}
-    n, m, field = source.sizes["experts"], new["experts"], source.family.axes["experts"]
-    if m % n:
-        fields = f"{field}=" + " or ".join(str(k * n) for k in (m // n, m // n + 1) if k)
-        raise Refused(
-            option(to={field: m}),
-            what=f"experts {n} -> {m}, which is not a whole multiple",
-            details=(("equation", "c copies each get the weight p/c, so with top_k × c: Σ p/c · W_copy = p · W"),),
-            why="an expert with a row of its own in the router takes tokens away from the old ones",
-            fix=f"nearest exact targets: {fields}",
-        )
-    if m > n:
-        words["experts"] = f"copies × {m // n}" + (
-            "" if upcycled else f", top_k {source.top_k} -> {m // n * source.top_k}"
-        )
-    return {"experts": axis_map(n, np.arange(m) % n, operator="copies")}
 
 
 def low_logit(source: Architecture, tokens: str) -> float | None:

@@ -12,6 +12,7 @@ from grow.architectures.architecture import Architecture
 from grow.architectures.family import Family
 from grow.notation.operators import grow_heads
 from grow.notation.size_limits import HEADS_WIDTH, cap_of
+from grow.planning.expert_maps import expert_operators
 
 REACH = 64  # how far from the wish single steps are tried
 
@@ -39,7 +40,7 @@ def reachable(source: Architecture, new: Mapping[str, int]) -> bool:
         return False
     if new["heads"] * new["head_dim"] > HEADS_WIDTH:
         return False
-    if "experts" in old and new["experts"] % old["experts"]:
+    if "experts" in old and not expert_operators(source, new["experts"]):
         return False
     if family.attention.whole_norm:
         grown = grow_heads(old["heads"], old["kv_heads"], new["heads"], new["kv_heads"], "copies")

@@ -17,12 +17,14 @@ from grow.notation.maps import AxisMap, is_power_of_two
 from grow.notation.origins import Read
 from grow.planning.assemble import assemble
 from grow.planning.change import Change, Upcycling, check_depth, depth_rounds, layer_config
-from grow.planning.choose_maps import grow_counts, grow_experts, head_dim_maps, low_logit, rounding, shared
+from grow.planning.choose_maps import grow_counts, head_dim_maps, low_logit, rounding, shared
+from grow.planning.expert_maps import grow_experts, new_top_k
 from grow.planning.growth_options import USUAL, GrowthOptions
 from grow.planning.layers import Depth, unchanged
 from grow.planning.methods import DEFAULT, Request, design
 from grow.planning.read_as_experts import read_so
 from grow.planning.row_maps import root_factor, row_maps, tie_factor
+from grow.planning.sparse_layers import in_order
 from grow.planning.target import Target, resolve
 from grow.planning.tensor import HALVED, TensorPlan, stays
 from grow.spelling import option
@@ -128,7 +130,8 @@ def make_plan(
     maps, words, depth = made.maps, made.words, made.depth
     split = options.split or made.split
     maps |= grow_counts(source, new, tokens, words)
-    maps |= grow_experts(source, new, words, upcycled=upcycling is not None)
+    maps |= grow_experts(source, new, words, chosen.get("experts", ""), upcycled=upcycling is not None)
+    depth = in_order(source, depth)
     if any(depth.inserted):
         check_depth(source, depth)
     words["layers"] = depth.describe()
@@ -138,6 +141,7 @@ def make_plan(
     rounded = why_rounded(matched, change, new, split)
     out_dtype = _dtypes(matched, options.dtype, rounded, notes)
     tensors, untied = assemble(matched, change, out_dtype)
+    top_k = top_k or new_top_k(source, maps)
     new_config = grown_config(source, new, depth, {t.dtype for t in tensors}, untied, top_k=top_k)
     if untied:
         notes.append(
@@ -191,13 +195,13 @@ def grown_config(
     stored: Set[str],
     untied: str,
     *,
-    top_k: int | None = None,
+    top_k: int,
 ) -> dict[str, Any]:
     """The config of the result: it follows from the source's, the sizes, where the layers go, and what is stored.
 
     stored  the dtypes of the result's tensors
     untied  the head that had to part from its table, or ""
-    top_k   where somebody chose it
+    top_k   how many experts a token gets
     """
     changes = head_dim_maps(source, new["head_dim"])[1]
     result = _new_config(source, new, changes, top_k) | layer_config(source, depth)
@@ -250,14 +254,11 @@ def _rounding_factors(matched: Match) -> tuple[str, ...]:
     return tuple(f"weights × {factor:g}" for factor in sorted(factors) if not is_power_of_two(factor))
 
 
-def _new_config(
-    source: Architecture, new: Mapping[str, int], changes: Mapping[str, Any], top_k: int | None
-) -> dict[str, Any]:
+def _new_config(source: Architecture, new: Mapping[str, int], changes: Mapping[str, Any], top_k: int) -> dict[str, Any]:
     family, config, old = source.family, source.config, source.sizes
     result = {**config, **changes}
     if family.experts:
-        copies = new["experts"] // old["experts"]
-        result[family.experts.top_k] = top_k or copies * source.top_k
+        result[family.experts.top_k] = top_k
     for axis in (*family.growable, *family.follows):
         if axis in family.axes and (new[axis] != old[axis] or config.get(family.axes[axis]) is not None):
             result[family.axes[axis]] = new[axis]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from grow.architectures.decoders.llama import FFN, QKV_BIAS, block, rms_decoder, size
-from grow.architectures.facts import Experts, Window
+from grow.architectures.facts import Experts, SparseLayers, Window
 
 MLP = "model.layers.{layers}.mlp."
 DENSE = FFN.replace("hidden\n", "hidden  ? dense\n").replace("<- ffn\n", "<- ffn  ? dense\n")
@@ -26,6 +26,7 @@ PARTS = {
 SHARES = {
     MLP + f"shared_expert.{name}.weight": MLP + f"{name}.weight" for name in ("gate_proj", "up_proj", "down_proj")
 }
+SWITCHED = SparseLayers(only="mlp_only_layers", step="decoder_sparse_step")
 ROUTER_FIELDS = {"output_router_logits", "router_aux_loss_coef"}
 
 
@@ -66,8 +67,7 @@ QWEN2_MOE = rms_decoder(
         shared=SHARES,
         shared_width="shared_ffn",
         shared_gate=MLP + "shared_expert_gate.weight",
-        only="mlp_only_layers",
-        step="decoder_sparse_step",
+        layers=SWITCHED,
     ),
     harmless={"sliding_window", "use_sliding_window", "layer_types", *ROUTER_FIELDS},
     defaults={

@@ -114,7 +114,7 @@ def _read_by_every_pass(pair: Pair) -> set[str]:
     read.add("tie_word_embeddings")  # the table and the head are both looked at
     family = FAMILIES.get(pair.config("source").model_type)
     if family and family.experts:
-        read |= {family.experts.top_k, family.experts.only, family.experts.step}
+        read |= {family.experts.top_k, *(family.experts.layers.fields if family.experts.layers else ())}
     if family and family.window:  # stock configs list the kinds, which are then what counts
         read.add(family.window.first)
     return read

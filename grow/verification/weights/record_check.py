@@ -19,7 +19,8 @@ from grow.errors import GrowError
 from grow.notation.maps import BLEND, SILENT, AxisMap
 from grow.notation.operators import HeadMaps, commutes
 from grow.planning.change import Change, check_depth, norms_silence
-from grow.planning.choose_maps import LOW, grow_experts, head_dim_maps, low_logit, position_map
+from grow.planning.choose_maps import head_dim_maps, low_logit, position_map
+from grow.planning.expert_maps import LOW, grow_experts, unread_experts
 from grow.planning.parsed_record import axis_of
 from grow.planning.record import config_sha256
 from grow.verification.rungs import EXACT
@@ -64,7 +65,8 @@ def _recomputed(source: Architecture, change: Change, new: Sizes) -> Iterator[st
     """Maps that follow from the sizes, by their name."""
     try:
         wanted = head_dim_maps(source, new["head_dim"])[0]
-        wanted |= grow_experts(source, new, {}, upcycled=change.upcycling is not None)
+        operator = "unread" if unread_experts(change.maps.get("experts")) else "copies"
+        wanted |= grow_experts(source, new, {}, operator, upcycled=change.upcycling is not None)
         if "positions" in source.sizes:
             wanted["positions"] = position_map(source, new["positions"])
     except GrowError as error:
