@@ -21,9 +21,8 @@ def facts(family: Family) -> set[object]:
     stated |= {("rope", attention.rope), ("q and k", attention.qk_norm, attention.whole_norm)}
     stated |= {("scores", attention.scaled != "always", attention.index_scaled != "never")}
     stated |= {
-        ("head_dim", family.derived_head_dim),
-        ("window", bool(family.window)),
-        ("periods", bool(family.periods)),
+        *(("follows", axis, str(law), law.when) for axis, law in family.size_laws.items()),
+        *((type(listed), listed.needed) for listed in family.layer_lists),
     }
     stated |= {("kinds of RoPE", len(family.rope_kinds)), ("bare", norm.bare == "always")}
     stated |= {("tie", family.tie is not None and len(family.tie.norms))}

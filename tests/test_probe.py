@@ -59,7 +59,7 @@ class Subject:
 
 def subject_of(variant: str) -> Subject:
     kind, auto, fields, _ = VARIANTS[variant]
-    sized = {*FAMILIES[kind].axes.values(), *FAMILIES[kind].layer_lists}
+    sized = {*FAMILIES[kind].axes.values(), *(listed.field for listed in FAMILIES[kind].layer_lists)}
     sized |= {"sliding_window", "rope_parameters", "tie_word_embeddings", "label2id"}
     extra = {k: v for k, v in fields.items() if k not in sized and "token_id" not in k and k != "decoder_sparse_step"}
     if "mlp_only_layers" in extra:  # one layer is probed: a dense one

@@ -14,6 +14,7 @@ from typing import Any
 from grow.architectures.common_fields import ELEMENTWISE, OLDER_ROPE
 from grow.architectures.facts import Chain, Tie
 from grow.architectures.family import Family
+from grow.architectures.size_laws import SizeLaw
 from grow.errors import BadInput
 from grow.files.header import show
 from grow.notation.axes import GAIN, READ, SHIFT, Label, Row
@@ -286,20 +287,18 @@ class Architecture:
 
     @property
     def layer_entries(self) -> Mapping[str, tuple[Any, ...]]:
-        """Field -> its entry for every layer, of the fields that follow from a period and are not given."""
+        """Field -> its entry for every layer, as the config lists them or as stock code derives them."""
         entries = {}
-        for period in self.family.periods:
-            if self.config.get(period.field) is None:
-                every = int(self.config.get(period.said) or period.every)
-                layers = range(1, self.sizes["layers"] + 1)
-                entries[period.field] = tuple(period.kinds[layer % every == 0] for layer in layers)
+        for listed in self.family.layer_lists:
+            given = self.config.get(listed.field)
+            own = tuple(given) if isinstance(given, list) and given else listed.default(self)
+            if own is not None:
+                entries[listed.field] = own
         return entries
 
-    @property
-    def window_kinds(self) -> tuple[str, ...]:
-        """The kind of attention of every layer where the config does not list them; () where all are alike."""
-        window = self.family.window
-        if window is None:
-            return ()
-        first = int(self.get(window.first))
-        return tuple(window.kind(i, first) for i in range(self.sizes["layers"]))
+    @cached_property
+    def followed(self) -> Mapping[str, SizeLaw]:
+        """Axis -> what its size follows from in this model; it never grows on its own."""
+        laws = self.family.size_laws.items()
+        sizes = self.sizes
+        return {axis: law for axis, law in laws if self.holds(law.when) and law.value(sizes) == sizes[axis]}

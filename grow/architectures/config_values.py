@@ -143,7 +143,7 @@ def _faults(architecture: Architecture, stock: Stock) -> Iterator[tuple[str, str
         wanted = _wanted(family, stock, name, value, layers)
         if wanted:
             yield field, f"{_show(value)}; wanted {wanted}", f"correct {field} in config.json"
-    for needed in family.needs:
+    for needed in family.needed_fields:
         if not any(config.get(name) for name in needed.split("|")):
             name = needed.split("|")[0]
             what = "missing, null or empty, and what stock code makes of that is not known here"
@@ -171,12 +171,10 @@ def _wanted(family: Family, stock: Stock, name: str, value: Any, layers: int | N
         return f"a value, or no such field ({_show(default)} is what stock code takes then)" if is_set else ""
     if declared is None and isinstance(default, bool) and not isinstance(value, bool):
         return "true or false"
-    if name in family.layer_lists or (family.window and name == family.window.field):
-        kinds = next((period.kinds for period in family.periods if period.field == name), None)
-        kinds = kinds or (family.window.kinds if family.window else ("full_attention", "sliding_attention"))
-        kinds = family.layer_values.get(name, kinds)
-        if not isinstance(value, list) or len(value) != layers or any(kind not in kinds for kind in value):
-            return f"a list of {layers} of {', '.join(map(str, kinds))}"
+    for listed in family.layer_lists:
+        right = isinstance(value, list) and len(value) == layers and all(entry in listed.entries for entry in value)
+        if name == listed.field and not right:
+            return f"a list of {layers} of {', '.join(map(str, listed.entries))}"
     if (
         family.experts
         and name in (family.experts.top_k, family.experts.layers and family.experts.layers.step)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from grow.notation.rope_parameters import SPELLED
 
@@ -73,38 +72,6 @@ class Chain:
     reads: str
     writes: str
     last: str
-
-
-@dataclass(frozen=True)
-class Window:
-    """Per-layer attention kinds that stock code derives when `field` is not given: layers from `first` on are of the
-    second kind where `switch` is true.
-
-    even  the second kind are the layers 0, 2, … below `first` instead
-    """
-
-    field: str = "layer_types"
-    switch: str = "use_sliding_window"
-    first: str = "max_window_layers"
-    kinds: tuple[str, str] = ("full_attention", "sliding_attention")
-    even: bool = False
-
-    def kind(self, layer: int, first: int) -> str:
-        return self.kinds[layer % 2 == 0 and layer < first if self.even else layer >= first]
-
-
-@dataclass(frozen=True)
-class Period:
-    """A config field with one entry per layer that stock code derives when it is not given: every so many layers, the
-    last of them is of the second kind.
-
-    every  unless the config field `said` says another number
-    """
-
-    field: str
-    kinds: tuple[Any, Any]
-    every: int
-    said: str = ""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from typing import Any
 
 from grow.architectures.common_fields import COMMON_FIELDS, TRAINS
 from grow.architectures.conditions import Condition, parse_condition
-from grow.architectures.facts import Attention, Chain, Experts, Norm, Period, Refusal, RopeKind, Tie, Window
+from grow.architectures.facts import Attention, Chain, Experts, Norm, Refusal, RopeKind, Tie
+from grow.architectures.layer_lists import LayerList
+from grow.architectures.size_laws import SizeLaw, parse_size_law
 from grow.notation.axes import INDICES, Row, parse_table
 from grow.notation.rope_parameters import SPELLED
 from grow.notation.size_limits import Written, check_caps
@@ -44,10 +46,7 @@ class Family:
     divides   the stock config refuses hidden % heads != 0
     eps       of the norms: a config field or a number
     chain     the modules of a layer whose norms write the stream
-    window    how stock code derives per-layer attention kinds
     layer_lists  config fields with one entry per layer
-    periods   those of them that stock code derives when they are not given
-    layer_values  one of them -> what its entries may be, where they are not kinds of attention
     needs     config fields that must be there, "a|b" one of the two: what stock code takes in their place follows from
               the number of layers, or is not one of its usual defaults
     default_theta  of RoPE, when the config says none
@@ -59,7 +58,8 @@ class Family:
     positions_from  config field whose value + 1 is the first row of the position table that is a position
     sizes     size name -> config fields
     class_prefix  how the names of the stock classes begin, "" where that is the model type with a capital
-    follows   axis -> the axis that it follows where the two have one size; it never grows on its own
+    follows   axis -> the others that its size follows from where it has that size, as `grow.architectures.size_laws`
+              writes it: `hidden`, `4 hidden`, `hidden / heads ? CONDITION`; it never grows on its own
     refusals  axes that do not grow, with their reasons
     """
 
@@ -83,10 +83,7 @@ class Family:
     summary: str = ""
     eps: str | float = "rms_norm_eps"
     chain: Chain | None = None
-    window: Window | None = None
-    layer_lists: tuple[str, ...] = ("layer_types",)
-    periods: tuple[Period, ...] = ()
-    layer_values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    layer_lists: tuple[LayerList, ...] = (LayerList(),)
     needs: tuple[str, ...] = ()
     positions_from: str = ""
     default_theta: float = 1e4
@@ -109,7 +106,7 @@ class Family:
     @cached_property
     def units(self) -> tuple[str, ...]:
         """Axes whose coordinates lie between two matrices: units of an FFN, ranks of a factored projection."""
-        others = {"hidden", *ATTENTION, *COUNTS, *STILL, *self.follows}
+        others = {"hidden", *ATTENTION, *COUNTS, *STILL, *self.mirrors}
         return tuple(axis for axis in self.axes if axis not in others)
 
     @property
@@ -131,14 +128,32 @@ class Family:
         texts |= {self.attention.qk_norm} if isinstance(self.attention.qk_norm, str) else set()
         texts |= {self.tie.when, self.tie.norms_when} if self.tie else set()
         texts |= {self.experts.normed, self.experts.copies} if self.experts else set()
+        texts |= {law.when for law in self.size_laws.values()}
         texts |= {refusal.when for refusal in self.refusals}
         return {text: parse_condition(text, self.known_fields) for text in texts}
+
+    @cached_property
+    def size_laws(self) -> Mapping[str, SizeLaw]:
+        """Axis -> what its size follows from, in models in which it does."""
+        derived = {"head_dim": "hidden / heads"} if self.derived_head_dim else {}
+        return {axis: parse_size_law(text) for axis, text in {**derived, **self.follows}.items()}
+
+    @property
+    def mirrors(self) -> tuple[str, ...]:
+        """Axes that are another one where they have its size: no tensor has them then."""
+        return tuple(axis for axis, law in self.size_laws.items() if law.repeats)
+
+    @property
+    def needed_fields(self) -> tuple[str, ...]:
+        """Config fields that must be there, "a|b" one of the two."""
+        return (*(one.field for one in self.layer_lists if one.needed), *self.needs)
 
     @cached_property
     def known_fields(self) -> frozenset[str]:
         """Config fields that somebody has read and knows what growth does to; those of `TRAINS` come on top."""
         known = COMMON_FIELDS | self.harmless | self.reads | {*self.fixed, *self.axes.values(), *self.defaults}
-        known |= {*self.synonyms.values(), *(name for p in self.periods for name in (p.field, p.said) if name)}
+        known |= {*self.synonyms.values(), *(one.field for one in self.layer_lists)}
+        known |= {name for one in self.layer_lists for name in one.follows_from}
         if self.experts:
             facts = self.experts
             known |= set(filter(None, (facts.top_k, facts.switch, facts.groups)))

@@ -95,8 +95,8 @@ def couplings(plan: Plan) -> list[str]:
         facts.append(f"a token gets {source.top_k} -> {plan.grown.top_k} experts")
         facts.append("their weights sum to 1" if plan.grown.experts_sum_to_one else "their weights are not normalised")
     facts.append("scores ÷ √head_dim" if source.scaled else "scores unscaled")
-    if family.derived_head_dim:
-        facts.append("head_dim = hidden / heads, not a field")
+    for axis, law in source.followed.items():
+        facts.append(f"{axis} = {law}" + ("" if axis in family.axes else ", not a field"))
     if source.tie:
         stays = plan.new_config.get("tie_word_embeddings", True)
         facts.append("embedding and head are one table and stay so" if stays else "embedding and head part")

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from grow.architectures.architecture import Architecture
-from grow.architectures.facts import Chain, Window
+from grow.architectures.facts import Chain
+from grow.architectures.layer_lists import Window
 from grow.errors import BadInput, Refused
 from grow.notation.axes import GAIN, SHIFT, SIDES, WRITE, Row
 from grow.notation.maps import AxisMap, identity, is_power_of_two
@@ -232,36 +233,29 @@ def layer_config(source: Architecture, depth: Depth) -> dict[str, Any]:
     """Per-layer fields, rewritten for the new layers."""
     if depth.is_identity:
         return {}
-    family, config = source.family, source.config
+    family = source.family
     changes: dict[str, Any] = {}
-    if family.window:
-        changes |= _window_config(source, family.window, depth)
-    listed = {name: config[name] for name in family.layer_lists if isinstance(config.get(name), list)}
-    for name, entries in {**listed, **source.layer_entries}.items():
+    for name, entries in source.layer_entries.items():
         changes[name] = [entries[i] for i in depth.source]
+    for listed in family.layer_lists:
+        if isinstance(listed, Window):
+            changes |= _boundary(source, listed, depth)
     return changes | sparse_config(source, depth)
 
 
-def _window_config(source: Architecture, window: Window, depth: Depth) -> dict[str, Any]:
-    """The kinds of attention of the new layers, listed where they do not follow by themselves.
-
-    What they would follow from is carried along, too: older readers know no list.
-    """
-    config, first = source.config, int(source.get(window.first))
-    kinds = config.get(window.field)
-    changes: dict[str, Any] = {}
-    if not kinds and config.get(window.switch) and config.get("sliding_window", 0) is not None:
-        kinds = source.window_kinds
-        changes[window.field] = [kinds[i] for i in depth.source]
-    elif window.first not in config:
+def _boundary(source: Architecture, listed: Window, depth: Depth) -> dict[str, Any]:
+    """What kinds of attention would follow from is carried along with their list: older readers know no list."""
+    config, first, kinds = source.config, int(source.get(listed.first)), source.layer_entries.get(listed.field)
+    derived = kinds is not None and not config.get(listed.field)
+    if listed.first not in config and not derived:
         return {}
-    full = [not kinds or kinds[i] == window.kinds[0] for i in depth.source]
-    if full == sorted(full, reverse=True) and not window.even:
-        changes[window.first] = max(first, depth.m) if all(full) and first >= depth.n else sum(full)
-    elif window.first in config:
+    full = [kinds is None or kinds[i] == listed.entries[0] for i in depth.source]
+    if full == sorted(full, reverse=True) and not listed.even:
+        return {listed.first: max(first, depth.m) if all(full) and first >= depth.n else sum(full)}
+    if listed.first in config:
         # no number says it where they take turns: as many as came from below the boundary
-        changes[window.first] = sum(i < first for i in depth.source) + max(0, first - depth.n)
-    return changes
+        return {listed.first: sum(i < first for i in depth.source) + max(0, first - depth.n)}
+    return {}
 
 
 def writes_stream(row: Row) -> bool:

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Mapping
 
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import Family
 from grow.notation.operators import grow_heads
 from grow.notation.size_limits import HEADS_WIDTH, cap_of
 from grow.planning.expert_maps import expert_operators
@@ -17,16 +16,15 @@ from grow.planning.expert_maps import expert_operators
 REACH = 64  # how far from the wish single steps are tried
 
 
-def complete(family: Family, old: Mapping[str, int], given: Mapping[str, int]) -> dict[str, int]:
-    """All sizes when some were given: what is not named stays, kv_heads follow heads where they were equal."""
+def complete(source: Architecture, old: Mapping[str, int], given: Mapping[str, int]) -> dict[str, int]:
+    """All sizes when some were given: what is not named stays, unless it follows; kv_heads follow heads where they were
+    equal."""
     new = {**old, **given}
     if "kv_heads" not in given and old["kv_heads"] == old["heads"]:
         new["kv_heads"] = new["heads"]
-    if family.derived_head_dim and "head_dim" not in given and new["hidden"] % new["heads"] == 0:
-        new["head_dim"] = new["hidden"] // new["heads"]
-    for axis, other in family.follows.items():
-        if old[axis] == old[other]:
-            new[axis] = new[other]
+    for axis, law in source.followed.items():
+        if axis not in given or axis not in source.family.growable:
+            new[axis] = law.value(new) or new[axis]
     return new
 
 
@@ -46,9 +44,9 @@ def reachable(source: Architecture, new: Mapping[str, int]) -> bool:
         grown = grow_heads(old["heads"], old["kv_heads"], new["heads"], new["kv_heads"], "copies")
         if grown is None or not grown.even:
             return False
-    if (family.divides or family.derived_head_dim) and new["hidden"] % new["heads"]:
+    if family.divides and new["hidden"] % new["heads"]:
         return False
-    if family.derived_head_dim and new["head_dim"] * new["heads"] != new["hidden"]:
+    if any(law.value(new) != new[axis] for axis, law in source.followed.items()):
         return False
     if source.hidden_context == "plain" and new["hidden"] % old["hidden"]:
         return False
@@ -59,12 +57,12 @@ def reachable(source: Architecture, new: Mapping[str, int]) -> bool:
 def nearest(source: Architecture, new: Mapping[str, int], limit: int = 3) -> str:
     """`hidden_size=24 or num_attention_heads=6`: the changes of fewest fields that reach, and the least one."""
     family, old = source.family, source.sizes
-    given = {a: n for a, n in new.items() if n != old[a] and a not in (*family.follows, *_derived(family))}
+    given = {a: n for a, n in new.items() if n != old[a] and a not in source.followed}
     if old["kv_heads"] == old["heads"] and new["kv_heads"] == new["heads"]:
         given.pop("kv_heads", None)
     costs: dict[str, tuple[int, float]] = {}
     for change in _changes(source, new):
-        trial = complete(family, old, {**given, **change})
+        trial = complete(source, old, {**given, **change})
         if not reachable(source, trial) or all(trial[a] == old[a] for a in family.widths if a in old):
             continue
         named = [a for a in ("hidden", "heads", "kv_heads") if a in family.axes and trial[a] != new[a]]
@@ -78,10 +76,6 @@ def nearest(source: Architecture, new: Mapping[str, int], limit: int = 3) -> str
     if closest and closest not in best and costs[closest][1] < costs[best[0]][1]:
         best.append(closest)  # one field more, and nearer to the wish
     return " or ".join(best) or f"no {family.axes['heads']} or {family.axes['hidden']} nearby fits: name both"
-
-
-def _derived(family: Family) -> tuple[str, ...]:
-    return ("head_dim",) if family.derived_head_dim else ()
 
 
 def _changes(source: Architecture, new: Mapping[str, int]) -> Iterator[dict[str, int]]:

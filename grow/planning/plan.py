@@ -259,7 +259,7 @@ def _new_config(source: Architecture, new: Mapping[str, int], changes: Mapping[s
     result = {**config, **changes}
     if family.experts:
         result[family.experts.top_k] = top_k
-    for axis in (*family.growable, *family.follows):
+    for axis in (*family.growable, *family.mirrors):
         if axis in family.axes and (new[axis] != old[axis] or config.get(family.axes[axis]) is not None):
             result[family.axes[axis]] = new[axis]
     for axis, name in family.axes.items():

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from grow.architectures.architecture import Architecture
 from grow.architectures.family import COUNTS
+from grow.architectures.size_laws import SizeLaw
 from grow.errors import Refused
 from grow.planning.nearest_sizes import nearest, reachable
 from grow.spelling import option
@@ -17,7 +18,7 @@ def check_sizes(source: Architecture, new: Mapping[str, int]) -> None:
     def field(axis: str) -> str:
         return family.axes.get(axis, axis)
 
-    given = {axis: new[axis] for axis in (*family.growable, *family.follows) if axis in new}
+    given = {axis: new[axis] for axis in (*family.growable, *family.mirrors) if axis in new}
     family.check_caps(given, lambda name, size: option(to={name: size}))
     for axis, why in source.refused.items():
         if new[axis] != old[axis]:
@@ -42,30 +43,49 @@ def check_sizes(source: Architecture, new: Mapping[str, int]) -> None:
             why="each kv head serves heads / kv_heads query heads",
             fix=nearest(source, new),
         )
-    if (family.divides or family.derived_head_dim) and new["hidden"] % new["heads"]:
+    if family.divides and new["hidden"] % new["heads"]:
         raise Refused(
             option(to={field("hidden"): new["hidden"]}),
             what=f"{new['heads']} heads do not divide hidden {new['hidden']}",
             why=f"the stock {family.model_type} config refuses hidden % heads != 0 when it is loaded",
             fix=nearest(source, new),
         )
-    if family.derived_head_dim and new["head_dim"] * new["heads"] != new["hidden"]:
-        wide = {**new, "hidden": new["heads"] * new["head_dim"]}
-        raise Refused(
-            option(to={"head_dim": new["head_dim"]}),
-            what=f"{new['heads']} heads × {new['head_dim']} != hidden {new['hidden']}",
-            why=f"{family.model_type} computes head_dim = hidden / heads",
-            fix=f"{field('hidden')}={wide['hidden']}" if reachable(source, wide) else "leave head_dim out",
-        )
+    for axis, law in source.followed.items():
+        _check_law(source, new, axis, law)
     shrunk = [axis for axis in family.growable if axis in new and new[axis] < old[axis]]
     if shrunk:
-        derived = family.derived_head_dim and shrunk == ["head_dim"]
+        derived = all(axis in source.followed for axis in shrunk)
+        laws = ", ".join(f"{axis} = {source.followed[axis]}" for axis in shrunk if derived)
         raised = {**new, **{axis: old[axis] for axis in shrunk}}
         raise Refused(
             option(to={field(a): new[a] for a in shrunk}),
             what=", ".join(f"{a} {old[a]} -> {new[a]}" for a in shrunk),
-            why="a smaller axis loses information" + ("; here head_dim = hidden / heads" if derived else ""),
+            why="a smaller axis loses information" + (f"; here {laws}" if derived else ""),
             fix="at least " + ",".join(f"{field(a)}={old[a]}" for a in shrunk)
             if not derived and reachable(source, raised)
             else nearest(source, new),
+        )
+
+
+def _check_law(source: Architecture, new: Mapping[str, int], axis: str, law: SizeLaw) -> None:
+    """Refused where the size of `axis` is not the one that follows from the others."""
+    family, wanted = source.family, law.value(new)
+    first, solved = law.solved(new[axis], new)
+    why = f"{family.model_type} computes {axis} = {law}"
+    if axis in family.axes:
+        why = f"stock {family.model_type} is built for {axis} = {law} only"
+    if wanted is None:
+        raise Refused(
+            option(to={family.axes.get(first, first): new[first]}),
+            what=law.uneven(new),
+            why=why,
+            fix=nearest(source, new),
+        )
+    if wanted != new[axis]:
+        wide = {**new, first: solved or 0}
+        raise Refused(
+            option(to={family.axes.get(axis, axis): new[axis]}),
+            what=law.unequal(axis, new[axis], new),
+            why=why,
+            fix=f"{family.axes[first]}={solved}" if reachable(source, wide) else f"leave {axis} out",
         )

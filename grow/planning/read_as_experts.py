@@ -189,8 +189,10 @@ def _config(source: Architecture, target: Family, pair: Pair, how: Upcycling) ->
         config[experts.layers.step] = how.every
     if experts.layers and experts.layers.first:
         config[experts.layers.first] = 0
-    if family.window and target.window and not config.get(family.window.field) and config.get(family.window.switch):
-        config[family.window.field] = [*source.window_kinds]  # the target would take other layers by default
+    for listed in target.layer_lists:
+        if not config.get(listed.field) and listed.default(Architecture(target, config)) is not None:
+            alike = listed.entries[:1] * sizes["layers"]  # the target would take other layers by default
+            config[listed.field] = [*source.layer_entries.get(listed.field, alike)]
     config["head_dim"] = sizes["head_dim"]
     config |= {experts.top_k: how.granularity, "model_type": target.model_type, "architectures": [after + head]}
     return config

@@ -166,7 +166,7 @@ def _from_fields(source: Architecture, old: Mapping[str, int], fields: dict[str,
         if given.setdefault(axis, value) != value:
             raise _twice(name, given[axis], value)
     grown = {axis: value for axis, value in given.items() if axis in family.growable}
-    sizes = complete(family, old, grown)
+    sizes = complete(source, old, grown)
     for axis, value in given.items():
         if value != sizes[axis]:  # one that follows from the others
             name = next(name for name in fields if by_field.get(name, name) == axis)
@@ -201,7 +201,7 @@ def _from_factor(source: Architecture, text: str) -> Target:
             why="every width is a whole number",
             fix=f"{option(to=Either(tuple(f'{_factor(f)}x' for f in near)))}, or name the fields",
         )
-    return Target(complete(source.family, old, {axis: int(old[axis] * factor) for axis in scaled}))
+    return Target(complete(source, old, {axis: int(old[axis] * factor) for axis in scaled}))
 
 
 def _factor(f: Fraction) -> str:
@@ -228,8 +228,8 @@ def _from_config(source: Architecture, config: Mapping[str, Any], name: str, dee
             fix="a target of the source's family",
         )
     sizes = source.with_config(config).sizes
-    named = (*family.widths, *family.follows, "experts")
-    new = complete(family, old, {axis: sizes[axis] for axis in named if axis in sizes})
+    named = (*family.widths, *family.mirrors, "experts")
+    new = complete(source, old, {axis: sizes[axis] for axis in named if axis in sizes})
     notes = []
     for axis in ("layers", "vocab", "positions"):
         if axis not in old or sizes[axis] == old[axis]:

@@ -98,11 +98,15 @@ def sized(source: Architecture, sizes: str | Mapping[str, int]) -> dict[str, Any
             what = f"no such size; {hint}".rstrip("; ")
             raise BadInput(option(sizes={name: size}), what=what, why=why, fix="leave it out")
         fields[family.axes[axis]] = size
+    for axis, law in source.followed.items():
+        follows = law.value({**old, **{by_field[name]: n for name, n in fields.items()}})
+        if axis in family.axes and follows:
+            fields.setdefault(family.axes[axis], follows)
     made = {**source.config, **fields}
     new = source.with_config(made).sizes
     if new["layers"] != old["layers"]:
-        for name in (*family.layer_lists, *([family.window.field] if family.window else [])):
-            made.pop(name, None)  # the stock config fills them in anew
+        for listed in family.layer_lists:
+            made.pop(listed.field, None)  # the stock config fills them in anew
     if family.divides and new["hidden"] % new["heads"]:
         what = f"{new['heads']} heads do not divide hidden {new['hidden']}"
         why = f"the stock {family.model_type} config refuses it"

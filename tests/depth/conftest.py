@@ -25,7 +25,7 @@ def deep(tmp_path_factory) -> Callable[..., Path]:
         if (variant, dtype) not in made:
             kind, _, fields, _ = VARIANTS[variant]
             deeper = {FIELD.get(kind, "num_hidden_layers"): N}
-            for name in (name for name in grow.families[kind].layer_lists if name in fields):
+            for name in (listed.field for listed in grow.families[kind].layer_lists if listed.field in fields):
                 deeper[name] = [fields[name][i % len(fields[name])] for i in range(N)]
             made[variant, dtype] = models.save(variant, tmp_path_factory.mktemp("deep") / variant, dtype, **deeper)
         return made[variant, dtype]

@@ -103,7 +103,7 @@ def test_a_wrong_value_is_refused_before_anything_is_planned(kind, field, value,
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in FAMILIES for name in FAMILIES[kind].needs])
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in FAMILIES for name in FAMILIES[kind].needed_fields])
 def test_a_field_without_which_the_table_is_not_true_must_be_there(kind, name):
     """Stock code takes another number of layers, or another RoPE, than the family says; either name of two will do."""
     first, *other = name.split("|")

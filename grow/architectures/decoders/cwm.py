@@ -1,6 +1,7 @@
 """Code World Model: Llama without biases in attention, with a kind of attention for each layer."""
 
 from grow.architectures.decoders.llama import BLOCK, MLP_BIAS, rms_decoder, size
+from grow.architectures.layer_lists import LayerList
 
 CWM = rms_decoder(
     "cwm",
@@ -8,8 +9,9 @@ CWM = rms_decoder(
     aliases=(),
     divides=True,
     summary="CWM",
-    needs=("layer_types", "sliding_window", "rope_parameters|rope_scaling"),
-    harmless={"sliding_window", "layer_types"},
+    layer_lists=(LayerList(needed=True),),
+    needs=("sliding_window", "rope_parameters|rope_scaling"),
+    harmless={"sliding_window"},
     fixed={"pretraining_tp": (1, None)},
     nulls={},
     defaults={"num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 131072},

@@ -7,14 +7,15 @@ from grow.architectures.decoders.llama import EMBEDDING, HEADS, rms_decoder, siz
 from grow.architectures.decoders.olmo2 import ATTENTION, FFN, NORMS
 from grow.architectures.decoders.qwen3 import QK_NORM
 from grow.architectures.facts import Attention
+from grow.architectures.layer_lists import LayerList
 
 EXAONE4 = rms_decoder(
     "exaone4",
     table=EMBEDDING + ATTENTION + QK_NORM + NORMS + FFN + HEADS,
     attention=Attention(rope="half", qk_norm=True),
     summary="EXAONE 4.0",
-    needs=("layer_types",),
-    harmless={"sliding_window", "sliding_window_pattern", "layer_types"},
+    layer_lists=(LayerList(needed=True),),
+    harmless={"sliding_window", "sliding_window_pattern"},
     nulls={},
     defaults={"num_key_value_heads": 32},
     sizes={

@@ -2,7 +2,8 @@
 
 from grow.architectures.decoders.gemma import DEFAULTS, FACTS, table
 from grow.architectures.decoders.llama import rms_decoder, size
-from grow.architectures.facts import Attention, Period
+from grow.architectures.facts import Attention
+from grow.architectures.layer_lists import Period
 
 NORMS = """
 model.layers.{layers}.input_layernorm.weight              hidden 1*
@@ -19,7 +20,7 @@ GEMMA2 = rms_decoder(
     attention=Attention(rope="half", scaled="never"),
     divides=True,
     summary="Gemma 2",
-    periods=(Period("layer_types", TURNS, every=2),),
+    layer_lists=(Period("layer_types", TURNS, every=2),),
     harmless=CAPPED,
     defaults={**DEFAULTS, "num_key_value_heads": 4},
     nulls={},

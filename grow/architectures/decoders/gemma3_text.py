@@ -3,7 +3,8 @@
 from grow.architectures.decoders.gemma import DEFAULTS, FACTS, table
 from grow.architectures.decoders.gemma2 import CAPPED, NORMS, TURNS
 from grow.architectures.decoders.llama import rms_decoder, size
-from grow.architectures.facts import Attention, Period, RopeKind
+from grow.architectures.facts import Attention, RopeKind
+from grow.architectures.layer_lists import Period
 
 QK_NORM = """
 model.layers.{layers}.self_attn.q_norm.weight             head_dim.q 1*
@@ -17,7 +18,7 @@ GEMMA3_TEXT = rms_decoder(
     attention=Attention(rope="half", scaled="never", qk_norm=True),
     divides=True,
     summary="Gemma 3 (text)",
-    periods=(Period("layer_types", TURNS, every=6, said="sliding_window_pattern"),),
+    layer_lists=(Period("layer_types", TURNS, every=6, said="sliding_window_pattern"),),
     rope_kinds={
         "full_attention": RopeKind(1e6),
         "sliding_attention": RopeKind(1e4, "rope_local_base_freq", scaled=False),

@@ -6,8 +6,7 @@ MINISTRAL = rms_decoder(
     "ministral",
     table=BLOCK,
     summary="Ministral 8B (2410)",
-    # where layer_types does not list them all layers are of one kind
-    harmless={"sliding_window", "layer_types"},
+    harmless={"sliding_window"},
     defaults={"num_key_value_heads": 8, "max_position_embeddings": 131072},
     sizes={"Ministral-8B": size(4096, 32, 8, 12288, 36, head_dim=128)},
 )

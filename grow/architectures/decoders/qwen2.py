@@ -1,14 +1,14 @@
 """Qwen2 and Qwen2.5: Llama with biases on q, k and v."""
 
 from grow.architectures.decoders.llama import BLOCK, QKV_BIAS, rms_decoder, size
-from grow.architectures.facts import Window
+from grow.architectures.layer_lists import Window
 
 QWEN2 = rms_decoder(
     "qwen2",
     table=BLOCK + QKV_BIAS.replace("{when}", "always"),
     summary="Qwen1.5, Qwen2, Qwen2.5",
-    window=Window(),
-    harmless={"sliding_window", "use_sliding_window", "layer_types"},
+    layer_lists=(Window(),),
+    harmless={"sliding_window", "use_sliding_window"},
     defaults={"num_key_value_heads": 32, "max_position_embeddings": 32768, "max_window_layers": 28},
     fixed={"use_mrope": (False,)},
     sizes={

@@ -1,7 +1,8 @@
 """Qwen3: Llama with an RMSNorm over each head of q and k, and its own head_dim."""
 
 from grow.architectures.decoders.llama import BLOCK, O_BIAS, QKV_BIAS, rms_decoder, size
-from grow.architectures.facts import Attention, Window
+from grow.architectures.facts import Attention
+from grow.architectures.layer_lists import Window
 
 QK_NORM = """
 model.layers.{layers}.self_attn.q_norm.weight             head_dim.q *
@@ -13,8 +14,8 @@ QWEN3 = rms_decoder(
     table=BLOCK + QK_NORM + QKV_BIAS.replace("{when}", "attention_bias") + O_BIAS,
     attention=Attention(rope="half", qk_norm=True),
     summary="Qwen3 dense",
-    window=Window(),
-    harmless={"sliding_window", "use_sliding_window", "layer_types"},
+    layer_lists=(Window(),),
+    harmless={"sliding_window", "use_sliding_window"},
     defaults={"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768, "max_window_layers": 28},
     sizes={
         "qwen3-0.6b": size(1024, 16, 8, 3072, 28, head_dim=128),

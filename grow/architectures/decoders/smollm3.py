@@ -4,17 +4,15 @@ q and k keep their order within a head, so a head grows in the same way with RoP
 """
 
 from grow.architectures.decoders.llama import BLOCK, MLP_BIAS, O_BIAS, QKV_BIAS, rms_decoder, size
+from grow.architectures.layer_lists import LayerList
 
 SMOLLM3 = rms_decoder(
     "smollm3",
     class_prefix="SmolLM3",
     table=BLOCK + QKV_BIAS.replace("{when}", "attention_bias") + O_BIAS + MLP_BIAS,
     summary="SmolLM3",
-    needs=("no_rope_layers",),
-    layer_lists=("layer_types", "no_rope_layers"),
-    layer_values={"no_rope_layers": (0, 1)},
-    # layer_types follows from no_rope_layers where it is left out
-    harmless={"sliding_window", "use_sliding_window", "layer_types", "no_rope_layers", "no_rope_layer_interval"},
+    layer_lists=(LayerList(), LayerList("no_rope_layers", (0, 1), needed=True)),
+    harmless={"sliding_window", "use_sliding_window", "no_rope_layer_interval"},
     defaults={"num_key_value_heads": 4, "max_position_embeddings": 32768, "tie_word_embeddings": True},
     default_theta=2e6,
     sizes={"SmolLM3-3B": size(2048, 16, 4, 11008, 36)},

@@ -2,7 +2,8 @@
 
 from grow.architectures.decoders.llama import O_BIAS, QKV_BIAS, block, rms_decoder, size
 from grow.architectures.experts.qwen2_moe import MLP, ROUTER_FIELDS
-from grow.architectures.facts import Experts, Period
+from grow.architectures.facts import Experts
+from grow.architectures.layer_lists import Period
 
 SINKS = """
 model.layers.{layers}.self_attn.sinks                     heads <-
@@ -25,7 +26,7 @@ GPT_OSS = rms_decoder(
     axes={"experts": "num_local_experts"},
     synonyms={"num_local_experts": "num_experts"},
     experts=Experts(width="ffn", top_k="num_experts_per_tok", router=MLP + "router.weight", parts={}),
-    periods=(Period("layer_types", ("sliding_attention", "full_attention"), every=2),),
+    layer_lists=(Period("layer_types", ("sliding_attention", "full_attention"), every=2),),
     # a limit holds for each number between two matrices, so none of them may be scaled, and none is
     harmless={"sliding_window", "swiglu_alpha", "swiglu_limit", *ROUTER_FIELDS},
     needs=("rope_parameters|rope_scaling",),

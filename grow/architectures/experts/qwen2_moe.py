@@ -3,7 +3,8 @@
 from typing import Any
 
 from grow.architectures.decoders.llama import FFN, QKV_BIAS, block, rms_decoder, size
-from grow.architectures.facts import Experts, SparseLayers, Window
+from grow.architectures.facts import Experts, SparseLayers
+from grow.architectures.layer_lists import Window
 
 MLP = "model.layers.{layers}.mlp."
 DENSE = FFN.replace("hidden\n", "hidden  ? dense\n").replace("<- ffn\n", "<- ffn  ? dense\n")
@@ -60,7 +61,7 @@ QWEN2_MOE = rms_decoder(
         "shared_ffn": "shared_expert_intermediate_size",
         "experts": "num_experts",
     },
-    window=Window(even=True),
+    layer_lists=(Window(even=True),),
     nulls={},  # its class alone puts nothing in the place of null
     experts=routed(
         "expert_ffn",
@@ -69,7 +70,7 @@ QWEN2_MOE = rms_decoder(
         shared_gate=MLP + "shared_expert_gate.weight",
         layers=SWITCHED,
     ),
-    harmless={"sliding_window", "use_sliding_window", "layer_types", *ROUTER_FIELDS},
+    harmless={"sliding_window", "use_sliding_window", *ROUTER_FIELDS},
     defaults={
         "num_key_value_heads": 16,
         "max_position_embeddings": 32768,

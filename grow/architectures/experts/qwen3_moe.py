@@ -15,7 +15,7 @@ QWEN3_MOE = rms_decoder(
     axes={"expert_ffn": "moe_intermediate_size", "experts": "num_experts"},
     synonyms={"num_experts": "num_local_experts"},
     experts=routed("expert_ffn", layers=SWITCHED),
-    harmless={"sliding_window", "use_sliding_window", "max_window_layers", "layer_types", *ROUTER_FIELDS},
+    harmless={"sliding_window", "use_sliding_window", "max_window_layers", *ROUTER_FIELDS},
     defaults={
         "num_key_value_heads": 4,
         "max_position_embeddings": 32768,

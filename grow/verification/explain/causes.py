@@ -115,8 +115,8 @@ def _read_by_every_pass(pair: Pair) -> set[str]:
     family = FAMILIES.get(pair.config("source").model_type)
     if family and family.experts:
         read |= {family.experts.top_k, *(family.experts.layers.fields if family.experts.layers else ())}
-    if family and family.window:  # stock configs list the kinds, which are then what counts
-        read.add(family.window.first)
+    if family:  # stock configs list the entries of each layer, which are then what counts
+        read.update(name for listed in family.layer_lists for name in listed.follows_from)
     return read
 
 

@@ -104,10 +104,10 @@ def significant(
     """The differences that can change an output, without sizes of a family that became larger, as in a growth."""
     family = FAMILIES.get(widths_of or "")
     widths = (
-        {family.axes[axis] for axis in (*family.growable, *family.follows) if axis in family.axes} if family else set()
+        {family.axes[axis] for axis in (*family.growable, *family.mirrors) if axis in family.axes} if family else set()
     )
     widths |= {family.synonyms[name] for name in widths & family.synonyms.keys()} if family else set()
-    lists = {*family.layer_lists} if family else set()
+    lists = {listed.field for listed in family.layer_lists} if family else set()
     ignored = {*neutral, "dtype", "torch_dtype"}
     return [
         d

@@ -128,12 +128,10 @@ def _plans(matched: Match, after: Architecture) -> Iterator[Plan]:
             old = (read_so(matched, upcycling)[0] if upcycling else matched).architecture.sizes
         except GrowError:
             continue
-        fixed = (*after.family.follows, "experts")
+        fixed = (*matched.architecture.followed, *after.followed, "experts")
         to = {axis: size for axis, size in new.items() if size != old.get(axis) and axis not in fixed}
         if not how and new.get("experts") != old.get("experts"):
             to["experts"] = new["experts"]
-        if after.family.derived_head_dim:
-            to.pop("head_dim", None)
         for options in _options(to, after.family.units, new["layers"] > old["layers"]):
             with contextlib.suppress(GrowError):
                 yield plan_for(matched, to, replace(options, upcycling=upcycling))

@@ -37,7 +37,7 @@ def map_faults(source: Architecture, change: Change, new: Sizes) -> Iterator[str
         off = float(np.abs(axis_map.law() - 1).max(initial=0.0))
         if not off <= EXACT:
             yield f"grow.json: the law fails on {space} by {off:.3g}"
-        if axis_map.m != new[axis_of(space)] and space not in source.family.follows:
+        if axis_map.m != new[axis_of(space)] and space not in source.family.mirrors:
             yield f"grow.json: the map of {space} does not reach the size {dict(new)}"
     for space, context in source.contexts.items():
         if space in change.maps and (why := commutes(change.maps[space], context)):

@@ -1,0 +1,85 @@
+"""Config fields with one entry per layer: what an entry may be, and what stock code takes where no list is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class Model(Protocol):
+    """What a list asks of a model."""
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
+    @property
+    def sizes(self) -> Mapping[str, int]: ...
+
+    def get(self, name: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class LayerList:
+    """A config field with one entry per layer; where it is not given all layers are alike, or another list says it.
+
+    entries  what an entry may be
+    needed   it must be given: what stock code takes in its place is not known here
+    """
+
+    field: str = "layer_types"
+    entries: tuple[Any, ...] = ("full_attention", "sliding_attention")
+    needed: bool = False
+
+    @property
+    def follows_from(self) -> tuple[str, ...]:
+        """Config fields that say nothing once the list is given."""
+        return ()
+
+    def default(self, model: Model) -> tuple[Any, ...] | None:
+        """The entries that stock code derives where the list is not given."""
+        return None
+
+
+@dataclass(frozen=True)
+class Period(LayerList):
+    """Where it is not given: every so many layers, the last of them is of the second kind.
+
+    every  unless the config field `said` says another number
+    """
+
+    every: int = 1
+    said: str = ""
+
+    @property
+    def follows_from(self) -> tuple[str, ...]:
+        return (self.said,) if self.said else ()
+
+    def default(self, model: Model) -> tuple[Any, ...]:
+        every = int((self.said and model.config.get(self.said)) or self.every)
+        return tuple(self.entries[(layer + 1) % every == 0] for layer in range(model.sizes["layers"]))
+
+
+@dataclass(frozen=True)
+class Window(LayerList):
+    """Where it is not given: layers from `first` on are of the second kind where `switch` is true.
+
+    even  the second kind are the layers 0, 2, … below `first` instead
+    """
+
+    switch: str = "use_sliding_window"
+    first: str = "max_window_layers"
+    even: bool = False
+
+    @property
+    def follows_from(self) -> tuple[str, ...]:
+        return (self.first,)
+
+    def default(self, model: Model) -> tuple[Any, ...] | None:
+        if not model.config.get(self.switch) or model.config.get("sliding_window", 0) is None:
+            return None
+        first = int(model.get(self.first))
+        return tuple(self.entries[self._second(layer, first)] for layer in range(model.sizes["layers"]))
+
+    def _second(self, layer: int, first: int) -> bool:
+        return layer % 2 == 0 and layer < first if self.even else layer >= first
