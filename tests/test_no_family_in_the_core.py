@@ -45,6 +45,10 @@ EXCUSED = {
     ("notation/size_limits.py", "shared_ffn"): "every axis of the notation has a largest size",
     ("models/shapes_by_config.py", "embed"): "every axis of the notation has a size at which shapes are probed",
     ("models/shapes_by_config.py", "expert_ffn"): "every axis of the notation has a size at which shapes are probed",
+    (
+        "models/shapes_by_config.py",
+        "shared_experts",
+    ): "every axis of the notation has a size at which shapes are probed",
     ("models/shapes_by_config.py", "shared_ffn"): "every axis of the notation has a size at which shapes are probed",
 }
 

@@ -18,7 +18,7 @@ from grow.architectures.conditions import Condition, parse_condition
 from grow.architectures.facts import Attention, Chain, Experts, Norm, Refusal, RopeKind, Tie
 from grow.architectures.layer_lists import LayerList
 from grow.architectures.size_laws import SizeLaw, parse_size_law
-from grow.notation.axes import INDICES, Row, parse_table
+from grow.notation.axes import INDICES, Label, Row, parse_table
 from grow.notation.rope_parameters import SPELLED
 from grow.notation.size_limits import Written, check_caps
 
@@ -108,6 +108,13 @@ class Family:
         """Axes whose coordinates lie between two matrices: units of an FFN, ranks of a factored projection."""
         others = {"hidden", *ATTENTION, *COUNTS, *STILL, *self.mirrors}
         return tuple(axis for axis in self.axes if axis not in others)
+
+    @cached_property
+    def scaled(self) -> tuple[str, ...]:
+        """Axes that a factor for the whole model scales: those that are a dimension by themselves somewhere, which head
+        sizes and the number of shared experts are not."""
+        alone = {dim.space.axis for row in self.rows for dim in row.signature.dims if isinstance(dim.space, Label)}
+        return ("hidden", "heads", "kv_heads", *(axis for axis in self.units if axis in alone))
 
     @property
     def widths(self) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ SIZES = {
     "embed": 44,
     "expert_ffn": 26,
     "shared_ffn": 34,
+    "shared_experts": 3,
     "experts": 5,
 }
 

@@ -78,7 +78,7 @@ def _no_multiple(source: Architecture, m: int) -> Refused:
     else:
         step, what = n, "which is not a whole multiple"
         why = "an expert with a row of its own in the router takes tokens away from the old ones"
-    near = [step * k for k in (m // step, m // step + 1) if step * k > n] or [n + step]
+    near = [step * k for k in (m // step, m // step + 1) if k]
     return Refused(
         option(to={field: m}),
         what=f"experts {n} -> {m}, {what}",

@@ -38,6 +38,9 @@ def make(variant: str, seed: int = 1, **other: Any) -> transformers.PreTrainedMo
                 p.copy_(noise)
             else:
                 p.copy_(noise * (2 / min(p.shape[-2:])) ** 0.5)
+        for name, buffer in model.state_dict().items():  # a router's bias is one
+            if name not in dict(model.named_parameters()) and buffer.is_floating_point():
+                buffer.copy_(0.3 * torch.randn(buffer.shape, generator=draw))
     return model
 
 

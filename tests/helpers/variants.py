@@ -70,6 +70,15 @@ _YARN = {
     "rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
     "original_max_position_embeddings": 40,
 }  # fmt: skip
+_PART = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}
+MIXED_3 = {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention", "sliding_attention"]}
+CHOSEN = {
+    **LLAMA, **NO_PADDING, "num_hidden_layers": 3, "n_routed_experts": 4, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 14, "n_shared_experts": 2, "first_k_dense_replace": 1, "routed_scaling_factor": 1.7,
+}  # fmt: skip
+K_EXAONE = {k: v for k, v in CHOSEN.items() if not k.startswith("n_")} | {
+    **MIXED_3, "num_experts": 4, "num_shared_experts": 2, "norm_topk_prob": True,
+}  # fmt: skip
 _LONG = {
     "rope_type": "longrope", "rope_theta": 500.0, "original_max_position_embeddings": 32, "short_mscale": 1.1,
     "long_mscale": 1.3, "short_factor": [1.0, 1.1, 1.3, 1.7], "long_factor": [1.0, 1.5, 2.5, 4.0],
@@ -213,6 +222,21 @@ VARIANTS: dict[str, Variant] = {
          "router_jitter_noise": 0.4, "lm_head_bias": True},
         (17, 50),
     ),
+    "glm4_moe": Variant("glm4_moe", LM, {**CHOSEN, "use_qk_norm": True}),
+    "glm4_moe-groups": Variant(
+        "glm4_moe", LM,
+        {**CHOSEN, "n_routed_experts": 6, "n_group": 3, "topk_group": 2, "attention_bias": True,
+         "tie_word_embeddings": True, "norm_topk_prob": False, "first_k_dense_replace": 0},
+    ),
+    "dots1": Variant("dots1", LM, {**CHOSEN, **MIXED_3, "norm_topk_prob": True}),
+    "dots1-plain": Variant(
+        "dots1", LM,
+        {**CHOSEN, "attention_bias": True, "tie_word_embeddings": True, "sliding_window": 5, "max_window_layers": 2},
+    ),
+    "exaone_moe": Variant("exaone_moe", LM, {**K_EXAONE, "mlp_layer_types": ["sparse", "dense", "sparse"]}),
+    "exaone_moe-tied": Variant("exaone_moe", LM, {**K_EXAONE, "tie_word_embeddings": True, "norm_topk_prob": False}),
+    "minimax_m2": Variant("minimax_m2", LM, {**LOCAL, **NO_PADDING, "rope_parameters": _PART}),
+    "minimax_m2-tied": Variant("minimax_m2", LM, {**LOCAL, **NO_PADDING, "tie_word_embeddings": True}),
     "phi": Variant("phi", LM, _with_eps("layer_norm_eps", LLAMA)),
     "phi-tied": Variant("phi", LM, {**_with_eps("layer_norm_eps", LLAMA), "tie_word_embeddings": True}),
     "stablelm": Variant("stablelm", LM, {**_with_eps("layer_norm_eps", DERIVED), "use_qkv_bias": True}),
@@ -279,7 +303,7 @@ ONE_EACH = (
     "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron",
     "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "olmoe",
     "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "stablelm",
-    "gpt_oss", "phimoe",
+    "gpt_oss", "phimoe", "glm4_moe", "dots1", "exaone_moe", "minimax_m2",
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
 )  # fmt: skip
 
