@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from models import VARIANTS
+from models import FOUND, VARIANTS
 
 from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
@@ -26,6 +26,8 @@ CLASSES = {
     "AutoModelForTokenClassification": "ForTokenClassification",
     "AutoModelForQuestionAnswering": "ForQuestionAnswering",
     "AutoModelForPreTraining": "ForPreTraining",
+    "AutoModelForImageClassification": "ForImageClassification",
+    "AutoModelForMaskedImageModeling": "ForMaskedImageModeling",
 }
 
 
@@ -64,6 +66,9 @@ def subject_of(variant: str) -> Subject:
     extra = {k: v for k, v in fields.items() if k not in sized and "token_id" not in k and k != "decoder_sparse_step"}
     if "mlp_only_layers" in extra:  # one layer is probed: a dense one
         extra["mlp_only_layers"] = [0, 1]
+    where = FAMILIES[kind].experts and FAMILIES[kind].experts.layers
+    if where and where.first:  # or one with experts
+        extra[where.first] = 0 if Architecture(FAMILIES[kind], fields).sparse(0) else 2
     if fields.get("word_embed_proj_dim", fields.get("hidden_size")) != fields.get("hidden_size"):
         extra["word_embed_proj_dim"] = True
     return Subject(kind, auto, json.dumps(extra, sort_keys=True))
@@ -102,7 +107,7 @@ def labelled(family: Family, row: Row, config: dict, axes: dict[str, str]) -> tu
     for axis, field in axes.items():
         new = Architecture(family, {**config, field: 2 * config[field]}).sizes
         for at, dim in enumerate(row.signature.dims):
-            if dim.size({**old, "labels": 1}) != dim.size({**new, "labels": 1}):
+            if dim.size({**FOUND, **old}) != dim.size({**FOUND, **new}):
                 moved[at].add(axis)
     return tuple(map(frozenset, moved))
 
@@ -128,15 +133,16 @@ def test_the_table_agrees_with_the_stock_model(subject):
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=SUBJECTS.values())
 def test_an_axis_that_moves_no_tensor_is_no_width(subject):
-    """Heads move nothing where head_dim = hidden / heads and each has a kv head of its own, positions nothing under
-    RoPE; all else moves something."""
+    """Heads move nothing where head_dim = hidden / heads, each has a kv head of its own and no table has a row or a
+    column for them, positions nothing under RoPE without a table; all else moves something."""
     family = FAMILIES[subject.model_type]
     moved = {axis for dims in probed(subject).values() for dim in dims for axis in dim}
-    idle = {"layers"} | ({"heads"} if family.derived_head_dim and "kv_heads" not in family.axes else set())
-    idle |= {"positions"} if family.attention.rope else set()
+    together = family.derived_head_dim and "kv_heads" not in family.axes and "buckets" not in family.axes
+    idle = {"layers", "layer_groups"} | ({"heads"} if together and family.attention.rope != "table" else set())
+    idle |= set() if family.counts_positions else {"positions"}
     if family.experts and family.experts.layers:
-        dense = "mlp_only_layers" in subject.extra
-        idle |= {"expert_ffn", "shared_ffn", "experts"} & set(subject.axes) if dense else {"ffn"}
+        dense = not Architecture(family, subject.config(family)).sparse(0)
+        idle |= {"expert_ffn", "shared_ffn", "shared_experts", "experts"} & set(subject.axes) if dense else {"ffn"}
     assert moved == set(subject.axes) - idle
 
 

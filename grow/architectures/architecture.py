@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from grow.architectures.common_fields import ELEMENTWISE, OLDER_ROPE
-from grow.architectures.facts import Chain, Tie
+from grow.architectures.facts import Chain, Refusal, Tie
 from grow.architectures.family import Family
 from grow.architectures.size_laws import SizeLaw
 from grow.errors import BadInput
@@ -121,13 +121,17 @@ class Architecture:
         """Tensor name -> row for every tensor that a checkpoint with this config may hold."""
         tensors: dict[str, Row] = {}
         for row in self.family.rows:
-            layers = range(self.sizes["layers"]) if "{layers}" in row.name else (None,)
+            layers = range(self.sizes[self.counting("layers")]) if "{layers}" in row.name else (None,)
             experts = range(self.sizes["experts"]) if "{experts}" in row.name else (None,)
             for layer in layers:
                 if self.holds(row.when, layer):
                     name = row.name.replace("{layers}", str(layer))
                     tensors.update((name.replace("{experts}", str(expert)), row) for expert in experts)
         return tensors
+
+    def counting(self, index: str) -> str:
+        """The axis whose size an index counts up to: layers that share their tensors are counted in groups."""
+        return "layer_groups" if index == "layers" and "layer_groups" in self.sizes else index
 
     @property
     def norm_writes_stream(self) -> bool:
@@ -253,9 +257,10 @@ class Architecture:
         return self.tie.norms if self.tie and self.holds(self.tie.norms_when) else ()
 
     @property
-    def refused(self) -> Mapping[str, str]:
-        """Axis -> why it does not grow, of those that do not."""
-        return {refusal.axis: refusal.why for refusal in self.family.refusals if self.holds(refusal.when)}
+    def refusals(self) -> tuple[Refusal, ...]:
+        """The axes of this model that do not grow, or by whole multiples alone, and why."""
+        held = (refusal for refusal in self.family.refusals if self.holds(refusal.when))
+        return tuple(refusal for refusal in held if refusal.axis in self.sizes)
 
     def sparse(self, layer: int) -> bool:
         """Whether this layer has experts."""

@@ -24,6 +24,7 @@ SPARSE, DENSE = "sparse", "dense"
 HEADS = (
     *("ForCausalLM", "ForMaskedLM", "ForPreTraining", "LMHeadModel", "ForSequenceClassification"),
     *("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"),
+    *("ForImageClassification", "ForMaskedImageModeling"),
 )
 """What the names of stock model classes with a head end in."""
 

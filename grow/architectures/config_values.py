@@ -70,7 +70,7 @@ def check_fields(architecture: Architecture, harmless: Collection[str] = ()) -> 
             why=f"the stock {family.model_type} config refuses it",
             fix=architecture.divisor_hint(sizes["hidden"], sizes["heads"]),
         )
-    if family.attention.rope:
+    if family.attention.rope and family.attention.rope != "table":
         for config in architecture.ropes.values():
             check_rope(config, sizes["head_dim"], partial=family.attention.rope == "partial")
     return notes

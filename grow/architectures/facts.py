@@ -20,12 +20,14 @@ class Norm:
     writes_stream  condition under which the norm's output is the residual stream (post-LN)
     affine         condition under which it has a gain (and a bias)
     bare           condition under which something reads the stream without a norm in between
+    last           condition under which the last hidden state that a class gives is behind the final norm
     """
 
     kind: str
     writes_stream: str = "never"
     affine: str = "always"
     bare: str = "never"
+    last: str = "always"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Attention:
 
     scaled      condition under which scores are divided by √head_dim
     rope        None; "half" (rotates coordinates i and i + head_dim/2); "pairs" (2i and 2i + 1); "partial" (the
-                first `partial_rotary_factor · head_dim` coordinates are rotated in either way, the rest pass through)
+                first `partial_rotary_factor · head_dim` coordinates are rotated in either way, the rest pass through);
+                "table" (2i and 2i + 1, as a table in the checkpoint says: `positions -> head_dim.turn`)
     qk_norm     an RMSNorm over head_dim on q and on k, or the condition under which there is one
     whole_norm  that norm is over all heads at once
     index_scaled  condition under which scores are divided by the layer's index + 1, too
@@ -154,10 +157,16 @@ class Tie:
 class Refusal:
     """An axis that does not grow.
 
-    why   in words, as the reason of a message: "the slopes of ALiBi follow the number of heads"
-    when  condition under which it does not
+    why        in words, as the reason of a message: "the slopes of ALiBi follow the number of heads"
+    when       condition under which it does not
+    multiples  it does grow by whole multiples
     """
 
     axis: str
     why: str
     when: str = "always"
+    multiples: bool = False
+
+    def forbids(self, n: int, m: int) -> bool:
+        """Whether the axis does not grow from n to m, where the condition holds."""
+        return m % n != 0 if self.multiples else m != n

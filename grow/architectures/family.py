@@ -24,7 +24,8 @@ from grow.notation.size_limits import Written, check_caps
 
 ATTENTION = ("heads", "kv_heads", "head_dim")
 COUNTS = ("layers", "vocab", "positions", "experts")
-STILL = ("types", "labels")  # axes that no growth changes
+STILL = ("types", "buckets", "labels", "embed", "layer_groups")
+"""Axes that no growth changes on their own account."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Family:
     prefix    what base-model checkpoints (`LlamaModel`) leave out of the names
     aliases   other prefixes that stock classes put there (`LlamaForQuestionAnswering`)
     axes      axis -> config field. What is none of `ATTENTION`, `COUNTS`, `STILL`, hidden or `follows` is an axis of
-              units; one that has a gain in the table is read through a norm of its own
+              units; one that has a gain in the table is read through a norm of its own. `layer_groups`: into how many
+              groups layers fall whose tensors are the same
     defaults  field -> its value when config.json leaves it out; "=other" repeats another field
     derived_head_dim   the stock code computes head_dim = hidden / heads and reads no field
     fixed     field -> the only values for which the table is true
@@ -130,7 +132,7 @@ class Family:
     def conditions(self) -> Mapping[str, Condition]:
         """The text of every condition in the table and the facts -> what it means."""
         texts = {row.when for row in self.rows}
-        texts |= {self.norm.writes_stream, self.norm.affine, self.norm.bare}
+        texts |= {self.norm.writes_stream, self.norm.affine, self.norm.bare, self.norm.last}
         texts |= {self.attention.scaled, self.attention.index_scaled}
         texts |= {self.attention.qk_norm} if isinstance(self.attention.qk_norm, str) else set()
         texts |= {self.tie.when, self.tie.norms_when} if self.tie else set()
@@ -172,6 +174,11 @@ class Family:
         """Rows that are the gain of a norm behind a branch, in front of the residual stream."""
         return frozenset(row.name for row in self.rows if row.signature.dims[0].behind)
 
+    @cached_property
+    def counts_positions(self) -> bool:
+        """Whether a table has a row for each position."""
+        return any(dim.has("positions") for row in self.rows for dim in row.signature.dims)
+
     @property
     def class_begins(self) -> str:
         """`GPT2`LMHeadModel, `Bert`ForMaskedLM"""
@@ -198,4 +205,4 @@ class Family:
             math.prod(n for index, n in count.items() if f"{{{index}}}" in row.name or row.signature.counts(index))
             for row in self.rows
         )
-        check_caps(sizes, self.axes, written, table=not self.attention.rope, tensors=tensors)
+        check_caps(sizes, self.axes, written, table=self.counts_positions, tensors=tensors)

@@ -11,7 +11,7 @@ from grow.architectures.architecture import Architecture
 from grow.architectures.family import Family
 from grow.architectures.match_faults import DTYPE, SHAPE, TWICE, Stored, check_strange, report_faults
 from grow.errors import BadInput, Refused
-from grow.notation.axes import INDICES, Row
+from grow.notation.axes import INDICES, STORED, Row
 from grow.notation.dtypes import BITS
 from grow.notation.origins import AS_IT_IS, Constant, Drawn, Read, SourcePart, Stack
 
@@ -65,9 +65,8 @@ class Matched:
 
 def numberless(name: str) -> str:
     """A tensor's name with `{layers}` and `{experts}` for its indices."""
-    for index in INDICES:
-        name = re.sub(r"\.\d+\.", f".{{{index}}}.", name, count=1)
-    return name
+    name = re.sub(r"\.\d+\.", ".{layers}.", name, count=1)
+    return re.sub(r"(?<=experts)\.\d+\.", ".{experts}.", name)
 
 
 def _after_layer(name: str) -> tuple[str, str]:
@@ -108,8 +107,9 @@ def match(architecture: Architecture, stored: Mapping[str, Stored], where: str) 
     stale = tuple(name for name in stored if name.endswith(family.stale))
     names = {name: canonical(name) for name in stored if name not in stale}
     check_strange(names, stored, where)
-    for axis in (axis for axis in INDICES if axis in sizes):
-        _check_count(family, axis, sizes, patterns, {c for c in names.values() if c}, where)
+    for index in (index for index in INDICES if index in sizes):
+        axis = architecture.counting(index)
+        _check_count(family, index, axis, sizes, patterns, {c for c in names.values() if c}, where)
     if not architecture.config.get("architectures"):
         base = not any(name.startswith((family.prefix, *family.aliases)) for name in names)
         architecture = _infer(architecture, {c for c in names.values() if c}, base)
@@ -128,10 +128,17 @@ def match(architecture: Architecture, stored: Mapping[str, Stored], where: str) 
             name_of[canon] = name
             info, row = stored[name], expected[canon]
             problems.extend((name, *fault) for fault in _faults(family, row, info, sizes))
-            tensors.append(Matched(name, canon, row, SourcePart(name, info.dtype, tuple(info.shape))))
+            tensors.append(Matched(name, canon, row, _part(name, row, info)))
     missing = [c for c, row in expected.items() if c not in name_of and not row.optional]
     report_faults(architecture, where, names, problems, unexpected, missing)
     return Match(architecture, tuple(tensors), tuple((n, name_of[t]) for n, t in duplicates), stale)
+
+
+def _part(name: str, row: Row, info: Stored) -> SourcePart:
+    """What is stored, with the columns of the matrix that it lies flat as."""
+    shape, signature = tuple(info.shape), row.signature
+    several = signature.matrix is not signature and len(shape) == len(signature.dims)
+    return SourcePart(name, info.dtype, shape, columns=signature.flat(shape)[1] if several else None)
 
 
 def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]) -> Iterator[tuple[str, str]]:
@@ -140,7 +147,10 @@ def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]) ->
         yield f"has dtype {info.dtype}, wanted one of {', '.join(BITS)}", DTYPE
     dims = row.signature.dims
     shape = tuple(info.shape)
-    wanted = tuple(got if dim.has("labels") else dim.size(sizes) for dim, got in zip(dims, shape + (0,) * len(dims)))
+    wanted = tuple(
+        got if any(label.axis in STORED - sizes.keys() for label in dim.labels) else dim.size(sizes)
+        for dim, got in zip(dims, shape + (0,) * len(dims))
+    )
     if shape != wanted:
         fields = sorted({f"{family.axes[a]}={sizes[a]}" for a in row.signature.axes if a in family.axes})
         yield f"has shape {shape}, the config says {wanted}: {row.signature}, {', '.join(fields)}", SHAPE
@@ -148,6 +158,7 @@ def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]) ->
 
 def _check_count(
     family: Family,
+    index: str,
     axis: str,
     sizes: Mapping[str, int],
     patterns: Mapping[str, re.Pattern[str]],
@@ -158,8 +169,8 @@ def _check_count(
     indices = set()
     for name in canonicals:
         for pattern in patterns.values():
-            if (hit := pattern.match(name)) and axis in pattern.groupindex:
-                indices.add(int(hit[axis]))
+            if (hit := pattern.match(name)) and index in pattern.groupindex:
+                indices.add(int(hit[index]))
     stored = max(indices, default=-1) + 1
     if indices and stored != sizes[axis]:
         raise BadInput(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from grow.architectures.match import Match
+from grow.architectures.match import Match, numberless
 from grow.notation.axes import READ, WRITE
 from grow.notation.dtypes import ITEMSIZE
 from grow.planning.assemble import assemble
@@ -81,8 +81,10 @@ def _cost(plan: Plan, sizes: Mapping[str, int], tensors: list[tuple[TensorPlan, 
 
 
 def _used(plan: Plan, t: TensorPlan, grown: bool) -> float:
-    """The share of a tensor that one token uses; of experts it uses as many as it chooses."""
+    """How often one token uses a tensor: some of all experts, and what layers share once in each of them."""
     experts, sizes = plan.family.experts, plan.new_sizes if grown else plan.sizes
+    if (counted := plan.source.counting("layers")) != "layers" and numberless(t.canonical) != t.canonical:
+        return sizes["layers"] / sizes[counted]
     if experts is None or not (t.signature.stacked or EXPERT.search(t.name)):
         return 1.0
     return (plan.grown if grown else plan.source).top_k / sizes["experts"]

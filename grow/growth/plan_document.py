@@ -88,7 +88,7 @@ def couplings(plan: Plan) -> list[str]:
         place = "whose output is the residual stream"
     facts = [f"{kind} {place}; its eps stays as it is"]
     if attention.rope:
-        facts.append("RoPE on " + ("whole heads" if attention.rope == "half" else "part of each head"))
+        facts.append("RoPE on " + ("part of each head" if attention.rope == "partial" else "whole heads"))
     if source.qk_norm:
         facts.append("RMSNorm on " + ("all heads" if attention.whole_norm else "each head") + " of q and k")
     if family.experts:

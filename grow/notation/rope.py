@@ -39,8 +39,11 @@ def grow_rope(ropes: Mapping[str, Mapping[str, Any]], d: int, d2: int, style: st
     """Rotations on a head grown d -> d2, the same places in every kind of layer.
 
     ropes  kind of layer -> the config as this kind reads it, "" for a model with one rotation for all
-    style  "half" (coordinates i and i + d/2), "pairs" (2i and 2i + 1) or "partial" (of the first coordinates alone)
+    style  "half" (coordinates i and i + d/2), "pairs" (2i and 2i + 1), "partial" (of the first coordinates alone) or
+           "table" (2i and 2i + 1, with angles that no config says)
     """
+    if style == "table":
+        return grow_table(d, d2)
     if style == "partial":
         grown = {kind: grow_partial(config, d, d2) for kind, config in ropes.items()}
     else:
@@ -126,6 +129,13 @@ def grow_partial(config: Mapping[str, Any], d: int, d2: int) -> RopeGrowth:
     return RopeGrowth(
         np.arange(d), _edited(config, rope, new), f"{rotated} rotated coordinates kept, new ones pass through"
     )
+
+
+def grow_table(d: int, d2: int) -> RopeGrowth:
+    """Rotation by a table of the checkpoint: old pairs stay in front, and new ones turn as they do."""
+    if d2 % 2:
+        raise _refused("table", d, d2, "coordinates turn in pairs", f"head_dim={d2 + 1}")
+    return RopeGrowth(np.arange(d), {}, "pairs first, new ones turn as the old ones")
 
 
 def inv_freq(rope: Mapping[str, Any], d: int, config: Mapping[str, Any], *, long: bool = False) -> np.ndarray:

@@ -22,9 +22,11 @@ CAPS: Mapping[str, tuple[int, str]] = {
     "shared_ffn": (WIDE, "32,768"),
     "experts": (1 << 13, "2,048"),
     "layers": (10_000, "1,000"),
+    "layer_groups": (10_000, "1"),
     "vocab": (1 << 24, "1,000,002"),
     "positions": (1 << 27, "10,485,760"),
     "types": (1 << 16, "16"),
+    "buckets": (1 << 16, "512"),
     "labels": (1 << 24, "21,843"),
 }
 """Axis -> (the largest size that is read, the largest one that is known of a published model)."""

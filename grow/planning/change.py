@@ -175,10 +175,19 @@ def _chained(source: Architecture, chain: Chain, depth: Depth, row: Row, layer: 
 
 def check_depth(source: Architecture, depth: Depth) -> None:
     """Refused where no inserted layer of this kind computes the identity."""
-    if depth.is_identity or not source.norm_writes_stream:
+    if depth.is_identity:
         return
     family = source.family
-    field = family.axes["layers"]
+    field, counted = family.axes["layers"], source.counting("layers")
+    if source.sizes[counted] != source.sizes["layers"]:
+        raise Refused(
+            option(to={field: depth.m}),
+            what=f"layers {depth.n} -> {depth.m}; {depth.n} layers share the weights of {source.sizes[counted]}",
+            why="one layer more would compute once more what those weights compute, and that is no identity",
+            fix=f"leave {field} at {depth.n}; layers grow where {family.axes[counted]} is their number",
+        )
+    if not source.norm_writes_stream:
+        return
     if source.chain is None or not source.norm_is_affine:
         raise Refused(
             option(to={field: depth.m}),

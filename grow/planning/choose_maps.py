@@ -80,24 +80,26 @@ def grow_counts(source: Architecture, new: Mapping[str, int], tokens: str, words
     positions  new rows repeat the old ones, as far as they are positions
     """
     old = source.sizes
-    v, v2 = old["vocab"], new["vocab"]
-    kind = SILENT if tokens == "zero" else BLEND
-    maps = {"vocab": appended(v, v2, kind, tokens)}
-    if v2 > v:
-        words["vocab"] = (
-            f"{v2 - v} appended, "
-            + {
-                "blend": "logits between the old ones",
-                "zero": "logit 0",
-                "low": f"logits about {LOW:g} by the head's bias",
-            }[tokens]
-        )
+    maps: dict[str, AxisMap] = {}
+    if "vocab" in old:
+        v, v2 = old["vocab"], new["vocab"]
+        kind = SILENT if tokens == "zero" else BLEND
+        maps["vocab"] = appended(v, v2, kind, tokens)
+        if v2 > v:
+            words["vocab"] = (
+                f"{v2 - v} appended, "
+                + {
+                    "blend": "logits between the old ones",
+                    "zero": "logit 0",
+                    "low": f"logits about {LOW:g} by the head's bias",
+                }[tokens]
+            )
     if "positions" in old:
         p, p2 = old["positions"], new["positions"]
         maps["positions"] = position_map(source, p2)
         if p2 > p:
             tabled = f"{p2 - p} appended, repeating the old ones"
-            words["positions"] = "no weight has them" if source.family.attention.rope else tabled
+            words["positions"] = tabled if source.family.counts_positions else "no weight has them"
     return maps
 
 
@@ -106,7 +108,7 @@ def position_map(source: Architecture, p2: int) -> AxisMap:
     p = source.sizes["positions"]
     if p2 == p:
         return identity(p)
-    if source.family.attention.rope:  # millions of them cost nothing
+    if not source.family.counts_positions:  # millions of them cost nothing
         for config in source.ropes.values():
             rope.check_positions(config, p, p2)
         return appended(p, p2, SILENT, "no weight")

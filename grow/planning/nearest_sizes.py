@@ -34,7 +34,7 @@ def reachable(source: Architecture, new: Mapping[str, int]) -> bool:
     widths = [axis for axis in (*family.widths, "experts") if axis in old]
     if any(not old[axis] <= new[axis] <= cap_of(axis) for axis in widths) or new["heads"] % new["kv_heads"]:
         return False
-    if any(new[axis] != old[axis] for axis in source.refused):
+    if any(refusal.forbids(old[refusal.axis], new[refusal.axis]) for refusal in source.refusals):
         return False
     if new["heads"] * new["head_dim"] > HEADS_WIDTH:
         return False

@@ -20,13 +20,17 @@ def check_sizes(source: Architecture, new: Mapping[str, int]) -> None:
 
     given = {axis: new[axis] for axis in (*family.growable, *family.mirrors) if axis in new}
     family.check_caps(given, lambda name, size: option(to={name: size}))
-    for axis, why in source.refused.items():
-        if new[axis] != old[axis]:
+    for refusal in source.refusals:
+        axis = refusal.axis
+        if refusal.forbids(old[axis], new[axis]):
+            near = sorted({new[axis] // old[axis], -(-new[axis] // old[axis])} - {0, 1})
+            wholes = " or ".join(f"{field(axis)}={k * old[axis]}" for k in near)
             raise Refused(
                 option(to={field(axis): new[axis]}),
-                what=f"would change {axis} {old[axis]} -> {new[axis]}",
-                why=why,
-                fix=f"leave {field(axis)} at {old[axis]}",
+                what=f"would change {axis} {old[axis]} -> {new[axis]}"
+                + (", which is not a whole multiple" if refusal.multiples else ""),
+                why=refusal.why,
+                fix=wholes if refusal.multiples else f"leave {field(axis)} at {old[axis]}",
             )
     fewer = [axis for axis in COUNTS if axis in new and new[axis] < old[axis]]
     if fewer:  # before the widths: what is suggested for them would be refused for these

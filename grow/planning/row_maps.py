@@ -9,7 +9,7 @@ import numpy as np
 
 from grow.architectures.architecture import Architecture
 from grow.notation.axes import WRITE, Row
-from grow.notation.maps import BLEND, UNREAD, AxisMap
+from grow.notation.maps import BLEND, UNREAD, AxisMap, axis_map, concatenate
 from grow.planning.change import index_scale, writes_stream
 from grow.planning.expert_maps import unread_experts
 from grow.planning.layers import Depth
@@ -20,6 +20,10 @@ def row_maps(
 ) -> Mapping[str, AxisMap]:
     """The maps as this row of this layer needs them."""
     maps = {**maps, "hidden.raw": maps["hidden"].ungained}
+    if row.signature.dims[0].looked_up and "heads" in row.signature.axes:  # a bias that scores get
+        maps["heads"] = repeating(maps["heads"])
+    if "head_dim" in row.signature.axes:
+        maps["head_dim.turn"] = turning(maps["head_dim.k"])
     scale = 1.0 if layer is None else index_scale(source, depth, layer)
     if scale != 1.0:
         maps["head_dim.q"] = scaled(maps["head_dim.q"], scale)
@@ -51,6 +55,22 @@ def tie_factor(source: Architecture, maps: Mapping[str, AxisMap]) -> float:
     rows = {row.name: row for row in source.family.rows}
     table, head = (root_factor(rows.get(name), maps) for name in (source.tie.table, source.tie.head))
     return head / table
+
+
+@lru_cache(maxsize=8)
+def repeating(axis_map: AxisMap) -> AxisMap:
+    """The map in which fresh coordinates are old ones again."""
+    fresh, source = axis_map.source < 0, axis_map.source.copy()
+    source[fresh] = np.arange(fresh.sum()) % axis_map.n
+    return axis_map.having(source=source)
+
+
+@lru_cache(maxsize=8)
+def turning(head: AxisMap) -> AxisMap:
+    """The map of a table of the angles by which coordinates 2i and 2i + 1 turn: all sines, then all cosines."""
+    first = head.source[::2]
+    pairs = repeating(axis_map(head.n // 2, np.where(first < 0, first, first // 2)))
+    return concatenate([pairs, pairs])
 
 
 @lru_cache(maxsize=64)

@@ -42,7 +42,7 @@ COMMANDS = {
     "data prepare": "INPUT... --field --json --no-end --out --overwrite --revision --seed --separator --split "
     "--tokenizer --validation",
     "inspect": "SRC --assume-harmless --json --revision",
-    "families": "NAME --json",
+    "families": "NAME --json --markdown",
     "completion": "SHELL",
 }
 ALIASES = {

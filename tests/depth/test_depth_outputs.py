@@ -20,7 +20,7 @@ import torch
 from deeper import EXACT, FILLS, N, deepen, somewhere
 from hypothesis import given
 from hypothesis import strategies as st
-from models import VARIANTS, difference, load, make, outputs, seeded
+from models import SHARING, VARIANTS, difference, load, make, outputs, seeded
 from safetensors.torch import load_file
 
 import grow
@@ -30,8 +30,9 @@ from grow.planning.layers import Depth, insert, place, spread
 # one rounding to float32 per weight: measured up to 8e-7
 FLOAT32 = 1e-5
 
-LANGUAGE = [v for v, (_, auto, *_) in VARIANTS.items() if auto in (models.LM, models.MLM)]
-OTHERS = [v for v in VARIANTS if v not in LANGUAGE]
+APART = {v: variant for v, variant in VARIANTS.items() if v not in SHARING}
+LANGUAGE = [v for v, (_, auto, *_) in APART.items() if auto in (models.LM, models.MLM)]
+OTHERS = [v for v in APART if v not in LANGUAGE]
 CHAINED = [kind for kind, family in grow.families.items() if family.norm.writes_stream == "always"]
 POST = [v for v, (kind, *_) in VARIANTS.items() if kind in CHAINED or v.startswith("opt-post")]
 ROUNDED = [*POST, "gpt2-inverse"]

@@ -29,7 +29,13 @@ BERT = dict(
     vocab_size=41, hidden_size=12, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3,
     max_position_embeddings=64, type_vocab_size=2, layer_norm_eps=0.05,
 )  # fmt: skip
+MPNET = {k: v for k, v in BERT.items() if k != "type_vocab_size"}
 DISTIL = dict(vocab_size=41, dim=12, hidden_dim=22, n_layers=2, n_heads=3, max_position_embeddings=64)
+
+VIT = dict(
+    hidden_size=12, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3, image_size=16, patch_size=4,
+    layer_norm_eps=0.05,
+)  # fmt: skip
 
 EXPERTS = {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 14, "norm_topk_prob": True}
 SHARED = {k: v for k, v in EXPERTS.items() if k != "head_dim"} | {
@@ -64,6 +70,8 @@ TWO_ROPES = {
 LM, MLM, BASE = "AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModel"
 SEQUENCE, TOKEN = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
 QA, PRETRAINING = "AutoModelForQuestionAnswering", "AutoModelForPreTraining"
+IMAGE, PIXELS = "AutoModelForImageClassification", "AutoModelForMaskedImageModeling"
+LABELS = {"id2label": {i: str(i) for i in range(5)}, "label2id": {str(i): i for i in range(5)}}
 
 
 _YARN = {
@@ -103,8 +111,7 @@ def _rope(kind: str, lengths=(17,), **parameters) -> Variant:
 
 def _heads(model_type: str, fields: dict, **autos: str) -> dict[str, Variant]:
     classes = {"base": BASE, "sequence": SEQUENCE, "token": TOKEN, "qa": QA, **autos}
-    labels = {"id2label": {i: str(i) for i in range(5)}, "label2id": {str(i): i for i in range(5)}}
-    labels |= {"pad_token_id": 0}
+    labels = LABELS | {"pad_token_id": 0}
     return {
         f"{model_type}-{name}": Variant(model_type, auto, fields | (labels if auto in (SEQUENCE, TOKEN) else {}))
         for name, auto in classes.items()
@@ -270,6 +277,12 @@ VARIANTS: dict[str, Variant] = {
     "ernie-mlm": Variant("ernie", MLM, BERT),
     "electra-mlm": Variant("electra", MLM, {**BERT, "embedding_size": 12}),
     "electra-mlm-projected": Variant("electra", MLM, {**BERT, "embedding_size": 10}),
+    "roformer-mlm": Variant("roformer", MLM, BERT),
+    "roformer-mlm-projected": Variant("roformer", MLM, {**BERT, "embedding_size": 10, "rotary_value": True}),
+    "roformer-mlm-untied": Variant("roformer", MLM, {**BERT, "tie_word_embeddings": False}),
+    "mpnet-mlm": Variant("mpnet", MLM, MPNET),
+    "albert-mlm": Variant("albert", MLM, {**BERT, "embedding_size": 10, "num_hidden_groups": 2}),
+    "albert-mlm-shared": Variant("albert", MLM, {**BERT, "embedding_size": 12, "num_hidden_layers": 3}),
     "eurobert-mlm": Variant("eurobert", MLM, {**LLAMA, **NO_PADDING, **BIASES}),
     "eurobert-mlm-tied": Variant("eurobert", MLM, {**LLAMA, **NO_PADDING, "tie_word_embeddings": True}),
     "distilbert-mlm": Variant("distilbert", MLM, DISTIL),
@@ -284,6 +297,9 @@ VARIANTS: dict[str, Variant] = {
     **_only(_heads("ernie", BERT, pretraining=PRETRAINING), "pretraining"),
     **_only(_heads("electra", {**BERT, "embedding_size": 10}, pretraining=PRETRAINING), "pretraining"),
     **_only(_heads("electra", {**BERT, "embedding_size": 12}), "sequence"),
+    **_only(_heads("roformer", {**BERT, "embedding_size": 10}), "base", "sequence"),
+    **_only(_heads("mpnet", MPNET), "base"),
+    **_only(_heads("albert", {**BERT, "embedding_size": 10}, pretraining=PRETRAINING), "pretraining", "sequence"),
     **_only(_heads("xlm-roberta", BERT), "sequence"),
     **_only(_heads("data2vec-text", BERT), "token"),
     **_only(_heads("eurobert", {**LLAMA, **NO_PADDING, "classifier_pooling": "mean"}), "sequence", "token"),
@@ -295,9 +311,12 @@ VARIANTS: dict[str, Variant] = {
     "mixtral-base": Variant("mixtral", BASE, LOCAL),
     "qwen2_moe-base": Variant("qwen2_moe", BASE, SHARED),
     "opt-post-base": Variant("opt", BASE, {**OPT, "do_layer_norm_before": False}),
+    "vit-image": Variant("vit", IMAGE, {**VIT, **LABELS, "qkv_bias": False}),
+    "vit-base": Variant("vit", BASE, {**VIT, "head_dim": 6, "pooler_output_size": 7}),
+    "vit-pixels": Variant("vit", PIXELS, {**VIT, "encoder_stride": 4}),
 }  # fmt: skip
 
-# One of each family with a head over the vocabulary, for what does not depend on the variant.
+# One of each family with a head, for what does not depend on the variant.
 ONE_EACH = (
     "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm", "distilbert-mlm",
     "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron",
@@ -305,6 +324,8 @@ ONE_EACH = (
     "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "stablelm",
     "gpt_oss", "phimoe", "glm4_moe", "dots1", "exaone_moe", "minimax_m2",
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
+    "vit-image",
+    "roformer-mlm", "mpnet-mlm", "albert-mlm",
 )  # fmt: skip
 
 RELATIVES = (
@@ -318,7 +339,13 @@ KINDS = tuple(variant for variant in ONE_EACH if variant not in RELATIVES)
 
 LONG = (
     "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
+    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt",
+    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image",
+    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm", "mpnet-mlm", "albert-mlm",
     "olmoe", "gpt_oss", "phimoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox",
     "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
 )  # fmt: skip
 """One of each construction, for what takes a second and more: together they have every fact that a table can state."""
+
+SHARING = ("albert-mlm-shared", "albert-pretraining", "albert-sequence")
+"""Of these, layers share their weights, and none is inserted."""

@@ -28,31 +28,44 @@ def chain(base: str) -> Chain:
 
 
 # `{base}` is the base model's prefix; roberta has the same encoder.
-EMBEDDINGS = """
+TOKENS = """
 {base}embeddings.word_embeddings.weight                             vocab -> hidden
 {base}embeddings.position_embeddings.weight                         positions -> hidden
+"""
+TYPES = """
 {base}embeddings.token_type_embeddings.weight                       types -> hidden
+"""
+EMBEDDING_NORM = """
 {base}embeddings.LayerNorm.weight                                   hidden *
 {base}embeddings.LayerNorm.bias                                     hidden +
 """
-LAYERS = """
+EMBEDDINGS = TOKENS + TYPES + EMBEDDING_NORM
+ATTENTION = """
 {base}encoder.layer.{layers}.attention.self.query.weight            (heads head_dim.q) <- hidden
-{base}encoder.layer.{layers}.attention.self.query.bias              (heads head_dim.q) <-
 {base}encoder.layer.{layers}.attention.self.key.weight              (heads head_dim.k) <- hidden
-{base}encoder.layer.{layers}.attention.self.key.bias                (heads head_dim.k) <-
 {base}encoder.layer.{layers}.attention.self.value.weight            (heads head_dim.v) <- hidden
-{base}encoder.layer.{layers}.attention.self.value.bias              (heads head_dim.v) <-
 {base}encoder.layer.{layers}.attention.output.dense.weight          hidden <- (heads head_dim.v)
 {base}encoder.layer.{layers}.attention.output.dense.bias            hidden <-
-{base}encoder.layer.{layers}.attention.output.LayerNorm.weight      hidden *
-{base}encoder.layer.{layers}.attention.output.LayerNorm.bias        hidden +
+"""
+QKV_BIAS = """
+{base}encoder.layer.{layers}.attention.self.query.bias              (heads head_dim.q) <-  ? {biased}
+{base}encoder.layer.{layers}.attention.self.key.bias                (heads head_dim.k) <-  ? {biased}
+{base}encoder.layer.{layers}.attention.self.value.bias              (heads head_dim.v) <-  ? {biased}
+"""
+FFN = """
 {base}encoder.layer.{layers}.intermediate.dense.weight              ffn <- hidden
 {base}encoder.layer.{layers}.intermediate.dense.bias                ffn <-
 {base}encoder.layer.{layers}.output.dense.weight                    hidden <- ffn
 {base}encoder.layer.{layers}.output.dense.bias                      hidden <-
+"""
+NORMS = """
+{base}encoder.layer.{layers}.attention.output.LayerNorm.weight      hidden *
+{base}encoder.layer.{layers}.attention.output.LayerNorm.bias        hidden +
 {base}encoder.layer.{layers}.output.LayerNorm.weight                hidden *
 {base}encoder.layer.{layers}.output.LayerNorm.bias                  hidden +
 """
+BRANCHES = ATTENTION + QKV_BIAS.replace("{biased}", "always") + FFN
+LAYERS = BRANCHES + NORMS
 POOLER = """
 {base}pooler.dense.weight                                           hidden <- hidden  ? optional
 {base}pooler.dense.bias                                             hidden <-         ? optional
@@ -90,30 +103,52 @@ ENCODER_FACTS: dict[str, Any] = dict(
 CLASSIFIED = "ForSequenceClassification|ForTokenClassification|ForMultipleChoice"
 
 # `{masked}` are the classes with a head over the vocabulary.
-HEADS = f"""
-cls.predictions.transform.dense.weight        hidden <- hidden  ? {{masked}}
-cls.predictions.transform.dense.bias          hidden <-         ? {{masked}}
-cls.predictions.transform.LayerNorm.weight    hidden *          ? {{masked}}
-cls.predictions.transform.LayerNorm.bias      hidden +          ? {{masked}}
-cls.predictions.bias                          vocab <-          ? {{masked}}
-cls.predictions.decoder.weight                vocab <- hidden   ? {{masked}} not tie_word_embeddings
-cls.predictions.decoder.bias                  vocab <-          ? {{masked}} tie_word_embeddings optional
-cls.predictions.decoder.bias                  vocab <-          ? {{masked}} not tie_word_embeddings
+PREDICTED = """
+cls.predictions.transform.dense.weight        hidden <- hidden  ? {masked}
+cls.predictions.transform.dense.bias          hidden <-         ? {masked}
+cls.predictions.transform.LayerNorm.weight    hidden *          ? {masked}
+cls.predictions.transform.LayerNorm.bias      hidden +          ? {masked}
+cls.predictions.bias                          vocab <-          ? {masked}
+cls.predictions.decoder.weight                vocab <- hidden   ? {masked} not tie_word_embeddings
+cls.predictions.decoder.bias                  vocab <-          ? {masked} tie_word_embeddings optional
+cls.predictions.decoder.bias                  vocab <-          ? {masked} not tie_word_embeddings
 cls.seq_relationship.weight                   labels <- hidden  ? optional
 cls.seq_relationship.bias                     labels <-         ? optional
+"""
+CLASSES = f"""
 classifier.weight                             labels <- hidden  ? {CLASSIFIED}
 classifier.bias                               labels <-         ? {CLASSIFIED}
 """
+# of families that classify a whole text by two layers, and tokens by one
+DEEP_CLASSES = """
+classifier.dense.weight                       hidden <- hidden  ? ForSequenceClassification
+classifier.dense.bias                         hidden <-         ? ForSequenceClassification
+classifier.out_proj.weight                    labels <- hidden  ? ForSequenceClassification
+classifier.out_proj.bias                      labels <-         ? ForSequenceClassification
+classifier.weight                             labels <- hidden  ? ForTokenClassification|ForMultipleChoice
+classifier.bias                               labels <-         ? ForTokenClassification|ForMultipleChoice
+"""
+DEFAULTS = {
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+}
 
 
-def relative(model_type: str, *, masked: str, **facts: Any) -> Family:
-    """A family of BERT's kind; `masked` are its classes with a head over the vocabulary."""
-    prefix = f"{model_type}."
+def relative(
+    model_type: str, *, masked: str, prefix: str = "", encoder: str = ENCODER, classes: str = CLASSES, **facts: Any
+) -> Family:
+    """A family of BERT's kind.
+
+    masked  its classes with a head over the vocabulary
+    facts   override what differs
+    """
+    prefix = prefix or f"{model_type}."
     return Family(
         model_type=model_type,
         prefix=prefix,
-        chain=chain(prefix),
-        table=ENCODER.replace("{base}", prefix) + HEADS.replace("{masked}", masked),
+        table=encoder.replace("{base}", prefix) + PREDICTED.replace("{masked}", masked) + classes,
         tie=Tie(
             f"{prefix}embeddings.word_embeddings.weight",
             "cls.predictions.decoder.weight",
@@ -121,13 +156,7 @@ def relative(model_type: str, *, masked: str, **facts: Any) -> Family:
             when=f"tie_word_embeddings {masked}",
             biases=("cls.predictions.bias", "cls.predictions.decoder.bias"),
         ),
-        defaults={
-            "tie_word_embeddings": True,
-            "max_position_embeddings": 512,
-            "type_vocab_size": 2,
-            "layer_norm_eps": 1e-12,
-        },
-        **ENCODER_FACTS | facts,
+        **{"chain": chain(prefix), "defaults": DEFAULTS, **ENCODER_FACTS, **facts},
     )
 
 

@@ -34,9 +34,11 @@ generator_predictions.LayerNorm.weight                 {{embed}} *             ?
 generator_predictions.LayerNorm.bias                   {{embed}} +             ? {GENERATOR} {{when}}
 generator_lm_head.weight                               vocab <- {{embed}}      ? {UNTIED} {{when}}
 """
+PROJECTION = f"""
+{{base}}embeddings_project.weight                        hidden <- embed       ? {PROJECTED}
+{{base}}embeddings_project.bias                          hidden <-             ? {PROJECTED}
+"""
 HEADS = f"""
-electra.embeddings_project.weight                      hidden <- embed       ? {PROJECTED}
-electra.embeddings_project.bias                        hidden <-             ? {PROJECTED}
 generator_lm_head.bias                                 vocab <-              ? {GENERATOR}
 discriminator_predictions.dense.weight                 hidden <- hidden      ? ForPreTraining
 discriminator_predictions.dense.bias                   hidden <-             ? ForPreTraining
@@ -56,7 +58,9 @@ ELECTRA = Family(
     model_type="electra",
     prefix="electra.",
     chain=chain("electra."),
-    table=either(EMBEDDED) + LAYERS.replace("{base}", "electra.") + either(GENERATED) + HEADS + ANSWERS,
+    table=either(EMBEDDED)
+    + (LAYERS.replace("{base}", "electra.") + either(GENERATED))
+    + (PROJECTION.replace("{base}", "electra.") + HEADS + ANSWERS),
     tie=Tie(
         "electra.embeddings.word_embeddings.weight",
         "generator_lm_head.weight",

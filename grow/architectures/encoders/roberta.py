@@ -24,16 +24,22 @@ classifier.out_proj.bias         labels <-         ? ForSequenceClassification
 classifier.weight                labels <- hidden  ? ForTokenClassification|ForMultipleChoice
 classifier.bias                  labels <-         ? ForTokenClassification|ForMultipleChoice
 """
+DEFAULTS = {
+    "tie_word_embeddings": True,
+    "pad_token_id": 1,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+}
 
 
-def relative(model_type: str, *, prefix: str = "roberta.", **facts: Any) -> Family:
-    """A family of RoBERTa's kind; `facts` say what it is called and which sizes there are."""
+def relative(model_type: str, *, prefix: str = "roberta.", encoder: str = ENCODER, **facts: Any) -> Family:
+    """A family of RoBERTa's kind; `facts` say what it is called and which sizes there are, and what else differs."""
     return Family(
         model_type=model_type,
         prefix=prefix,
-        chain=chain(prefix),
         positions_from="pad_token_id",
-        table=ENCODER.replace("{base}", prefix) + HEADS,
+        table=encoder.replace("{base}", prefix) + HEADS,
         tie=Tie(
             f"{prefix}embeddings.word_embeddings.weight",
             "lm_head.decoder.weight",
@@ -41,15 +47,7 @@ def relative(model_type: str, *, prefix: str = "roberta.", **facts: Any) -> Fami
             when=f"tie_word_embeddings {MASKED}",
             biases=("lm_head.bias", "lm_head.decoder.bias"),
         ),
-        defaults={
-            "tie_word_embeddings": True,
-            "pad_token_id": 1,
-            "max_position_embeddings": 512,
-            "type_vocab_size": 2,
-            "layer_norm_eps": 1e-12,
-        },
-        **facts,
-        **ENCODER_FACTS,
+        **{"chain": chain(prefix), "defaults": DEFAULTS, **ENCODER_FACTS, **facts},
     )
 
 
