@@ -39,7 +39,6 @@ EVERYDAY = {
     "original_max_position_embeddings": "a parameter of RoPE, which some config classes repeat as a field",
     "summary": "English",
     "transformer": "English, and a module of sentence-transformers",
-    "w3": "www.w3.org",
 }
 """Names in few families' tables that mean something else outside."""
 

@@ -14,8 +14,20 @@ EXACT = 1e-12
 # One rounding to float32 per weight, 2^-24, through two layers: measured up to 6e-7.
 FLOAT32 = 1e-5
 
-EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "gpt_oss", "phimoe")
-WHOLE = ("olmo2", "flex_olmo")  # one norm over all heads, and readers of the raw stream: whole copies
+EXPERTS = (
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+    "flex_olmo",
+    "granitemoe",
+    "gpt_oss",
+    "phimoe",
+    "glm4_moe",
+    "dots1",
+    "exaone_moe",
+    "minimax_m2",
+)
+WHOLE = ("olmo2", "flex_olmo", "minimax_m2")  # one norm over all heads, and readers of the raw stream: whole copies
 FREE = (
     *("llama", "mistral", "qwen2", "qwen3", "granite", *WHOLE, *EXPERTS),
     *("gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron"),
