@@ -4,6 +4,7 @@ always · never · optional     optional says of a row that some checkpoints sto
 sparse · dense                the layer has experts, or has none
 attention_bias                this config field is true
 a==b · a!=b                   two config fields are equal, or are not
+rope:longrope                 the rotation of some layers is of this type
 a=='gelu' · a!=1 · a==none    a config field has this value, or has another one
 ForCausalLM|ForMaskedLM       the name of the model class ends in one of these
 not WORD                      the word does not hold
@@ -17,10 +18,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from grow.errors import did_you_mean
+from grow.notation.rope_parameters import REQUIRED
 
 CONSTANTS = {"always": True, "optional": True, "never": False}
 NONE = "none"
 SPARSE, DENSE = "sparse", "dense"
+ROPE = "rope:"
 HEADS = (
     *("ForCausalLM", "ForMaskedLM", "ForPreTraining", "LMHeadModel", "ForSequenceClassification"),
     *("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"),
@@ -40,6 +43,9 @@ class Facts(Protocol):
     def get(self, name: str) -> Any: ...
 
     def sparse(self, layer: int) -> bool: ...
+
+    @property
+    def rope_types(self) -> Collection[str]: ...
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,15 @@ class HasExperts:
         return None if layer is None else facts.sparse(layer)
 
 
-Word = Constant | IsTrue | Compared | HasValue | OfClass | HasExperts
+@dataclass(frozen=True)
+class Turns:
+    kind: str
+
+    def holds(self, facts: Facts, layer: int | None) -> bool:
+        return self.kind in facts.rope_types
+
+
+Word = Turns | Constant | IsTrue | Compared | HasValue | OfClass | HasExperts
 
 
 @dataclass(frozen=True)
@@ -151,6 +165,9 @@ def _word(word: str, text: str, fields: Collection[str]) -> Word:
         for ending in endings:
             _check(ending, text, HEADS, "what the name of a model class ends in")
         return OfClass(endings)
+    if word.startswith(ROPE):
+        _check(word.removeprefix(ROPE), text, REQUIRED, "a type of rotation")
+        return Turns(word.removeprefix(ROPE))
     _check(word, text, fields, "a config field that the family knows")
     return IsTrue(word)
 

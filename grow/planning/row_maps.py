@@ -27,7 +27,7 @@ def row_maps(
     scale = 1.0 if layer is None else index_scale(source, depth, layer)
     if scale != 1.0:
         maps["head_dim.q"] = scaled(maps["head_dim.q"], scale)
-    if layer is not None and depth.inserted[layer] and source.family.branch_norms and writes_stream(row):
+    if layer is not None and depth.inserted[layer] and source.branch_norms and writes_stream(row):
         maps["hidden"] = drawn(maps["hidden"])  # the norm behind has gain 0, and one zero factor is enough
     if source.family.experts and row.name == source.family.experts.bias and unread_experts(maps.get("experts")):
         maps["experts"] = not_chosen(maps["experts"])

@@ -64,14 +64,15 @@ def target(name: str, growth: str) -> Any:
     if growth == "2x":
         return exact_factor(config["model_type"])
     facts = FAMILIES[config["model_type"]]
-    old = Architecture(facts, config).sizes
+    source = Architecture(facts, config)
+    old, derived = source.sizes, "head_dim" in source.followed
     if facts.norm.writes_stream == "always":  # whole multiples only; a head twice as wide scales its scores by √2
         return {"hidden": 2 * old["hidden"]}
-    if facts.derived_head_dim and facts.attention.whole_norm:
+    if derived and facts.attention.whole_norm:
         return {"hidden": old["hidden"] + 2 * old["heads"]}
-    if facts.derived_head_dim:
+    if derived:
         return {"hidden": old["hidden"] + 2 * old["head_dim"], "heads": old["heads"] + 2}
-    if Architecture(facts, config).hidden_context == "plain":
+    if source.hidden_context == "plain":
         return {"head_dim": old["head_dim"] + 2}
     return {"hidden": old["hidden"] + old["heads"]}
 
