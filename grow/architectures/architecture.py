@@ -74,8 +74,8 @@ class Architecture:
             value = self.get(name)
             if axis == "ffn" and value is None:
                 value = 4 * sizes["hidden"]  # n_inner = None
-            if axis == "head_dim" and value is None:
-                continue
+            if value is None and (axis == "head_dim" or (name in family.nulls and name in self.config)):
+                continue  # or a part that this model does not have
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise BadInput(
                     f"config.json: {name}",
@@ -162,11 +162,20 @@ class Architecture:
         gains = self.norm_is_affine or not gained  # without them only what makes up for its size itself can read
         return self.family.norm.kind if gains and not self.stream_is_bare else "plain"
 
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The family's axes of units that this model has."""
+        return tuple(axis for axis in self.family.units if axis in self.sizes)
+
+    def head_width(self, sizes: Mapping[str, int]) -> int:
+        """How many coordinates of q meet as many of k in a head of these sizes."""
+        return sizes["head_dim"] + sum(sizes[part] for part in self.family.attention.parts)
+
     @cached_property
     def contexts(self) -> Mapping[str, str]:
         """Axis -> what sits on it, for `grow.notation.operators`."""
         contexts = dict.fromkeys(("heads", "kv_heads"), "elementwise") | {"hidden": self.hidden_context}
-        for axis in self.family.units:
+        for axis in self.units:
             roles = {dim.role for row in self.rows for dim in row.signature.dims if dim.has(axis)}
             contexts[axis] = "elementwise" if GAIN not in roles else "layernorm" if SHIFT in roles else "rms"
         return contexts

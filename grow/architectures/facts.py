@@ -42,6 +42,11 @@ class Attention:
     turned_norm  that norm comes behind the rotation
     whole_norm  that norm is over all heads at once
     index_scaled  condition under which scores are divided by the layer's index + 1, too
+    parts       axes of further coordinates of q and of k in each head, which do not turn: `nope.q`, `nope.k`; scores
+                are divided by the root of how many there are of all kinds together
+    width       config field that repeats this number
+    values      axis of v's coordinates in each head
+    cached      axes of what is kept of each token when a text is continued; () for k and v of every head
     """
 
     scaled: str = "always"
@@ -50,6 +55,10 @@ class Attention:
     turned_norm: bool = False
     whole_norm: bool = False
     index_scaled: str = "never"
+    parts: tuple[str, ...] = ()
+    width: str = ""
+    values: str = "head_dim"
+    cached: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -107,10 +107,15 @@ class Family:
     def rows(self) -> tuple[Row, ...]:
         return parse_table(self.table)
 
+    @property
+    def head_axes(self) -> tuple[str, ...]:
+        """How many heads there are, and the coordinates of q and k in each."""
+        return (*ATTENTION, *self.attention.parts)
+
     @cached_property
     def units(self) -> tuple[str, ...]:
         """Axes whose coordinates lie between two matrices: units of an FFN, ranks of a factored projection."""
-        others = {"hidden", *ATTENTION, *COUNTS, *STILL, *self.mirrors}
+        others = {"hidden", *self.head_axes, *COUNTS, *STILL, *self.mirrors}
         return tuple(axis for axis in self.axes if axis not in others)
 
     @cached_property
@@ -123,7 +128,7 @@ class Family:
     @property
     def widths(self) -> tuple[str, ...]:
         """Axes that matrices are made of."""
-        return ("hidden", *ATTENTION, *self.units)
+        return ("hidden", *self.head_axes, *self.units)
 
     @property
     def growable(self) -> tuple[str, ...]:
@@ -165,6 +170,7 @@ class Family:
         known = COMMON_FIELDS | self.harmless | self.reads | {*self.fixed, *self.axes.values(), *self.defaults}
         known |= {*self.synonyms.values(), *(one.field for one in self.layer_lists)}
         known |= {name for one in self.layer_lists for name in one.follows_from}
+        known |= {self.attention.width} - {""}
         if self.experts:
             facts = self.experts
             known |= set(filter(None, (facts.top_k, facts.switch, facts.groups)))

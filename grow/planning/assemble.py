@@ -242,7 +242,8 @@ def _maps(signature: Signature, maps: Mapping[str, AxisMap], sizes: Mapping[str,
 def _sizes(signature: Signature, shape: tuple[int, ...], maps: Mapping[str, AxisMap]) -> dict[str, int]:
     """Axis -> old size, of the axes in a tensor."""
     labels = [label for dim in signature.dims for label in dim.labels]
-    sizes = {label.axis: maps[label.space].n for label in labels if label.space in maps}
+    known = {label.axis: maps.get(label.space) or maps.get(label.axis) for label in labels}
+    sizes = {axis: m.n for axis, m in known.items() if m is not None}
     return sizes | {dim.space.axis: size for dim, size in zip(signature.dims, shape) if isinstance(dim.space, Label)}
 
 

@@ -31,7 +31,7 @@ def choose_maps(
     old = source.sizes
     words = dict.fromkeys((a for a in source.family.widths if a in old), "unchanged")
     maps: dict[str, AxisMap] = {}
-    for axis in ("hidden", *source.family.units):
+    for axis in ("hidden", *source.units):
         context = source.contexts[axis]
         maps[axis] = identity(old[axis])
         if new[axis] != old[axis]:
@@ -44,10 +44,9 @@ def choose_maps(
             maps[axis] = operator(old[axis], new[axis], context)
             words[axis] = _describe(maps[axis])
     maps["heads"], maps["kv_heads"] = _head_maps(source, new, chosen, words)
-    sides, _, how = head_dim_maps(source, new["head_dim"])
+    sides, _, hows = head_maps(source, new)
     maps |= sides
-    if new["head_dim"] != old["head_dim"]:
-        words["head_dim"] = how
+    words |= {axis: how for axis, how in hows.items() if new[axis] != old[axis]}
     for space, grown_map in maps.items():
         law = grown_map.law()
         if not np.allclose(law, 1, rtol=0, atol=1e-12):  # a few roundings of √ and of shares that sum to 1
@@ -55,19 +54,32 @@ def choose_maps(
     return maps, words
 
 
-def head_dim_maps(source: Architecture, d2: int) -> tuple[dict[str, AxisMap], dict[str, Any], str]:
-    """(space -> map, config fields that change, how in words): what q, k and v become follows from the sizes alone."""
-    attention, d = source.family.attention, source.sizes["head_dim"]
+def head_maps(
+    source: Architecture, new: Mapping[str, int]
+) -> tuple[dict[str, AxisMap], dict[str, Any], dict[str, str]]:
+    """(space -> map, config fields that change, axis -> how in words): what the coordinates of q, k and v in a head
+    become follows from the sizes alone."""
+    attention, old = source.family.attention, source.sizes
+    d, d2 = old["head_dim"], new["head_dim"]
     place, changes, how = np.arange(d), {}, "appended"
     if d2 != d and attention.rope:
         grown = rope.grow_rope(source.ropes, d, d2, attention.rope)
         place, changes, how = grown.place, source.rope_changes(grown.config), grown.how
-    scale = math.sqrt(d2 / d) if source.scaled else 1.0
+    width, width2 = source.head_width(old), source.head_width(new)
+    scale = math.sqrt(width2 / width) if source.scaled else 1.0
     turned = {"mates": lambda size: rope.pair_by_pair(size, attention.rope or "")} if attention.turned_norm else {}
     sides = grow_head_dim(d, d2, place, scale=scale, qk_norm=source.qk_norm, **turned)
     norm = "; q and k copied, k's new gains 0" if source.qk_norm else "; k's new rows 0"
-    how += norm + (f", q × √({d2}/{d})" if source.scaled else "")
-    return dict(zip(("head_dim.q", "head_dim.k", "head_dim.v"), sides)), changes, how
+    scaled = f", q × √({width2}/{width})" if source.scaled else ""
+    maps, hows = dict(zip(("head_dim.q", "head_dim.k", "head_dim.v"), sides)), {"head_dim": how + norm + scaled}
+    for part in attention.parts:
+        n, m = old[part], new[part]
+        q, k, _ = grow_head_dim(n, m, np.arange(n), scale=scale, qk_norm=False)
+        maps |= {f"{part}.q": q, f"{part}.k": k}
+        hows[part] = "appended; k's new rows 0" + scaled
+    if attention.width in source.config:
+        changes = {**changes, attention.width: width2}
+    return maps, changes, hows
 
 
 NEW_TOKENS = ("blend", "zero", "low")

@@ -102,7 +102,8 @@ def _earlier(stored: Any, where: str, fix: str) -> tuple[Record, ...]:
 def _change(plan: Mapping[str, Any], sizes: Mapping[str, int], new_sizes: Mapping[str, int]) -> Change:
     """The maps of all spaces, the unchanged ones as identities, and the layers; ValueError when they fit no sizes."""
     maps = {space: _map(space, m, sizes, new_sizes) for space, m in plan["maps"].items()}
-    whole = {**no_maps(sizes), **maps}
+    sided = {axis_of(space) for space in maps if space != axis_of(space)}
+    whole = {space: m for space, m in no_maps(sizes).items() if space not in sided} | maps
     n, m = sizes["layers"], new_sizes["layers"]
     depth = unchanged(n)
     if stored := plan.get("depth"):

@@ -17,7 +17,7 @@ from grow.notation.maps import AxisMap, is_power_of_two
 from grow.notation.origins import Read
 from grow.planning.assemble import assemble
 from grow.planning.change import Change, Upcycling, check_depth, depth_rounds, layer_config
-from grow.planning.choose_maps import grow_counts, head_dim_maps, low_logit, rounding, shared
+from grow.planning.choose_maps import grow_counts, head_maps, low_logit, rounding, shared
 from grow.planning.expert_maps import grow_experts, new_top_k
 from grow.planning.growth_options import USUAL, GrowthOptions
 from grow.planning.layers import Depth, unchanged
@@ -207,7 +207,7 @@ def grown_config(
     untied  the head that had to part from its table, or ""
     top_k   how many experts a token gets
     """
-    changes = head_dim_maps(source, new["head_dim"])[1]
+    changes = head_maps(source, new)[1]
     result = _new_config(source, new, changes, top_k) | layer_config(source, depth)
     if untied:
         result["tie_word_embeddings"] = False
@@ -264,10 +264,10 @@ def _new_config(source: Architecture, new: Mapping[str, int], changes: Mapping[s
     if family.experts:
         result[family.experts.top_k] = top_k
     for axis in (*family.growable, *family.mirrors):
-        if axis in family.axes and (new[axis] != old[axis] or config.get(family.axes[axis]) is not None):
+        if axis in family.axes and axis in new and (new[axis] != old[axis] or config.get(family.axes[axis]) is not None):
             result[family.axes[axis]] = new[axis]
     for axis, name in family.axes.items():
-        if name in family.synonyms and new[axis] != old[axis]:
+        if name in family.synonyms and new.get(axis) != old.get(axis):
             # older readers know one name of the experts only; for the rest, the names that are there
             both = family.experts is not None and axis == "experts"
             result |= {spot: new[axis] for spot in (name, family.synonyms[name]) if both or spot in config}

@@ -84,6 +84,17 @@ CHOSEN = {
     **LLAMA, **NO_PADDING, "num_hidden_layers": 3, "n_routed_experts": 4, "num_experts_per_tok": 2,
     "moe_intermediate_size": 14, "n_shared_experts": 2, "first_k_dense_replace": 1, "routed_scaling_factor": 1.7,
 }  # fmt: skip
+LATENT = {k: v for k, v in LLAMA.items() if k != "head_dim"} | {
+    "num_key_value_heads": 6, "q_lora_rank": 10, "kv_lora_rank": 9, "qk_nope_head_dim": 5, "qk_rope_head_dim": 4,
+    "v_head_dim": 7, **NO_PADDING, "bos_token_id": 1,
+}  # fmt: skip
+
+
+def _sparse(fields: dict) -> dict:
+    """What of the fields is about experts."""
+    return {k: v for k, v in fields.items() if k not in LLAMA} | {"num_hidden_layers": 3}
+
+
 K_EXAONE = {k: v for k, v in CHOSEN.items() if not k.startswith("n_")} | {
     **MIXED_3, "num_experts": 4, "num_shared_experts": 2, "norm_topk_prob": True,
 }  # fmt: skip
@@ -253,6 +264,24 @@ VARIANTS: dict[str, Variant] = {
     "exaone_moe-tied": Variant("exaone_moe", LM, {**K_EXAONE, "tie_word_embeddings": True, "norm_topk_prob": False}),
     "minimax_m2": Variant("minimax_m2", LM, {**LOCAL, **NO_PADDING, "rope_parameters": _PART}),
     "minimax_m2-tied": Variant("minimax_m2", LM, {**LOCAL, **NO_PADDING, "tie_word_embeddings": True}),
+    "youtu": Variant("youtu", LM, {**LATENT, "attention_bias": True, "tie_word_embeddings": False}),
+    "youtu-direct": Variant("youtu", LM, {**LATENT, "q_lora_rank": None}),
+    "deepseek_v3": Variant("deepseek_v3", LM, {**LATENT, **_sparse(CHOSEN), "n_group": 1, "topk_group": 1}),
+    "deepseek_v3-groups": Variant(
+        "deepseek_v3", LM,
+        {**LATENT, **_sparse(CHOSEN), "n_routed_experts": 6, "n_group": 3, "topk_group": 2, "attention_bias": True,
+         "tie_word_embeddings": True, "q_lora_rank": None, "rope_parameters": {**_YARN, "mscale_all_dim": 0.7}},
+    ),
+    "deepseek_v2": Variant("deepseek_v2", LM, {**LATENT, **_sparse(CHOSEN), "mlp_bias": True, "attention_bias": True}),
+    "deepseek_v2-groups": Variant(
+        "deepseek_v2", LM,
+        {**LATENT, **_sparse(CHOSEN), "n_routed_experts": 6, "n_group": 3, "topk_group": 2, "q_lora_rank": None,
+         "topk_method": "group_limited_greedy", "first_k_dense_replace": 0, "tie_word_embeddings": True},
+    ),
+    "glm4_moe_lite": Variant(
+        "glm4_moe_lite", LM,
+        {**LATENT, **_sparse(CHOSEN), "mlp_layer_types": ["sparse", "dense", "sparse"]},
+    ),
     "phi": Variant("phi", LM, _with_eps("layer_norm_eps", LLAMA)),
     "phi-tied": Variant("phi", LM, {**_with_eps("layer_norm_eps", LLAMA), "tie_word_embeddings": True}),
     "stablelm": Variant("stablelm", LM, {**_with_eps("layer_norm_eps", DERIVED), "use_qkv_bias": True}),
@@ -361,6 +390,7 @@ ONE_EACH = (
     "phi3", "olmo3", "helium", "hunyuan_v1_dense", "ministral3",
     "gpt_oss", "phimoe",
     "glm4_moe", "dots1", "exaone_moe", "minimax_m2",
+    "youtu", "deepseek_v3", "deepseek_v2", "glm4_moe_lite",
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
     "vit-image",
     "roformer-mlm", "mpnet-mlm", "albert-mlm",
@@ -378,6 +408,7 @@ KINDS = tuple(variant for variant in ONE_EACH if variant not in RELATIVES)
 
 LONG = (
     "glm4_moe", "exaone_moe",
+    "youtu", "deepseek_v3",
     "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
     "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "phi3", "helium", "hunyuan_v1_dense",
     "gpt2", "gpt_neox", "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm",
