@@ -56,12 +56,13 @@ class Subject:
             suffix = "LMHeadModel"
         sizes = {field: SIZES[axis] for axis, field in self.axes.items()}
         named = {"model_type": self.model_type, "architectures": [suffix], "tie_word_embeddings": False}
-        return named | sizes | self.extra | following(self.model_type, sizes)
+        return named | sizes | self.extra | following(self.model_type, {**sizes, **self.extra})
 
 
 def subject_of(variant: str) -> Subject:
     kind, auto, fields, _ = VARIANTS[variant]
-    sized = {*FAMILIES[kind].axes.values(), *(listed.field for listed in FAMILIES[kind].layer_lists)}
+    lists = FAMILIES[kind].layer_lists
+    sized = {*FAMILIES[kind].axes.values(), *(name for one in lists for name in (one.field, *one.said_too))}
     sized |= {"sliding_window", "rope_parameters", "tie_word_embeddings", "label2id"}
     extra = {k: v for k, v in fields.items() if k not in sized and "token_id" not in k and k != "decoder_sparse_step"}
     if "mlp_only_layers" in extra:  # one layer is probed: a dense one
@@ -138,8 +139,11 @@ def test_an_axis_that_moves_no_tensor_is_no_width(subject):
     column for them, positions nothing under RoPE without a table; all else moves something."""
     family = FAMILIES[subject.model_type]
     moved = {axis for dims in probed(subject).values() for dim in dims for axis in dim}
-    together = family.derived_head_dim and "kv_heads" not in family.axes and "buckets" not in family.axes
+    followed = Architecture(family, subject.config(family)).followed
+    own_kv = "kv_heads" in followed and followed["kv_heads"].repeats
+    together = family.derived_head_dim and own_kv and "buckets" not in family.axes
     idle = {"layers", "layer_groups"} | ({"heads"} if together and family.attention.rope != "table" else set())
+    idle |= followed.keys() & subject.axes.keys() - {"head_dim"}
     idle |= set() if family.counts_positions else {"positions"}
     if family.experts and family.experts.layers:
         dense = not Architecture(family, subject.config(family)).sparse(0)

@@ -62,7 +62,9 @@ def head_maps(
     attention, old = source.family.attention, source.sizes
     d, d2 = old["head_dim"], new["head_dim"]
     place, changes, how = np.arange(d), {}, "appended"
-    if d2 != d and attention.rope:
+    if d2 != d and attention.rotated:
+        how = f"{source.get(attention.rotated)} rotated coordinates kept, new ones pass through"
+    elif d2 != d and attention.rope:
         grown = rope.grow_rope(source.ropes, d, d2, attention.rope)
         place, changes, how = grown.place, source.rope_changes(grown.config), grown.how
     width, width2 = source.head_width(old), source.head_width(new)

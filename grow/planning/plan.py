@@ -264,7 +264,11 @@ def _new_config(source: Architecture, new: Mapping[str, int], changes: Mapping[s
     if family.experts:
         result[family.experts.top_k] = top_k
     for axis in (*family.growable, *family.mirrors):
-        if axis in family.axes and axis in new and (new[axis] != old[axis] or config.get(family.axes[axis]) is not None):
+        if (
+            axis in family.axes
+            and axis in new
+            and (new[axis] != old[axis] or config.get(family.axes[axis]) is not None)
+        ):
             result[family.axes[axis]] = new[axis]
     for axis, name in family.axes.items():
         if name in family.synonyms and new.get(axis) != old.get(axis):

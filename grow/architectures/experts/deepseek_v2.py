@@ -46,7 +46,6 @@ DEEPSEEK_V2 = rms_decoder(
             "num_hidden_layers": 27,
             "n_shared_experts": 2,
             "n_routed_experts": 64,
-            "q_lora_rank": None,
             "kv_lora_rank": 512,
             "qk_nope_head_dim": 128,
             "qk_rope_head_dim": 64,
