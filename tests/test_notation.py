@@ -154,7 +154,8 @@ def test_every_familys_table_parses_and_uses_known_axes(family):
         assert parse_signature(str(row.signature)) == row.signature
         assert sum(dim.role == WRITE for dim in row.signature.matrix.dims) <= 1
         for label in (label for dim in row.signature.dims for label in dim.labels):
-            sides = {"head_dim": (*SIDES, "turn"), "hidden": ("", "raw")}.get(label.axis, ("",))
+            parts = dict.fromkeys(family.attention.parts, ("q", "k"))
+            sides = {"head_dim": (*SIDES, "turn"), "hidden": ("", "raw"), **parts}.get(label.axis, ("",))
             assert label.side in sides, f"{row}: which side?"
 
 
@@ -175,7 +176,7 @@ def test_what_a_condition_names_is_a_field_or_a_class(family):
         if word[0].isupper():
             assert all(w.startswith("For") or w == "LMHeadModel" for w in word.split("|")), word
         else:
-            assert set(word.replace("!=", "==").split("==")) <= fields, word
+            assert set(word.replace("!=", "==").split("==")) <= {*fields, "none"}, word
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)

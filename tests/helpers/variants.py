@@ -88,8 +88,9 @@ CHOSEN = {
     **LLAMA, **NO_PADDING, "num_hidden_layers": 3, "n_routed_experts": 4, "num_experts_per_tok": 2,
     "moe_intermediate_size": 14, "n_shared_experts": 2, "first_k_dense_replace": 1, "routed_scaling_factor": 1.7,
 }  # fmt: skip
+LISTED = {k: v for k, v in CHOSEN.items() if k != "first_k_dense_replace"}
 LATENT = {k: v for k, v in LLAMA.items() if k != "head_dim"} | {
-    "num_key_value_heads": 6, "q_lora_rank": 10, "kv_lora_rank": 9, "qk_nope_head_dim": 5, "qk_rope_head_dim": 4,
+    "num_key_value_heads": 6, "q_lora_rank": 10, "kv_lora_rank": 14, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4,
     "v_head_dim": 7, **NO_PADDING, "bos_token_id": 1,
 }  # fmt: skip
 
@@ -284,7 +285,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "glm4_moe_lite": Variant(
         "glm4_moe_lite", LM,
-        {**LATENT, **_sparse(CHOSEN), "mlp_layer_types": ["sparse", "dense", "sparse"]},
+        {**LATENT, **_sparse(LISTED), "mlp_layer_types": ["sparse", "dense", "sparse"]},
     ),
     "phi": Variant("phi", LM, _with_eps("layer_norm_eps", LLAMA)),
     "phi-tied": Variant("phi", LM, {**_with_eps("layer_norm_eps", LLAMA), "tie_word_embeddings": True}),
@@ -425,7 +426,7 @@ KINDS = tuple(variant for variant in ONE_EACH if variant not in RELATIVES)
 
 LONG = (
     "glm4_moe", "exaone_moe",
-    "youtu", "deepseek_v3",
+    "youtu", "deepseek_v3", "glm4_moe_lite",
     "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
     "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "phi3", "helium", "hunyuan_v1_dense",
     "gpt2", "gpt_neox", "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm",
