@@ -32,5 +32,21 @@ GLM4_MOE_LITE = rms_decoder(
         "v_head_dim": 256,
         **GROUPS,
     },
-    sizes={},
+    sizes={
+        "GLM-4.7-Flash": {
+            "hidden_size": 2048,
+            "num_attention_heads": 20,
+            "num_key_value_heads": 20,
+            "intermediate_size": 10240,
+            "moe_intermediate_size": 1536,
+            "num_hidden_layers": 47,
+            "n_shared_experts": 1,
+            "n_routed_experts": 64,
+            "q_lora_rank": 768,
+            "kv_lora_rank": 512,
+            "qk_nope_head_dim": 192,
+            "qk_rope_head_dim": 64,
+            "v_head_dim": 256,
+        },
+    },
 )
