@@ -73,11 +73,11 @@ def _cost(plan: Plan, sizes: Mapping[str, int], tensors: list[tuple[TensorPlan, 
     if tie := (plan.grown if grown else plan.source).tie:
         flops["head"] += sum(2.0 * math.prod(shape) for t, shape in tensors if t.canonical == tie.table)
     seen = context / 2 if causal else context  # a causal mask halves the pairs
-    attention = plan.family.attention
-    each = plan.source.head_width(sizes), sizes[attention.values]  # q meets k, and what comes of it meets v
-    flops["attention scores"] = 2.0 * sizes["layers"] * sizes["heads"] * sum(each) * seen
+    attention, attends = plan.family.attention, plan.family.attends
+    each = plan.source.head_width(sizes) + sizes[attention.values] if attends else 0  # q meets k, the scores meet v
+    flops["attention scores"] = 2.0 * sizes["layers"] * sizes["heads"] * each * seen if attends else 0.0
     item = max((ITEMSIZE[t.dtype if grown else t.old.dtype] for t, _ in tensors), default=2)
-    kept = sum(sizes[axis] for axis in attention.cached) or sizes["kv_heads"] * sum(each)
+    kept = sum(sizes[axis] for axis in attention.cached) or (sizes["kv_heads"] * each if attends else 0)
     kv = sizes["layers"] * kept * item if causal else 0
     disk = sum(math.prod(shape) * ITEMSIZE[t.dtype if grown else t.old.dtype] for t, shape in tensors)
     return Cost(sum(math.prod(shape) for _, shape in tensors), context, flops, kv, disk)

@@ -38,10 +38,13 @@ SIZES = {
     "expert_ffn": 26,
     "shared_ffn": 34,
     "shared_experts": 3,
-    "nope": 14,
+    "nope": 32,
     "v_dim": 18,
-    "q_rank": 22,
+    "q_rank": 38,
     "kv_rank": 30,
+    "inner": 62,
+    "dt_rank": 22,
+    "ssm_state": 14,
     "experts": 5,
 }
 

@@ -117,10 +117,10 @@ class _Assembly:
     def _matrix(
         self, place: _Place, old: Matched, treated: Read, maps: Mapping[str, AxisMap], dtype: str, inserted: bool
     ) -> TensorPlan:
-        """A tensor of several dims, as the one matrix that lies in it."""
+        """A tensor of several dims, as the one matrix, or vector, that lies in it."""
         signature = old.row.signature
         dims = _maps(signature.matrix, maps, _sizes(signature, old.shape, maps))
-        shape = signature.flat(old.shape)
+        shape = signature.flat(old.shape)[: len(dims)]
         part = replace(old.stored, shape=shape)
         grown = tuple(n if m is None else m.m for m, n in zip(dims, shape))
         return TensorPlan(
@@ -242,8 +242,8 @@ def _maps(signature: Signature, maps: Mapping[str, AxisMap], sizes: Mapping[str,
 def _sizes(signature: Signature, shape: tuple[int, ...], maps: Mapping[str, AxisMap]) -> dict[str, int]:
     """Axis -> old size, of the axes in a tensor."""
     labels = [label for dim in signature.dims for label in dim.labels]
-    known = {label.axis: maps.get(label.space) or maps.get(label.axis) for label in labels}
-    sizes = {axis: m.n for axis, m in known.items() if m is not None}
+    known = ((label.axis, maps.get(label.space) or maps.get(label.axis)) for label in labels)
+    sizes = {axis: axis_map.n for axis, axis_map in known if axis_map is not None}
     return sizes | {dim.space.axis: size for dim, size in zip(signature.dims, shape) if isinstance(dim.space, Label)}
 
 

@@ -71,7 +71,7 @@ class Change:
 def no_maps(sizes: Mapping[str, int]) -> dict[str, AxisMap]:
     """The maps of a growth that changes nothing: identities of every space; layers are counted and not mapped."""
     whole = {axis: identity(n) for axis, n in sizes.items() if axis not in ("layers", "head_dim")}
-    return whole | {f"head_dim.{side}": identity(sizes["head_dim"]) for side in SIDES}
+    return whole | {f"head_dim.{side}": identity(sizes["head_dim"]) for side in SIDES if "head_dim" in sizes}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 from grow.architectures.architecture import Architecture
 from grow.errors import Refused
 from grow.notation import rope
+from grow.notation.axes import SIDES
 from grow.notation.maps import BLEND, SILENT, AxisMap, appended, axis_map, identity
 from grow.notation.operators import OPERATORS, default_operator, grow_head_dim, grow_heads
 from grow.planning.expert_maps import LOW
@@ -43,10 +44,11 @@ def choose_maps(
                 operator = OPERATORS[operator]
             maps[axis] = operator(old[axis], new[axis], context)
             words[axis] = _describe(maps[axis])
-    maps["heads"], maps["kv_heads"] = _head_maps(source, new, chosen, words)
-    sides, _, hows = head_maps(source, new)
-    maps |= sides
-    words |= {axis: how for axis, how in hows.items() if new[axis] != old[axis]}
+    if source.family.attends:
+        maps["heads"], maps["kv_heads"] = _head_maps(source, new, chosen, words)
+    scored, _, how = scored_maps(source, new)
+    maps |= scored
+    words |= {axis: how[axis] for axis in how if new[axis] != old[axis]}
     for space, grown_map in maps.items():
         law = grown_map.law()
         if not np.allclose(law, 1, rtol=0, atol=1e-12):  # a few roundings of √ and of shares that sum to 1
@@ -54,34 +56,46 @@ def choose_maps(
     return maps, words
 
 
-def head_maps(
+def scored_maps(
     source: Architecture, new: Mapping[str, int]
 ) -> tuple[dict[str, AxisMap], dict[str, Any], dict[str, str]]:
-    """(space -> map, config fields that change, axis -> how in words): what the coordinates of q, k and v in a head
-    become follows from the sizes alone."""
-    attention, old = source.family.attention, source.sizes
-    d, d2 = old["head_dim"], new["head_dim"]
+    """(space -> map, config fields that change, axis -> how in words) of the axes that a dot product sums over: what
+    their sides become follows from the sizes alone."""
+    maps: dict[str, AxisMap] = {}
+    changes: dict[str, Any] = {}
+    words: dict[str, str] = {}
+    if source.family.attends:
+        maps, changes, words["head_dim"] = _head_dim_maps(source, new)
+    for axis in source.family.scored:
+        n, m = source.sizes[axis], new[axis]
+        within = axis in source.family.attention.parts
+        sides = grow_head_dim(n, m, np.arange(n), scale=_score_scale(source, new) if within else 1.0, qk_norm=False)
+        maps |= {f"{axis}.{side}": side_map for side, side_map in zip(SIDES, sides)}
+        words[axis] = "appended; k's new rows 0"
+    return maps, changes, words
+
+
+def _head_dim_maps(source: Architecture, new: Mapping[str, int]) -> tuple[dict[str, AxisMap], dict[str, Any], str]:
+    attention, d, d2 = source.family.attention, source.sizes["head_dim"], new["head_dim"]
     place, changes, how = np.arange(d), {}, "appended"
     if d2 != d and attention.rotated:
         how = f"{source.get(attention.rotated)} rotated coordinates kept, new ones pass through"
     elif d2 != d and attention.rope:
         grown = rope.grow_rope(source.ropes, d, d2, attention.rope)
         place, changes, how = grown.place, source.rope_changes(grown.config), grown.how
-    width, width2 = source.head_width(old), source.head_width(new)
-    scale = math.sqrt(width2 / width) if source.scaled else 1.0
+    scale, widths = _score_scale(source, new), (source.head_width(new), source.head_width(source.sizes))
     turned = {"mates": lambda size: rope.pair_by_pair(size, attention.rope or "")} if attention.turned_norm else {}
     sides = grow_head_dim(d, d2, place, scale=scale, qk_norm=source.qk_norm, **turned)
     norm = "; q and k copied, k's new gains 0" if source.qk_norm else "; k's new rows 0"
-    scaled = f", q × √({width2}/{width})" if source.scaled else ""
-    maps, hows = dict(zip(("head_dim.q", "head_dim.k", "head_dim.v"), sides)), {"head_dim": how + norm + scaled}
-    for part in attention.parts:
-        n, m = old[part], new[part]
-        q, k, _ = grow_head_dim(n, m, np.arange(n), scale=scale, qk_norm=False)
-        maps |= {f"{part}.q": q, f"{part}.k": k}
-        hows[part] = "appended; k's new rows 0" + scaled
+    how += norm + (f", q × √({widths[0]}/{widths[1]})" if source.scaled else "")
     if attention.width in source.config:
-        changes = {**changes, attention.width: width2}
-    return maps, changes, hows
+        changes = {**changes, attention.width: widths[0]}
+    return dict(zip(("head_dim.q", "head_dim.k", "head_dim.v"), sides)), changes, how
+
+
+def _score_scale(source: Architecture, new: Mapping[str, int]) -> float:
+    """What scores are divided by more than before."""
+    return math.sqrt(source.head_width(new) / source.head_width(source.sizes)) if source.scaled else 1.0
 
 
 NEW_TOKENS = ("blend", "zero", "low")

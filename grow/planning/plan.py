@@ -17,7 +17,7 @@ from grow.notation.maps import AxisMap, is_power_of_two
 from grow.notation.origins import Read
 from grow.planning.assemble import assemble
 from grow.planning.change import Change, Upcycling, check_depth, depth_rounds, layer_config
-from grow.planning.choose_maps import grow_counts, head_maps, low_logit, rounding, shared
+from grow.planning.choose_maps import grow_counts, low_logit, rounding, scored_maps, shared
 from grow.planning.expert_maps import grow_experts, new_top_k
 from grow.planning.growth_options import USUAL, GrowthOptions
 from grow.planning.layers import Depth, unchanged
@@ -207,7 +207,7 @@ def grown_config(
     untied  the head that had to part from its table, or ""
     top_k   how many experts a token gets
     """
-    changes = head_maps(source, new)[1]
+    changes = scored_maps(source, new)[1]
     result = _new_config(source, new, changes, top_k) | layer_config(source, depth)
     if untied:
         result["tie_word_embeddings"] = False
@@ -280,8 +280,7 @@ def _new_config(source: Architecture, new: Mapping[str, int], changes: Mapping[s
             followed = source.with_config(result).get(name)
             if followed != source.get(name):
                 result[name] = source.get(name)
-    if new["hidden"] != old["hidden"] or new["heads"] != old["heads"]:
-        for axis in ("head_dim", "ffn"):  # both may have followed from hidden
-            if axis in family.axes:
-                result[family.axes[axis]] = new[axis]
+    follows = {axis for axis in ("head_dim", *family.default_sizes) if axis in family.axes}
+    if follows and any(new[axis] != old[axis] for axis in ("hidden", "heads") if axis in old):
+        result |= {family.axes[axis]: new[axis] for axis in follows}  # where no field says them, they follow from these
     return result

@@ -36,6 +36,10 @@ BERT = dict(
 MPNET = {k: v for k, v in BERT.items() if k != "type_vocab_size"}
 DISTIL = dict(vocab_size=41, dim=12, hidden_dim=22, n_layers=2, n_heads=3, max_position_embeddings=64)
 
+MAMBA = dict(
+    vocab_size=41, hidden_size=18, state_size=5, num_hidden_layers=2, time_step_rank=3, layer_norm_epsilon=0.05,
+    expand=2, pad_token_id=0, bos_token_id=0, eos_token_id=0,
+)  # fmt: skip
 VIT = dict(
     hidden_size=12, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3, image_size=16, patch_size=4,
     layer_norm_eps=0.05,
@@ -393,6 +397,12 @@ VARIANTS: dict[str, Variant] = {
     "mixtral-base": Variant("mixtral", BASE, LOCAL),
     "qwen2_moe-base": Variant("qwen2_moe", BASE, SHARED),
     "opt-post-base": Variant("opt", BASE, {**OPT, "do_layer_norm_before": False}),
+    "mamba": Variant("mamba", LM, MAMBA),
+    "mamba-biases": Variant(
+        "mamba", LM, {**MAMBA, "use_bias": True, "use_conv_bias": False, "tie_word_embeddings": False,
+        "intermediate_size": 28},
+    ),
+    "mamba-base": Variant("mamba", BASE, MAMBA),
     "vit-image": Variant("vit", IMAGE, {**VIT, **LABELS, "qkv_bias": False}),
     "vit-base": Variant("vit", BASE, {**VIT, "head_dim": 6, "pooler_output_size": 7}),
     "vit-pixels": Variant("vit", PIXELS, {**VIT, "encoder_stride": 4}),
@@ -411,6 +421,7 @@ ONE_EACH = (
     "youtu", "deepseek_v3", "deepseek_v2", "glm4_moe_lite",
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
     "vit-image",
+    "mamba",
     "roformer-mlm", "mpnet-mlm", "albert-mlm",
 )  # fmt: skip
 
@@ -438,6 +449,7 @@ LONG = (
     "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm", "mpnet-mlm", "albert-mlm",
     "olmoe", "gpt_oss", "phimoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox",
     "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
+    "mamba",
 )  # fmt: skip
 """One of each construction, for what takes a second and more: together they have every fact that a table can state."""
 

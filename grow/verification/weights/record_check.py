@@ -19,7 +19,7 @@ from grow.errors import GrowError
 from grow.notation.maps import BLEND, SILENT, AxisMap, identity
 from grow.notation.operators import HeadMaps, commutes
 from grow.planning.change import Change, check_depth, norms_silence
-from grow.planning.choose_maps import head_maps, low_logit, position_map
+from grow.planning.choose_maps import low_logit, position_map, scored_maps
 from grow.planning.expert_maps import LOW, grow_experts, unread_experts
 from grow.planning.parsed_record import axis_of
 from grow.planning.record import config_sha256
@@ -49,6 +49,8 @@ def map_faults(source: Architecture, change: Change, new: Sizes) -> Iterator[str
 
 def _heads(family: Family, maps: Mapping[str, AxisMap]) -> Iterator[str]:
     """Every old query head reads a copy of its own kv head."""
+    if not family.attends:
+        return
     q, kv = maps["heads"], maps["kv_heads"]
     if q.n % kv.n or q.m % kv.m or not q.m or (q.is_identity and kv.is_identity):
         return
@@ -64,7 +66,7 @@ def _heads(family: Family, maps: Mapping[str, AxisMap]) -> Iterator[str]:
 def _recomputed(source: Architecture, change: Change, new: Sizes) -> Iterator[str]:
     """Maps that follow from the sizes, by their name."""
     try:
-        wanted = head_maps(source, new)[0]
+        wanted = scored_maps(source, new)[0]
         operator = "unread" if unread_experts(change.maps.get("experts")) else "copies"
         wanted |= grow_experts(source, new, {}, operator, upcycled=change.upcycling is not None)
         if "positions" in source.sizes:
@@ -73,7 +75,7 @@ def _recomputed(source: Architecture, change: Change, new: Sizes) -> Iterator[st
         yield f"grow.json: no such growth: {error.where}: {error.what}"
         return
     for space, axis_map in wanted.items():
-        if not _same(change.maps.get(space, identity(axis_map.n)), axis_map):
+        if not _same(change.maps.get(space) or identity(axis_map.n), axis_map):
             yield f"grow.json: the map of {space} is not the one {axis_map.n} -> {axis_map.m} of this family"
     if (vocab := change.maps.get("vocab")) is None:
         return
