@@ -25,6 +25,7 @@ EXPERTS = (
     "glm4_moe",
     "dots1",
     "exaone_moe",
+    "hunyuan_v1_moe",
     "minimax_m2",
 )
 WHOLE = ("olmo2", "flex_olmo", "minimax_m2")  # one norm over all heads, and readers of the raw stream: whole copies

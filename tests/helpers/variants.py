@@ -313,6 +313,7 @@ VARIANTS: dict[str, Variant] = {
         "helium", LM, {**UNPADDED, **BIASES, "hidden_size": 48, "tie_word_embeddings": True}
     ),
     "hunyuan_v1_dense": Variant("hunyuan_v1_dense", LM, UNPADDED),
+    "hunyuan_v1_moe": Variant("hunyuan_v1_moe", LM, {**UNPADDED, "num_experts": 4, "moe_topk": 2}),
     "hunyuan_v1_dense-alpha": Variant(
         "hunyuan_v1_dense", LM,
         {
@@ -417,7 +418,7 @@ ONE_EACH = (
     "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "stablelm",
     "phi3", "olmo3", "helium", "hunyuan_v1_dense", "ministral3",
     "gpt_oss", "phimoe",
-    "glm4_moe", "dots1", "exaone_moe", "minimax_m2",
+    "glm4_moe", "dots1", "exaone_moe", "minimax_m2", "hunyuan_v1_moe",
     "youtu", "deepseek_v3", "deepseek_v2", "glm4_moe_lite",
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
     "vit-image",
