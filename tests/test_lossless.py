@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawn_targets import EXACT, FLOAT32, WHOLE, context, divides, draw, free, grows, rooted, sizes_of
+from drawn_targets import EXACT, FLOAT32, WHOLE, context, divides, draw, followed, free, grows, rooted, sizes_of
 from models import LLAMA, ONE_EACH, VARIANTS, difference, load, make, outputs, seeded
 from safetensors.torch import load_file, save_file
 
@@ -92,6 +92,10 @@ def draw_bit_exact(variant: str) -> dict:
     target = {"hidden": hidden, "heads": heads, "kv_heads": k2, "ffn": f + r.randint(1, f)}
     quadruple = r.random() < 0.5 and variant not in ("llama-dynamic",)
     quadruple |= VARIANTS[variant].model_type in ("granite", "granitemoe")
+    if "kv_heads" in followed(variant):
+        target["heads"] = target.pop("kv_heads") + 1
+        target["hidden"] = math.lcm(n * c, target["heads"] if divides(variant) else 1)
+    quadruple &= not grow.families[VARIANTS[variant].model_type].attention.parts
     return target | ({"head_dim": 4 * d} if quadruple else {}) | more
 
 

@@ -124,7 +124,11 @@ def _check_unknown(architecture: Architecture, harmless: Collection[str]) -> tup
 def _check_values(architecture: Architecture) -> None:
     """BadInput, with all of them, when some fields have values that no model of this family can have."""
     family = architecture.family
-    faults = [*_contradictions(architecture), *_faults(architecture, stock_of(family.model_type))]
+    faults = [
+        *_contradictions(architecture),
+        *_unrepeated(architecture),
+        *_faults(architecture, stock_of(family.model_type)),
+    ]
     if faults:
         (name, what, fix), *more = faults
         raise BadInput(
@@ -149,6 +153,16 @@ def _contradictions(architecture: Architecture) -> Iterator[tuple[str, str, str]
             if name in config and expanded(config[name]) != expanded(runs):
                 what = f"{_show(given)}, and {name} says {_show(config[name])}"
                 yield listed.field, what, f"remove {listed.field} from config.json: it follows from {name}"
+
+
+def _unrepeated(architecture: Architecture) -> Iterator[tuple[str, str, str]]:
+    """Numbers that repeat sizes and are others: stock code takes some from here and some from there."""
+    config, axes = architecture.config, architecture.family.axes
+    for name, parts in architecture.family.attention.repeated.items():
+        sizes = [_size(architecture, axis) for axis in parts]
+        if name in config and config[name] != (total := sum(size or 0 for size in sizes)):
+            what = f"{_show(config[name])}; wanted {total}, {' + '.join(axes[axis] for axis in parts)}"
+            yield name, what, f"set {name} to {total}, or remove it from config.json"
 
 
 def _faults(architecture: Architecture, stock: Stock) -> Iterator[tuple[str, str, str]]:

@@ -45,7 +45,7 @@ class Attention:
     index_scaled  condition under which scores are divided by the layer's index + 1, too
     parts       axes of further coordinates of q and of k in each head, which do not turn: `nope.q`, `nope.k`; scores
                 are divided by the root of how many there are of all kinds together
-    width       config field that repeats this number
+    repeated    config field -> the axes whose sizes it repeats the sum of
     values      axis of v's coordinates in each head
     cached      axes of what is kept of each token when a text is continued; () for k and v of every head
     """
@@ -58,7 +58,7 @@ class Attention:
     whole_norm: bool = False
     index_scaled: str = "never"
     parts: tuple[str, ...] = ()
-    width: str = ""
+    repeated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     values: str = "head_dim"
     cached: tuple[str, ...] = ()
 

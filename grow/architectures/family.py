@@ -192,7 +192,7 @@ class Family:
         known |= {name for one in self.layer_lists for name in (*one.follows_from, *one.said_too)}
         laws = (*(law for of in self.size_laws.values() for law in of), *self.default_sizes.values())
         known |= {name for law in laws for name in law.fields((*self.axes, *ATTENTION))}
-        known |= {self.attention.width} - {""}
+        known |= self.attention.repeated.keys()
         if self.experts:
             facts = self.experts
             known |= set(filter(None, (facts.top_k, facts.switch, facts.groups)))

@@ -88,8 +88,8 @@ def _head_dim_maps(source: Architecture, new: Mapping[str, int]) -> tuple[dict[s
     sides = grow_head_dim(d, d2, place, scale=scale, qk_norm=source.qk_norm, **turned)
     norm = "; q and k copied, k's new gains 0" if source.qk_norm else "; k's new rows 0"
     how += norm + (f", q × √({widths[0]}/{widths[1]})" if source.scaled else "")
-    if attention.width in source.config:
-        changes = {**changes, attention.width: widths[0]}
+    repeated = {name: sum(new[axis] for axis in axes) for name, axes in attention.repeated.items()}
+    changes = changes | {name: size for name, size in repeated.items() if name in source.config}
     return dict(zip(("head_dim.q", "head_dim.k", "head_dim.v"), sides)), changes, how
 
 

@@ -262,7 +262,8 @@ def _new_config(source: Architecture, new: Mapping[str, int], changes: Mapping[s
     family, config, old = source.family, source.config, source.sizes
     result = {**config, **changes}
     if family.experts:
-        result[family.experts.top_k] = top_k
+        name = family.experts.top_k
+        result |= {spot: top_k for spot in (name, family.synonyms.get(name, name)) if spot == name or spot in config}
     for axis in (*family.growable, *family.mirrors):
         if (
             axis in family.axes

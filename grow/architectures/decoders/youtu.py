@@ -34,16 +34,16 @@ RANKS = {
     "q_rank": "q_lora_rank",
     "kv_rank": "kv_lora_rank",
 }
+REPEATED = {"qk_head_dim": ("nope", "head_dim"), "head_dim": ("head_dim",)}
 FACTS: dict[str, Any] = {
     "attention": Attention(
-        rope="pairs", parts=("nope",), width="qk_head_dim", values="v_dim", cached=("kv_rank", "head_dim")
+        rope="pairs", parts=("nope",), repeated=REPEATED, values="v_dim", cached=("kv_rank", "head_dim")
     ),
     "aliases": (),
     "follows": {"kv_heads": "heads"},
     "fixed": {"rope_interleave": (True,)},
     "nulls": {"num_key_value_heads": "=num_attention_heads", "q_lora_rank": None},
 }
-NAMES = {"qk_rope_head_dim": "head_dim"}
 DEFAULTS = {
     "q_lora_rank": 1536,
     "kv_lora_rank": 512,
@@ -58,7 +58,6 @@ YOUTU = rms_decoder(
     **FACTS,
     summary="Youtu-LLM 2B",
     axes=RANKS,
-    synonyms=NAMES,
     harmless={"embedding_initializer_range"},
     defaults={"num_key_value_heads": 16, "max_position_embeddings": 131072, "tie_word_embeddings": True, **DEFAULTS},
     sizes={

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from grow.architectures.decoders.llama import MLP_BIAS, rms_decoder
-from grow.architectures.decoders.youtu import DEFAULTS, FACTS, NAMES, RANKS, latent_block
+from grow.architectures.decoders.youtu import DEFAULTS, FACTS, RANKS, latent_block
 from grow.architectures.experts.glm4_moe import AXES, CHOSEN_FIELDS, SHARED, chosen
 from grow.architectures.experts.qwen2_moe import DENSE, ROUTED
 
@@ -22,7 +22,7 @@ DEEPSEEK_V2 = rms_decoder(
     divides=True,
     summary="DeepSeek-V2, V2-Lite",
     axes=RANKS | AXES,
-    synonyms={**NAMES, "n_routed_experts": "num_experts"},
+    synonyms={"n_routed_experts": "num_experts"},
     experts=replace(chosen(), bias="", copies="always", normed="never", switch=""),
     harmless={"pretraining_tp", "topk_method", "norm_topk_prob", *CHOSEN_FIELDS},
     needs=("num_experts_per_tok",),

@@ -1,8 +1,8 @@
 """DeepSeek-V3 and R1: multi-head latent attention, and experts whose choice has a bias and is made in groups."""
 
 from grow.architectures.decoders.llama import rms_decoder
-from grow.architectures.decoders.youtu import DEFAULTS, FACTS, NAMES, RANKS, latent_block
-from grow.architectures.experts.glm4_moe import AXES, CHOSEN_FIELDS, FFN, chosen
+from grow.architectures.decoders.youtu import DEFAULTS, FACTS, RANKS, latent_block
+from grow.architectures.experts.glm4_moe import AHEAD, AXES, CHOSEN_FIELDS, FFN, chosen
 
 DEEPSEEK_V3 = rms_decoder(
     "deepseek_v3",
@@ -11,9 +11,9 @@ DEEPSEEK_V3 = rms_decoder(
     **FACTS,
     summary="DeepSeek-V3, R1, Kimi K2, Moonlight",
     axes=RANKS | AXES,
-    synonyms={**NAMES, "n_routed_experts": "num_local_experts"},
+    synonyms={"n_routed_experts": "num_local_experts", **AHEAD},
     experts=chosen(),
-    harmless={"num_nextn_predict_layers", "num_mtp_layers", "pretraining_tp", *CHOSEN_FIELDS},
+    harmless={*AHEAD, "pretraining_tp", *CHOSEN_FIELDS},
     defaults={
         "num_key_value_heads": 128,
         "max_position_embeddings": 4096,

@@ -26,6 +26,7 @@ AXES = {
     "shared_experts": "n_shared_experts",
     "experts": "n_routed_experts",
 }
+AHEAD = {"num_nextn_predict_layers": "num_mtp_layers"}  # layers that guess tokens ahead: the stock model has none
 GROUPS = {"n_group": 1, "topk_group": 1}
 FIRST = SparseLayers(first="first_k_dense_replace")
 CHOSEN_FIELDS = {"routed_scaling_factor", "topk_group", *ROUTER_FIELDS}
@@ -48,10 +49,9 @@ GLM4_MOE = rms_decoder(
     attention=Attention(rope="partial", qk_norm="use_qk_norm"),
     summary="GLM-4.5, GLM-4.5-Air, GLM-4.6",
     axes=AXES,
-    synonyms={"n_routed_experts": "num_local_experts"},
+    synonyms={"n_routed_experts": "num_local_experts", **AHEAD},
     experts=chosen(),
-    # further layers that guess tokens ahead are not part of the stock model
-    harmless={"num_nextn_predict_layers", "num_mtp_layers", *CHOSEN_FIELDS},
+    harmless={*AHEAD, *CHOSEN_FIELDS},
     nulls={},
     defaults={
         "num_key_value_heads": 8,

@@ -1,7 +1,7 @@
 """GLM-4.7-Flash: GLM-4.5's experts with multi-head latent attention."""
 
 from grow.architectures.decoders.llama import rms_decoder
-from grow.architectures.decoders.youtu import DEFAULTS, FACTS, NAMES, RANKS, latent_block
+from grow.architectures.decoders.youtu import DEFAULTS, FACTS, RANKS, latent_block
 from grow.architectures.experts.glm4_moe import AXES, CHOSEN_FIELDS, FFN, GROUPS, chosen
 from grow.architectures.facts import SparseLayers
 from grow.architectures.layer_lists import LayerList
@@ -13,7 +13,7 @@ GLM4_MOE_LITE = rms_decoder(
     **FACTS,
     summary="GLM-4.7-Flash",
     axes=RANKS | AXES,
-    synonyms={**NAMES, "n_routed_experts": "num_local_experts"},
+    synonyms={"qk_rope_head_dim": "head_dim", "n_routed_experts": "num_local_experts"},
     experts=chosen(SparseLayers(listed="mlp_layer_types")),
     layer_lists=(LayerList("mlp_layer_types", ("dense", "sparse"), needed=True),),
     harmless={"pretraining_tp", *CHOSEN_FIELDS},

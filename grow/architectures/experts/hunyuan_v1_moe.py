@@ -26,7 +26,7 @@ HUNYUAN_V1_MOE = rms_decoder(
     aliases=(),
     summary="Hunyuan-A13B",
     axes={"experts": "num_experts"},
-    synonyms={"num_experts": "num_local_experts"},
+    synonyms={"num_experts": "num_local_experts", "moe_topk": "num_experts_per_tok"},
     experts=replace(
         routed("ffn", shared=SHARES, shared_width="ffn"),
         router=MLP + "gate.wg.weight",
