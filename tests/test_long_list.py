@@ -30,7 +30,14 @@ def facts(family: Family) -> set[object]:
     stated |= {("kinds of RoPE", len(family.rope_kinds)), ("bare", norm.bare == "always")}
     stated |= {("tie", family.tie is not None and len(family.tie.norms))}
     if experts:
-        stated |= {("experts", bool(experts.shared), bool(experts.step), experts.normed == "always")}
+        stated |= {
+            (
+                "experts",
+                bool(experts.shared),
+                experts.layers and tuple(map(bool, vars(experts.layers).values())),
+                experts.normed == "always",
+            )
+        }
     for row in family.rows:
         stated |= {("root", row.root), ("stacked", row.signature.stacked)}
         for dim in row.signature.dims:

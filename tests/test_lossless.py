@@ -14,7 +14,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawn_targets import EXACT, FLOAT32, WHOLE, alibi, context, divides, draw, free, grows, own, rooted, sizes_of
+from drawn_targets import (
+    EXACT,
+    FLOAT32,
+    WHOLE,
+    alibi,
+    context,
+    divides,
+    draw,
+    followed,
+    free,
+    grows,
+    own,
+    rooted,
+    sizes_of,
+)  # fmt: skip
 from models import LLAMA, ONE_EACH, VARIANTS, difference, load, make, outputs, seeded
 from safetensors.torch import load_file, save_file
 
@@ -99,7 +113,11 @@ def draw_bit_exact(variant: str) -> dict:
     target = {"hidden": hidden, "heads": heads, "kv_heads": k2, "ffn": f + r.randint(1, f)}
     quadruple = r.random() < 0.5 and variant not in ("llama-dynamic",)
     quadruple |= VARIANTS[variant].model_type in ("granite", "granitemoe")
-    return target | ({"head_dim": 4 * d} if quadruple and grows(variant, "head_dim") else {}) | more
+    if "kv_heads" in followed(variant):
+        target["heads"] = target.pop("kv_heads") + 1
+        target["hidden"] = math.lcm(n * c, target["heads"] if divides(variant) else 1)
+    quadruple &= not grow.families[VARIANTS[variant].model_type].attention.parts and grows(variant, "head_dim")
+    return target | ({"head_dim": 4 * d} if quadruple else {}) | more
 
 
 LANGUAGE = [v for v in VARIANTS if VARIANTS[v].auto in ("AutoModelForCausalLM", "AutoModelForMaskedLM")]

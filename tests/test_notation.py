@@ -179,7 +179,7 @@ def test_what_a_condition_names_is_a_field_or_a_class(family):
             assert family.tie.when.endswith("not apart")
             continue
         if word in ("sparse", "dense"):
-            assert family.experts.step
+            assert family.experts.layers
             continue
         if listed := next((one for one in family.layer_lists if word.startswith(f"{one.field}==")), None):
             assert word.removeprefix(f"{listed.field}==").strip("'") in listed.entries

@@ -69,6 +69,11 @@ def subject_of(variant: str) -> Subject:
     extra = {k: v for k, v in fields.items() if k not in sized and "token_id" not in k and k != "decoder_sparse_step"}
     if "mlp_only_layers" in extra:  # one layer is probed: a dense one
         extra["mlp_only_layers"] = [0, 1]
+    where = FAMILIES[kind].experts and FAMILIES[kind].experts.layers
+    if where and where.first:  # or one with experts
+        extra[where.first] = 0 if Architecture(FAMILIES[kind], fields).sparse(0) else 2
+    elif where and where.listed:
+        extra[where.listed] = [fields[where.listed][0]] * 2
     if fields.get("word_embed_proj_dim", fields.get("hidden_size")) != fields.get("hidden_size"):
         extra["word_embed_proj_dim"] = True
     return Subject(kind, auto, json.dumps(extra, sort_keys=True))
@@ -144,9 +149,10 @@ def test_an_axis_that_moves_no_tensor_is_no_width(subject):
     idle = {*family.depths, "layer_groups"} | ({"heads"} if together and family.attention.rope != "table" else set())
     idle |= followed.keys() & subject.axes.keys() - {"head_dim"}
     idle |= set() if family.counts_positions else {"positions"}
-    if family.experts and family.experts.step:
-        dense = "mlp_only_layers" in subject.extra
-        idle |= {"expert_ffn", "shared_ffn", "experts"} & set(subject.axes) if dense else {"ffn"}
+    idle |= set() if any("kv_heads" in row.signature.axes for row in family.rows) else {"kv_heads"} & set(subject.axes)
+    if family.experts and family.experts.layers:
+        dense = not Architecture(family, subject.config(family)).sparse(0)
+        idle |= {"expert_ffn", "shared_ffn", "shared_experts", "experts"} & set(subject.axes) if dense else {"ffn"}
     assert moved == set(subject.axes) - idle
 
 

@@ -133,12 +133,21 @@ class Architecture:
         written = self.stream_is_bare or self.holds(self.family.norm.begins)
         return self.family.norm.kind if gains and not (written or scaled) else "plain"
 
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The family's axes of units that this model has."""
+        return tuple(axis for axis in self.family.units if axis in self.sizes)
+
+    def head_width(self, sizes: Mapping[str, int]) -> int:
+        """How many coordinates of q meet as many of k in a head of these sizes."""
+        return sizes["head_dim"] + sum(sizes[part] for part in self.family.attention.parts)
+
     @cached_property
     def contexts(self) -> Mapping[str, str]:
         """Axis -> what sits on it, for `grow.notation.operators`."""
         heads = ("heads", "kv_heads") if self.family.attends else ()
         contexts = dict.fromkeys(heads, "elementwise") | {"hidden": self.hidden_context}
-        for axis in self.family.units:
+        for axis in self.units:
             roles = {dim.role for row in self.rows for dim in row.signature.dims if dim.has(axis)}
             normed = GAIN in roles or axis in self.family.raw
             contexts[axis] = "elementwise" if not normed else "layernorm" if SHIFT in roles else "rms"
@@ -175,6 +184,12 @@ class Architecture:
     def scaled(self) -> bool:
         """Whether scores are divided by √head_dim."""
         return self.holds(self.family.attention.scaled)
+
+    @property
+    def qk_norm(self) -> bool:
+        """Whether an RMSNorm runs over each head of q and of k, or over all of them."""
+        norm = self.family.attention.qk_norm
+        return self.holds(norm) if isinstance(norm, str) else norm
 
     @property
     def index_scaled(self) -> bool:
@@ -266,15 +281,25 @@ class Architecture:
     def sparse(self, layer: int) -> bool:
         """Whether this layer has experts."""
         experts = self.family.experts
-        if experts is None or not experts.step:
+        where = experts.layers if experts else None
+        if where is None:
             return experts is not None
-        only, step = self.get(experts.only) or (), int(self.get(experts.step) or 1)
-        return layer not in only and (layer + 1) % step == 0
+        if where.listed and (listed := self.get(where.listed)) is not None:
+            return bool(listed[layer] == "sparse")
+        only, step = self.get(where.only) or (), int(self.get(where.step) or 1)
+        first, last = int(self.get(where.first) or 0), self.get(where.last) if where.last else -1
+        return layer not in only and (layer + 1) % step == 0 and layer >= first and (last < 0 or layer <= last)
 
     @property
     def top_k(self) -> int:
         """How many experts a token gets; 0 without experts."""
         return self.get(self.family.experts.top_k) if self.family.experts else 0
+
+    @property
+    def expert_groups(self) -> int:
+        """Into how many groups the choice divides the experts."""
+        experts = self.family.experts
+        return int(self.get(experts.groups) or 1) if experts and experts.groups else 1
 
     @property
     def experts_sum_to_one(self) -> bool:

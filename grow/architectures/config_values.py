@@ -125,8 +125,8 @@ def _check_unknown(architecture: Architecture, harmless: Collection[str]) -> tup
 def _check_values(architecture: Architecture) -> None:
     """BadInput, with all of them, when some fields have values that no model of this family can have."""
     family = architecture.family
-    faults = [*_contradictions(architecture), *_faults(architecture, stock_of(family.model_type))]
-    faults += _stages(architecture)
+    faults = [*_contradictions(architecture), *_unrepeated(architecture), *_stages(architecture)]
+    faults += _faults(architecture, stock_of(family.model_type))
     if faults:
         (name, what, fix), *more = faults
         raise BadInput(
@@ -184,6 +184,16 @@ def _stages(architecture: Architecture) -> Iterator[tuple[str, str, str]]:
         )
 
 
+def _unrepeated(architecture: Architecture) -> Iterator[tuple[str, str, str]]:
+    """Numbers that repeat sizes and are others: stock code takes some from here and some from there."""
+    config, axes = architecture.config, architecture.family.axes
+    for name, parts in architecture.family.attention.repeated.items():
+        sizes = [_size(architecture, axis) for axis in parts]
+        if name in config and config[name] != (total := sum(size or 0 for size in sizes)):
+            what = f"{_show(config[name])}; wanted {total}, {' + '.join(axes[axis] for axis in parts)}"
+            yield name, what, f"set {name} to {total}, or remove it from config.json"
+
+
 def _faults(architecture: Architecture, stock: Stock) -> Iterator[tuple[str, str, str]]:
     family, config = architecture.family, architecture.config
     names = {other: name for name, other in family.synonyms.items()}
@@ -233,7 +243,7 @@ def _wanted(architecture: Architecture, stock: Stock, name: str, value: Any) -> 
                 return f"runs [[kinds, times], …] that make {layers} of {', '.join(map(str, listed.entries))}"
     if (
         family.experts
-        and name in (family.experts.step, family.experts.top_k)
+        and name in (family.experts.top_k, family.experts.layers and family.experts.layers.step)
         and not (type(value) is int and value > 0)
     ):
         return "a whole number from 1 on"

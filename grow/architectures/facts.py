@@ -45,20 +45,29 @@ class Attention:
                 "table" (2i and 2i + 1, as a table in the checkpoint says: `positions -> head_dim.turn`)
     rotated     config field that says how many of the first coordinates are rotated, where it is no fraction of them
     alibi       condition under which each head has its own slope with the distance instead, see `grow.notation.alibi`
-    qk_norm     an RMSNorm over head_dim on q and on k
+    qk_norm     an RMSNorm over head_dim on q and on k, or the condition under which there is one
     turned_norm  that norm comes behind the rotation
     whole_norm  that norm is over all heads at once
     index_scaled  condition under which scores are divided by the layer's index + 1, too
+    parts       axes of further coordinates of q and of k in each head, which do not turn: `nope.q`, `nope.k`; scores
+                are divided by the root of how many there are of all kinds together
+    repeated    config field -> the axes whose sizes it repeats the sum of
+    values      axis of v's coordinates in each head
+    cached      axes of what is kept of each token when a text is continued; () for k and v of every head
     """
 
     scaled: str = "always"
     rope: str | None = None
     rotated: str = ""
     alibi: str = "never"
-    qk_norm: bool = False
+    qk_norm: bool | str = False
     turned_norm: bool = False
     whole_norm: bool = False
     index_scaled: str = "never"
+    parts: tuple[str, ...] = ()
+    repeated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    values: str = "head_dim"
+    cached: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,28 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class SparseLayers:
+    """Which layers have experts, said by config fields: "" for one that a family does not have.
+
+    listed  "sparse" or "dense" for each layer; where it is given, it alone counts
+    only    a list of layers without experts
+    step    every how many layers there are some: those whose number + 1 it divides
+    first   the first layer that may have some
+    last    the last one, -1 for the last of all
+    """
+
+    listed: str = ""
+    only: str = ""
+    step: str = ""
+    first: str = ""
+    last: str = ""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return tuple(filter(None, (self.listed, self.only, self.step, self.first, self.last)))
+
+
+@dataclass(frozen=True)
 class Experts:
     """Where a family keeps its experts, and how its router weighs them.
 
@@ -137,7 +168,10 @@ class Experts:
     shared      row of the shared expert -> the row of a dense FFN that it is
     shared_width  the axis of its units, "" where there is no shared expert
     shared_gate row of its gate, a sigmoid
-    only, step  config fields: layers without experts, and every how many layers there are some
+    layers      which layers have some, None for all
+    bias        row of a bias on the choice of experts, by which new ones can be left out of it; "" where there is none
+    copies      condition under which copies of an expert, chosen together, have its weight together
+    groups      config field: into how many groups, one behind the other, the choice divides them
     fused       name of a parameter of the stock class, under which it may be stored too -> the rows of the table that
                 lie in it, of every expert one behind the other; one row that is not an expert's has another name there
     """
@@ -151,8 +185,10 @@ class Experts:
     shared: Mapping[str, str] = field(default_factory=dict)
     shared_width: str = ""
     shared_gate: str = ""
-    only: str = ""
-    step: str = ""
+    layers: SparseLayers | None = None
+    bias: str = ""
+    copies: str = "always"
+    groups: str = ""
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 

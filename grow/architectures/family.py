@@ -22,7 +22,7 @@ from grow.architectures.size_laws import SizeLaw, parse_size_law, parse_size_law
 from grow.notation.axes import EXPERTS, SIDES, Row, layers_of, parse_table
 from grow.notation.rope_parameters import SPELLED
 from grow.notation.size_limits import Written, check_caps
-from grow.notation.spaces import Dealt, Fixed
+from grow.notation.spaces import Dealt, Fixed, Label
 
 ATTENTION = ("heads", "kv_heads", "head_dim")
 COUNTS = ("vocab", "positions", "experts")  # and those that count layers
@@ -128,6 +128,13 @@ class Family:
         others = {"hidden", *ATTENTION, *self.depths, *COUNTS, *STILL, *self.mirrors, *self.scored}
         return tuple(axis for axis in dict.fromkeys((*self.axes, *self.computed)) if axis not in others)
 
+    @cached_property
+    def scaled(self) -> tuple[str, ...]:
+        """Axes that a factor for the whole model scales: those that are a dimension by themselves somewhere, which head
+        sizes and the number of shared experts are not."""
+        alone = {dim.space.axis for row in self.rows for dim in row.signature.dims if isinstance(dim.space, Label)}
+        return ("hidden", "heads", "kv_heads", *(axis for axis in self.units if axis in alone))
+
     @property
     def attends(self) -> bool:
         """Whether it has heads of attention."""
@@ -162,8 +169,9 @@ class Family:
         norm, attention = self.norm, self.attention
         texts |= {norm.writes_stream, norm.affine, norm.bare, norm.begins, norm.last, norm.output}
         texts |= {attention.scaled, attention.index_scaled, attention.alibi}
+        texts |= {attention.qk_norm} if isinstance(attention.qk_norm, str) else set()
         texts |= {self.tie.when, self.tie.norms_when} if self.tie else set()
-        texts |= {self.experts.normed} if self.experts else set()
+        texts |= {self.experts.normed, self.experts.copies} if self.experts else set()
         texts |= {law.when for laws in self.size_laws.values() for law in laws}
         texts |= {refusal.when for refusal in self.refusals}
         lists = {listed.field for listed in self.layer_lists}
@@ -204,9 +212,11 @@ class Family:
         known |= {name for one in self.layer_lists for name in (*one.follows_from, *one.said_too)}
         laws = (*(law for of in self.size_laws.values() for law in of), *self.default_sizes.values())
         known |= {name for law in laws for name in law.fields((*self.axes, *ATTENTION))}
+        known |= self.attention.repeated.keys()
         if self.experts:
             facts = self.experts
-            known |= set(filter(None, (facts.top_k, facts.switch, facts.only, facts.step)))
+            known |= set(filter(None, (facts.top_k, facts.switch, facts.groups)))
+            known |= set(facts.layers.fields) if facts.layers else set()
         return frozenset(known)
 
     @cached_property

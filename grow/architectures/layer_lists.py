@@ -125,7 +125,7 @@ class Period(LayerList):
 
 @dataclass(frozen=True)
 class Window(LayerList):
-    """Where it is not given: layers from `first` on are of the second kind where `switch` is true.
+    """Where it is not given: layers from `first` on are of the second kind where `switch`, if there is one, is true.
 
     even  the second kind are the layers 0, 2, … below `first` instead
     """
@@ -139,7 +139,7 @@ class Window(LayerList):
         return (self.first,)
 
     def default(self, model: Model) -> tuple[Any, ...] | None:
-        if not model.config.get(self.switch) or model.config.get("sliding_window", 0) is None:
+        if (self.switch and not model.config.get(self.switch)) or model.config.get("sliding_window", 0) is None:
             return None
         first = int(model.get(self.first))
         return tuple(self.entries[self._second(layer, first)] for layer in range(model.sizes[self.layers]))

@@ -18,6 +18,9 @@ class Model(Protocol):
     @property
     def family(self) -> Family: ...
 
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
     def get(self, name: str) -> Any: ...
 
     def law_of(self, axis: str) -> SizeLaw | None: ...
@@ -33,8 +36,8 @@ def sizes_of(model: Model) -> Mapping[str, int]:
         value = model.get(name)
         if value in UNSAID and axis in family.default_sizes:
             value = family.default_sizes[axis].read_with(family.axes, model.get).value(sizes)
-        if axis == "head_dim" and value is None:
-            continue
+        if value is None and (axis == "head_dim" or (name in family.nulls and name in model.config)):
+            continue  # or a part that this model does not have
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise BadInput(
                 f"config.json: {name}",

@@ -74,10 +74,12 @@ def _cost(plan: Plan, sizes: Mapping[str, int], tensors: list[tuple[TensorPlan, 
         flops["head"] += sum(2.0 * math.prod(shape) for t, shape in tensors if t.canonical == tie.table)
     seen = context / 2 if causal else context  # a causal mask halves the pairs
     layers = sum(stack.attends * sizes[stack.layers] for stack in plan.source.stacks)  # attentions, one in a layer
-    wide = sizes["heads"] * sizes["head_dim"] if plan.family.attends else 0
-    flops["attention scores"] = 4.0 * layers * wide * seen
+    attention, attends = plan.family.attention, plan.family.attends
+    each = plan.source.head_width(sizes) + sizes[attention.values] if attends else 0  # q meets k, the scores meet v
+    flops["attention scores"] = 2.0 * layers * sizes["heads"] * each * seen if attends else 0.0
     item = max((ITEMSIZE[t.dtype if grown else t.old.dtype] for t, _ in tensors), default=2)
-    kv = 2 * layers * sizes["kv_heads"] * sizes["head_dim"] * item if causal and wide else 0
+    kept = sum(sizes[axis] for axis in attention.cached) or (sizes["kv_heads"] * each if attends else 0)
+    kv = layers * kept * item if causal else 0
     disk = sum(math.prod(shape) * ITEMSIZE[t.dtype if grown else t.old.dtype] for t, shape in tensors)
     return Cost(sum(math.prod(shape) for _, shape in tensors), context, flops, kv, disk)
 

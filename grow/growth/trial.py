@@ -99,7 +99,7 @@ def _tiny_sizes(plan: Plan) -> dict[str, tuple[int, int]]:
     for axis in ("hidden", "head_dim"):
         if axis in sizes:
             sizes[axis] = (old[axis] // factor, new[axis] // factor)
-    for axis in family.units:
+    for axis in plan.source.units:
         sizes[axis] = _units(old[axis], new[axis])
     for axis in family.depths:
         layers = min(old[axis], LAYERS)

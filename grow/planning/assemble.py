@@ -18,6 +18,7 @@ from grow.notation.maps import AxisMap
 from grow.notation.origins import Constant, Drawn, Read, Redrawn, SourcePart, Stack, Twin
 from grow.notation.spaces import Label
 from grow.planning.change import Change, Treatment, treat
+from grow.planning.expert_maps import LOW
 from grow.planning.row_maps import row_maps, tie_factor
 from grow.planning.tensor import TensorPlan, roles_of
 
@@ -132,6 +133,7 @@ class _Assembly:
         """above  the old tensor of the next layer;  factor  beside the one that the layer asks for"""
         change, row, experts = self.change, place.row, self.source.family.experts
         tokens = len(dims) == 1 and row.signature.dims[0].has("vocab")
+        low = LOW if experts and row.name == experts.bias else change.low if tokens else None
         copied = above is not None and change.above and _writes_copies(row.signature, dims)
 
         def spot(expert: int) -> tuple[str, int]:
@@ -139,7 +141,7 @@ class _Assembly:
 
         return Read(
             treated.factor * factor,
-            low=change.low if tokens else None,
+            low=low,
             above=above.stored if above is not None and copied else None,
             twin=None if place.expert is None else self._twin(place, row.signature, place.expert, spot),
             again=experts is not None and change.read_again(row.name, experts.shared),

@@ -19,7 +19,9 @@ from grow.errors import BadInput, Refused
 from grow.notation.axes import GAIN, SHIFT, SIDES, WRITE, Row
 from grow.notation.maps import AxisMap, identity, is_power_of_two
 from grow.notation.origins import AS_IT_IS, Constant, Drawn, Read
+from grow.planning.expert_maps import unread_experts
 from grow.planning.layers import Depth, chain_scales
+from grow.planning.sparse_layers import sparse_config
 from grow.spelling import option
 
 
@@ -76,7 +78,9 @@ class Change:
 
         After upcycling the router picks among copies, so each is the old one; grown experts are always picked together.
         """
-        return self.upcycling is None and not self.maps["experts"].is_identity and writes_stream(row)
+        experts = self.maps["experts"]
+        together = self.upcycling is None and not experts.is_identity and not unread_experts(experts)
+        return together and writes_stream(row)
 
     def read_again(self, row: str, shared: Mapping[str, str]) -> bool:
         """Whether a row is read from an FFN that the routed experts carry already; `shared` as of `family.Experts`."""
@@ -274,12 +278,7 @@ def layer_config(source: Architecture, depths: Mapping[str, Depth]) -> dict[str,
         changes |= listed.otherwise(changes.get(listed.field, ()))
         if isinstance(listed, Window):
             changes |= _boundary(source, listed, depth)
-    if family.experts and family.experts.step and grown:
-        depth = grown[family.depths[0]]
-        dense = [j for j, i in enumerate(depth.source) if not source.sparse(i)]
-        if dense or source.get(family.experts.step) != 1:
-            changes |= {family.experts.only: dense, family.experts.step: 1}
-    return changes
+    return changes | (sparse_config(source, grown[family.depths[0]]) if family.depths[0] in grown else {})
 
 
 def _boundary(source: Architecture, listed: Window, depth: Depth) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from grow.notation import rope
 from grow.notation.axes import SIDES
 from grow.notation.maps import BLEND, SILENT, AxisMap, appended, axis_map, identity
 from grow.notation.operators import OPERATORS, default_operator, grow_head_dim, grow_heads
+from grow.planning.expert_maps import LOW
 from grow.planning.nearest_sizes import head_places, nearest
 from grow.spelling import option
 
@@ -31,7 +32,7 @@ def choose_maps(
     old = source.sizes
     words = dict.fromkeys((a for a in source.family.widths if a in old), "unchanged")
     maps: dict[str, AxisMap] = {}
-    for axis in ("hidden", *source.family.units):
+    for axis in ("hidden", *source.units):
         context = source.contexts[axis]
         maps[axis] = identity(old[axis])
         if new[axis] != old[axis]:
@@ -64,32 +65,39 @@ def scored_maps(
     changes: dict[str, Any] = {}
     words: dict[str, str] = {}
     if source.family.attends:
-        maps, changes, words["head_dim"] = _head_dim_maps(source, new["head_dim"])
+        maps, changes, words["head_dim"] = _head_dim_maps(source, new)
     for axis in source.family.scored:
         n, m = source.sizes[axis], new[axis]
-        sides = grow_head_dim(n, m, np.arange(n), scale=1.0, qk_norm=False)
+        within = axis in source.family.attention.parts
+        sides = grow_head_dim(n, m, np.arange(n), scale=_score_scale(source, new) if within else 1.0, qk_norm=False)
         maps |= {f"{axis}.{side}": side_map for side, side_map in zip(SIDES, sides)}
         words[axis] = "appended; k's new rows 0"
     return maps, changes, words
 
 
-def _head_dim_maps(source: Architecture, d2: int) -> tuple[dict[str, AxisMap], dict[str, Any], str]:
-    attention, d = source.family.attention, source.sizes["head_dim"]
+def _head_dim_maps(source: Architecture, new: Mapping[str, int]) -> tuple[dict[str, AxisMap], dict[str, Any], str]:
+    attention, d, d2 = source.family.attention, source.sizes["head_dim"], new["head_dim"]
     place, changes, how = np.arange(d), {}, "appended"
     if d2 != d and attention.rotated:
         how = f"{source.get(attention.rotated)} rotated coordinates kept, new ones pass through"
     elif d2 != d and source.rope:
         grown = rope.grow_rope(source.ropes, d, d2, source.rope)
         place, changes, how = grown.place, source.rope_changes(grown.config), grown.how
-    scale = math.sqrt(d2 / d) if source.scaled else 1.0
+    scale, widths = _score_scale(source, new), (source.head_width(new), source.head_width(source.sizes))
     turned = {"mates": lambda size: rope.pair_by_pair(size, attention.rope or "")} if attention.turned_norm else {}
-    sides = grow_head_dim(d, d2, place, scale=scale, qk_norm=attention.qk_norm, **turned)
-    norm = "; q and k copied, k's new gains 0" if attention.qk_norm else "; k's new rows 0"
-    how += norm + (f", q × √({d2}/{d})" if source.scaled else "")
+    sides = grow_head_dim(d, d2, place, scale=scale, qk_norm=source.qk_norm, **turned)
+    norm = "; q and k copied, k's new gains 0" if source.qk_norm else "; k's new rows 0"
+    how += norm + (f", q × √({widths[0]}/{widths[1]})" if source.scaled else "")
+    repeated = {name: sum(new[axis] for axis in axes) for name, axes in attention.repeated.items()}
+    changes = changes | {name: size for name, size in repeated.items() if name in source.config}
     return dict(zip(("head_dim.q", "head_dim.k", "head_dim.v"), sides)), changes, how
 
 
-LOW = -1e4  # far below any logit, and float16 can hold it
+def _score_scale(source: Architecture, new: Mapping[str, int]) -> float:
+    """What scores are divided by more than before."""
+    return math.sqrt(source.head_width(new) / source.head_width(source.sizes)) if source.scaled else 1.0
+
+
 NEW_TOKENS = ("blend", "zero", "low")
 
 
@@ -136,33 +144,6 @@ def position_map(source: Architecture, p2: int) -> AxisMap:
     first = source.first_position
     extra = np.arange(p2 - p) % max(1, p - first) + min(first, p - 1)
     return axis_map(p, np.concatenate([np.arange(p), extra]), operator="repeated")
-
-
-def grow_experts(
-    source: Architecture, new: Mapping[str, int], words: dict[str, str], *, upcycled: bool = False
-) -> dict[str, AxisMap]:
-    """The map of the experts: c copies of each, copy k of expert i at k·n + i.
-
-    The copies have one router row, so a token that chose an expert chooses all of its copies once top_k is c times as
-    large: each then has 1/c of the weight, and their down projections have the old one as their mean.
-    """
-    if "experts" not in source.sizes:
-        return {}
-    n, m, field = source.sizes["experts"], new["experts"], source.family.axes["experts"]
-    if m % n:
-        fields = f"{field}=" + " or ".join(str(k * n) for k in (m // n, m // n + 1) if k)
-        raise Refused(
-            option(to={field: m}),
-            what=f"experts {n} -> {m}, which is not a whole multiple",
-            details=(("equation", "c copies each get the weight p/c, so with top_k × c: Σ p/c · W_copy = p · W"),),
-            why="an expert with a row of its own in the router takes tokens away from the old ones",
-            fix=f"nearest exact targets: {fields}",
-        )
-    if m > n:
-        words["experts"] = f"copies × {m // n}" + (
-            "" if upcycled else f", top_k {source.top_k} -> {m // n * source.top_k}"
-        )
-    return {"experts": axis_map(n, np.arange(m) % n, operator="copies")}
 
 
 def low_logit(source: Architecture, tokens: str) -> float | None:

@@ -158,12 +158,12 @@ def _check_operators(operators: Any) -> None:
         )
     units = {axis for family in FAMILIES.values() for axis in family.units}
     for axis, name in operators.items():
-        if axis not in ("hidden", "heads", *units):
-            hint = did_you_mean(str(axis), ("hidden", "ffn", "heads"))
+        if axis not in ("hidden", "heads", "experts", *units):
+            hint = did_you_mean(str(axis), ("hidden", "ffn", "heads", "experts"))
             raise BadInput(
                 option(operators={axis: name}),
                 what=f"no choice for {axis!r}; {hint}".rstrip("; "),
-                why="axes with a choice: hidden, ffn, heads",
+                why="axes with a choice: hidden, ffn, heads, experts",
                 fix=option(operators={"ffn": "copies"}),
             )
         if not isinstance(name, str) or name not in OPERATORS:

@@ -14,6 +14,7 @@ from grow.architectures.architecture import Architecture
 from grow.notation import alibi
 from grow.notation.operators import grow_heads
 from grow.notation.size_limits import HEADS_WIDTH, cap_of
+from grow.planning.expert_maps import expert_operators
 
 REACH = 64  # how far from the wish single steps are tried
 
@@ -40,7 +41,7 @@ def reachable(source: Architecture, new: Mapping[str, int]) -> bool:
         return False
     if any(refusal.forbids(old[refusal.axis], new[refusal.axis]) for refusal in source.refusals):
         return False
-    if "experts" in old and new["experts"] % old["experts"]:
+    if "experts" in old and not expert_operators(source, new["experts"]):
         return False
     if any(law.value(new) != new[axis] for axis, law in source.followed.items()):
         return False

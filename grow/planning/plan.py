@@ -17,12 +17,14 @@ from grow.notation.maps import AxisMap, is_power_of_two
 from grow.notation.origins import Read
 from grow.planning.assemble import assemble
 from grow.planning.change import Change, Upcycling, check_depths, depth_rounds, layer_config
-from grow.planning.choose_maps import grow_counts, grow_experts, low_logit, rounding, scored_maps, shared
+from grow.planning.choose_maps import grow_counts, low_logit, rounding, scored_maps, shared
+from grow.planning.expert_maps import grow_experts, new_top_k
 from grow.planning.growth_options import USUAL, GrowthOptions
 from grow.planning.layers import Depth
 from grow.planning.methods import DEFAULT, Request, design
 from grow.planning.read_as_experts import read_so
 from grow.planning.row_maps import root_factor, row_maps, tie_factor, tied_rows
+from grow.planning.sparse_layers import in_order
 from grow.planning.target import Target, resolve
 from grow.planning.tensor import HALVED, TensorPlan, stays
 from grow.spelling import option
@@ -128,7 +130,8 @@ def make_plan(
     maps, words, depths = made.maps, made.words, made.depths
     split = options.split or made.split
     maps |= grow_counts(source, new, tokens, words)
-    maps |= grow_experts(source, new, words, upcycled=upcycling is not None)
+    maps |= grow_experts(source, new, words, chosen.get("experts", ""), upcycled=upcycling is not None)
+    depths = {axis: in_order(source, depth) for axis, depth in depths.items()}
     check_depths(source, depths)
     words |= {axis: depth.describe() for axis, depth in depths.items()}
     low = low_logit(source, tokens) if _more(old, new, "vocab") else None
@@ -137,6 +140,7 @@ def make_plan(
     rounded = why_rounded(matched, change, new, split)
     out_dtype = _dtypes(matched, options.dtype, rounded, notes)
     tensors, untied = assemble(matched, change, out_dtype)
+    top_k = top_k or new_top_k(source, maps)
     new_config = grown_config(source, new, depths, {t.dtype for t in tensors}, untied, top_k=top_k)
     if untied:
         notes.append(
@@ -194,13 +198,13 @@ def grown_config(
     stored: Set[str],
     untied: str,
     *,
-    top_k: int | None = None,
+    top_k: int,
 ) -> dict[str, Any]:
     """The config of the result: it follows from the source's, the sizes, where the layers go, and what is stored.
 
     stored  the dtypes of the result's tensors
     untied  the head that had to part from its table, or ""
-    top_k   where somebody chose it
+    top_k   how many experts a token gets
     """
     changes = scored_maps(source, new)[1]
     result = _new_config(source, new, changes, top_k) | layer_config(source, depths)
@@ -253,21 +257,23 @@ def _rounding_factors(matched: Match) -> tuple[str, ...]:
     return tuple(f"weights × {factor:g}" for factor in sorted(factors) if not is_power_of_two(factor))
 
 
-def _new_config(
-    source: Architecture, new: Mapping[str, int], changes: Mapping[str, Any], top_k: int | None
-) -> dict[str, Any]:
+def _new_config(source: Architecture, new: Mapping[str, int], changes: Mapping[str, Any], top_k: int) -> dict[str, Any]:
     family, config, old = source.family, source.config, source.sizes
     result = {**config, **changes}
     if family.experts:
-        copies = new["experts"] // old["experts"]
-        result[family.experts.top_k] = top_k or copies * source.top_k
+        name = family.experts.top_k
+        result |= {spot: top_k for spot in (name, family.synonyms.get(name, name)) if spot == name or spot in config}
     for axis in (*family.growable, *family.mirrors):
-        if axis in family.axes and (new[axis] != old[axis] or config.get(family.axes[axis]) is not None):
+        if (
+            axis in family.axes
+            and axis in new
+            and (new[axis] != old[axis] or config.get(family.axes[axis]) is not None)
+        ):
             result[family.axes[axis]] = new[axis]
     for name in (family.axes[axis] for axis in family.computed if axis in family.axes):
         result |= _unread(source, name, result)
     for axis, name in family.axes.items():
-        if name in family.synonyms and new[axis] != old[axis]:
+        if name in family.synonyms and new.get(axis) != old.get(axis):
             # older readers know one name of the experts only; for the rest, the names that are there
             both = family.experts is not None and axis == "experts"
             result |= {spot: new[axis] for spot in (name, family.synonyms[name]) if both or spot in config}

@@ -98,7 +98,7 @@ def _check(target: Family, experts: Experts, sizes: Mapping[str, int], how: Upcy
             why="routes: " + ", ".join(ROUTES),
             fix=option(route="routed"),
         )
-    if how.every != 1 and not experts.step:
+    if how.every != 1 and not (experts.layers and experts.layers.step):
         raise Refused(
             option(every=how.every),
             what=f"{target.model_type} has experts in every layer",
@@ -185,8 +185,10 @@ def _config(source: Architecture, target: Family, pair: Pair, how: Upcycling) ->
     config |= {name: how.granularity for field, name in target.synonyms.items() if field == target.axes["experts"]}
     if experts.shared_width:
         config[target.axes[experts.shared_width]] = sizes["ffn"]
-    if experts.step:
-        config[experts.step] = how.every
+    if experts.layers and experts.layers.step:
+        config[experts.layers.step] = how.every
+    if experts.layers and experts.layers.first:
+        config[experts.layers.first] = 0
     for listed in target.layer_lists:
         if not config.get(listed.field) and listed.default(Architecture(target, config)) is not None:
             alike = listed.entries[:1] * sizes["layers"]  # the target would take other layers by default

@@ -10,8 +10,9 @@ import numpy as np
 
 from grow.architectures.architecture import Architecture
 from grow.notation.axes import WRITE, Row
-from grow.notation.maps import UNREAD, AxisMap, axis_map, concatenate
+from grow.notation.maps import BLEND, UNREAD, AxisMap, axis_map, concatenate
 from grow.planning.change import Change, index_scale, writes_stream
+from grow.planning.expert_maps import unread_experts
 
 
 def row_maps(source: Architecture, change: Change, row: Row, layer: int | None) -> Mapping[str, AxisMap]:
@@ -30,6 +31,8 @@ def row_maps(source: Architecture, change: Change, row: Row, layer: int | None) 
         maps["head_dim.q"] = scaled(maps["head_dim.q"], scale)
     if depth is not None and depth.inserted[layer or 0] and source.branch_norms and writes_stream(row):
         maps["hidden"] = drawn(maps["hidden"])  # the norm behind has gain 0, and one zero factor is enough
+    if source.family.experts and row.name == source.family.experts.bias and unread_experts(maps.get("experts")):
+        maps["experts"] = not_chosen(maps["experts"])
     if row.root and not maps["hidden"].is_identity:
         factor = root_factor(row, maps)
         if any(dim.role == WRITE and dim.has("hidden") for dim in row.signature.dims):
@@ -101,6 +104,12 @@ def scaled(axis_map: AxisMap, factor: float) -> AxisMap:
 def read_times(axis_map: AxisMap, factor: float) -> AxisMap:
     """The map for a reader whose columns are multiplied with `factor` beside."""
     return axis_map.having(gain=_snapped(axis_map.gain / factor), read=axis_map.read * factor)
+
+
+@lru_cache(maxsize=8)
+def not_chosen(experts: AxisMap) -> AxisMap:
+    """The map for a bias that keeps tokens away from the new experts: they do not take the old numbers."""
+    return experts.having(source=np.where(experts.read == 0, BLEND, experts.source))
 
 
 @lru_cache(maxsize=8)

@@ -212,8 +212,7 @@ def _from_factor(source: Architecture, text: str) -> Target:
     if not 1 <= factor <= 1024:
         why = "a factor is a number from 1 to 1024"
         raise BadInput(option(to=text), what="not a factor", why=why, fix=option(to="2x"))
-    own = ("hidden", "heads", "kv_heads", *source.family.units)
-    scaled = [axis for axis in own if axis in old and axis not in source.followed]
+    scaled = [axis for axis in source.family.scaled if axis in old and axis not in source.followed]
     broken = [axis for axis in scaled if (old[axis] * factor).denominator != 1]
     if broken:
         step = gcd(*(old[a] for a in scaled))

@@ -73,8 +73,8 @@ def tables(family: str) -> Iterator[tuple[str, Table]]:
     facts, seen = FAMILIES[family], set()
     fields = {"model_type": family, "dtype": "float32", **models.VARIANTS[WITH_HEAD[family]].fields}
     untied = {name: value for name, value in FLAGS.items() if name in facts.defaults}
-    if facts.experts and facts.experts.only:
-        fields[facts.experts.only] = [0]  # a dense layer beside one with experts
+    if facts.experts and facts.experts.layers and facts.experts.layers.only:
+        fields[facts.experts.layers.only] = [0]  # a dense layer beside one with experts
     suffixes = dict.fromkeys(w for row in facts.rows for part in row.when.split() for w in part.split("|"))
     for suffix in suffixes if any(w[0].isupper() for w in suffixes) else ("Model",):
         for embed in ({}, {facts.axes["embed"]: 10}) if "embed" in facts.axes else ({},):

@@ -14,6 +14,21 @@ EXACT = 1e-12
 # One rounding to float32 per weight, 2^-24, through two layers: measured up to 6e-7.
 FLOAT32 = 1e-5
 
+EXPERTS = (
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+    "flex_olmo",
+    "granitemoe",
+    "gpt_oss",
+    "phimoe",
+    "glm4_moe",
+    "dots1",
+    "exaone_moe",
+    "hunyuan_v1_moe",
+    "minimax_m2",
+)
+WHOLE = ("olmo2", "flex_olmo", "minimax_m2")  # one norm over all heads, and readers of the raw stream: whole copies
 EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "gpt_oss", "phimoe")
 WHOLE = ("olmo2", "olmo3", "flex_olmo")  # one norm over all heads, and readers of the raw stream: whole copies
 UNITS = ("copies", "unread")
@@ -67,6 +82,12 @@ def alibi(variant: str) -> bool:
     return Architecture(grow.families[kind], fields).alibi
 
 
+def followed(variant: str) -> set[str]:
+    """The axes of a model whose sizes follow from others."""
+    kind, _, fields, _ = VARIANTS[variant]
+    return set(Architecture(grow.families[kind], fields).followed)
+
+
 def sizes_of(variant: str) -> dict[str, int]:
     kind, _, fields, _ = VARIANTS[variant]
     return Architecture(grow.families[kind], fields).sizes
@@ -113,6 +134,10 @@ def draw_free(variant: str) -> dict[str, tuple[dict, dict]]:
         "ffn-any": ({"ffn": f + r.randint(1, 2 * f)}, exact),
         "ffn-any-copies": ({"ffn": f + r.randint(1, 2 * f)}, {"operators": {"ffn": "copies"}, "split": "even"}),
     }
+    if "kv_heads" in followed(variant):  # each head has k and v of its own
+        cases = {name: case for name, case in cases.items() if "groups" not in name}
+        cases["heads-any"] = (heads(h + r.randint(1, h), 0), {"operators": {"heads": r.choice(UNITS)}})
+        del cases["heads-any"][0]["kv_heads"], cases["repeat-kv"]
     if variant == "llama-dynamic":
         cases["head_dim-2x"] = ({"head_dim": 2 + 2 * (d - 2)}, {})
     else:
@@ -141,6 +166,8 @@ def draw_free(variant: str) -> dict[str, tuple[dict, dict]]:
     for i in range(2):
         h2, k2 = (k + more) * wide, k + more
         target = {"heads": h2, "kv_heads": k2, "hidden": other(n + r.randint(1, 2 * n), h2)}
+        if "kv_heads" in followed(variant):
+            del target["kv_heads"]
         target |= {"ffn": f + r.randint(1, f), "head_dim": any_dim}
         operators = {"ffn": r.choice(("copies", "unread")), "heads": r.choice(("copies", "unread"))}
         if i:

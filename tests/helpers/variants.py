@@ -35,6 +35,29 @@ GATED = {**T5, "num_layers": 3, "feed_forward_proj": "gated-gelu"}
 SEQ2SEQ, ENCODES = "AutoModelForSeq2SeqLM", "AutoModelForTextEncoding"
 
 
+_PART = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}
+MIXED_3 = {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention", "sliding_attention"]}
+CHOSEN = {
+    **LLAMA, **NO_PADDING, "num_hidden_layers": 3, "n_routed_experts": 4, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 14, "n_shared_experts": 2, "first_k_dense_replace": 1, "routed_scaling_factor": 1.7,
+}  # fmt: skip
+LISTED = {k: v for k, v in CHOSEN.items() if k != "first_k_dense_replace"}
+LATENT = {k: v for k, v in LLAMA.items() if k != "head_dim"} | {
+    "num_key_value_heads": 6, "q_lora_rank": 10, "kv_lora_rank": 14, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4,
+    "v_head_dim": 7, **NO_PADDING, "bos_token_id": 1,
+}  # fmt: skip
+
+
+def _sparse(fields: dict) -> dict:
+    """What of the fields is about experts."""
+    return {k: v for k, v in fields.items() if k not in LLAMA} | {"num_hidden_layers": 3}
+
+
+K_EXAONE = {k: v for k, v in CHOSEN.items() if not k.startswith("n_")} | {
+    **MIXED_3, "num_experts": 4, "num_shared_experts": 2, "norm_topk_prob": True,
+}  # fmt: skip
+
+
 VARIANTS: dict[str, Variant] = {
     "llama": Variant("llama", LM, LLAMA),
     "llama-tied": Variant("llama", LM, {**LLAMA, "tie_word_embeddings": True}),
@@ -142,6 +165,39 @@ VARIANTS: dict[str, Variant] = {
          "router_jitter_noise": 0.4, "lm_head_bias": True},
         (17, 50),
     ),
+    "glm4_moe": Variant("glm4_moe", LM, {**CHOSEN, "use_qk_norm": True}),
+    "glm4_moe-groups": Variant(
+        "glm4_moe", LM,
+        {**CHOSEN, "n_routed_experts": 6, "n_group": 3, "topk_group": 2, "attention_bias": True,
+         "tie_word_embeddings": True, "norm_topk_prob": False, "first_k_dense_replace": 0},
+    ),
+    "dots1": Variant("dots1", LM, {**CHOSEN, **MIXED_3, "norm_topk_prob": True}),
+    "dots1-plain": Variant(
+        "dots1", LM,
+        {**CHOSEN, "attention_bias": True, "tie_word_embeddings": True, "sliding_window": 5, "max_window_layers": 2},
+    ),
+    "exaone_moe": Variant("exaone_moe", LM, {**K_EXAONE, "mlp_layer_types": ["sparse", "dense", "sparse"]}),
+    "exaone_moe-tied": Variant("exaone_moe", LM, {**K_EXAONE, "tie_word_embeddings": True, "norm_topk_prob": False}),
+    "minimax_m2": Variant("minimax_m2", LM, {**LOCAL, **NO_PADDING, "rope_parameters": _PART}),
+    "minimax_m2-tied": Variant("minimax_m2", LM, {**LOCAL, **NO_PADDING, "tie_word_embeddings": True}),
+    "youtu": Variant("youtu", LM, {**LATENT, "attention_bias": True, "tie_word_embeddings": False}),
+    "youtu-direct": Variant("youtu", LM, {**LATENT, "q_lora_rank": None}),
+    "deepseek_v3": Variant("deepseek_v3", LM, {**LATENT, **_sparse(CHOSEN), "n_group": 1, "topk_group": 1}),
+    "deepseek_v3-groups": Variant(
+        "deepseek_v3", LM,
+        {**LATENT, **_sparse(CHOSEN), "n_routed_experts": 6, "n_group": 3, "topk_group": 2, "attention_bias": True,
+         "tie_word_embeddings": True, "q_lora_rank": None, "rope_parameters": {**_YARN, "mscale_all_dim": 0.7}},
+    ),
+    "deepseek_v2": Variant("deepseek_v2", LM, {**LATENT, **_sparse(CHOSEN), "mlp_bias": True, "attention_bias": True}),
+    "deepseek_v2-groups": Variant(
+        "deepseek_v2", LM,
+        {**LATENT, **_sparse(CHOSEN), "n_routed_experts": 6, "n_group": 3, "topk_group": 2, "q_lora_rank": None,
+         "topk_method": "group_limited_greedy", "first_k_dense_replace": 0, "tie_word_embeddings": True},
+    ),
+    "glm4_moe_lite": Variant(
+        "glm4_moe_lite", LM,
+        {**LATENT, **_sparse(LISTED), "mlp_layer_types": ["sparse", "dense", "sparse"]},
+    ),
     "phi": Variant("phi", LM, _with_eps("layer_norm_eps", LLAMA)),
     "phi-tied": Variant("phi", LM, {**_with_eps("layer_norm_eps", LLAMA), "tie_word_embeddings": True}),
     "stablelm": Variant("stablelm", LM, {**_with_eps("layer_norm_eps", DERIVED), "use_qkv_bias": True}),
@@ -164,6 +220,7 @@ VARIANTS: dict[str, Variant] = {
         "helium", LM, {**UNPADDED, **BIASES, "hidden_size": 48, "tie_word_embeddings": True}
     ),
     "hunyuan_v1_dense": Variant("hunyuan_v1_dense", LM, UNPADDED),
+    "hunyuan_v1_moe": Variant("hunyuan_v1_moe", LM, {**UNPADDED, "num_experts": 4, "moe_topk": 2}),
     "hunyuan_v1_dense-alpha": Variant(
         "hunyuan_v1_dense", LM,
         {
@@ -336,6 +393,8 @@ ONE_EACH = (
     "phi3", "olmo3", "helium", "hunyuan_v1_dense", "ministral3",
     "nanochat", "vaultgemma", "hyperclovax", "internlm3", "iquestcoder", "apertus",
     "gpt_oss", "phimoe",
+    "glm4_moe", "dots1", "exaone_moe", "minimax_m2", "hunyuan_v1_moe",
+    "youtu", "deepseek_v3", "deepseek_v2", "glm4_moe_lite",
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
     "vit-image",
     "mamba", "falcon_mamba", "lfm2",
@@ -355,6 +414,7 @@ RELATIVES = (
 RELATIVES = (
     *("ministral", "seed_oss", "arcee", "cwm", "jais2", "ministral3"),
     *("mt5", "umt5"),
+    "dots1",
     *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm"),
     *("deit-teacher", "vit_msn-image", "ijepa-image", "vit_mae-base", "dinov2_with_registers-image", "vivit-film"),
     *("clip_text_model-projected", "siglip_text_model-base", "siglip_vision_model-base", "clip_vision_model-projected"),
@@ -371,6 +431,8 @@ LONG = (
     "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image", "roformer-mlm",
     "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe", "beit-image", "phi3", "helium", "hunyuan_v1_dense",
     "gpt_bigcode", "gpt_neo", "gptj", "dinov2-image", "clip_vision_model-projected",
+    "glm4_moe", "exaone_moe",
+    "youtu", "deepseek_v3", "glm4_moe_lite", "hunyuan_v1_moe",
     "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
     "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "phi3", "helium",
     "hunyuan_v1_dense", "nanochat",

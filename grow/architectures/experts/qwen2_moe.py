@@ -3,7 +3,7 @@
 from typing import Any
 
 from grow.architectures.decoders.llama import FFN, QKV_BIAS, block, rms_decoder, size
-from grow.architectures.facts import Experts
+from grow.architectures.facts import Experts, SparseLayers
 from grow.architectures.layer_lists import Window
 
 MLP = "model.layers.{layers}.mlp."
@@ -27,6 +27,7 @@ PARTS = {
 SHARES = {
     MLP + f"shared_expert.{name}.weight": MLP + f"{name}.weight" for name in ("gate_proj", "up_proj", "down_proj")
 }
+SWITCHED = SparseLayers(only="mlp_only_layers", step="decoder_sparse_step")
 ROUTER_FIELDS = {"output_router_logits", "router_aux_loss_coef"}
 
 
@@ -67,8 +68,7 @@ QWEN2_MOE = rms_decoder(
         shared=SHARES,
         shared_width="shared_ffn",
         shared_gate=MLP + "shared_expert_gate.weight",
-        only="mlp_only_layers",
-        step="decoder_sparse_step",
+        layers=SWITCHED,
     ),
     harmless={"sliding_window", "use_sliding_window", *ROUTER_FIELDS},
     defaults={

@@ -2,7 +2,7 @@
 
 from grow.architectures.decoders.llama import O_BIAS, QKV_BIAS, block, rms_decoder, size
 from grow.architectures.decoders.qwen3 import QK_NORM
-from grow.architectures.experts.qwen2_moe import DENSE, ROUTED, ROUTER_FIELDS, routed
+from grow.architectures.experts.qwen2_moe import DENSE, ROUTED, ROUTER_FIELDS, SWITCHED, routed
 from grow.architectures.facts import Attention
 
 QWEN3_MOE = rms_decoder(
@@ -14,7 +14,7 @@ QWEN3_MOE = rms_decoder(
     summary="Qwen3-MoE",
     axes={"expert_ffn": "moe_intermediate_size", "experts": "num_experts"},
     synonyms={"num_experts": "num_local_experts"},
-    experts=routed("expert_ffn", only="mlp_only_layers", step="decoder_sparse_step"),
+    experts=routed("expert_ffn", layers=SWITCHED),
     harmless={"sliding_window", "use_sliding_window", "max_window_layers", *ROUTER_FIELDS},
     defaults={
         "num_key_value_heads": 4,

@@ -31,7 +31,8 @@ def anew(plan: Plan) -> list[str]:
         return []
     experts, how = plan.family.experts, plan.change.upcycling
     assert experts is not None
-    rows = {experts.router, *experts.parts}
+    every = (row for row in plan.family.rows if "experts" in row.signature.axes or "{experts}" in row.name)
+    rows = {row.name for row in every}
     if how is not None:
         rows |= {experts.shared_gate, *(experts.shared if how.route == "routed" else ())}
     patterns = [row.pattern for row in plan.family.rows if row.name in rows]

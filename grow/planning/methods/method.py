@@ -103,7 +103,7 @@ class Method:
         """Refused where the method does not do this, or not exactly although it is an exact one."""
         self._check_axes(request)
         operators = self.operators(request)
-        units = request.source.family.units
+        units = request.source.units
         operators |= dict.fromkeys(units, operators["ffn"])
         for axis in ("hidden", *units):
             if request.grows(axis) and not operators[axis].allows(

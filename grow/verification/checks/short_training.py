@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,8 @@ class Trained:
     weights  after the last step
     equal    parameter -> for every row, the first row that was equal to it before the first step
     tables   parameters that are looked up row by row
-    used     parameter of an expert -> bool, whether tokens were sent to it in `OFTEN` steps
+    used     parameter of an expert -> bool, whether tokens were sent to it in `OFTEN` steps; and of a router, whose row
+             may have a gradient only where its expert is chosen, whether they were sent to the row's expert
     still    parameters without a gradient but for rounding, such as a bias of keys, which no softmax sees
 
     Names are those of the files where the model fuses experts, see `grow.models.fused_experts`.
@@ -82,12 +84,25 @@ def train_briefly(pair: Pair, side: Side) -> Trained | None:
     finally:
         torch.set_num_threads(threads)
     whole = {name: (passes >= OFTEN).expand(moved[name].shape) for name, passes in seen.items()}
+    whole |= {
+        name: (passes >= OFTEN).reshape(-1, 1).expand(moved[name].shape)
+        for stack, passes in seen.items()
+        for name in _routers(moved, stack, len(passes))
+    }
     weights = in_files(model, {name: p.detach() for name, p in model.named_parameters()})
     sent = in_files(model, whole) if whole else {}
     nothing = ROUNDING * torch.finfo(model.dtype).eps * max(largest.values(), default=0.0)
     resting = (name for name, gradient in largest.items() if 0 < gradient <= nothing)
     still = {stored for name in resting for stored in file_names(model, name)}
     return Trained(in_files(model, moved), weights, equal, tables, sent, still, losses, dtype)
+
+
+def _routers(parameters: Mapping[str, torch.Tensor], stack: str, experts: int) -> list[str]:
+    """The parameters beside a stack of experts that have a row for each of them."""
+    owner = stack.rpartition(".")[0]
+    block = owner.rpartition(".")[0]
+    beside = (name for name in parameters if name.startswith(f"{block}.") and not name.startswith(f"{owner}."))
+    return [name for name in beside if parameters[name].ndim == 2 and len(parameters[name]) == experts]
 
 
 def _objective(pair: Pair, side: Side, model: Any, probe: Probe) -> torch.Tensor | None:

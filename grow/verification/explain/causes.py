@@ -114,7 +114,7 @@ def _read_by_every_pass(pair: Pair) -> set[str]:
     read.add("tie_word_embeddings")  # the table and the head are both looked at
     family = FAMILIES.get(pair.config("source").model_type)
     if family and family.experts:
-        read |= {family.experts.top_k, family.experts.only, family.experts.step}
+        read |= {family.experts.top_k, *(family.experts.layers.fields if family.experts.layers else ())}
     if family:  # stock configs list the entries of each layer, which are then what counts
         read.update(name for listed in family.layer_lists for name in listed.follows_from)
     return read

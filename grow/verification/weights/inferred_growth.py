@@ -145,7 +145,7 @@ def _options(to: Mapping[str, int], units: tuple[str, ...], deeper: bool) -> Ite
     if deeper:
         yield from (GrowthOptions(place="top"), GrowthOptions(fill="fresh"))
     units = tuple(axis for axis in ("heads", *units) if axis in to)
-    wide = [axis for axis in ("hidden", *units) if axis in to]
+    wide = [axis for axis in ("hidden", *units, "experts") if axis in to]
     yield from (GrowthOptions({axis: name}) for axis in wide for name in OPERATORS)
     for name in OPERATORS if "hidden" in to and units else ():
         yield from (GrowthOptions({"hidden": name, **dict.fromkeys(units, other)}) for other in OPERATORS)

@@ -18,7 +18,8 @@ from grow.errors import GrowError
 from grow.notation.maps import BLEND, SILENT, AxisMap, identity
 from grow.notation.operators import HeadMaps, commutes
 from grow.planning.change import Change, check_depths, norms_silence
-from grow.planning.choose_maps import LOW, grow_experts, low_logit, position_map, scored_maps
+from grow.planning.choose_maps import low_logit, position_map, scored_maps
+from grow.planning.expert_maps import LOW, grow_experts, unread_experts
 from grow.planning.nearest_sizes import head_places
 from grow.planning.parsed_record import axis_of
 from grow.planning.record import config_sha256
@@ -70,7 +71,8 @@ def _recomputed(source: Architecture, change: Change, new: Sizes) -> Iterator[st
     """Maps that follow from the sizes, by their name."""
     try:
         wanted = scored_maps(source, new)[0]
-        wanted |= grow_experts(source, new, {}, upcycled=change.upcycling is not None)
+        operator = "unread" if unread_experts(change.maps.get("experts")) else "copies"
+        wanted |= grow_experts(source, new, {}, operator, upcycled=change.upcycling is not None)
         if "positions" in source.sizes:
             wanted["positions"] = position_map(source, new["positions"])
     except GrowError as error:

@@ -24,6 +24,7 @@ from grow.files.header import show
 from grow.files.writer import write_json
 from grow.notation.dtypes import BITS
 from grow.planning.assemble import assemble
+from grow.planning.expert_maps import new_top_k
 from grow.planning.parsed_record import Record
 from grow.planning.plan import Plan, grown_config, why_narrowed, why_rounded
 from grow.planning.read_as_experts import as_experts, chosen_experts
@@ -162,7 +163,7 @@ class Replay:
     def config_for(self, stored: Set[str], untied: str) -> dict[str, Any]:
         """That for a result stored in these dtypes, see `grown_config`."""
         record, experts = self.record, self.family.experts
-        top_k = None
+        top_k = new_top_k(self.architecture, self.maps)
         if experts and self.change.upcycling:  # somebody chose it
             top_k = record.config_changes.get(experts.top_k, self.architecture.top_k)
             top_k = chosen_experts(record.new_sizes["experts"], top_k, self.change.upcycling)
