@@ -172,9 +172,14 @@ def _wanted(family: Family, stock: Stock, name: str, value: Any, layers: int | N
     if declared is None and isinstance(default, bool) and not isinstance(value, bool):
         return "true or false"
     for listed in family.layer_lists:
-        right = isinstance(value, list) and len(value) == layers and all(entry in listed.entries for entry in value)
+        numbers = not listed.entries
+        if numbers and type(value) is int:
+            return ""
+        kinds = (lambda entry: type(entry) is int) if numbers else listed.entries.__contains__
+        right = isinstance(value, list) and len(value) == layers and all(map(kinds, value))
         if name == listed.field and not right:
-            return f"a list of {layers} of {', '.join(map(str, listed.entries))}"
+            entries = "whole numbers" if numbers else f"of {', '.join(map(str, listed.entries))}"
+            return f"a list of {layers} {entries}"
     if (
         family.experts
         and name in (family.experts.step, family.experts.top_k)

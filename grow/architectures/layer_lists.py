@@ -23,7 +23,7 @@ class Model(Protocol):
 class LayerList:
     """A config field with one entry per layer; where it is not given all layers are alike, or another list says it.
 
-    entries  what an entry may be
+    entries  what an entry may be; () for numbers, of which one may stand for all layers
     needed   it must be given: what stock code takes in its place is not known here
     """
 

@@ -133,6 +133,13 @@ ENCODERS = (
     "roformer",
     "mpnet",
     "albert",
+    "layoutlm",
+    "big_bird",
+    "longformer",
+    "roberta-prelayernorm",
+    "xlm-roberta-xl",
+    "megatron-bert",
+    "rembert",
 )
 """Model types that read a text in both directions."""
 
@@ -142,6 +149,13 @@ def inputs(config, length: int) -> dict[str, torch.Tensor]:
     given = {"input_ids": torch.randint(4, config.vocab_size, (3, length), generator=draw)}
     if hasattr(config, "type_vocab_size"):
         given["token_type_ids"] = torch.randint(0, config.type_vocab_size, (3, length), generator=draw)
+    if getattr(config, "max_2d_position_embeddings", 0):
+        corners = torch.randint(0, config.max_2d_position_embeddings, (3, length, 2, 2), generator=draw)
+        given["bbox"] = corners.sort(dim=2).values.reshape(3, length, 4)
+    if getattr(config, "use_task_id", False):
+        given["task_type_ids"] = torch.randint(0, config.task_type_vocab_size, (3, length), generator=draw)
+    if config.model_type == "longformer":
+        given["global_attention_mask"] = (torch.arange(length) % 5 == 0).expand(3, length).long()
     if config.model_type in ENCODERS:
         given["attention_mask"] = torch.ones(3, length, dtype=torch.int64)
         given["attention_mask"][0, -4:] = 0

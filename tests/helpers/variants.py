@@ -253,6 +253,19 @@ VARIANTS: dict[str, Variant] = {
     "mpnet-mlm": Variant("mpnet", MLM, MPNET),
     "albert-mlm": Variant("albert", MLM, {**BERT, "embedding_size": 10, "num_hidden_groups": 2}),
     "albert-mlm-shared": Variant("albert", MLM, {**BERT, "embedding_size": 12, "num_hidden_layers": 3}),
+    "layoutlm-mlm": Variant("layoutlm", MLM, {**BERT, "max_2d_position_embeddings": 20}),
+    "ernie-mlm-tasks": Variant("ernie", MLM, {**BERT, "use_task_id": True, "task_type_vocab_size": 4}),
+    "big_bird-mlm": Variant("big_bird", MLM, BERT),
+    # blocks are left out of texts that are longer than 7 blocks; once a text was shorter, stock code sees all for ever
+    "big_bird-mlm-sparse": Variant(
+        "big_bird", MLM,
+        {**BERT, "block_size": 4, "num_random_blocks": 1, "use_bias": False, "tie_word_embeddings": False}, (60,),
+    ),
+    "longformer-mlm": Variant("longformer", MLM, {**BERT, "attention_window": [4, 8]}),
+    "roberta-prelayernorm-mlm": Variant("roberta-prelayernorm", MLM, BERT),
+    "xlm-roberta-xl-mlm": Variant("xlm-roberta-xl", MLM, BERT),
+    "megatron-bert-mlm": Variant("megatron-bert", MLM, BERT),
+    "rembert-mlm": Variant("rembert", MLM, {**BERT, "input_embedding_size": 10, "output_embedding_size": 14}),
     "eurobert-mlm": Variant("eurobert", MLM, {**LLAMA, **NO_PADDING, **BIASES}),
     "eurobert-mlm-tied": Variant("eurobert", MLM, {**LLAMA, **NO_PADDING, "tie_word_embeddings": True}),
     "distilbert-mlm": Variant("distilbert", MLM, DISTIL),
@@ -269,6 +282,11 @@ VARIANTS: dict[str, Variant] = {
     **_only(_heads("electra", {**BERT, "embedding_size": 12}), "sequence"),
     **_only(_heads("roformer", {**BERT, "embedding_size": 10}), "base", "sequence"),
     **_only(_heads("mpnet", MPNET), "base"),
+    **_only(_heads("layoutlm", {**BERT, "max_2d_position_embeddings": 20}), "token"),
+    **_only(_heads("big_bird", BERT), "sequence", "qa"),
+    **_only(_heads("longformer", {**BERT, "attention_window": 4}), "sequence"),
+    **_only(_heads("xlm-roberta-xl", BERT), "token"),
+    **_only(_heads("megatron-bert", BERT, pretraining=PRETRAINING), "base", "pretraining", "qa"),
     **_only(_heads("albert", {**BERT, "embedding_size": 10}, pretraining=PRETRAINING), "pretraining", "sequence"),
     **_only(_heads("xlm-roberta", BERT), "sequence"),
     **_only(_heads("data2vec-text", BERT), "token"),
@@ -291,12 +309,14 @@ ONE_EACH = (
     "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "stablelm",
     "gpt_oss", "phimoe",
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
-    "roformer-mlm", "mpnet-mlm", "albert-mlm",
+    "roformer-mlm", "mpnet-mlm", "albert-mlm", "layoutlm-mlm", "big_bird-mlm", "longformer-mlm",
+    "roberta-prelayernorm-mlm", "xlm-roberta-xl-mlm", "megatron-bert-mlm", "rembert-mlm",
 )  # fmt: skip
 
 RELATIVES = (
     *("ministral", "seed_oss", "arcee", "cwm", "jais2"),
-    *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm"),
+    *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "layoutlm-mlm", "big_bird-mlm"),
+    *("longformer-mlm", "xlm-roberta-xl-mlm", "megatron-bert-mlm"),
 )
 """Of these every row and fact is another family's, some under other names."""
 
