@@ -31,6 +31,7 @@ EVERYDAY = {
     "dim": "torch's name of a dimension",
     "ffn": "an axis of the notation",
     "original_max_position_embeddings": "a parameter of RoPE, which some config classes repeat as a field",
+    "max_2d_position_embeddings": "what any model with places on a page calls their number",
     "summary": "English",
     "transformer": "English, and a module of sentence-transformers",
     "w3": "www.w3.org",

@@ -13,7 +13,7 @@ from models import VARIANTS
 
 from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import Family
+from grow.architectures.family import STILL, Family
 from grow.architectures.match import match, numberless
 from grow.models.shapes_by_config import SIZES, axes_of, draft, probe, shapes
 from grow.notation.axes import Row
@@ -135,6 +135,8 @@ def test_an_axis_that_moves_no_tensor_is_no_width(subject):
     together = family.derived_head_dim and "kv_heads" not in family.axes and "buckets" not in family.axes
     idle = {"layers", "layer_groups"} | ({"heads"} if together and family.attention.rope != "table" else set())
     idle |= set() if family.counts_positions else {"positions"}
+    rows = Architecture(family, subject.config(family)).tensors.values()
+    idle |= set(STILL) - {axis for row in rows for axis in row.signature.axes}  # a table that this config has not
     if family.experts and family.experts.step:
         dense = "mlp_only_layers" in subject.extra
         idle |= {"expert_ffn", "shared_ffn", "experts"} & set(subject.axes) if dense else {"ffn"}

@@ -23,7 +23,7 @@ def test_every_layer_costs_what_one_of_its_own_would(tmp_path):
 
 def test_layers_that_share_their_weights_get_no_company(tmp_path):
     source = models.save("albert-mlm-shared", tmp_path / "source")
-    with pytest.raises(Refused, match="3 layers share the weights of 1") as caught:
+    with pytest.raises(Refused, match="layers share their weights") as caught:
         grow.deepen(source, 4, out=tmp_path / "grown")
     assert all((caught.value.where, caught.value.why, caught.value.fix))
     assert not (tmp_path / "grown").exists()

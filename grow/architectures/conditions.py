@@ -2,6 +2,7 @@
 
 always · never · optional     optional says of a row that some checkpoints store it, and nothing of the config
 sparse · dense                the layer has experts, or has none
+first                         the layer is the first
 attention_bias                this config field is true
 a==b · a!=b                   two config fields are equal, or are not
 a=='gelu' · a!=1 · a==none    a config field has this value, or has another one
@@ -20,7 +21,7 @@ from grow.errors import did_you_mean
 
 CONSTANTS = {"always": True, "optional": True, "never": False}
 NONE = "none"
-SPARSE, DENSE = "sparse", "dense"
+SPARSE, DENSE, FIRST = "sparse", "dense", "first"
 HEADS = (
     *("ForCausalLM", "ForMaskedLM", "ForPreTraining", "LMHeadModel", "ForSequenceClassification"),
     *("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"),
@@ -93,7 +94,15 @@ class HasExperts:
         return None if layer is None else facts.sparse(layer)
 
 
-Word = Constant | IsTrue | Compared | HasValue | OfClass | HasExperts
+@dataclass(frozen=True)
+class IsFirst:
+    """Whether a layer is the first; without a layer nothing is decided."""
+
+    def holds(self, facts: Facts, layer: int | None) -> bool | None:
+        return None if layer is None else layer == 0
+
+
+Word = Constant | IsTrue | Compared | HasValue | OfClass | HasExperts | IsFirst
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,11 @@ class Condition:
     def holds(self, facts: Facts, layer: int | None = None) -> bool:
         """Whether all words are as wanted; without a layer it may be any layer."""
         return all(word.holds(facts, layer) in (wanted, None) for word, wanted in self.words)
+
+    @property
+    def tells_first(self) -> bool:
+        """Whether it is another one for the first layer than for the rest."""
+        return any(isinstance(word, IsFirst) for word, _ in self.words)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -137,6 +151,8 @@ def _word(word: str, text: str, fields: Collection[str]) -> Word:
         return Constant(CONSTANTS[word])
     if word == SPARSE:
         return HasExperts()
+    if word == FIRST:
+        return IsFirst()
     if compared := _COMPARED.fullmatch(word):
         a, b, equal = compared["a"], compared["b"], compared["sign"] == "=="
         for name in (a, *((b,) if b and b != NONE else ())):

@@ -45,11 +45,13 @@ class LayerList:
 class Period(LayerList):
     """Where it is not given: every so many layers, the last of them is of the second kind.
 
-    every  unless the config field `said` says another number
+    every   unless the config field `said` says another number
+    begins  the first of them is, instead
     """
 
     every: int = 1
     said: str = ""
+    begins: bool = False
 
     @property
     def follows_from(self) -> tuple[str, ...]:
@@ -57,7 +59,8 @@ class Period(LayerList):
 
     def default(self, model: Model) -> tuple[Any, ...]:
         every = int((self.said and model.config.get(self.said)) or self.every)
-        return tuple(self.entries[(layer + 1) % every == 0] for layer in range(model.sizes["layers"]))
+        begin = 0 if self.begins else 1
+        return tuple(self.entries[(layer + begin) % every == 0] for layer in range(model.sizes["layers"]))
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ SIZES = {
     "types": 4,
     "buckets": 8,
     "places": 12,
-    "tasks": 7,
+    "task_types": 7,
     "head_width": 52,
     "embed": 44,
     "expert_ffn": 26,
@@ -73,6 +73,8 @@ def probe(
                     moved[name][dim].add(axis)
         if axis == "layers":
             copies = {name.replace(".0.", ".1.", 1): shape for name, shape in before.items() if ".0." in name}
+            known = {row.name for row in FAMILIES[model_type].rows} if model_type in FAMILIES else set()
+            copies |= {name: shape for name, shape in after.items() if numberless(name) in known}
             if missing := set(after) - set(before) - set(copies):
                 raise ValueError(f"{field} adds tensors that are not copies of layer 0's: {sorted(missing)}")
     # of the experts all are alike; the first one's names stand for them

@@ -35,7 +35,15 @@ from functools import cache
 SIDES = ("q", "k", "v")
 WRITE, READ, GAIN, SHIFT, STACK = "write", "read", "gain", "shift", "stack"
 INDICES = ("layers", "experts")  # axes along which tensors are counted instead of stacked
-LOOKUPS = {"vocab", "positions", "types", "buckets", "places", "tasks", "experts"}  # their tables are looked up by row
+LOOKUPS = {
+    "vocab",
+    "positions",
+    "types",
+    "buckets",
+    "places",
+    "task_types",
+    "experts",
+}  # their tables are looked up by row
 
 _LABEL = re.compile(r"(?P<axis>[a-z_]+)(?:\.(?P<side>[qkv]|raw|turn))?$")
 _MARKS = re.compile(r"^(?P<dim>.+?)\s*(?<!\S)(?:(?P<gain>1?\*>?)|(?P<shift>\+))$")

@@ -28,7 +28,7 @@ CAPS: Mapping[str, tuple[int, str]] = {
     "types": (1 << 16, "16"),
     "buckets": (1 << 16, "512"),
     "places": (1 << 16, "1,024"),
-    "tasks": (1 << 16, "16"),
+    "task_types": (1 << 16, "16"),
     "head_width": (1 << 17, "1,664"),
     "labels": (1 << 24, "21,843"),
 }

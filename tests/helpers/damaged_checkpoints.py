@@ -85,6 +85,8 @@ def tables(family: str) -> Iterator[tuple[str, Table]]:
             if suffix[0].isupper() and new:
                 seen.update(rows.values())
                 yield f"{family} {suffix}{' projected' * bool(embed)}", Table(config, new)
+    if facts.tie is None:
+        return
     head = next(word for word in facts.tie.when.split() if word[0].isupper()).split("|")[0]
     tied = {**fields, "tie_word_embeddings": True, "architectures": [f"Stock{head}"]}
     yield f"{family} tied", Table(tied, (facts.tie.table, *facts.tie.norms))

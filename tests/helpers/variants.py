@@ -30,6 +30,11 @@ BERT = dict(
     max_position_embeddings=64, type_vocab_size=2, layer_norm_eps=0.05,
 )  # fmt: skip
 MPNET = {k: v for k, v in BERT.items() if k != "type_vocab_size"}
+MODERN = dict(
+    vocab_size=41, hidden_size=24, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3,
+    max_position_embeddings=64, norm_eps=0.05, local_attention=8,
+    pad_token_id=0, eos_token_id=2, bos_token_id=1, cls_token_id=1, sep_token_id=2,
+)  # fmt: skip
 DISTIL = dict(vocab_size=41, dim=12, hidden_dim=22, n_layers=2, n_heads=3, max_position_embeddings=64)
 
 EXPERTS = {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 14, "norm_topk_prob": True}
@@ -255,17 +260,21 @@ VARIANTS: dict[str, Variant] = {
     "albert-mlm-shared": Variant("albert", MLM, {**BERT, "embedding_size": 12, "num_hidden_layers": 3}),
     "layoutlm-mlm": Variant("layoutlm", MLM, {**BERT, "max_2d_position_embeddings": 20}),
     "ernie-mlm-tasks": Variant("ernie", MLM, {**BERT, "use_task_id": True, "task_type_vocab_size": 4}),
-    "big_bird-mlm": Variant("big_bird", MLM, BERT),
-    # blocks are left out of texts that are longer than 7 blocks; once a text was shorter, stock code sees all for ever
-    "big_bird-mlm-sparse": Variant(
-        "big_bird", MLM,
-        {**BERT, "block_size": 4, "num_random_blocks": 1, "use_bias": False, "tie_word_embeddings": False}, (60,),
+    "big_bird-mlm": Variant(
+        "big_bird", MLM, {**BERT, "attention_type": "original_full", "use_bias": False, "tie_word_embeddings": False}
     ),
     "longformer-mlm": Variant("longformer", MLM, {**BERT, "attention_window": [4, 8]}),
     "roberta-prelayernorm-mlm": Variant("roberta-prelayernorm", MLM, BERT),
     "xlm-roberta-xl-mlm": Variant("xlm-roberta-xl", MLM, BERT),
     "megatron-bert-mlm": Variant("megatron-bert", MLM, BERT),
     "rembert-mlm": Variant("rembert", MLM, {**BERT, "input_embedding_size": 10, "output_embedding_size": 14}),
+    "modernbert-mlm": Variant("modernbert", MLM, {**MODERN, "num_hidden_layers": 4}),
+    "modernbert-mlm-biases": Variant(
+        "modernbert", MLM,
+        {**MODERN, **BIASES, "norm_bias": True, "classifier_bias": True, "decoder_bias": False,
+         "layer_types": ["sliding_attention", "full_attention"], "rope_parameters": TWO_ROPES,
+         "tie_word_embeddings": False},
+    ),
     "eurobert-mlm": Variant("eurobert", MLM, {**LLAMA, **NO_PADDING, **BIASES}),
     "eurobert-mlm-tied": Variant("eurobert", MLM, {**LLAMA, **NO_PADDING, "tie_word_embeddings": True}),
     "distilbert-mlm": Variant("distilbert", MLM, DISTIL),
@@ -282,8 +291,9 @@ VARIANTS: dict[str, Variant] = {
     **_only(_heads("electra", {**BERT, "embedding_size": 12}), "sequence"),
     **_only(_heads("roformer", {**BERT, "embedding_size": 10}), "base", "sequence"),
     **_only(_heads("mpnet", MPNET), "base"),
+    **_only(_heads("modernbert", {**MODERN, "classifier_pooling": "mean"}), "base", "sequence"),
     **_only(_heads("layoutlm", {**BERT, "max_2d_position_embeddings": 20}), "token"),
-    **_only(_heads("big_bird", BERT), "sequence", "qa"),
+    **_only(_heads("big_bird", {**BERT, "attention_type": "original_full", "intermediate_size": 26}), "sequence", "qa"),
     **_only(_heads("longformer", {**BERT, "attention_window": 4}), "sequence"),
     **_only(_heads("xlm-roberta-xl", BERT), "token"),
     **_only(_heads("megatron-bert", BERT, pretraining=PRETRAINING), "base", "pretraining", "qa"),
@@ -310,7 +320,7 @@ ONE_EACH = (
     "gpt_oss", "phimoe",
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
     "roformer-mlm", "mpnet-mlm", "albert-mlm", "layoutlm-mlm", "big_bird-mlm", "longformer-mlm",
-    "roberta-prelayernorm-mlm", "xlm-roberta-xl-mlm", "megatron-bert-mlm", "rembert-mlm",
+    "roberta-prelayernorm-mlm", "xlm-roberta-xl-mlm", "megatron-bert-mlm", "rembert-mlm", "modernbert-mlm",
 )  # fmt: skip
 
 RELATIVES = (

@@ -14,14 +14,14 @@ from grow.architectures.encoders.bert import (
 )
 
 TASKS = """
-{base}embeddings.task_type_embeddings.weight                        tasks -> hidden  ? use_task_id
+{base}embeddings.task_type_embeddings.weight                        task_types -> hidden  ? use_task_id
 """
 
 ERNIE = relative(
     "ernie",
     masked="ForMaskedLM|ForPreTraining|ForCausalLM",
     encoder=TOKENS + TYPES + TASKS + EMBEDDING_NORM + LAYERS + POOLER + ANSWERS,
-    axes={**AXES, "tasks": "task_type_vocab_size"},
+    axes={**AXES, "task_types": "task_type_vocab_size"},
     defaults={**DEFAULTS, "task_type_vocab_size": 3, "use_task_id": False},
     summary="ERNIE 1 to 3",
     sizes={

@@ -42,8 +42,8 @@ def text_probes(subject: Subject, text: Any, *, end: int | None = None) -> tuple
     full_context    as long as the positions allow, up to 512; 128 where there are more than 16,384
     global_tokens   two tokens that all others see, where attention is local otherwise
     boxes           a place on a page for every token, where the model has a table of places
-    task_types      random task ids, where the model has them
     padding_read    the padding token where it is not padding: chat models end with it
+    X_ids           random ids of another kind, where the config has an X_vocab_size: task types
 
     A classifier without a padding id refuses batches, so it gets one row and no padding.
     """
@@ -59,7 +59,7 @@ def text_probes(subject: Subject, text: Any, *, end: int | None = None) -> tuple
     drawn.global_tokens()
     drawn.boxes()
     drawn.padding_read()
-    drawn.task_types()
+    drawn.other_ids()
     return drawn.items, drawn.skipped
 
 
@@ -125,11 +125,12 @@ class _Drawn:
             tokens = self.ids(self.rows, self.t)
             self.add("token_types", tokens, token_type_ids=self.rng.integers(0, types, size=tokens.shape))
 
-    def task_types(self) -> None:
-        types = getattr(self.text, "task_type_vocab_size", 0)
-        if "task_type_ids" in self.subject.accepts and getattr(self.text, "use_task_id", False) and types > 1:
-            tokens = self.ids(self.rows, self.t)
-            self.add("task_types", tokens, task_type_ids=self.rng.integers(0, types, size=tokens.shape))
+    def other_ids(self) -> None:
+        for name in self.subject.accepts:
+            kinds = getattr(self.text, f"{name.removesuffix('_ids')}_vocab_size", 0)
+            if name.endswith("_ids") and name != "token_type_ids" and isinstance(kinds, int) and kinds > 1:
+                tokens = self.ids(self.rows, self.t)
+                self.add(name, tokens, **{name: self.rng.integers(0, kinds, size=tokens.shape)})
 
     def beyond_window(self) -> None:
         window, positions = getattr(self.text, "sliding_window", None), self.last - self.first
