@@ -39,6 +39,7 @@ class Attention:
     qk_norm     an RMSNorm over head_dim on q and on k
     whole_norm  that norm is over all heads at once
     index_scaled  condition under which scores are divided by the layer's index + 1, too
+    positional  queries of positions meet k as well, so that its bias shows in scores
     """
 
     scaled: str = "always"
@@ -46,6 +47,7 @@ class Attention:
     qk_norm: bool = False
     whole_norm: bool = False
     index_scaled: str = "never"
+    positional: bool = False
 
 
 @dataclass(frozen=True)

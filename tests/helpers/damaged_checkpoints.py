@@ -58,7 +58,10 @@ def forget(grown: Path) -> Path:
 
 
 FLAGS = {"tie_word_embeddings": False}
-FLAGS |= dict.fromkeys(("attention_bias", "mlp_bias", "attention_out_bias", "use_bias", "use_qkv_bias"), True)
+FLAGS |= dict.fromkeys(
+    ("attention_bias", "mlp_bias", "attention_out_bias", "use_bias", "use_qkv_bias", "norm_bias"), True
+)
+FLAGS |= {"classifier_bias": True, "use_task_id": True}
 
 
 class Table(NamedTuple):

@@ -140,6 +140,8 @@ ENCODERS = (
     "xlm-roberta-xl",
     "megatron-bert",
     "rembert",
+    "modernbert",
+    "deberta-v2",
 )
 """Model types that read a text in both directions."""
 

@@ -35,6 +35,14 @@ MODERN = dict(
     max_position_embeddings=64, norm_eps=0.05, local_attention=8,
     pad_token_id=0, eos_token_id=2, bos_token_id=1, cls_token_id=1, sep_token_id=2,
 )  # fmt: skip
+DEBERTA = {k: v for k, v in BERT.items() if k != "type_vocab_size"} | dict(
+    relative_attention=True,
+    pos_att_type=["p2c", "c2p"],
+    position_buckets=6,
+    share_att_key=True,
+    norm_rel_ebd="layer_norm",
+    position_biased_input=False,
+)
 DISTIL = dict(vocab_size=41, dim=12, hidden_dim=22, n_layers=2, n_heads=3, max_position_embeddings=64)
 
 EXPERTS = {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 14, "norm_topk_prob": True}
@@ -275,6 +283,12 @@ VARIANTS: dict[str, Variant] = {
          "layer_types": ["sliding_attention", "full_attention"], "rope_parameters": TWO_ROPES,
          "tie_word_embeddings": False},
     ),
+    "deberta-v2-mlm": Variant("deberta-v2", MLM, DEBERTA),
+    "deberta-v2-mlm-apart": Variant(
+        "deberta-v2", MLM,
+        {**DEBERTA, "share_att_key": False, "norm_rel_ebd": "none", "position_biased_input": True,
+         "max_relative_positions": 40, "tie_word_embeddings": False},
+    ),
     "eurobert-mlm": Variant("eurobert", MLM, {**LLAMA, **NO_PADDING, **BIASES}),
     "eurobert-mlm-tied": Variant("eurobert", MLM, {**LLAMA, **NO_PADDING, "tie_word_embeddings": True}),
     "distilbert-mlm": Variant("distilbert", MLM, DISTIL),
@@ -291,6 +305,7 @@ VARIANTS: dict[str, Variant] = {
     **_only(_heads("electra", {**BERT, "embedding_size": 12}), "sequence"),
     **_only(_heads("roformer", {**BERT, "embedding_size": 10}), "base", "sequence"),
     **_only(_heads("mpnet", MPNET), "base"),
+    **_only(_heads("deberta-v2", DEBERTA), "sequence", "qa"),
     **_only(_heads("modernbert", {**MODERN, "classifier_pooling": "mean"}), "base", "sequence"),
     **_only(_heads("layoutlm", {**BERT, "max_2d_position_embeddings": 20}), "token"),
     **_only(_heads("big_bird", {**BERT, "attention_type": "original_full", "intermediate_size": 26}), "sequence", "qa"),
@@ -321,6 +336,7 @@ ONE_EACH = (
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
     "roformer-mlm", "mpnet-mlm", "albert-mlm", "layoutlm-mlm", "big_bird-mlm", "longformer-mlm",
     "roberta-prelayernorm-mlm", "xlm-roberta-xl-mlm", "megatron-bert-mlm", "rembert-mlm", "modernbert-mlm",
+    "deberta-v2-mlm",
 )  # fmt: skip
 
 RELATIVES = (
@@ -335,10 +351,10 @@ KINDS = tuple(variant for variant in ONE_EACH if variant not in RELATIVES)
 
 LONG = (
     "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
-    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt",
-    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm", "mpnet-mlm", "albert-mlm",
     "olmoe", "gpt_oss", "phimoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox",
     "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
+    "roformer-mlm", "mpnet-mlm", "albert-mlm", "modernbert-mlm",
+    "deberta-v2-mlm",
 )  # fmt: skip
 """One of each construction, for what takes a second and more: together they have every fact that a table can state."""
 

@@ -1,4 +1,4 @@
-"""BigBird: BERT whose queries see some blocks of a long text; random ones are drawn while a model trains, and only then."""
+"""BigBird: BERT whose queries see some blocks of a long text; only while a model trains are some of them random."""
 
 from grow.architectures.encoders.bert import (
     ATTENTION,

@@ -1,4 +1,4 @@
-"""ModernBERT: LayerNorms in front of the branches, on embeddings that a norm wrote; layers with a window turn otherwise."""
+"""ModernBERT: LayerNorms in front of the branches but the first, and layers with a window that turn otherwise."""
 
 from grow.architectures.common_fields import ELEMENTWISE
 from grow.architectures.facts import Attention, Norm, RopeKind, Tie

@@ -112,7 +112,6 @@ class Method:
         self._check_heads(request)
         maps, words = choose_maps(request.source, request.new, operators)
         depth = self.depth(request) if request.grows("layers") else unchanged(request.old["layers"])
-        depth = depth.without_first() if request.source.first_is_apart else depth
         return Design(maps, words, depth, self.split, lossy=self.loss(request, maps, depth))
 
     def operators(self, request: Request) -> dict[str, Any]:

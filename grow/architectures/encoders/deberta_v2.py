@@ -1,0 +1,95 @@
+"""DeBERTa v2 and v3: BERT's encoder, whose queries and keys also meet those of a table of distances.
+
+The convolution of the largest models is not described.
+"""
+
+from typing import Any
+
+from grow.architectures.encoders.bert import (
+    ANSWERS,
+    ATTENTION,
+    AXES,
+    EMBEDDING_NORM,
+    ENCODER_FACTS,
+    FFN,
+    NORMS,
+    QKV_BIAS,
+    relative,
+    size,
+)
+from grow.architectures.facts import Attention, Refusal
+
+POOLED = "ForSequenceClassification|ForMultipleChoice"
+EMBEDDINGS = """
+{base}embeddings.word_embeddings.weight                             vocab -> hidden
+{base}embeddings.position_embeddings.weight                         positions -> hidden  ? position_biased_input
+"""
+DISTANCES = """
+{base}encoder.rel_embeddings.weight                                 (2 buckets) -> hidden
+{base}encoder.LayerNorm.weight                                      hidden *             ? norm_rel_ebd=='layer_norm'
+{base}encoder.LayerNorm.bias                                        hidden +             ? norm_rel_ebd=='layer_norm'
+"""
+APART = """
+{base}encoder.layer.{layers}.attention.self.pos_query_proj.weight   (heads head_dim.q) <- hidden  ? not share_att_key
+{base}encoder.layer.{layers}.attention.self.pos_query_proj.bias     (heads head_dim.q) <-         ? not share_att_key
+{base}encoder.layer.{layers}.attention.self.pos_key_proj.weight     (heads head_dim.k) <- hidden  ? not share_att_key
+{base}encoder.layer.{layers}.attention.self.pos_key_proj.bias       (heads head_dim.k) <-         ? not share_att_key
+"""
+POOLER = f"""
+pooler.dense.weight                                                 hidden <- hidden  ? {POOLED}
+pooler.dense.bias                                                   hidden <-         ? {POOLED}
+"""
+PROJECTED = (ATTENTION + QKV_BIAS.replace("{biased}", "always")).replace("query.", "query_proj.")
+PROJECTED = PROJECTED.replace("key.", "key_proj.").replace("value.", "value_proj.")
+BOTH: tuple[Any, ...] = ("p2c|c2p", "c2p|p2c", ["p2c", "c2p"], ["c2p", "p2c"])
+
+DEBERTA_V2 = relative(
+    "deberta-v2",
+    class_prefix="DebertaV2",
+    prefix="deberta.",
+    masked="ForMaskedLM",
+    encoder=EMBEDDINGS + EMBEDDING_NORM + DISTANCES + PROJECTED + FFN + NORMS + APART + POOLER + ANSWERS,
+    axes={axis: name for axis, name in AXES.items() if axis != "types"}
+    | {"buckets": "position_buckets", "pooled": "pooler_hidden_size"},
+    attention=Attention(positional=True),
+    follows={"pooled": "hidden"},
+    refusals=(
+        Refusal(
+            "positions",
+            "distances fall into buckets by the largest one, which is max_position_embeddings here",
+            when="max_relative_positions==-1",
+        ),
+    ),
+    defaults={
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 512,
+        "layer_norm_eps": 1e-7,
+        "position_biased_input": True,
+        "norm_rel_ebd": "none",
+        "share_att_key": False,
+        "max_relative_positions": -1,
+        "pooler_hidden_size": "=hidden_size",
+    },
+    needs=("relative_attention", "pos_att_type", "position_buckets"),
+    fixed={
+        "hidden_act": ENCODER_FACTS["fixed"]["hidden_act"],
+        "pooler_hidden_act": ENCODER_FACTS["fixed"]["hidden_act"],
+        "relative_attention": (True,),
+        "pos_att_type": BOTH,
+        "norm_rel_ebd": ("none", "layer_norm"),
+        "type_vocab_size": (0,),
+        "conv_kernel_size": (0,),
+        "legacy": (True,),
+        "embedding_size": (None,),
+        "attention_head_size": (None,),
+        "add_cross_attention": (False,),
+    },
+    harmless=ENCODER_FACTS["harmless"] - {"embedding_size"} | {"conv_act", "conv_groups"},
+    summary="DeBERTa v2 and v3",
+    sizes={
+        "deberta-v3-xsmall": size(384, 6, 1536, 12),
+        "deberta-v3-small": size(768, 12, 3072, 6),
+        "deberta-v3-base": size(768, 12, 3072, 12),
+        "deberta-v3-large": size(1024, 16, 4096, 24),
+    },
+)
