@@ -149,7 +149,7 @@ ENCODERS = (
 def inputs(config, length: int) -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(length)
     given = {"input_ids": torch.randint(4, config.vocab_size, (3, length), generator=draw)}
-    if hasattr(config, "type_vocab_size"):
+    if getattr(config, "type_vocab_size", 0):
         given["token_type_ids"] = torch.randint(0, config.type_vocab_size, (3, length), generator=draw)
     if getattr(config, "max_2d_position_embeddings", 0):
         corners = torch.randint(0, config.max_2d_position_embeddings, (3, length, 2, 2), generator=draw)
