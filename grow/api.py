@@ -81,14 +81,26 @@ def plan(
     upcycling: Mapping[str, Any] | None = None,
     revision: str | None = None,
     assume_harmless: Sequence[str] = (),
+    trial: bool = False,
 ) -> Plan:
-    """What `widen` with the same arguments would do; nothing is written. See `widen`."""
+    """What `widen` with the same arguments would do; nothing is written. See `widen`.
+
+    trial  also build the stock class with the grown config, without weights, and grow a tiny random model of the same
+           pattern; what was found is a note of the plan. Refused, or `Different`, where the plan promises too much
+    """
     options, files = GrowthOptions.among(locals()), FileOptions.among(locals())
+    check_flags(trial=trial)
     if _is_model(src):
         from grow.growth.in_memory import plan_model
 
-        return plan_model(src, to, options)
-    return plan_files(src, to, options, files)
+        the_plan = plan_model(src, to, options)
+    else:
+        the_plan = plan_files(src, to, options, files)
+    if trial:
+        from grow.growth.trial import try_plan
+
+        return replace(the_plan, notes=(*the_plan.notes, try_plan(the_plan, options).note))
+    return the_plan
 
 
 def widen(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from models import VARIANTS
+from models import FOUND, VARIANTS
 
 from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
@@ -26,6 +26,8 @@ CLASSES = {
     "AutoModelForTokenClassification": "ForTokenClassification",
     "AutoModelForQuestionAnswering": "ForQuestionAnswering",
     "AutoModelForPreTraining": "ForPreTraining",
+    "AutoModelForImageClassification": "ForImageClassification",
+    "AutoModelForMaskedImageModeling": "ForMaskedImageModeling",
 }
 
 
@@ -102,7 +104,7 @@ def labelled(family: Family, row: Row, config: dict, axes: dict[str, str]) -> tu
     for axis, field in axes.items():
         new = Architecture(family, {**config, field: 2 * config[field]}).sizes
         for at, dim in enumerate(row.signature.dims):
-            if dim.size({**old, "labels": 1}) != dim.size({**new, "labels": 1}):
+            if dim.size({**FOUND, **old}) != dim.size({**FOUND, **new}):
                 moved[at].add(axis)
     return tuple(map(frozenset, moved))
 

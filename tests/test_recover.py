@@ -22,7 +22,7 @@ def everything(variant: str, factor: int) -> dict[str, int]:
     named = set(grow.families[kind].axes)
     target = {a: factor * old[a] for a in ("hidden", "heads", "kv_heads") if a in named}
     target |= {"ffn": old["ffn"] + r.randint(1, 9), "layers": old["layers"] + r.randint(1, 3)}
-    return target | {"vocab": old["vocab"] + 3, "positions": old["positions"] + 5}
+    return target | {axis: old[axis] + more for axis, more in (("vocab", 3), ("positions", 5)) if axis in old}
 
 
 def check(source: Path, grown: Path) -> dict:

@@ -55,14 +55,15 @@ def stored_rows(checkpoint: Checkpoint, name: str, start: int, stop: int) -> np.
 
 
 def part_rows(checkpoint: Checkpoint, part: SourcePart, start: int, stop: int) -> np.ndarray:
-    """Rows [start, stop) of a part of a stored tensor; a stack of matrices lies flat."""
+    """Rows [start, stop) of a part of a stored tensor, as the matrix that it lies flat as."""
     top, left = part.corner
-    return stored_matrix(checkpoint, part.tensor, top + start, top + stop)[:, left : left + part.matrix[1]]
+    whole = stored_matrix(checkpoint, part.tensor, top + start, top + stop, part.columns)
+    return whole[:, left : left + part.matrix[1]]
 
 
-def stored_matrix(checkpoint: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
-    """Rows [start, stop) of a stored tensor whose matrices, if it is a stack, lie flat."""
-    return read_matrix(checkpoint, checkpoint.tensors[name], start, stop)
+def stored_matrix(checkpoint: Checkpoint, name: str, start: int, stop: int, columns: int | None = None) -> np.ndarray:
+    """Rows [start, stop) of a stored tensor that lies flat, see `read_matrix`."""
+    return read_matrix(checkpoint, checkpoint.tensors[name], start, stop, columns)
 
 
 def write_plan(

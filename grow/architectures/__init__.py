@@ -1,6 +1,6 @@
 """The families that grow knows, and the code that reads their tables.
 
-`decoders`, `experts` and `encoders` hold one file of data for each family: `decoders/llama.py` holds `LLAMA`. A new
+Each folder, `decoders` and the others, holds one file of data for each family: `decoders/llama.py` holds `LLAMA`. A new
 file there is a new family; nothing else lists them.
 """
 
@@ -11,13 +11,13 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-from grow.architectures import decoders, encoders, experts
+from grow.architectures import decoders, encoders, experts, vision
 from grow.architectures.architecture import Architecture
 from grow.architectures.family import Family
 from grow.architectures.stock_source import known_type
 from grow.errors import Refused, did_you_mean
 
-GROUPS = (decoders, experts, encoders)
+GROUPS = (decoders, experts, encoders, vision)
 
 
 def _families() -> Iterator[Family]:

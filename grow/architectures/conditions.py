@@ -25,6 +25,7 @@ SPARSE, DENSE, FIRST = "sparse", "dense", "first"
 HEADS = (
     *("ForCausalLM", "ForMaskedLM", "ForPreTraining", "LMHeadModel", "ForSequenceClassification"),
     *("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"),
+    *("ForImageClassification", "ForMaskedImageModeling"),
 )
 """What the names of stock model classes with a head end in."""
 

@@ -20,12 +20,14 @@ class Norm:
     writes_stream  condition under which the norm's output is the residual stream (post-LN)
     affine         condition under which it has a gain (and a bias)
     bare           condition under which something reads the stream without a norm in between
+    last           condition under which the last hidden state that a class gives is behind the final norm
     """
 
     kind: str
     writes_stream: str = "never"
     affine: str = "always"
     bare: str = "never"
+    last: str = "always"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from grow.notation.size_limits import Written, check_caps
 
 ATTENTION = ("heads", "kv_heads", "head_dim")
 COUNTS = ("layers", "vocab", "positions", "experts")
-STILL = ("types", "buckets", "places", "task_types", "labels", "embed", "head_width", "pooled", "layer_groups")
+STILL = ("types", "buckets", "places", "task_types", "labels", "embed", "head_width", "pooler", "layer_groups")
 """Axes that no growth changes on their own account."""
 
 
@@ -125,7 +125,7 @@ class Family:
     def conditions(self) -> Mapping[str, Condition]:
         """The text of every condition in the table and the facts -> what it means."""
         texts = {row.when for row in self.rows}
-        texts |= {self.norm.writes_stream, self.norm.affine, self.norm.bare}
+        texts |= {self.norm.writes_stream, self.norm.affine, self.norm.bare, self.norm.last}
         texts |= {self.attention.scaled, self.attention.index_scaled}
         texts |= {self.tie.when, self.tie.norms_when} if self.tie else set()
         texts |= {self.experts.normed} if self.experts else set()

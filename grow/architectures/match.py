@@ -11,7 +11,7 @@ from grow.architectures.architecture import Architecture
 from grow.architectures.family import Family
 from grow.architectures.match_faults import DTYPE, SHAPE, TWICE, Stored, check_strange, report_faults
 from grow.errors import BadInput, Refused
-from grow.notation.axes import INDICES, Row
+from grow.notation.axes import INDICES, STORED, Row
 from grow.notation.dtypes import BITS
 from grow.notation.origins import AS_IT_IS, Constant, Drawn, Read, SourcePart, Stack
 
@@ -128,10 +128,17 @@ def match(architecture: Architecture, stored: Mapping[str, Stored], where: str) 
             name_of[canon] = name
             info, row = stored[name], expected[canon]
             problems.extend((name, *fault) for fault in _faults(family, row, info, sizes))
-            tensors.append(Matched(name, canon, row, SourcePart(name, info.dtype, tuple(info.shape))))
+            tensors.append(Matched(name, canon, row, _part(name, row, info)))
     missing = [c for c, row in expected.items() if c not in name_of and not row.optional]
     report_faults(architecture, where, names, problems, unexpected, missing)
     return Match(architecture, tuple(tensors), tuple((n, name_of[t]) for n, t in duplicates), stale)
+
+
+def _part(name: str, row: Row, info: Stored) -> SourcePart:
+    """What is stored, with the columns of the matrix that it lies flat as."""
+    shape, signature = tuple(info.shape), row.signature
+    several = signature.matrix is not signature and len(shape) == len(signature.dims)
+    return SourcePart(name, info.dtype, shape, columns=signature.flat(shape)[1] if several else None)
 
 
 def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]) -> Iterator[tuple[str, str]]:
@@ -140,7 +147,10 @@ def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]) ->
         yield f"has dtype {info.dtype}, wanted one of {', '.join(BITS)}", DTYPE
     dims = row.signature.dims
     shape = tuple(info.shape)
-    wanted = tuple(got if dim.has("labels") else dim.size(sizes) for dim, got in zip(dims, shape + (0,) * len(dims)))
+    wanted = tuple(
+        got if any(label.axis in STORED - sizes.keys() for label in dim.labels) else dim.size(sizes)
+        for dim, got in zip(dims, shape + (0,) * len(dims))
+    )
     if shape != wanted:
         fields = sorted({f"{family.axes[a]}={sizes[a]}" for a in row.signature.axes if a in family.axes})
         yield f"has shape {shape}, the config says {wanted}: {row.signature}, {', '.join(fields)}", SHAPE

@@ -72,6 +72,8 @@ def _admits(kind: ast.expr, value: Any) -> bool:
             return isinstance(value, list) and all(_admits(inner[0], item) for item in value)
         if name in ("dict", "Dict"):
             return isinstance(value, dict) and all(_admits(inner[-1], item) for item in value.values())
+        if name in ("tuple", "Tuple"):
+            return isinstance(value, list) and len(value) == len(inner) and all(map(_admits, inner, value))
         return True
     if isinstance(kind, ast.Name):
         if is_special(value):

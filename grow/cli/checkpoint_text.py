@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from grow.api import Inspection
 from grow.architectures.family import Family
 from grow.cli.growth_text import shape_text
 from grow.cli.terminal import say, table
+from grow.planning.what_grows import REFUSED, Outcome, growths
 
 
 def inspection_document(inspection: Inspection) -> dict[str, Any]:
@@ -57,18 +59,36 @@ def show_families(chosen: Sequence[Family]) -> None:
 def show_family(family: Family) -> None:
     say(f"{family.model_type}: {family.summary}")
     table(("tensor", "signature", "there when"), ((row.name, row.text, row.when) for row in family.rows))
+    say("axes")
+    grown = growths(family)
+    table(
+        ("axis", "field", "whole multiple", "any other size"),
+        ((g.axis, g.field or "derived", outcome_text(g.multiple), outcome_text(g.other)) for g in grown),
+    )
+    for g in grown:
+        for outcome in {g.multiple.detail: g.multiple, g.other.detail: g.other}.values():
+            if outcome.kind == REFUSED:
+                say(f"  {g.axis}: {outcome.detail}")
     say("sizes")
     for name, fields in family.sizes.items():
         say(f"  {name}: " + ", ".join(f"{k}={v}" for k, v in fields.items()))
 
 
-def family_document(family: Family) -> dict[str, Any]:
+def outcome_text(outcome: Outcome) -> str:
+    """`rounded, with hidden`"""
+    beside = f", with {' and '.join(outcome.beside)}" if outcome.beside and outcome.kind != REFUSED else ""
+    return outcome.kind + beside
+
+
+def family_document(family: Family, *, whole: bool) -> dict[str, Any]:
+    """whole  with what each axis can do"""
     return {
         "model_type": family.model_type,
         "summary": family.summary,
         "axes": dict(family.axes),
         "sizes": {name: dict(fields) for name, fields in family.sizes.items()},
         "tensors": [{"name": r.name, "signature": str(r.signature), "when": r.when} for r in family.rows],
+        **({"growths": [asdict(growth) for growth in growths(family)]} if whole else {}),
     }
 
 

@@ -145,6 +145,7 @@ def _grow(src: str, to: Any, options: dict[str, Any]) -> int:
 @click.option(
     "--world", type=click.IntRange(1), metavar="N", help="Also show the memory of each of N processes that train it."
 )
+@click.option("--try", "trial", is_flag=True, help="Also build the stock class, and grow a tiny model alike.")
 def plan(src: str, to: str, as_json: bool, world: int | None, **options: Any) -> int:
     """Show what grow widen would do: axes, tensors, config, parameters, FLOPs, memory, disk. Nothing is written."""
     return _show_plan(api.plan(src, to, **_growth_options(options)), as_json, world)

@@ -43,9 +43,14 @@ def read_rows(files: ByteReader[T], tensor: T, start: int, stop: int) -> np.ndar
     return _read(files, tensor, math.prod(tensor.shape[1:]), start, stop)
 
 
-def read_matrix(files: ByteReader[T], tensor: T, start: int, stop: int) -> np.ndarray[Any, Any]:
-    """(stop - start, columns) raw numbers: rows along all dims but the last, which are the columns."""
-    return _read(files, tensor, tensor.shape[-1] if len(tensor.shape) > 1 else 1, start, stop)
+def read_matrix(
+    files: ByteReader[T], tensor: T, start: int, stop: int, columns: int | None = None
+) -> np.ndarray[Any, Any]:
+    """(stop - start, columns) raw numbers: rows along all dims but the last, which are the columns unless these are
+    given."""
+    if columns is None:
+        columns = tensor.shape[-1] if len(tensor.shape) > 1 else 1
+    return _read(files, tensor, columns, start, stop)
 
 
 def _read(files: ByteReader[T], tensor: T, columns: int, start: int, stop: int) -> np.ndarray[Any, Any]:

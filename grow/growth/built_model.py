@@ -17,6 +17,7 @@ from grow.models.as_configured import (
     carry_padding,
     skeleton,
 )
+from grow.models.fused_experts import called
 from grow.notation.dtypes import RAW
 from grow.planning.plan import Plan
 
@@ -25,12 +26,13 @@ def grow_state(plan: Plan, source: ModelSource) -> dict[str, torch.Tensor]:
     """The grown state dict on the CPU, names as in the source's."""
     result = {}
     for t in plan.tensors:
-        out = np.empty((t.new_shape[0], int(np.prod(t.new_shape[1:], dtype=np.int64))), dtype=RAW[t.dtype])
+        out = np.empty(t.new_matrix, dtype=RAW[t.dtype])
+        for begin, part in t.parts:
 
-        def put(first: int, rows: np.ndarray, out: np.ndarray = out) -> None:
-            out[first : first + len(rows)] = rows
+            def put(first: int, rows: np.ndarray, out: np.ndarray = out[begin:]) -> None:
+                out[first : first + len(rows)] = rows
 
-        grow_tensor(t, source.rows, put, split=plan.split, seed=plan.seed)
+            grow_tensor(part, source.rows, put, split=plan.split, seed=plan.seed)
         tensor = torch.from_numpy(out.reshape(t.new_shape))
         result[t.name] = tensor.view(torch.bfloat16) if t.dtype == "BF16" else tensor
     return result
@@ -50,7 +52,9 @@ def build(plan: Plan, model: Any, state: Mapping[str, torch.Tensor]) -> Any:
     for name, buffer in grown.named_buffers():
         if buffer.is_floating_point() and name in buffers:
             buffer.data = buffer.data.to(buffers[name].dtype)
-    missing, unexpected = grown.load_state_dict(dict(state), strict=False, assign=True)
+    own = {stored: name for name, stored in (called(grown) or {}).items()}
+    named = {own.get(name, name): tensor for name, tensor in state.items()}
+    missing, unexpected = grown.load_state_dict(named, strict=False, assign=True)
     grown.tie_weights()
     tied = set(getattr(grown, "all_tied_weights_keys", {}) or {})
     if unexpected or set(missing) - tied:
@@ -69,7 +73,9 @@ def build(plan: Plan, model: Any, state: Mapping[str, torch.Tensor]) -> Any:
 
 def freeze_alike(plan: Plan, model: Any, grown: Any) -> None:
     """What comes from a frozen parameter is frozen."""
-    source, before = {t.name: t.source for t in plan.tensors}, dict(model.named_parameters())
+    source, (old_names, new_names) = {t.name: t.source for t in plan.tensors}, (called(m) or {} for m in (model, grown))
+    before = {old_names.get(name, name): p for name, p in model.named_parameters()}
     for name, new in grown.named_parameters():
-        if (old := before.get(source.get(name, name))) is not None:
+        stored = new_names.get(name, name)
+        if (old := before.get(source.get(stored, stored))) is not None:
             new.requires_grad_(old.requires_grad)

@@ -116,8 +116,8 @@ def _files_in(root: Path, name: str) -> list[str]:
 
 def _too_few_rows(checkpoint: Checkpoint, plan: Plan) -> str:
     """A note where the tokenizer knows more ids than the model has rows."""
-    rows, entries = plan.new_sizes["vocab"], tokenizer_entries(checkpoint)
-    if not rows < entries <= cap_of("vocab"):
+    rows = plan.new_sizes.get("vocab")
+    if rows is None or not rows < (entries := tokenizer_entries(checkpoint)) <= cap_of("vocab"):
         return ""
     return (
         f"the tokenizer has ids up to {entries - 1:,} and the model {rows:,} rows: the others cannot be read; "

@@ -21,6 +21,7 @@ from grow.growth.file_options import FileOptions
 from grow.growth.model_card import model_card, public_name, source_card
 from grow.growth.opened import opened
 from grow.growth.results import Growth
+from grow.growth.stock_check import check_stock
 from grow.growth.written_and_verified import (
     add_to_record,
     check_same,
@@ -70,6 +71,9 @@ def widen_files(
         the_plan = plan_for(matched, to, options)
         folder = Path(files.out if files.out is not None else default_name(src, to, options.upcycling))
         check_same(the_plan, checkpoint, world)
+        if verify:
+            with world.together():
+                check_stock(the_plan)
         file_notes = companion_notes(checkpoint, the_plan)
         moments, state_notes = training_state(stack, checkpoint, the_plan, state, trust)
         needed = the_plan.nbytes + (moments.nbytes if moments else 0)

@@ -42,13 +42,16 @@ def widen_model(
     """`grow.widen` for a model in memory: a `Growth` whose `.model` is new, on the source's device and in its mode."""
     started, state = time.monotonic(), state or POLICIES[0]
     source = ModelSource(model)
-    if fused(model) or options.upcycling:
+    if source.names is None or options.upcycling:
         if optimizer is not None:
+            with_experts = fused(model) or options.upcycling
             raise Refused(
                 "optimizer",
-                what="given for a model with experts",
+                what=f"given for a model with {'experts' if with_experts else 'parameters that its files fuse'}",
                 why="stock classes fuse experts in memory, so such a model grows through files, and its optimizer's "
-                "state where a checkpoint has it",
+                "state where a checkpoint has it"
+                if with_experts
+                else "such a model grows through files, and its optimizer's state where a checkpoint has it",
                 fix="grow.widen(the checkpoint's folder, …), or a new optimizer for grown.model.parameters()",
             )
         _, twin = source.checked()
@@ -79,7 +82,7 @@ def widen_model(
 def plan_model(model: Any, to: Any, options: GrowthOptions) -> Plan:
     """`grow.plan` for a model in memory."""
     source = ModelSource(model)
-    if not fused(model):
+    if source.names is not None:
         plan = plan_for(source.matched(), to, options)
         return replace(plan, notes=(*source.notes, *plan.notes))
     source.checked()

@@ -21,6 +21,7 @@ from grow.models.as_configured import (
     check_class,
     twin_of,
 )
+from grow.models.fused_experts import called
 from grow.notation.dtypes import code_of
 from grow.notation.origins import SourcePart
 from grow.optimizer.torch_classes import refuse_sharded
@@ -38,7 +39,11 @@ class ModelSource:
     def __init__(self, model: Any) -> None:
         check_model(model)
         self.model = model
-        self.state: dict[str, torch.Tensor] = model.state_dict()
+        self.names = called(model)
+        """Name in its state dict -> in its files; None where files fuse or cut what it holds."""
+        names = self.names or {}
+        self.state: dict[str, torch.Tensor] = {names.get(n, n): t for n, t in model.state_dict().items()}
+        """Its tensors, by the names of its files."""
         self.config: dict[str, Any] = json.loads(model.config.to_json_string())
         self.config["architectures"] = [type(model).__name__]
         self.config = {k: v for k, v in self.config.items() if is_public(k)}
@@ -72,8 +77,8 @@ class ModelSource:
         return matched
 
     def rows(self, part: SourcePart, start: int, stop: int) -> np.ndarray:
-        rows = self.state[part.tensor].detach()[start:stop].cpu().contiguous()
-        return _raw(rows).reshape(stop - start, -1)
+        rows = self.state[part.tensor].detach().reshape(part.matrix)[start:stop].cpu().contiguous()
+        return _raw(rows)
 
 
 def check_model(model: Any) -> None:

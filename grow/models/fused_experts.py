@@ -10,32 +10,50 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch.nn.modules.conv import _ConvNd
+
+from grow.architectures import known_architecture
 
 
 def fused(model: Any) -> list[str]:
-    """The parameters that hold a matrix per expert."""
-    return [name for name, p in model.named_parameters() if p.ndim == 3]
+    """The parameters that hold a matrix per expert.
+
+    A family's table says whether there are experts; of a model that no family knows, kernels and tables that are there
+    once are told from their stacks by their modules and shapes.
+    """
+    known = known_architecture(model.config.to_dict())
+    if known is not None and known.family.experts is None:
+        return []
+    shaped = (name for name, p in model.named_parameters() if p.ndim == 3 and len(p) > 1)
+    stacks = (name for name in shaped if ".parametrizations." not in name)
+    return [name for name in stacks if not isinstance(model.get_submodule(name.rpartition(".")[0]), _ConvNd)]
 
 
 def in_files(model: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Tensors of parameters under the names and in the shapes that `save_pretrained` writes.
 
-    Unchanged for a model without experts; there names are compared by their endings.
+    Prefixes of the base model are left as they are: names are compared by their endings.
     """
-    if not fused(model):
-        return dict(tensors)
     from transformers.core_model_loading import revert_weight_conversion
 
     stored: dict[str, torch.Tensor] = revert_weight_conversion(model, dict(tensors))
     return stored
 
 
+def called(model: Any) -> dict[str, str] | None:
+    """Name in the state dict -> what files call it; None where they hold another number of tensors, fused or cut."""
+    if fused(model):
+        return None
+    names = list(model.state_dict())
+    stored = in_files(model, {name: torch.tensor([k]) for k, name in enumerate(names)})
+    if len(stored) != len(names) or any(len(number) != 1 for number in stored.values()):
+        return None
+    return {names[int(number)]: name for name, number in stored.items()}
+
+
 def file_names(model: Any, parameter: str) -> list[str]:
-    """What the files call a parameter, one name per expert; its own name in a model without experts."""
-    if not fused(model):
-        return [parameter]
-    fused_parameter = model.get_parameter(parameter)
-    return list(in_files(model, {parameter: torch.empty(fused_parameter.shape, device="meta")}))
+    """What the files call a parameter, one name per expert."""
+    return list(in_files(model, {parameter: torch.empty(model.get_parameter(parameter).shape, device="meta")}))
 
 
 @contextlib.contextmanager

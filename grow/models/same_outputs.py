@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,10 +42,27 @@ def check_runs_alike(model: Any, twin: Any, batch: Mapping[str, Any] | None = No
 
 
 def tokens_for(model: Any) -> dict[str, torch.Tensor]:
-    """A row of tokens from all over the table."""
+    """A row of tokens from all over the table, or an image; BadInput where a class reads something else."""
+    if model.main_input_name == "pixel_values":
+        return {"pixel_values": _image(getattr(model.config, "vision_config", model.config)).to(model.dtype)}
+    if model.main_input_name != "input_ids":
+        raise BadInput(
+            type(model).__name__,
+            what=f"reads {model.main_input_name}",
+            why="what a model in memory answers is compared before and after the growth, on tokens or an image",
+            fix="save it and grow the folder, or verify=False",
+        )
     words = model.get_input_embeddings().num_embeddings
     ids = torch.linspace(0, words - 1, TOKENS, dtype=torch.float64).long().clamp(0, words - 1)[None]
     return {"input_ids": torch.stack([ids, ids.flip(1)], 1) if "MultipleChoice" in type(model).__name__ else ids}
+
+
+def _image(config: Any) -> torch.Tensor:
+    """One that says something else in every pixel."""
+    size = getattr(config, "image_size", 224)
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    shape = (1, getattr(config, "num_channels", 3), *size)
+    return torch.linspace(-60, 60, math.prod(shape)).sin().reshape(shape)
 
 
 def outputs(model: Any, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -11,9 +11,12 @@
     hidden +                                       a norm's bias
     (2 | positions) -> hidden                      a table with 2 rows in front of the axis
     [experts] (ffn | ffn) <- hidden                one such matrix per expert, stacked in one tensor
+    hidden <- channels, patch, patch               a tensor of four dims: what is left of the arrow are its rows
+    1, positions -> hidden                         one of three
 
 The arrow points at what is produced. Parentheses are one stored dimension: a product of axes, outer axis first, or
-several products one behind the other with `|` in between; a number is so many coordinates that never grow.
+several products one behind the other with `|` in between; a number is so many coordinates that never grow. Nor does an
+axis of `STORED` for which the family has no config field: it has the size that is stored.
 `kv_heads q_per_kv` in a row is the space of query heads and is called `heads`; size 1 is a size.
 `head_dim.q`, `.k` and `.v` have one size and separate coordinates: q meets k in a dot product,
 v meets the output projection. So have `hidden`, as it is behind a norm with a gain, and `hidden.raw`.
@@ -27,6 +30,7 @@ A line of a family's table is a tensor name, a signature, what stock code multip
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -35,15 +39,10 @@ from functools import cache
 SIDES = ("q", "k", "v")
 WRITE, READ, GAIN, SHIFT, STACK = "write", "read", "gain", "shift", "stack"
 INDICES = ("layers", "experts")  # axes along which tensors are counted instead of stacked
-LOOKUPS = {
-    "vocab",
-    "positions",
-    "types",
-    "buckets",
-    "places",
-    "task_types",
-    "experts",
-}  # their tables are looked up by row
+STORED = {"labels", "positions", "channels", "patch", "pooled", "pixels"}
+"""Axes that have the size that is stored and never grow, unless a config field says their size."""
+LOOKUPS = {"vocab", "positions", "types", "task_types", "buckets", "places", "experts"}
+"""Axes whose tables are looked up row by row."""
 
 _LABEL = re.compile(r"(?P<axis>[a-z_]+)(?:\.(?P<side>[qkv]|raw|turn))?$")
 _MARKS = re.compile(r"^(?P<dim>.+?)\s*(?<!\S)(?:(?P<gain>1?\*>?)|(?P<shift>\+))$")
@@ -169,13 +168,31 @@ class Dim:
 
 @dataclass(frozen=True)
 class Signature:
-    """The dims of a tensor in storage order."""
+    """The dims of a tensor in storage order.
+
+    rows   how many of them, the first ones, are the rows of the tensor as a matrix; of a stack, of each of its matrices
+    """
 
     dims: tuple[Dim, ...]
     text: str
+    rows: int = 1
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         return tuple(dim.size(sizes) for dim in self.dims)
+
+    def flat(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Rows and columns of a tensor of this shape as a matrix; a vector is one column, a stack lies flat."""
+        rows = self.rows + self.stacked
+        return math.prod(shape[:rows]), math.prod(shape[rows:])
+
+    @property
+    def matrix(self) -> Signature:
+        """Of the tensor as a matrix; itself where it is one, a vector or a stack of them."""
+        if self.stacked or (self.rows == 1 and len(self.dims) <= 2):
+            return self
+        sides = self.dims[: self.rows], self.dims[self.rows :]
+        dims = tuple(Dim(_product([dim.space for dim in side], self.text), side[0].role) for side in sides if side)
+        return Signature(dims, self.text)
 
     @property
     def stacked(self) -> bool:
@@ -189,7 +206,7 @@ class Signature:
     @property
     def part(self) -> Signature:
         """Of one matrix of a stack."""
-        return Signature(self.dims[1:], self.text.partition("]")[2].strip()) if self.stacked else self
+        return Signature(self.dims[1:], self.text.partition("]")[2].strip(), self.rows) if self.stacked else self
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -243,7 +260,7 @@ def parse_signature(text: str) -> Signature:
     text = " ".join(text.split())
     if stack := _STACK.match(text):
         of = parse_signature(stack["rest"])
-        return Signature((Dim(Label(stack["axis"]), STACK), *of.dims), text)
+        return Signature((Dim(Label(stack["axis"]), STACK), *of.dims), text, of.rows)
     if marked := _MARKS.match(text):
         space, gain = _space(marked["dim"], text), marked["gain"]
         if gain is None:
@@ -253,10 +270,10 @@ def parse_signature(text: str) -> Signature:
     if arrow is None or (arrow["arrow"] == "->" and not arrow["right"]):
         raise ValueError(f"signature {text!r} is neither `A <- B`, `A -> B`, `A *` nor `A +`")
     left_role, right_role = (WRITE, READ) if arrow["arrow"] == "<-" else (READ, WRITE)
-    dims = [Dim(_space(arrow["left"], text), left_role)]
-    if arrow["right"]:
-        dims.append(Dim(_space(arrow["right"], text), right_role))
-    return Signature(tuple(dims), text)
+    rows = [Dim(_space(group.strip(), text), left_role) for group in arrow["left"].split(",")]
+    right = arrow["right"].split(",") if arrow["right"] else []
+    columns = [Dim(_space(group.strip(), text), right_role) for group in right]
+    return Signature((*rows, *columns), text, len(rows))
 
 
 def parse_table(text: str) -> tuple[Row, ...]:
@@ -275,7 +292,7 @@ def parse_table(text: str) -> tuple[Row, ...]:
 def _space(group: str, text: str) -> Space:
     """The space that a label, the number 1 or a group in parentheses names."""
     words = iter(re.findall(r"[()|]|[^\s()|]+", group))
-    first = next(words)
+    first = next(words, "")
     space = _concatenation(words, text) if first == "(" else _atom(first, text)
     if next(words, None) is not None:
         raise ValueError(f"signature {text!r}: {group!r} is one stored dimension, which parentheses hold together")

@@ -22,17 +22,19 @@ class SourcePart:
     dtype   in which it is stored
     shape   of the part
     corner  (row, column) where the part begins, in the tensor as a matrix
+    columns of the tensor as a matrix, where they are not its last dim
     """
 
     tensor: str
     dtype: str
     shape: tuple[int, ...]
     corner: tuple[int, int] = (0, 0)
+    columns: int | None = None
 
     @property
     def matrix(self) -> tuple[int, int]:
         """Rows and columns; a vector is one column, a stack lies flat."""
-        return flat(self.shape)
+        return flat(self.shape) if self.columns is None else (math.prod(self.shape) // self.columns, self.columns)
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,10 @@ def times(values: Any, dim: int, scale: np.ndarray) -> Any:
     return values * torch.from_numpy(scale).to(values.device, values.dtype).reshape(along(dim, values.ndim))
 
 
-def ratio(new: Any, old: Any) -> Any:
-    """mean(new) / mean(old); 0 where the old mean is 0."""
-    total = old.mean()
-    return new.mean() / (total + (total == 0))
+def ratio(new: Any, old: Any, *, each: bool = False) -> Any:
+    """mean(new) / mean(old), `each`: of every matrix of the last two dims; 0 where the old mean is 0."""
+    grown, total = (x.mean((-2, -1))[..., None, None] if each else x.mean() for x in (new, old))
+    return grown / (total + (total == 0))
 
 
 def work(values: Any) -> Any:

@@ -131,8 +131,8 @@ def grow_moment(
     for dim, f in enumerate(others, 1):
         if f is not None:
             grown = gather(grown, dim, f.source, _scale(f, power, copies))
-    if isinstance(t.origin, Read) and t.origin.factor != 1:
-        grown = grown / t.origin.factor**power
+    if t.factor != 1:
+        grown = grown / t.factor**power
     return as_like(grown, moment)
 
 
@@ -145,18 +145,35 @@ def grow_factored(t: TensorPlan, row: Any, col: Any, *, copies: bool = True) -> 
 
     are again its means, because V is a product. Ṽ is exactly γ² times V, whatever is fresh. They are also the means
     that Adafactor would have kept of the grown gradients, where Σ γ² over the copies is the same all along the other
-    dim. In a stack, (e, n, 1) and (e, 1, k), every matrix is a product of its own.
+    dim. In a stack, (e, n, 1) and (e, 1, k), every matrix is a product of its own, and in a kernel those of its last
+    two dims.
     """
     if not carries(t, copies):
         return zeros(row, (*t.new_shape[:-1], 1)), zeros(col, (*t.new_shape[:-2], 1, t.new_shape[-1]))
     if not isinstance(t.origin, Stack):
         return _factored([t], row, col, copies)
+    if not t.signature.stacked:
+        return _factored_kernel(t, row, col, copies)
     height, made = t.new_shape[1], []
     for e in range(t.new_shape[0]):  # each matrix has its own means, and experts keep their order
         parts = [piece for begin, piece in t.parts if begin // height == e]
         made.append(_factored(parts, row[e], col[e], copies))
     rows, cols = zip(*made)
     return joined(rows, row), joined(cols, col)
+
+
+def _factored_kernel(t: TensorPlan, row: Any, col: Any, copies: bool) -> tuple[Any, Any]:
+    """The grown means of a tensor of more than two dims."""
+    *outer, f_row, f_col = factors(t)
+    rows, cols = work(row), work(col)
+    for dim, f in enumerate(outer):
+        if f is not None:
+            rows, cols = (gather(x, dim, f.source, _scale(f, 2, copies)) for x in (rows, cols))
+    new_rows = rows if f_row is None else gather(rows, rows.ndim - 2, f_row.source, _scale(f_row, 2, copies))
+    new_cols = cols if f_col is None else gather(cols, cols.ndim - 1, f_col.source, _scale(f_col, 2, copies))
+    by_cols, by_rows = ratio(new_cols, cols, each=True), ratio(new_rows, rows, each=True)
+    new_rows, new_cols = (x * by / t.factor**2 for x, by in ((new_rows, by_cols), (new_cols, by_rows)))
+    return as_like(new_rows, row), as_like(new_cols, col)
 
 
 def _factored(parts: list[TensorPlan], row: Any, col: Any, copies: bool) -> tuple[Any, Any]:
@@ -170,7 +187,7 @@ def _factored(parts: list[TensorPlan], row: Any, col: Any, copies: bool) -> tupl
     new_rows = grown[0] if len(grown) == 1 else joined(grown, row)
     new_cols = cols if f_col is None else gather(cols, 1, f_col.source, _scale(f_col, 2, copies))
     by_cols, by_rows = ratio(new_cols, cols), ratio(new_rows, rows)
-    factor = parts[0].origin.factor if isinstance(parts[0].origin, Read) else 1.0
+    factor = parts[0].factor
     new_rows, new_cols = (x * by / factor**2 for x, by in ((new_rows, by_cols), (new_cols, by_rows)))
     return as_like(new_rows, row), as_like(new_cols, col)
 

@@ -30,6 +30,7 @@ from typing import Any
 import torch
 
 from grow.errors import BadInput, Refused
+from grow.models.fused_experts import called
 from grow.optimizer.dual_rule import POLICIES, grow_factored, grow_moment
 from grow.planning.plan import Plan
 from grow.planning.tensor import TensorPlan
@@ -123,7 +124,7 @@ def _check_state(one: torch.optim.Optimizer, name: str, p: torch.Tensor) -> None
     for key, value in one.state.get(p, {}).items():
         wanted: tuple[int, ...] = tuple(p.shape)
         if key in (ROW, COL):
-            wanted = (p.shape[0], 1) if key == ROW else (1, p.shape[1])
+            wanted = (*p.shape[:-1], 1) if key == ROW else (*p.shape[:-2], 1, p.shape[-1])
         if key not in known:
             what, why = f"is not a state of torch.optim.{type(one).__name__}", "nothing says whether it is a moment"
         elif key != STEP and value is not None and (tuple(value.shape) != wanted or not value.is_floating_point()):
@@ -139,14 +140,16 @@ class _Pairing:
 
     def __init__(self, plan: Plan, model: Any, grown: Any) -> None:
         names: dict[int, list[str]] = {}
+        old_names, new_names = (called(one) or {} for one in (model, grown))
         for name, p in model.named_parameters(remove_duplicate=False):
-            names.setdefault(id(p), []).append(name)
+            names.setdefault(id(p), []).append(old_names.get(name, name))
         made: dict[str, list[TensorPlan]] = {}
         for t in plan.tensors:
             made.setdefault(t.source, []).append(t)
         self._made = {key: [t for name in aliases for t in made.get(name, ())] for key, aliases in names.items()}
         self._old_order = {id(p): i for i, p in enumerate(model.parameters())}
-        self._new = dict(grown.named_parameters(remove_duplicate=False))
+        named = grown.named_parameters(remove_duplicate=False)
+        self._new = {new_names.get(name, name): p for name, p in named}
         self._new_order = {id(p): i for i, p in enumerate(grown.parameters())}
 
     def of(self, p: torch.Tensor) -> Iterator[tuple[TensorPlan, torch.nn.Parameter]]:

@@ -93,6 +93,8 @@ class _Assembly:
         if row.signature.stacked and isinstance(treated, (Read, Stack)):
             matrices = _matrices(old, treated, maps["experts"].n)
             origin = Stack(tuple(self._pieces(place, matrices, maps, shape[1], dtype, inserted)))
+        elif isinstance(treated, Read) and row.signature.matrix is not row.signature:
+            origin = Stack((self._matrix(place, old, treated, maps, dtype, inserted),))
         elif isinstance(treated, Read):
             above = None if old_layer is None else self.stored.get((row.name, old_layer + 1, old_expert))
             origin = self._read(place, old, treated, dims, above, tie_factor(self.source, change.maps) if tied else 1.0)
@@ -110,6 +112,19 @@ class _Assembly:
         dims, shape = _grown(row.signature, table.shape, maps)
         dtype, origin = self.dtypes[table.name], Read(again=True)
         return TensorPlan(tie.head, tie.head, row.signature, dims, table.stored, shape, dtype, origin)
+
+    def _matrix(
+        self, place: _Place, old: Matched, treated: Read, maps: Mapping[str, AxisMap], dtype: str, inserted: bool
+    ) -> TensorPlan:
+        """A tensor of several dims, as the one matrix that lies in it."""
+        signature = old.row.signature
+        dims = _maps(signature.matrix, maps, _sizes(signature, old.shape, maps))
+        shape = signature.flat(old.shape)
+        part = replace(old.stored, shape=shape)
+        grown = tuple(n if m is None else m.m for m, n in zip(dims, shape))
+        return TensorPlan(
+            place.name, place.canonical, signature.matrix, dims, part, grown, dtype, treated, inserted=inserted
+        )
 
     def _read(
         self, place: _Place, old: Matched, treated: Read, dims: DimMaps, above: Matched | None, factor: float
@@ -214,11 +229,19 @@ def _grown(
     signature: Signature, shape: tuple[int, ...], maps: Mapping[str, AxisMap]
 ) -> tuple[DimMaps, tuple[int, ...]]:
     """The map of each dimension of a tensor, and the shape that it gets."""
+    dims = _maps(signature, maps, _sizes(signature, shape, maps))
+    return dims, tuple(n if m is None else m.m for m, n in zip(dims, shape))
+
+
+def _maps(signature: Signature, maps: Mapping[str, AxisMap], sizes: Mapping[str, int]) -> DimMaps:
+    return tuple(dim_map(dim, maps, sizes) for dim in signature.dims)
+
+
+def _sizes(signature: Signature, shape: tuple[int, ...], maps: Mapping[str, AxisMap]) -> dict[str, int]:
+    """Axis -> old size, of the axes in a tensor."""
     labels = [label for dim in signature.dims for label in dim.labels]
     sizes = {label.axis: maps[label.space].n for label in labels if label.space in maps}
-    sizes |= {dim.space.axis: size for dim, size in zip(signature.dims, shape) if isinstance(dim.space, Label)}
-    dims = tuple(dim_map(dim, maps, sizes) for dim in signature.dims)
-    return dims, tuple(n if m is None else m.m for m, n in zip(dims, shape))
+    return sizes | {dim.space.axis: size for dim, size in zip(signature.dims, shape) if isinstance(dim.space, Label)}
 
 
 def _writes_copies(signature: Signature, dims: DimMaps) -> bool:

@@ -80,18 +80,20 @@ def grow_counts(source: Architecture, new: Mapping[str, int], tokens: str, words
     positions  new rows repeat the old ones, as far as they are positions
     """
     old = source.sizes
-    v, v2 = old["vocab"], new["vocab"]
-    kind = SILENT if tokens == "zero" else BLEND
-    maps = {"vocab": appended(v, v2, kind, tokens)}
-    if v2 > v:
-        words["vocab"] = (
-            f"{v2 - v} appended, "
-            + {
-                "blend": "logits between the old ones",
-                "zero": "logit 0",
-                "low": f"logits about {LOW:g} by the head's bias",
-            }[tokens]
-        )
+    maps: dict[str, AxisMap] = {}
+    if "vocab" in old:
+        v, v2 = old["vocab"], new["vocab"]
+        kind = SILENT if tokens == "zero" else BLEND
+        maps["vocab"] = appended(v, v2, kind, tokens)
+        if v2 > v:
+            words["vocab"] = (
+                f"{v2 - v} appended, "
+                + {
+                    "blend": "logits between the old ones",
+                    "zero": "logit 0",
+                    "low": f"logits about {LOW:g} by the head's bias",
+                }[tokens]
+            )
     if "positions" in old:
         p, p2 = old["positions"], new["positions"]
         maps["positions"] = position_map(source, p2)

@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
-from grow.notation.origins import Read, flat
+from grow.notation.origins import Read, SourcePart
 from grow.planning.tensor import TensorPlan
 
 Corner = tuple[int, int]
@@ -18,17 +18,20 @@ def uncovered(tensors: Iterable[TensorPlan], shapes: Mapping[str, tuple[int, ...
     One equation per tensor says what a part became; that no part is missing or there twice, only all of them say.
     """
     read: dict[tuple[str, str], Counter[tuple[Corner, Corner]]] = defaultdict(Counter)
+    wide: dict[str, int | None] = {}
     for whole in tensors:
         for _, t in whole.parts:
             if isinstance(t.origin, Read) and len(t.shape) == 2:
                 (top, left), (rows, columns) = t.old.corner, t.old.matrix
+                wide[t.old.tensor] = t.old.columns
                 read[_without_expert(whole.canonical), t.old.tensor][(top, top + rows), (left, left + columns)] += 1
     for (_, source), parts in read.items():
         shape = shapes[source]
+        matrix = SourcePart(source, "", shape, columns=wide[source]).matrix
         down, across = (_steps([part[d] for part in parts]) for d in (0, 1))
         tiles = {(row, column) for row in down for column in across}
         ends = (down[-1][1], across[-1][1]) if down and across else (0, 0)
-        if ends != flat(shape) or set(parts) != tiles or len(set(parts.values())) != 1:
+        if ends != matrix or set(parts) != tiles or len(set(parts.values())) != 1:
             yield f"grow.json: the slices of {source} do not cover {list(shape)} once per copy"
 
 

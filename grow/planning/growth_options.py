@@ -128,7 +128,7 @@ class GrowthOptions:
             for axis, name in (self.operators or {}).items()
             if all(new.get(a) == old.get(a) for a in follow.get(axis, (axis,)))
         ]
-        if not is_usual("new_tokens", self.new_tokens) and new["vocab"] == old["vocab"]:
+        if not is_usual("new_tokens", self.new_tokens) and new.get("vocab") == old.get("vocab"):
             idle.append(f"{option(new_tokens=self.new_tokens)} has no effect: the vocabulary does not grow")
         return idle
 

@@ -19,7 +19,7 @@ from grow.planning.tensor import SPLITS
 
 SCHEMA = 1
 MOST = 64  # growths one after the other
-FIRST = ("hidden", "heads", "kv_heads", "head_dim", "layers", "vocab")  # axes that every family has
+FIRST = ("hidden", "heads", "kv_heads", "head_dim", "layers")  # axes that every family has
 
 
 @dataclass(frozen=True)

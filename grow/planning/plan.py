@@ -133,7 +133,7 @@ def make_plan(
     if any(depth.inserted) or source.first_is_apart:
         check_depth(source, depth)
     words["layers"] = depth.describe()
-    low = low_logit(source, tokens) if new["vocab"] > old["vocab"] else None
+    low = low_logit(source, tokens) if _more(old, new, "vocab") else None
     change = Change(maps, depth, low, upcycling, made.above, made.redraw)
     notes = [*target.notes, *idle]
     rounded = why_rounded(matched, change, new, split)
@@ -158,6 +158,10 @@ def make_plan(
         method=options.method,
         lossy=made.lossy,
     )
+
+
+def _more(old: Mapping[str, int], new: Mapping[str, int], axis: str) -> bool:
+    return axis in old and new[axis] > old[axis]
 
 
 def plan_for(matched: Match, to: Any, options: GrowthOptions = USUAL) -> Plan:
@@ -267,6 +271,11 @@ def _new_config(
             # older readers know one name of the experts only; for the rest, the names that are there
             both = family.experts is not None and axis == "experts"
             result |= {spot: new[axis] for spot in (name, family.synonyms[name]) if both or spot in config}
+    for name, value in family.defaults.items():  # a field that would have followed another one stays what it was
+        if isinstance(value, str) and value.startswith("=") and config.get(name) is None and name not in result:
+            followed = source.with_config(result).get(name)
+            if followed != source.get(name):
+                result[name] = source.get(name)
     if new["hidden"] != old["hidden"] or new["heads"] != old["heads"]:
         for axis in ("head_dim", "ffn"):  # both may have followed from hidden
             if axis in family.axes:

@@ -33,7 +33,7 @@ def stream_readback(
     hidden = maps["hidden"]
     if hidden.is_identity:
         return None
-    normed = final and not source.stream_is_bare and source.norm_is_affine
+    normed = final and not source.stream_is_bare and source.norm_is_affine and source.holds(source.family.norm.last)
     tied = normed and shares_final_norm(source)
     factor = hidden.gain * hidden.write if normed and not tied else hidden.write
     if tied:

@@ -10,7 +10,7 @@ import numpy as np
 from grow.notation.axes import WRITE, Signature
 from grow.notation.dtypes import ITEMSIZE
 from grow.notation.maps import AxisMap
-from grow.notation.origins import AS_IT_IS, Constant, Drawn, Read, SourcePart, Stack, flat
+from grow.notation.origins import AS_IT_IS, Constant, Drawn, Read, SourcePart, Stack
 
 SPLITS = ("exact", "even", "noisy", "diagonal")
 """How copies share a consumer's weight.
@@ -60,6 +60,16 @@ class TensorPlan:
         return self.signature.dims[0].offset
 
     @property
+    def factor(self) -> float:
+        """What its numbers are multiplied with as they are read, all alike."""
+        match self.origin:
+            case Read(factor=factor):
+                return factor
+            case Stack(pieces=(piece,)):
+                return piece.factor
+        return 1.0
+
+    @property
     def source(self) -> str:
         """The name of the source's tensor in its place."""
         return self.old.tensor
@@ -71,12 +81,12 @@ class TensorPlan:
 
     @property
     def matrix(self) -> tuple[int, int]:
-        """Rows and columns of what is read; a vector is one column, a stack lies flat."""
+        """Rows and columns of what is read; a vector is one column, a stack and a tensor of more dims lie flat."""
         return self.old.matrix
 
     @property
     def new_matrix(self) -> tuple[int, int]:
-        return flat(self.new_shape)
+        return self.signature.flat(self.new_shape)
 
     @property
     def parts(self) -> tuple[tuple[int, TensorPlan], ...]:

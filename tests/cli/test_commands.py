@@ -28,7 +28,7 @@ COMMANDS = {
     "widen": f"{GROWTH} {WRITING}",
     "deepen": f"{EXACT} {LAYERS} {WRITING} --layers",
     "upcycle": f"{GROWTH} {WRITING} --every --experts --granularity --route --top-k",
-    "plan": f"{GROWTH} --world",
+    "plan": f"{GROWTH} --try --world",
     "compare": "--deepen --from --json --methods --out --rate --report --revision --seed --text --to --train-steps",
     "verify": "SRC GROWN --against --json --overwrite --record --recover --report --revision --rung --samples --seed "
     "--tasks",
@@ -42,7 +42,7 @@ COMMANDS = {
     "data prepare": "INPUT... --field --json --no-end --out --overwrite --revision --seed --separator --split "
     "--tokenizer --validation",
     "inspect": "SRC --assume-harmless --json --revision",
-    "families": "NAME --json",
+    "families": "NAME --json --markdown",
     "completion": "SHELL",
 }
 ALIASES = {

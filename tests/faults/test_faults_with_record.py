@@ -80,7 +80,7 @@ def from_table(name: str, folder: Path) -> Path:
     """A checkpoint with all the tensors that a table's config allows, N(0, 1): the certificate runs no model."""
     config = TABLES[name].config
     facts = FAMILIES[config["model_type"]]
-    sizes, draw = {**Architecture(facts, config).sizes, "labels": 3}, np.random.default_rng(0)
+    sizes, draw = {**models.FOUND, **Architecture(facts, config).sizes}, np.random.default_rng(0)
     shapes = {tensor: row.signature.shape(sizes) for tensor, row in Architecture(facts, config).tensors.items()}
     folder.mkdir(parents=True)
     tiny.write_json(folder / "config.json", config)

@@ -19,6 +19,7 @@ WHOLE = ("olmo2", "flex_olmo")  # one norm over all heads, and readers of the ra
 FREE = (
     *("llama", "mistral", "qwen2", "qwen3", "granite", *WHOLE, *EXPERTS),
     *("gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron"),
+    "vit",
     *("ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "eurobert"),
 )  # head_dim is a field of its own
 UNITS = ("copies", "unread")

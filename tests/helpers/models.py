@@ -26,6 +26,9 @@ from variants import (  # noqa: F401  tests import them from here
     Variant,
 )
 
+FOUND = {"labels": 3, "positions": 17, "channels": 3, "patch": 4, "pooled": 7, "pixels": 48}
+"""Sizes of axes that no config field says."""
+
 transformers.logging.set_verbosity(transformers.logging.CRITICAL)
 transformers.logging.disable_progress_bar()
 
@@ -46,8 +49,8 @@ def make(variant: str, seed: int = 1, **other: Any) -> transformers.PreTrainedMo
                 p.copy_(0.3 * noise + name.endswith("weight"))
             elif any(word in name for word in ("embed", "wte", "wpe")) and "project" not in name:
                 p.copy_(noise)
-            else:
-                p.copy_(noise * (2 / min(p.shape[-2:])) ** 0.5)
+            else:  # a kernel reads all dims behind the first
+                p.copy_(noise * (2 / (p[0].numel() if p.ndim > 3 else min(p.shape[-2:]))) ** 0.5)
     return model
 
 
@@ -113,7 +116,8 @@ def outputs(
         model = source if isinstance(source, transformers.PreTrainedModel) else load(source)
         found: dict[str, torch.Tensor] = {}
         for length in lengths:
-            result = model(**inputs(model.config, length), output_hidden_states=states, use_cache=False)
+            more = {"use_cache": False} if hasattr(model.config, "vocab_size") else {}
+            result = model(**inputs(model.config, length), output_hidden_states=states, **more)
             for name, value in result.items():
                 parts = {name: value} if torch.is_tensor(value) else dict(enumerate(value))
                 found |= {f"{name if k == name else f'{name}.{k}'} of {length}": v for k, v in parts.items()}
@@ -148,6 +152,8 @@ ENCODERS = (
 
 def inputs(config, length: int) -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(length)
+    if hasattr(config, "image_size"):
+        return {"pixel_values": torch.randn(3, config.num_channels, *_grid(config.image_size), generator=draw)}
     given = {"input_ids": torch.randint(4, config.vocab_size, (3, length), generator=draw)}
     if getattr(config, "type_vocab_size", 0):
         given["token_type_ids"] = torch.randint(0, config.type_vocab_size, (3, length), generator=draw)
@@ -162,6 +168,10 @@ def inputs(config, length: int) -> dict[str, torch.Tensor]:
         given["attention_mask"] = torch.ones(3, length, dtype=torch.int64)
         given["attention_mask"][0, -4:] = 0
     return given
+
+
+def _grid(size: int | list[int]) -> list[int]:
+    return [size, size] if isinstance(size, int) else list(size)
 
 
 def difference(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+from models import FOUND
+
 from grow.architectures import architecture_of
 from grow.architectures.config_values import check_fields
 from grow.architectures.match import match
@@ -40,7 +42,7 @@ def plan(config: dict, to, **options) -> Plan:
     source = architecture_of(config)
     check_fields(source)
     stored = {
-        name: SimpleNamespace(dtype="F32", shape=row.signature.shape({**source.sizes, "labels": 2}))
+        name: SimpleNamespace(dtype="F32", shape=row.signature.shape({**FOUND, **source.sizes}))
         for name, row in source.tensors.items()
     }
     found = match(source, stored, "here")

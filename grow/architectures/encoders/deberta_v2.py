@@ -50,9 +50,9 @@ DEBERTA_V2 = relative(
     masked="ForMaskedLM",
     encoder=EMBEDDINGS + EMBEDDING_NORM + DISTANCES + PROJECTED + FFN + NORMS + APART + POOLER + ANSWERS,
     axes={axis: name for axis, name in AXES.items() if axis != "types"}
-    | {"buckets": "position_buckets", "pooled": "pooler_hidden_size"},
+    | {"buckets": "position_buckets", "pooler": "pooler_hidden_size"},
     attention=Attention(positional=True),
-    follows={"pooled": "hidden"},
+    follows={"pooler": "hidden"},
     refusals=(
         Refusal(
             "positions",

@@ -23,7 +23,7 @@ import torch
 from grow.checkpoint.reader import Checkpoint
 from grow.errors import Refused
 from grow.notation.axes import READ
-from grow.notation.origins import Read, Stack
+from grow.notation.origins import Stack
 from grow.optimizer.dual_rule import carries, factors
 from grow.planning.parsed_record import Record
 from grow.planning.tensor import TensorPlan
@@ -93,7 +93,7 @@ class Dimwise:
     """
 
     def __init__(self, tensor: TensorPlan, p: torch.nn.Parameter) -> None:
-        self.factor = tensor.origin.factor if isinstance(tensor.origin, Read) else 1.0
+        self.factor = tensor.factor
         self.values: list[torch.Tensor] = []
         self.gradients: list[torch.Tensor] = []
         for dim, f in enumerate(factors(tensor)):
@@ -118,7 +118,8 @@ class Stackwise:
     """`Dimwise` for each matrix of a stack that this process holds."""
 
     def __init__(self, tensor: TensorPlan, p: torch.nn.Parameter) -> None:
-        own, height = local(p), tensor.new_shape[1]
+        own, height = local(p), tensor.new_matrix[0] // tensor.new_shape[0]
+        self.columns = tensor.new_matrix[1]
         first, end = (row * height for row in rows_of(p))
         like = torch.nn.Parameter(own.new_empty(0))
         self.parts = [
@@ -129,7 +130,7 @@ class Stackwise:
 
     def __call__(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         v, g = torch.ones_like(like), torch.ones_like(like)
-        rows_v, rows_g = (some.view(-1, like.shape[-1]) for some in (v, g))
+        rows_v, rows_g = (some.view(-1, self.columns) for some in (v, g))
         for first, end, rate in self.parts:
             rows_v[first:end], rows_g[first:end] = rate(rows_v[first:end])
         return v, g

@@ -71,7 +71,7 @@ class Objective:
 
 def objective_of(config: Any, tokenizer: Any, architecture: str) -> Objective:
     """The objective of a model's class; Refused where a block of text does not say what to predict."""
-    vocab = int(config.vocab_size)
+    vocab = int(getattr(config, "vocab_size", 0))
     special = tuple(sorted(tokenizer.all_special_ids)) if tokenizer is not None else ()
     if getattr(config, "is_encoder_decoder", False):
         return _encoder_decoder(config, tokenizer, vocab, architecture)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from grow.models.float64_mode import TrueFloat64
-from grow.models.fused_experts import asked, in_files
+from grow.models.fused_experts import asked, file_names, in_files
 from grow.models.true_float64 import SMALL
 from grow.verification.outputs.compare import RUN_ERRORS
 from grow.verification.outputs.pair import Pair
@@ -85,7 +85,8 @@ def train_briefly(pair: Pair, side: Side) -> Trained | None:
     weights = in_files(model, {name: p.detach() for name, p in model.named_parameters()})
     sent = in_files(model, whole) if whole else {}
     nothing = ROUNDING * torch.finfo(model.dtype).eps * max(largest.values(), default=0.0)
-    still = {name for name, gradient in largest.items() if 0 < gradient <= nothing}
+    resting = (name for name, gradient in largest.items() if 0 < gradient <= nothing)
+    still = {stored for name in resting for stored in file_names(model, name)}
     return Trained(in_files(model, moved), weights, equal, tables, sent, still, losses, dtype)
 
 

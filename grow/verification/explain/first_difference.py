@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from grow.models.fused_experts import file_names, fused, in_files
+from grow.models.fused_experts import called, file_names, fused, in_files
 from grow.models.true_float64 import forward
 from grow.notation.axes import GAIN, READ
 from grow.planning.tensor import TensorPlan
@@ -65,8 +65,10 @@ def without_effect(pair: Pair, tensors: Iterable[str]) -> list[str]:
     reference = pair.outputs("source", "float64")
     model, missed = pair.model("source", "float64"), []
     within = _within(model)
+    files = called(model) or {}
+    stored: dict[str, str] = {files.get(str(n), str(n)): n for n in source if n in grown}
     for tensor in tensors:
-        name = next((name for name in source if same_end(name, tensor) and name in grown), None)
+        name = next((n for file, n in stored.items() if same_end(file, tensor)), None)
         whole, where = (name, None) if name else within(tensor)
         if whole is None or whole not in grown or source[whole].is_meta:
             missed.append(tensor)
@@ -117,7 +119,7 @@ def walk(pair: Pair, replay: Replay | None, probe: Probe) -> dict[str, float]:
     # which tokens come to an expert, and in which order, is another thing where there are others
     apart = [f"{name}." for name, count in stacks[1].items() if stacks[0].get(name) != count]
     _run(pair, "source", probe, seen.setdefault)
-    back = _Back(replay)
+    back = _Back(replay, called(pair.model("grown", "float64")) or {})
 
     def compare(name: str, out: list[torch.Tensor]) -> None:
         if name.startswith(tuple(apart)):
@@ -163,7 +165,9 @@ def _tensors(out: Any) -> list[torch.Tensor]:
 class _Back:
     """Reads outputs of grown modules in the coordinates of the source."""
 
-    def __init__(self, replay: Replay | None) -> None:
+    def __init__(self, replay: Replay | None, stored: Mapping[str, str]) -> None:
+        """stored  parameter -> its name in the files"""
+        self.stored = stored
         self.known = replay is not None
         self.tensors = replay.by_name() if replay else {}
         self.streams: dict[tuple[int, int], list[Readback]] = collections.defaultdict(list)
@@ -208,7 +212,7 @@ class _Back:
 
     def _maps(self, name: str, n: int, m: int) -> Sequence[Readback | None]:
         """What the module's own weight writes; without a weight, whatever has this width."""
-        plan = _plan(self.tensors, f"{name}.weight")
+        plan = _plan(self.tensors, self.stored.get(f"{name}.weight", f"{name}.weight"))
         if plan is None:
             known: Sequence[Readback | None] = self.streams[n, m]
             return known or [None]

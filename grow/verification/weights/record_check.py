@@ -73,7 +73,8 @@ def _recomputed(source: Architecture, change: Change, new: Sizes) -> Iterator[st
     for space, axis_map in wanted.items():
         if not _same(change.maps[space], axis_map):
             yield f"grow.json: the map of {space} is not the one {axis_map.n} -> {axis_map.m} of this family"
-    vocab = change.maps["vocab"]
+    if (vocab := change.maps.get("vocab")) is None:
+        return
     kinds = set(vocab.source[vocab.n :].tolist())
     appended = np.array_equal(vocab.source[: vocab.n], np.arange(vocab.n)) and kinds in (set(), {SILENT}, {BLEND})
     if not appended or not ((vocab.write == 1).all() and (vocab.gain == 1).all()):

@@ -104,6 +104,7 @@ class Replay:
         lists = {
             row.name.partition(".{layers}")[0].rpartition(".")[2] for row in self.family.rows if "{layers}" in row.name
         }
+        lists.add("layers")  # as stock code calls the list where files have an older name of it
         return re.compile(rf"(^|\.)(?:{'|'.join(sorted(lists))})\.(\d+)(?=\.|$)")
 
     def by_name(self) -> dict[str, TensorPlan]:

@@ -91,7 +91,7 @@ def recover_tensor(carrier: Carrier, replay: Replay) -> Recovered:
     entries = changed = 0
     worst = 0.0
     among = read.among or ((name, begin),)
-    for start, stop, values, terms in old_rows(t, read, _reader(replay.grown, among)):
+    for start, stop, values, terms in old_rows(t, read, _reader(replay.grown, among, t.new_matrix[1])):
         raw = part_rows(replay.source, t.old, start, stop)
         wanted = widen(raw, t.old.dtype, F64)
         back = values if unit == 0 else widen(narrow(values, t.old.dtype), t.old.dtype, F64)
@@ -106,11 +106,11 @@ def recover_tensor(carrier: Carrier, replay: Replay) -> Recovered:
     return Recovered(t.old.tensor, entries, changed, worst)
 
 
-def _reader(grown: Checkpoint, among: Sequence[tuple[str, int]]) -> Rows:
+def _reader(grown: Checkpoint, among: Sequence[tuple[str, int]], columns: int) -> Rows:
     """Rows of the grown tensor; of experts that share one's output the mean."""
 
     def rows(index: np.ndarray) -> np.ndarray:
-        first, *rest = (grown_rows(grown, name, index + begin) for name, begin in among)
+        first, *rest = (grown_rows(grown, name, index + begin, columns) for name, begin in among)
         return sum(rest, first) / len(among)
 
     return rows

@@ -39,8 +39,9 @@ def check_tensor(t: TensorPlan, source: Checkpoint, grown: Checkpoint, split: st
     whole.worst = max(check.worst for check in checks)
     for (begin, _), check in zip(t.parts, checks):
         for fault in check.faults:
-            row, *rest = fault.at or (0,)
-            at = (*(int(i) for i in np.unravel_index(row + begin, t.new_shape[:-1])), *rest)
+            row, column = (*(fault.at or (0,)), 0)[:2]
+            flat = (row + begin) * t.new_matrix[1] + column
+            at = tuple(int(i) for i in np.unravel_index(flat, t.new_shape))
             whole.faults.append(replace(fault, tensor=t.name, at=at))
     return whole
 
@@ -51,7 +52,7 @@ def _check_part(t: TensorPlan, name: str, begin: int, source: Checkpoint, grown:
     check = TensorCheck(t, unit_of(t, factor, split))
 
     def own(rows: np.ndarray) -> np.ndarray:
-        return grown_rows(grown, name, rows + begin)
+        return grown_rows(grown, name, rows + begin, t.new_matrix[1])
 
     with np.errstate(invalid="ignore", over="ignore"):  # Inf and NaN are faults, not warnings
         match t.origin:
@@ -76,7 +77,7 @@ def _check_read(check: TensorCheck, read: Read, source: Checkpoint, grown: Check
         return values * times if times != 1 else values
 
     def together(rows: np.ndarray) -> np.ndarray:
-        first, *rest = (grown_rows(grown, tensor, rows + begin) for tensor, begin in read.among)
+        first, *rest = (grown_rows(grown, tensor, rows + begin, t.new_matrix[1]) for tensor, begin in read.among)
         return sum(rest, first)
 
     new, every = together if read.among else own, np.arange(t.new_shape[0])
@@ -92,10 +93,10 @@ def _check_read(check: TensorCheck, read: Read, source: Checkpoint, grown: Check
         _check_share(check, own)
 
 
-def grown_rows(grown: Checkpoint, tensor: str, index: np.ndarray) -> np.ndarray:
+def grown_rows(grown: Checkpoint, tensor: str, index: np.ndarray, columns: int) -> np.ndarray:
     """(rows, columns) in float64 of a stored tensor as a matrix; neighbours in `index` are read together."""
     runs = np.split(index, np.flatnonzero(np.diff(index) != 1) + 1)
-    blocks = [stored_matrix(grown, tensor, int(run[0]), int(run[-1]) + 1) for run in runs if len(run)]
+    blocks = [stored_matrix(grown, tensor, int(run[0]), int(run[-1]) + 1, columns) for run in runs if len(run)]
     return widen(np.concatenate(blocks), grown.tensors[tensor].dtype, F64)
 
 
