@@ -134,11 +134,12 @@ def test_an_axis_that_moves_no_tensor_is_no_width(subject):
     column for them, positions nothing under RoPE without a table; all else moves something."""
     family = FAMILIES[subject.model_type]
     moved = {axis for dims in probed(subject).values() for dim in dims for axis in dim}
-    together = family.derived_head_dim and "kv_heads" not in family.axes and "buckets" not in family.axes
-    idle = {"layers", "layer_groups"} | ({"heads"} if together and family.attention.rope != "table" else set())
-    idle |= set() if family.counts_positions else {"positions"}
     rows = Architecture(family, subject.config(family)).tensors.values()
-    idle |= set(STILL) - {axis for row in rows for axis in row.signature.axes}  # a table that this config has not
+    dims = [dim for row in rows for dim in row.signature.dims]
+    alone = any(dim.has("heads") != dim.has("head_dim") for dim in dims)  # of a bias on scores, of a table of angles
+    together = family.derived_head_dim and "kv_heads" not in family.axes
+    idle = {"layers", "layer_groups"} | ({"heads"} if together and not alone else set())
+    idle |= {*STILL, "positions"} - {label.axis for dim in dims for label in dim.labels}  # no tensor here has them
     if family.experts and family.experts.step:
         dense = "mlp_only_layers" in subject.extra
         idle |= {"expert_ffn", "shared_ffn", "experts"} & set(subject.axes) if dense else {"ffn"}

@@ -92,7 +92,8 @@ def tables(family: str) -> Iterator[tuple[str, Table]]:
         return
     head = next(word for word in facts.tie.when.split() if word[0].isupper()).split("|")[0]
     tied = {**fields, "tie_word_embeddings": True, "architectures": [f"Stock{head}"]}
-    yield f"{family} tied", Table(tied, (facts.tie.table, *facts.tie.norms))
+    there = Architecture(facts, tied).tensors
+    yield f"{family} tied", Table(tied, (facts.tie.table, *(n for n in facts.tie.norms if n in there)))
 
 
 TABLES = dict(item for family in FAMILIES for item in tables(family))

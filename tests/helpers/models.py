@@ -157,10 +157,10 @@ def inputs(config, length: int) -> dict[str, torch.Tensor]:
     given = {"input_ids": torch.randint(4, config.vocab_size, (3, length), generator=draw)}
     if getattr(config, "type_vocab_size", 0):
         given["token_type_ids"] = torch.randint(0, config.type_vocab_size, (3, length), generator=draw)
-    if getattr(config, "max_2d_position_embeddings", 0):
+    if config.model_type == "layoutlm":
         corners = torch.randint(0, config.max_2d_position_embeddings, (3, length, 2, 2), generator=draw)
         given["bbox"] = corners.sort(dim=2).values.reshape(3, length, 4)
-    if getattr(config, "use_task_id", False):
+    if config.model_type == "ernie" and config.use_task_id:
         given["task_type_ids"] = torch.randint(0, config.task_type_vocab_size, (3, length), generator=draw)
     if config.model_type == "longformer":
         given["global_attention_mask"] = (torch.arange(length) % 5 == 0).expand(3, length).long()

@@ -31,7 +31,7 @@ BERT = dict(
 )  # fmt: skip
 MPNET = {k: v for k, v in BERT.items() if k != "type_vocab_size"}
 MODERN = dict(
-    vocab_size=41, hidden_size=24, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3,
+    vocab_size=41, hidden_size=12, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3,
     max_position_embeddings=64, norm_eps=0.05, local_attention=8,
     pad_token_id=0, eos_token_id=2, bos_token_id=1, cls_token_id=1, sep_token_id=2,
 )  # fmt: skip
@@ -274,7 +274,8 @@ VARIANTS: dict[str, Variant] = {
     "albert-mlm-shared": Variant("albert", MLM, {**BERT, "embedding_size": 12, "num_hidden_layers": 3}),
     "layoutlm-mlm": Variant("layoutlm", MLM, {**BERT, "max_2d_position_embeddings": 20}),
     "ernie-mlm-tasks": Variant("ernie", MLM, {**BERT, "use_task_id": True, "task_type_vocab_size": 4}),
-    "big_bird-mlm": Variant(
+    "big_bird-mlm": Variant("big_bird", MLM, {**BERT, "attention_type": "original_full"}),
+    "big_bird-mlm-untied": Variant(
         "big_bird", MLM, {**BERT, "attention_type": "original_full", "use_bias": False, "tie_word_embeddings": False}
     ),
     "longformer-mlm": Variant("longformer", MLM, {**BERT, "attention_window": [4, 8]}),
@@ -283,17 +284,17 @@ VARIANTS: dict[str, Variant] = {
     "megatron-bert-mlm": Variant("megatron-bert", MLM, BERT),
     "rembert-mlm": Variant("rembert", MLM, {**BERT, "input_embedding_size": 10, "output_embedding_size": 14}),
     "modernbert-mlm": Variant("modernbert", MLM, {**MODERN, "num_hidden_layers": 4}),
-    "modernbert-mlm-biases": Variant(
+    "modernbert-mlm-untied": Variant(
         "modernbert", MLM,
         {**MODERN, **BIASES, "norm_bias": True, "classifier_bias": True, "decoder_bias": False,
          "layer_types": ["sliding_attention", "full_attention"], "rope_parameters": TWO_ROPES,
          "tie_word_embeddings": False},
     ),
     "deberta-v2-mlm": Variant("deberta-v2", MLM, DEBERTA),
-    "deberta-v2-mlm-apart": Variant(
+    "deberta-v2-mlm-untied": Variant(
         "deberta-v2", MLM,
         {**DEBERTA, "share_att_key": False, "norm_rel_ebd": "none", "position_biased_input": True,
-         "max_relative_positions": 40, "tie_word_embeddings": False},
+         "tie_word_embeddings": False},
     ),
     "eurobert-mlm": Variant("eurobert", MLM, {**LLAMA, **NO_PADDING, **BIASES}),
     "eurobert-mlm-tied": Variant("eurobert", MLM, {**LLAMA, **NO_PADDING, "tie_word_embeddings": True}),

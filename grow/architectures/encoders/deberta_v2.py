@@ -24,16 +24,18 @@ EMBEDDINGS = """
 {base}embeddings.word_embeddings.weight                             vocab -> hidden
 {base}embeddings.position_embeddings.weight                         positions -> hidden  ? position_biased_input
 """
+NORMED = "relative_attention norm_rel_ebd=='layer_norm'"
+OF_POSITIONS = "relative_attention not share_att_key"
 DISTANCES = """
-{base}encoder.rel_embeddings.weight                                 (2 buckets) -> hidden
-{base}encoder.LayerNorm.weight                                      hidden *             ? norm_rel_ebd=='layer_norm'
-{base}encoder.LayerNorm.bias                                        hidden +             ? norm_rel_ebd=='layer_norm'
+{base}encoder.rel_embeddings.weight                                 (2 buckets) -> hidden  ? relative_attention
+{base}encoder.LayerNorm.weight                                      hidden *               ? {normed}
+{base}encoder.LayerNorm.bias                                        hidden +               ? {normed}
 """
 APART = """
-{base}encoder.layer.{layers}.attention.self.pos_query_proj.weight   (heads head_dim.q) <- hidden  ? not share_att_key
-{base}encoder.layer.{layers}.attention.self.pos_query_proj.bias     (heads head_dim.q) <-         ? not share_att_key
-{base}encoder.layer.{layers}.attention.self.pos_key_proj.weight     (heads head_dim.k) <- hidden  ? not share_att_key
-{base}encoder.layer.{layers}.attention.self.pos_key_proj.bias       (heads head_dim.k) <-         ? not share_att_key
+{base}encoder.layer.{layers}.attention.self.pos_query_proj.weight   (heads head_dim.q) <- hidden  ? {apart}
+{base}encoder.layer.{layers}.attention.self.pos_query_proj.bias     (heads head_dim.q) <-         ? {apart}
+{base}encoder.layer.{layers}.attention.self.pos_key_proj.weight     (heads head_dim.k) <- hidden  ? {apart}
+{base}encoder.layer.{layers}.attention.self.pos_key_proj.bias       (heads head_dim.k) <-         ? {apart}
 """
 POOLER = f"""
 pooler.dense.weight                                                 hidden <- hidden  ? {POOLED}
@@ -48,7 +50,15 @@ DEBERTA_V2 = relative(
     class_prefix="DebertaV2",
     prefix="deberta.",
     masked="ForMaskedLM",
-    encoder=EMBEDDINGS + EMBEDDING_NORM + DISTANCES + PROJECTED + FFN + NORMS + APART + POOLER + ANSWERS,
+    encoder=EMBEDDINGS
+    + EMBEDDING_NORM
+    + DISTANCES.replace("{normed}", NORMED)
+    + PROJECTED
+    + FFN
+    + NORMS
+    + APART.replace("{apart}", OF_POSITIONS)
+    + POOLER
+    + ANSWERS,
     axes={axis: name for axis, name in AXES.items() if axis != "types"}
     | {"buckets": "position_buckets", "pooler": "pooler_hidden_size"},
     attention=Attention(positional=True),
@@ -57,7 +67,7 @@ DEBERTA_V2 = relative(
         Refusal(
             "positions",
             "distances fall into buckets by the largest one, which is max_position_embeddings here",
-            when="max_relative_positions==-1",
+            when="relative_attention max_relative_positions==-1",
         ),
     ),
     defaults={
@@ -67,14 +77,15 @@ DEBERTA_V2 = relative(
         "position_biased_input": True,
         "norm_rel_ebd": "none",
         "share_att_key": False,
+        "relative_attention": False,
+        # without buckets each distance has a row, and distances reach as far as positions
+        "position_buckets": "=max_position_embeddings",
         "max_relative_positions": -1,
         "pooler_hidden_size": "=hidden_size",
     },
-    needs=("relative_attention", "pos_att_type", "position_buckets"),
     fixed={
         "hidden_act": ENCODER_FACTS["fixed"]["hidden_act"],
         "pooler_hidden_act": ENCODER_FACTS["fixed"]["hidden_act"],
-        "relative_attention": (True,),
         "pos_att_type": BOTH,
         "norm_rel_ebd": ("none", "layer_norm"),
         "type_vocab_size": (0,),
