@@ -30,7 +30,7 @@ def has_bias(variant: str) -> bool:
     kind, auto, fields, _ = VARIANTS[variant]
     if auto == LM:
         return kind == "phi" or bool(fields.get("lm_head_bias"))
-    return kind != "eurobert" or "mlp_bias" in fields
+    return fields.get("decoder_bias", True) and (kind != "eurobert" or "mlp_bias" in fields)
 
 
 BIASED = [v for v in LANGUAGE if has_bias(v)]

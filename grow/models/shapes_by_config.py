@@ -36,7 +36,6 @@ SIZES = {
     "places": 12,
     "task_types": 7,
     "head_width": 52,
-    "pooler": 96,
     "embed": 44,
     "expert_ffn": 26,
     "shared_ffn": 34,

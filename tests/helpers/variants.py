@@ -36,13 +36,9 @@ MODERN = dict(
     pad_token_id=0, eos_token_id=2, bos_token_id=1, cls_token_id=1, sep_token_id=2,
 )  # fmt: skip
 DEBERTA = {k: v for k, v in BERT.items() if k != "type_vocab_size"} | dict(
-    relative_attention=True,
-    pos_att_type=["p2c", "c2p"],
-    position_buckets=6,
-    share_att_key=True,
-    norm_rel_ebd="layer_norm",
-    position_biased_input=False,
-)
+    relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=6, max_relative_positions=40,
+    share_att_key=True, norm_rel_ebd="layer_norm", position_biased_input=False,
+)  # fmt: skip
 DISTIL = dict(vocab_size=41, dim=12, hidden_dim=22, n_layers=2, n_heads=3, max_position_embeddings=64)
 
 VIT = dict(

@@ -59,10 +59,9 @@ DEBERTA_V2 = relative(
     + APART.replace("{apart}", OF_POSITIONS)
     + POOLER
     + ANSWERS,
-    axes={axis: name for axis, name in AXES.items() if axis != "types"}
-    | {"buckets": "position_buckets", "pooler": "pooler_hidden_size"},
+    axes={axis: name for axis, name in AXES.items() if axis != "types"} | {"buckets": "position_buckets"},
     attention=Attention(positional=True),
-    follows={"pooler": "hidden"},
+    synonyms={"hidden_size": "pooler_hidden_size"},
     refusals=(
         Refusal(
             "positions",
@@ -81,7 +80,6 @@ DEBERTA_V2 = relative(
         # without buckets each distance has a row, and distances reach as far as positions
         "position_buckets": "=max_position_embeddings",
         "max_relative_positions": -1,
-        "pooler_hidden_size": "=hidden_size",
     },
     fixed={
         "hidden_act": ENCODER_FACTS["fixed"]["hidden_act"],
