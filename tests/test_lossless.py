@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawn_targets import EXACT, FLOAT32, FREE, WHOLE, context, divides, draw, grows, rooted, sizes_of
+from drawn_targets import EXACT, FLOAT32, WHOLE, context, divides, draw, free, grows, rooted, sizes_of
 from models import LLAMA, ONE_EACH, VARIANTS, difference, load, make, outputs, seeded
 from safetensors.torch import load_file, save_file
 
@@ -70,7 +70,7 @@ def draw_bit_exact(variant: str) -> dict:
     """A target whose factors are powers of two: hidden × c, head_dim × 4, any heads and ffn."""
     r, old = seeded(variant, "bit-exact"), sizes_of(variant)
     n, h, k, d, f = (old[a] for a in ("hidden", "heads", "kv_heads", "head_dim", "ffn"))
-    if VARIANTS[variant].model_type not in FREE:
+    if not free(variant):
         if VARIANTS[variant].fields.get("scale_attn_weights") is False:
             return {"heads": 2 * h, "hidden": 3 * 2 * n, "ffn": f + r.randint(1, f)}
         c = r.choice((2, 3))
@@ -111,7 +111,7 @@ def test_a_bit_exact_plan_stays_in_the_sources_own_dtype(variant, dtype, tiny, e
 @pytest.mark.parametrize("variant", ONE_EACH)
 def test_a_rounded_plan_is_written_in_float32(variant, tiny, expected, tmp_path):
     to = {"hidden": 2 * sizes_of(variant)["hidden"]}
-    if VARIANTS[variant].model_type in FREE:
+    if free(variant):
         to = {"hidden": sizes_of(variant)["hidden"] * 4 // 3, "head_dim": 12}
         to = {"head_dim": 12} if context(variant) == "plain" else to
     grown = widen(tiny(variant, "bfloat16"), to, tmp_path / "grown")

@@ -33,7 +33,8 @@ COPIES = {"operators": {"ffn": "copies", "heads": "copies"}}
 def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
     """name -> (target, options): each axis alone, all at once, and every operator and split."""
     facts = FAMILIES[VARIANTS[variant].model_type]
-    old = Architecture(facts, VARIANTS[variant].fields).sizes
+    source = Architecture(facts, VARIANTS[variant].fields)
+    old, derived = source.sizes, "head_dim" in source.followed
     n, h, k, d, f = (old[axis] for axis in ("hidden", "heads", "kv_heads", "head_dim", "ffn"))
     found: dict[str, tuple[Any, dict[str, Any]]] = {
         "2x": ("2x", {}),
@@ -42,7 +43,7 @@ def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
         "2x, every copy": ("2x", {**COPIES, "seed": 7}),
     }
     plain = context(variant) == "plain"
-    if plain and not facts.derived_head_dim:  # whole copies
+    if plain and not derived:  # whole copies
         return found | {
             "heads": ({"heads": 2 * h, "kv_heads": 2 * k}, {}),
             "head_dim": ({"head_dim": 2 * d}, {}),
@@ -51,7 +52,7 @@ def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
     if facts.attention.whole_norm:
         more = {"heads": 2 * h, "kv_heads": 2 * k, "hidden": 2 * n}
         return found | {"heads": (more, {}), "any hidden": ({"hidden": n + 2 * h}, {"seed": 3})}
-    if not facts.derived_head_dim:
+    if not derived:
         heads = {"heads": h + h // k, "kv_heads": k + 1}
         # Llama's config wants heads that divide hidden
         hidden = next(m for m in range(n + 1, 4 * n) if m % heads["heads"] == 0 and m % n)

@@ -15,7 +15,7 @@ from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
 from grow.architectures.family import STILL, Family
 from grow.architectures.match import match, numberless
-from grow.models.shapes_by_config import SIZES, axes_of, draft, probe, shapes
+from grow.models.shapes_by_config import SIZES, axes_of, draft, following, probe, shapes
 from grow.notation.axes import Row
 
 CLASSES = {
@@ -56,7 +56,7 @@ class Subject:
             suffix = "LMHeadModel"
         sizes = {field: SIZES[axis] for axis, field in self.axes.items()}
         named = {"model_type": self.model_type, "architectures": [suffix], "tie_word_embeddings": False}
-        return named | sizes | self.extra
+        return named | sizes | self.extra | following(self.model_type, sizes)
 
 
 def subject_of(variant: str) -> Subject:
@@ -102,7 +102,8 @@ def labelled(family: Family, row: Row, config: dict, axes: dict[str, str]) -> tu
     old = Architecture(family, config).sizes
     moved: list[set[str]] = [set() for _ in row.signature.dims]
     for axis, field in axes.items():
-        new = Architecture(family, {**config, field: 2 * config[field]}).sizes
+        doubled = {**config, field: 2 * config[field]}
+        new = Architecture(family, doubled | following(family.model_type, doubled)).sizes
         for at, dim in enumerate(row.signature.dims):
             if dim.size({**FOUND, **old}) != dim.size({**FOUND, **new}):
                 moved[at].add(axis)

@@ -18,7 +18,7 @@ from grow.architectures.size_laws import SizeLaw
 from grow.errors import BadInput
 from grow.files.header import show
 from grow.notation.axes import GAIN, READ, SHIFT, Label, Row
-from grow.notation.rope_parameters import SPELLED
+from grow.notation.rope_parameters import SPELLED, rope_of
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,11 @@ class Architecture:
         """The axis whose size an index counts up to: layers that share their tensors are counted in groups."""
         return "layer_groups" if index == "layers" and "layer_groups" in self.sizes else index
 
+    @cached_property
+    def branch_norms(self) -> frozenset[str]:
+        """Rows that are the gain of a norm behind a branch, in front of the residual stream."""
+        return frozenset(row.name for row in self.rows if row.signature.dims[0].behind)
+
     @property
     def first_is_apart(self) -> bool:
         """Whether the first layer has other tensors than the rest."""
@@ -206,7 +211,8 @@ class Architecture:
         """
         family = self.family
         said = {**self.config, "max_position_embeddings": self.get(family.axes["positions"])}
-        said["default.partial_rotary_factor"] = family.defaults.get("partial_rotary_factor")
+        said |= {"default.partial_rotary_factor": family.defaults.get("partial_rotary_factor")}
+        said |= {"rope_reads": family.rope_reads}
         if not family.rope_kinds:
             said |= {"rope_spelling": family.rope_spelling, "rope_spellings": (SPELLED, OLDER_ROPE)}
             return {"": {**said, "default.rope_theta": family.default_theta}}
@@ -236,8 +242,16 @@ class Architecture:
         """Changed fields of `ropes` as fields of this config: parameters of one kind stand among the others'."""
         if not self.family.rope_kinds or "rope_parameters" not in changes:
             return dict(changes)
-        whole = {**(self.config.get("rope_parameters") or {}), **changes["rope_parameters"]}
+        nested = {**(self.config.get("rope_parameters") or {}), **changes["rope_parameters"]}
+        after = self.with_config({**self.config, **changes, "rope_parameters": nested})
+        # stock code takes a kind that is missing beside another for one that is not scaled
+        whole = {kind: nested.get(kind) or rope_of(view) for kind, view in after.ropes.items()}
         return {**changes, "rope_parameters": whole}
+
+    @property
+    def rope_types(self) -> frozenset[str]:
+        """The types of its rotations."""
+        return frozenset(str(rope_of(view)["rope_type"]) for view in self.ropes.values())
 
     @property
     def first_position(self) -> int:

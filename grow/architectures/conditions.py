@@ -5,6 +5,7 @@ sparse · dense                the layer has experts, or has none
 first                         the layer is the first
 attention_bias                this config field is true
 a==b · a!=b                   two config fields are equal, or are not
+rope:longrope                 the rotation of some layers is of this type
 a=='gelu' · a!=1 · a==none    a config field has this value, or has another one
 ForCausalLM|ForMaskedLM       the name of the model class ends in one of these
 not WORD                      the word does not hold
@@ -18,10 +19,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from grow.errors import did_you_mean
+from grow.notation.rope_parameters import REQUIRED
 
 CONSTANTS = {"always": True, "optional": True, "never": False}
 NONE = "none"
 SPARSE, DENSE, FIRST = "sparse", "dense", "first"
+ROPE = "rope:"
 HEADS = (
     *("ForCausalLM", "ForMaskedLM", "ForPreTraining", "LMHeadModel", "ForSequenceClassification"),
     *("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"),
@@ -41,6 +44,9 @@ class Facts(Protocol):
     def get(self, name: str) -> Any: ...
 
     def sparse(self, layer: int) -> bool: ...
+
+    @property
+    def rope_types(self) -> Collection[str]: ...
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,15 @@ class IsFirst:
         return None if layer is None else layer == 0
 
 
-Word = Constant | IsTrue | Compared | HasValue | OfClass | HasExperts | IsFirst
+@dataclass(frozen=True)
+class Turns:
+    kind: str
+
+    def holds(self, facts: Facts, layer: int | None) -> bool:
+        return self.kind in facts.rope_types
+
+
+Word = Turns | Constant | IsTrue | Compared | HasValue | OfClass | HasExperts | IsFirst
 
 
 @dataclass(frozen=True)
@@ -167,6 +181,9 @@ def _word(word: str, text: str, fields: Collection[str]) -> Word:
         for ending in endings:
             _check(ending, text, HEADS, "what the name of a model class ends in")
         return OfClass(endings)
+    if word.startswith(ROPE):
+        _check(word.removeprefix(ROPE), text, REQUIRED, "a type of rotation")
+        return Turns(word.removeprefix(ROPE))
     _check(word, text, fields, "a config field that the family knows")
     return IsTrue(word)
 

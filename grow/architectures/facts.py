@@ -39,6 +39,7 @@ class Attention:
                 first `partial_rotary_factor · head_dim` coordinates are rotated in either way, the rest pass through);
                 "table" (2i and 2i + 1, as a table in the checkpoint says: `positions -> head_dim.turn`)
     qk_norm     an RMSNorm over head_dim on q and on k
+    turned_norm  that norm comes behind the rotation
     whole_norm  that norm is over all heads at once
     index_scaled  condition under which scores are divided by the layer's index + 1, too
     positional  queries of positions meet k as well, so that its bias shows in scores
@@ -47,6 +48,7 @@ class Attention:
     scaled: str = "always"
     rope: str | None = None
     qk_norm: bool = False
+    turned_norm: bool = False
     whole_norm: bool = False
     index_scaled: str = "never"
     positional: bool = False

@@ -52,6 +52,7 @@ class Family:
     needs     config fields that must be there, "a|b" one of the two: what stock code takes in their place follows from
               the number of layers, or is not one of its usual defaults
     default_theta  of RoPE, when the config says none
+    rope_reads  parameters of a rotation that this stock code reads, too
     rope_kinds  kind of layer -> its own rotation, empty where all layers turn alike
     experts   where the experts are, None for a dense family
     synonyms  field -> another name that stock code reads and writes for it
@@ -89,6 +90,7 @@ class Family:
     needs: tuple[str, ...] = ()
     positions_from: str = ""
     default_theta: float = 1e4
+    rope_reads: frozenset[str] = frozenset()
     rope_kinds: Mapping[str, RopeKind] = field(default_factory=dict)
     experts: Experts | None = None
     synonyms: Mapping[str, str] = field(default_factory=dict)
@@ -159,11 +161,6 @@ class Family:
             facts = self.experts
             known |= set(filter(None, (facts.top_k, facts.switch, facts.only, facts.step)))
         return frozenset(known)
-
-    @cached_property
-    def branch_norms(self) -> frozenset[str]:
-        """Rows that are the gain of a norm behind a branch, in front of the residual stream."""
-        return frozenset(row.name for row in self.rows if row.signature.dims[0].behind)
 
     @cached_property
     def counts_positions(self) -> bool:

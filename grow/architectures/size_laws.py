@@ -22,6 +22,11 @@ class SizeLaw:
         """Whether it is the size of another axis."""
         return (self.number, len(self.factors), self.divisors) == (1, 1, ())
 
+    @property
+    def always(self) -> bool:
+        """Whether no model can have another size."""
+        return self.when == "always" and not self.repeats
+
     def value(self, sizes: Mapping[str, int]) -> int | None:
         """The size that follows, None where it is no whole number."""
         whole, rest = divmod(self._product(sizes), math.prod(sizes[axis] for axis in self.divisors))

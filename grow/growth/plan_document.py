@@ -83,7 +83,7 @@ def couplings(plan: Plan) -> list[str]:
     source, family = plan.source, plan.family
     norm, attention = family.norm, family.attention
     kind = {"rms": "RMSNorm", "layernorm": "LayerNorm"}[norm.kind]
-    place = "behind each branch" if family.branch_norms else "in front of each branch"
+    place = "behind each branch" if source.branch_norms else "in front of each branch"
     if source.norm_writes_stream:
         place = "whose output is the residual stream"
     facts = [f"{kind} {place}; its eps stays as it is"]

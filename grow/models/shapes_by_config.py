@@ -63,10 +63,12 @@ def probe(
     axes = dict(axes or axes_of(model_type))
     sizes = {field: SIZES[axis] for axis, field in axes.items()}
     base = {"tie_word_embeddings": False, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, **sizes, **fields}
+    base |= following(model_type, base)
     before = shapes(model_type, auto, base)
     moved: dict[str, list[set[str]]] = {name: [set() for _ in shape] for name, shape in before.items()}
     for axis, field in axes.items():
-        after = shapes(model_type, auto, {**base, field: 2 * base[field]})
+        doubled = {**base, field: 2 * base[field]}
+        after = shapes(model_type, auto, doubled | following(model_type, doubled))
         for name, shape in before.items():
             for dim, (old, new) in enumerate(zip(shape, after[name])):
                 if old != new:
@@ -100,10 +102,22 @@ def shapes(model_type: str, auto: str, fields: Mapping[str, Any]) -> dict[str, t
     return {name: tuple(t.shape) for name, t in stored.items()}
 
 
+def following(model_type: str, fields: Mapping[str, Any]) -> dict[str, int]:
+    """Config fields of a known family that have to follow others, and what they are then."""
+    family = FAMILIES.get(model_type)
+    if family is None:
+        return {}
+    sizes = {axis: fields[field] for axis, field in family.axes.items() if field in fields}
+    laws = {axis: law for axis, law in family.size_laws.items() if law.always and axis in family.axes}
+    return {family.axes[axis]: size for axis, law in laws.items() if (size := law.value(sizes)) is not None}
+
+
 def axes_of(model_type: str) -> dict[str, str]:
     """Axis -> config field: the family's own, or for an unknown type the first known name that its config has."""
     if model_type in FAMILIES:
-        return dict(FAMILIES[model_type].axes)
+        family = FAMILIES[model_type]
+        free = (axis for axis in family.axes if not (axis in family.size_laws and family.size_laws[axis].always))
+        return {axis: family.axes[axis] for axis in free}
     import transformers
 
     config = transformers.AutoConfig.for_model(model_type).to_dict()

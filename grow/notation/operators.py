@@ -13,6 +13,7 @@ What may be done to an axis depends on what sits on it, the *context*:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -196,7 +197,7 @@ def grow_heads(heads: int, kv_heads: int, new_heads: int, new_kv_heads: int, ope
 
 
 def grow_head_dim(
-    d: int, d2: int, place: np.ndarray, *, scale: float, qk_norm: bool
+    d: int, d2: int, place: np.ndarray, *, scale: float, qk_norm: bool, mates: Callable[[int], np.ndarray] = np.arange
 ) -> tuple[AxisMap, AxisMap, AxisMap]:
     """Maps of `head_dim.q`, `.k` and `.v`; old coordinate i of q and k moves to place[i].
 
@@ -206,6 +207,8 @@ def grow_head_dim(
         qk-norm    an RMSNorm over the head sees every coordinate: fresh ones are copies, written with
                    a = √(d'/(d·c)) so that the mean square is unchanged; q's gain is scale/a, k's gain 1/a on the
                    old coordinates and 0 on the fresh ones (the single zero factor)
+    mates  size -> the coordinates of a head in the order in which they are copied: a norm behind the rotation sees the
+           sum of squares of a pair alone, and pairs are copied whole
     v's new coordinates are unread.
     """
     if not qk_norm:
@@ -214,10 +217,10 @@ def grow_head_dim(
         q = axis_map(d, q_source, write=scale, operator="unread")
         k = axis_map(d, k_source, read=np.where(k_source >= 0, 1.0, 0.0), operator="silent")
     else:
-        rest = np.setdiff1d(np.arange(d2), place)
+        rest = mates(d2)[~np.isin(mates(d2), place)]
         source = np.empty(d2, dtype=np.int64)
         source[place] = np.arange(d)
-        source[rest] = np.arange(len(rest)) % d
+        source[rest] = mates(d)[np.arange(len(rest)) % d]
         a = np.sqrt(d2 / (d * np.bincount(source, minlength=d)[source]))
         primary = np.zeros(d2)
         primary[place] = 1.0

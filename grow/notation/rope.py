@@ -22,8 +22,9 @@ from grow.notation.rope_parameters import FRACTION_OF_PAIRS, HOMES, SPELLED, rop
 
 # θ^(d'/d) is rounded to float64 once; frequencies then agree to a few 1e-16, far below this.
 FREQUENCY_TOLERANCE = 1e-12
-SAME_THETA = ("default", "linear", "llama3", "longrope")
-ANY_SIZE = ("default", "linear", "llama3", "longrope", "yarn")
+ALPHA = "alpha"  # what "dynamic" means to stock code that reads an alpha: one θ · alpha^(d/(d-2)) at every length
+SAME_THETA = ("default", "linear", "llama3", "longrope", ALPHA)
+ANY_SIZE = (*SAME_THETA, "yarn")
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,18 @@ def grow_rope(ropes: Mapping[str, Mapping[str, Any]], d: int, d2: int, style: st
     return RopeGrowth(first.place, changes, how)
 
 
+def pair_by_pair(d: int, style: str) -> np.ndarray:
+    """The coordinates of a head that turns as a whole, those of a pair next to each other."""
+    return np.arange(d) if style == "pairs" else np.arange(d).reshape(2, d // 2).T.ravel()
+
+
 def grow_whole(config: Mapping[str, Any], d: int, d2: int, style: str = "half", *, keep: bool = True) -> RopeGrowth:
     """Rotation of whole heads grown d -> d2, both even; `style` as in `grow_rope`.
 
     keep  θ where d divides d2
     """
     rope = rope_of(config)
-    kind = rope["rope_type"]
+    kind = _kind(rope)
     _check_known(rope, kind, d, d2)
     pairs = np.arange(d // 2)
     new = dict(rope)
@@ -91,14 +97,17 @@ def grow_whole(config: Mapping[str, Any], d: int, d2: int, style: str = "half", 
         new["rope_theta"] = rope["rope_theta"] ** (d2 * (d - 2) / (d * (d2 - 2)))
         how = f"pair i -> {step}i, θ -> {new['rope_theta']:.6g}"
     elif keep and d2 % d == 0 and kind in SAME_THETA:
-        step = d2 // d
+        step, wanted = d2 // d, d / (d - 2)
         pairs = pairs * step
         how = f"pair i -> {step}i, θ kept"
         _stretch(new, lambda factors: [x for x in factors for _ in range(step)])
     else:
-        new["rope_theta"] = float(rope["rope_theta"]) ** (d2 / d)
+        new["rope_theta"], wanted = float(rope["rope_theta"]) ** (d2 / d), d2 / (d - 2)
         how = f"pairs first, θ -> θ^({d2}/{d}) = {new['rope_theta']:.6g}"
         _stretch(new, lambda factors: [*factors, *[1.0] * (d2 // 2 - len(factors))])
+    if kind == ALPHA:
+        new["rope_theta"] = new["rope_theta"] * rope["alpha"] ** (wanted - d2 / (d2 - 2))
+        how = f"{how.partition(',')[0]}, θ -> {new['rope_theta']:.6g}"
     for long in (False, True):
         before, after = inv_freq(rope, d, config, long=long), inv_freq(new, d2, config, long=long)
         if kind == "dynamic" and long:
@@ -140,7 +149,9 @@ def grow_table(d: int, d2: int) -> RopeGrowth:
 
 def inv_freq(rope: Mapping[str, Any], d: int, config: Mapping[str, Any], *, long: bool = False) -> np.ndarray:
     """(d/2,) float64 frequencies; modeling_rope_utils.py of transformers 5.23, in float64."""
-    theta, kind = float(rope["rope_theta"]), rope["rope_type"]
+    theta, kind = float(rope["rope_theta"]), _kind(rope)
+    if kind == ALPHA:
+        theta *= rope["alpha"] ** (d / (d - 2))
     plain: np.ndarray = theta ** -(np.arange(0, d, 2) / d)
     factor: float = rope.get("factor", 1.0)
     if kind == "linear":
@@ -172,9 +183,9 @@ def inv_freq(rope: Mapping[str, Any], d: int, config: Mapping[str, Any], *, long
 def check_positions(config: Mapping[str, Any], p: int, p2: int) -> None:
     """Refused where stock code computes frequencies or the attention factor from `max_position_embeddings`."""
     rope = rope_of(config)
-    kind = rope["rope_type"]
+    kind = _kind(rope)
     stated = any("original_max_position_embeddings" in (config.get(home) or {}) for home in HOMES)
-    if kind in ("default", "linear", *FRACTION_OF_PAIRS) or (stated and kind in ("llama3", "yarn")):
+    if kind in ("default", "linear", ALPHA, *FRACTION_OF_PAIRS) or (stated and kind in ("llama3", "yarn")):
         return
     raise Refused(
         "max_position_embeddings",
@@ -182,6 +193,11 @@ def check_positions(config: Mapping[str, Any], p: int, p2: int) -> None:
         why="stock code scales the rotation by it",
         fix=f"leave max_position_embeddings at {p}",
     )
+
+
+def _kind(rope: Mapping[str, Any]) -> str:
+    """The type of a rotation as it computes, see `ALPHA`."""
+    return ALPHA if rope["rope_type"] == "dynamic" and rope.get("alpha") else str(rope["rope_type"])
 
 
 def _check_known(rope: Mapping[str, Any], kind: str, d: int, d2: int) -> None:
@@ -215,7 +231,10 @@ def _edited(config: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str,
         for home in inside:
             changes.setdefault(home, deepcopy(dict(config[home])))[name] = value
         if not spots and not inside:
-            changes[dict(zip(SPELLED, config.get("rope_spelling", SPELLED))).get(name, name)] = value
+            if spot := dict(zip(SPELLED, config.get("rope_spelling", SPELLED))).get(name, name):
+                changes[spot] = value
+            else:  # no field of its own
+                changes.setdefault("rope_parameters", {"rope_type": new["rope_type"]})[name] = value
     return changes
 
 

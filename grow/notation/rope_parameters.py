@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from grow.errors import BadInput, Refused
@@ -33,7 +33,12 @@ PARAMETERS = {
     "short_mscale": POSITIVE,
     "long_mscale": POSITIVE,
     "truncate": SWITCH,
+    "alpha": POSITIVE,
+    "llama_4_scaling_beta": POSITIVE,
+    "max_position_embeddings": LENGTH,
 }
+FEW = ("alpha", "llama_4_scaling_beta", "max_position_embeddings")
+"""Parameters that are read by the stock code of few families, whose view of a config names them in `rope_reads`."""
 REQUIRED = {
     "default": (),
     "linear": ("factor",),
@@ -65,7 +70,11 @@ def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
     of transformers 5.23); fields that say another thing than the one that counts are refused. `Architecture.ropes`
     says what is not there, and under which names older configs say it.
     """
-    homes = {name: _home(name, config[name]) for name in HOMES if config.get(name) not in (None, {})}
+    homes = {
+        name: _home(name, config[name], config.get("rope_reads", ()))
+        for name in HOMES
+        if config.get(name) not in (None, {})
+    }
     rope = dict(next(iter(homes.values()), {"rope_type": "default"}))
     own = config.get("rope_spelling", SPELLED)
     for name, field in zip(SPELLED, own):
@@ -101,7 +110,7 @@ def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return rope
 
 
-def _home(name: str, stated: Any) -> dict[str, Any]:
+def _home(name: str, stated: Any, own: Collection[str]) -> dict[str, Any]:
     """One object of rope parameters, its type under the newer name."""
     if not isinstance(stated, Mapping):
         raise _unread(name, f"{stated!r}; wanted an object")
@@ -116,7 +125,8 @@ def _home(name: str, stated: Any) -> dict[str, Any]:
     kind = newer if "rope_type" in stated else stated.get("type", "default")
     if not isinstance(kind, str) or kind not in REQUIRED:
         raise _unread(f"{name}.rope_type", f"{kind!r}; known rope types: {', '.join(REQUIRED)}")
-    unknown = sorted(key for key in stated if key not in PARAMETERS and key not in ("type", "rope_type"))
+    known = {"type", "rope_type", *PARAMETERS} - {*FEW} | {*own}
+    unknown = sorted(key for key in stated if key not in known)
     if unknown:
         raise _unread(name, f"has parameters that nobody has read: {', '.join(unknown)}")
     return {**{key: value for key, value in stated.items() if key != "type"}, "rope_type": kind}

@@ -118,7 +118,7 @@ class Treatment:
 
 def treat(source: Architecture, change: Change, row: Row, layer: int, expert: int | None = None) -> Treatment:
     """How a row of the new layer `layer` comes about; see `grow.planning.layers`."""
-    family, depth = source.family, change.depth
+    depth = change.depth
     old = depth.source[layer]
     if source.chain is not None and depth.lawful:
         treatment = _chained(source, source.chain, depth, row, layer)
@@ -130,9 +130,9 @@ def treat(source: Architecture, change: Change, row: Row, layer: int, expert: in
         first, *others = row.signature.dims
         still = not others and (first.role == WRITE or first.has("hidden"))
         return Treatment(old, Constant(-first.offset) if still else AS_IT_IS)
-    if row.name in family.branch_norms:
+    if row.name in source.branch_norms:
         return Treatment(old, Constant(-row.signature.dims[0].offset))
-    if not family.branch_norms and writes_stream(row):
+    if not source.branch_norms and writes_stream(row):
         return Treatment(old, Constant(0.0))
     if expert is not None and change.upcycling is None and not writes_stream(row) and change.copies(expert)[0] < expert:
         return Treatment(old, Drawn())  # nothing else would tell it from its twin: what they write is 0
@@ -207,7 +207,7 @@ LIVE = ("sigmoid", "laplace")  # activations that are not 0 at 0
 
 def norms_silence(source: Architecture) -> str:
     """Why layers whose norms are 0 would not be silent; "" where they are."""
-    if source.hidden_context == "plain" or source.family.branch_norms:
+    if source.hidden_context == "plain" or source.branch_norms:
         return "it needs norms in front of each branch that have a gain"
     for field, value in source.activations.items():
         if value in LIVE:

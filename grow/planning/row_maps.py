@@ -26,7 +26,7 @@ def row_maps(
     scale = 1.0 if layer is None else index_scale(source, depth, layer)
     if scale != 1.0:
         maps["head_dim.q"] = scaled(maps["head_dim.q"], scale)
-    if layer is not None and depth.inserted[layer] and source.family.branch_norms and writes_stream(row):
+    if layer is not None and depth.inserted[layer] and source.branch_norms and writes_stream(row):
         maps["hidden"] = drawn(maps["hidden"])  # the norm behind has gain 0, and one zero factor is enough
     if row.root and not maps["hidden"].is_identity:
         factor = root_factor(row, maps)

@@ -64,12 +64,13 @@ def target(name: str, growth: str) -> Any:
     if growth == "2x":
         return exact_factor(config["model_type"])
     facts = FAMILIES[config["model_type"]]
-    old, plain = Architecture(facts, config).sizes, Architecture(facts, config).hidden_context == "plain"
-    if plain and facts.derived_head_dim:  # whole multiples only; a head twice as wide scales its scores by √2
+    source = Architecture(facts, config)
+    old, derived, plain = source.sizes, "head_dim" in source.followed, source.hidden_context == "plain"
+    if plain and derived:  # whole multiples only; a head twice as wide scales its scores by √2
         return {"hidden": 2 * old["hidden"]}
-    if facts.derived_head_dim and facts.attention.whole_norm:
+    if derived and facts.attention.whole_norm:
         return {"hidden": old["hidden"] + 2 * old["heads"]}
-    if facts.derived_head_dim:
+    if derived:
         return {"hidden": old["hidden"] + 2 * old["head_dim"], "heads": old["heads"] + 2}
     if plain:
         return {"head_dim": old["head_dim"] + 2}

@@ -15,6 +15,7 @@ EXACT = 1e-12
 FLOAT32 = 1e-5
 
 EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "gpt_oss", "phimoe")
+WHOLE = ("olmo2", "olmo3", "flex_olmo")  # one norm over all heads, and readers of the raw stream: whole copies
 WHOLE = ("olmo2", "flex_olmo")  # one norm over all heads, and readers of the raw stream: whole copies
 FREE = (
     *("llama", "mistral", "qwen2", "qwen3", "granite", *WHOLE, *EXPERTS),
@@ -23,6 +24,12 @@ FREE = (
     *("ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "eurobert"),
 )  # head_dim is a field of its own
 UNITS = ("copies", "unread")
+
+
+def free(variant: str) -> bool:
+    """Whether head_dim is a size of its own, and not hidden / heads."""
+    kind, _, fields, _ = VARIANTS[variant]
+    return "head_dim" not in Architecture(grow.families[kind], fields).followed
 
 
 def context(variant: str) -> str:
@@ -142,7 +149,7 @@ def draw_derived(variant: str) -> dict[str, tuple[dict, dict]]:
     r, old = seeded(variant), sizes_of(variant)
     n, h, k, d, f = (old[a] for a in ("hidden", "heads", "kv_heads", "head_dim", "ffn"))
     family, found = grow.families[VARIANTS[variant].model_type], context(variant)
-    whole, halves = h if family.attention.whole_norm else 1, family.attention.rope == "half"
+    whole, halves = h if family.attention.whole_norm else 1, family.attention.rope in ("half", "pairs")
 
     def grown(heads: int, dim: int) -> dict[str, int]:
         """Groups of query heads stay as large as they are."""
@@ -183,7 +190,7 @@ def draw_derived(variant: str) -> dict[str, tuple[dict, dict]]:
 
 def draw(variant: str) -> dict[str, tuple[dict, dict]]:
     """Every kind of growth for a head over the vocabulary; two of them for the other heads of the same trunk."""
-    cases = (draw_free if VARIANTS[variant].model_type in FREE else draw_derived)(variant)
+    cases = (draw_free if free(variant) else draw_derived)(variant)
     if VARIANTS[variant].auto not in ("AutoModelForCausalLM", "AutoModelForMaskedLM"):
         exact = next(c for c in ("together-0", "together", "both") if c in cases)
         return {"hidden-2x": ({"hidden": 2 * sizes_of(variant)["hidden"]}, {}), exact: cases[exact]}
