@@ -61,7 +61,7 @@ FLAGS = {"tie_word_embeddings": False}
 FLAGS |= dict.fromkeys(
     ("attention_bias", "mlp_bias", "attention_out_bias", "use_bias", "use_qkv_bias", "norm_bias"), True
 )
-FLAGS |= {"classifier_bias": True, "use_task_id": True}
+FLAGS |= dict.fromkeys(("classifier_bias", "use_task_id", "lm_head_bias"), True)
 
 
 class Table(NamedTuple):
