@@ -18,10 +18,11 @@ def facts(family: Family) -> set[object]:
     """What a table and its facts state, without names and sizes."""
     attention, norm, experts = family.attention, family.norm, family.experts
     stated: set[object] = {(norm.kind, norm.writes_stream, norm.affine != "always")}
-    stated |= {("rope", attention.rope), ("q and k", attention.qk_norm, attention.whole_norm, attention.turned_norm)}
+    stated |= {("rope", attention.rope, attention.rotated != "")}
+    stated |= {("q and k", attention.qk_norm, attention.whole_norm, attention.turned_norm)}
     stated |= {("scores", attention.scaled != "always", attention.index_scaled != "never")}
     stated |= {
-        *(("follows", axis, str(law), law.when) for axis, law in family.size_laws.items()),
+        *(("follows", axis, str(law), law.when) for axis, laws in family.size_laws.items() for law in laws),
         *((type(listed), listed.needed) for listed in family.layer_lists),
     }
     stated |= {("kinds of RoPE", len(family.rope_kinds)), ("bare", norm.bare == "always")}

@@ -27,7 +27,6 @@ OUTSIDE = [
 
 EVERYDAY = {
     "activation": "English, and torch.nn.modules.activation",
-    "activation_function": "what sentence-transformers calls the end of its dense layer",
     "cls_token": "a way to pool, as sentence-transformers calls it",
     "dim": "torch's name of a dimension",
     "ffn": "an axis of the notation",
@@ -40,7 +39,6 @@ EVERYDAY = {
     "head": "English, and one of attention",
     "max_2d_position_embeddings": "what any model with places on a page calls their number",
     "summary": "English",
-    "transformer": "English, and a module of sentence-transformers",
     "w3": "www.w3.org",
 }
 """Names in few families' tables that mean something else outside."""
@@ -74,7 +72,8 @@ def owned() -> dict[str, str]:
 
 
 OWNED = owned()
-PUBLISHED = re.compile(r"llama[- ]?pro|progressive llama", re.IGNORECASE)  # the name of a method and its paper
+PUBLISHED = re.compile(r"llama[- ]?pro|progressive llama|llama_4_scaling_beta", re.IGNORECASE)
+"""The name of a method and its paper, and a parameter of RoPE."""
 AXES = {
     axis: kinds[0]
     for axis in {axis for f in FAMILIES.values() for axis in f.axes}
@@ -148,7 +147,7 @@ PLANTED = {
     "name = f'{prefix}LlamaForCausalLM'": "a stock class of llama",
     "from transformers import OPTConfig": "a stock class",
     "isinstance(layer, transformers.models.x.Qwen2MoeSparseMoeBlock)": "a stock class",
-    "state['transformer.wte.weight']": "a part of a tensor's name of gpt2",
+    "state['gpt_neox.embed_in.weight']": "a part of a tensor's name of gpt_neox",
     "FUSED = r'(^|\\.)query_key_value\\.'": "a part of a tensor's name of gpt_neox",
     "layer.block.sa_layer_norm": "a part of a tensor's name of distilbert",
     "config.get('_remove_final_layer_norm')": "a config field of opt",
@@ -156,7 +155,7 @@ PLANTED = {
     "Config(scale_attn_weights=True)": "a config field of gpt2",
     "for axis in (*GROWABLE, 'layer_groups'): pass": "an axis of albert",
     "sizes['shared_ffn']": "an axis of qwen2_moe",
-    "TABLE = 'lm_head.weight\\nwte.weight'": "a part of a tensor's name of gpt2",
+    "TABLE = 'lm_head.weight\\nproject_in.weight'": "a part of a tensor's name of opt",
 }
 
 

@@ -56,12 +56,13 @@ class Subject:
             suffix = "LMHeadModel"
         sizes = {field: SIZES[axis] for axis, field in self.axes.items()}
         named = {"model_type": self.model_type, "architectures": [suffix], "tie_word_embeddings": False}
-        return named | sizes | self.extra | following(self.model_type, sizes)
+        return named | sizes | self.extra | following(self.model_type, {**sizes, **self.extra})
 
 
 def subject_of(variant: str) -> Subject:
     kind, auto, fields, _ = VARIANTS[variant]
-    sized = {*FAMILIES[kind].axes.values(), *(listed.field for listed in FAMILIES[kind].layer_lists)}
+    lists = FAMILIES[kind].layer_lists
+    sized = {*FAMILIES[kind].axes.values(), *(name for one in lists for name in (one.field, *one.said_too))}
     sized |= {"sliding_window", "rope_parameters", "tie_word_embeddings", "label2id"}
     extra = {k: v for k, v in fields.items() if k not in sized and "token_id" not in k and k != "decoder_sparse_step"}
     if "mlp_only_layers" in extra:  # one layer is probed: a dense one
@@ -135,12 +136,13 @@ def test_an_axis_that_moves_no_tensor_is_no_width(subject):
     column for them, positions nothing under RoPE without a table; all else moves something."""
     family = FAMILIES[subject.model_type]
     moved = {axis for dims in probed(subject).values() for dim in dims for axis in dim}
-    rows = Architecture(family, subject.config(family)).tensors.values()
-    dims = [dim for row in rows for dim in row.signature.dims]
+    source = Architecture(family, subject.config(family))
+    dims = [dim for row in source.tensors.values() for dim in row.signature.dims]
     alone = any(dim.has("heads") != dim.has("head_dim") for dim in dims)  # of a bias on scores, of a table of angles
-    together = family.derived_head_dim and "kv_heads" not in family.axes
-    idle = {"layers", "layer_groups"} | ({"heads"} if together and not alone else set())
+    own_kv = "kv_heads" in source.followed and source.followed["kv_heads"].repeats
+    idle = {"layers", "layer_groups"} | ({"heads"} if family.derived_head_dim and own_kv and not alone else set())
     idle |= {*STILL, "positions"} - {label.axis for dim in dims for label in dim.labels}  # no tensor here has them
+    idle |= source.followed.keys() & subject.axes.keys() - {"head_dim"}
     if family.experts and family.experts.step:
         dense = "mlp_only_layers" in subject.extra
         idle |= {"expert_ffn", "shared_ffn", "experts"} & set(subject.axes) if dense else {"ffn"}

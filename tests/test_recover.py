@@ -18,8 +18,8 @@ WIDE = {"2x": 2, "3x": 3}
 def everything(variant: str, factor: int) -> dict[str, int]:
     """Every axis at once, by a whole factor where the family wants one."""
     kind, _, fields, _ = VARIANTS[variant]
-    old, r = Architecture(grow.families[kind], fields).sizes, seeded(variant)
-    named = set(grow.families[kind].axes)
+    source, r = Architecture(grow.families[kind], fields), seeded(variant)
+    old, named = source.sizes, grow.families[kind].axes.keys() - source.followed.keys()
     target = {a: factor * old[a] for a in ("hidden", "heads", "kv_heads") if a in named}
     target |= {"ffn": old["ffn"] + r.randint(1, 9), "layers": old["layers"] + r.randint(1, 3)}
     return target | {axis: old[axis] + more for axis, more in (("vocab", 3), ("positions", 5)) if axis in old}

@@ -30,7 +30,7 @@ def has_bias(variant: str) -> bool:
     """Whether the head over the vocabulary has a bias."""
     kind, auto, fields, _ = VARIANTS[variant]
     if auto == LM:
-        return kind == "phi" or bool(fields.get("lm_head_bias"))
+        return kind in ("phi", "gptj") or bool(fields.get("lm_head_bias"))
     return fields.get("decoder_bias", True) and (kind != "eurobert" or "mlp_bias" in fields)
 
 
@@ -248,7 +248,8 @@ def test_with_rope_only_the_config_says_how_long_a_text_may_be(variant, tiny, ex
         return
     plan = widen(tiny(variant), {"positions": LATER}, tmp_path / "grown").plan
     assert all(t.unchanged for t in plan.tensors)
-    assert plan.config_changes == {"max_position_embeddings": (64, LATER)}
+    field = grow.families[VARIANTS[variant].model_type].axes["positions"]
+    assert plan.config_changes == {field: (64, LATER)}
     same = (f / "model.safetensors" for f in (tiny(variant), tmp_path / "grown"))
     assert len({tuple((k, v.numpy().tobytes()) for k, v in sorted(load_file(f).items())) for f in same}) == 1
     lengths = (*VARIANTS[variant].lengths, FIRST)

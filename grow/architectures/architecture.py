@@ -71,6 +71,8 @@ class Architecture:
         family = self.family
         sizes: dict[str, int] = {}
         for axis, name in family.axes.items():
+            if axis in family.computed and self._law_of(family.size_laws[axis]):
+                continue
             value = self.get(name)
             if axis == "ffn" and value is None:
                 value = 4 * sizes["hidden"]  # n_inner = None
@@ -84,6 +86,9 @@ class Architecture:
                     fix=f"set {name} to the size that the weights have",
                 )
             sizes[axis] = value
+        for axis in family.computed:
+            if law := self._law_of(family.size_laws[axis]):
+                sizes[axis] = law.value(sizes) or 0
         sizes.setdefault("kv_heads", sizes["heads"])
         family.check_caps(sizes)
         if "head_dim" not in sizes:
@@ -307,6 +312,9 @@ class Architecture:
     @cached_property
     def followed(self) -> Mapping[str, SizeLaw]:
         """Axis -> what its size follows from in this model; it never grows on its own."""
-        laws = self.family.size_laws.items()
+        laws = {axis: self._law_of(of) for axis, of in self.family.size_laws.items()}
         sizes = self.sizes
-        return {axis: law for axis, law in laws if self.holds(law.when) and law.value(sizes) == sizes[axis]}
+        return {axis: law for axis, law in laws.items() if law and law.value(sizes) == sizes[axis]}
+
+    def _law_of(self, laws: tuple[SizeLaw, ...]) -> SizeLaw | None:
+        return next((law for law in laws if self.holds(law.when)), None)

@@ -15,6 +15,7 @@ from grow.architectures.any_config import NOT_PLAIN, value_and_type
 from grow.architectures.architecture import Architecture
 from grow.architectures.common_fields import OLDER_ROPE, SIZES, TRAINS
 from grow.architectures.family import Family
+from grow.architectures.layer_lists import expanded
 from grow.architectures.stock_source import Stock, stock_of
 from grow.errors import BadInput, Refused, did_you_mean, listing, near_miss
 from grow.files.json_floats import is_special
@@ -70,6 +71,15 @@ def check_fields(architecture: Architecture, harmless: Collection[str] = ()) -> 
             why=f"the stock {family.model_type} config refuses it",
             fix=architecture.divisor_hint(sizes["hidden"], sizes["heads"]),
         )
+    if field := family.attention.rotated:
+        rotated = architecture.get(field)
+        if type(rotated) is not int or not 0 < rotated <= sizes["head_dim"] or rotated % 2:
+            raise BadInput(
+                f"config.json: {field}",
+                what=f"{rotated!r}; wanted an even number from 2 to head_dim, {sizes['head_dim']}",
+                why="so many coordinates of each head turn in pairs",
+                fix=f"set {field} to what the model was trained with",
+            )
     if family.attention.rope and family.attention.rope != "table":
         for config in architecture.ropes.values():
             check_rope(config, sizes["head_dim"], partial=family.attention.rope == "partial")
@@ -132,6 +142,12 @@ def _contradictions(architecture: Architecture) -> Iterator[tuple[str, str, str]
         if name in config and other in config and config[name] != config[other]:
             values = f"{_show(config[name])}, and {other}: {_show(config[other])}"
             yield name, f"{values}: both are names of one field", f"remove one of {name} and {other} from config.json"
+    for listed in architecture.family.layer_lists:
+        given = config.get(listed.field)
+        for name, runs in listed.otherwise(given).items() if isinstance(given, list) and given else ():
+            if name in config and expanded(config[name]) != expanded(runs):
+                what = f"{_show(given)}, and {name} says {_show(config[name])}"
+                yield listed.field, what, f"remove {listed.field} from config.json: it follows from {name}"
 
 
 def _faults(architecture: Architecture, stock: Stock) -> Iterator[tuple[str, str, str]]:
@@ -172,14 +188,12 @@ def _wanted(family: Family, stock: Stock, name: str, value: Any, layers: int | N
     if declared is None and isinstance(default, bool) and not isinstance(value, bool):
         return "true or false"
     for listed in family.layer_lists:
-        numbers = not listed.entries
-        if numbers and type(value) is int:
-            return ""
-        kinds = (lambda entry: type(entry) is int) if numbers else listed.entries.__contains__
-        right = isinstance(value, list) and len(value) == layers and all(map(kinds, value))
-        if name == listed.field and not right:
-            entries = "whole numbers" if numbers else f"of {', '.join(map(str, listed.entries))}"
-            return f"a list of {layers} {entries}"
+        if name == listed.field and not listed.fits(value, layers):
+            return f"a list of {layers} {listed.kinds}"
+        if name in listed.said_too:
+            entries = expanded(value)
+            if entries is None or len(entries) != layers or any(entry not in listed.entries for entry in entries):
+                return f"runs [[kinds, times], …] that make {layers} of {', '.join(map(str, listed.entries))}"
     if (
         family.experts
         and name in (family.experts.step, family.experts.top_k)

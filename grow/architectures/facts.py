@@ -38,6 +38,7 @@ class Attention:
     rope        None; "half" (rotates coordinates i and i + head_dim/2); "pairs" (2i and 2i + 1); "partial" (the
                 first `partial_rotary_factor · head_dim` coordinates are rotated in either way, the rest pass through);
                 "table" (2i and 2i + 1, as a table in the checkpoint says: `positions -> head_dim.turn`)
+    rotated     config field that says how many of the first coordinates are rotated, where it is no fraction of them
     qk_norm     an RMSNorm over head_dim on q and on k
     turned_norm  that norm comes behind the rotation
     whole_norm  that norm is over all heads at once
@@ -47,6 +48,7 @@ class Attention:
 
     scaled: str = "always"
     rope: str | None = None
+    rotated: str = ""
     qk_norm: bool = False
     turned_norm: bool = False
     whole_norm: bool = False

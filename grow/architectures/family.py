@@ -17,7 +17,7 @@ from grow.architectures.common_fields import COMMON_FIELDS, TRAINS
 from grow.architectures.conditions import Condition, parse_condition
 from grow.architectures.facts import Attention, Chain, Experts, Norm, Refusal, RopeKind, Tie
 from grow.architectures.layer_lists import LayerList
-from grow.architectures.size_laws import SizeLaw, parse_size_law
+from grow.architectures.size_laws import SizeLaw, parse_size_laws
 from grow.notation.axes import INDICES, Row, parse_table
 from grow.notation.rope_parameters import SPELLED
 from grow.notation.size_limits import Written, check_caps
@@ -62,7 +62,9 @@ class Family:
     sizes     size name -> config fields
     class_prefix  how the names of the stock classes begin, "" where that is the model type with a capital
     follows   axis -> the others that its size follows from where it has that size, as `grow.architectures.size_laws`
-              writes it: `hidden`, `4 hidden`, `hidden / heads ? CONDITION`; it never grows on its own
+              writes it: `hidden`, `4 hidden`, `hidden / heads ? CONDITION`, `1 ? CONDITION; heads ? CONDITION`; it
+              never grows on its own
+    computed  the same for sizes that stock code computes, whatever a config field says or where there is none
     refusals  axes that do not grow, with their reasons
     """
 
@@ -98,6 +100,7 @@ class Family:
     rope_spelling: tuple[str, str] = SPELLED
     class_prefix: str = ""
     follows: Mapping[str, str] = field(default_factory=dict)
+    computed: Mapping[str, str] = field(default_factory=dict)
     refusals: tuple[Refusal, ...] = ()
 
     def __post_init__(self) -> None:
@@ -111,7 +114,7 @@ class Family:
     def units(self) -> tuple[str, ...]:
         """Axes whose coordinates lie between two matrices: units of an FFN, ranks of a factored projection."""
         others = {"hidden", *ATTENTION, *COUNTS, *STILL, *self.mirrors}
-        return tuple(axis for axis in self.axes if axis not in others)
+        return tuple(axis for axis in dict.fromkeys((*self.axes, *self.computed)) if axis not in others)
 
     @property
     def widths(self) -> tuple[str, ...]:
@@ -131,20 +134,22 @@ class Family:
         texts |= {self.attention.scaled, self.attention.index_scaled}
         texts |= {self.tie.when, self.tie.norms_when} if self.tie else set()
         texts |= {self.experts.normed} if self.experts else set()
-        texts |= {law.when for law in self.size_laws.values()}
+        texts |= {law.when for laws in self.size_laws.values() for law in laws}
         texts |= {refusal.when for refusal in self.refusals}
         return {text: parse_condition(text, self.known_fields) for text in texts}
 
     @cached_property
-    def size_laws(self) -> Mapping[str, SizeLaw]:
+    def size_laws(self) -> Mapping[str, tuple[SizeLaw, ...]]:
         """Axis -> what its size follows from, in models in which it does."""
         derived = {"head_dim": "hidden / heads"} if self.derived_head_dim else {}
-        return {axis: parse_size_law(text) for axis, text in {**derived, **self.follows}.items()}
+        derived |= {} if "kv_heads" in self.axes else {"kv_heads": "heads"}
+        return {axis: parse_size_laws(text) for axis, text in {**derived, **self.follows, **self.computed}.items()}
 
     @property
     def mirrors(self) -> tuple[str, ...]:
         """Axes that are another one where they have its size: no tensor has them then."""
-        return tuple(axis for axis, law in self.size_laws.items() if law.repeats)
+        laws = self.size_laws.items()
+        return tuple(axis for axis, of in laws if axis not in ATTENTION and any(law.repeats for law in of))
 
     @property
     def needed_fields(self) -> tuple[str, ...]:
@@ -156,7 +161,7 @@ class Family:
         """Config fields that somebody has read and knows what growth does to; those of `TRAINS` come on top."""
         known = COMMON_FIELDS | self.harmless | self.reads | {*self.fixed, *self.axes.values(), *self.defaults}
         known |= {*self.synonyms.values(), *(one.field for one in self.layer_lists)}
-        known |= {name for one in self.layer_lists for name in one.follows_from}
+        known |= {name for one in self.layer_lists for name in (*one.follows_from, *one.said_too)}
         if self.experts:
             facts = self.experts
             known |= set(filter(None, (facts.top_k, facts.switch, facts.only, facts.step)))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from grow.notation.size_limits import cap_of
 
 
 class Model(Protocol):
@@ -36,9 +38,64 @@ class LayerList:
         """Config fields that say nothing once the list is given."""
         return ()
 
+    @property
+    def kinds(self) -> str:
+        """What may be listed, in words."""
+        return f"of {', '.join(map(str, self.entries))}" if self.entries else "whole numbers"
+
+    def fits(self, value: Any, layers: int | None) -> bool:
+        """Whether a config may have this value there."""
+        if not self.entries and type(value) is int:
+            return True
+        each = self.entries.__contains__ if self.entries else lambda entry: type(entry) is int
+        return isinstance(value, list) and len(value) == layers and all(map(each, value))
+
+    @property
+    def said_too(self) -> tuple[str, ...]:
+        """Config fields that say the same in another way."""
+        return ()
+
     def default(self, model: Model) -> tuple[Any, ...] | None:
         """The entries that stock code derives where the list is not given."""
         return None
+
+    def otherwise(self, entries: Sequence[Any]) -> dict[str, Any]:
+        """`said_too` for these entries."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Runs(LayerList):
+    """The config says it in runs, too, in the field `runs`: [[["a", "b"], 2]] means a, b, a, b."""
+
+    runs: str = ""
+
+    @property
+    def said_too(self) -> tuple[str, ...]:
+        return (self.runs,)
+
+    def default(self, model: Model) -> tuple[Any, ...] | None:
+        entries = expanded(model.get(self.runs))
+        return None if entries is None else tuple(entries)
+
+    def otherwise(self, entries: Sequence[Any]) -> dict[str, Any]:
+        """The shortest run."""
+        n, listed = len(entries), list(entries)
+        period = next(p for p in range(1, n + 1) if n % p == 0 and listed == listed[:p] * (n // p))
+        return {self.runs: [[listed[:period], n // period]]}
+
+
+def expanded(runs: Any) -> list[Any] | None:
+    """One entry per layer; None for what is not a list of runs, or is longer than any model is deep."""
+    entries: list[Any] = []
+    for run in runs if isinstance(runs, list) else [None]:
+        if not isinstance(run, list) or len(run) != 2 or not isinstance(run[0], list) or type(run[1]) is not int:
+            return None
+        kinds, times = run
+        if len(kinds) * times > cap_of("layers"):
+            return None
+        entries += kinds * times
+    return entries
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,8 @@ def couplings(plan: Plan) -> list[str]:
         place = "whose output is the residual stream"
     facts = [f"{kind} {place}; its eps stays as it is"]
     if attention.rope:
-        facts.append("RoPE on " + ("part of each head" if attention.rope == "partial" else "whole heads"))
+        part = attention.rope == "partial" or attention.rotated
+        facts.append("RoPE on " + ("part of each head" if part else "whole heads"))
     if attention.qk_norm:
         facts.append("RMSNorm on " + ("all heads" if attention.whole_norm else "each head") + " of q and k")
     if family.experts:
@@ -96,7 +97,8 @@ def couplings(plan: Plan) -> list[str]:
         facts.append("their weights sum to 1" if plan.grown.experts_sum_to_one else "their weights are not normalised")
     facts.append("scores ÷ √head_dim" if source.scaled else "scores unscaled")
     for axis, law in source.followed.items():
-        facts.append(f"{axis} = {law}" + ("" if axis in family.axes else ", not a field"))
+        if (axis, str(law)) != ("kv_heads", "heads"):
+            facts.append(f"{axis} = {law}" + ("" if axis in family.axes else ", not a field"))
     if source.tie:
         stays = plan.new_config.get("tie_word_embeddings", True)
         facts.append("embedding and head are one table and stay so" if stays else "embedding and head part")

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from grow.architectures import FAMILIES
+from grow.architectures.layer_lists import expanded
 from grow.architectures.match import numberless
 
 # Distinct, even, and divisible where stock configs ask for it, before and after doubling.
@@ -102,21 +103,33 @@ def shapes(model_type: str, auto: str, fields: Mapping[str, Any]) -> dict[str, t
     return {name: tuple(t.shape) for name, t in stored.items()}
 
 
-def following(model_type: str, fields: Mapping[str, Any]) -> dict[str, int]:
+def following(model_type: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Config fields of a known family that have to follow others, and what they are then."""
     family = FAMILIES.get(model_type)
     if family is None:
         return {}
     sizes = {axis: fields[field] for axis, field in family.axes.items() if field in fields}
-    laws = {axis: law for axis, law in family.size_laws.items() if law.always and axis in family.axes}
-    return {family.axes[axis]: size for axis, law in laws.items() if (size := law.value(sizes)) is not None}
+    laws = {axis: law for axis, of in family.size_laws.items() for law in of if law.always and axis in family.axes}
+    sized = {family.axes[axis]: size for axis, law in laws.items() if (size := law.value(sizes)) is not None}
+    return sized | layer_lists(model_type, fields, sizes["layers"])
+
+
+def layer_lists(model_type: str, fields: Mapping[str, Any], layers: int) -> dict[str, Any]:
+    """Fields that say kinds of layers in runs, for so many layers: stock defaults are of one number of them."""
+    family = FAMILIES.get(model_type)
+    said: dict[str, Any] = {}
+    for listed in family.layer_lists if family else ():
+        for name in listed.said_too:
+            kinds = expanded(fields.get(name)) or listed.entries
+            said |= listed.otherwise([kinds[0]] * layers)
+    return said
 
 
 def axes_of(model_type: str) -> dict[str, str]:
     """Axis -> config field: the family's own, or for an unknown type the first known name that its config has."""
     if model_type in FAMILIES:
         family = FAMILIES[model_type]
-        free = (axis for axis in family.axes if not (axis in family.size_laws and family.size_laws[axis].always))
+        free = (axis for axis in family.axes if not any(law.always for law in family.size_laws.get(axis, ())))
         return {axis: family.axes[axis] for axis in free}
     import transformers
 

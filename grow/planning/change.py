@@ -241,6 +241,7 @@ def layer_config(source: Architecture, depth: Depth) -> dict[str, Any]:
     for name, entries in source.layer_entries.items():
         changes[name] = [entries[i] for i in depth.source]
     for listed in family.layer_lists:
+        changes |= listed.otherwise(changes.get(listed.field, ()))
         if isinstance(listed, Window):
             changes |= _boundary(source, listed, depth)
     if family.experts and family.experts.step:

@@ -58,7 +58,9 @@ def head_dim_maps(source: Architecture, d2: int) -> tuple[dict[str, AxisMap], di
     """(space -> map, config fields that change, how in words): what q, k and v become follows from the sizes alone."""
     attention, d = source.family.attention, source.sizes["head_dim"]
     place, changes, how = np.arange(d), {}, "appended"
-    if d2 != d and attention.rope:
+    if d2 != d and attention.rotated:
+        how = f"{source.get(attention.rotated)} rotated coordinates kept, new ones pass through"
+    elif d2 != d and attention.rope:
         grown = rope.grow_rope(source.ropes, d, d2, attention.rope)
         place, changes, how = grown.place, source.rope_changes(grown.config), grown.how
     scale = math.sqrt(d2 / d) if source.scaled else 1.0

@@ -64,7 +64,7 @@ def nearest(source: Architecture, new: Mapping[str, int], limit: int = 3) -> str
         trial = complete(source, old, {**given, **change})
         if not reachable(source, trial) or all(trial[a] == old[a] for a in family.widths if a in old):
             continue
-        named = [a for a in ("hidden", "heads", "kv_heads") if a in family.axes and trial[a] != new[a]]
+        named = [a for a in ("hidden", "heads", "kv_heads") if a not in source.followed and trial[a] != new[a]]
         text = ",".join(f"{family.axes[a]}={trial[a]}" for a in named)
         far = sum(abs(math.log(trial[a] / max(new[a], 1))) for a in named)
         if text:

@@ -189,7 +189,8 @@ def _from_factor(source: Architecture, text: str) -> Target:
     if not 1 <= factor <= 1024:
         why = "a factor is a number from 1 to 1024"
         raise BadInput(option(to=text), what="not a factor", why=why, fix=option(to="2x"))
-    scaled = [axis for axis in ("hidden", "heads", "kv_heads", *source.family.units) if axis in old]
+    own = ("hidden", "heads", "kv_heads", *source.family.units)
+    scaled = [axis for axis in own if axis in old and axis not in source.followed]
     broken = [axis for axis in scaled if (old[axis] * factor).denominator != 1]
     if broken:
         step = gcd(*(old[a] for a in scaled))

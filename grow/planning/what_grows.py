@@ -78,10 +78,12 @@ def classes_of(family: Family) -> tuple[str, ...]:
 def _example(family: Family, ending: str) -> Architecture:
     """A small model of the family, every field but its sizes as stock code takes it."""
     sizes = {axis: SIZES.get(axis, UNITS) for axis in (*SIZES, *family.axes)}
-    sizes |= {axis: law.value(sizes) or sizes[axis] for axis, law in family.size_laws.items()}
+    sizes |= {axis: laws[0].value(sizes) or sizes[axis] for axis, laws in family.size_laws.items()}
     config: dict[str, Any] = {"architectures": [family.class_begins + ending]}
     config |= {field: sizes[axis] for axis, field in family.axes.items()}
     entries = {one.field: one.entries for one in family.layer_lists}
+    for listed in family.layer_lists:
+        config |= listed.otherwise([listed.entries[0]] * SIZES["layers"]) if listed.said_too else {}
     for needed in family.needed_fields:
         field = needed.partition("|")[0]
         if field == "rope_parameters":
@@ -110,7 +112,7 @@ def _best(source: Architecture, axis: str, targets: Iterator[dict[str, int]]) ->
 
 
 def _planned(source: Architecture, to: Mapping[str, int]) -> Plan:
-    sizes = {**source.sizes, "labels": 2}
+    sizes = {**{axis: 2 for row in source.rows for axis in row.signature.axes}, **source.sizes}
     stored = {name: _Stored("BF16", row.signature.shape(sizes)) for name, row in source.tensors.items()}
     if source.tie:
         stored.pop(source.tie.head, None)

@@ -107,6 +107,8 @@ def sized(source: Architecture, sizes: str | Mapping[str, int]) -> dict[str, Any
     if new["layers"] != old["layers"]:
         for listed in family.layer_lists:
             made.pop(listed.field, None)  # the stock config fills them in anew
+            if kinds := source.layer_entries.get(listed.field) if listed.said_too else None:
+                made |= listed.otherwise([kinds[i % len(kinds)] for i in range(new["layers"])])
     if family.divides and new["hidden"] % new["heads"]:
         what = f"{new['heads']} heads do not divide hidden {new['hidden']}"
         why = f"the stock {family.model_type} config refuses it"

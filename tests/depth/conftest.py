@@ -12,6 +12,7 @@ from deeper import N
 from models import VARIANTS, outputs
 
 import grow
+from grow.architectures.layer_lists import expanded
 
 FIELD = {"gpt2": "n_layer", "distilbert": "n_layers"}
 
@@ -31,6 +32,10 @@ def deep(tmp_path_factory) -> Callable[..., Path]:
                 listed.field for listed in grow.families[kind].layer_lists if type(fields.get(listed.field)) is list
             ):
                 deeper[name] = [fields[name][i % len(fields[name])] for i in range(N)]
+            for listed in grow.families[kind].layer_lists:
+                for name in listed.said_too:
+                    entries = expanded(fields[name])
+                    deeper |= listed.otherwise([entries[i % len(entries)] for i in range(N)])
             made[variant, dtype] = models.save(variant, tmp_path_factory.mktemp("deep") / variant, dtype, **deeper)
         return made[variant, dtype]
 

@@ -151,13 +151,15 @@ def draw_derived(variant: str) -> dict[str, tuple[dict, dict]]:
     family, found = grow.families[VARIANTS[variant].model_type], context(variant)
     whole, halves = h if family.attention.whole_norm else 1, family.attention.rope in ("half", "pairs")
 
+    own_kv = "kv_heads" not in Architecture(family, VARIANTS[variant].fields).followed
+
     def grown(heads: int, dim: int) -> dict[str, int]:
         """Groups of query heads stay as large as they are."""
-        kv = {"kv_heads": heads * k // h} if "kv_heads" in family.axes else {}
+        kv = {"kv_heads": heads * k // h} if own_kv else {}
         return {"heads": heads, "hidden": heads * dim, **kv}
 
     def pick(accept) -> dict[str, int]:
-        step = max(whole, h // k)
+        step = max(whole, h // k if own_kv else 1)
         shapes = [(a, b) for a in range(h, 3 * h + 1) for b in range(d, 3 * d + 1) if accept(a * b, a, b)]
         return grown(*r.choice([(a, b) for a, b in shapes if a % step == 0 and not (halves and b % 2)]))
 
@@ -172,7 +174,7 @@ def draw_derived(variant: str) -> dict[str, tuple[dict, dict]]:
         "ffn-any-copies": ({"ffn": f + r.randint(1, 2 * f)}, {"operators": {"ffn": "copies"}, "split": "even"}),
         "both": (pick(lambda m, a, b: m % n == 0 and a > h and b > d), mixed),
     }
-    if k != h:
+    if k != h and own_kv:
         cases["repeat-kv"] = ({"kv_heads": h}, exact)
     if grows(variant, "experts"):
         cases["experts-2x"] = ({"experts": 2 * old["experts"]}, exact)

@@ -17,6 +17,10 @@ GPT2 = dict(
     vocab_size=41, n_embd=12, n_layer=2, n_head=3, n_positions=64, layer_norm_epsilon=0.05,
     bos_token_id=0, eos_token_id=0,
 )  # fmt: skip
+NEO = dict(
+    vocab_size=41, hidden_size=12, num_layers=2, num_heads=3, max_position_embeddings=64, layer_norm_epsilon=0.05,
+    attention_types=[[["local", "global"], 1]], window_size=5, bos_token_id=0, eos_token_id=0,
+)  # fmt: skip
 NEOX = dict(
     vocab_size=41, hidden_size=24, intermediate_size=30, num_hidden_layers=2, num_attention_heads=3,
     max_position_embeddings=64, layer_norm_eps=0.05, bos_token_id=0, eos_token_id=0,
@@ -276,6 +280,15 @@ VARIANTS: dict[str, Variant] = {
     "gpt2-untied": Variant("gpt2", LM, {**GPT2, "tie_word_embeddings": False, "n_inner": 22}),
     "gpt2-unscaled": Variant("gpt2", LM, {**GPT2, "scale_attn_weights": False}),
     "gpt2-inverse": Variant("gpt2", LM, {**GPT2, "scale_attn_by_inverse_layer_idx": True}),
+    "gpt_bigcode": Variant("gpt_bigcode", LM, GPT2),
+    "gpt_bigcode-heads": Variant(
+        "gpt_bigcode", LM, {**GPT2, "multi_query": False, "tie_word_embeddings": False, "n_inner": 22}
+    ),
+    "gpt_bigcode-unscaled": Variant("gpt_bigcode", LM, {**GPT2, "scale_attn_weights": False}),
+    "gpt_neo": Variant("gpt_neo", LM, NEO),
+    "gpt_neo-untied": Variant("gpt_neo", LM, {**NEO, "tie_word_embeddings": False, "intermediate_size": 22}),
+    "gptj": Variant("gptj", LM, {**GPT2, "n_embd": 18, "rotary_dim": 4}),
+    "gptj-tied": Variant("gptj", LM, {**GPT2, "rotary_dim": 4, "tie_word_embeddings": True, "n_inner": 22}),
     "gpt_neox": Variant("gpt_neox", LM, NEOX),
     "gpt_neox-sequential": Variant("gpt_neox", LM, {**NEOX, "use_parallel_residual": False}),
     "gpt_neox-no-bias": Variant("gpt_neox", LM, {**NEOX, "attention_bias": False, "tie_word_embeddings": True}),
@@ -337,6 +350,9 @@ VARIANTS: dict[str, Variant] = {
     **_heads("distilbert", DISTIL),
     **_heads("llama", LLAMA),
     **_heads("gpt2", GPT2),
+    **_only(_heads("gpt_bigcode", GPT2), "sequence", "token"),
+    **_only(_heads("gpt_neo", NEO), "sequence", "token", "qa"),
+    **_only(_heads("gptj", {**GPT2, "rotary_dim": 4}), "sequence", "qa"),
     **_heads("gpt_neox", NEOX),
     **{k: v for k, v in _heads("opt", OPT).items() if k != "opt-token"},  # stock OPT has no such class
     **_only(_heads("ernie", BERT, pretraining=PRETRAINING), "pretraining"),
@@ -371,6 +387,7 @@ VARIANTS: dict[str, Variant] = {
 # One of each family with a head, for what does not depend on the variant.
 ONE_EACH = (
     "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm", "distilbert-mlm",
+    "gpt_bigcode", "gpt_neo", "gptj",
     "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron",
     "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "olmoe",
     "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "stablelm",
@@ -402,6 +419,8 @@ LONG = (
     "gpt2", "gpt_neox", "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm",
     "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe",
     "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt",
+    "gpt_bigcode", "gpt_neo", "gptj",
+    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
     "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image",
     "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm", "mpnet-mlm", "albert-mlm",
     "olmoe", "gpt_oss", "phimoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox",

@@ -11,6 +11,7 @@ from target_configs import BERT, GPT2, LLAMA, MHA, OPT, QWEN3, plan
 from grow.architectures import FAMILIES, architecture_of
 from grow.architectures.architecture import Architecture
 from grow.errors import Refused
+from grow.models.shapes_by_config import layer_lists
 from grow.planning.target import resolve
 
 pytestmark = pytest.mark.quick
@@ -106,7 +107,8 @@ def test_every_named_size_is_a_model_of_its_family(family):
         found = Architecture(family, config).sizes
         assert found["heads"] % found["kv_heads"] == 0, name
         assert sizes(config, name) == {}
-        transformers.AutoConfig.for_model(family.model_type, **fields)
+        deep = layer_lists(family.model_type, {}, found["layers"])
+        transformers.AutoConfig.for_model(family.model_type, **fields, **deep)
     named = sorted(family.sizes.values(), key=lambda f: f[family.axes["hidden"]])
     smallest, largest = ({**f, "vocab_size": 41, "model_type": family.model_type} for f in (named[0], named[-1]))
     if len(named) > 1:

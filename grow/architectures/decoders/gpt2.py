@@ -4,6 +4,13 @@ from grow.architectures.common_fields import ELEMENTWISE
 from grow.architectures.facts import Attention, Norm, Tie
 from grow.architectures.family import Family
 
+TIE = Tie(
+    "transformer.wte.weight",
+    "lm_head.weight",
+    ("transformer.ln_f.weight", "transformer.ln_f.bias"),
+    when="tie_word_embeddings LMHeadModel",
+)
+
 GPT2 = Family(
     model_type="gpt2",
     class_prefix="GPT2",
@@ -43,12 +50,7 @@ qa_outputs.bias                              labels <-         ? ForQuestionAnsw
     },
     norm=Norm("layernorm"),
     attention=Attention(scaled="scale_attn_weights", index_scaled="scale_attn_by_inverse_layer_idx"),
-    tie=Tie(
-        "transformer.wte.weight",
-        "lm_head.weight",
-        ("transformer.ln_f.weight", "transformer.ln_f.bias"),
-        when="tie_word_embeddings LMHeadModel",
-    ),
+    tie=TIE,
     synonyms={
         "n_embd": "hidden_size",
         "n_head": "num_attention_heads",

@@ -12,6 +12,7 @@ from typing import Any
 
 from grow.architectures import FAMILIES
 from grow.architectures.common_fields import COMMON_FIELDS, TRAINS
+from grow.architectures.layer_lists import expanded
 from grow.architectures.stock_source import stock_of
 
 # Written beside a model and read by no forward pass, no loss and no head.
@@ -107,7 +108,7 @@ def significant(
         {family.axes[axis] for axis in (*family.growable, *family.mirrors) if axis in family.axes} if family else set()
     )
     widths |= {family.synonyms[name] for name in widths & family.synonyms.keys()} if family else set()
-    lists = {listed.field for listed in family.layer_lists} if family else set()
+    lists = {name for one in family.layer_lists for name in (one.field, *one.said_too)} if family else set()
     ignored = {*neutral, "dtype", "torch_dtype"}
     return [
         d
@@ -125,4 +126,7 @@ def _less(a: Any, b: Any) -> bool:
 
 
 def _longer(a: Any, b: Any) -> bool:
+    """Whether one list is of more layers than another; of runs, whether they make more."""
+    if (longer := expanded(a)) is not None and (shorter := expanded(b)) is not None:
+        a, b = longer, shorter
     return isinstance(a, list) and isinstance(b, list) and len(a) > len(b)

@@ -132,7 +132,8 @@ def _plans(matched: Match, after: Architecture) -> Iterator[Plan]:
         to = {axis: size for axis, size in new.items() if size != old.get(axis) and axis not in fixed}
         if not how and new.get("experts") != old.get("experts"):
             to["experts"] = new["experts"]
-        for options in _options(to, after.family.units, new["layers"] > old["layers"]):
+        grown = {axis: size for axis, size in new.items() if size != old.get(axis)}
+        for options in _options(grown, after.family.units, new["layers"] > old["layers"]):
             with contextlib.suppress(GrowError):
                 yield plan_for(matched, to, replace(options, upcycling=upcycling))
 
