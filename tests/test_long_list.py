@@ -25,6 +25,7 @@ def facts(family: Family) -> set[object]:
         *(("follows", axis, str(law), law.when) for axis, laws in family.size_laws.items() for law in laws),
         *((type(listed), listed.needed) for listed in family.layer_lists),
     }
+    stated |= {("attends", family.attends), ("scored", len(family.scored))}
     stated |= {("kinds of RoPE", len(family.rope_kinds)), ("bare", norm.bare == "always")}
     stated |= {("tie", family.tie is not None and len(family.tie.norms))}
     if experts:

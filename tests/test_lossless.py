@@ -69,6 +69,10 @@ def test_every_output_stays_in_float64(variant, name, to, options, tiny, expecte
 def draw_bit_exact(variant: str) -> dict:
     """A target whose factors are powers of two: hidden × c, head_dim × 4, any heads and ffn."""
     r, old = seeded(variant, "bit-exact"), sizes_of(variant)
+    family = grow.families[VARIANTS[variant].model_type]
+    if not family.attends:
+        target = {axis: old[axis] + r.randint(1, 9) for axis in (*family.units, *family.scored) if grows(variant, axis)}
+        return target | {"hidden": r.choice((2, 3)) * old["hidden"]}
     n, h, k, d, f = (old[a] for a in ("hidden", "heads", "kv_heads", "head_dim", "ffn"))
     if not free(variant):
         if VARIANTS[variant].fields.get("scale_attn_weights") is False:
@@ -114,6 +118,8 @@ def test_a_rounded_plan_is_written_in_float32(variant, tiny, expected, tmp_path)
     if free(variant):
         to = {"hidden": sizes_of(variant)["hidden"] * 4 // 3, "head_dim": 12}
         to = {"head_dim": 12} if context(variant) == "plain" else to
+    elif not grow.families[VARIANTS[variant].model_type].attends:
+        to = {"hidden": to["hidden"] - 5}
     elif grow.families[VARIANTS[variant].model_type].attention.scaled == "never":  # nor is q rounded
         to = {"hidden": sizes_of(variant)["hidden"] * 3 // 2}
     grown = widen(tiny(variant, "bfloat16"), to, tmp_path / "grown")

@@ -35,6 +35,14 @@ def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
     facts = FAMILIES[VARIANTS[variant].model_type]
     source = Architecture(facts, VARIANTS[variant].fields)
     old, derived = source.sizes, "head_dim" in source.followed
+    if not facts.attends:
+        return {
+            "2x": ("2x", {}),
+            "3x, shared evenly": ("3x", {"split": "even"}),
+            "2x, every copy": ("2x", {"operators": dict.fromkeys(facts.units, "copies"), "seed": 7}),
+            "units": ({axis: 2 * old[axis] + 3 for axis in facts.units}, {}),
+            "any hidden": ({"hidden": old["hidden"] + 5}, {"seed": 3}),
+        }
     n, h, k, d, f = (old[axis] for axis in ("hidden", "heads", "kv_heads", "head_dim", "ffn"))
     found: dict[str, tuple[Any, dict[str, Any]]] = {
         "2x": ("2x", {}),

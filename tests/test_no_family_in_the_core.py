@@ -28,7 +28,9 @@ OUTSIDE = [
 EVERYDAY = {
     "activation": "English, and torch.nn.modules.activation",
     "cls_token": "a way to pool, as sentence-transformers calls it",
+    "conv_kernel": "what models of sounds say of their layers",
     "dim": "torch's name of a dimension",
+    "expand": "a method of torch's tensors",
     "ffn": "an axis of the notation",
     "image_size": "what a model of any type says of its images",
     "layernorm": "a kind of norm",

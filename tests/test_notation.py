@@ -156,7 +156,8 @@ def test_every_familys_table_parses_and_uses_known_axes(family):
         assert parse_signature(str(row.signature)) == row.signature
         assert sum(dim.role == WRITE for dim in row.signature.matrix.dims) <= 1
         for label in (label for dim in row.signature.dims for label in dim.labels):
-            sides = {"head_dim": (*SIDES, "turn"), "hidden": ("", "raw")}.get(label.axis, ("",))
+            known_sides = dict.fromkeys(family.scored, SIDES) | {"head_dim": (*SIDES, "turn"), "hidden": ("", "raw")}
+            sides = known_sides.get(label.axis, ("",))
             assert label.side in sides, f"{row}: which side?"
 
 

@@ -21,7 +21,8 @@ def everything(variant: str, factor: int) -> dict[str, int]:
     source, r = Architecture(grow.families[kind], fields), seeded(variant)
     old, named = source.sizes, grow.families[kind].axes.keys() - source.followed.keys()
     target = {a: factor * old[a] for a in ("hidden", "heads", "kv_heads") if a in named}
-    target |= {"ffn": old["ffn"] + r.randint(1, 9), "layers": old["layers"] + r.randint(1, 3)}
+    target |= {axis: old[axis] + r.randint(1, 9) for axis in ("ffn", "inner", "dt_rank", "ssm_state") if axis in old}
+    target["layers"] = old["layers"] + r.randint(1, 3)
     return target | {axis: old[axis] + more for axis, more in (("vocab", 3), ("positions", 5)) if axis in old}
 
 

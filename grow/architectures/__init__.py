@@ -11,13 +11,13 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-from grow.architectures import decoders, encoders, experts, vision
+from grow.architectures import decoders, encoders, experts, state_spaces, vision
 from grow.architectures.architecture import Architecture
 from grow.architectures.family import Family
 from grow.architectures.stock_source import known_type
 from grow.errors import Refused, did_you_mean
 
-GROUPS = (decoders, experts, encoders, vision)
+GROUPS = (decoders, experts, encoders, vision, state_spaces)
 
 
 def _families() -> Iterator[Family]:

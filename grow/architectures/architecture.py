@@ -13,7 +13,8 @@ from typing import Any
 
 from grow.architectures.common_fields import ELEMENTWISE, OLDER_ROPE
 from grow.architectures.facts import Chain, Refusal, Tie
-from grow.architectures.family import Family
+from grow.architectures.family import ATTENTION, Family
+from grow.architectures.model_sizes import sizes_of
 from grow.architectures.size_laws import SizeLaw
 from grow.errors import BadInput
 from grow.files.header import show
@@ -68,53 +69,7 @@ class Architecture:
     @cached_property
     def sizes(self) -> Mapping[str, int]:
         """Axis -> size, head_dim and kv_heads resolved; BadInput when the fields contradict each other."""
-        family = self.family
-        sizes: dict[str, int] = {}
-        for axis, name in family.axes.items():
-            if axis in family.computed and self._law_of(family.size_laws[axis]):
-                continue
-            value = self.get(name)
-            if axis == "ffn" and value is None:
-                value = 4 * sizes["hidden"]  # n_inner = None
-            if axis == "head_dim" and value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise BadInput(
-                    f"config.json: {name}",
-                    what=f"{value!r}, wanted a positive integer",
-                    why=f"{name} is the size of the axis {axis}",
-                    fix=f"set {name} to the size that the weights have",
-                )
-            sizes[axis] = value
-        for axis in family.computed:
-            if law := self._law_of(family.size_laws[axis]):
-                sizes[axis] = law.value(sizes) or 0
-        sizes.setdefault("kv_heads", sizes["heads"])
-        family.check_caps(sizes)
-        if "head_dim" not in sizes:
-            if sizes["hidden"] % sizes["heads"]:
-                raise BadInput(
-                    f"config.json: {family.axes['heads']}",
-                    what=f"{sizes['heads']} heads do not divide hidden {sizes['hidden']}",
-                    why="head_dim = hidden / heads",
-                    fix=self.divisor_hint(sizes["hidden"], sizes["heads"]),
-                )
-            sizes["head_dim"] = sizes["hidden"] // sizes["heads"]
-            family.check_caps(sizes)
-        if sizes["heads"] % sizes["kv_heads"]:
-            raise BadInput(
-                f"config.json: {family.axes['kv_heads']}",
-                what=f"{sizes['kv_heads']} kv heads do not divide {sizes['heads']} heads",
-                why="each kv head serves heads / kv_heads query heads",
-                fix=self.divisor_hint(sizes["heads"], sizes["kv_heads"], "kv_heads"),
-            )
-        return sizes
-
-    def divisor_hint(self, whole: int, part: int, axis: str = "heads") -> str:
-        """The divisors of `whole` that are nearest to `part`, as values of the axis's field."""
-        divisors = [k for k in range(1, whole + 1) if whole % k == 0]
-        near = sorted(sorted(divisors, key=lambda k: abs(k - part))[:3])
-        return f"{self.family.axes[axis]} = " + " or ".join(map(str, near))
+        return sizes_of(self)
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -175,7 +130,8 @@ class Architecture:
     @cached_property
     def contexts(self) -> Mapping[str, str]:
         """Axis -> what sits on it, for `grow.notation.operators`."""
-        contexts = dict.fromkeys(("heads", "kv_heads"), "elementwise") | {"hidden": self.hidden_context}
+        heads = ("heads", "kv_heads") if self.family.attends else ()
+        contexts = dict.fromkeys(heads, "elementwise") | {"hidden": self.hidden_context}
         for axis in self.family.units:
             roles = {dim.role for row in self.rows for dim in row.signature.dims if dim.has(axis)}
             contexts[axis] = "elementwise" if GAIN not in roles else "layernorm" if SHIFT in roles else "rms"
@@ -312,9 +268,11 @@ class Architecture:
     @cached_property
     def followed(self) -> Mapping[str, SizeLaw]:
         """Axis -> what its size follows from in this model; it never grows on its own."""
-        laws = {axis: self._law_of(of) for axis, of in self.family.size_laws.items()}
-        sizes = self.sizes
+        sizes, laws = self.sizes, {axis: self.law_of(axis) for axis in self.family.size_laws}
         return {axis: law for axis, law in laws.items() if law and law.value(sizes) == sizes[axis]}
 
-    def _law_of(self, laws: tuple[SizeLaw, ...]) -> SizeLaw | None:
-        return next((law for law in laws if self.holds(law.when)), None)
+    def law_of(self, axis: str) -> SizeLaw | None:
+        """What the size of an axis follows from in this model, None where it follows from nothing."""
+        laws = (law for law in self.family.size_laws.get(axis, ()) if self.holds(law.when))
+        law = next(laws, None)
+        return law and law.read_with((*self.family.axes, *ATTENTION), self.get)

@@ -16,6 +16,7 @@ from grow.architectures.architecture import Architecture
 from grow.architectures.common_fields import OLDER_ROPE, SIZES, TRAINS
 from grow.architectures.family import Family
 from grow.architectures.layer_lists import expanded
+from grow.architectures.model_sizes import divisor_hint
 from grow.architectures.stock_source import Stock, stock_of
 from grow.errors import BadInput, Refused, did_you_mean, listing, near_miss
 from grow.files.json_floats import is_special
@@ -69,7 +70,7 @@ def check_fields(architecture: Architecture, harmless: Collection[str] = ()) -> 
             f"config.json: {family.axes['hidden']}",
             what=f"{sizes['heads']} heads do not divide hidden {sizes['hidden']}",
             why=f"the stock {family.model_type} config refuses it",
-            fix=architecture.divisor_hint(sizes["hidden"], sizes["heads"]),
+            fix=divisor_hint(family.axes["heads"], sizes["hidden"], sizes["heads"]),
         )
     if field := family.attention.rotated:
         rotated = architecture.get(field)

@@ -17,8 +17,8 @@ from grow.architectures.common_fields import COMMON_FIELDS, TRAINS
 from grow.architectures.conditions import Condition, parse_condition
 from grow.architectures.facts import Attention, Chain, Experts, Norm, Refusal, RopeKind, Tie
 from grow.architectures.layer_lists import LayerList
-from grow.architectures.size_laws import SizeLaw, parse_size_laws
-from grow.notation.axes import INDICES, Row, parse_table
+from grow.architectures.size_laws import SizeLaw, parse_size_law, parse_size_laws
+from grow.notation.axes import INDICES, SIDES, Row, parse_table
 from grow.notation.rope_parameters import SPELLED
 from grow.notation.size_limits import Written, check_caps
 
@@ -43,6 +43,7 @@ class Family:
     fixed     field -> the only values for which the table is true
     reads     fields that the growth interprets (beyond `axes`)
     harmless  fields that no width growth can disturb
+    attention  what sits between q and k, of a family that has heads
     spelling  (stored, table) suffixes: older or on-disk names of the same tensor
     stale     suffixes of stored buffers that stock code ignores; they are left out of the result
     divides   the stock config refuses hidden % heads != 0
@@ -61,6 +62,8 @@ class Family:
     positions_from  config field whose value + 1 is the first row of the position table that is a position
     sizes     size name -> config fields
     class_prefix  how the names of the stock classes begin, "" where that is the model type with a capital
+    size_defaults  axis -> the size that stock code takes where its field says none or "auto", as
+              `grow.architectures.size_laws` writes it: `4 hidden`
     follows   axis -> the others that its size follows from where it has that size, as `grow.architectures.size_laws`
               writes it: `hidden`, `4 hidden`, `hidden / heads ? CONDITION`, `1 ? CONDITION; heads ? CONDITION`; it
               never grows on its own
@@ -73,9 +76,9 @@ class Family:
     prefix: str
     axes: Mapping[str, str]
     norm: Norm
-    attention: Attention
     tie: Tie | None
     sizes: Mapping[str, Mapping[str, int]]
+    attention: Attention = field(default_factory=Attention)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     derived_head_dim: bool = False
     divides: bool = False
@@ -99,6 +102,7 @@ class Family:
     nulls: Mapping[str, Any] = field(default_factory=dict)
     rope_spelling: tuple[str, str] = SPELLED
     class_prefix: str = ""
+    size_defaults: Mapping[str, str] = field(default_factory=dict)
     follows: Mapping[str, str] = field(default_factory=dict)
     computed: Mapping[str, str] = field(default_factory=dict)
     refusals: tuple[Refusal, ...] = ()
@@ -113,13 +117,24 @@ class Family:
     @cached_property
     def units(self) -> tuple[str, ...]:
         """Axes whose coordinates lie between two matrices: units of an FFN, ranks of a factored projection."""
-        others = {"hidden", *ATTENTION, *COUNTS, *STILL, *self.mirrors}
+        others = {"hidden", *ATTENTION, *COUNTS, *STILL, *self.mirrors, *self.scored}
         return tuple(axis for axis in dict.fromkeys((*self.axes, *self.computed)) if axis not in others)
+
+    @property
+    def attends(self) -> bool:
+        """Whether it has heads of attention."""
+        return "heads" in self.axes
+
+    @cached_property
+    def scored(self) -> tuple[str, ...]:
+        """Axes besides head_dim over which a dot product sums: their two sides have coordinates of their own."""
+        labels = (label for row in self.rows for dim in row.signature.dims for label in dim.labels)
+        return tuple(dict.fromkeys(one.axis for one in labels if one.side in SIDES and one.axis != "head_dim"))
 
     @property
     def widths(self) -> tuple[str, ...]:
         """Axes that matrices are made of."""
-        return ("hidden", *ATTENTION, *self.units)
+        return ("hidden", *(ATTENTION if self.attends else ()), *self.units, *self.scored)
 
     @property
     def growable(self) -> tuple[str, ...]:
@@ -142,8 +157,13 @@ class Family:
     def size_laws(self) -> Mapping[str, tuple[SizeLaw, ...]]:
         """Axis -> what its size follows from, in models in which it does."""
         derived = {"head_dim": "hidden / heads"} if self.derived_head_dim else {}
-        derived |= {} if "kv_heads" in self.axes else {"kv_heads": "heads"}
+        derived |= {"kv_heads": "heads"} if self.attends and "kv_heads" not in self.axes else {}
         return {axis: parse_size_laws(text) for axis, text in {**derived, **self.follows, **self.computed}.items()}
+
+    @cached_property
+    def default_sizes(self) -> Mapping[str, SizeLaw]:
+        """Axis -> its size where its field says none."""
+        return {axis: parse_size_law(text) for axis, text in self.size_defaults.items()}
 
     @property
     def mirrors(self) -> tuple[str, ...]:
@@ -162,6 +182,8 @@ class Family:
         known = COMMON_FIELDS | self.harmless | self.reads | {*self.fixed, *self.axes.values(), *self.defaults}
         known |= {*self.synonyms.values(), *(one.field for one in self.layer_lists)}
         known |= {name for one in self.layer_lists for name in (*one.follows_from, *one.said_too)}
+        laws = (*(law for of in self.size_laws.values() for law in of), *self.default_sizes.values())
+        known |= {name for law in laws for name in law.fields((*self.axes, *ATTENTION))}
         if self.experts:
             facts = self.experts
             known |= set(filter(None, (facts.top_k, facts.switch, facts.only, facts.step)))

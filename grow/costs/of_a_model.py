@@ -73,9 +73,10 @@ def _cost(plan: Plan, sizes: Mapping[str, int], tensors: list[tuple[TensorPlan, 
     if tie := (plan.grown if grown else plan.source).tie:
         flops["head"] += sum(2.0 * math.prod(shape) for t, shape in tensors if t.canonical == tie.table)
     seen = context / 2 if causal else context  # a causal mask halves the pairs
-    flops["attention scores"] = 4.0 * sizes["layers"] * sizes["heads"] * sizes["head_dim"] * seen
+    wide = sizes["heads"] * sizes["head_dim"] if plan.family.attends else 0
+    flops["attention scores"] = 4.0 * sizes["layers"] * wide * seen
     item = max((ITEMSIZE[t.dtype if grown else t.old.dtype] for t, _ in tensors), default=2)
-    kv = 2 * sizes["layers"] * sizes["kv_heads"] * sizes["head_dim"] * item if causal else 0
+    kv = 2 * sizes["layers"] * sizes["kv_heads"] * sizes["head_dim"] * item if causal and wide else 0
     disk = sum(math.prod(shape) * ITEMSIZE[t.dtype if grown else t.old.dtype] for t, shape in tensors)
     return Cost(sum(math.prod(shape) for _, shape in tensors), context, flops, kv, disk)
 

@@ -95,7 +95,8 @@ def couplings(plan: Plan) -> list[str]:
     if family.experts:
         facts.append(f"a token gets {source.top_k} -> {plan.grown.top_k} experts")
         facts.append("their weights sum to 1" if plan.grown.experts_sum_to_one else "their weights are not normalised")
-    facts.append("scores ÷ √head_dim" if source.scaled else "scores unscaled")
+    if family.attends:
+        facts.append("scores ÷ √head_dim" if source.scaled else "scores unscaled")
     for axis, law in source.followed.items():
         if (axis, str(law)) != ("kv_heads", "heads"):
             facts.append(f"{axis} = {law}" + ("" if axis in family.axes else ", not a field"))

@@ -40,6 +40,9 @@ SIZES = {
     "embed": 44,
     "expert_ffn": 26,
     "shared_ffn": 34,
+    "inner": 62,
+    "dt_rank": 22,
+    "ssm_state": 14,
     "experts": 5,
 }
 

@@ -39,7 +39,7 @@ from functools import cache
 SIDES = ("q", "k", "v")
 WRITE, READ, GAIN, SHIFT, STACK = "write", "read", "gain", "shift", "stack"
 INDICES = ("layers", "experts")  # axes along which tensors are counted instead of stacked
-STORED = {"labels", "positions", "channels", "patch", "pooled", "pixels"}
+STORED = {"labels", "positions", "channels", "patch", "pooled", "pixels", "kernel"}
 """Axes that have the size that is stored and never grow, unless a config field says their size."""
 LOOKUPS = {"vocab", "positions", "types", "task_types", "buckets", "places", "experts"}
 """Axes whose tables are looked up row by row."""

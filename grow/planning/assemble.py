@@ -80,7 +80,7 @@ class _Assembly:
 
     def tensor(self, place: _Place) -> TensorPlan:
         change, (row, name, canonical, layer, expert) = self.change, place
-        maps = row_maps(self.source, change.maps, change.depth, row, layer)
+        maps = row_maps(self.source, change, row, layer)
         treatment = Treatment(0) if layer is None else treat(self.source, change, row, layer, expert)
         old_layer = None if layer is None else treatment.layer
         old_expert = None if expert is None else int(maps["experts"].source[expert])
@@ -108,7 +108,7 @@ class _Assembly:
         """The tied table once more, as the head that parts from it."""
         row = next(row for row in self.source.family.rows if row.name == tie.head)
         table = next(t for t in self.matched.tensors if t.canonical == tie.table)
-        maps = row_maps(self.source, self.change.maps, self.change.depth, row, None)
+        maps = row_maps(self.source, self.change, row, None)
         dims, shape = _grown(row.signature, table.shape, maps)
         dtype, origin = self.dtypes[table.name], Read(again=True)
         return TensorPlan(tie.head, tie.head, row.signature, dims, table.stored, shape, dtype, origin)
@@ -116,10 +116,10 @@ class _Assembly:
     def _matrix(
         self, place: _Place, old: Matched, treated: Read, maps: Mapping[str, AxisMap], dtype: str, inserted: bool
     ) -> TensorPlan:
-        """A tensor of several dims, as the one matrix that lies in it."""
+        """A tensor of several dims, as the one matrix, or vector, that lies in it."""
         signature = old.row.signature
         dims = _maps(signature.matrix, maps, _sizes(signature, old.shape, maps))
-        shape = signature.flat(old.shape)
+        shape = signature.flat(old.shape)[: len(dims)]
         part = replace(old.stored, shape=shape)
         grown = tuple(n if m is None else m.m for m, n in zip(dims, shape))
         return TensorPlan(
@@ -240,7 +240,8 @@ def _maps(signature: Signature, maps: Mapping[str, AxisMap], sizes: Mapping[str,
 def _sizes(signature: Signature, shape: tuple[int, ...], maps: Mapping[str, AxisMap]) -> dict[str, int]:
     """Axis -> old size, of the axes in a tensor."""
     labels = [label for dim in signature.dims for label in dim.labels]
-    sizes = {label.axis: maps[label.space].n for label in labels if label.space in maps}
+    known = ((label.axis, maps.get(label.space) or maps.get(label.axis)) for label in labels)
+    sizes = {axis: axis_map.n for axis, axis_map in known if axis_map is not None}
     return sizes | {dim.space.axis: size for dim, size in zip(signature.dims, shape) if isinstance(dim.space, Label)}
 
 

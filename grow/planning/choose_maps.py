@@ -14,6 +14,7 @@ import numpy as np
 from grow.architectures.architecture import Architecture
 from grow.errors import Refused
 from grow.notation import rope
+from grow.notation.axes import SIDES
 from grow.notation.maps import BLEND, SILENT, AxisMap, appended, axis_map, identity
 from grow.notation.operators import OPERATORS, default_operator, grow_head_dim, grow_heads
 from grow.planning.nearest_sizes import nearest
@@ -42,11 +43,11 @@ def choose_maps(
                 operator = OPERATORS[operator]
             maps[axis] = operator(old[axis], new[axis], context)
             words[axis] = _describe(maps[axis])
-    maps["heads"], maps["kv_heads"] = _head_maps(source, new, chosen, words)
-    sides, _, how = head_dim_maps(source, new["head_dim"])
-    maps |= sides
-    if new["head_dim"] != old["head_dim"]:
-        words["head_dim"] = how
+    if source.family.attends:
+        maps["heads"], maps["kv_heads"] = _head_maps(source, new, chosen, words)
+    scored, _, how = scored_maps(source, new)
+    maps |= scored
+    words |= {axis: how[axis] for axis in how if new[axis] != old[axis]}
     for space, grown_map in maps.items():
         law = grown_map.law()
         if not np.allclose(law, 1, rtol=0, atol=1e-12):  # a few roundings of √ and of shares that sum to 1
@@ -54,8 +55,25 @@ def choose_maps(
     return maps, words
 
 
-def head_dim_maps(source: Architecture, d2: int) -> tuple[dict[str, AxisMap], dict[str, Any], str]:
-    """(space -> map, config fields that change, how in words): what q, k and v become follows from the sizes alone."""
+def scored_maps(
+    source: Architecture, new: Mapping[str, int]
+) -> tuple[dict[str, AxisMap], dict[str, Any], dict[str, str]]:
+    """(space -> map, config fields that change, axis -> how in words) of the axes that a dot product sums over: what
+    their sides become follows from the sizes alone."""
+    maps: dict[str, AxisMap] = {}
+    changes: dict[str, Any] = {}
+    words: dict[str, str] = {}
+    if source.family.attends:
+        maps, changes, words["head_dim"] = _head_dim_maps(source, new["head_dim"])
+    for axis in source.family.scored:
+        n, m = source.sizes[axis], new[axis]
+        sides = grow_head_dim(n, m, np.arange(n), scale=1.0, qk_norm=False)
+        maps |= {f"{axis}.{side}": side_map for side, side_map in zip(SIDES, sides)}
+        words[axis] = "appended; k's new rows 0"
+    return maps, changes, words
+
+
+def _head_dim_maps(source: Architecture, d2: int) -> tuple[dict[str, AxisMap], dict[str, Any], str]:
     attention, d = source.family.attention, source.sizes["head_dim"]
     place, changes, how = np.arange(d), {}, "appended"
     if d2 != d and attention.rotated:

@@ -19,7 +19,7 @@ from grow.planning.tensor import SPLITS
 
 SCHEMA = 1
 MOST = 64  # growths one after the other
-FIRST = ("hidden", "heads", "kv_heads", "head_dim", "layers")  # axes that every family has
+FIRST = ("hidden", "layers")  # axes that every family has
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,8 @@ def _earlier(stored: Any, where: str, fix: str) -> tuple[Record, ...]:
 def _change(plan: Mapping[str, Any], sizes: Mapping[str, int], new_sizes: Mapping[str, int]) -> Change:
     """The maps of all spaces, the unchanged ones as identities, and the layers; ValueError when they fit no sizes."""
     maps = {space: _map(space, m, sizes, new_sizes) for space, m in plan["maps"].items()}
-    whole = {**no_maps(sizes), **maps}
+    sided = {axis_of(space) for space in maps} - maps.keys()  # each side of these has a map of its own
+    whole = {space: m for space, m in no_maps(sizes).items() if space not in sided} | maps
     n, m = sizes["layers"], new_sizes["layers"]
     depth = unchanged(n)
     if stored := plan.get("depth"):

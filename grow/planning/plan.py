@@ -17,9 +17,9 @@ from grow.notation.maps import AxisMap, is_power_of_two
 from grow.notation.origins import Read
 from grow.planning.assemble import assemble
 from grow.planning.change import Change, Upcycling, check_depth, depth_rounds, layer_config
-from grow.planning.choose_maps import grow_counts, grow_experts, head_dim_maps, low_logit, rounding, shared
+from grow.planning.choose_maps import grow_counts, grow_experts, low_logit, rounding, scored_maps, shared
 from grow.planning.growth_options import USUAL, GrowthOptions
-from grow.planning.layers import Depth, unchanged
+from grow.planning.layers import Depth
 from grow.planning.methods import DEFAULT, Request, design
 from grow.planning.read_as_experts import read_so
 from grow.planning.row_maps import root_factor, row_maps, tie_factor
@@ -204,7 +204,7 @@ def grown_config(
     untied  the head that had to part from its table, or ""
     top_k   where somebody chose it
     """
-    changes = head_dim_maps(source, new["head_dim"])[1]
+    changes = scored_maps(source, new)[1]
     result = _new_config(source, new, changes, top_k) | layer_config(source, depth)
     if untied:
         result["tie_word_embeddings"] = False
@@ -235,7 +235,7 @@ def _rounding_rows(source: Architecture, change: Change) -> tuple[str, ...]:
     """Rows that a growth rounds although none of its maps does."""
     hidden, reasons = change.maps["hidden"], []
     for row in source.rows:
-        maps = row_maps(source, change.maps, unchanged(source.sizes["layers"]), row, None)
+        maps = row_maps(source, change, row, None)
         if row.root and not is_power_of_two(root_factor(row, maps)):
             axis, n, m = row.root[0], hidden.n, hidden.m
             reasons.append(f"{axis} {n} -> {m}: stock code multiplies {row.name} by a root of it")
@@ -276,8 +276,7 @@ def _new_config(
             followed = source.with_config(result).get(name)
             if followed != source.get(name):
                 result[name] = source.get(name)
-    if new["hidden"] != old["hidden"] or new["heads"] != old["heads"]:
-        for axis in ("head_dim", "ffn"):  # both may have followed from hidden
-            if axis in family.axes:
-                result[family.axes[axis]] = new[axis]
+    follows = {axis for axis in ("head_dim", *family.default_sizes) if axis in family.axes}
+    if follows and any(new[axis] != old[axis] for axis in ("hidden", "heads") if axis in old):
+        result |= {family.axes[axis]: new[axis] for axis in follows}  # where no field says them, they follow from these
     return result

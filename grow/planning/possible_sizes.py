@@ -40,7 +40,7 @@ def check_sizes(source: Architecture, new: Mapping[str, int]) -> None:
             why="a smaller axis loses information",
             fix="at least " + ",".join(f"{field(a)}={old[a]}" for a in fewer),
         )
-    if "kv_heads" not in source.followed and new["heads"] % new["kv_heads"]:
+    if family.attends and "kv_heads" not in source.followed and new["heads"] % new["kv_heads"]:
         raise Refused(
             option(to={field("heads"): new["heads"]}),
             what=f"{new['kv_heads']} kv heads do not divide {new['heads']} heads",

@@ -99,11 +99,12 @@ def _from_text(source: Architecture, text: str, deepen: bool) -> Target:
     if path.is_file():
         return _from_config(source, _read_json(path), str(path), deepen)
     hint = did_you_mean(text, family.sizes)
+    named = [axis for axis in ("hidden", "heads") if axis in family.axes]
     raise BadInput(
         option(to=text),
         what="is not a size of the family, factor, field list, folder or config.json" + (f"; {hint}" if hint else ""),
         why=f"sizes of {family.model_type}: {', '.join(family.sizes)}",
-        fix=f"{option(to='2x')}, or {option(to={family.axes[a]: ... for a in ('hidden', 'heads')})}",
+        fix=f"{option(to='2x')}, or {option(to={family.axes[a]: ... for a in named})}",
     )
 
 

@@ -74,7 +74,7 @@ def target(name: str, growth: str) -> Any:
         return {"hidden": old["hidden"] + 2 * old["head_dim"], "heads": old["heads"] + 2}
     if plain:
         return {"head_dim": old["head_dim"] + 2}
-    return {"hidden": old["hidden"] + old["heads"]}
+    return {"hidden": old["hidden"] + old.get("heads", 7)}
 
 
 def from_table(name: str, folder: Path) -> Path:

@@ -16,20 +16,14 @@ FLOAT32 = 1e-5
 
 EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "gpt_oss", "phimoe")
 WHOLE = ("olmo2", "olmo3", "flex_olmo")  # one norm over all heads, and readers of the raw stream: whole copies
-WHOLE = ("olmo2", "flex_olmo")  # one norm over all heads, and readers of the raw stream: whole copies
-FREE = (
-    *("llama", "mistral", "qwen2", "qwen3", "granite", *WHOLE, *EXPERTS),
-    *("gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron"),
-    "vit",
-    *("ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "eurobert"),
-)  # head_dim is a field of its own
 UNITS = ("copies", "unread")
 
 
 def free(variant: str) -> bool:
     """Whether head_dim is a size of its own, and not hidden / heads."""
     kind, _, fields, _ = VARIANTS[variant]
-    return "head_dim" not in Architecture(grow.families[kind], fields).followed
+    source = Architecture(grow.families[kind], fields)
+    return source.family.attends and "head_dim" not in source.followed
 
 
 def context(variant: str) -> str:
@@ -190,9 +184,36 @@ def draw_derived(variant: str) -> dict[str, tuple[dict, dict]]:
     return cases
 
 
+def draw_headless(variant: str) -> dict[str, tuple[dict, dict]]:
+    """name -> (target, options) of a family without attention."""
+    r, old, family = seeded(variant), sizes_of(variant), grow.families[VARIANTS[variant].model_type]
+    n, units = old["hidden"], [axis for axis in family.units if grows(variant, axis)]
+    widths = [*units, *(axis for axis in family.scored if grows(variant, axis))]
+    exact, even = {"split": "exact"}, {"split": "even"}
+    cases = {
+        "hidden-2x": ({"hidden": 2 * n}, exact),
+        "hidden-3x": ({"hidden": 3 * n}, even),
+        "hidden-2x-silent": ({"hidden": 2 * n}, {"operators": {"hidden": "silent"}}),
+        "hidden-any-silent": ({"hidden": n + r.randint(1, n - 1)}, {}),
+        "hidden-any-copies": ({"hidden": n + r.randint(1, n - 1)}, {"operators": {"hidden": "copies"}}),
+    }
+    cases |= {f"{axis}-any": ({axis: old[axis] + r.randint(1, 2 * old[axis])}, exact) for axis in widths}
+    cases |= {
+        f"{axis}-any-copies": ({axis: old[axis] + r.randint(1, 2 * old[axis])}, {"operators": {axis: "copies"}, **even})
+        for axis in units
+    }
+    for i in range(2):
+        target = {axis: old[axis] + r.randint(1, old[axis]) for axis in ("hidden", *widths)}
+        operators = {axis: r.choice(UNITS) for axis in units}
+        cases[f"together-{i}"] = (target, {"operators": operators, "split": r.choice(("exact", "even"))})
+    return cases
+
+
 def draw(variant: str) -> dict[str, tuple[dict, dict]]:
     """Every kind of growth for a head over the vocabulary; two of them for the other heads of the same trunk."""
-    cases = (draw_free if free(variant) else draw_derived)(variant)
+    attends = grow.families[VARIANTS[variant].model_type].attends
+    drawn = draw_headless if not attends else draw_free if free(variant) else draw_derived
+    cases = drawn(variant)
     if VARIANTS[variant].auto not in ("AutoModelForCausalLM", "AutoModelForMaskedLM"):
         exact = next(c for c in ("together-0", "together", "both") if c in cases)
         return {"hidden-2x": ({"hidden": 2 * sizes_of(variant)["hidden"]}, {}), exact: cases[exact]}

@@ -26,7 +26,7 @@ from variants import (  # noqa: F401  tests import them from here
     Variant,
 )
 
-FOUND = {"labels": 3, "positions": 17, "channels": 3, "patch": 4, "pooled": 7, "pixels": 48}
+FOUND = {"labels": 3, "positions": 17, "channels": 3, "patch": 4, "pooled": 7, "pixels": 48, "kernel": 4}
 """Sizes of axes that no config field says."""
 
 transformers.logging.set_verbosity(transformers.logging.CRITICAL)

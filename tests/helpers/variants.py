@@ -45,6 +45,10 @@ DEBERTA = {k: v for k, v in BERT.items() if k != "type_vocab_size"} | dict(
 )  # fmt: skip
 DISTIL = dict(vocab_size=41, dim=12, hidden_dim=22, n_layers=2, n_heads=3, max_position_embeddings=64)
 
+MAMBA = dict(
+    vocab_size=41, hidden_size=18, state_size=5, num_hidden_layers=2, time_step_rank=3, layer_norm_epsilon=0.05,
+    expand=2, pad_token_id=0, bos_token_id=0, eos_token_id=0,
+)  # fmt: skip
 VIT = dict(
     hidden_size=12, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3, image_size=16, patch_size=4,
     layer_norm_eps=0.05,
@@ -379,6 +383,12 @@ VARIANTS: dict[str, Variant] = {
     "mixtral-base": Variant("mixtral", BASE, LOCAL),
     "qwen2_moe-base": Variant("qwen2_moe", BASE, SHARED),
     "opt-post-base": Variant("opt", BASE, {**OPT, "do_layer_norm_before": False}),
+    "mamba": Variant("mamba", LM, MAMBA),
+    "mamba-biases": Variant(
+        "mamba", LM, {**MAMBA, "use_bias": True, "use_conv_bias": False, "tie_word_embeddings": False,
+        "intermediate_size": 28},
+    ),
+    "mamba-base": Variant("mamba", BASE, MAMBA),
     "vit-image": Variant("vit", IMAGE, {**VIT, **LABELS, "qkv_bias": False}),
     "vit-base": Variant("vit", BASE, {**VIT, "head_dim": 6, "pooler_output_size": 7}),
     "vit-pixels": Variant("vit", PIXELS, {**VIT, "encoder_stride": 4}),
@@ -398,6 +408,7 @@ ONE_EACH = (
     "roberta-prelayernorm-mlm", "xlm-roberta-xl-mlm", "megatron-bert-mlm", "rembert-mlm", "modernbert-mlm",
     "deberta-v2-mlm",
     "vit-image",
+    "mamba",
     "roformer-mlm", "mpnet-mlm", "albert-mlm",
 )  # fmt: skip
 
@@ -427,6 +438,7 @@ LONG = (
     "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
     "roformer-mlm", "mpnet-mlm", "albert-mlm", "modernbert-mlm",
     "deberta-v2-mlm",
+    "mamba",
 )  # fmt: skip
 """One of each construction, for what takes a second and more: together they have every fact that a table can state."""
 

@@ -65,7 +65,7 @@ qa_outputs.bias                              labels <-         ? ForQuestionAnsw
     },
     derived_head_dim=True,
     divides=True,
-    reads=frozenset({"n_inner"}),
+    size_defaults={"ffn": "4 hidden"},
     harmless=frozenset(
         """
         layer_norm_epsilon reorder_and_upcast_attn

@@ -159,5 +159,5 @@ class WholeMultiples(Method):
 
     def _check_heads(self, request: Request) -> None:
         for axis in ("heads", "kv_heads"):
-            if request.new[axis] % request.old[axis]:
+            if axis in request.old and request.new[axis] % request.old[axis]:
                 raise self._no_map(request, axis)

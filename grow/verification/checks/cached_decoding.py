@@ -1,4 +1,4 @@
-"""Decoding with a key-value cache, token by token."""
+"""Decoding with a cache of keys and values or of states, token by token."""
 
 from __future__ import annotations
 
@@ -22,16 +22,23 @@ PREFILL = 3  # least tokens in the first pass of cached decoding: both a chunk a
 STEPS = 24  # most single steps after it: each reads every weight once, which is most of a large model's time
 DECODED = ("random", "left_padded", "beyond_window")
 TOKEN_OUTPUTS = ("logits", "last_hidden_state")
+CACHES = ("past_key_values", "cache_params")
+"""What stock code calls a cache; the second holds states and no keys, so a step is told of its own padding alone."""
 
 
 def decodes(pair: Pair) -> bool:
     """Whether decoding step by step can be asked for: a cache, and weights that are in memory."""
-    return not pair.streaming and pair.accepts("source", "past_key_values")
+    return not pair.streaming and cache_name(pair) is not None
+
+
+def cache_name(pair: Pair) -> str | None:
+    """What the source's class calls its cache; None where it takes none."""
+    return next((name for name in CACHES if pair.accepts("source", name)), None)
 
 
 @guard
 def cached_decoding(pair: Pair, *, limit: float = EXACT, readback: ReadbackArg = None) -> Check:
-    """Decoding with a KV cache gives what one full pass gives, and what the source gives step by step.
+    """Decoding with a cache gives what one full pass gives, and what the source gives step by step.
 
     A prefix of at least 3 tokens, then the last 24 or fewer one at a time, with and without left padding, in
     true float64.
@@ -41,7 +48,7 @@ def cached_decoding(pair: Pair, *, limit: float = EXACT, readback: ReadbackArg =
     if pair.streaming:
         return Check("cached_decoding", "skip", reason="its weights come from disk once per token, which is too slow")
     if not decodes(pair):
-        return Check("cached_decoding", "skip", reason="the class takes no key-value cache")
+        return Check("cached_decoding", "skip", reason="the class takes no cache")
     steps: dict[Side, StoredOutputs] = {}
     for side in SIDES:  # all of one model, then of the other
         decoded = steps_of(pair, side)
@@ -84,7 +91,7 @@ def _steps(pair: Pair, side: Side) -> StoredOutputs | str:
                 return f"the source does not run step by step: {error}"
             raise pair.blame(side, f"{probe.name!r} step by step: {error}") from error
         if outputs is None:
-            return "the model keeps no key-value cache or has no output per token"
+            return "the model keeps no cache or has no output per token"
         out.update(outputs)
     return out
 
@@ -98,21 +105,21 @@ def _step_by_step(pair: Pair, side: Side, probe: Probe) -> Outputs | None:
     if f"{prefix}input_ids" not in inputs:
         return None
     ids, mask = inputs.pop(f"{prefix}input_ids"), inputs.pop(f"{prefix}attention_mask", None)
-    parts: dict[str, list[torch.Tensor]] = {}
+    name, parts = cache_name(pair) or "", dict[str, list[torch.Tensor]]()
     cache, start, chunk = None, 0, max(PREFILL, ids.shape[1] - STEPS)
     with forward(model):
         while start < ids.shape[1]:
             stop = start + 1 if start else min(chunk, ids.shape[1])
             step = {f"{prefix}input_ids": ids[:, start:stop]}
             if mask is not None:
-                step[f"{prefix}attention_mask"] = mask[:, :stop]
-            raw = model(**inputs, **step, past_key_values=cache, use_cache=True)
-            cache = raw.get("past_key_values")
+                step[f"{prefix}attention_mask"] = mask[:, start * (name != CACHES[0]) : stop]
+            raw = model(**inputs, **step, **{name: cache}, use_cache=True)
+            cache = raw.get(name)
             outputs = {k: v for k, v in raw.items() if k in TOKEN_OUTPUTS and v.ndim == 3}
             if cache is None or not outputs:
                 return None
-            for name, value in outputs.items():
-                parts.setdefault(name, []).append(value)
+            for output, value in outputs.items():
+                parts.setdefault(output, []).append(value)
             if prefix and not start:
                 inputs = {key: value for key, value in inputs.items() if key == "attention_mask"}
                 inputs["encoder_outputs"] = BaseModelOutput(raw["encoder_last_hidden_state"])

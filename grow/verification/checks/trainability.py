@@ -83,8 +83,11 @@ def _parts(name: str, plan: TensorPlan | None, after: Trained) -> list[Part]:
     if plan is None or not isinstance(plan.origin, Stack):
         return [Part(name, plan, alive, weight, sent)]
     sent = torch.ones_like(alive) if sent is None else sent
-    flat = [x.reshape(-1, x.shape[-1]) for x in (alive, weight, sent)]
-    return [Part(name, piece, *(x[begin : begin + piece.new_matrix[0]] for x in flat)) for begin, piece in plan.parts]
+    flat = [x.reshape(plan.new_matrix) for x in (alive, weight, sent)]
+    return [
+        Part(name, piece, *(x[begin : begin + piece.new_matrix[0]].reshape(piece.new_shape) for x in flat))
+        for begin, piece in plan.parts
+    ]
 
 
 def _before(known: Mapping[str, torch.Tensor], name: str, plan: TensorPlan | None) -> torch.Tensor | None:
@@ -93,7 +96,8 @@ def _before(known: Mapping[str, torch.Tensor], name: str, plan: TensorPlan | Non
         if not isinstance(plan.origin, Read) and not plan.inserted and plan.old.tensor != name:
             return None  # made, not grown: its source says nothing but a scale
         whole, (top, left), (rows, columns) = known[plan.old.tensor], plan.old.corner, plan.old.matrix
-        return whole if whole.ndim == 1 else whole.reshape(-1, whole.shape[-1])[top : top + rows, left : left + columns]
+        wide = plan.old.columns or (whole.shape[-1] if whole.ndim > 1 else 1)
+        return whole.reshape(-1, wide)[top : top + rows, left : left + columns].reshape(plan.shape)
     # a layer that moved, or was filled from another one, is held against that one
     return known.get(_renamed(name, plan))
 
@@ -119,7 +123,9 @@ def _audit(part: Part, source: Trained, after: Trained) -> dict[str, Any]:
     if name in after.tables:
         dead &= alive.any(dim=1, keepdim=True)  # a row that no probe looks up learns when it is used
     count = {"new": int(new.sum()), "dead": int(dead.sum())}
-    twins = locked_copies(alive, weight, plan) if plan else rows_still_equal(name, equal, after)
+    twins = locked_copies(alive, weight, plan) if plan else 0
+    if plan is None or plan.inserted:  # of a new layer the plan draws what an older growth may have copied
+        twins = max(twins, rows_still_equal(name, equal, after))
     learning = count["new"] - count["dead"] - int(unsent.sum())
     return {"rows": name, **count, "learning": learning, "twins": twins}
 

@@ -16,10 +16,10 @@ import numpy as np
 from grow.architectures.architecture import Architecture
 from grow.architectures.family import Family
 from grow.errors import GrowError
-from grow.notation.maps import BLEND, SILENT, AxisMap
+from grow.notation.maps import BLEND, SILENT, AxisMap, identity
 from grow.notation.operators import HeadMaps, commutes
 from grow.planning.change import Change, check_depth, norms_silence
-from grow.planning.choose_maps import LOW, grow_experts, head_dim_maps, low_logit, position_map
+from grow.planning.choose_maps import LOW, grow_experts, low_logit, position_map, scored_maps
 from grow.planning.parsed_record import axis_of
 from grow.planning.record import config_sha256
 from grow.verification.rungs import EXACT
@@ -48,6 +48,8 @@ def map_faults(source: Architecture, change: Change, new: Sizes) -> Iterator[str
 
 def _heads(family: Family, maps: Mapping[str, AxisMap]) -> Iterator[str]:
     """Every old query head reads a copy of its own kv head."""
+    if not family.attends:
+        return
     q, kv = maps["heads"], maps["kv_heads"]
     if q.n % kv.n or q.m % kv.m or not q.m or (q.is_identity and kv.is_identity):
         return
@@ -63,7 +65,7 @@ def _heads(family: Family, maps: Mapping[str, AxisMap]) -> Iterator[str]:
 def _recomputed(source: Architecture, change: Change, new: Sizes) -> Iterator[str]:
     """Maps that follow from the sizes, by their name."""
     try:
-        wanted = head_dim_maps(source, new["head_dim"])[0]
+        wanted = scored_maps(source, new)[0]
         wanted |= grow_experts(source, new, {}, upcycled=change.upcycling is not None)
         if "positions" in source.sizes:
             wanted["positions"] = position_map(source, new["positions"])
@@ -71,7 +73,7 @@ def _recomputed(source: Architecture, change: Change, new: Sizes) -> Iterator[st
         yield f"grow.json: no such growth: {error.where}: {error.what}"
         return
     for space, axis_map in wanted.items():
-        if not _same(change.maps[space], axis_map):
+        if not _same(change.maps.get(space) or identity(axis_map.n), axis_map):
             yield f"grow.json: the map of {space} is not the one {axis_map.n} -> {axis_map.m} of this family"
     if (vocab := change.maps.get("vocab")) is None:
         return

@@ -1,0 +1,1 @@
+"""Decoders whose layers keep a state instead of attention, or beside it, one file each."""
