@@ -31,7 +31,7 @@ def has_bias(variant: str) -> bool:
     """Whether the head over the vocabulary has a bias."""
     kind, auto, fields, _ = VARIANTS[variant]
     if auto == LM:
-        return kind in ("phi", "gptj") or bool(fields.get("lm_head_bias"))
+        return kind in ("phi", "gptj", "modernbert-decoder") or bool(fields.get("lm_head_bias"))
     return fields.get("decoder_bias", True) and (kind != "eurobert" or "mlp_bias" in fields)
 
 

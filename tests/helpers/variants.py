@@ -339,6 +339,11 @@ VARIANTS: dict[str, Variant] = {
          "layer_types": ["sliding_attention", "full_attention"], "rope_parameters": TWO_ROPES,
          "tie_word_embeddings": False},
     ),
+    "modernbert-decoder": Variant("modernbert-decoder", LM, {**MODERN, "num_hidden_layers": 4}),
+    "modernbert-decoder-biases": Variant(
+        "modernbert-decoder", LM,
+        {**MODERN, **BIASES, "norm_bias": True, "classifier_bias": True, "tie_word_embeddings": False},
+    ),
     "deberta-v2-mlm": Variant("deberta-v2", MLM, DEBERTA),
     "deberta-v2-mlm-untied": Variant(
         "deberta-v2", MLM,
@@ -406,7 +411,7 @@ ONE_EACH = (
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
     "roformer-mlm", "mpnet-mlm", "albert-mlm", "layoutlm-mlm", "big_bird-mlm", "longformer-mlm",
     "roberta-prelayernorm-mlm", "xlm-roberta-xl-mlm", "megatron-bert-mlm", "rembert-mlm", "modernbert-mlm",
-    "deberta-v2-mlm",
+    "deberta-v2-mlm", "modernbert-decoder",
     "vit-image",
     "mamba",
     "roformer-mlm", "mpnet-mlm", "albert-mlm",
@@ -415,7 +420,7 @@ ONE_EACH = (
 RELATIVES = (
     *("ministral", "seed_oss", "arcee", "cwm", "jais2"),
     *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "layoutlm-mlm", "big_bird-mlm"),
-    *("longformer-mlm", "xlm-roberta-xl-mlm", "megatron-bert-mlm"),
+    *("longformer-mlm", "xlm-roberta-xl-mlm", "megatron-bert-mlm", "modernbert-decoder"),
     *("ministral", "seed_oss", "arcee", "cwm", "jais2", "ministral3"),
     *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm"),
 )
