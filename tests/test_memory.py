@@ -29,7 +29,8 @@ TARGETS = {
     "distilbert-mlm": {"hidden": 24, "layers": 4, "vocab": 50, "positions": 80},
 }
 
-AS_LONG = {"olmoe": {"hidden": 48, "heads": 12, "kv_heads": 4}, "modernbert-mlm": {"hidden": 24, "heads": 6}}
+AS_LONG = {"olmoe": {"hidden": 48, "heads": 12, "kv_heads": 4}}
+AS_LONG |= dict.fromkeys(("modernbert-mlm", "modernbert-decoder"), {"hidden": 24, "heads": 6})
 """Targets with heads as long as they were: a longer one has other frequencies."""
 
 

@@ -30,9 +30,11 @@ LANGUAGE = [v for v, (_, auto, *_) in VARIANTS.items() if auto in (LM, MLM)]
 def has_bias(variant: str) -> bool:
     """Whether the head over the vocabulary has a bias."""
     kind, auto, fields, _ = VARIANTS[variant]
+    if kind.startswith("modernbert"):
+        return fields.get("decoder_bias", True)
     if auto == LM:
-        return kind in ("phi", "gptj", "modernbert-decoder") or bool(fields.get("lm_head_bias"))
-    return fields.get("decoder_bias", True) and (kind != "eurobert" or "mlp_bias" in fields)
+        return kind in ("phi", "gptj") or bool(fields.get("lm_head_bias"))
+    return kind != "eurobert" or "mlp_bias" in fields
 
 
 BIASED = [v for v in LANGUAGE if has_bias(v)]

@@ -339,7 +339,9 @@ VARIANTS: dict[str, Variant] = {
          "layer_types": ["sliding_attention", "full_attention"], "rope_parameters": TWO_ROPES,
          "tie_word_embeddings": False},
     ),
-    "modernbert-decoder": Variant("modernbert-decoder", LM, {**MODERN, "num_hidden_layers": 4}),
+    "modernbert-decoder": Variant(
+        "modernbert-decoder", LM, {**MODERN, "num_hidden_layers": 4, "decoder_bias": False}
+    ),
     "modernbert-decoder-biases": Variant(
         "modernbert-decoder", LM,
         {**MODERN, **BIASES, "norm_bias": True, "classifier_bias": True, "tie_word_embeddings": False},

@@ -86,7 +86,8 @@ def relative(model_type: str, table: str, tie: Tie, **facts: Any) -> Family:
         harmless=frozenset(
             """
             norm_eps local_attention sliding_window classifier_pooling deterministic_flash_attn reference_compile
-            initializer_cutoff_factor repad_logits_with_grad sparse_prediction sparse_pred_ignore_index position_embedding_type
+            initializer_cutoff_factor repad_logits_with_grad sparse_prediction sparse_pred_ignore_index
+            position_embedding_type
             """.split()
         ),
         fixed={"hidden_activation": ELEMENTWISE, "classifier_activation": ELEMENTWISE},
