@@ -38,9 +38,12 @@ APART = """
 {base}encoder.layer.{layers}.attention.self.pos_key_proj.bias       (heads head_dim.k) <-         ? {apart}
 """
 POOLER = f"""
-pooler.dense.weight                                                 hidden <- hidden  ? {POOLED}
-pooler.dense.bias                                                   hidden <-         ? {POOLED}
+pooler.dense.weight                                                 {{pooler}} <- {{pooler}}  ? {POOLED} {{when}}
+pooler.dense.bias                                                   {{pooler}} <-           ? {POOLED} {{when}}
 """
+# it reads the stream, so that it is as wide wherever stock code runs
+POOLERS = POOLER.replace("{pooler}", "hidden").replace("{when}", "pooler_hidden_size==hidden_size")
+POOLERS += POOLER.replace("{pooler}", "pooler").replace("{when}", "pooler_hidden_size!=hidden_size")
 PROJECTED = (ATTENTION + QKV_BIAS.replace("{biased}", "always")).replace("query.", "query_proj.")
 PROJECTED = PROJECTED.replace("key.", "key_proj.").replace("value.", "value_proj.")
 BOTH: tuple[Any, ...] = ("p2c|c2p", "c2p|p2c", ["p2c", "c2p"], ["c2p", "p2c"])
@@ -57,7 +60,7 @@ DEBERTA_V2 = relative(
     + FFN
     + NORMS
     + APART.replace("{apart}", OF_POSITIONS)
-    + POOLER
+    + POOLERS
     + ANSWERS,
     axes={axis: name for axis, name in AXES.items() if axis != "types"} | {"buckets": "position_buckets"},
     attention=Attention(positional=True),
