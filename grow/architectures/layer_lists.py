@@ -25,13 +25,15 @@ class Model(Protocol):
 class LayerList:
     """A config field with one entry per layer; where it is not given all layers are alike, or another list says it.
 
-    entries  what an entry may be; () for numbers, of which one may stand for all layers
+    entries  what an entry may be, () where it may be anything
+    alike    a number may stand in place of the list, for all layers
     needed   it must be given: what stock code takes in its place is not known here
     """
 
     field: str = "layer_types"
     entries: tuple[Any, ...] = ("full_attention", "sliding_attention")
     needed: bool = False
+    alike: bool = False
 
     @property
     def follows_from(self) -> tuple[str, ...]:
@@ -41,14 +43,14 @@ class LayerList:
     @property
     def kinds(self) -> str:
         """What may be listed, in words."""
-        return f"of {', '.join(map(str, self.entries))}" if self.entries else "whole numbers"
+        return f"of {', '.join(map(str, self.entries))}" if self.entries else "entries"
 
     def fits(self, value: Any, layers: int | None) -> bool:
         """Whether a config may have this value there."""
-        if not self.entries and type(value) is int:
+        if self.alike and type(value) is int:
             return True
-        each = self.entries.__contains__ if self.entries else lambda entry: type(entry) is int
-        return isinstance(value, list) and len(value) == layers and all(map(each, value))
+        listed = isinstance(value, list) and len(value) == layers
+        return listed and all(entry in (self.entries or value) for entry in value)
 
     @property
     def said_too(self) -> tuple[str, ...]:

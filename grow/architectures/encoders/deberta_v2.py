@@ -62,9 +62,10 @@ DEBERTA_V2 = relative(
     + APART.replace("{apart}", OF_POSITIONS)
     + POOLERS
     + ANSWERS,
-    axes={axis: name for axis, name in AXES.items() if axis != "types"} | {"buckets": "position_buckets"},
+    axes={axis: name for axis, name in AXES.items() if axis != "types"}
+    | {"buckets": "position_buckets", "pooler": "pooler_hidden_size"},
     attention=Attention(positional=True),
-    synonyms={"hidden_size": "pooler_hidden_size"},
+    follows={"pooler": "hidden"},
     refusals=(
         Refusal(
             "positions",
@@ -83,6 +84,7 @@ DEBERTA_V2 = relative(
         # without buckets each distance has a row, and distances reach as far as positions
         "position_buckets": "=max_position_embeddings",
         "max_relative_positions": -1,
+        "pooler_hidden_size": "=hidden_size",
     },
     fixed={
         "hidden_act": ENCODER_FACTS["fixed"]["hidden_act"],

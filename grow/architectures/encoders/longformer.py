@@ -17,7 +17,7 @@ LONGFORMER = relative(
     "longformer",
     prefix="longformer.",
     encoder=EMBEDDINGS + LAYERS + GLOBAL + POOLER + ANSWERS,
-    layer_lists=(LayerList("attention_window", entries=()),),
+    layer_lists=(LayerList("attention_window", entries=(), alike=True),),
     defaults={**DEFAULTS, "attention_window": 512},
     harmless=ENCODER_FACTS["harmless"] | {"attention_window", "attention_mode", "ignore_attention_mask", "onnx_export"},
     summary="Longformer",
