@@ -41,6 +41,7 @@ EVERYDAY = {
     "probe": "an input that verification asks a model with",
     "projection_dim": "what a text tower of any type says",
     "original_max_position_embeddings": "a parameter of RoPE, which some config classes repeat as a field",
+    "max_2d_position_embeddings": "what any model with places on a page calls their number",
     "summary": "English",
     "tubelet_size": "what a model of any type says of its films",
     "use_mask_token": "what a model of any type says of its images",

@@ -108,6 +108,11 @@ class Architecture:
         return frozenset(row.name for row in self.rows if row.signature.dims[0].behind)
 
     @property
+    def first_lacks(self) -> bool:
+        """Whether the first layer lacks tensors that the rest have: no other can be made of it."""
+        return any(self.family.conditions[row.when].leaves_out_first for row in self.rows)
+
+    @property
     def norm_writes_stream(self) -> bool:
         """Whether a norm's output is the residual stream (post-LN)."""
         return self.holds(self.family.norm.writes_stream)

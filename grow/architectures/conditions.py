@@ -160,6 +160,11 @@ class Condition:
         return all(word.holds(facts, layer) in (wanted, None) for word, wanted in self.words)
 
     @property
+    def leaves_out_first(self) -> bool:
+        """Whether it holds in no first layer."""
+        return any(isinstance(word, IsFirst) and not wanted for word, wanted in self.words)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The endings of class names that it tells apart."""
         return tuple(ending for word, _ in self.words if isinstance(word, OfClass) for ending in word.endings)

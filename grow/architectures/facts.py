@@ -54,6 +54,7 @@ class Attention:
     repeated    config field -> the axes whose sizes it repeats the sum of
     values      axis of v's coordinates in each head
     cached      axes of what is kept of each token when a text is continued; () for k and v of every head
+    positional  queries of positions meet k as well, so that its bias shows in scores
     """
 
     scaled: str = "always"
@@ -68,6 +69,7 @@ class Attention:
     repeated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     values: str = "head_dim"
     cached: tuple[str, ...] = ()
+    positional: bool = False
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ from grow.notation.spaces import Dealt, Fixed, Label
 
 ATTENTION = ("heads", "kv_heads", "head_dim")
 COUNTS = ("vocab", "positions", "experts")  # and those that count layers
-STILL = ("types", "buckets", "labels", "embed", "layer_groups", "ratio")
+STILL = (
+    *("types", "buckets", "places", "task_types", "labels", "embed", "head_width", "pooler", "layer_groups", "ratio"),
+)
 """Axes that no growth changes on their own account."""
 
 

@@ -13,18 +13,10 @@ from typing import Any
 
 import torch
 import transformers
+from chosen_variants import KINDS, LONG, ONE_EACH  # noqa: F401  tests import them from here
+from encoder_variants import ENCODER_VARIANTS, SHARING  # noqa: F401
 from torch.overrides import TorchFunctionMode
-from variants import (  # noqa: F401  tests import them from here
-    KINDS,
-    LLAMA,
-    LM,
-    LONG,
-    MLM,
-    ONE_EACH,
-    SHARING,
-    VARIANTS,
-    Variant,
-)
+from variants import LLAMA, LM, MLM, VARIANTS, Variant  # noqa: F401
 
 FOUND = {
     "labels": 3, "positions": 17, "buckets": 9, "frames": 2, "registers": 4, "channels": 3, "patch": 4, "pooled": 7,
@@ -32,6 +24,7 @@ FOUND = {
 }  # fmt: skip
 """Sizes of axes that no config field says."""
 
+VARIANTS.update(ENCODER_VARIANTS)
 transformers.logging.set_verbosity(transformers.logging.CRITICAL)
 transformers.logging.disable_progress_bar()
 
@@ -153,6 +146,15 @@ ENCODERS = (
     "roformer",
     "mpnet",
     "albert",
+    "layoutlm",
+    "big_bird",
+    "longformer",
+    "roberta-prelayernorm",
+    "xlm-roberta-xl",
+    "megatron-bert",
+    "rembert",
+    "modernbert",
+    "deberta-v2",
 )
 """Model types that read a text in both directions."""
 SEQ2SEQ = ("t5", "mt5", "umt5")
@@ -171,8 +173,15 @@ def inputs(config, length: int) -> dict[str, torch.Tensor]:
     if "num_mel_bins" in fields:
         return {"input_values": torch.randn(3, config.max_length, config.num_mel_bins, generator=draw)}
     given = {"input_ids": torch.randint(4, config.vocab_size, (3, length), generator=draw)}
-    if hasattr(config, "type_vocab_size"):
+    if getattr(config, "type_vocab_size", 0):
         given["token_type_ids"] = torch.randint(0, config.type_vocab_size, (3, length), generator=draw)
+    if config.model_type == "layoutlm":
+        corners = torch.randint(0, config.max_2d_position_embeddings, (3, length, 2, 2), generator=draw)
+        given["bbox"] = corners.sort(dim=2).values.reshape(3, length, 4)
+    if config.model_type == "ernie" and config.use_task_id:
+        given["task_type_ids"] = torch.randint(0, config.task_type_vocab_size, (3, length), generator=draw)
+    if config.model_type == "longformer":
+        given["global_attention_mask"] = (torch.arange(length) % 5 == 0).expand(3, length).long()
     if config.is_encoder_decoder:
         given["decoder_input_ids"] = torch.randint(4, config.vocab_size, (3, length // 2), generator=draw)
     if config.model_type in (*ENCODERS, *SEQ2SEQ):

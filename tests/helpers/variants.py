@@ -309,12 +309,6 @@ VARIANTS: dict[str, Variant] = {
     "ernie-mlm": Variant("ernie", MLM, BERT),
     "electra-mlm": Variant("electra", MLM, {**BERT, "embedding_size": 12}),
     "electra-mlm-projected": Variant("electra", MLM, {**BERT, "embedding_size": 10}),
-    "roformer-mlm": Variant("roformer", MLM, BERT),
-    "roformer-mlm-projected": Variant("roformer", MLM, {**BERT, "embedding_size": 10, "rotary_value": True}),
-    "roformer-mlm-untied": Variant("roformer", MLM, {**BERT, "tie_word_embeddings": False}),
-    "mpnet-mlm": Variant("mpnet", MLM, MPNET),
-    "albert-mlm": Variant("albert", MLM, {**BERT, "embedding_size": 10, "num_hidden_groups": 2}),
-    "albert-mlm-shared": Variant("albert", MLM, {**BERT, "embedding_size": 12, "num_hidden_layers": 3}),
     "eurobert-mlm": Variant("eurobert", MLM, {**LLAMA, **NO_PADDING, **BIASES}),
     "eurobert-mlm-tied": Variant("eurobert", MLM, {**LLAMA, **NO_PADDING, "tie_word_embeddings": True}),
     "distilbert-mlm": Variant("distilbert", MLM, DISTIL),
@@ -334,9 +328,6 @@ VARIANTS: dict[str, Variant] = {
     **_only(_heads("ernie", BERT, pretraining=PRETRAINING), "pretraining"),
     **_only(_heads("electra", {**BERT, "embedding_size": 10}, pretraining=PRETRAINING), "pretraining"),
     **_only(_heads("electra", {**BERT, "embedding_size": 12}), "sequence"),
-    **_only(_heads("roformer", {**BERT, "embedding_size": 10}), "base", "sequence"),
-    **_only(_heads("mpnet", MPNET), "base"),
-    **_only(_heads("albert", {**BERT, "embedding_size": 10}, pretraining=PRETRAINING), "pretraining", "sequence"),
     **_only(_heads("xlm-roberta", BERT), "sequence"),
     **_only(_heads("data2vec-text", BERT), "token"),
     **_only(_heads("eurobert", {**LLAMA, **NO_PADDING, "classifier_pooling": "mean"}), "sequence", "token"),
@@ -375,83 +366,3 @@ VARIANTS: dict[str, Variant] = {
 }  # fmt: skip
 
 # One of each family with a head, for what does not depend on the variant.
-ONE_EACH = (
-    "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm",
-    "distilbert-mlm", "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5",
-    "nemotron", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "olmoe",
-    "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi",
-    "stablelm", "gpt_oss", "phimoe", "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm",
-    "electra-mlm", "eurobert-mlm", "vit-image", "deit-teacher", "vit_msn-image", "ijepa-image", "vit_mae-base",
-    "dinov2-image", "dinov2_with_registers-image", "beit-image", "clip_vision_model-projected",
-    "clip_text_model-projected", "siglip_vision_model-base", "siglip_text_model-base",
-    "audio-spectrogram-transformer-sound", "vivit-film", "roformer-mlm", "mpnet-mlm", "albert-mlm",
-    "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm", "distilbert-mlm",
-    "gpt_bigcode", "gpt_neo", "gptj", "bloom", "falcon", "codegen",
-    "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron",
-    "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "olmoe",
-    "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "stablelm",
-    "phi3", "olmo3", "helium", "hunyuan_v1_dense", "ministral3",
-    "nanochat", "vaultgemma", "hyperclovax", "internlm3", "iquestcoder", "apertus",
-    "gpt_oss", "phimoe",
-    "glm4_moe", "dots1", "exaone_moe", "minimax_m2", "hunyuan_v1_moe",
-    "youtu", "deepseek_v3", "deepseek_v2", "glm4_moe_lite",
-    "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
-    "vit-image",
-    "mamba", "falcon_mamba", "lfm2",
-    "roformer-mlm", "mpnet-mlm", "albert-mlm",
-)  # fmt: skip
-
-RELATIVES = (
-    *("ministral", "seed_oss", "arcee", "cwm", "jais2", "ministral3", "internlm3", "iquestcoder"),
-    "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron", "olmo2", "granite",
-    "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "olmoe", "ministral", "seed_oss", "arcee",
-    "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "stablelm", "xlm-roberta-mlm", "camembert-mlm",
-    "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm", "t5", "phi3", "olmo3", "helium",
-    "hunyuan_v1_dense", "ministral3", "gpt_oss", "phimoe", "vit-image", "roformer-mlm", "mpnet-mlm", "albert-mlm",
-    "mt5", "umt5", "gpt_bigcode", "gpt_neo", "gptj", "mamba",
-)  # fmt: skip
-
-RELATIVES = (
-    *("ministral", "seed_oss", "arcee", "cwm", "jais2", "ministral3"),
-    *("mt5", "umt5"),
-    "dots1",
-    *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm"),
-    *("deit-teacher", "vit_msn-image", "ijepa-image", "vit_mae-base", "dinov2_with_registers-image", "vivit-film"),
-    *("clip_text_model-projected", "siglip_text_model-base", "siglip_vision_model-base", "clip_vision_model-projected"),
-    "audio-spectrogram-transformer-sound",
-)
-"""Of these every row and fact is another family's, some under other names."""
-
-KINDS = tuple(variant for variant in ONE_EACH if variant not in RELATIVES)
-"""One of each kind, for what takes long."""
-
-LONG = (
-    "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe",
-    "flex_olmo", "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox",
-    "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image", "roformer-mlm",
-    "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe", "beit-image", "phi3", "helium", "hunyuan_v1_dense",
-    "gpt_bigcode", "gpt_neo", "gptj", "dinov2-image", "clip_vision_model-projected",
-    "glm4_moe", "exaone_moe",
-    "youtu", "deepseek_v3", "glm4_moe_lite", "hunyuan_v1_moe",
-    "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
-    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "phi3", "helium",
-    "hunyuan_v1_dense", "nanochat",
-    "gpt2", "gpt_neox", "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm",
-    "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe",
-    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt",
-    "gpt_bigcode", "gpt_neo", "gptj", "bloom", "falcon", "codegen",
-    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
-    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image",
-    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm", "mpnet-mlm", "albert-mlm",
-    "olmoe", "gpt_oss", "phimoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox",
-    "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
-    "mamba",
-    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt", "bert-mlm",
-    "distilbert-mlm", "electra-mlm", "eurobert-mlm", "t5", "phi3", "helium", "hunyuan_v1_dense", "roformer-mlm",
-    "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe", "vit-image", "gpt_bigcode", "gpt_neo", "gptj", "mamba",
-    "mamba", "lfm2",
-)  # fmt: skip
-"""One of each construction, for what takes a second and more: together they have every fact that a table can state."""
-
-SHARING = ("albert-mlm-shared", "albert-pretraining", "albert-sequence")
-"""Of these, layers share their weights, and none is inserted."""

@@ -146,7 +146,7 @@ def invisible(checkpoint: Checkpoint) -> Mapping[str, tuple[str, np.ndarray]]:
     Only for families whose tables say so.
     """
     known = known_architecture(checkpoint.config)
-    if known is None or known.rope or known.qk_norm:
+    if known is None or known.rope or known.qk_norm or known.family.attention.positional:
         return {}
     try:
         matched = match(known, checkpoint.tensors, str(checkpoint.path))
