@@ -118,11 +118,7 @@ def page(found: Sequence[Mapping[str, Any]], left: Sequence[str] = ()) -> str:
         f"What `grow families --derive` finds out about the {len(found) + len(left)} model types of transformers "
         f"{transformers.__version__}, from their stock classes",
         "alone. Written by `grow families --derive all --out docs/model-types.md`; nothing here is written by hand.",
-        *(
-            [f"It is not finished: {len(left)} types are still to be looked at, the last ones of the list."]
-            if left
-            else []
-        ),
+        *([f"It is not finished: {len(left)} types are still to be looked at."] if left else []),
         "",
         "A *proved* axis was grown on tiny random models in true float64 and left every output as it was, for several",
         "draws and every class with a head; other values of its facts failed. A *refused* axis had no such values, or",
