@@ -27,15 +27,14 @@ OUTSIDE = [
 
 EVERYDAY = {
     "activation": "English, and torch.nn.modules.activation",
-    "cls_token": "a way to pool, as sentence-transformers calls it",
     "conv": "torch.nn.modules.conv",
     "conv_kernel": "what models of sounds say of their layers",
     "dim": "torch's name of a dimension",
     "alibi": "how scores may see distances, as its paper calls it",
     "bias": "a parameter of a module, and of a function",
+    "eps": "what a norm adds to a variance",
     "expand": "a method of torch's tensors",
     "ffn": "an axis of the notation",
-    "head": "English, of attention and of a model",
     "num_frames": "what a model of any type says of its films",
     "num_mel_bins": "what a model of any type says of its sounds",
     "probe": "an input that verification asks a model with",
@@ -45,7 +44,6 @@ EVERYDAY = {
     "summary": "English",
     "tubelet_size": "what a model of any type says of its films",
     "use_mask_token": "what a model of any type says of its images",
-    "w3": "www.w3.org",
 }
 """Names in few families' tables that mean something else outside."""
 

@@ -56,8 +56,9 @@ def make(variant: str, seed: int = 1, **other: Any) -> transformers.PreTrainedMo
                 p.copy_(noise * (2 / (p[0].numel() if p.ndim > 3 else min(p.shape[-2:]))) ** 0.5)
             if name.endswith("Attention.q.weight"):  # nothing divides these scores
                 p.mul_(fields["d_kv"] ** -0.5)
-        for name, buffer in model.state_dict().items():  # a router's bias is one
-            if name not in dict(model.named_parameters()) and buffer.is_floating_point():
+        stored = model.state_dict()
+        for name, buffer in model.named_buffers():  # a router's bias is one
+            if name in stored and buffer.is_floating_point():
                 buffer.copy_(0.3 * torch.randn(buffer.shape, generator=draw))
     return model
 
