@@ -30,7 +30,7 @@ def has_bias(variant: str) -> bool:
     """Whether the head over the vocabulary has a bias."""
     kind, auto, fields, _ = VARIANTS[variant]
     if auto == LM:
-        return kind in ("phi", "gptj") or bool(fields.get("lm_head_bias"))
+        return kind in ("phi", "gptj", "codegen") or bool(fields.get("lm_head_bias"))
     return kind != "eurobert" or "mlp_bias" in fields
 
 
