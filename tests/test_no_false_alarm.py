@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import tiny as files
 import transformers
-from drawn_targets import exact_factor, own
+from drawn_targets import context, exact_factor, own
 from models import KINDS, LONG, VARIANTS
 
 import grow
@@ -51,7 +51,7 @@ def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
         "ffn": (own(variant, {"ffn": 2 * f + 3}) or "2x", {"operators": {"ffn": "copies"}}),
         "2x, every copy": ("2x", {**(EACH_FFN if source.alibi else COPIES), "seed": 7}),
     }
-    plain = source.hidden_context == "plain"
+    plain = context(variant) == "plain"
     if plain and not derived:  # whole copies
         return found | {
             "heads": ({"heads": 2 * h, "kv_heads": 2 * k}, {}),

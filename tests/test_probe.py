@@ -13,9 +13,9 @@ from models import FOUND, VARIANTS
 
 from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import Family
+from grow.architectures.family import STILL, Family
 from grow.architectures.match import match, numberless
-from grow.models.shapes_by_config import SIZES, axes_of, draft, following, probe, shapes
+from grow.models.shapes_by_config import SIZES, axes_of, following, probe, shapes
 from grow.notation.axes import Row
 
 CLASSES = {
@@ -136,12 +136,13 @@ def test_an_axis_that_moves_no_tensor_is_no_width(subject):
     column for them, positions nothing under RoPE without a table; all else moves something."""
     family = FAMILIES[subject.model_type]
     moved = {axis for dims in probed(subject).values() for dim in dims for axis in dim}
-    followed = Architecture(family, subject.config(family)).followed
-    own_kv = "kv_heads" in followed and followed["kv_heads"].repeats
-    together = family.derived_head_dim and own_kv and "buckets" not in family.axes
-    idle = {"layers", "layer_groups"} | ({"heads"} if together and family.attention.rope != "table" else set())
-    idle |= followed.keys() & subject.axes.keys() - {"head_dim"}
-    idle |= set() if family.counts_positions else {"positions"}
+    source = Architecture(family, subject.config(family))
+    dims = [dim for row in source.tensors.values() for dim in row.signature.dims]
+    alone = any(dim.has("heads") != dim.has("head_dim") for dim in dims)  # of a bias on scores, of a table of angles
+    own_kv = "kv_heads" in source.followed and source.followed["kv_heads"].repeats
+    idle = {"layers", "layer_groups"} | ({"heads"} if family.derived_head_dim and own_kv and not alone else set())
+    idle |= {*STILL, "positions"} - {label.axis for dim in dims for label in dim.labels}  # no tensor here has them
+    idle |= source.followed.keys() & subject.axes.keys() - {"head_dim"}
     if family.experts and family.experts.step:
         dense = "mlp_only_layers" in subject.extra
         idle |= {"expert_ffn", "shared_ffn", "experts"} & set(subject.axes) if dense else {"ffn"}
@@ -218,19 +219,6 @@ def test_a_wrong_row_is_caught(model_type, name, line, fault):
     faults = disagreements(replaced(family, row, line.replace("{name}", name)), subject)
     assert len(faults) == 1
     assert fault in faults[0]
-
-
-# A family that grow does not have yet
-
-
-def test_a_draft_for_a_family_that_is_not_registered():
-    assert "granite_swa" not in FAMILIES
-    text = draft(probe("granite_swa", bos_token_id=0, eos_token_id=0))
-    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in text.splitlines()}
-    assert lines["model.embed_tokens.weight"] == "vocab ? hidden"
-    assert lines["model.layers.{layers}.mlp.up_proj.weight"] == "ffn ? hidden"
-    assert lines["model.layers.{layers}.self_attn.sinks"] == "heads ?"
-    assert "kv_heads" in lines["model.layers.{layers}.self_attn.k_proj.weight"]
 
 
 def test_importing_the_probe_imports_no_torch():

@@ -5,7 +5,7 @@
 
 The model is built on the meta device, where tensors have shapes and no data, once as it is and once per axis with
 that axis doubled. A dimension whose size changed depends on the axis. A test compares the answer with every family's
-table, so that a wrong or missing row cannot survive; `draft` prints it as the first draft of a new family's table.
+table, so that a wrong or missing row cannot survive. `grow.deriving` drafts the table of a new family, with its proof.
 
 Shapes cannot show the direction of an arrow, the order inside a product, or a permutation: where head_dim is
 hidden / heads, a square projection looks the same both ways. Random weights show those (see `tests/test_lossless.py`).
@@ -34,6 +34,10 @@ SIZES = {
     "positions": 72,
     "types": 4,
     "buckets": 8,
+    "places": 12,
+    "task_types": 7,
+    "head_width": 52,
+    "pooler": 88,
     "embed": 44,
     "expert_ffn": 26,
     "shared_ffn": 34,
@@ -76,6 +80,10 @@ def probe(
                     moved[name][dim].add(axis)
         if axis == "layers":
             copies = {name.replace(".0.", ".1.", 1): shape for name, shape in before.items() if ".0." in name}
+            family = FAMILIES.get(model_type)
+            known = {row.name.removeprefix(family.prefix) for row in family.rows} if family else set()
+            lead = family.prefix if family else ""
+            copies |= {name: shape for name, shape in after.items() if numberless(name.removeprefix(lead)) in known}
             if missing := set(after) - set(before) - set(copies):
                 raise ValueError(f"{field} adds tensors that are not copies of layer 0's: {sorted(missing)}")
     # of the experts all are alike; the first one's names stand for them
@@ -136,17 +144,3 @@ def axes_of(model_type: str) -> dict[str, str]:
             if field in config:
                 axes.setdefault(axis, field)
     return axes
-
-
-def draft(moves: Moves) -> str:
-    """The table to start from: per tensor its dims in storage order, with `?` for the arrow that shapes cannot show."""
-    width = max(map(len, moves), default=0)
-    return "\n".join(
-        f"{name:<{width}}  {' ? '.join(_group(dim) for dim in dims)}{' ?' if len(dims) == 1 else ''}"
-        for name, dims in moves.items()
-    )
-
-
-def _group(axes: frozenset[str]) -> str:
-    ordered = sorted(axes, key=list(SIZES).index)
-    return ordered[0] if len(ordered) == 1 else "(" + " ".join(ordered) + ")"

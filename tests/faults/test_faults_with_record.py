@@ -65,16 +65,15 @@ def target(name: str, growth: str) -> Any:
         return exact_factor(config["model_type"])
     facts = FAMILIES[config["model_type"]]
     source = Architecture(facts, config)
-    old, derived = source.sizes, "head_dim" in source.followed
-    plain = facts.norm.writes_stream == "always" or (derived and source.hidden_context == "plain")
-    if plain:  # whole multiples only; a head twice as wide scales its scores by √2
+    old, derived, plain = source.sizes, "head_dim" in source.followed, source.hidden_context == "plain"
+    if plain and derived:  # whole multiples only; a head twice as wide scales its scores by √2
         return {"hidden": 2 * old["hidden"]}
     if derived and facts.attention.whole_norm:
         return {"hidden": old["hidden"] + 2 * old["heads"]}
     if derived:
         more = facts.shares.get("heads", 2)
         return {"hidden": old["hidden"] + more * old["head_dim"], "heads": old["heads"] + more}
-    if source.hidden_context == "plain":
+    if plain:
         return {"head_dim": old["head_dim"] + 2}
     return {"hidden": old["hidden"] + old.get("heads", 7)}
 
