@@ -37,7 +37,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from grow.notation.spaces import Fixed, Label, Space, parse_space, product_of
+from grow.notation.spaces import Concatenation as Concatenation
+from grow.notation.spaces import Fixed as Fixed
+from grow.notation.spaces import Label as Label
+from grow.notation.spaces import Product as Product
+from grow.notation.spaces import Space as Space
+from grow.notation.spaces import parse_space, product_of
 
 SIDES = ("q", "k", "v")
 WRITE, READ, GAIN, SHIFT, STACK = "write", "read", "gain", "shift", "stack"
