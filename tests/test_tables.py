@@ -149,8 +149,7 @@ def test_low_needs_a_bias(variant, tiny, tmp_path):
     assert (error.exit_code, (tmp_path / "grown").exists()) == (2, False)
     said = re.search(r'new_tokens="(\w+)"', error.fix)
     grow.plan(tiny(variant), {"vocab": MORE}, new_tokens=said[1])  # what the fix says
-    old = sizes_of(variant)
-    field = next(axis for axis in ("ssm_state", "ffn") if axis in old)
+    old, field = sizes_of(variant), next(axis for axis in ("ffn", "inner") if grows(variant, axis))
     more = own(variant, {field: old[field] + 60}) or {"hidden": 2 * old["hidden"]}
     assert grow.plan(tiny(variant), more, new_tokens="low").new_sizes[field] > old[field]  # no new token, no question
 
