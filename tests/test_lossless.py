@@ -14,7 +14,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawn_targets import EXACT, FLOAT32, WHOLE, alibi, context, divides, draw, free, grows, own, rooted, sizes_of
+from drawn_targets import (
+    EXACT,
+    FLOAT32,
+    WHOLE,
+    alibi,
+    context,
+    divides,
+    draw,
+    free,
+    grows,
+    own,
+    rooted,
+    sizes_of,
+    stays,
+)
 from models import LLAMA, ONE_EACH, VARIANTS, difference, load, make, outputs, seeded
 from safetensors.torch import load_file, save_file
 
@@ -81,7 +95,7 @@ def draw_bit_exact(variant: str) -> dict:
         if VARIANTS[variant].fields.get("scale_attn_weights") is False:
             return {"heads": 2 * h, "hidden": 3 * 2 * n, "ffn": f + r.randint(1, f)}
         c = r.choice((2, 3))
-        wider = 4 if grows(variant, "head_dim") else 1
+        wider = 1 if stays(variant, "head_dim") else 4
         to = r.choice(({"heads": c * h, "hidden": c * n}, {"heads": c * h, "hidden": wider * c * n})) | {"ffn": f + 5}
         return own(variant, to)
     more = {"experts": r.choice((2, 3)) * old["experts"]} if grows(variant, "experts") else {}

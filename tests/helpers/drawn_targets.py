@@ -54,6 +54,12 @@ def grows(variant: str, axis: str) -> bool:
     return axis in source.sizes and axis not in {*source.followed, *(refusal.axis for refusal in source.refusals)}
 
 
+def stays(variant: str, axis: str) -> bool:
+    """Whether its family does not let an axis of a model grow, not even as it follows from others."""
+    kind, _, fields, _ = VARIANTS[variant]
+    return axis in {refusal.axis for refusal in Architecture(grow.families[kind], fields).refusals}
+
+
 def own(variant: str, to: dict) -> dict:
     """The target without sizes that follow from the others."""
     kind, _, fields, _ = VARIANTS[variant]
@@ -198,7 +204,7 @@ def draw_derived(variant: str) -> dict[str, tuple[dict, dict]]:
         }
     if "ffn" in source.followed:
         cases = {name: ({a: m for a, m in to.items() if a != "ffn"}, how) for name, (to, how) in cases.items()}
-    if not grows(variant, "head_dim"):  # then hidden grows with the heads alone
+    if stays(variant, "head_dim"):  # then hidden grows with the heads alone
         cases = {name: (to, how) for name, (to, how) in cases.items() if to.get("hidden", n) == to.get("heads", h) * d}
     return {name: (to, how) for name, (to, how) in cases.items() if to}
 
