@@ -147,7 +147,7 @@ def _twice(name: str, one: int, other: int) -> BadInput:
 def _from_fields(source: Architecture, old: Mapping[str, int], fields: dict[str, Any]) -> Target:
     family = source.family
     by_field = {field: axis for axis, field in family.axes.items()}
-    by_field |= {other: by_field[name] for name, other in family.synonyms.items()}
+    by_field |= {other: by_field[name] for name, other in family.synonyms.items() if name in by_field}
     given: dict[str, int] = {}
     for name, value in fields.items():
         axis = by_field.get(name, name)
