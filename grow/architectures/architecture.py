@@ -155,6 +155,12 @@ class Architecture:
         return self.holds(self.family.attention.scaled)
 
     @property
+    def qk_norm(self) -> bool:
+        """Whether norms with gains see q and k."""
+        q = Label("head_dim", "q")
+        return any(dim.role == GAIN and q in dim.labels for row in self.rows for dim in row.signature.dims)
+
+    @property
     def index_scaled(self) -> bool:
         """Whether scores are divided by the layer's index + 1, too."""
         return self.holds(self.family.attention.index_scaled)
