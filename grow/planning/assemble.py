@@ -80,7 +80,7 @@ class _Assembly:
 
     def tensor(self, place: _Place) -> TensorPlan:
         change, (row, name, canonical, layer, expert) = self.change, place
-        maps = row_maps(self.source, change.maps, change.depth, row, layer)
+        maps = row_maps(self.source, change, row, layer)
         treatment = Treatment(0) if layer is None else treat(self.source, change, row, layer, expert)
         old_layer = None if layer is None else treatment.layer
         old_expert = None if expert is None else int(maps["experts"].source[expert])
@@ -108,7 +108,7 @@ class _Assembly:
         """The tied table once more, as the head that parts from it."""
         row = next(row for row in self.source.family.rows if row.name == tie.head)
         table = next(t for t in self.matched.tensors if t.canonical == tie.table)
-        maps = row_maps(self.source, self.change.maps, self.change.depth, row, None)
+        maps = row_maps(self.source, self.change, row, None)
         dims, shape = _grown(row.signature, table.shape, maps)
         dtype, origin = self.dtypes[table.name], Read(again=True)
         return TensorPlan(tie.head, tie.head, row.signature, dims, table.stored, shape, dtype, origin)

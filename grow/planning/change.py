@@ -47,6 +47,14 @@ class Change:
         experts = self.maps.get("experts")
         return self.upcycling is not None or (experts is not None and not experts.is_identity)
 
+    def draws_copies(self, source: Architecture, layer: int | None) -> bool:
+        """Whether further copies of units and heads in this new layer are drawn.
+
+        What they write is 0, so nothing else would tell them from the first one.
+        """
+        silent = self.depth.zero == "output" and not source.branch_norms
+        return silent and layer is not None and self.depth.inserted[layer]
+
     def copies(self, expert: int) -> np.ndarray:
         """The new experts that come from the same old one, in order."""
         source = self.maps["experts"].source

@@ -19,7 +19,7 @@ from grow.planning.assemble import assemble
 from grow.planning.change import Change, Upcycling, check_depth, depth_rounds, layer_config
 from grow.planning.choose_maps import grow_counts, grow_experts, low_logit, rounding, scored_maps, shared
 from grow.planning.growth_options import USUAL, GrowthOptions
-from grow.planning.layers import Depth, unchanged
+from grow.planning.layers import Depth
 from grow.planning.methods import DEFAULT, Request, design
 from grow.planning.read_as_experts import read_so
 from grow.planning.row_maps import root_factor, row_maps, tie_factor
@@ -234,7 +234,7 @@ def _rounding_rows(source: Architecture, change: Change) -> tuple[str, ...]:
     """Rows that a growth rounds although none of its maps does."""
     hidden, reasons = change.maps["hidden"], []
     for row in source.rows:
-        maps = row_maps(source, change.maps, unchanged(source.sizes["layers"]), row, None)
+        maps = row_maps(source, change, row, None)
         if row.root and not is_power_of_two(root_factor(row, maps)):
             axis, n, m = row.root[0], hidden.n, hidden.m
             reasons.append(f"{axis} {n} -> {m}: stock code multiplies {row.name} by a root of it")

@@ -10,15 +10,14 @@ import numpy as np
 from grow.architectures.architecture import Architecture
 from grow.notation.axes import WRITE, Row
 from grow.notation.maps import UNREAD, AxisMap, axis_map, concatenate
-from grow.planning.change import index_scale, writes_stream
-from grow.planning.layers import Depth
+from grow.planning.change import Change, index_scale, writes_stream
 
 
-def row_maps(
-    source: Architecture, maps: Mapping[str, AxisMap], depth: Depth, row: Row, layer: int | None
-) -> Mapping[str, AxisMap]:
+def row_maps(source: Architecture, change: Change, row: Row, layer: int | None) -> Mapping[str, AxisMap]:
     """The maps as this row of this layer needs them."""
-    maps = {**maps, "hidden.raw": maps["hidden"].ungained}
+    maps, depth = {**change.maps, "hidden.raw": change.maps["hidden"].ungained}, change.depth
+    if change.draws_copies(source, layer):
+        maps |= {axis: first_copies(maps[axis]) for axis in source.contexts if axis != "hidden" and axis in maps}
     if row.signature.dims[0].looked_up and "heads" in row.signature.axes:  # a bias that scores get
         maps["heads"] = repeating(maps["heads"])
     if "head_dim" in row.signature.axes:
@@ -52,6 +51,16 @@ def tie_factor(source: Architecture, maps: Mapping[str, AxisMap]) -> float:
     rows = {row.name: row for row in source.family.rows}
     table, head = (root_factor(rows.get(name), maps) for name in (source.tie.table, source.tie.head))
     return head / table
+
+
+@lru_cache(maxsize=64)
+def first_copies(units: AxisMap) -> AxisMap:
+    """The map in which further copies are new units that nothing reads."""
+    further = units.copy_number > 0
+    if not further.any():
+        return units
+    alone = np.where(units.source >= 0, 1 / (units.write * units.gain), units.read)
+    return units.having(source=np.where(further, UNREAD, units.source), read=np.where(further, 0.0, alone))
 
 
 @lru_cache(maxsize=8)

@@ -123,7 +123,9 @@ def _audit(part: Part, source: Trained, after: Trained) -> dict[str, Any]:
     if name in after.tables:
         dead &= alive.any(dim=1, keepdim=True)  # a row that no probe looks up learns when it is used
     count = {"new": int(new.sum()), "dead": int(dead.sum())}
-    twins = locked_copies(alive, weight, plan) if plan else rows_still_equal(name, equal, after)
+    twins = locked_copies(alive, weight, plan) if plan else 0
+    if plan is None or plan.inserted:  # of a new layer the plan draws what an older growth may have copied
+        twins = max(twins, rows_still_equal(name, equal, after))
     learning = count["new"] - count["dead"] - int(unsent.sum())
     return {"rows": name, **count, "learning": learning, "twins": twins}
 
