@@ -4,7 +4,8 @@
 #   make quick   something of everything, in a minute or two: the tests that are marked with pytest.mark.quick,
 #                which are laws, notation, messages, bad checkpoints, targets, and tests/test_quick.py
 #   make test    the whole suite            make test ARGS="-k readme" JOBS=2
-#   make large   models of real sizes and what a check says of its memory: gigabytes, and a quarter of an hour
+#   make large   models of real sizes, what a check says of its memory, and every fact of every family: gigabytes, and a
+#                quarter of an hour
 #   make check   ruff and mypy
 #   make bench   measurements in tests/benchmarks      make bench ARGS=--help
 #   make clean   remove .venv and everything that was made
@@ -59,7 +60,8 @@ test: $(VENV)/installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 large: $(VENV)/installed-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m large $(ARGS) tests/test_real.py tests/test_real_sizes.py tests/test_memory_estimate.py
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m large $(ARGS) tests/test_real.py tests/test_real_sizes.py tests/test_memory_estimate.py \
+		tests/deriving/test_facts_are_complete.py
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

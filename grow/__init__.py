@@ -6,8 +6,8 @@
 
 `plan`, `widen`, `deepen`, `upcycle`, `compare`, `verify`, `train`, `run`, `plot`, `inspect` and `families` have the
 names of the commands; `price` is `grow run --dry-run`, `record` and `verify_against` are `grow verify --record` and
-`--against`. `new_entries` and `rates` say what is new in a grown parameter and how its copies learn. `integrations` is
-for the stock Trainer and for Accelerate. Importing grow imports no torch.
+`--against`, `derive` is `grow families --derive`. `new_entries` and `rates` say what is new in a grown parameter and
+how its copies learn. `integrations` is for the stock Trainer and for Accelerate. Importing grow imports no torch.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from grow import integrations
 from grow.api import (
     Inspection,
     deepen,
+    derive,
     inspect,
     plan,
     plot,
@@ -45,6 +46,7 @@ __all__ = [
     "Refused",
     "compare",
     "deepen",
+    "derive",
     "families",
     "inspect",
     "integrations",

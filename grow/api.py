@@ -14,10 +14,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grow.architectures.family import Family
 from grow.architectures.match import Match
+from grow.architectures.named_family import named_family
 from grow.checkpoint.pickled import open_readable
 from grow.errors import BadInput
 from grow.files.header import show
@@ -37,6 +38,9 @@ from grow.training.settings.run_settings import Training
 from grow.verification.ladder import verify_folders
 from grow.verification.rungs import LADDER
 from grow.verification.verdict import Verification
+
+if TYPE_CHECKING:
+    from grow.deriving.derivation import Derived
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ def plan(
     revision: str | None = None,
     assume_harmless: Sequence[str] = (),
     trial: bool = False,
+    family: Family | str | os.PathLike | None = None,
 ) -> Plan:
     """What `widen` with the same arguments would do; nothing is written. See `widen`.
 
@@ -90,17 +95,18 @@ def plan(
     """
     options, files = GrowthOptions.among(locals()), FileOptions.among(locals())
     check_flags(trial=trial)
-    if _is_model(src):
-        from grow.growth.in_memory import plan_model
+    with named_family(family):
+        if _is_model(src):
+            from grow.growth.in_memory import plan_model
 
-        the_plan = plan_model(src, to, options)
-    else:
-        the_plan = plan_files(src, to, options, files)
-    if trial:
-        from grow.growth.trial import try_plan
+            the_plan = plan_model(src, to, options)
+        else:
+            the_plan = plan_files(src, to, options, files)
+        if trial:
+            from grow.growth.trial import try_plan
 
-        return replace(the_plan, notes=(*the_plan.notes, try_plan(the_plan, options).note))
-    return the_plan
+            return replace(the_plan, notes=(*the_plan.notes, try_plan(the_plan, options).note))
+        return the_plan
 
 
 def widen(
@@ -128,6 +134,7 @@ def widen(
     world: int | None = None,
     revision: str | None = None,
     assume_harmless: Sequence[str] = (),
+    family: Family | str | os.PathLike | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     on_rung: Callable[[str], None] = lambda rung: None,
 ) -> Growth:
@@ -153,6 +160,8 @@ def widen(
     trust_checkpoint  read the state, or the sharded weights, of a run although its files belong to another user
     upcycling  experts, top_k, granularity, every and route, as `upcycle` says
     world      the number of processes (torchrun) that share the work, all of which call this; None: one process
+    family     a `Family`, or a file of Python that holds one (see `derive`): the file is run, and what it says of its
+               model type counts for this call instead of what grow knows
     progress   called with (bytes written, bytes in all) of this process
 
     Raises BadInput, Refused: nothing was written. Different: verification failed, nothing was kept.
@@ -169,7 +178,8 @@ def widen(
                 why="the grown model is returned",
                 fix="grown.model.save_pretrained(out)",
             )
-        return widen_model(src, to, options, verify=verify, optimizer=optimizer, state=state)
+        with named_family(family):
+            return widen_model(src, to, options, verify=verify, optimizer=optimizer, state=state)
     if optimizer is not None:
         raise BadInput(
             "optimizer",
@@ -177,7 +187,8 @@ def widen(
             why="its parameters are those of a model in memory",
             fix="model = AutoModel….from_pretrained(src), then grow.widen(model, to, optimizer=optimizer)",
         )
-    return widen_files(src, to, options, files, progress=progress, on_rung=on_rung)
+    with named_family(family):
+        return widen_files(src, to, options, files, progress=progress, on_rung=on_rung)
 
 
 def deepen(src: Any, layers: int, **options: Any) -> Growth:
@@ -226,6 +237,7 @@ def verify(
     report: str | os.PathLike | None = None,
     seed: int = 0,
     revision: str | None = None,
+    family: Family | str | os.PathLike | None = None,
     on_rung: Callable[[str], None] = lambda rung: None,
 ) -> Verification:
     """Check that two checkpoints compute the same function. Does not raise when they do not: see `.verdict`.
@@ -234,6 +246,7 @@ def verify(
     tasks    downstream tasks for both: names of lm-evaluation-harness, or () for those that come with grow
     samples  the largest number of samples of each task
     report   the HTML page to write
+    family   as for `widen`: the table by which the weights are certified, where it is none of grow's own
     """
     options: dict[str, Any] = dict(rungs=rungs, tasks=tasks, samples=samples, seed=seed, progress=on_rung)
 
@@ -241,7 +254,24 @@ def verify(
         with open_readable(locate(src, revision=revision)) as a, open_readable(locate(grown)) as b:
             return verify_folders(a, b, names=(show(src, LINE), show(grown, LINE)), **options)
 
-    return _reported(compare, report)
+    with named_family(family):
+        return _reported(compare, report)
+
+
+def derive(model_type: str, out: str | os.PathLike | None = None) -> Derived:
+    """The family of a stock model type, derived from its classes alone: `.family`, `.axes` with what proves or refuses
+    each, `.text`.
+
+    Tiny random models of the type are grown along every axis, in true float64, under every value of each fact; what is
+    kept is exact, and no other value is.
+
+    out  a file of Python for `family` of `widen`, `plan`, `deepen` and `verify`
+
+    Raises BadInput for a type that transformers does not have, Refused for one of which nothing can be described.
+    """
+    from grow.deriving.file_of_a_family import derive as derived
+
+    return derived(model_type, out)
 
 
 def record(

@@ -82,6 +82,7 @@ class CommandLine:
         "record": "verify SRC --record FILE",
         "verify_against": "verify GROWN --against FILE",
         "price": "run --dry-run",
+        "derive": "families --derive MODEL_TYPE --out FILE",
     }
     """What is called otherwise than in Python."""
     ARGUMENTS: Mapping[str, str] = {"runs": "RUN", "recipe": "RECIPE", "sources": "INPUT"}

@@ -27,6 +27,7 @@ OUTSIDE = [
 
 EVERYDAY = {
     "activation": "English, and torch.nn.modules.activation",
+    "bias": "what is added to a product, everywhere",
     "cls_token": "a way to pool, as sentence-transformers calls it",
     "conv_kernel": "what models of sounds say of their layers",
     "dim": "torch's name of a dimension",

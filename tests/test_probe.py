@@ -15,7 +15,7 @@ from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
 from grow.architectures.family import Family
 from grow.architectures.match import match, numberless
-from grow.models.shapes_by_config import SIZES, axes_of, draft, following, probe, shapes
+from grow.models.shapes_by_config import SIZES, axes_of, following, probe, shapes
 from grow.notation.axes import Row
 
 CLASSES = {
@@ -218,19 +218,6 @@ def test_a_wrong_row_is_caught(model_type, name, line, fault):
     faults = disagreements(replaced(family, row, line.replace("{name}", name)), subject)
     assert len(faults) == 1
     assert fault in faults[0]
-
-
-# A family that grow does not have yet
-
-
-def test_a_draft_for_a_family_that_is_not_registered():
-    assert "granite_swa" not in FAMILIES
-    text = draft(probe("granite_swa", bos_token_id=0, eos_token_id=0))
-    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in text.splitlines()}
-    assert lines["model.embed_tokens.weight"] == "vocab ? hidden"
-    assert lines["model.layers.{layers}.mlp.up_proj.weight"] == "ffn ? hidden"
-    assert lines["model.layers.{layers}.self_attn.sinks"] == "heads ?"
-    assert "kv_heads" in lines["model.layers.{layers}.self_attn.k_proj.weight"]
 
 
 def test_importing_the_probe_imports_no_torch():

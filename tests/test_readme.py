@@ -60,7 +60,7 @@ def parse(line: str) -> None:
 def reads(line: str) -> bool:
     """Whether it only reads, and is more than a command's name in the text."""
     _, name, *args = line.split()
-    return name == "families" or (name in ("plan", "inspect") and bool(args))
+    return (name == "families" and "--derive" not in args) or (name in ("plan", "inspect") and bool(args))
 
 
 def run(line: str) -> tuple[int, str]:

@@ -151,6 +151,10 @@ WRONG: dict[str, list[Wrong]] = {
         Wrong("x", 'assume_harmless="x": '),
         Wrong([3], "assume_harmless=[3]: "),
     ],
+    "family": [
+        Wrong("nowhere.py", 'family="nowhere.py": ', "--family nowhere.py", "--family nowhere.py: "),
+        Wrong(3, "family=3: "),
+    ],
     "progress": [Wrong(3, "progress=3: ")],
     "on_rung": [Wrong("print", 'on_rung="print": ')],
 }  # fmt: skip

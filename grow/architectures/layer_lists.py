@@ -25,7 +25,7 @@ class Model(Protocol):
 class LayerList:
     """A config field with one entry per layer; where it is not given all layers are alike, or another list says it.
 
-    entries  what an entry may be
+    entries  what an entry may be, () where it may be anything
     needed   it must be given: what stock code takes in its place is not known here
     """
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grow.api import Inspection
 from grow.architectures.family import Family
 from grow.cli.growth_text import shape_text
 from grow.cli.terminal import say, table
 from grow.planning.what_grows import REFUSED, Outcome, growths
+
+if TYPE_CHECKING:
+    from grow.deriving.derivation import Derived
 
 
 def inspection_document(inspection: Inspection) -> dict[str, Any]:
@@ -98,3 +101,11 @@ def _in_layer_0(name: str) -> str:
 
 def _parameters(inspection: Inspection) -> int:
     return sum(math.prod(t.shape) for t in inspection.match.tensors)
+
+
+def show_derivation(derived: Derived) -> None:
+    """What was found out about each axis of a model type."""
+    say(f"{derived.model_type}: {len(derived.proved)} of {len(derived.axes)} axes proved")
+    table(("axis", "", "grown exactly to, or why not"), ((a.axis, a.status, a.sizes or a.why) for a in derived.axes))
+    for note in derived.notes:
+        say(f"left out: {note}")

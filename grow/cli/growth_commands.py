@@ -15,6 +15,7 @@ from grow.cli.options import (
     TARGET,
     as_json,
     exactness,
+    family,
     growth,
     layers,
     names_in,
@@ -38,6 +39,7 @@ from grow.processes import processes
 
 @click.command()
 @growth
+@family
 @writing
 def widen(src: str, to: str, **options: Any) -> int:
     """Enlarge hidden size, heads, FFN, vocabulary, positions; with --deepen also layers. Every output is preserved."""
@@ -51,6 +53,7 @@ def widen(src: str, to: str, **options: Any) -> int:
 )
 @layers
 @exactness
+@family
 @writing
 def deepen(src: str, count: int, **options: Any) -> int:
     """Insert layers that compute the identity until they are trained; every output is preserved."""
@@ -142,6 +145,7 @@ def _grow(src: str, to: Any, options: dict[str, Any]) -> int:
 
 @click.command()
 @growth
+@family
 @click.option(
     "--world", type=click.IntRange(1), metavar="N", help="Also show the memory of each of N processes that train it."
 )
@@ -203,6 +207,7 @@ def _growth_options(options: dict[str, Any]) -> dict[str, Any]:
                 fix="--operator ffn=copies",
             )
         chosen[axis.strip()] = name.strip()
+    terminal.tell_of_a_family(options.get("family"))
     return {**options, "operators": chosen, "assume_harmless": names_in(options["assume_harmless"])}
 
 

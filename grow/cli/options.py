@@ -44,6 +44,13 @@ harmless = click.option(
     default="",
     help="Config fields, comma-separated, that grow does not know and that you know to change no output.",
 )
+family = click.option(
+    "--family",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Run this file of Python, and take what it says of its model type instead of what grow knows "
+    "(see grow families --derive).",
+)
 seed = click.option("--seed", type=int, default=USUAL.seed, show_default=True, help="The seed of every random choice.")
 exactness = options(
     click.option(

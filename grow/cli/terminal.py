@@ -21,6 +21,12 @@ def say(text: str = "", *, err: bool = False) -> None:
     click.echo(one_line(text), err=err)
 
 
+def tell_of_a_family(file: object) -> None:
+    """A file of Python is run only where it is named, and that is said."""
+    if file is not None and os.path.isfile(str(file)) and first_process():
+        say(f"note: {file} is run as Python, for the family that it holds", err=True)
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], indent: str = "  ") -> None:
     """Left-aligned columns under their heads."""
     lines = [[one_line(str(cell)) for cell in row] for row in rows]

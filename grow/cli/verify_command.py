@@ -11,6 +11,7 @@ from grow import api
 from grow.cli import terminal, verification_text
 from grow.cli.options import (
     as_json,
+    family,
     names_in,
     revision,
     seed,
@@ -37,8 +38,8 @@ class _Verify(click.Command):
         if len(given) == 2 and (record or against):
             raise click.UsageError(f"{'--record takes SRC' if record else '--against takes GROWN'} alone.", ctx)
         alone = {
-            "--record": ("rungs", "recover", "tasks", "samples", "report"),
-            "--against": ("recover", "tasks", "samples", "revision", "seed"),
+            "--record": ("rungs", "recover", "tasks", "samples", "report", "family"),
+            "--against": ("recover", "tasks", "samples", "revision", "seed", "family"),
         }
         chosen = "--record" if record else "--against" if against else ""
         ignored = [name for name in alone.get(chosen, ()) if ctx.params[name] not in (None, (), False)]
@@ -88,6 +89,7 @@ class _Verify(click.Command):
 @click.option(
     "--report", type=click.Path(path_type=Path), metavar="FILE", help="Also write the result as an HTML page."
 )
+@family
 @seed
 @revision
 @as_json
@@ -102,6 +104,7 @@ def verify(
     tasks: str | None,
     samples: int | None,
     report: Path | None,
+    family: Path | None,
     seed: int,
     revision: str | None,
     as_json: bool,
@@ -112,6 +115,7 @@ def verify(
     Exit code 0: lossless, or certified (the weights follow the table of their family, and no model was run).
     Exit code 1: different, unproved, or unrecorded (the same function, but not the growth in grow.json).
     """
+    terminal.tell_of_a_family(family)
     with Progress(quiet=as_json) as progress:
         if record:
             kept = api.record(src, record, seed=seed, revision=revision, overwrite=overwrite, on_step=progress.rung)
@@ -127,6 +131,7 @@ def verify(
                 report=report,
                 seed=seed,
                 revision=revision,
+                family=family,
                 on_rung=progress.rung,
             )
     return _show_recorded(kept, as_json) if record else _show(verification, report, as_json)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from grow.applying.tensor_rows import grow_tensor
 from grow.files.json_floats import plain
-from grow.growth.model_source import ModelSource
 from grow.models import gradient_checkpointing
 from grow.models.as_configured import (
     carry_padding,
@@ -19,10 +18,17 @@ from grow.models.as_configured import (
 )
 from grow.models.fused_experts import called
 from grow.notation.dtypes import RAW
+from grow.notation.origins import SourcePart
 from grow.planning.plan import Plan
 
 
-def grow_state(plan: Plan, source: ModelSource) -> dict[str, torch.Tensor]:
+class Rows(Protocol):
+    """What has the rows of a source's weights."""
+
+    def rows(self, part: SourcePart, start: int, stop: int) -> np.ndarray: ...
+
+
+def grow_state(plan: Plan, source: Rows) -> dict[str, torch.Tensor]:
     """The grown state dict on the CPU, names as in the source's."""
     result = {}
     for t in plan.tensors:

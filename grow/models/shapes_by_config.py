@@ -5,7 +5,7 @@
 
 The model is built on the meta device, where tensors have shapes and no data, once as it is and once per axis with
 that axis doubled. A dimension whose size changed depends on the axis. A test compares the answer with every family's
-table, so that a wrong or missing row cannot survive; `draft` prints it as the first draft of a new family's table.
+table, so that a wrong or missing row cannot survive. `grow.deriving` drafts the table of a new family, with its proof.
 
 Shapes cannot show the direction of an arrow, the order inside a product, or a permutation: where head_dim is
 hidden / heads, a square projection looks the same both ways. Random weights show those (see `tests/test_lossless.py`).
@@ -136,17 +136,3 @@ def axes_of(model_type: str) -> dict[str, str]:
             if field in config:
                 axes.setdefault(axis, field)
     return axes
-
-
-def draft(moves: Moves) -> str:
-    """The table to start from: per tensor its dims in storage order, with `?` for the arrow that shapes cannot show."""
-    width = max(map(len, moves), default=0)
-    return "\n".join(
-        f"{name:<{width}}  {' ? '.join(_group(dim) for dim in dims)}{' ?' if len(dims) == 1 else ''}"
-        for name, dims in moves.items()
-    )
-
-
-def _group(axes: frozenset[str]) -> str:
-    ordered = sorted(axes, key=list(SIZES).index)
-    return ordered[0] if len(ordered) == 1 else "(" + " ".join(ordered) + ")"

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from grow.architectures.named_family import the_named
 from grow.errors import BadInput
 from grow.files.allowed_files import inside
 from grow.files.header import show
@@ -44,6 +45,7 @@ def record_of(
     history  of the source, as far as it is recorded, see `grow.costs.training_cost`
     earlier  of the source, see `earlier_of`
     """
+    named = the_named(plan.family.model_type)
     return {
         "schema": SCHEMA,
         "grow": version,
@@ -74,6 +76,7 @@ def record_of(
             },
             **({} if plan.change.depth.is_identity else {"depth": _depth_document(plan.change.depth)}),
             **({} if plan.change.low is None else {"low": plan.change.low}),
+            **({} if named is None else {"family": {"file": named.file, "sha256": named.sha256}}),
             **({} if plan.change.upcycling is None else {"upcycling": asdict(plan.change.upcycling)}),
             **({"above": True} if plan.change.above else {}),
             **({} if plan.change.redraw is None else {"redraw": asdict(plan.change.redraw)}),

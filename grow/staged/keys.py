@@ -179,7 +179,7 @@ OPTIONS: dict[str, Check] = {
 """Option of a growing command, by its name in Python -> the check of its value."""
 
 # options that the recipe itself sets, or that have no place in one
-RUN = "src out optimizer upcycling overwrite trust_checkpoint world revision progress on_rung"
+RUN = "src out optimizer upcycling overwrite trust_checkpoint world revision family progress on_rung"
 WIDEN = _options(api.widen, RUN)
 ALONE = {k: v for k, v in WIDEN.items() if k not in ("to", "deepen", "new_tokens", "operators")}
 ELSEWHERE = ("steps", "seed", "begin", "skip")  # a budget; a key of every stage; two that follow from the stage before

@@ -17,21 +17,21 @@ from grow.notation.operators import OPERATORS
 # Growing either table is a decision.
 PUBLIC = {
     "BadInput", "Comparison", "Different", "GrowError", "Growth", "Inspection", "Refused",
-    "compare", "deepen", "families", "inspect", "integrations", "new_entries", "plan", "price", "plot", "rates",
-    "record", "run", "train", "upcycle", "verify", "verify_against", "widen",
+    "compare", "deepen", "derive", "families", "inspect", "integrations", "new_entries", "plan", "price", "plot",
+    "rates", "record", "run", "train", "upcycle", "verify", "verify_against", "widen",
 }  # fmt: skip
 EXACT = "--allow-lossy --assume-harmless --dtype --from --json --method --revision --seed --split"
 LAYERS = "--fill --place"
 GROWTH = f"{EXACT} {LAYERS} --deepen --new-tokens --operator --to"
 WRITING = "--dry-run --max-shard-size --no-verify --out --overwrite --state --trust-checkpoint --world"
 COMMANDS = {
-    "widen": f"{GROWTH} {WRITING}",
-    "deepen": f"{EXACT} {LAYERS} {WRITING} --layers",
+    "widen": f"{GROWTH} {WRITING} --family",
+    "deepen": f"{EXACT} {LAYERS} {WRITING} --family --layers",
     "upcycle": f"{GROWTH} {WRITING} --every --experts --granularity --route --top-k",
-    "plan": f"{GROWTH} --try --world",
+    "plan": f"{GROWTH} --family --try --world",
     "compare": "--deepen --from --json --methods --out --rate --report --revision --seed --text --to --train-steps",
-    "verify": "SRC GROWN --against --json --overwrite --record --recover --report --revision --rung --samples --seed "
-    "--tasks",
+    "verify": "SRC GROWN --against --family --json --overwrite --record --recover --report --revision --rung --samples "
+    "--seed --tasks",
     "train": "--accumulate --batch --checkpointing --clip --compile --continue-schedule --data --decay --decay-shape "
     "--documents --dtype --eval-every --flops --freeze-old --from --json --keep --length --log-every --lr --optimizer "
     "--out --plateau --rates --resume --revision --rewarm --save-every --schedule --seed --skip --source "
@@ -42,7 +42,7 @@ COMMANDS = {
     "data prepare": "INPUT... --field --json --no-end --out --overwrite --revision --seed --separator --split "
     "--tokenizer --validation",
     "inspect": "SRC --assume-harmless --json --revision",
-    "families": "NAME --json --markdown",
+    "families": "NAME --derive --json --markdown --out",
     "completion": "SHELL",
 }
 ALIASES = {

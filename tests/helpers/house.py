@@ -16,7 +16,7 @@ ORDER = [
     "errors", "spelling", "version", "waiting", "torchrun", "processes", "zoo",  # the ground
     "notation", "files", "architectures", "checkpoint", "models",  # what is known, and what is there
     "planning", "applying", "costs", "data", "optimizer",  # what is wished for, and done
-    "verification", "growth", "training", "plotting",
+    "verification", "growth", "deriving", "training", "plotting",
     "api", "comparison", "staged", "integrations", "grow", "testing", "cli", "__main__",
 ]  # fmt: skip
 """Folders and files of the package, "grow" for its public names: each imports only what stands before it."""

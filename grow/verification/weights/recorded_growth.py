@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from grow.applying.engine import FileSource, write_plan
-from grow.architectures import family_of
+from grow.architectures import FAMILIES, family_of
 from grow.architectures.architecture import Architecture
 from grow.architectures.family import Family
 from grow.architectures.match import match
 from grow.checkpoint.reader import Checkpoint
-from grow.errors import BadInput, GrowError
+from grow.errors import BadInput, GrowError, Refused
+from grow.files.header import show
 from grow.files.writer import write_json
 from grow.notation.dtypes import BITS
 from grow.planning.assemble import assemble
@@ -28,7 +29,23 @@ from grow.planning.plan import Plan, grown_config, why_narrowed, why_rounded
 from grow.planning.read_as_experts import as_experts, chosen_experts
 from grow.planning.readback import output_readback, stream_readback
 from grow.planning.tensor import TensorPlan
+from grow.spelling import option
 from grow.verification.weights.config_fields import differing, one_dtype
+
+
+def _family(record: Record) -> Family:
+    """The family that a growth was planned with; Refused, naming its file, where that is not at hand."""
+    told = record.raw["plan"].get("family")
+    if record.model_type in FAMILIES or not isinstance(told, Mapping):
+        return family_of(record.model_type)
+    file = show(str(told.get("file") or ""), 200)
+    raise Refused(
+        "grow.json: plan.family",
+        what=f"the growth was planned with a table for {record.model_type} "
+        + (f"in {file} (sha256 {show(str(told.get('sha256')), 64)})" if file else "that was no file"),
+        why="grow has no table of its own for this model type, and without one the weights cannot be certified",
+        fix=option(family=file or "FILE.py") + " with that file",
+    )
 
 
 class Replay:
@@ -36,7 +53,7 @@ class Replay:
 
     def __init__(self, record: Record, source: Checkpoint, grown: Checkpoint) -> None:
         self.record, self.source, self.grown = record, source, grown
-        before = Architecture(family_of(record.model_type), source.config)
+        before = Architecture(_family(record), source.config)
         dense = record.change.upcycling is not None
         if source.config.get("model_type") != record.model_type or (not dense and not _has_sizes(before, record.sizes)):
             raise self._not_the_source()
