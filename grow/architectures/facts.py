@@ -42,6 +42,7 @@ class Attention:
     turned_norm  norms of q and k, whose gains are in the table, come behind the rotation
     whole_norm  those norms are over all heads at once
     index_scaled  condition under which scores are divided by the layer's index + 1, too
+    positional  queries of positions meet k as well, so that its bias shows in scores
     """
 
     scaled: str = "always"
@@ -50,6 +51,7 @@ class Attention:
     turned_norm: bool = False
     whole_norm: bool = False
     index_scaled: str = "never"
+    positional: bool = False
 
 
 @dataclass(frozen=True)
