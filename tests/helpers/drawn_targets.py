@@ -48,10 +48,11 @@ def divides(variant: str) -> bool:
 
 
 def grows(variant: str, axis: str) -> bool:
-    """Whether a model has this axis, and its family lets it grow, if only by whole multiples."""
+    """Whether a model has this axis, and its family lets it grow on its own, if only by whole multiples."""
     kind, _, fields, _ = VARIANTS[variant]
     source = Architecture(grow.families[kind], fields)
-    return axis in source.sizes and axis not in {refusal.axis for refusal in source.refusals if not refusal.multiples}
+    refused = {refusal.axis for refusal in source.refusals if not refusal.multiples}
+    return axis in source.sizes and axis not in {*source.followed, *refused}
 
 
 def step_of_heads(variant: str) -> int:
@@ -59,10 +60,6 @@ def step_of_heads(variant: str) -> int:
     kind, _, fields, _ = VARIANTS[variant]
     source = Architecture(grow.families[kind], fields)
     return source.sizes["head_dim"] if any(r.axis == "head_dim" and r.multiples for r in source.refusals) else 1
-    """Whether a model has this axis, and its family lets it grow on its own."""
-    kind, _, fields, _ = VARIANTS[variant]
-    source = Architecture(grow.families[kind], fields)
-    return axis in source.sizes and axis not in {*source.followed, *(refusal.axis for refusal in source.refusals)}
 
 
 def sizes_of(variant: str) -> dict[str, int]:
