@@ -42,9 +42,8 @@ class Attention:
                 "table" (2i and 2i + 1, as a table in the checkpoint says: `positions -> head_dim.turn`)
     rotated     config field that says how many of the first coordinates are rotated, where it is no fraction of them
     alibi       condition under which each head has its own slope with the distance instead, see `grow.notation.alibi`
-    qk_norm     an RMSNorm over head_dim on q and on k
-    turned_norm  that norm comes behind the rotation
-    whole_norm  that norm is over all heads at once
+    turned_norm  norms of q and k, whose gains are in the table, come behind the rotation
+    whole_norm  those norms are over all heads at once
     index_scaled  condition under which scores are divided by the layer's index + 1, too
     positional  queries of positions meet k as well, so that its bias shows in scores
     """
@@ -53,7 +52,6 @@ class Attention:
     rope: str | None = None
     rotated: str = ""
     alibi: str = "never"
-    qk_norm: bool = False
     turned_norm: bool = False
     whole_norm: bool = False
     index_scaled: str = "never"

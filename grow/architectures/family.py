@@ -58,6 +58,7 @@ class Family:
     rope_kinds  kind of layer -> its own rotation, empty where all layers turn alike
     experts   where the experts are, None for a dense family
     synonyms  field -> another name that stock code reads and writes for it
+    alike     fields that stock code wants equal
     nulls     field -> what null means where that is not what leaving it out means; "=other" as in defaults
     rope_spelling  fields outside `rope_parameters` in which stock code looks for θ and the rotated fraction
     positions_from  config field whose value + 1 is the first row of the position table that is a position
@@ -100,6 +101,7 @@ class Family:
     rope_kinds: Mapping[str, RopeKind] = field(default_factory=dict)
     experts: Experts | None = None
     synonyms: Mapping[str, str] = field(default_factory=dict)
+    alike: tuple[tuple[str, str], ...] = ()
     nulls: Mapping[str, Any] = field(default_factory=dict)
     rope_spelling: tuple[str, str] = SPELLED
     class_prefix: str = ""

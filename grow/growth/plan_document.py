@@ -92,7 +92,7 @@ def couplings(plan: Plan) -> list[str]:
     if source.rope:
         part = source.rope == "partial" or attention.rotated
         facts.append("RoPE on " + ("part of each head" if part else "whole heads"))
-    if attention.qk_norm:
+    if source.qk_norm:
         facts.append("RMSNorm on " + ("all heads" if attention.whole_norm else "each head") + " of q and k")
     if family.experts:
         facts.append(f"a token gets {source.top_k} -> {plan.grown.top_k} experts")

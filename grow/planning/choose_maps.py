@@ -83,8 +83,8 @@ def _head_dim_maps(source: Architecture, d2: int) -> tuple[dict[str, AxisMap], d
         place, changes, how = grown.place, source.rope_changes(grown.config), grown.how
     scale = math.sqrt(d2 / d) if source.scaled else 1.0
     turned = {"mates": lambda size: rope.pair_by_pair(size, attention.rope or "")} if attention.turned_norm else {}
-    sides = grow_head_dim(d, d2, place, scale=scale, qk_norm=attention.qk_norm, **turned)
-    norm = "; q and k copied, k's new gains 0" if attention.qk_norm else "; k's new rows 0"
+    sides = grow_head_dim(d, d2, place, scale=scale, qk_norm=source.qk_norm, **turned)
+    norm = "; q and k copied, k's new gains 0" if source.qk_norm else "; k's new rows 0"
     how += norm + (f", q × √({d2}/{d})" if source.scaled else "")
     return dict(zip(("head_dim.q", "head_dim.k", "head_dim.v"), sides)), changes, how
 

@@ -149,7 +149,7 @@ def invisible(checkpoint: Checkpoint) -> Mapping[str, tuple[str, np.ndarray]]:
     if known is None:
         return {}
     attention = known.family.attention
-    if known.rope or attention.qk_norm or attention.positional:
+    if known.rope or known.qk_norm or attention.positional:
         return {}
     try:
         matched = match(known, checkpoint.tensors, str(checkpoint.path))
