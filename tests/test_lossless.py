@@ -28,6 +28,7 @@ from drawn_targets import (
     own,
     rooted,
     sizes_of,
+    stays,
 )  # fmt: skip
 from models import LLAMA, ONE_EACH, VARIANTS, difference, load, make, outputs, seeded
 from safetensors.torch import load_file, save_file
@@ -97,7 +98,7 @@ def draw_bit_exact(variant: str) -> dict:
         if VARIANTS[variant].fields.get("scale_attn_weights") is False:
             return {"heads": 2 * h, "hidden": 3 * 2 * n, "ffn": f + r.randint(1, f)}
         c = r.choice((2, 3))
-        wider = 4 if grows(variant, "head_dim") else 1
+        wider = 1 if stays(variant, "head_dim") else 4
         to = r.choice(({"heads": c * h, "hidden": c * n}, {"heads": c * h, "hidden": wider * c * n})) | {"ffn": f + 5}
         return own(variant, to)
     more = {"experts": r.choice((2, 3)) * old["experts"]} if grows(variant, "experts") else {}

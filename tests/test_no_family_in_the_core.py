@@ -27,13 +27,13 @@ OUTSIDE = [
 
 EVERYDAY = {
     "activation": "English, and torch.nn.modules.activation",
+    "bias": "what is added to a product, everywhere",
     "conv": "torch.nn.modules.conv",
     "conv_kernel": "what models of sounds say of their layers",
     "dim": "torch's name of a dimension",
     "alibi": "how scores may see distances, as its paper calls it",
-    "bias": "a parameter of a module, and of a function",
-    "eps": "what a norm adds to a variance",
     "expand": "a method of torch's tensors",
+    "eps": "what a norm adds to a variance",
     "ffn": "an axis of the notation",
     "num_frames": "what a model of any type says of its films",
     "num_mel_bins": "what a model of any type says of its sounds",

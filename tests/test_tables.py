@@ -33,7 +33,7 @@ def has_bias(variant: str) -> bool:
     if kind.startswith("modernbert"):
         return fields.get("decoder_bias", True)
     if auto == LM:
-        return kind in ("phi", "gptj") or bool(fields.get("lm_head_bias"))
+        return kind in ("phi", "gptj", "codegen") or bool(fields.get("lm_head_bias"))
     return kind != "eurobert" or "mlp_bias" in fields
 
 
@@ -149,8 +149,11 @@ def test_low_needs_a_bias(variant, tiny, tmp_path):
     assert (error.exit_code, (tmp_path / "grown").exists()) == (2, False)
     said = re.search(r'new_tokens="(\w+)"', error.fix)
     grow.plan(tiny(variant), {"vocab": MORE}, new_tokens=said[1])  # what the fix says
-    plan = grow.plan(tiny(variant), {"layers": 3}, new_tokens="low")  # no new token, no question
-    assert plan.new_sizes["layers"] == 3
+    field = next(axis for axis in ("ffn", "inner", "hidden") if grows(variant, axis))
+    more = 2 * sizes_of(variant)[field]
+    assert (
+        grow.plan(tiny(variant), {field: more}, new_tokens="low").new_sizes[field] == more
+    )  # no new token, no question
 
 
 def test_a_choice_that_is_none_is_bad_input(tiny):

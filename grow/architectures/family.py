@@ -171,7 +171,6 @@ class Family:
         norm, attention = self.norm, self.attention
         texts |= {norm.writes_stream, norm.affine, norm.bare, norm.begins, norm.last, norm.output}
         texts |= {attention.scaled, attention.index_scaled, attention.alibi}
-        texts |= {attention.qk_norm} if isinstance(attention.qk_norm, str) else set()
         texts |= {self.tie.when, self.tie.norms_when} if self.tie else set()
         texts |= {self.experts.normed, self.experts.copies} if self.experts else set()
         texts |= {law.when for laws in self.size_laws.values() for law in laws}

@@ -9,6 +9,7 @@
     ffn <- hidden.raw                              reads the residual stream with no gain in between
     hidden 1*                                      a gain that is stored as w and means 1 + w
     hidden +                                       a norm's bias
+    heads, head_dim.q *                            a gain for each head, in a tensor of two dims
     (2 | positions) -> hidden                      a table with 2 rows in front of the axis
     (4: heads head_dim.q | heads head_dim.k) <- hidden   a quarter of the first rows, one of the second, and so on
     () *                                           a number that a whole layer has
@@ -39,7 +40,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from grow.notation.spaces import Fixed, Label, Space, parse_space, product_of
+from grow.notation.spaces import Concatenation as Concatenation
+from grow.notation.spaces import Fixed as Fixed
+from grow.notation.spaces import Label as Label
+from grow.notation.spaces import Product as Product
+from grow.notation.spaces import Space as Space
+from grow.notation.spaces import parse_space, product_of
 
 SIDES = ("q", "k", "v")
 WRITE, READ, GAIN, SHIFT, STACK = "write", "read", "gain", "shift", "stack"
@@ -233,10 +239,11 @@ def parse_signature(text: str) -> Signature:
     if text == "() *":
         return Signature((Dim(Fixed(1), GAIN),), text, number=True)
     if marked := _MARKS.match(text):
-        space, gain = parse_space(marked["dim"], text), marked["gain"]
+        spaces, gain = [parse_space(group.strip(), text) for group in marked["dim"].split(",")], marked["gain"]
         if gain is None:
-            return Signature((Dim(space, SHIFT),), text)
-        return Signature((Dim(space, GAIN, float(gain[0] == "1"), gain[-1] == ">"),), text)
+            return Signature(tuple(Dim(space, SHIFT) for space in spaces), text, len(spaces))
+        how = float(gain[0] == "1"), gain[-1] == ">"
+        return Signature(tuple(Dim(space, GAIN, *how) for space in spaces), text, len(spaces))
     arrow = _ARROW.match(text)
     if arrow is None or (arrow["arrow"] == "->" and not arrow["right"]):
         raise ValueError(f"signature {text!r} is neither `A <- B`, `A -> B`, `A *` nor `A +`")

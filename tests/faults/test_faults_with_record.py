@@ -103,9 +103,9 @@ def last_copied(t: TensorPlan) -> tuple[int, ...]:
     return tuple(n - 1 if m is None else int(np.flatnonzero(m.source >= 0)[-1]) for m, n in zip(t.maps, t.new_shape))
 
 
-def first_copied(t: TensorPlan) -> tuple[int, ...]:
-    """The first such place."""
-    return tuple(0 if m is None else int(np.flatnonzero(m.source >= 0)[0]) for m in t.maps)
+def of_the_first(t: TensorPlan) -> tuple[int, ...]:
+    """Where the first old coordinates are, which the certificate compares first."""
+    return tuple(0 if m is None else int(np.flatnonzero(m.source == 0)[0]) for m in t.maps)
 
 
 def both_sides(t: TensorPlan, old: Raw, new: Raw) -> tuple[Raw, Raw]:
@@ -138,7 +138,7 @@ def certify(pair: Pair, tensor: str, damage: str) -> tuple[Verification | None, 
     """The certificate of the pair with one tensor damaged (None where that changes nothing), and what the equation says
     at the damaged place: found and wanted."""
     t = next(t for t in pair.plan.tensors if t.name == tensor)
-    place = last_copied(t) if damage == "2 ulp" else first_copied(t)
+    place = last_copied(t) if damage == "2 ulp" else of_the_first(t)
     change = {"2 ulp": two_ulp_at(place), "reversed": reversed_, "zeroed": zeroed}[damage]
     old, before = tiny.read_tensors(pair.source)[t.source].raw, tiny.read_tensors(pair.grown)[tensor].raw
     with damaged(pair.grown, {tensor: change}):

@@ -15,6 +15,7 @@ import torch
 import transformers
 from chosen_variants import KINDS, LONG, ONE_EACH  # noqa: F401  tests import them from here
 from encoder_variants import ENCODER_VARIANTS, SHARING  # noqa: F401
+from llama_variants import LLAMA_VARIANTS
 from torch.overrides import TorchFunctionMode
 from variants import LLAMA, LM, MLM, VARIANTS, Variant  # noqa: F401
 
@@ -24,7 +25,7 @@ FOUND = {
 }  # fmt: skip
 """Sizes of axes that no config field says."""
 
-VARIANTS.update(ENCODER_VARIANTS)
+VARIANTS.update(LLAMA_VARIANTS | ENCODER_VARIANTS)
 transformers.logging.set_verbosity(transformers.logging.CRITICAL)
 transformers.logging.disable_progress_bar()
 

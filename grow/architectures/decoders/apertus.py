@@ -29,7 +29,7 @@ BIASES = QKV_BIAS.replace("{when}", "attention_bias") + O_BIAS
 APERTUS = rms_decoder(
     "apertus",
     table=EMBEDDING + NORMS + ATTENTION + QK_NORM + BIASES + UNGATED + ACTIVATION + HEADS,
-    attention=Attention(rope="half", qk_norm=True),
+    attention=Attention(rope="half"),
     summary="Apertus",
     needs=("rope_parameters|rope_scaling",),
     defaults={"max_position_embeddings": 65536, "hidden_act": "xielu"},
