@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from seq2seq_configs import APART, GATED, T5
+
 # Ids start at 4, so no family takes one for padding.
 LLAMA = dict(
     vocab_size=41, hidden_size=18, intermediate_size=28, num_hidden_layers=2, num_attention_heads=6,
@@ -33,13 +35,6 @@ BERT = dict(
     vocab_size=41, hidden_size=12, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3,
     max_position_embeddings=64, type_vocab_size=2, layer_norm_eps=0.05,
 )  # fmt: skip
-T5 = dict(
-    vocab_size=41, d_model=12, d_kv=6, d_ff=22, num_layers=2, num_decoder_layers=2, num_heads=3,
-    layer_norm_epsilon=0.05, relative_attention_num_buckets=16, relative_attention_max_distance=14,
-    decoder_start_token_id=0,
-)  # fmt: skip
-GATED = {**T5, "num_layers": 3, "feed_forward_proj": "gated-gelu"}
-MPNET = {k: v for k, v in BERT.items() if k != "type_vocab_size"}
 DISTIL = dict(vocab_size=41, dim=12, hidden_dim=22, n_layers=2, n_heads=3, max_position_embeddings=64)
 
 MAMBA = dict(
@@ -351,16 +346,14 @@ VARIANTS: dict[str, Variant] = {
     "qwen2_moe-base": Variant("qwen2_moe", BASE, SHARED),
     "t5": Variant("t5", SEQ2SEQ, {**GATED, "num_layers": 2}),
     # the stock config always ties; `make` parts the two where the fields say no
-    "t5-untied": Variant("t5", SEQ2SEQ, {**GATED, "tie_word_embeddings": False}),
+    "t5-untied": Variant("t5", SEQ2SEQ, {**GATED, **APART}),
     "t5-relu": Variant("t5", SEQ2SEQ, T5),
-    "t5-scaled": Variant(
-        "t5", SEQ2SEQ, {**T5, "d_model": 4, "tie_word_embeddings": False, "scale_decoder_outputs": True}
-    ),
+    "t5-scaled": Variant("t5", SEQ2SEQ, {**T5, "d_model": 4, **APART, "scale_decoder_outputs": True}),
     **_only(_heads("t5", T5, encoder=ENCODES), "base", "token", "qa", "encoder"),
     "mt5": Variant("mt5", SEQ2SEQ, GATED),
-    "mt5-untied": Variant("mt5", SEQ2SEQ, {**T5, "feed_forward_proj": "relu", "tie_word_embeddings": False}),
+    "mt5-untied": Variant("mt5", SEQ2SEQ, {**T5, "feed_forward_proj": "relu", **APART}),
     "umt5": Variant("umt5", SEQ2SEQ, GATED),
-    "umt5-untied": Variant("umt5", SEQ2SEQ, {**GATED, "d_model": 4, "tie_word_embeddings": False}),
+    "umt5-untied": Variant("umt5", SEQ2SEQ, {**GATED, "d_model": 4, **APART}),
     "umt5-encoder": Variant("umt5", ENCODES, GATED),
     "opt-post-base": Variant("opt", BASE, {**OPT, "do_layer_norm_before": False}),
     "mamba": Variant("mamba", LM, MAMBA),
