@@ -6,5 +6,4 @@ T5 = dict(
     decoder_start_token_id=0,
 )  # fmt: skip
 GATED = {**T5, "num_layers": 3, "feed_forward_proj": "gated-gelu"}
-MPNET = {k: v for k, v in BERT.items() if k != "type_vocab_size"}
 APART = {"tie_word_embeddings": False}  # stock code ties whatever is asked for; `models.make` parts the two

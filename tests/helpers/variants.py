@@ -35,6 +35,7 @@ BERT = dict(
     vocab_size=41, hidden_size=12, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3,
     max_position_embeddings=64, type_vocab_size=2, layer_norm_eps=0.05,
 )  # fmt: skip
+MPNET = {k: v for k, v in BERT.items() if k != "type_vocab_size"}
 DISTIL = dict(vocab_size=41, dim=12, hidden_dim=22, n_layers=2, n_heads=3, max_position_embeddings=64)
 
 MAMBA = dict(
@@ -345,7 +346,6 @@ VARIANTS: dict[str, Variant] = {
     "mixtral-base": Variant("mixtral", BASE, LOCAL),
     "qwen2_moe-base": Variant("qwen2_moe", BASE, SHARED),
     "t5": Variant("t5", SEQ2SEQ, {**GATED, "num_layers": 2}),
-    # the stock config always ties; `make` parts the two where the fields say no
     "t5-untied": Variant("t5", SEQ2SEQ, {**GATED, **APART}),
     "t5-relu": Variant("t5", SEQ2SEQ, T5),
     "t5-scaled": Variant("t5", SEQ2SEQ, {**T5, "d_model": 4, **APART, "scale_decoder_outputs": True}),
