@@ -1,4 +1,4 @@
-"""An encoder and its decoder have depths of their own: one number is of both, and what the first layer has stays there."""
+"""An encoder and its decoder have depths of their own: one number is of both, and a first layer keeps what it has."""
 
 from __future__ import annotations
 
