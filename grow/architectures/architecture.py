@@ -102,6 +102,11 @@ class Architecture:
         """Rows that are the gain of a norm behind a branch, in front of the residual stream."""
         return frozenset(row.name for row in self.rows if row.signature.dims[0].behind)
 
+    def first_lacks(self, stack: Stack) -> bool:
+        """Whether the first layer of a stack lacks tensors that the rest have, so that none can be made of it."""
+        rows = (row for row in self.rows if row.layers == stack.layers)
+        return any(self.family.conditions[row.when].lacks_first for row in rows)
+
     @property
     def norm_writes_stream(self) -> bool:
         """Whether a norm's output is the residual stream (post-LN)."""

@@ -107,19 +107,19 @@ class HasExperts:
 
 
 @dataclass(frozen=True)
+class IsFirst:
+    """Whether a layer is the first; without a layer nothing is decided."""
+
+    def holds(self, facts: Facts, layer: int | None) -> bool | None:
+        return None if layer is None else layer == 0
+
+
+@dataclass(frozen=True)
 class Turns:
     kind: str
 
     def holds(self, facts: Facts, layer: int | None) -> bool:
         return self.kind in facts.rope_types
-
-
-@dataclass(frozen=True)
-class IsFirst:
-    """Whether a layer is the first of its stack; without a layer it may be."""
-
-    def holds(self, facts: Facts, layer: int | None) -> bool | None:
-        return None if layer is None else layer == 0
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,11 @@ class Condition:
     def holds(self, facts: Facts, layer: int | None = None) -> bool:
         """Whether all words are as wanted; without a layer it may be any layer."""
         return all(word.holds(facts, layer) in (wanted, None) for word, wanted in self.words)
+
+    @property
+    def lacks_first(self) -> bool:
+        """Whether it holds for no first layer, and may for the rest."""
+        return any(isinstance(word, IsFirst) and not wanted for word, wanted in self.words)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ class Attention:
     turned_norm  that norm comes behind the rotation
     whole_norm  that norm is over all heads at once
     index_scaled  condition under which scores are divided by the layer's index + 1, too
+    positional  queries of positions meet k as well, so that its bias shows in scores
     """
 
     scaled: str = "always"
@@ -53,6 +54,7 @@ class Attention:
     turned_norm: bool = False
     whole_norm: bool = False
     index_scaled: str = "never"
+    positional: bool = False
 
 
 @dataclass(frozen=True)

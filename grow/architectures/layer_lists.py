@@ -26,6 +26,7 @@ class LayerList:
     """A config field with one entry per layer; where it is not given all layers are alike, or another list says it.
 
     entries  what an entry may be, () where it may be anything
+    alike    a number may stand in place of the list, for all layers
     needed   it must be given: what stock code takes in its place is not known here
     layers   the axis that counts those layers
     """
@@ -34,11 +35,24 @@ class LayerList:
     entries: tuple[Any, ...] = ("full_attention", "sliding_attention")
     needed: bool = False
     layers: str = "layers"
+    alike: bool = False
 
     @property
     def follows_from(self) -> tuple[str, ...]:
         """Config fields that say nothing once the list is given."""
         return ()
+
+    @property
+    def kinds(self) -> str:
+        """What may be listed, in words."""
+        return f"of {', '.join(map(str, self.entries))}" if self.entries else "entries"
+
+    def fits(self, value: Any, layers: int | None) -> bool:
+        """Whether a config may have this value there."""
+        if self.alike and type(value) is int:
+            return True
+        listed = isinstance(value, list) and len(value) == layers
+        return listed and all(entry in (self.entries or value) for entry in value)
 
     @property
     def said_too(self) -> tuple[str, ...]:
@@ -92,11 +106,13 @@ def expanded(runs: Any) -> list[Any] | None:
 class Period(LayerList):
     """Where it is not given: every so many layers, the last of them is of the second kind.
 
-    every  unless the config field `said` says another number
+    every   unless the config field `said` says another number
+    begins  the first of them is, instead
     """
 
     every: int = 1
     said: str = ""
+    begins: bool = False
 
     @property
     def follows_from(self) -> tuple[str, ...]:
@@ -104,7 +120,8 @@ class Period(LayerList):
 
     def default(self, model: Model) -> tuple[Any, ...]:
         every = int((self.said and model.config.get(self.said)) or self.every)
-        return tuple(self.entries[(layer + 1) % every == 0] for layer in range(model.sizes[self.layers]))
+        begin = 0 if self.begins else 1
+        return tuple(self.entries[(layer + begin) % every == 0] for layer in range(model.sizes[self.layers]))
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ WRITE, READ, GAIN, SHIFT, STACK = "write", "read", "gain", "shift", "stack"
 EXPERTS = "experts"  # every other index counts the layers of a stack
 STORED = {"labels", "positions", "channels", "patch", "pooled", "pixels", "kernel"}
 """Axes that have the size that is stored and never grow, unless a config field says their size."""
-LOOKUPS = {"vocab", "positions", "types", "buckets", "experts"}  # a table that these index is looked up row by row
+LOOKUPS = {"vocab", "positions", "types", "task_types", "buckets", "places", "experts"}
+"""Axes whose tables are looked up row by row."""
 
 _INDEX = re.compile(r"\{([a-z_]+)\}")
 _LABEL = re.compile(r"(?P<axis>[a-z_]+)(?:\.(?P<side>[qkv]|raw|turn))?$")

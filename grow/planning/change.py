@@ -192,23 +192,32 @@ def _chained(source: Architecture, chain: Chain, depth: Depth, row: Row, layer: 
 
 
 def check_depths(source: Architecture, depths: Mapping[str, Depth]) -> None:
-    """Refused where no inserted layer of this kind computes the identity."""
+    """Refused where no inserted layer of this kind computes the identity, or the first layer would be another one."""
     for stack in source.family.stacks:
-        if any(depths[stack.layers].inserted):
+        if not depths[stack.layers].is_identity:
             _check_depth(source, stack, depths[stack.layers])
 
 
 def _check_depth(source: Architecture, stack: Stack, depth: Depth) -> None:
     family = source.family
     field, counted = family.axes[stack.layers], source.counting(stack.layers)
+    if source.first_lacks(stack) and any((i == 0) != (j == 0) for j, i in enumerate(depth.source)):
+        raise Refused(
+            option(to={field: depth.m}),
+            what=f"{stack.layers} {depth.n} -> {depth.m}, where the first would be another, or another the first",
+            why="the first layer has other tensors than the rest",
+            fix=f"leave {field} at {depth.n}",
+        )
+    if not any(depth.inserted):
+        return
     if source.sizes[counted] != source.sizes[stack.layers]:
         raise Refused(
             option(to={field: depth.m}),
-            what=f"layers {depth.n} -> {depth.m}; {depth.n} layers share the weights of {source.sizes[counted]}",
-            why="one layer more would compute once more what those weights compute, and that is no identity",
-            fix=f"leave {field} at {depth.n}; layers grow where {family.axes[counted]} is their number",
+            what=f"layers {depth.n} -> {depth.m}, where the first would be another, or another the first",
+            why="the first layer has other tensors than the rest",
+            fix=f"leave {field} at {depth.n}",
         )
-    if not source.norm_writes_stream:
+    if depth.is_identity or not source.norm_writes_stream:
         return
     if (stack.chain or family.chain) is None or not source.norm_is_affine:
         raise Refused(

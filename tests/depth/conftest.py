@@ -27,7 +27,9 @@ def deep(tmp_path_factory) -> Callable[..., Path]:
             axes, follows = family.axes, family.follows
             deeper = {axes[axis]: N for axis in family.depths}
             deeper |= {axes[axis]: N for axis, other in follows.items() if other == "layers" and axes[axis] in fields}
-            for name in (listed.field for listed in grow.families[kind].layer_lists if listed.field in fields):
+            for name in (
+                listed.field for listed in grow.families[kind].layer_lists if type(fields.get(listed.field)) is list
+            ):
                 deeper[name] = [fields[name][i % len(fields[name])] for i in range(N)]
             for listed in grow.families[kind].layer_lists:
                 for name in listed.said_too:
