@@ -28,6 +28,7 @@ OUTSIDE = [
 EVERYDAY = {
     "activation": "English, and torch.nn.modules.activation",
     "cls_token": "a way to pool, as sentence-transformers calls it",
+    "conv": "torch.nn.modules.conv",
     "conv_kernel": "what models of sounds say of their layers",
     "dim": "torch's name of a dimension",
     "expand": "a method of torch's tensors",
@@ -41,7 +42,6 @@ EVERYDAY = {
     "head": "English, and one of attention",
     "max_2d_position_embeddings": "what any model with places on a page calls their number",
     "summary": "English",
-    "w3": "www.w3.org",
 }
 """Names in few families' tables that mean something else outside."""
 

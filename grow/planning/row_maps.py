@@ -16,9 +16,10 @@ from grow.planning.change import Change, index_scale, writes_stream
 
 def row_maps(source: Architecture, change: Change, row: Row, layer: int | None) -> Mapping[str, AxisMap]:
     """The maps as this row needs them in this new layer; None: in none, or in any."""
-    maps = {**change.maps, "hidden.raw": change.maps["hidden"].ungained}
+    maps = dict(change.maps)
     if change.draws_copies(source, row, layer):
         maps |= {axis: first_copies(maps[axis]) for axis in source.contexts if axis != "hidden" and axis in maps}
+    maps |= {f"{axis}.raw": maps[axis].ungained for axis in source.family.raw}
     if row.signature.dims[0].looked_up and "heads" in row.signature.axes:  # a bias that scores get
         maps["heads"] = repeating(maps["heads"])
     if "head_dim" in row.signature.axes:

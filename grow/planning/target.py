@@ -152,7 +152,7 @@ def _twice(name: str, one: int, other: int) -> BadInput:
 def _from_fields(source: Architecture, old: Mapping[str, int], fields: dict[str, Any]) -> Target:
     family = source.family
     by_field = {field: axis for axis, field in family.axes.items()}
-    by_field |= {other: by_field[name] for name, other in family.synonyms.items()}
+    by_field |= {other: by_field[name] for name, other in family.synonyms.items() if name in by_field}
     given: dict[str, int] = {}
     growable = family.growable
     for name, value in _each_stack(source, fields).items():

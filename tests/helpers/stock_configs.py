@@ -14,8 +14,8 @@ from grow.files.json_floats import plain
 INF, NAN = {"__float__": "Infinity"}, {"__float__": "NaN"}
 
 
-NEEDED = {"nemotron": {"num_key_value_heads": 6}}
-"""Fields without which the stock class can be made and no model of it."""
+NEEDED = {"nemotron": {"num_key_value_heads": 6}, "lfm2": {"block_auto_adjust_ff_dim": False}}
+"""Fields without which the stock class can be made and no model of it, or none of the family's table."""
 
 
 def defaults_of(kind: str) -> dict:

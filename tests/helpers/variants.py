@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from seq2seq_configs import APART, GATED, T5
+from state_spaces import STATE_SPACES
 
 # Ids start at 4, so no family takes one for padding.
 LLAMA = dict(
@@ -37,10 +38,6 @@ BERT = dict(
 )  # fmt: skip
 DISTIL = dict(vocab_size=41, dim=12, hidden_dim=22, n_layers=2, n_heads=3, max_position_embeddings=64)
 
-MAMBA = dict(
-    vocab_size=41, hidden_size=18, state_size=5, num_hidden_layers=2, time_step_rank=3, layer_norm_epsilon=0.05,
-    expand=2, pad_token_id=0, bos_token_id=0, eos_token_id=0,
-)  # fmt: skip
 VIT = dict(
     hidden_size=12, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3, image_size=16, patch_size=4,
     layer_norm_eps=0.05,
@@ -344,12 +341,7 @@ VARIANTS: dict[str, Variant] = {
     "umt5-untied": Variant("umt5", SEQ2SEQ, {**GATED, "d_model": 4, **APART}),
     "umt5-encoder": Variant("umt5", ENCODES, GATED),
     "opt-post-base": Variant("opt", BASE, {**OPT, "do_layer_norm_before": False}),
-    "mamba": Variant("mamba", LM, MAMBA),
-    "mamba-biases": Variant(
-        "mamba", LM, {**MAMBA, "use_bias": True, "use_conv_bias": False, "tie_word_embeddings": False,
-        "intermediate_size": 28},
-    ),
-    "mamba-base": Variant("mamba", BASE, MAMBA),
+    **{name: Variant(*fields) for name, fields in STATE_SPACES.items()},
     "vit-image": Variant("vit", IMAGE, {**VIT, **LABELS, "qkv_bias": False}),
     "vit-base": Variant("vit", BASE, {**VIT, "head_dim": 6, "pooler_output_size": 7}),
     "vit-pixels": Variant("vit", PIXELS, {**VIT, "encoder_stride": 4}),
@@ -358,28 +350,23 @@ VARIANTS: dict[str, Variant] = {
 # One of each family with a head, for what does not depend on the variant.
 ONE_EACH = (
     "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm", "distilbert-mlm",
-    "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "nemotron", "olmo2", "granite",
-    "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "olmoe", "ministral", "seed_oss", "arcee",
-    "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi", "stablelm", "xlm-roberta-mlm", "camembert-mlm",
-    "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm", "t5", "phi3", "olmo3", "helium",
-    "hunyuan_v1_dense", "ministral3", "gpt_oss", "phimoe", "vit-image", "roformer-mlm", "mpnet-mlm", "albert-mlm",
-    "mt5", "umt5", "gpt_bigcode", "gpt_neo", "gptj", "mamba",
     "gpt_bigcode", "gpt_neo", "gptj", "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4",
     "ernie4_5", "nemotron", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe",
     "olmoe", "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi",
     "stablelm", "phi3", "olmo3", "helium", "hunyuan_v1_dense", "ministral3", "gpt_oss", "phimoe", "xlm-roberta-mlm",
-    "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm", "mpnet-mlm",
-    "albert-mlm", "layoutlm-mlm", "big_bird-mlm", "longformer-mlm", "roberta-prelayernorm-mlm", "xlm-roberta-xl-mlm",
-    "megatron-bert-mlm", "rembert-mlm", "modernbert-mlm", "deberta-v2-mlm", "modernbert-decoder", "vit-image",
-    "mamba",
+    "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm", "vit-image", "mamba",
+    "falcon_mamba", "lfm2", "roformer-mlm", "mpnet-mlm", "albert-mlm", "layoutlm-mlm", "big_bird-mlm",
+    "longformer-mlm", "roberta-prelayernorm-mlm", "xlm-roberta-xl-mlm", "megatron-bert-mlm", "rembert-mlm",
+    "modernbert-mlm", "deberta-v2-mlm", "modernbert-decoder",
+    "t5", "mt5", "umt5",
 )  # fmt: skip
 
 RELATIVES = (
     *("ministral", "seed_oss", "arcee", "cwm", "jais2"),
     *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "layoutlm-mlm", "big_bird-mlm"),
     *("longformer-mlm", "xlm-roberta-xl-mlm", "megatron-bert-mlm", "modernbert-decoder"),
-    *("ministral", "seed_oss", "arcee", "cwm", "jais2", "ministral3"),
     *("mt5", "umt5"),
+    *("ministral", "seed_oss", "arcee", "cwm", "jais2", "ministral3"),
     *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm"),
 )
 """Of these every row and fact is another family's, some under other names."""
@@ -389,12 +376,10 @@ KINDS = tuple(variant for variant in ONE_EACH if variant not in RELATIVES)
 
 LONG = (
     "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
-    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt", "bert-mlm",
-    "distilbert-mlm", "electra-mlm", "eurobert-mlm", "t5", "phi3", "helium", "hunyuan_v1_dense", "roformer-mlm",
-    "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe", "vit-image", "gpt_bigcode", "gpt_neo", "gptj", "mamba",
     "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "phi3", "helium", "hunyuan_v1_dense",
     "gpt2", "gpt_neox", "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm",
-    "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe", "gpt_bigcode", "gpt_neo", "gptj", "vit-image", "modernbert-mlm",
-    "deberta-v2-mlm", "mamba",
+    "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe", "gpt_bigcode", "gpt_neo", "gptj", "vit-image", "mamba", "lfm2",
+    "modernbert-mlm", "deberta-v2-mlm",
+    "t5",
 )  # fmt: skip
 """One of each construction, for what takes a second and more: together they have every fact that a table can state."""
