@@ -106,10 +106,10 @@ class Architecture:
         """Rows that are a gain behind a branch, of a norm or alone, in front of the residual stream."""
         return frozenset(row.name for row in self.rows if row.signature.dims[0].behind)
 
-    @property
-    def first_lacks(self) -> bool:
-        """Whether the first layer lacks tensors that the rest have: no other can be made of it."""
-        return any(self.family.conditions[row.when].leaves_out_first for row in self.rows)
+    def first_lacks(self, stack: Stack) -> bool:
+        """Whether the first layer of a stack lacks tensors that the rest have, so that none can be made of it."""
+        rows = (row for row in self.rows if row.layers == stack.layers)
+        return any(self.family.conditions[row.when].lacks_first for row in rows)
 
     @property
     def norm_writes_stream(self) -> bool:

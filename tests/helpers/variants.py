@@ -6,6 +6,7 @@ Sizes differ from each other, and eps is large where the config has it.
 from __future__ import annotations
 
 from seen_and_heard import SEEN_AND_HEARD
+from seq2seq_configs import APART, GATED, T5
 from state_spaces import STATE_SPACES
 from stock_fields import (
     _FULL,
@@ -63,12 +64,6 @@ FALCON = dict(
     vocab_size=41, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, layer_norm_epsilon=0.05,
     max_position_embeddings=64, pad_token_id=0,
 )  # fmt: skip
-T5 = dict(
-    vocab_size=41, d_model=12, d_kv=6, d_ff=22, num_layers=2, num_decoder_layers=2, num_heads=3,
-    layer_norm_epsilon=0.05, relative_attention_num_buckets=16, relative_attention_max_distance=14,
-    decoder_start_token_id=0,
-)  # fmt: skip
-GATED = {**T5, "num_layers": 3, "feed_forward_proj": "gated-gelu"}
 
 
 SEQ2SEQ, ENCODES = "AutoModelForSeq2SeqLM", "AutoModelForTextEncoding"
@@ -377,18 +372,13 @@ VARIANTS: dict[str, Variant] = {
     "granitemoe-base": Variant("granitemoe", BASE, {**LOCAL, **MULTIPLIERS}),
     "mixtral-base": Variant("mixtral", BASE, LOCAL),
     "qwen2_moe-base": Variant("qwen2_moe", BASE, SHARED),
-    "t5": Variant("t5", SEQ2SEQ, {**GATED, "num_layers": 2}),
-    # the stock config always ties; `make` parts the two where the fields say no
-    "t5-untied": Variant("t5", SEQ2SEQ, {**GATED, "tie_word_embeddings": False}),
-    "t5-relu": Variant("t5", SEQ2SEQ, T5),
-    "t5-scaled": Variant(
-        "t5", SEQ2SEQ, {**T5, "d_model": 4, "tie_word_embeddings": False, "scale_decoder_outputs": True}
-    ),
+    "t5": Variant("t5", SEQ2SEQ, {**GATED, "num_layers": 2}), "t5-relu": Variant("t5", SEQ2SEQ, T5),
+    "t5-untied": Variant("t5", SEQ2SEQ, {**GATED, **APART}),
+    "t5-scaled": Variant("t5", SEQ2SEQ, {**T5, "d_model": 4, **APART, "scale_decoder_outputs": True}),
     **_only(_heads("t5", T5, encoder=ENCODES), "base", "token", "qa", "encoder"),
-    "mt5": Variant("mt5", SEQ2SEQ, GATED),
-    "mt5-untied": Variant("mt5", SEQ2SEQ, {**T5, "feed_forward_proj": "relu", "tie_word_embeddings": False}),
-    "umt5": Variant("umt5", SEQ2SEQ, GATED),
-    "umt5-untied": Variant("umt5", SEQ2SEQ, {**GATED, "d_model": 4, "tie_word_embeddings": False}),
+    "mt5-untied": Variant("mt5", SEQ2SEQ, {**T5, "feed_forward_proj": "relu", **APART}),
+    "mt5": Variant("mt5", SEQ2SEQ, GATED), "umt5": Variant("umt5", SEQ2SEQ, GATED),
+    "umt5-untied": Variant("umt5", SEQ2SEQ, {**GATED, "d_model": 4, **APART}),
     "umt5-encoder": Variant("umt5", ENCODES, GATED),
     "opt-post-base": Variant("opt", BASE, {**OPT, "do_layer_norm_before": False}),
     "mamba": Variant("mamba", LM, MAMBA),
@@ -405,3 +395,38 @@ VARIANTS: dict[str, Variant] = {
 }  # fmt: skip
 
 # One of each family with a head, for what does not depend on the variant.
+ONE_EACH = (
+    "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm", "distilbert-mlm",
+    "gpt_bigcode", "gpt_neo", "gptj", "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4",
+    "ernie4_5", "nemotron", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe",
+    "olmoe", "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi",
+    "stablelm", "phi3", "olmo3", "helium", "hunyuan_v1_dense", "ministral3", "gpt_oss", "phimoe", "xlm-roberta-mlm",
+    "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm", "vit-image", "mamba",
+    "falcon_mamba", "lfm2", "roformer-mlm", "mpnet-mlm", "albert-mlm", "layoutlm-mlm", "big_bird-mlm",
+    "longformer-mlm", "roberta-prelayernorm-mlm", "xlm-roberta-xl-mlm", "megatron-bert-mlm", "rembert-mlm",
+    "modernbert-mlm", "deberta-v2-mlm", "modernbert-decoder",
+    "t5", "mt5", "umt5",
+)  # fmt: skip
+
+RELATIVES = (
+    *("ministral", "seed_oss", "arcee", "cwm", "jais2"),
+    *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "layoutlm-mlm", "big_bird-mlm"),
+    *("longformer-mlm", "xlm-roberta-xl-mlm", "megatron-bert-mlm", "modernbert-decoder"),
+    *("mt5", "umt5"),
+    *("ministral", "seed_oss", "arcee", "cwm", "jais2", "ministral3"),
+    *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm"),
+)
+"""Of these every row and fact is another family's, some under other names."""
+
+KINDS = tuple(variant for variant in ONE_EACH if variant not in RELATIVES)
+"""One of each kind, for what takes long."""
+
+LONG = (
+    "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
+    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "phi3", "helium", "hunyuan_v1_dense",
+    "gpt2", "gpt_neox", "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm",
+    "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe", "gpt_bigcode", "gpt_neo", "gptj", "vit-image", "mamba", "lfm2",
+    "modernbert-mlm", "deberta-v2-mlm",
+    "t5",
+)  # fmt: skip
+"""One of each construction, for what takes a second and more: together they have every fact that a table can state."""
