@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from choices_of_experts import choices
+
 # Ids start at 4, so no family takes one for padding.
 LLAMA = dict(
     vocab_size=41, hidden_size=18, intermediate_size=28, num_hidden_layers=2, num_attention_heads=6,
@@ -86,27 +88,8 @@ _YARN = {
     "rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
     "original_max_position_embeddings": 40,
 }  # fmt: skip
-_PART = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}
-MIXED_3 = {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention", "sliding_attention"]}
-CHOSEN = {
-    **LLAMA, **NO_PADDING, "num_hidden_layers": 3, "n_routed_experts": 4, "num_experts_per_tok": 2,
-    "moe_intermediate_size": 14, "n_shared_experts": 2, "first_k_dense_replace": 1, "routed_scaling_factor": 1.7,
-}  # fmt: skip
-LISTED = {k: v for k, v in CHOSEN.items() if k != "first_k_dense_replace"}
-LATENT = {k: v for k, v in LLAMA.items() if k != "head_dim"} | {
-    "num_key_value_heads": 6, "q_lora_rank": 10, "kv_lora_rank": 14, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4,
-    "v_head_dim": 7, **NO_PADDING, "bos_token_id": 1,
-}  # fmt: skip
 
 
-def _sparse(fields: dict) -> dict:
-    """What of the fields is about experts."""
-    return {k: v for k, v in fields.items() if k not in LLAMA} | {"num_hidden_layers": 3}
-
-
-K_EXAONE = {k: v for k, v in CHOSEN.items() if not k.startswith("n_")} | {
-    **MIXED_3, "num_experts": 4, "num_shared_experts": 2, "norm_topk_prob": True,
-}  # fmt: skip
 _LONG = {
     "rope_type": "longrope", "rope_theta": 500.0, "original_max_position_embeddings": 32, "short_mscale": 1.1,
     "long_mscale": 1.3, "short_factor": [1.0, 1.1, 1.3, 1.7], "long_factor": [1.0, 1.5, 2.5, 4.0],
@@ -152,6 +135,7 @@ def _only(variants: dict[str, Variant], *names: str) -> dict[str, Variant]:
 
 
 VARIANTS: dict[str, Variant] = {
+    **{name: Variant(*row) for name, row in choices(LLAMA, NO_PADDING, _YARN).items()},
     "llama": Variant("llama", LM, LLAMA),
     "llama-tied": Variant("llama", LM, {**LLAMA, "tie_word_embeddings": True}),
     "llama-biases": Variant("llama", LM, {**LLAMA, "attention_bias": True, "mlp_bias": True}),
@@ -258,39 +242,6 @@ VARIANTS: dict[str, Variant] = {
          "router_jitter_noise": 0.4, "lm_head_bias": True},
         (17, 50),
     ),
-    "glm4_moe": Variant("glm4_moe", LM, {**CHOSEN, "use_qk_norm": True}),
-    "glm4_moe-groups": Variant(
-        "glm4_moe", LM,
-        {**CHOSEN, "n_routed_experts": 6, "n_group": 3, "topk_group": 2, "attention_bias": True,
-         "tie_word_embeddings": True, "norm_topk_prob": False, "first_k_dense_replace": 0},
-    ),
-    "dots1": Variant("dots1", LM, {**CHOSEN, **MIXED_3, "norm_topk_prob": True}),
-    "dots1-plain": Variant(
-        "dots1", LM,
-        {**CHOSEN, "attention_bias": True, "tie_word_embeddings": True, "sliding_window": 5, "max_window_layers": 2},
-    ),
-    "exaone_moe": Variant("exaone_moe", LM, {**K_EXAONE, "mlp_layer_types": ["sparse", "dense", "sparse"]}),
-    "exaone_moe-tied": Variant("exaone_moe", LM, {**K_EXAONE, "tie_word_embeddings": True, "norm_topk_prob": False}),
-    "minimax_m2": Variant("minimax_m2", LM, {**LOCAL, **NO_PADDING, "rope_parameters": _PART}),
-    "minimax_m2-tied": Variant("minimax_m2", LM, {**LOCAL, **NO_PADDING, "tie_word_embeddings": True}),
-    "youtu": Variant("youtu", LM, {**LATENT, "attention_bias": True, "tie_word_embeddings": False}),
-    "youtu-direct": Variant("youtu", LM, {**LATENT, "q_lora_rank": None}),
-    "deepseek_v3": Variant("deepseek_v3", LM, {**LATENT, **_sparse(CHOSEN), "n_group": 1, "topk_group": 1}),
-    "deepseek_v3-groups": Variant(
-        "deepseek_v3", LM,
-        {**LATENT, **_sparse(CHOSEN), "n_routed_experts": 6, "n_group": 3, "topk_group": 2, "attention_bias": True,
-         "tie_word_embeddings": True, "q_lora_rank": None, "rope_parameters": {**_YARN, "mscale_all_dim": 0.7}},
-    ),
-    "deepseek_v2": Variant("deepseek_v2", LM, {**LATENT, **_sparse(CHOSEN), "mlp_bias": True, "attention_bias": True}),
-    "deepseek_v2-groups": Variant(
-        "deepseek_v2", LM,
-        {**LATENT, **_sparse(CHOSEN), "n_routed_experts": 6, "n_group": 3, "topk_group": 2, "q_lora_rank": None,
-         "topk_method": "group_limited_greedy", "first_k_dense_replace": 0, "tie_word_embeddings": True},
-    ),
-    "glm4_moe_lite": Variant(
-        "glm4_moe_lite", LM,
-        {**LATENT, **_sparse(LISTED), "mlp_layer_types": ["sparse", "dense", "sparse"]},
-    ),
     "phi": Variant("phi", LM, _with_eps("layer_norm_eps", LLAMA)),
     "phi-tied": Variant("phi", LM, {**_with_eps("layer_norm_eps", LLAMA), "tie_word_embeddings": True}),
     "stablelm": Variant("stablelm", LM, {**_with_eps("layer_norm_eps", DERIVED), "use_qkv_bias": True}),
@@ -313,7 +264,6 @@ VARIANTS: dict[str, Variant] = {
         "helium", LM, {**UNPADDED, **BIASES, "hidden_size": 48, "tie_word_embeddings": True}
     ),
     "hunyuan_v1_dense": Variant("hunyuan_v1_dense", LM, UNPADDED),
-    "hunyuan_v1_moe": Variant("hunyuan_v1_moe", LM, {**UNPADDED, "num_experts": 4, "moe_topk": 2}),
     "hunyuan_v1_dense-alpha": Variant(
         "hunyuan_v1_dense", LM,
         {
@@ -437,20 +387,11 @@ KINDS = tuple(variant for variant in ONE_EACH if variant not in RELATIVES)
 """One of each kind, for what takes long."""
 
 LONG = (
-    "glm4_moe", "exaone_moe",
-    "youtu", "deepseek_v3", "glm4_moe_lite", "hunyuan_v1_moe",
-    "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
-    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "phi3", "helium", "hunyuan_v1_dense",
-    "gpt2", "gpt_neox", "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm",
-    "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe",
-    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt",
-    "gpt_bigcode", "gpt_neo", "gptj",
-    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
-    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image",
-    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm", "mpnet-mlm", "albert-mlm",
-    "olmoe", "gpt_oss", "phimoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox",
-    "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
-    "mamba",
+    "glm4_moe", "exaone_moe", "youtu", "deepseek_v3", "glm4_moe_lite", "hunyuan_v1_moe", "llama", "qwen2", "qwen3",
+    "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo", "olmoe", "gemma3_text",
+    "cohere2", "glm4", "nemotron", "olmo", "smollm3", "phi3", "helium", "hunyuan_v1_dense", "gpt2", "gpt_neox", "opt",
+    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm", "mpnet-mlm", "albert-mlm", "gpt_oss",
+    "phimoe", "gpt_bigcode", "gpt_neo", "gptj", "vit-image", "mamba",
 )  # fmt: skip
 """One of each construction, for what takes a second and more: together they have every fact that a table can state."""
 
