@@ -1,4 +1,4 @@
-"""Stock configs of the families whose router has a bias on the choice of experts, and of those with latent attention."""
+"""Stock configs of families whose choice of experts has a bias of its own, and of those with latent attention."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def choices(llama: dict, no_padding: dict, yarn: dict) -> dict[str, Row]:
         "dots1": ("dots1", LM, {**chosen, **mixed, "norm_topk_prob": True}),
         "dots1-plain": (
             "dots1", LM,
-            {**chosen, "attention_bias": True, "tie_word_embeddings": True, "sliding_window": 5, "max_window_layers": 2},
+            {**chosen, "attention_bias": True, "tie_word_embeddings": True, "sliding_window": 5,
+             "max_window_layers": 2},
         ),
         "exaone_moe": ("exaone_moe", LM, {**exaone, "mlp_layer_types": ["sparse", "dense", "sparse"]}),
         "exaone_moe-tied": ("exaone_moe", LM, {**exaone, "tie_word_embeddings": True, "norm_topk_prob": False}),
