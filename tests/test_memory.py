@@ -30,6 +30,7 @@ TARGETS = {
 }
 
 AS_LONG = {"olmoe": {"hidden": 48, "heads": 12, "kv_heads": 4}}
+AS_LONG |= {name: {"hidden": 24, "heads": 6} for name in ("modernbert-mlm", "modernbert-decoder")}
 """Targets with heads as long as they were: a longer one has other frequencies."""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import tiny as files
 import transformers
-from drawn_targets import exact_factor
+from drawn_targets import context, exact_factor
 from models import KINDS, LONG, VARIANTS
 
 import grow
@@ -50,7 +50,7 @@ def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
         "ffn": ({"ffn": 2 * f + 3}, {"operators": {"ffn": "copies"}}),
         "2x, every copy": ("2x", {**COPIES, "seed": 7}),
     }
-    plain = source.hidden_context == "plain"
+    plain = context(variant) == "plain"
     if plain and not derived:  # whole copies
         return found | {
             "heads": ({"heads": 2 * h, "kv_heads": 2 * k}, {}),
@@ -70,7 +70,7 @@ def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
             "any hidden": ({"hidden": n + h}, {"seed": 3}),
         }
     found |= {"heads": ({"heads": 2 * h, "hidden": 2 * n, "ffn": f + 1}, {}), "head_dim": ({"hidden": 2 * n}, {})}
-    if facts.norm.writes_stream == "always":
+    if plain:
         return found | {"4x": ("4x", {"seed": 3})}
     return found | {"any hidden": ({"hidden": n + 2 * d, "heads": h + 2}, {"seed": 3})}
 

@@ -38,6 +38,8 @@ EVERYDAY = {
     "patch_size": "what a model of any type says of its images",
     "projection": "English",
     "original_max_position_embeddings": "a parameter of RoPE, which some config classes repeat as a field",
+    "head": "English, and one of attention",
+    "max_2d_position_embeddings": "what any model with places on a page calls their number",
     "summary": "English",
 }
 """Names in few families' tables that mean something else outside."""

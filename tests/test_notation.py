@@ -23,6 +23,8 @@ pytestmark = pytest.mark.quick
 
 # Shared by Llama's kin and not declared by each: no stock code of the others reads them.
 NOT_A_FIELD = {"attention_bias": False, "mlp_bias": False}
+# Stock code asks for these with a default of its own, and no config class declares them.
+NOT_A_FIELD |= {"norm_rel_ebd": "none", "share_att_key": False}
 SIZES = {"vocab": 41, "hidden": 12, "heads": 6, "kv_heads": 2, "head_dim": 5, "ffn": 9, "positions": 30}
 
 
@@ -168,7 +170,7 @@ def test_what_a_condition_names_is_a_field_or_a_class(family):
     conditions += [family.norm.writes_stream, family.norm.affine, family.norm.bare, family.attention.scaled]
     conditions += [family.tie.when, family.tie.norms_when] if family.tie else []
     for word in {word for when in conditions for word in when.split()}:
-        if word in ("always", "never", "optional", "not"):
+        if word in ("always", "never", "optional", "not", "first"):
             continue
         if word in ("sparse", "dense"):
             assert family.experts.layers
@@ -176,7 +178,8 @@ def test_what_a_condition_names_is_a_field_or_a_class(family):
         if word[0].isupper():
             assert all(w.startswith("For") or w == "LMHeadModel" for w in word.split("|")), word
         else:
-            assert set(word.replace("!=", "==").split("==")) <= {*fields, "none"}, word
+            names = word.replace("!=", "==").split("==")
+            assert {name for name in names if name[0].isalpha() and name != "none"} <= fields, word
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)

@@ -13,7 +13,7 @@ from models import FOUND, VARIANTS
 
 from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
-from grow.architectures.family import Family
+from grow.architectures.family import STILL, Family
 from grow.architectures.match import match, numberless
 from grow.models.shapes_by_config import SIZES, axes_of, following, probe, shapes
 from grow.notation.axes import Row
@@ -141,12 +141,13 @@ def test_an_axis_that_moves_no_tensor_is_no_width(subject):
     column for them, positions nothing under RoPE without a table; all else moves something."""
     family = FAMILIES[subject.model_type]
     moved = {axis for dims in probed(subject).values() for dim in dims for axis in dim}
-    followed = Architecture(family, subject.config(family)).followed
-    own_kv = "kv_heads" in followed and followed["kv_heads"].repeats
-    together = family.derived_head_dim and own_kv and "buckets" not in family.axes
-    idle = {"layers", "layer_groups"} | ({"heads"} if together and family.attention.rope != "table" else set())
-    idle |= followed.keys() & subject.axes.keys() - {"head_dim"}
-    idle |= set() if family.counts_positions else {"positions"}
+    source = Architecture(family, subject.config(family))
+    dims = [dim for row in source.tensors.values() for dim in row.signature.dims]
+    alone = any(dim.has("heads") != dim.has("head_dim") for dim in dims)  # of a bias on scores, of a table of angles
+    own_kv = "kv_heads" in source.followed and source.followed["kv_heads"].repeats
+    idle = {"layers", "layer_groups"} | ({"heads"} if family.derived_head_dim and own_kv and not alone else set())
+    idle |= {*STILL, "positions"} - {label.axis for dim in dims for label in dim.labels}  # no tensor here has them
+    idle |= source.followed.keys() & subject.axes.keys() - {"head_dim"}
     idle |= set() if any("kv_heads" in row.signature.axes for row in family.rows) else {"kv_heads"} & set(subject.axes)
     if family.experts and family.experts.layers:
         dense = not Architecture(family, subject.config(family)).sparse(0)

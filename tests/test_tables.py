@@ -17,6 +17,7 @@ from models import LM, LONG, MLM, VARIANTS, difference, outputs
 from safetensors.torch import load_file
 
 import grow
+from grow.architectures.architecture import Architecture
 from grow.errors import BadInput, Refused
 from grow.zoo import bundled_path
 
@@ -29,6 +30,8 @@ LANGUAGE = [v for v, (_, auto, *_) in VARIANTS.items() if auto in (LM, MLM)]
 def has_bias(variant: str) -> bool:
     """Whether the head over the vocabulary has a bias."""
     kind, auto, fields, _ = VARIANTS[variant]
+    if kind.startswith("modernbert"):
+        return fields.get("decoder_bias", True)
     if auto == LM:
         return kind in ("phi", "gptj") or bool(fields.get("lm_head_bias"))
     return kind != "eurobert" or "mlp_bias" in fields
@@ -36,8 +39,16 @@ def has_bias(variant: str) -> bool:
 
 BIASED = [v for v in LANGUAGE if has_bias(v)]
 UNBIASED = [v for v in LANGUAGE if v not in BIASED]
-ROPE = tuple(kind for kind, family in grow.families.items() if not family.counts_positions)
-LEARNED = [v for v in LANGUAGE if VARIANTS[v].model_type not in ROPE and grows(v, "positions")]
+
+
+def has_positions(variant: str) -> bool:
+    """Whether a table has a row for each position."""
+    kind, _, fields, _ = VARIANTS[variant]
+    rows = Architecture(grow.families[kind], fields).rows
+    return any(dim.has("positions") for row in rows for dim in row.signature.dims)
+
+
+LEARNED = [v for v in LANGUAGE if has_positions(v) and grows(v, "positions")]
 MORE, LATER = 60, 97  # 41 tokens and 64 positions in the source
 OLD, FIRST = 41, 64
 
@@ -230,9 +241,7 @@ def test_the_rows_before_robertas_positions_are_no_positions(pad, tmp_path):
     assert t.source[64:].tolist() == [pad + 1 + k for k in range(6)]
 
 
-@pytest.mark.parametrize(
-    "variant", [v for v in LANGUAGE if VARIANTS[v].model_type in ROPE and "positions" in sizes_of(v)]
-)
+@pytest.mark.parametrize("variant", [v for v in LANGUAGE if "positions" in sizes_of(v) and not has_positions(v)])
 def test_with_rope_only_the_config_says_how_long_a_text_may_be(variant, tiny, expected, tmp_path):
     rope = VARIANTS[variant].fields.get("rope_parameters", {})
     if rope.get("rope_type") in ("dynamic", "longrope") and "alpha" not in rope:

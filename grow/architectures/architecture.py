@@ -99,6 +99,11 @@ class Architecture:
         return frozenset(row.name for row in self.rows if row.signature.dims[0].behind)
 
     @property
+    def first_is_apart(self) -> bool:
+        """Whether the first layer has other tensors than the rest."""
+        return any(self.family.conditions[row.when].tells_first for row in self.rows)
+
+    @property
     def norm_writes_stream(self) -> bool:
         """Whether a norm's output is the residual stream (post-LN)."""
         return self.holds(self.family.norm.writes_stream)

@@ -2,6 +2,7 @@
 
 always · never · optional     optional says of a row that some checkpoints store it, and nothing of the config
 sparse · dense                the layer has experts, or has none
+first                         the layer is the first
 attention_bias                this config field is true
 a==b · a!=b                   two config fields are equal, or are not
 rope:longrope                 the rotation of some layers is of this type
@@ -22,7 +23,7 @@ from grow.notation.rope_parameters import REQUIRED
 
 CONSTANTS = {"always": True, "optional": True, "never": False}
 NONE = "none"
-SPARSE, DENSE = "sparse", "dense"
+SPARSE, DENSE, FIRST = "sparse", "dense", "first"
 ROPE = "rope:"
 HEADS = (
     *("ForCausalLM", "ForMaskedLM", "ForPreTraining", "LMHeadModel", "ForSequenceClassification"),
@@ -101,6 +102,14 @@ class HasExperts:
 
 
 @dataclass(frozen=True)
+class IsFirst:
+    """Whether a layer is the first; without a layer nothing is decided."""
+
+    def holds(self, facts: Facts, layer: int | None) -> bool | None:
+        return None if layer is None else layer == 0
+
+
+@dataclass(frozen=True)
 class Turns:
     kind: str
 
@@ -108,7 +117,7 @@ class Turns:
         return self.kind in facts.rope_types
 
 
-Word = Turns | Constant | IsTrue | Compared | HasValue | OfClass | HasExperts
+Word = Turns | Constant | IsTrue | Compared | HasValue | OfClass | HasExperts | IsFirst
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,11 @@ class Condition:
     def holds(self, facts: Facts, layer: int | None = None) -> bool:
         """Whether all words are as wanted; without a layer it may be any layer."""
         return all(word.holds(facts, layer) in (wanted, None) for word, wanted in self.words)
+
+    @property
+    def tells_first(self) -> bool:
+        """Whether it is another one for the first layer than for the rest."""
+        return any(isinstance(word, IsFirst) for word, _ in self.words)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -152,6 +166,8 @@ def _word(word: str, text: str, fields: Collection[str]) -> Word:
         return Constant(CONSTANTS[word])
     if word == SPARSE:
         return HasExperts()
+    if word == FIRST:
+        return IsFirst()
     if compared := _COMPARED.fullmatch(word):
         a, b, equal = compared["a"], compared["b"], compared["sign"] == "=="
         for name in (a, *((b,) if b and b != NONE else ())):

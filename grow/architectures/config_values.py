@@ -203,10 +203,8 @@ def _wanted(family: Family, stock: Stock, name: str, value: Any, layers: int | N
     if declared is None and isinstance(default, bool) and not isinstance(value, bool):
         return "true or false"
     for listed in family.layer_lists:
-        right = isinstance(value, list) and len(value) == layers
-        right = right and all(entry in (listed.entries or value) for entry in value)
-        if name == listed.field and not right:
-            return f"a list of {layers} of {', '.join(map(str, listed.entries)) or 'entries'}"
+        if name == listed.field and not listed.fits(value, layers):
+            return f"a list of {layers} {listed.kinds}"
         if name in listed.said_too:
             entries = expanded(value)
             if entries is None or len(entries) != layers or any(entry not in listed.entries for entry in entries):

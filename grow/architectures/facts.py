@@ -43,6 +43,7 @@ class Attention:
     turned_norm  that norm comes behind the rotation
     whole_norm  that norm is over all heads at once
     index_scaled  condition under which scores are divided by the layer's index + 1, too
+    positional  queries of positions meet k as well, so that its bias shows in scores
     parts       axes of further coordinates of q and of k in each head, which do not turn: `nope.q`, `nope.k`; scores
                 are divided by the root of how many there are of all kinds together
     repeated    config field -> the axes whose sizes it repeats the sum of
@@ -57,6 +58,7 @@ class Attention:
     turned_norm: bool = False
     whole_norm: bool = False
     index_scaled: str = "never"
+    positional: bool = False
     parts: tuple[str, ...] = ()
     repeated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     values: str = "head_dim"

@@ -24,7 +24,7 @@ from grow.notation.size_limits import Written, check_caps
 
 ATTENTION = ("heads", "kv_heads", "head_dim")
 COUNTS = ("layers", "vocab", "positions", "experts")
-STILL = ("types", "buckets", "labels", "embed", "layer_groups")
+STILL = ("types", "buckets", "places", "task_types", "labels", "embed", "head_width", "pooler", "layer_groups")
 """Axes that no growth changes on their own account."""
 
 

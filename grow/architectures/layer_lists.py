@@ -26,17 +26,31 @@ class LayerList:
     """A config field with one entry per layer; where it is not given all layers are alike, or another list says it.
 
     entries  what an entry may be, () where it may be anything
+    alike    a number may stand in place of the list, for all layers
     needed   it must be given: what stock code takes in its place is not known here
     """
 
     field: str = "layer_types"
     entries: tuple[Any, ...] = ("full_attention", "sliding_attention")
     needed: bool = False
+    alike: bool = False
 
     @property
     def follows_from(self) -> tuple[str, ...]:
         """Config fields that say nothing once the list is given."""
         return ()
+
+    @property
+    def kinds(self) -> str:
+        """What may be listed, in words."""
+        return f"of {', '.join(map(str, self.entries))}" if self.entries else "entries"
+
+    def fits(self, value: Any, layers: int | None) -> bool:
+        """Whether a config may have this value there."""
+        if self.alike and type(value) is int:
+            return True
+        listed = isinstance(value, list) and len(value) == layers
+        return listed and all(entry in (self.entries or value) for entry in value)
 
     @property
     def said_too(self) -> tuple[str, ...]:
@@ -90,11 +104,13 @@ def expanded(runs: Any) -> list[Any] | None:
 class Period(LayerList):
     """Where it is not given: every so many layers, the last of them is of the second kind.
 
-    every  unless the config field `said` says another number
+    every   unless the config field `said` says another number
+    begins  the first of them is, instead
     """
 
     every: int = 1
     said: str = ""
+    begins: bool = False
 
     @property
     def follows_from(self) -> tuple[str, ...]:
@@ -102,7 +118,8 @@ class Period(LayerList):
 
     def default(self, model: Model) -> tuple[Any, ...]:
         every = int((self.said and model.config.get(self.said)) or self.every)
-        return tuple(self.entries[(layer + 1) % every == 0] for layer in range(model.sizes["layers"]))
+        begin = 0 if self.begins else 1
+        return tuple(self.entries[(layer + begin) % every == 0] for layer in range(model.sizes["layers"]))
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,10 @@ SIZES = {
     "positions": 72,
     "types": 4,
     "buckets": 8,
+    "places": 12,
+    "task_types": 7,
+    "head_width": 52,
+    "pooler": 88,
     "embed": 44,
     "expert_ffn": 26,
     "shared_ffn": 34,
@@ -81,6 +85,10 @@ def probe(
                     moved[name][dim].add(axis)
         if axis == "layers":
             copies = {name.replace(".0.", ".1.", 1): shape for name, shape in before.items() if ".0." in name}
+            family = FAMILIES.get(model_type)
+            known = {row.name.removeprefix(family.prefix) for row in family.rows} if family else set()
+            lead = family.prefix if family else ""
+            copies |= {name: shape for name, shape in after.items() if numberless(name.removeprefix(lead)) in known}
             if missing := set(after) - set(before) - set(copies):
                 raise ValueError(f"{field} adds tensors that are not copies of layer 0's: {sorted(missing)}")
     # of the experts all are alike; the first one's names stand for them

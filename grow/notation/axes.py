@@ -41,7 +41,8 @@ WRITE, READ, GAIN, SHIFT, STACK = "write", "read", "gain", "shift", "stack"
 INDICES = ("layers", "experts")  # axes along which tensors are counted instead of stacked
 STORED = {"labels", "positions", "channels", "patch", "pooled", "pixels", "kernel"}
 """Axes that have the size that is stored and never grow, unless a config field says their size."""
-LOOKUPS = {"vocab", "positions", "types", "buckets", "experts"}  # a table that these index is looked up row by row
+LOOKUPS = {"vocab", "positions", "types", "task_types", "buckets", "places", "experts"}
+"""Axes whose tables are looked up row by row."""
 
 _LABEL = re.compile(r"(?P<axis>[a-z_]+)(?:\.(?P<side>[qkv]|raw|turn))?$")
 _MARKS = re.compile(r"^(?P<dim>.+?)\s*(?<!\S)(?:(?P<gain>1?\*>?)|(?P<shift>\+))$")

@@ -27,6 +27,10 @@ CAPS: Mapping[str, tuple[int, str]] = {
     "positions": (1 << 27, "10,485,760"),
     "types": (1 << 16, "16"),
     "buckets": (1 << 16, "512"),
+    "places": (1 << 16, "1,024"),
+    "task_types": (1 << 16, "16"),
+    "head_width": (1 << 17, "1,664"),
+    "pooler": (1 << 17, "1,536"),
     "labels": (1 << 24, "21,843"),
 }
 """Axis -> (the largest size that is read, the largest one that is known of a published model)."""

@@ -182,19 +182,17 @@ def _chained(source: Architecture, chain: Chain, depth: Depth, row: Row, layer: 
 
 
 def check_depth(source: Architecture, depth: Depth) -> None:
-    """Refused where no inserted layer of this kind computes the identity."""
-    if depth.is_identity:
-        return
+    """Refused where no inserted layer of this kind computes the identity, or the first layer would be another one."""
     family = source.family
-    field, counted = family.axes["layers"], source.counting("layers")
-    if source.sizes[counted] != source.sizes["layers"]:
+    field = family.axes["layers"]
+    if source.first_is_apart and any((i == 0) != (j == 0) for j, i in enumerate(depth.source)):
         raise Refused(
             option(to={field: depth.m}),
-            what=f"layers {depth.n} -> {depth.m}; {depth.n} layers share the weights of {source.sizes[counted]}",
-            why="one layer more would compute once more what those weights compute, and that is no identity",
-            fix=f"leave {field} at {depth.n}; layers grow where {family.axes[counted]} is their number",
+            what=f"layers {depth.n} -> {depth.m}, where the first would be another, or another the first",
+            why="the first layer has other tensors than the rest",
+            fix=f"leave {field} at {depth.n}",
         )
-    if not source.norm_writes_stream:
+    if depth.is_identity or not source.norm_writes_stream:
         return
     if source.chain is None or not source.norm_is_affine:
         raise Refused(

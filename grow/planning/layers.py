@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import accumulate, cycle, groupby, islice
 from operator import index
@@ -88,6 +88,11 @@ class Depth:
             size = len(list(run))
             chains += [(size - 1, place) for place in range(size)]
         return tuple(chains)
+
+    def without_first(self) -> Depth:
+        """The same, but that what is inserted does not come from the first of several layers."""
+        source = tuple(1 if new and i == 0 and self.n > 1 else i for i, new in zip(self.source, self.inserted))
+        return replace(self, source=source)
 
     def describe(self) -> str:
         if self.is_identity:

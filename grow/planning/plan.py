@@ -127,12 +127,13 @@ def make_plan(
     chosen, tokens = dict(options.operators or {}), options.new_tokens
     request = Request(source, new, options.seed, chosen, options.place, options.fill, upcycling is not None)
     made = design(options.method, request, allow_lossy=options.allow_lossy)
-    maps, words, depth = made.maps, made.words, made.depth
+    maps, words = made.maps, made.words
+    depth = made.depth.without_first() if source.first_is_apart else made.depth
     split = options.split or made.split
     maps |= grow_counts(source, new, tokens, words)
     maps |= grow_experts(source, new, words, chosen.get("experts", ""), upcycled=upcycling is not None)
     depth = in_order(source, depth)
-    if any(depth.inserted):
+    if any(depth.inserted) or source.first_is_apart:
         check_depth(source, depth)
     words["layers"] = depth.describe()
     low = low_logit(source, tokens) if _more(old, new, "vocab") else None

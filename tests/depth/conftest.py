@@ -28,7 +28,9 @@ def deep(tmp_path_factory) -> Callable[..., Path]:
             deeper = {FIELD.get(kind, "num_hidden_layers"): N}
             axes, follows = grow.families[kind].axes, grow.families[kind].follows
             deeper |= {axes[axis]: N for axis, other in follows.items() if other == "layers" and axes[axis] in fields}
-            for name in (listed.field for listed in grow.families[kind].layer_lists if listed.field in fields):
+            for name in (
+                listed.field for listed in grow.families[kind].layer_lists if type(fields.get(listed.field)) is list
+            ):
                 deeper[name] = [fields[name][i % len(fields[name])] for i in range(N)]
             for listed in grow.families[kind].layer_lists:
                 for name in listed.said_too:

@@ -65,14 +65,14 @@ def target(name: str, growth: str) -> Any:
         return exact_factor(config["model_type"])
     facts = FAMILIES[config["model_type"]]
     source = Architecture(facts, config)
-    old, derived = source.sizes, "head_dim" in source.followed
-    if facts.norm.writes_stream == "always":  # whole multiples only; a head twice as wide scales its scores by √2
+    old, derived, plain = source.sizes, "head_dim" in source.followed, source.hidden_context == "plain"
+    if plain and derived:  # whole multiples only; a head twice as wide scales its scores by √2
         return {"hidden": 2 * old["hidden"]}
     if derived and facts.attention.whole_norm:
         return {"hidden": old["hidden"] + 2 * old["heads"]}
     if derived:
         return {"hidden": old["hidden"] + 2 * old["head_dim"], "heads": old["heads"] + 2}
-    if source.hidden_context == "plain":
+    if plain:
         return {"head_dim": old["head_dim"] + 2}
     return {"hidden": old["hidden"] + old.get("heads", 7)}
 

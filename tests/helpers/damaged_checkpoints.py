@@ -58,7 +58,10 @@ def forget(grown: Path) -> Path:
 
 
 FLAGS = {"tie_word_embeddings": False}
-FLAGS |= dict.fromkeys(("attention_bias", "mlp_bias", "attention_out_bias", "use_bias", "use_qkv_bias"), True)
+FLAGS |= dict.fromkeys(
+    ("attention_bias", "mlp_bias", "attention_out_bias", "use_bias", "use_qkv_bias", "norm_bias"), True
+)
+FLAGS |= dict.fromkeys(("classifier_bias", "use_task_id", "lm_head_bias"), True)
 
 
 class Table(NamedTuple):
@@ -89,7 +92,8 @@ def tables(family: str) -> Iterator[tuple[str, Table]]:
         return
     head = next(word for word in facts.tie.when.split() if word[0].isupper()).split("|")[0]
     tied = {**fields, "tie_word_embeddings": True, "architectures": [f"Stock{head}"]}
-    yield f"{family} tied", Table(tied, (facts.tie.table, *facts.tie.norms))
+    there = Architecture(facts, tied).tensors
+    yield f"{family} tied", Table(tied, (facts.tie.table, *(n for n in facts.tie.norms if n in there)))
 
 
 TABLES = dict(item for family in FAMILIES for item in tables(family))

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import transformers
+from encoder_variants import ENCODER_VARIANTS, SHARING  # noqa: F401
 from torch.overrides import TorchFunctionMode
 from variants import (  # noqa: F401  tests import them from here
     KINDS,
@@ -21,7 +22,6 @@ from variants import (  # noqa: F401  tests import them from here
     LONG,
     MLM,
     ONE_EACH,
-    SHARING,
     VARIANTS,
     Variant,
 )
@@ -29,6 +29,7 @@ from variants import (  # noqa: F401  tests import them from here
 FOUND = {"labels": 3, "positions": 17, "channels": 3, "patch": 4, "pooled": 7, "pixels": 48, "kernel": 4}
 """Sizes of axes that no config field says."""
 
+VARIANTS.update(ENCODER_VARIANTS)
 transformers.logging.set_verbosity(transformers.logging.CRITICAL)
 transformers.logging.disable_progress_bar()
 
@@ -140,6 +141,15 @@ ENCODERS = (
     "roformer",
     "mpnet",
     "albert",
+    "layoutlm",
+    "big_bird",
+    "longformer",
+    "roberta-prelayernorm",
+    "xlm-roberta-xl",
+    "megatron-bert",
+    "rembert",
+    "modernbert",
+    "deberta-v2",
 )
 """Model types that read a text in both directions."""
 
@@ -149,8 +159,15 @@ def inputs(config, length: int) -> dict[str, torch.Tensor]:
     if hasattr(config, "image_size"):
         return {"pixel_values": torch.randn(3, config.num_channels, *_grid(config.image_size), generator=draw)}
     given = {"input_ids": torch.randint(4, config.vocab_size, (3, length), generator=draw)}
-    if hasattr(config, "type_vocab_size"):
+    if getattr(config, "type_vocab_size", 0):
         given["token_type_ids"] = torch.randint(0, config.type_vocab_size, (3, length), generator=draw)
+    if config.model_type == "layoutlm":
+        corners = torch.randint(0, config.max_2d_position_embeddings, (3, length, 2, 2), generator=draw)
+        given["bbox"] = corners.sort(dim=2).values.reshape(3, length, 4)
+    if config.model_type == "ernie" and config.use_task_id:
+        given["task_type_ids"] = torch.randint(0, config.task_type_vocab_size, (3, length), generator=draw)
+    if config.model_type == "longformer":
+        given["global_attention_mask"] = (torch.arange(length) % 5 == 0).expand(3, length).long()
     if config.model_type in ENCODERS:
         given["attention_mask"] = torch.ones(3, length, dtype=torch.int64)
         given["attention_mask"][0, -4:] = 0

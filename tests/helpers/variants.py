@@ -35,7 +35,6 @@ BERT = dict(
     vocab_size=41, hidden_size=12, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3,
     max_position_embeddings=64, type_vocab_size=2, layer_norm_eps=0.05,
 )  # fmt: skip
-MPNET = {k: v for k, v in BERT.items() if k != "type_vocab_size"}
 DISTIL = dict(vocab_size=41, dim=12, hidden_dim=22, n_layers=2, n_heads=3, max_position_embeddings=64)
 
 MAMBA = dict(
@@ -311,12 +310,6 @@ VARIANTS: dict[str, Variant] = {
     "ernie-mlm": Variant("ernie", MLM, BERT),
     "electra-mlm": Variant("electra", MLM, {**BERT, "embedding_size": 12}),
     "electra-mlm-projected": Variant("electra", MLM, {**BERT, "embedding_size": 10}),
-    "roformer-mlm": Variant("roformer", MLM, BERT),
-    "roformer-mlm-projected": Variant("roformer", MLM, {**BERT, "embedding_size": 10, "rotary_value": True}),
-    "roformer-mlm-untied": Variant("roformer", MLM, {**BERT, "tie_word_embeddings": False}),
-    "mpnet-mlm": Variant("mpnet", MLM, MPNET),
-    "albert-mlm": Variant("albert", MLM, {**BERT, "embedding_size": 10, "num_hidden_groups": 2}),
-    "albert-mlm-shared": Variant("albert", MLM, {**BERT, "embedding_size": 12, "num_hidden_layers": 3}),
     "eurobert-mlm": Variant("eurobert", MLM, {**LLAMA, **NO_PADDING, **BIASES}),
     "eurobert-mlm-tied": Variant("eurobert", MLM, {**LLAMA, **NO_PADDING, "tie_word_embeddings": True}),
     "distilbert-mlm": Variant("distilbert", MLM, DISTIL),
@@ -334,9 +327,6 @@ VARIANTS: dict[str, Variant] = {
     **_only(_heads("ernie", BERT, pretraining=PRETRAINING), "pretraining"),
     **_only(_heads("electra", {**BERT, "embedding_size": 10}, pretraining=PRETRAINING), "pretraining"),
     **_only(_heads("electra", {**BERT, "embedding_size": 12}), "sequence"),
-    **_only(_heads("roformer", {**BERT, "embedding_size": 10}), "base", "sequence"),
-    **_only(_heads("mpnet", MPNET), "base"),
-    **_only(_heads("albert", {**BERT, "embedding_size": 10}, pretraining=PRETRAINING), "pretraining", "sequence"),
     **_only(_heads("xlm-roberta", BERT), "sequence"),
     **_only(_heads("data2vec-text", BERT), "token"),
     **_only(_heads("eurobert", {**LLAMA, **NO_PADDING, "classifier_pooling": "mean"}), "sequence", "token"),
@@ -372,11 +362,20 @@ ONE_EACH = (
     "youtu", "deepseek_v3", "deepseek_v2", "glm4_moe_lite",
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
     "vit-image",
+    "gpt_bigcode", "gpt_neo", "gptj", "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4",
+    "ernie4_5", "nemotron", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe",
+    "olmoe", "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi",
+    "stablelm", "phi3", "olmo3", "helium", "hunyuan_v1_dense", "ministral3", "gpt_oss", "phimoe", "xlm-roberta-mlm",
+    "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm", "mpnet-mlm",
+    "albert-mlm", "layoutlm-mlm", "big_bird-mlm", "longformer-mlm", "roberta-prelayernorm-mlm", "xlm-roberta-xl-mlm",
+    "megatron-bert-mlm", "rembert-mlm", "modernbert-mlm", "deberta-v2-mlm", "modernbert-decoder", "vit-image",
     "mamba",
-    "roformer-mlm", "mpnet-mlm", "albert-mlm",
 )  # fmt: skip
 
 RELATIVES = (
+    *("ministral", "seed_oss", "arcee", "cwm", "jais2"),
+    *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "layoutlm-mlm", "big_bird-mlm"),
+    *("longformer-mlm", "xlm-roberta-xl-mlm", "megatron-bert-mlm", "modernbert-decoder"),
     *("ministral", "seed_oss", "arcee", "cwm", "jais2", "ministral3"),
     "dots1",
     *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm"),
@@ -392,8 +391,10 @@ LONG = (
     "cohere2", "glm4", "nemotron", "olmo", "smollm3", "phi3", "helium", "hunyuan_v1_dense", "gpt2", "gpt_neox", "opt",
     "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm", "mpnet-mlm", "albert-mlm", "gpt_oss",
     "phimoe", "gpt_bigcode", "gpt_neo", "gptj", "vit-image", "mamba",
+    "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
+    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "phi3", "helium", "hunyuan_v1_dense",
+    "gpt2", "gpt_neox", "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm",
+    "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe", "gpt_bigcode", "gpt_neo", "gptj", "vit-image", "modernbert-mlm",
+    "deberta-v2-mlm", "mamba",
 )  # fmt: skip
 """One of each construction, for what takes a second and more: together they have every fact that a table can state."""
-
-SHARING = ("albert-mlm-shared", "albert-pretraining", "albert-sequence")
-"""Of these, layers share their weights, and none is inserted."""

@@ -4,7 +4,7 @@ Layers are inserted only where each has a group of its own.
 """
 
 from grow.architectures.encoders.bert import ANSWERS, AXES, CLASSIFIED, ENCODER_FACTS, size
-from grow.architectures.facts import Chain, Tie
+from grow.architectures.facts import Chain, Refusal, Tie
 from grow.architectures.family import Family
 
 LAYER = "albert.encoder.albert_layer_groups.{layers}.albert_layers.0."
@@ -71,6 +71,13 @@ ALBERT = Family(
         biases=("predictions.bias", "predictions.decoder.bias"),
     ),
     follows={"layer_groups": "layers"},
+    refusals=(
+        Refusal(
+            "layers",
+            "layers share their weights, so one more would compute once more what the others do, and no identity",
+            when="num_hidden_groups!=num_hidden_layers",
+        ),
+    ),
     defaults={
         "tie_word_embeddings": True,
         "max_position_embeddings": 512,

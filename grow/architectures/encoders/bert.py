@@ -100,6 +100,7 @@ ENCODER_FACTS: dict[str, Any] = dict(
     stale=("embeddings.position_ids", "embeddings.token_type_ids"),
 )
 
+UNPOOLED = "ForTokenClassification|ForQuestionAnswering"
 CLASSIFIED = "ForSequenceClassification|ForTokenClassification|ForMultipleChoice"
 
 # `{masked}` are the classes with a head over the vocabulary.

@@ -3,7 +3,7 @@
 Where `embedding_size` differs from hidden, `embeddings_project` translates and stays as wide as it is on one side.
 """
 
-from grow.architectures.encoders.bert import ANSWERS, AXES, ENCODER_FACTS, LAYERS, chain, size
+from grow.architectures.encoders.bert import ANSWERS, AXES, DEEP_CLASSES, ENCODER_FACTS, LAYERS, chain, size
 from grow.architectures.facts import Tie
 from grow.architectures.family import Family
 
@@ -44,12 +44,6 @@ discriminator_predictions.dense.weight                 hidden <- hidden      ? F
 discriminator_predictions.dense.bias                   hidden <-             ? ForPreTraining
 discriminator_predictions.dense_prediction.weight      labels <- hidden      ? ForPreTraining
 discriminator_predictions.dense_prediction.bias        labels <-             ? ForPreTraining
-classifier.dense.weight                                hidden <- hidden      ? ForSequenceClassification
-classifier.dense.bias                                  hidden <-             ? ForSequenceClassification
-classifier.out_proj.weight                             labels <- hidden      ? ForSequenceClassification
-classifier.out_proj.bias                               labels <-             ? ForSequenceClassification
-classifier.weight                                      labels <- hidden      ? ForTokenClassification|ForMultipleChoice
-classifier.bias                                        labels <-             ? ForTokenClassification|ForMultipleChoice
 sequence_summary.summary.weight                        hidden <- hidden      ? ForMultipleChoice summary_use_proj
 sequence_summary.summary.bias                          hidden <-             ? ForMultipleChoice summary_use_proj
 """
@@ -60,7 +54,7 @@ ELECTRA = Family(
     chain=chain("electra."),
     table=either(EMBEDDED)
     + (LAYERS.replace("{base}", "electra.") + either(GENERATED))
-    + (PROJECTION.replace("{base}", "electra.") + HEADS + ANSWERS),
+    + (PROJECTION.replace("{base}", "electra.") + HEADS + DEEP_CLASSES + ANSWERS),
     tie=Tie(
         "electra.embeddings.word_embeddings.weight",
         "generator_lm_head.weight",

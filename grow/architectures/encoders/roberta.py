@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from grow.architectures.encoders.bert import ENCODER, ENCODER_FACTS, chain, size
+from grow.architectures.encoders.bert import DEEP_CLASSES, ENCODER, ENCODER_FACTS, chain, size
 from grow.architectures.facts import Tie
 from grow.architectures.family import Family
 
@@ -17,12 +17,6 @@ lm_head.bias                     vocab <-          ? {MASKED}
 lm_head.decoder.weight           vocab <- hidden   ? {MASKED} not tie_word_embeddings
 lm_head.decoder.bias             vocab <-          ? {MASKED} tie_word_embeddings optional
 lm_head.decoder.bias             vocab <-          ? {MASKED} not tie_word_embeddings
-classifier.dense.weight          hidden <- hidden  ? ForSequenceClassification
-classifier.dense.bias            hidden <-         ? ForSequenceClassification
-classifier.out_proj.weight       labels <- hidden  ? ForSequenceClassification
-classifier.out_proj.bias         labels <-         ? ForSequenceClassification
-classifier.weight                labels <- hidden  ? ForTokenClassification|ForMultipleChoice
-classifier.bias                  labels <-         ? ForTokenClassification|ForMultipleChoice
 """
 DEFAULTS = {
     "tie_word_embeddings": True,
@@ -39,7 +33,7 @@ def relative(model_type: str, *, prefix: str = "roberta.", encoder: str = ENCODE
         model_type=model_type,
         prefix=prefix,
         positions_from="pad_token_id",
-        table=encoder.replace("{base}", prefix) + HEADS,
+        table=encoder.replace("{base}", prefix) + HEADS + DEEP_CLASSES,
         tie=Tie(
             f"{prefix}embeddings.word_embeddings.weight",
             "lm_head.decoder.weight",

@@ -1,6 +1,6 @@
 """RoFormer: BERT's encoder whose heads turn by a table in the checkpoint; its embeddings may be narrower."""
 
-from grow.architectures.encoders.bert import ANSWERS, AXES, ENCODER_FACTS, LAYERS, chain, size
+from grow.architectures.encoders.bert import ANSWERS, AXES, DEEP_CLASSES, ENCODER_FACTS, LAYERS, chain, size
 from grow.architectures.encoders.electra import PROJECTION, either
 from grow.architectures.facts import Attention, Tie
 from grow.architectures.family import Family
@@ -28,12 +28,6 @@ HEADS = f"""
 cls.predictions.bias                              vocab <-             ? {MASKED}
 cls.predictions.decoder.bias                      vocab <-             ? {MASKED} tie_word_embeddings optional
 cls.predictions.decoder.bias                      vocab <-             ? {UNTIED}
-classifier.dense.weight                           hidden <- hidden     ? ForSequenceClassification
-classifier.dense.bias                             hidden <-            ? ForSequenceClassification
-classifier.out_proj.weight                        labels <- hidden     ? ForSequenceClassification
-classifier.out_proj.bias                          labels <-            ? ForSequenceClassification
-classifier.weight                                 labels <- hidden     ? ForTokenClassification|ForMultipleChoice
-classifier.bias                                   labels <-            ? ForTokenClassification|ForMultipleChoice
 """
 
 ROFORMER = Family(
@@ -43,7 +37,7 @@ ROFORMER = Family(
     chain=chain("roformer."),
     table=either(EMBEDDED)
     + (PROJECTION + ANGLES + LAYERS).replace("{base}", "roformer.")
-    + (either(PREDICTED) + HEADS + ANSWERS),
+    + (either(PREDICTED) + HEADS + DEEP_CLASSES + ANSWERS),
     tie=Tie(
         "roformer.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.weight",

@@ -43,6 +43,7 @@ def text_probes(subject: Subject, text: Any, *, end: int | None = None) -> tuple
     global_tokens   two tokens that all others see, where attention is local otherwise
     boxes           a place on a page for every token, where the model has a table of places
     padding_read    the padding token where it is not padding: chat models end with it
+    X_ids           random ids of another kind, where the config has an X_vocab_size: task types
 
     A classifier without a padding id refuses batches, so it gets one row and no padding.
     """
@@ -58,6 +59,7 @@ def text_probes(subject: Subject, text: Any, *, end: int | None = None) -> tuple
     drawn.global_tokens()
     drawn.boxes()
     drawn.padding_read()
+    drawn.other_ids()
     return drawn.items, drawn.skipped
 
 
@@ -122,6 +124,13 @@ class _Drawn:
         if "token_type_ids" in self.subject.accepts and types > 1:
             tokens = self.ids(self.rows, self.t)
             self.add("token_types", tokens, token_type_ids=self.rng.integers(0, types, size=tokens.shape))
+
+    def other_ids(self) -> None:
+        for name in self.subject.accepts:
+            kinds = getattr(self.text, f"{name.removesuffix('_ids')}_vocab_size", 0)
+            if name.endswith("_ids") and name != "token_type_ids" and isinstance(kinds, int) and kinds > 1:
+                tokens = self.ids(self.rows, self.t)
+                self.add(name, tokens, **{name: self.rng.integers(0, kinds, size=tokens.shape)})
 
     def beyond_window(self) -> None:
         window, positions = getattr(self.text, "sliding_window", None), self.last - self.first

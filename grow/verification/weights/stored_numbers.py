@@ -146,7 +146,10 @@ def invisible(checkpoint: Checkpoint) -> Mapping[str, tuple[str, np.ndarray]]:
     Only for families whose tables say so.
     """
     known = known_architecture(checkpoint.config)
-    if known is None or known.family.attention.rope or known.qk_norm:
+    if known is None:
+        return {}
+    attention = known.family.attention
+    if attention.rope or known.qk_norm or attention.positional:
         return {}
     try:
         matched = match(known, checkpoint.tensors, str(checkpoint.path))
