@@ -6,8 +6,9 @@ language of `grow.architectures.conditions`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from grow.notation.rope_parameters import SPELLED
 
@@ -112,6 +113,14 @@ class SparseLayers:
     @property
     def fields(self) -> tuple[str, ...]:
         return tuple(filter(None, (self.listed, self.only, self.step, self.first, self.last)))
+
+    def sparse(self, get: Callable[[str], Any], layer: int) -> bool:
+        """Whether a layer has experts; `get` says what a config field is."""
+        if self.listed and (listed := get(self.listed)) is not None:
+            return bool(listed[layer] == "sparse")
+        only, step = get(self.only) or (), int(get(self.step) or 1)
+        first, last = int(get(self.first) or 0), get(self.last) if self.last else -1
+        return layer not in only and (layer + 1) % step == 0 and layer >= first and (last < 0 or layer <= last)
 
 
 @dataclass(frozen=True)
