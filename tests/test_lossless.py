@@ -19,6 +19,7 @@ from models import LLAMA, ONE_EACH, VARIANTS, difference, load, make, outputs, s
 from safetensors.torch import load_file, save_file
 
 import grow
+from grow.architectures.architecture import Architecture
 
 CASES = [(v, name, *case) for v in VARIANTS for name, case in draw(v).items()]
 
@@ -71,7 +72,9 @@ def draw_bit_exact(variant: str) -> dict:
     r, old = seeded(variant, "bit-exact"), sizes_of(variant)
     family = grow.families[VARIANTS[variant].model_type]
     if not family.attends:
-        target = {axis: old[axis] + r.randint(1, 9) for axis in (*family.units, *family.scored) if grows(variant, axis)}
+        contexts = Architecture(family, VARIANTS[variant].fields).contexts
+        more = {axis: old[axis] * (contexts.get(axis) == "rms") or r.randint(1, 9) for axis in old}
+        target = {axis: old[axis] + more[axis] for axis in (*family.units, *family.scored) if grows(variant, axis)}
         return target | {"hidden": r.choice((2, 3)) * old["hidden"]}
     n, h, k, d, f = (old[a] for a in ("hidden", "heads", "kv_heads", "head_dim", "ffn"))
     if not free(variant):

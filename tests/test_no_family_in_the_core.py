@@ -28,6 +28,7 @@ OUTSIDE = [
 EVERYDAY = {
     "activation": "English, and torch.nn.modules.activation",
     "cls_token": "a way to pool, as sentence-transformers calls it",
+    "conv": "torch.nn.modules.conv",
     "conv_kernel": "what models of sounds say of their layers",
     "dim": "torch's name of a dimension",
     "expand": "a method of torch's tensors",

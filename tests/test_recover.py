@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from drawn_targets import grows
 from models import ONE_EACH, VARIANTS, save, seeded
 
 import grow
@@ -21,7 +22,8 @@ def everything(variant: str, factor: int) -> dict[str, int]:
     source, r = Architecture(grow.families[kind], fields), seeded(variant)
     old, named = source.sizes, grow.families[kind].axes.keys() - source.followed.keys()
     target = {a: factor * old[a] for a in ("hidden", "heads", "kv_heads") if a in named}
-    target |= {axis: old[axis] + r.randint(1, 9) for axis in ("ffn", "inner", "dt_rank", "ssm_state") if axis in old}
+    own = (axis for axis in ("ffn", "inner", "dt_rank", "ssm_state") if grows(variant, axis))
+    target |= {axis: old[axis] + r.randint(1, 9) for axis in own}
     target["layers"] = old["layers"] + r.randint(1, 3)
     return target | {axis: old[axis] + more for axis, more in (("vocab", 3), ("positions", 5)) if axis in old}
 

@@ -149,7 +149,7 @@ def test_low_needs_a_bias(variant, tiny, tmp_path):
     assert (error.exit_code, (tmp_path / "grown").exists()) == (2, False)
     said = re.search(r'new_tokens="(\w+)"', error.fix)
     grow.plan(tiny(variant), {"vocab": MORE}, new_tokens=said[1])  # what the fix says
-    field = "ssm_state" if "ssm_state" in sizes_of(variant) else "ffn"
+    field = next(axis for axis in ("ffn", "inner") if grows(variant, axis))
     assert grow.plan(tiny(variant), {field: 99}, new_tokens="low").new_sizes[field] == 99  # no new token, no question
 
 

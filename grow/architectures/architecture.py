@@ -143,7 +143,8 @@ class Architecture:
         contexts = dict.fromkeys(heads, "elementwise") | {"hidden": self.hidden_context}
         for axis in self.units:
             roles = {dim.role for row in self.rows for dim in row.signature.dims if dim.has(axis)}
-            contexts[axis] = "elementwise" if GAIN not in roles else "layernorm" if SHIFT in roles else "rms"
+            normed = GAIN in roles or axis in self.family.raw
+            contexts[axis] = "elementwise" if not normed else "layernorm" if SHIFT in roles else "rms"
         return contexts
 
     @property

@@ -6,7 +6,8 @@ first                         the layer is the first
 attention_bias                this config field is true
 a==b · a!=b                   two config fields are equal, or are not
 rope:longrope                 the rotation of some layers is of this type
-a=='gelu' · a!=1 · a==none    a config field has this value, or has another one
+a=='gelu' · a!=1 · a==none    a config field has this value, or has another one; of a list with one entry per layer
+                              it is asked what the layer's entry is
 ForCausalLM|ForMaskedLM       the name of the model class ends in one of these
 not WORD                      the word does not hold
 """
@@ -14,7 +15,7 @@ not WORD                      the word does not hold
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -47,6 +48,9 @@ class Facts(Protocol):
 
     @property
     def rope_types(self) -> Collection[str]: ...
+
+    @property
+    def layer_entries(self) -> Mapping[str, Sequence[Any]]: ...
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,18 @@ class HasValue:
 
 
 @dataclass(frozen=True)
+class HasEntry:
+    """Whether a layer's entry in a list has this value; without a layer nothing is decided."""
+
+    field: str
+    value: str | float | None
+    equal: bool
+
+    def holds(self, facts: Facts, layer: int | None) -> bool | None:
+        return None if layer is None else (facts.layer_entries[self.field][layer] == self.value) == self.equal
+
+
+@dataclass(frozen=True)
 class OfClass:
     endings: tuple[str, ...]
 
@@ -117,7 +133,7 @@ class Turns:
         return self.kind in facts.rope_types
 
 
-Word = Turns | Constant | IsTrue | Compared | HasValue | OfClass | HasExperts | IsFirst
+Word = Turns | Constant | IsTrue | Compared | HasValue | HasEntry | OfClass | HasExperts | IsFirst
 
 
 @dataclass(frozen=True)
@@ -141,15 +157,16 @@ class Condition:
         return tuple(ending for word, _ in self.words if isinstance(word, OfClass) for ending in word.endings)
 
 
-def parse_condition(text: str, fields: Collection[str]) -> Condition:
+def parse_condition(text: str, fields: Collection[str], lists: Collection[str] = ()) -> Condition:
     """The condition that a table's text says; ValueError, quoting it, for a word that means nothing.
 
     fields  the config fields that the family knows
+    lists   those with one entry per layer
     """
-    return Condition(tuple(_parsed(text, fields)))
+    return Condition(tuple(_parsed(text, fields, lists)))
 
 
-def _parsed(text: str, fields: Collection[str]) -> Iterator[tuple[Word, bool]]:
+def _parsed(text: str, fields: Collection[str], lists: Collection[str]) -> Iterator[tuple[Word, bool]]:
     words = iter(text.split())
     for word in words:
         wanted = word != "not"
@@ -158,10 +175,10 @@ def _parsed(text: str, fields: Collection[str]) -> Iterator[tuple[Word, bool]]:
         if word == DENSE:
             yield HasExperts(), not wanted
         else:
-            yield _word(word, text, fields), wanted
+            yield _word(word, text, fields, lists), wanted
 
 
-def _word(word: str, text: str, fields: Collection[str]) -> Word:
+def _word(word: str, text: str, fields: Collection[str], lists: Collection[str]) -> Word:
     if word in CONSTANTS:
         return Constant(CONSTANTS[word])
     if word == SPARSE:
@@ -175,7 +192,7 @@ def _word(word: str, text: str, fields: Collection[str]) -> Word:
         if b and b != NONE:
             return Compared(a, b, equal)
         value = compared["text"] if compared["number"] is None else float(compared["number"])
-        return HasValue(a, value, equal)
+        return HasEntry(a, value, equal) if a in lists else HasValue(a, value, equal)
     if word[0].isupper():
         endings = tuple(word.split("|"))
         for ending in endings:

@@ -56,10 +56,11 @@ def check_fields(architecture: Architecture, harmless: Collection[str] = ()) -> 
     family, config = architecture.family, architecture.config
     _check_values(architecture)
     for name, allowed in family.fixed.items():
-        if name in config and config[name] not in allowed and config[name] is not None:
+        value = config[name] if name in config else family.defaults.get(name)
+        if value not in allowed and value is not None:
             raise Refused(
                 f"config.json: {name}",
-                what=f"{config[name]!r}; {family.model_type} is grown with {listing(map(repr, allowed))}",
+                what=f"{value!r}; {family.model_type} is grown with {listing(map(repr, allowed))}",
                 why="another value makes another function than the one the table describes",
                 fix="grow a checkpoint without it",
             )

@@ -138,6 +138,12 @@ class Family:
         labels = (label for row in self.rows for dim in row.signature.dims for label in dim.labels)
         return tuple(dict.fromkeys(one.axis for one in labels if one.side in SIDES and one.axis != "head_dim"))
 
+    @cached_property
+    def raw(self) -> tuple[str, ...]:
+        """Axes that something reads with no gain in between: behind a norm without one, or without a norm."""
+        labels = (label for row in self.rows for dim in row.signature.dims for label in dim.labels)
+        return tuple(dict.fromkeys(label.axis for label in labels if label.side == "raw"))
+
     @property
     def widths(self) -> tuple[str, ...]:
         """Axes that matrices are made of."""
@@ -159,7 +165,8 @@ class Family:
         texts |= {self.experts.normed, self.experts.copies} if self.experts else set()
         texts |= {law.when for laws in self.size_laws.values() for law in laws}
         texts |= {refusal.when for refusal in self.refusals}
-        return {text: parse_condition(text, self.known_fields) for text in texts}
+        lists = {listed.field for listed in self.layer_lists}
+        return {text: parse_condition(text, self.known_fields, lists) for text in texts}
 
     @cached_property
     def size_laws(self) -> Mapping[str, tuple[SizeLaw, ...]]:
@@ -176,8 +183,7 @@ class Family:
     @property
     def mirrors(self) -> tuple[str, ...]:
         """Axes that are another one where they have its size: no tensor has them then."""
-        laws = self.size_laws.items()
-        return tuple(axis for axis, of in laws if axis not in ATTENTION and any(law.repeats for law in of))
+        return tuple(axis for axis in self.follows if any(law.repeats for law in self.size_laws[axis]))
 
     @property
     def needed_fields(self) -> tuple[str, ...]:

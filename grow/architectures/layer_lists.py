@@ -87,6 +87,22 @@ class Runs(LayerList):
         return {self.runs: [[listed[:period], n // period]]}
 
 
+@dataclass(frozen=True)
+class Numbered(LayerList):
+    """Where it is not given: the layers whose numbers are in the field `numbers` are of the first kind, or all are."""
+
+    numbers: str = ""
+
+    @property
+    def follows_from(self) -> tuple[str, ...]:
+        return (self.numbers,)
+
+    def default(self, model: Model) -> tuple[Any, ...]:
+        layers, numbers = range(model.sizes["layers"]), model.get(self.numbers)
+        first = layers if numbers is None else numbers
+        return tuple(self.entries[layer not in first] for layer in layers)
+
+
 def expanded(runs: Any) -> list[Any] | None:
     """One entry per layer; None for what is not a list of runs, or is longer than any model is deep."""
     entries: list[Any] = []

@@ -16,9 +16,10 @@ from grow.planning.expert_maps import unread_experts
 
 def row_maps(source: Architecture, change: Change, row: Row, layer: int | None) -> Mapping[str, AxisMap]:
     """The maps as this row of this layer needs them."""
-    maps, depth = {**change.maps, "hidden.raw": change.maps["hidden"].ungained}, change.depth
+    maps, depth = dict(change.maps), change.depth
     if change.draws_copies(source, layer):
         maps |= {axis: first_copies(maps[axis]) for axis in source.contexts if axis != "hidden" and axis in maps}
+    maps |= {f"{axis}.raw": maps[axis].ungained for axis in source.family.raw}
     if row.signature.dims[0].looked_up and "heads" in row.signature.axes:  # a bias that scores get
         maps["heads"] = repeating(maps["heads"])
     if "head_dim" in row.signature.axes:

@@ -223,7 +223,7 @@ def test_without_a_model_type_none_is_made_up(tmp_path):
 def test_one_rule_for_all_dropouts(kind):
     family = FAMILIES[kind]
     dropouts = {name for name in defaults_of(kind) if TRAINS.fullmatch(name)}
-    assert dropouts or kind in ("ernie4_5", "mamba", "falcon_mamba", "mamba2")
+    assert dropouts or kind in ("ernie4_5", "mamba", "falcon_mamba", "lfm2")
     for name in dropouts:
         check_fields(Architecture(family, {**defaults_of(kind), name: 0.3}))
         assert family.knows(name)

@@ -11,6 +11,11 @@ LM = "AutoModelForCausalLM"
 def choices(llama: dict, no_padding: dict, yarn: dict) -> dict[str, Row]:
     """Variant -> (model type, auto class, fields), on the base of Llama's fields."""
     local = {**llama, "num_local_experts": 4, "num_experts_per_tok": 2}
+    long = {
+        "rope_type": "longrope", "rope_theta": 500.0, "original_max_position_embeddings": 32, "short_mscale": 1.1,
+        "long_mscale": 1.3, "short_factor": [1.0, 1.1, 1.3, 1.7], "long_factor": [1.0, 1.5, 2.5, 4.0],
+    }  # fmt: skip
+    gpt_oss = {**local, "num_hidden_layers": 3, "sliding_window": 5, "swiglu_limit": 1.5, "rope_parameters": yarn}
     unpadded = {**llama, **no_padding, "bos_token_id": 1}
     part = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}
     mixed = {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention", "sliding_attention"]}
@@ -33,6 +38,15 @@ def choices(llama: dict, no_padding: dict, yarn: dict) -> dict[str, Row]:
     }  # fmt: skip
 
     return {
+        "gpt_oss": ("gpt_oss", LM, gpt_oss),
+        "gpt_oss-plain": ("gpt_oss", LM, {**gpt_oss, "attention_bias": False, "tie_word_embeddings": True}),
+        "phimoe": ("phimoe", LM, {**local, **no_padding, "router_jitter_noise": 0.3}),
+        "phimoe-tied": (
+            "phimoe", LM,
+            {**local, **no_padding, "attention_bias": True, "tie_word_embeddings": True, "rope_parameters": long,
+             "router_jitter_noise": 0.4, "lm_head_bias": True},
+            (17, 50),
+        ),
         "glm4_moe": ("glm4_moe", LM, {**chosen, "use_qk_norm": True}),
         "glm4_moe-groups": (
             "glm4_moe", LM,

@@ -63,10 +63,10 @@ def divides(variant: str) -> bool:
 
 
 def grows(variant: str, axis: str) -> bool:
-    """Whether a model has this axis, and its family lets it grow."""
+    """Whether a model has this axis, and its family lets it grow on its own."""
     kind, _, fields, _ = VARIANTS[variant]
     source = Architecture(grow.families[kind], fields)
-    return axis in source.sizes and axis not in {refusal.axis for refusal in source.refusals}
+    return axis in source.sizes and axis not in {*source.followed, *(refusal.axis for refusal in source.refusals)}
 
 
 def followed(variant: str) -> set[str]:
@@ -216,6 +216,7 @@ def draw_headless(variant: str) -> dict[str, tuple[dict, dict]]:
     r, old, family = seeded(variant), sizes_of(variant), grow.families[VARIANTS[variant].model_type]
     n, units = old["hidden"], [axis for axis in family.units if grows(variant, axis)]
     widths = [*units, *(axis for axis in family.scored if grows(variant, axis))]
+    found = Architecture(family, VARIANTS[variant].fields).contexts
     exact, even = {"split": "exact"}, {"split": "even"}
     cases = {
         "hidden-2x": ({"hidden": 2 * n}, exact),
@@ -231,7 +232,7 @@ def draw_headless(variant: str) -> dict[str, tuple[dict, dict]]:
     }
     for i in range(2):
         target = {axis: old[axis] + r.randint(1, old[axis]) for axis in ("hidden", *widths)}
-        operators = {axis: r.choice(UNITS) for axis in units}
+        operators = {axis: r.choice(UNITS if found[axis] == "elementwise" else ("copies", "silent")) for axis in units}
         cases[f"together-{i}"] = (target, {"operators": operators, "split": r.choice(("exact", "even"))})
     return cases
 

@@ -18,9 +18,10 @@ NEEDED = {
     "nemotron": {"num_key_value_heads": 6},
     "glm4_moe": {"head_dim": 128},
     "deepseek_v2": {"num_experts_per_tok": 2},
+    "lfm2": {"block_auto_adjust_ff_dim": False},
     "dots1": {"n_routed_experts": 8, "n_shared_experts": 2, "num_experts_per_tok": 2},
 }
-"""Fields without which the stock class can be made and no model of it."""
+"""Fields without which the stock class can be made and no model of it, or none of the family's table."""
 
 
 def defaults_of(kind: str) -> dict:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from choices_of_experts import choices
+from state_spaces import STATE_SPACES
 
 # Ids start at 4, so no family takes one for padding.
 LLAMA = dict(
@@ -37,10 +38,6 @@ BERT = dict(
 )  # fmt: skip
 DISTIL = dict(vocab_size=41, dim=12, hidden_dim=22, n_layers=2, n_heads=3, max_position_embeddings=64)
 
-MAMBA = dict(
-    vocab_size=41, hidden_size=18, state_size=5, num_hidden_layers=2, time_step_rank=3, layer_norm_epsilon=0.05,
-    expand=2, pad_token_id=0, bos_token_id=0, eos_token_id=0,
-)  # fmt: skip
 VIT = dict(
     hidden_size=12, intermediate_size=22, num_hidden_layers=2, num_attention_heads=3, image_size=16, patch_size=4,
     layer_norm_eps=0.05,
@@ -89,11 +86,6 @@ _YARN = {
 }  # fmt: skip
 
 
-_LONG = {
-    "rope_type": "longrope", "rope_theta": 500.0, "original_max_position_embeddings": 32, "short_mscale": 1.1,
-    "long_mscale": 1.3, "short_factor": [1.0, 1.1, 1.3, 1.7], "long_factor": [1.0, 1.5, 2.5, 4.0],
-}  # fmt: skip
-GPT_OSS = {**LOCAL, "num_hidden_layers": 3, "sliding_window": 5, "swiglu_limit": 1.5, "rope_parameters": _YARN}
 _FULL = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 1.0}
 _SLOWER = {"rope_type": "linear", "factor": 2.0, "original_max_position_embeddings": 6}
 _LONGROPE = {
@@ -232,15 +224,6 @@ VARIANTS: dict[str, Variant] = {
         {**_with_eps("norm_epsilon", LLAMA), **NO_PADDING, "use_bias": False, "tie_word_embeddings": False},
     ),
     "jais2": Variant("jais2", LM, {**_with_eps("layer_norm_eps", LLAMA), **NO_PADDING}),
-    "gpt_oss": Variant("gpt_oss", LM, GPT_OSS),
-    "gpt_oss-plain": Variant("gpt_oss", LM, {**GPT_OSS, "attention_bias": False, "tie_word_embeddings": True}),
-    "phimoe": Variant("phimoe", LM, {**LOCAL, **NO_PADDING, "router_jitter_noise": 0.3}),
-    "phimoe-tied": Variant(
-        "phimoe", LM,
-        {**LOCAL, **NO_PADDING, "attention_bias": True, "tie_word_embeddings": True, "rope_parameters": _LONG,
-         "router_jitter_noise": 0.4, "lm_head_bias": True},
-        (17, 50),
-    ),
     "phi": Variant("phi", LM, _with_eps("layer_norm_eps", LLAMA)),
     "phi-tied": Variant("phi", LM, {**_with_eps("layer_norm_eps", LLAMA), "tie_word_embeddings": True}),
     "stablelm": Variant("stablelm", LM, {**_with_eps("layer_norm_eps", DERIVED), "use_qkv_bias": True}),
@@ -338,12 +321,7 @@ VARIANTS: dict[str, Variant] = {
     "mixtral-base": Variant("mixtral", BASE, LOCAL),
     "qwen2_moe-base": Variant("qwen2_moe", BASE, SHARED),
     "opt-post-base": Variant("opt", BASE, {**OPT, "do_layer_norm_before": False}),
-    "mamba": Variant("mamba", LM, MAMBA),
-    "mamba-biases": Variant(
-        "mamba", LM, {**MAMBA, "use_bias": True, "use_conv_bias": False, "tie_word_embeddings": False,
-        "intermediate_size": 28},
-    ),
-    "mamba-base": Variant("mamba", BASE, MAMBA),
+    **{name: Variant(*fields) for name, fields in STATE_SPACES.items()},
     "vit-image": Variant("vit", IMAGE, {**VIT, **LABELS, "qkv_bias": False}),
     "vit-base": Variant("vit", BASE, {**VIT, "head_dim": 6, "pooler_output_size": 7}),
     "vit-pixels": Variant("vit", PIXELS, {**VIT, "encoder_stride": 4}),
@@ -362,6 +340,10 @@ ONE_EACH = (
     "youtu", "deepseek_v3", "deepseek_v2", "glm4_moe_lite",
     "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
     "vit-image",
+    "xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm",
+    "vit-image",
+    "mamba", "falcon_mamba", "lfm2",
+    "roformer-mlm", "mpnet-mlm", "albert-mlm",
     "gpt_bigcode", "gpt_neo", "gptj", "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4",
     "ernie4_5", "nemotron", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe",
     "olmoe", "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi",
@@ -394,6 +376,15 @@ LONG = (
     "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
     "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "phi3", "helium", "hunyuan_v1_dense",
     "gpt2", "gpt_neox", "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm",
+    "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe",
+    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt",
+    "gpt_bigcode", "gpt_neo", "gptj",
+    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
+    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "vit-image",
+    "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm", "mpnet-mlm", "albert-mlm",
+    "olmoe", "gpt_oss", "phimoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox",
+    "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm",
+    "mamba", "lfm2",
     "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe", "gpt_bigcode", "gpt_neo", "gptj", "vit-image", "modernbert-mlm",
     "deberta-v2-mlm", "mamba",
 )  # fmt: skip

@@ -6,9 +6,12 @@ from grow.architectures.common_fields import ELEMENTWISE
 from grow.architectures.facts import Norm, Tie
 from grow.architectures.family import Family
 
+DT = """
+backbone.layers.{layers}.mixer.dt_proj.weight    inner <- dt_rank
+"""
 # B writes the state and C reads it: k and q of a dot product over the states of a channel. What decays them comes along
 # with B.
-TABLE = """
+BLOCK = """
 backbone.embeddings.weight                       vocab -> hidden
 backbone.layers.{layers}.norm.weight             hidden *
 backbone.layers.{layers}.mixer.A_log             inner, ssm_state.k <-
@@ -18,7 +21,6 @@ backbone.layers.{layers}.mixer.conv1d.bias       inner <-                       
 backbone.layers.{layers}.mixer.in_proj.weight    (inner | inner) <- hidden
 backbone.layers.{layers}.mixer.in_proj.bias      (inner | inner) <-                      ? use_bias
 backbone.layers.{layers}.mixer.x_proj.weight     (dt_rank | ssm_state.k | ssm_state.q) <- inner
-backbone.layers.{layers}.mixer.dt_proj.weight    inner <- dt_rank
 backbone.layers.{layers}.mixer.dt_proj.bias      inner <-
 backbone.layers.{layers}.mixer.out_proj.weight   hidden <- inner
 backbone.layers.{layers}.mixer.out_proj.bias     hidden <-                               ? use_bias
@@ -35,9 +37,11 @@ AXES = {
     "vocab": "vocab_size",
 }
 
-# How the steps are drawn in a new model, and which of several equal ways computes the scan.
+# How the steps are drawn in a new model, which of several equal ways computes the scan, and what converted checkpoints
+# kept of another config.
 HARMLESS = frozenset(
     """
+    d_model
     layer_norm_epsilon conv_kernel time_step_scale time_step_min time_step_max time_step_init_scheme time_step_floor
     rescale_prenorm_residual residual_in_fp32 use_mambapy use_associative_scan
     """.split()
@@ -50,6 +54,15 @@ FACTS: dict[str, Any] = {
         "backbone.embeddings.weight", "lm_head.weight", ("backbone.norm_f.weight",), "tie_word_embeddings ForCausalLM"
     ),
     "eps": "layer_norm_epsilon",
+    "axes": AXES,
+    "size_defaults": {"inner": "expand hidden", "dt_rank": "⌈hidden / 16⌉"},
+    "defaults": {
+        "use_bias": False,
+        "use_conv_bias": True,
+        "tie_word_embeddings": True,
+        "state_size": 16,
+        "expand": 2,
+    },
     "fixed": {"hidden_act": ELEMENTWISE},
 }
 
@@ -67,11 +80,8 @@ def size(hidden: int, layers: int, state: int = 16) -> dict[str, int]:
 
 MAMBA = Family(
     model_type="mamba",
-    table=TABLE,
-    axes=AXES,
+    table=BLOCK + DT,
     **FACTS,
-    size_defaults={"inner": "expand hidden", "dt_rank": "⌈hidden / 16⌉"},
-    defaults={"use_bias": False, "use_conv_bias": True, "tie_word_embeddings": True, "state_size": 16, "expand": 2},
     harmless=HARMLESS,
     summary="Mamba",
     sizes={
