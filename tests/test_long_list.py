@@ -19,7 +19,7 @@ def facts(family: Family) -> set[object]:
     attention, norm, experts = family.attention, family.norm, family.experts
     stated: set[object] = {(norm.kind, norm.writes_stream, norm.affine != "always")}
     stated |= {("rope", attention.rope, attention.rotated != "")}
-    stated |= {("q and k", attention.qk_norm, attention.whole_norm, attention.turned_norm)}
+    stated |= {("q and k", attention.whole_norm, attention.turned_norm)}
     stated |= {("scores", attention.scaled != "always", attention.index_scaled != "never")}
     stated |= {
         *(("follows", axis, str(law), law.when) for axis, laws in family.size_laws.items() for law in laws),

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import tiny as files
 import transformers
-from drawn_targets import context, exact_factor
+from drawn_targets import context, exact_factor, grows
 from models import KINDS, LONG, VARIANTS
 
 import grow
@@ -64,9 +64,10 @@ def targets(variant: str) -> dict[str, tuple[Any, dict[str, Any]]]:
         heads = {"heads": h + h // k, "kv_heads": k + 1}
         # Llama's config wants heads that divide hidden
         hidden = next(m for m in range(n + 1, 4 * n) if m % heads["heads"] == 0 and m % n)
+        wide = {"head_dim": 2 * d} if grows(variant, "head_dim") else {"hidden": 2 * n, "ffn": f + 1}
         return found | {
             "heads": (heads | {"hidden": hidden // heads["heads"] * heads["heads"]}, {}),
-            "head_dim": ({"head_dim": 2 * d}, {}),
+            "head_dim": (wide, {}),
             "any hidden": ({"hidden": n + h}, {"seed": 3}),
         }
     found |= {"heads": ({"heads": 2 * h, "hidden": 2 * n, "ffn": f + 1}, {}), "head_dim": ({"hidden": 2 * n}, {})}

@@ -27,11 +27,13 @@ OUTSIDE = [
 
 EVERYDAY = {
     "activation": "English, and torch.nn.modules.activation",
+    "bias": "what is added to a product, everywhere",
     "cls_token": "a way to pool, as sentence-transformers calls it",
     "conv": "torch.nn.modules.conv",
     "conv_kernel": "what models of sounds say of their layers",
     "dim": "torch's name of a dimension",
     "expand": "a method of torch's tensors",
+    "eps": "what a norm adds to a variance",
     "ffn": "an axis of the notation",
     "image_size": "what a model of any type says of its images",
     "layernorm": "a kind of norm",

@@ -54,6 +54,9 @@ SIZES = {"vocab": 41, "hidden": 12, "heads": 6, "kv_heads": 2, "head_dim": 5, "f
         ("1, positions -> hidden", [READ, READ, WRITE], (1, 30, 12)),
         ("hidden <- heads, kv_heads, 1", [WRITE, READ, READ, READ], (12, 6, 2, 1)),
         ("1, vocab <-", [WRITE, WRITE], (1, 41)),
+        ("1 *", [GAIN], (1,)),
+        ("kv_heads, head_dim.k *", [GAIN, GAIN], (2, 5)),
+        ("() *", [GAIN], ()),
     ],
 )
 def test_a_signature_is_roles_and_a_shape(text, roles, shape):
@@ -95,7 +98,7 @@ def test_a_gain_says_how_it_is_stored_and_where_its_norm_stands(mark, offset, be
         "Hidden <- ffn", "hidden.x <- ffn", "hidden+ <- ffn", "hidden+two <- ffn", "hid-den <- ffn",
         "q_per_kv <- hidden", "(q_per_kv kv_heads) <- hidden", "(heads q_per_kv) <- hidden", "ffn <- hidden <- vocab",
         "ffn = hidden", "hidden * ffn", "hidden*", "hidden 2*", "hidden *>>", "hidden 1+", "heads head_dim <- hidden",
-        "hidden, <- ffn", "hidden <- ffn,", ", hidden -> ffn", "hidden, ffn *", "hidden <- , ffn",
+        "hidden, <- ffn", "hidden <- ffn,", ", hidden -> ffn", "hidden, *", "hidden <- , ffn",
         "(heads | ) <- hidden", "( | heads) <- hidden", "(heads || ffn) <- hidden", "2 <- hidden",
         "(0 | ffn) <- hidden", "(2 3) <- hidden", "(hidden) (ffn) <- vocab", "(ffn)) <- hidden", "ffn <- (hidden",
         "(heads (ffn) ) <- hidden", "(heads.q) <- hidden | ffn", "positions+2 -> hidden", "heads | ffn <- hidden",

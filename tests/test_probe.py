@@ -106,11 +106,11 @@ def canonical(subject: Subject) -> dict[str, str]:
 def labelled(family: Family, row: Row, config: dict, axes: dict[str, str]) -> tuple[frozenset[str] | None, ...]:
     """The axes that move each dim according to its labels; None for labels, which no width moves."""
     old = Architecture(family, config).sizes
-    moved: list[set[str]] = [set() for _ in row.signature.dims]
+    moved: list[set[str]] = [set() for _ in row.signature.stored]
     for axis, field in axes.items():
         doubled = {**config, field: 2 * config[field]}
         new = Architecture(family, doubled | following(family.model_type, doubled)).sizes
-        for at, dim in enumerate(row.signature.dims):
+        for at, dim in enumerate(row.signature.stored):
             if dim.size({**FOUND, **old}) != dim.size({**FOUND, **new}):
                 moved[at].add(axis)
     return tuple(map(frozenset, moved))

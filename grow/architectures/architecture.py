@@ -171,9 +171,9 @@ class Architecture:
 
     @property
     def qk_norm(self) -> bool:
-        """Whether an RMSNorm runs over each head of q and of k, or over all of them."""
-        norm = self.family.attention.qk_norm
-        return self.holds(norm) if isinstance(norm, str) else norm
+        """Whether norms with gains see q and k."""
+        q = Label("head_dim", "q")
+        return any(dim.role == GAIN and q in dim.labels for row in self.rows for dim in row.signature.dims)
 
     @property
     def index_scaled(self) -> bool:

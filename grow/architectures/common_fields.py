@@ -28,6 +28,7 @@ TRAINS = re.compile(r".*(dropout|pdrop|layerdrop).*")
 ELEMENTWISE = (
     "silu", "swish", "gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "gelu_python_tanh",
     "quick_gelu", "relu", "relu2", "relu6", "leaky_relu", "mish", "sigmoid", "tanh", "linear", "laplace", "gelu_10",
+    "xielu",
 )  # fmt: skip
 
 SIZES = re.compile(

@@ -142,8 +142,13 @@ def _check_values(architecture: Architecture) -> None:
 
 
 def _contradictions(architecture: Architecture) -> Iterator[tuple[str, str, str]]:
-    """Two names of one field with two values: stock code takes the one that it sets last."""
+    """Two names of one field with two values: stock code takes the one that it sets last. Or two fields that are to be
+    equal and are not."""
     config = architecture.config
+    for name, other in architecture.family.alike:
+        if architecture.get(name) != architecture.get(other):
+            values = f"{_show(architecture.get(name))}, and {other}: {_show(architecture.get(other))}"
+            yield name, f"{values}: stock code wants them equal", f"set {name} and {other} to one value"
     for name, other in architecture.family.synonyms.items():
         if name in config and other in config and config[name] != config[other]:
             values = f"{_show(config[name])}, and {other}: {_show(config[other])}"

@@ -40,9 +40,8 @@ class Attention:
                 first `partial_rotary_factor · head_dim` coordinates are rotated in either way, the rest pass through);
                 "table" (2i and 2i + 1, as a table in the checkpoint says: `positions -> head_dim.turn`)
     rotated     config field that says how many of the first coordinates are rotated, where it is no fraction of them
-    qk_norm     an RMSNorm over head_dim on q and on k, or the condition under which there is one
-    turned_norm  that norm comes behind the rotation
-    whole_norm  that norm is over all heads at once
+    turned_norm  norms of q and k, whose gains are in the table, come behind the rotation
+    whole_norm  those norms are over all heads at once
     index_scaled  condition under which scores are divided by the layer's index + 1, too
     positional  queries of positions meet k as well, so that its bias shows in scores
     parts       axes of further coordinates of q and of k in each head, which do not turn: `nope.q`, `nope.k`; scores
@@ -55,7 +54,6 @@ class Attention:
     scaled: str = "always"
     rope: str | None = None
     rotated: str = ""
-    qk_norm: bool | str = False
     turned_norm: bool = False
     whole_norm: bool = False
     index_scaled: str = "never"

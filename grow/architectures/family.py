@@ -57,6 +57,7 @@ class Family:
     rope_kinds  kind of layer -> its own rotation, empty where all layers turn alike
     experts   where the experts are, None for a dense family
     synonyms  field -> another name that stock code reads and writes for it
+    alike     fields that stock code wants equal
     nulls     field -> what null means where that is not what leaving it out means; "=other" as in defaults
     rope_spelling  fields outside `rope_parameters` in which stock code looks for θ and the rotated fraction
     positions_from  config field whose value + 1 is the first row of the position table that is a position
@@ -99,6 +100,7 @@ class Family:
     rope_kinds: Mapping[str, RopeKind] = field(default_factory=dict)
     experts: Experts | None = None
     synonyms: Mapping[str, str] = field(default_factory=dict)
+    alike: tuple[tuple[str, str], ...] = ()
     nulls: Mapping[str, Any] = field(default_factory=dict)
     rope_spelling: tuple[str, str] = SPELLED
     class_prefix: str = ""
@@ -160,7 +162,6 @@ class Family:
         texts = {row.when for row in self.rows}
         texts |= {self.norm.writes_stream, self.norm.affine, self.norm.bare, self.norm.last}
         texts |= {self.attention.scaled, self.attention.index_scaled}
-        texts |= {self.attention.qk_norm} if isinstance(self.attention.qk_norm, str) else set()
         texts |= {self.tie.when, self.tie.norms_when} if self.tie else set()
         texts |= {self.experts.normed, self.experts.copies} if self.experts else set()
         texts |= {law.when for laws in self.size_laws.values() for law in laws}

@@ -145,7 +145,7 @@ def _faults(family: Family, row: Row, info: Stored, sizes: Mapping[str, int]) ->
     """(what, why) for everything that a stored tensor is not and should be."""
     if info.dtype not in BITS:
         yield f"has dtype {info.dtype}, wanted one of {', '.join(BITS)}", DTYPE
-    dims = row.signature.dims
+    dims = row.signature.stored
     shape = tuple(info.shape)
     wanted = tuple(
         got if any(label.axis in STORED - sizes.keys() for label in dim.labels) else dim.size(sizes)

@@ -17,7 +17,7 @@ from typing import Any
 
 from grow.architectures import FAMILIES
 from grow.architectures.family import Family
-from grow.errors import BadInput, did_you_mean, listing
+from grow.errors import BadInput, listing
 from grow.files.header import show
 from grow.spelling import command, option
 
@@ -77,10 +77,9 @@ def _read(given: Any) -> Named:
         with path.open("rb") as file:
             source = file.read(LARGEST + 1)
     except OSError as error:
-        near = did_you_mean(str(path), FAMILIES)
         raise BadInput(
             where,
-            what=f"cannot be read: {error.strerror or error}" + (f"; {near}" if near else ""),
+            what=f"cannot be read: {error.strerror or error}",
             why="it is a file of Python that holds a Family",
             fix=_fix(),
         ) from None

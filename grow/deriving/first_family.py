@@ -184,7 +184,7 @@ def _attention(said: Mapping[str, Any], model: Any, rows: Mapping[str, tuple[str
         part = parameters.get("partial_rotary_factor", said.get("partial_rotary_factor"))
         rope = "partial" if part not in (None, 1, 1.0) else "half"
     gains = [s for s, _ in rows.values() if s.endswith("*") and "head_dim.q" in s]
-    return Attention(rope=rope, qk_norm=bool(gains), whole_norm=any("heads" in s for s in gains))
+    return Attention(rope=rope, whole_norm=any("heads" in s for s in gains))
 
 
 def _partly_turned(model_type: str, cls: type, moves: Moves) -> TinyModel | None:

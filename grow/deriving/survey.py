@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from grow.architectures import FAMILIES
+from grow.architectures.family import Family
+from grow.architectures.names_of_axes import FFNS
 from grow.deriving.derivation import ENOUGH, derivation
 from grow.deriving.search import PROVED, REFUSED
 from grow.deriving.written import document
@@ -41,7 +43,13 @@ def survey(
         with kept.open("a", encoding="utf-8") as file:
             file.write(json.dumps(done[model_type]) + "\n")
         tell(f"{model_type}: {_in_short(done[model_type])}")
-    text = page([done[t] for t in sorted(wanted)])
+        write_page(out, done, wanted)
+    return write_page(out, done, wanted)
+
+
+def write_page(out: Path, done: Mapping[str, Mapping[str, Any]], wanted: Sequence[str]) -> str:
+    """The page of what is done by now, whole at every moment."""
+    text = page([done[t] for t in sorted(wanted) if t in done], [t for t in sorted(wanted) if t not in done])
     partial = out.with_name(f".grow-types-{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, out)
@@ -94,25 +102,30 @@ def _in_short(found: Mapping[str, Any]) -> str:
     return f"{len(proved)} of {len(found['axes'])} axes proved" + (", all that count" if found["whole"] else "")
 
 
-def page(found: list[Mapping[str, Any]]) -> str:
-    """The page: counts, the types of which something is proved, and why nothing is known of the others."""
+def page(found: Sequence[Mapping[str, Any]], left: Sequence[str] = ()) -> str:
+    """The page: counts, the types of which something is proved, and why nothing is known of the others.
+
+    left  types that nobody has looked at yet
+    """
     derived = [one for one in found if one["axes"]]
     whole = [one for one in derived if one["whole"]]
-    together = {one["model_type"] for one in whole} | set(FAMILIES)
+    own = {kind for kind, family in FAMILIES.items() if _grows_whole(family)}
+    together = {one["model_type"] for one in whole} | own
     reasons = Counter(_reason(one["why"]) for one in found if not one["axes"])
     lines = [
         "# Model types",
         "",
-        f"What `grow families --derive` finds out about the {len(found)} model types of transformers "
-        f"{transformers.__version__}, from their stock classes alone. Written by",
-        "`grow families --derive all --out docs/model-types.md`; nothing here is written by hand.",
+        f"What `grow families --derive` finds out about the {len(found) + len(left)} model types of transformers "
+        f"{transformers.__version__}, from their stock classes",
+        "alone. Written by `grow families --derive all --out docs/model-types.md`; nothing here is written by hand.",
+        *([f"It is not finished: {len(left)} types are still to be looked at."] if left else []),
         "",
         "A *proved* axis was grown on tiny random models in true float64 and left every output as it was, for several",
         "draws and every class with a head; other values of its facts failed. A *refused* axis had no such values, or",
         "more than one; the derived table does not grow it.",
         "",
-        f"- {len(together)} types have hidden, heads, FFN and depth proved: by a derived table or by one of grow's own",
-        f"- {len(whole)} of them by a derived table, {len(FAMILIES)} are families of grow",
+        f"- {len(together)} types grow in hidden, heads, FFN and depth: {len(whole)} by a derived, proved table,",
+        f"  {len(own)} by one of grow's own {len(FAMILIES)} families, which the tests prove; some by both",
         f"- {len(derived)} types have a derived table; of {len(found) - len(derived)} none was made:",
         *(f"    - {count}: {reason}" for reason, count in reasons.most_common()),
         "",
@@ -137,8 +150,16 @@ def page(found: list[Mapping[str, Any]]) -> str:
         "",
         *(f"- {one['model_type']}: {_cell(one['why'])}" for one in found if not one["axes"]),
         "",
+        *(["## Types that were not looked at yet", "", ", ".join(left), ""] if left else []),
     ]
     return "\n".join(lines)
+
+
+def _grows_whole(family: Family) -> bool:
+    """Whether a family of grow's own has hidden, heads, an FFN and depth, and grows each of them."""
+    still = {refusal.axis for refusal in family.refusals if refusal.when == "always" and not refusal.multiples}
+    grows = {axis for axis in family.growable if axis in family.axes} - still
+    return set(ENOUGH) <= grows and bool({*FFNS[:2]} & grows)
 
 
 def _row(one: Mapping[str, Any]) -> str:

@@ -9,7 +9,9 @@
     ffn <- hidden.raw                              reads the residual stream with no gain in between
     hidden 1*                                      a gain that is stored as w and means 1 + w
     hidden +                                       a norm's bias
+    heads, head_dim.q *                            a gain for each head, in a tensor of two dims
     (2 | positions) -> hidden                      a table with 2 rows in front of the axis
+    () *                                           a number that a whole layer has
     [experts] (ffn | ffn) <- hidden                one such matrix per expert, stacked in one tensor
     hidden <- channels, patch, patch               a tensor of four dims: what is left of the arrow are its rows
     1, positions -> hidden                         one of three
@@ -170,15 +172,22 @@ class Dim:
 class Signature:
     """The dims of a tensor in storage order.
 
+    number  it has no dim; as a matrix it is one row with one column
     rows   how many of them, the first ones, are the rows of the tensor as a matrix; of a stack, of each of its matrices
     """
 
     dims: tuple[Dim, ...]
     text: str
     rows: int = 1
+    number: bool = False
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        return tuple(dim.size(sizes) for dim in self.dims)
+        return tuple(dim.size(sizes) for dim in self.stored)
+
+    @property
+    def stored(self) -> tuple[Dim, ...]:
+        """The dims that the stored tensor has."""
+        return () if self.number else self.dims
 
     def flat(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Rows and columns of a tensor of this shape as a matrix; a vector is one column, a stack lies flat."""
@@ -188,6 +197,8 @@ class Signature:
     @property
     def matrix(self) -> Signature:
         """Of the tensor as a matrix; itself where it is one, a vector or a stack of them."""
+        if self.number:
+            return Signature(self.dims, self.text)
         if self.stacked or (self.rows == 1 and len(self.dims) <= 2):
             return self
         sides = self.dims[: self.rows], self.dims[self.rows :]
@@ -261,11 +272,14 @@ def parse_signature(text: str) -> Signature:
     if stack := _STACK.match(text):
         of = parse_signature(stack["rest"])
         return Signature((Dim(Label(stack["axis"]), STACK), *of.dims), text, of.rows)
+    if text == "() *":
+        return Signature((Dim(Fixed(1), GAIN),), text, number=True)
     if marked := _MARKS.match(text):
-        space, gain = _space(marked["dim"], text), marked["gain"]
+        spaces, gain = [_space(group.strip(), text) for group in marked["dim"].split(",")], marked["gain"]
         if gain is None:
-            return Signature((Dim(space, SHIFT),), text)
-        return Signature((Dim(space, GAIN, float(gain[0] == "1"), gain[-1] == ">"),), text)
+            return Signature(tuple(Dim(space, SHIFT) for space in spaces), text, len(spaces))
+        how = float(gain[0] == "1"), gain[-1] == ">"
+        return Signature(tuple(Dim(space, GAIN, *how) for space in spaces), text, len(spaces))
     arrow = _ARROW.match(text)
     if arrow is None or (arrow["arrow"] == "->" and not arrow["right"]):
         raise ValueError(f"signature {text!r} is neither `A <- B`, `A -> B`, `A *` nor `A +`")

@@ -11,7 +11,7 @@ P = TypeVar("P")
 
 def flat(shape: tuple[int, ...]) -> tuple[int, int]:
     """Rows and columns of a tensor as a matrix; a vector is one column, a stack lies flat."""
-    return (math.prod(shape[:-1]), shape[-1]) if len(shape) > 1 else (shape[0], 1)
+    return (math.prod(shape[:-1]), shape[-1]) if len(shape) > 1 else (math.prod(shape), 1)
 
 
 @dataclass(frozen=True)

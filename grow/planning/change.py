@@ -214,7 +214,7 @@ def check_depth(source: Architecture, depth: Depth) -> None:
         )
 
 
-LIVE = ("sigmoid", "laplace")  # activations that are not 0 at 0
+LIVE = ("sigmoid", "laplace", "xielu")  # activations that are not 0 at 0
 
 
 def norms_silence(source: Architecture) -> str:

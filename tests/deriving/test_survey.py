@@ -33,8 +33,11 @@ def test_the_counts_are_those_of_the_lines():
             {"model_type": "a", "why": "", "whole": False, "axes": axes},
             {"model_type": "b", "why": "not described yet: x: dim 0", "whole": False, "axes": []},
             {"model_type": "c", "why": "stock code: ValueError: <no>", "whole": False, "axes": []},
-        ]
+        ],
+        ["d", "e"],
     )
+    assert "2 types are still to be looked at" in lines
+    assert "d, e" in lines
     assert "- 1 types have a derived table; of 2 none was made:" in lines
     assert "    - 1: not described yet" in lines
     assert "    - 1: stock code does not build or run a tiny model" in lines

@@ -84,6 +84,7 @@ def test_the_names_of_one_field_are_those_of_the_stock_class(kind):
         ("smollm3", "no_rope_layers", [2] * 36, "wanted a list of 36 of 0, 1"),
         ("smollm3", "no_rope_layers", None, "missing, null or empty"),
         ("exaone4", "layer_types", None, "missing, null or empty"),
+        ("internlm3", "mlp_bias", True, "False (bool), and mlp_bias: True (bool): stock code wants them equal"),
         ("cwm", "rope_parameters", None, "missing, null or empty"),
         ("mixtral", "num_experts_per_tok", 9, "9 of 8 experts"),
         ("qwen2_moe", "decoder_sparse_step", 0, "wanted a whole number from 1 on"),

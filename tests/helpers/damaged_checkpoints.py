@@ -44,7 +44,7 @@ def damaged(folder: Path, changes: Mapping[str, Change]) -> Iterator[None]:
 
 
 def reversed_(raw: Raw) -> None:
-    raw[...] = raw.ravel()[::-1].reshape(raw.shape).copy()
+    raw[...] = -raw if raw.size == 1 and raw.dtype.kind == "f" else raw.ravel()[::-1].reshape(raw.shape).copy()
 
 
 def copy(folder: Path, name: str) -> Path:

@@ -63,10 +63,18 @@ def divides(variant: str) -> bool:
 
 
 def grows(variant: str, axis: str) -> bool:
-    """Whether a model has this axis, and its family lets it grow on its own."""
+    """Whether a model has this axis, and its family lets it grow on its own, if only by whole multiples."""
     kind, _, fields, _ = VARIANTS[variant]
     source = Architecture(grow.families[kind], fields)
-    return axis in source.sizes and axis not in {*source.followed, *(refusal.axis for refusal in source.refusals)}
+    refused = {refusal.axis for refusal in source.refusals if not refusal.multiples}
+    return axis in source.sizes and axis not in {*source.followed, *refused}
+
+
+def step_of_heads(variant: str) -> int:
+    """The step in which head_dim grows: some norms of q and k want whole multiples."""
+    kind, _, fields, _ = VARIANTS[variant]
+    source = Architecture(grow.families[kind], fields)
+    return source.sizes["head_dim"] if any(r.axis == "head_dim" and r.multiples for r in source.refusals) else 1
 
 
 def followed(variant: str) -> set[str]:
@@ -103,6 +111,7 @@ def draw_free(variant: str) -> dict[str, tuple[dict, dict]]:
     any_dim = d + 2 * r.randint(1, 3)
     if variant == "llama-dynamic":
         any_dim = 2 + 3 * (d - 2)
+    any_dim = -(-any_dim // step_of_heads(variant)) * step_of_heads(variant)
     wide, more, new_kv = g + r.randint(1, 3), r.randint(1, 2), k + r.randint(1, 3)
     exact, even = {"split": "exact"}, {"split": "even"}
     cases = {
@@ -162,6 +171,10 @@ def draw_free(variant: str) -> dict[str, tuple[dict, dict]]:
         del cases["hidden-any-copies"]
     if plain:
         cases = {k: case for k, case in cases.items() if not k.startswith((f"hidden-2x-{fresh}", "hidden-any"))}
+    if not grows(variant, "head_dim"):
+        for target, _ in cases.values():
+            target.pop("head_dim", None)
+        cases = {name: case for name, case in cases.items() if case[0]}
     return cases
 
 
@@ -182,7 +195,15 @@ def draw_derived(variant: str) -> dict[str, tuple[dict, dict]]:
     def pick(accept) -> dict[str, int]:
         step = max(whole, h // k if own_kv else 1)
         shapes = [(a, b) for a in range(h, 3 * h + 1) for b in range(d, 3 * d + 1) if accept(a * b, a, b)]
-        return grown(*r.choice([(a, b) for a, b in shapes if a % step == 0 and not (halves and b % 2)]))
+        return grown(
+            *r.choice(
+                [
+                    (a, b)
+                    for a, b in shapes
+                    if a % step == 0 and not (halves and b % 2) and b % step_of_heads(variant) == 0
+                ]
+            )
+        )
 
     exact, even = {"split": "exact"}, {"split": "even"}
     mixed = {"split": r.choice(("exact", "even")), "operators": {"ffn": "copies", "heads": "copies"}}

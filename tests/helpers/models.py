@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import transformers
 from encoder_variants import ENCODER_VARIANTS, SHARING  # noqa: F401
+from llama_variants import LLAMA_VARIANTS
 from torch.overrides import TorchFunctionMode
 from variants import (  # noqa: F401  tests import them from here
     KINDS,
@@ -29,7 +30,7 @@ from variants import (  # noqa: F401  tests import them from here
 FOUND = {"labels": 3, "positions": 17, "channels": 3, "patch": 4, "pooled": 7, "pixels": 48, "kernel": 4}
 """Sizes of axes that no config field says."""
 
-VARIANTS.update(ENCODER_VARIANTS)
+VARIANTS.update(LLAMA_VARIANTS | ENCODER_VARIANTS)
 transformers.logging.set_verbosity(transformers.logging.CRITICAL)
 transformers.logging.disable_progress_bar()
 

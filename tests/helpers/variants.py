@@ -87,15 +87,6 @@ _YARN = {
 
 
 _FULL = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 1.0}
-_SLOWER = {"rope_type": "linear", "factor": 2.0, "original_max_position_embeddings": 6}
-_LONGROPE = {
-    "original_max_position_embeddings": 32,
-    "rope_parameters": {
-        "rope_type": "longrope", "rope_theta": 500.0, "partial_rotary_factor": 0.75, "factor": 2.0,
-        "original_max_position_embeddings": 32,
-        "short_factor": [1.0, 1.1, 1.3], "long_factor": [1.0, 1.5, 2.5],
-    },
-}  # fmt: skip
 
 
 class Variant(NamedTuple):
@@ -231,33 +222,6 @@ VARIANTS: dict[str, Variant] = {
         "stablelm", LM,
         {**_with_eps("layer_norm_eps", DERIVED), "use_parallel_residual": True, "tie_word_embeddings": True},
     ),
-    "phi3": Variant("phi3", LM, {**UNPADDED, "rope_parameters": {**_FULL, "partial_rotary_factor": 0.75}}),
-    "phi3-longrope": Variant(
-        "phi3", LM,
-        {**UNPADDED, **_LONGROPE, "hidden_size": 48, "sliding_window": 7, "tie_word_embeddings": True}, (17, 50),
-    ),
-    "olmo3": Variant("olmo3", LM, {**UNPADDED, "sliding_window": 5, "num_hidden_layers": 4}),
-    "olmo3-ropes": Variant(
-        "olmo3", LM,
-        {**UNPADDED, **MIXED, "rope_parameters": TWO_ROPES, "attention_bias": True, "tie_word_embeddings": True},
-    ),
-    "helium": Variant("helium", LM, {**UNPADDED, "hidden_size": 48}),
-    "helium-biases": Variant(
-        "helium", LM, {**UNPADDED, **BIASES, "hidden_size": 48, "tie_word_embeddings": True}
-    ),
-    "hunyuan_v1_dense": Variant("hunyuan_v1_dense", LM, UNPADDED),
-    "hunyuan_v1_dense-alpha": Variant(
-        "hunyuan_v1_dense", LM,
-        {
-            **UNPADDED, "attention_bias": True, "tie_word_embeddings": True,
-            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "alpha": 10.0, "factor": 1.0},
-        },
-        (17, 80),
-    ),
-    "ministral3": Variant(
-        "ministral3", LM,
-        {**LLAMA, "sliding_window": 7, "rope_parameters": {**_FULL, **_SLOWER, "llama_4_scaling_beta": 0.3}},
-    ),
     "gpt2": Variant("gpt2", LM, GPT2),
     "gpt2-untied": Variant("gpt2", LM, {**GPT2, "tie_word_embeddings": False, "n_inner": 22}),
     "gpt2-unscaled": Variant("gpt2", LM, {**GPT2, "scale_attn_weights": False}),
@@ -347,7 +311,9 @@ ONE_EACH = (
     "gpt_bigcode", "gpt_neo", "gptj", "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4",
     "ernie4_5", "nemotron", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe",
     "olmoe", "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi",
-    "stablelm", "phi3", "olmo3", "helium", "hunyuan_v1_dense", "ministral3", "gpt_oss", "phimoe", "xlm-roberta-mlm",
+    "stablelm", "phi3", "olmo3", "helium", "hunyuan_v1_dense", "ministral3",
+    "nanochat", "vaultgemma", "hyperclovax", "internlm3", "iquestcoder", "apertus",
+    "gpt_oss", "phimoe", "xlm-roberta-mlm",
     "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm", "mpnet-mlm",
     "albert-mlm", "layoutlm-mlm", "big_bird-mlm", "longformer-mlm", "roberta-prelayernorm-mlm", "xlm-roberta-xl-mlm",
     "megatron-bert-mlm", "rembert-mlm", "modernbert-mlm", "deberta-v2-mlm", "modernbert-decoder", "vit-image",
@@ -355,7 +321,7 @@ ONE_EACH = (
 )  # fmt: skip
 
 RELATIVES = (
-    *("ministral", "seed_oss", "arcee", "cwm", "jais2"),
+    *("ministral", "seed_oss", "arcee", "cwm", "jais2", "ministral3", "internlm3", "iquestcoder"),
     *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "layoutlm-mlm", "big_bird-mlm"),
     *("longformer-mlm", "xlm-roberta-xl-mlm", "megatron-bert-mlm", "modernbert-decoder"),
     *("ministral", "seed_oss", "arcee", "cwm", "jais2", "ministral3"),
@@ -375,6 +341,7 @@ LONG = (
     "phimoe", "gpt_bigcode", "gpt_neo", "gptj", "vit-image", "mamba",
     "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
     "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "phi3", "helium", "hunyuan_v1_dense",
+    "nanochat",
     "gpt2", "gpt_neox", "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm",
     "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe",
     "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "gpt2", "gpt_neox", "opt",

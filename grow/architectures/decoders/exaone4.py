@@ -12,7 +12,7 @@ from grow.architectures.layer_lists import LayerList
 EXAONE4 = rms_decoder(
     "exaone4",
     table=EMBEDDING + ATTENTION + QK_NORM + NORMS + FFN + HEADS,
-    attention=Attention(rope="half", qk_norm=True),
+    attention=Attention(rope="half"),
     summary="EXAONE 4.0",
     layer_lists=(LayerList(needed=True),),
     harmless={"sliding_window", "sliding_window_pattern"},

@@ -15,7 +15,7 @@ GEMMA3_TEXT = rms_decoder(
     "gemma3_text",
     class_prefix="Gemma3",
     table=table(NORMS + QK_NORM),
-    attention=Attention(rope="half", scaled="never", qk_norm=True),
+    attention=Attention(rope="half", scaled="never"),
     divides=True,
     summary="Gemma 3 (text)",
     layer_lists=(Period("layer_types", TURNS, every=6, said="sliding_window_pattern"),),

@@ -15,11 +15,11 @@ HUNYUAN_V1_DENSE = rms_decoder(
     "hunyuan_v1_dense",
     class_prefix="HunYuanDenseV1",
     table=BLOCK + QK_NORM + QKV_BIAS.replace("{when}", "attention_bias") + O_BIAS,
-    attention=Attention(rope="half", qk_norm=True, turned_norm=True),
+    attention=Attention(rope="half", turned_norm=True),
     aliases=(),
     summary="Hunyuan 0.5B to 7B",
     rope_reads=frozenset({"alpha"}),
     harmless={"eod_token_id"},
     fixed={"pretraining_tp": (1, None)},
-    sizes={"Hunyuan-7B": size(4096, 32, 8, 14336, 32, head_dim=128)},
+    sizes={"stock-config": size(4096, 32, 32, 11008, 32)},  # its defaults
 )

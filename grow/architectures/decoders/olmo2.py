@@ -34,7 +34,7 @@ def behind(ffn: str) -> str:
 
 
 FACTS = {
-    "attention": Attention(rope="half", qk_norm=True, whole_norm=True),
+    "attention": Attention(rope="half", whole_norm=True),
     "aliases": (),
 }
 

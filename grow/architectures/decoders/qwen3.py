@@ -12,7 +12,7 @@ model.layers.{layers}.self_attn.k_norm.weight             head_dim.k *
 QWEN3 = rms_decoder(
     "qwen3",
     table=BLOCK + QK_NORM + QKV_BIAS.replace("{when}", "attention_bias") + O_BIAS,
-    attention=Attention(rope="half", qk_norm=True),
+    attention=Attention(rope="half"),
     summary="Qwen3 dense",
     layer_lists=(Window(),),
     harmless={"sliding_window", "use_sliding_window"},

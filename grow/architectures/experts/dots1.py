@@ -10,7 +10,7 @@ DOTS1 = rms_decoder(
     "dots1",
     table=block(FFN) + QKV_BIAS.replace("{when}", "attention_bias") + O_BIAS + QK_NORM,
     aliases=(),
-    attention=Attention(rope="half", qk_norm=True),
+    attention=Attention(rope="half"),
     summary="dots.llm1",
     axes=AXES,
     synonyms={"n_routed_experts": "num_local_experts"},

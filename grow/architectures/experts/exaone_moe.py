@@ -11,7 +11,7 @@ EXAONE_MOE = rms_decoder(
     class_prefix="ExaoneMoe",
     table=block(FFN) + QK_NORM,
     aliases=(),
-    attention=Attention(rope="half", qk_norm=True),
+    attention=Attention(rope="half"),
     summary="K-EXAONE",
     axes={
         "expert_ffn": "moe_intermediate_size",

@@ -46,7 +46,7 @@ GLM4_MOE = rms_decoder(
     class_prefix="Glm4Moe",
     table=block(FFN) + QKV_BIAS.replace("{when}", "attention_bias") + NORMS,
     aliases=(),
-    attention=Attention(rope="partial", qk_norm="use_qk_norm"),
+    attention=Attention(rope="partial"),
     summary="GLM-4.5, GLM-4.5-Air, GLM-4.6",
     axes=AXES,
     synonyms={"n_routed_experts": "num_local_experts", **AHEAD},

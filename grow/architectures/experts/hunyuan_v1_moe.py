@@ -22,7 +22,7 @@ HUNYUAN_V1_MOE = rms_decoder(
     "hunyuan_v1_moe",
     class_prefix="HunYuanMoEV1",
     table=block(FFN) + QK_NORM + QKV_BIAS.replace("{when}", "attention_bias") + O_BIAS,
-    attention=Attention(rope="half", qk_norm=True, turned_norm=True),
+    attention=Attention(rope="half", turned_norm=True),
     aliases=(),
     summary="Hunyuan-A13B",
     axes={"experts": "num_experts"},

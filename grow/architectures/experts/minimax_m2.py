@@ -19,7 +19,7 @@ MINIMAX_M2 = rms_decoder(
     class_prefix="MiniMaxM2",
     table=block(EXPERTS + CHOICE) + QK_NORMS,
     aliases=(),
-    attention=Attention(rope="partial", qk_norm=True, whole_norm=True),
+    attention=Attention(rope="partial", whole_norm=True),
     summary="MiniMax-M2",
     axes={"experts": "num_local_experts"},
     synonyms={"num_local_experts": "num_experts"},

@@ -10,7 +10,7 @@ EXPERTS = ROUTED.replace("expert_ffn", "ffn").replace("? sparse", "")
 OLMOE = rms_decoder(
     "olmoe",
     table=block(EXPERTS) + QK_NORMS + QKV_BIAS.replace("{when}", "attention_bias") + O_BIAS,
-    attention=Attention(rope="half", qk_norm=True, whole_norm=True),
+    attention=Attention(rope="half", whole_norm=True),
     aliases=(),
     derived_head_dim=True,
     divides=True,

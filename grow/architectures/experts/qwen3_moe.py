@@ -10,7 +10,7 @@ QWEN3_MOE = rms_decoder(
     class_prefix="Qwen3Moe",
     table=block(DENSE + ROUTED) + QK_NORM + QKV_BIAS.replace("{when}", "attention_bias") + O_BIAS,
     aliases=("transformer.",),
-    attention=Attention(rope="half", qk_norm=True),
+    attention=Attention(rope="half"),
     summary="Qwen3-MoE",
     axes={"expert_ffn": "moe_intermediate_size", "experts": "num_experts"},
     synonyms={"num_experts": "num_local_experts"},

@@ -42,7 +42,7 @@ def rows_of(kind: str, rows: str) -> str:
 LFM2 = rms_decoder(
     "lfm2",
     table=EMBEDDING + rows_of("full_attention", ATTENTION) + rows_of("conv", CONVOLUTION) + REST + OUTPUTS,
-    attention=Attention(rope="half", qk_norm=True),
+    attention=Attention(rope="half"),
     tie=replace(TIE, norms=("model.embedding_norm.weight",)),
     eps="norm_eps",
     layer_lists=(Numbered(entries=("full_attention", "conv"), numbers="full_attn_idxs"),),
