@@ -285,14 +285,7 @@ class Architecture:
     def sparse(self, layer: int) -> bool:
         """Whether this layer has experts."""
         experts = self.family.experts
-        where = experts.layers if experts else None
-        if where is None:
-            return experts is not None
-        if where.listed and (listed := self.get(where.listed)) is not None:
-            return bool(listed[layer] == "sparse")
-        only, step = self.get(where.only) or (), int(self.get(where.step) or 1)
-        first, last = int(self.get(where.first) or 0), self.get(where.last) if where.last else -1
-        return layer not in only and (layer + 1) % step == 0 and layer >= first and (last < 0 or layer <= last)
+        return experts is not None and (experts.layers is None or experts.layers.sparse(self.get, layer))
 
     @property
     def top_k(self) -> int:

@@ -5,12 +5,12 @@ Sizes differ from each other, and eps is large where the config has it.
 
 from __future__ import annotations
 
+from choices_of_experts import choices
 from seen_and_heard import SEEN_AND_HEARD
 from seq2seq_configs import APART, GATED, T5
 from state_spaces import STATE_SPACES
 from stock_fields import (
     _FULL,
-    _LONG,
     _LONGROPE,
     _SLOWER,
     _YARN,
@@ -23,7 +23,6 @@ from stock_fields import (
     EXPERTS,
     FLEX,
     GPT2,
-    GPT_OSS,
     IMAGE,
     LABELS,
     LLAMA,
@@ -93,6 +92,7 @@ K_EXAONE = {k: v for k, v in CHOSEN.items() if not k.startswith("n_")} | {
 
 
 VARIANTS: dict[str, Variant] = {
+    **{name: Variant(*row) for name, row in choices(LLAMA, NO_PADDING, _YARN).items()},
     "llama": Variant("llama", LM, LLAMA),
     "llama-tied": Variant("llama", LM, {**LLAMA, "tie_word_embeddings": True}),
     "llama-biases": Variant("llama", LM, {**LLAMA, "attention_bias": True, "mlp_bias": True}),
@@ -190,48 +190,6 @@ VARIANTS: dict[str, Variant] = {
         {**_with_eps("norm_epsilon", LLAMA), **NO_PADDING, "use_bias": False, "tie_word_embeddings": False},
     ),
     "jais2": Variant("jais2", LM, {**_with_eps("layer_norm_eps", LLAMA), **NO_PADDING}),
-    "gpt_oss": Variant("gpt_oss", LM, GPT_OSS),
-    "gpt_oss-plain": Variant("gpt_oss", LM, {**GPT_OSS, "attention_bias": False, "tie_word_embeddings": True}),
-    "phimoe": Variant("phimoe", LM, {**LOCAL, **NO_PADDING, "router_jitter_noise": 0.3}),
-    "phimoe-tied": Variant(
-        "phimoe", LM,
-        {**LOCAL, **NO_PADDING, "attention_bias": True, "tie_word_embeddings": True, "rope_parameters": _LONG,
-         "router_jitter_noise": 0.4, "lm_head_bias": True},
-        (17, 50),
-    ),
-    "glm4_moe": Variant("glm4_moe", LM, {**CHOSEN, "use_qk_norm": True}),
-    "glm4_moe-groups": Variant(
-        "glm4_moe", LM,
-        {**CHOSEN, "n_routed_experts": 6, "n_group": 3, "topk_group": 2, "attention_bias": True,
-         "tie_word_embeddings": True, "norm_topk_prob": False, "first_k_dense_replace": 0},
-    ),
-    "dots1": Variant("dots1", LM, {**CHOSEN, **MIXED_3, "norm_topk_prob": True}),
-    "dots1-plain": Variant(
-        "dots1", LM,
-        {**CHOSEN, "attention_bias": True, "tie_word_embeddings": True, "sliding_window": 5, "max_window_layers": 2},
-    ),
-    "exaone_moe": Variant("exaone_moe", LM, {**K_EXAONE, "mlp_layer_types": ["sparse", "dense", "sparse"]}),
-    "exaone_moe-tied": Variant("exaone_moe", LM, {**K_EXAONE, "tie_word_embeddings": True, "norm_topk_prob": False}),
-    "minimax_m2": Variant("minimax_m2", LM, {**LOCAL, **NO_PADDING, "rope_parameters": _PART}),
-    "minimax_m2-tied": Variant("minimax_m2", LM, {**LOCAL, **NO_PADDING, "tie_word_embeddings": True}),
-    "youtu": Variant("youtu", LM, {**LATENT, "attention_bias": True, "tie_word_embeddings": False}),
-    "youtu-direct": Variant("youtu", LM, {**LATENT, "q_lora_rank": None}),
-    "deepseek_v3": Variant("deepseek_v3", LM, {**LATENT, **_sparse(CHOSEN), "n_group": 1, "topk_group": 1}),
-    "deepseek_v3-groups": Variant(
-        "deepseek_v3", LM,
-        {**LATENT, **_sparse(CHOSEN), "n_routed_experts": 6, "n_group": 3, "topk_group": 2, "attention_bias": True,
-         "tie_word_embeddings": True, "q_lora_rank": None, "rope_parameters": {**_YARN, "mscale_all_dim": 0.7}},
-    ),
-    "deepseek_v2": Variant("deepseek_v2", LM, {**LATENT, **_sparse(CHOSEN), "mlp_bias": True, "attention_bias": True}),
-    "deepseek_v2-groups": Variant(
-        "deepseek_v2", LM,
-        {**LATENT, **_sparse(CHOSEN), "n_routed_experts": 6, "n_group": 3, "topk_group": 2, "q_lora_rank": None,
-         "topk_method": "group_limited_greedy", "first_k_dense_replace": 0, "tie_word_embeddings": True},
-    ),
-    "glm4_moe_lite": Variant(
-        "glm4_moe_lite", LM,
-        {**LATENT, **_sparse(LISTED), "mlp_layer_types": ["sparse", "dense", "sparse"]},
-    ),
     "phi": Variant("phi", LM, _with_eps("layer_norm_eps", LLAMA)),
     "phi-tied": Variant("phi", LM, {**_with_eps("layer_norm_eps", LLAMA), "tie_word_embeddings": True}),
     "stablelm": Variant("stablelm", LM, {**_with_eps("layer_norm_eps", DERIVED), "use_qkv_bias": True}),
@@ -395,38 +353,3 @@ VARIANTS: dict[str, Variant] = {
 }  # fmt: skip
 
 # One of each family with a head, for what does not depend on the variant.
-ONE_EACH = (
-    "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bert-mlm", "roberta-mlm", "distilbert-mlm",
-    "gpt_bigcode", "gpt_neo", "gptj", "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "glm", "glm4",
-    "ernie4_5", "nemotron", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe",
-    "olmoe", "ministral", "seed_oss", "arcee", "smollm3", "cwm", "exaone4", "olmo", "starcoder2", "jais2", "phi",
-    "stablelm", "phi3", "olmo3", "helium", "hunyuan_v1_dense", "ministral3", "gpt_oss", "phimoe", "xlm-roberta-mlm",
-    "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "electra-mlm", "eurobert-mlm", "vit-image", "mamba",
-    "falcon_mamba", "lfm2", "roformer-mlm", "mpnet-mlm", "albert-mlm", "layoutlm-mlm", "big_bird-mlm",
-    "longformer-mlm", "roberta-prelayernorm-mlm", "xlm-roberta-xl-mlm", "megatron-bert-mlm", "rembert-mlm",
-    "modernbert-mlm", "deberta-v2-mlm", "modernbert-decoder",
-    "t5", "mt5", "umt5",
-)  # fmt: skip
-
-RELATIVES = (
-    *("ministral", "seed_oss", "arcee", "cwm", "jais2"),
-    *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm", "layoutlm-mlm", "big_bird-mlm"),
-    *("longformer-mlm", "xlm-roberta-xl-mlm", "megatron-bert-mlm", "modernbert-decoder"),
-    *("mt5", "umt5"),
-    *("ministral", "seed_oss", "arcee", "cwm", "jais2", "ministral3"),
-    *("xlm-roberta-mlm", "camembert-mlm", "data2vec-text-mlm", "ernie-mlm"),
-)
-"""Of these every row and fact is another family's, some under other names."""
-
-KINDS = tuple(variant for variant in ONE_EACH if variant not in RELATIVES)
-"""One of each kind, for what takes long."""
-
-LONG = (
-    "llama", "qwen2", "qwen3", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "flex_olmo",
-    "olmoe", "gemma3_text", "cohere2", "glm4", "nemotron", "olmo", "smollm3", "phi3", "helium", "hunyuan_v1_dense",
-    "gpt2", "gpt_neox", "opt", "bert-mlm", "distilbert-mlm", "electra-mlm", "eurobert-mlm", "roformer-mlm",
-    "mpnet-mlm", "albert-mlm", "gpt_oss", "phimoe", "gpt_bigcode", "gpt_neo", "gptj", "vit-image", "mamba", "lfm2",
-    "modernbert-mlm", "deberta-v2-mlm",
-    "t5",
-)  # fmt: skip
-"""One of each construction, for what takes a second and more: together they have every fact that a table can state."""
