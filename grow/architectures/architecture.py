@@ -294,9 +294,17 @@ class Architecture:
 
     @property
     def expert_groups(self) -> int:
-        """Into how many groups the choice divides the experts."""
+        """Into how many groups the choice divides the experts; BadInput where they are not of one size."""
         experts = self.family.experts
-        return int(self.get(experts.groups) or 1) if experts and experts.groups else 1
+        groups = int(self.get(experts.groups) or 1) if experts and experts.groups else 1
+        if experts and self.sizes["experts"] % groups:
+            raise BadInput(
+                f"config.json: {experts.groups}",
+                what=f"{groups} groups do not divide {self.sizes['experts']} experts",
+                why="stock code cuts the experts into groups of one size",
+                fix=f"set {experts.groups} to the number that the model was trained with",
+            )
+        return groups
 
     @property
     def experts_sum_to_one(self) -> bool:

@@ -21,12 +21,13 @@ second for any other size. Every growth preserves every output; the signs say wh
 | `–` | do not grow: no exact growth is known, and it is refused |
 | empty | the family has no such axis |
 
-A letter names an axis that has to grow along: `h` hidden, `q` heads, `k` kv_heads. Behind each sign is the plan for a
+A letter names an axis that has to grow along: `h` hidden, `q` heads, `k` kv_heads, `e` the
+layers of the encoder. Behind each sign is the plan for a
 small model of the family; the tests grow models with random weights along each axis and compare them in float64.
 
 `grow families --markdown` prints this page.
 """
-LETTERS = {"hidden": "h", "heads": "q", "kv_heads": "k"}
+LETTERS = {"hidden": "h", "heads": "q", "kv_heads": "k", "encoder_layers": "e"}
 
 
 def page(families: Sequence[Family]) -> list[str]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from grow.architectures.architecture import Architecture
 from grow.architectures.facts import Chain, Stack
+from grow.architectures.family import STILL
 from grow.architectures.layer_lists import Window
 from grow.errors import BadInput, Refused
 from grow.notation.axes import GAIN, SHIFT, SIDES, WRITE, Row
@@ -88,11 +89,11 @@ class Change:
 
 
 def no_maps(sizes: Mapping[str, int], depths: Collection[str]) -> dict[str, AxisMap]:
-    """The maps of a growth that changes nothing: identities of every space; layers are counted and not mapped.
+    """The maps of a growth that changes nothing: identities of every space that may grow; layers are counted instead.
 
     depths  the axes that count layers
     """
-    whole = {axis: identity(n) for axis, n in sizes.items() if axis not in (*depths, "head_dim")}
+    whole = {axis: identity(n) for axis, n in sizes.items() if axis not in (*depths, *STILL, "head_dim")}
     return whole | {f"head_dim.{side}": identity(sizes["head_dim"]) for side in SIDES if "head_dim" in sizes}
 
 

@@ -18,7 +18,7 @@ EXACT, ROUNDED, REFUSED = "exact", "rounded", "refused"
 RANK = (EXACT, ROUNDED, REFUSED)
 SIZES = {
     "hidden": 72, "heads": 12, "kv_heads": 2, "head_dim": 12, "ffn": 60, "layers": 3, "vocab": 40, "positions": 32,
-    "experts": 4,
+    "experts": 16,
 }  # fmt: skip
 UNITS = 24  # of every other axis
 
@@ -57,7 +57,8 @@ def growths(family: Family, ending: str = "") -> tuple[AxisGrowth, ...]:
     ending  of the model class, "" for the first one in `classes_of`
     """
     source = _example(family, ending or classes_of(family)[0])
-    axes = [axis for axis in family.growable if axis in family.axes or (axis in source.sizes and axis == "head_dim")]
+    shown = ("head_dim", *(axis for axis in family.axes if axis not in source.followed))
+    axes = [axis for axis in family.growable if axis in source.sizes and axis in shown]
     return tuple(
         AxisGrowth(
             axis,
@@ -93,6 +94,8 @@ def _example(family: Family, ending: str) -> Architecture:
             config[field] = [entries[field].entries[0]] * sizes[entries[field].layers] if field in entries else UNITS
     if isinstance(family.eps, str):
         config[family.eps] = 1e-5
+    if family.experts:
+        config[family.experts.top_k] = 2
     return Architecture(family, config)
 
 
@@ -123,6 +126,9 @@ def _planned(source: Architecture, to: Mapping[str, int]) -> Plan:
 def _multiples(source: Architecture, axis: str) -> Iterator[dict[str, int]]:
     old = source.sizes
     yield {axis: 2 * old[axis]}
+    together = source.family.depths if axis in source.family.depths else ()
+    if len(together) > 1:
+        yield {axis: 2 * old[axis], **{other: 2 * old[other] for other in together}}
     for others in (("hidden",), ("heads",), ("hidden", "heads"), ("hidden", "heads", "kv_heads")):
         if axis not in others:
             yield {axis: 2 * old[axis], **{other: 2 * old[other] for other in others if other in old}}
@@ -138,12 +144,16 @@ def _others(source: Architecture, axis: str) -> Iterator[dict[str, int]]:
         yield {"heads": more["heads"], "hidden": more["hidden"]}
         yield {"heads": more["heads"], "hidden": 2 * old["hidden"]}
         yield {"heads": more["heads"], "kv_heads": more["kv_heads"], "hidden": 2 * old["hidden"]}
+        yield {"heads": old["heads"] // 3 * 4, "hidden": 2 * old["hidden"]}
     elif axis == "hidden":
-        yield from ({axis: old[axis] + step} for step in (2 * old["heads"], old["heads"], 2))
-        yield {axis: old[axis] // 2 * 3, "heads": old["heads"] // 2 * 3}
+        heads = old.get("heads", 1)
+        yield from ({axis: old[axis] + step} for step in (2 * heads, heads, 2))
+        yield {axis: old[axis] // 2 * 3, **({"heads": heads // 2 * 3} if "heads" in old else {})}
     elif axis == "head_dim":
         yield from ({axis: old[axis] + step} for step in (2, 4, 6))
         yield {axis: old[axis] // 2 * 3, "hidden": old["hidden"] // 2 * 3}
         yield {axis: old[axis] // 2 * 3, "hidden": 2 * old["hidden"], "heads": old["heads"] // 3 * 4}
     else:
         yield {axis: old[axis] + 1}
+        if axis in source.family.depths:
+            yield {axis: old[axis] + 1, **{other: old[other] + 1 for other in source.family.depths if other in old}}

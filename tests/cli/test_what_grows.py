@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import grow
 from grow.architectures import FAMILIES
 from grow.architectures.facts import Refusal
 from grow.planning.what_grows import EXACT, REFUSED, ROUNDED, growths
@@ -55,6 +57,12 @@ def test_one_family_in_full(grow_):
     (family,) = document["families"]
     hidden = family["growths"][0]
     assert (hidden["axis"], hidden["multiple"]["kind"], hidden["other"]["kind"]) == ("hidden", EXACT, ROUNDED)
+
+
+def test_the_page_in_the_documents_is_what_the_command_prints(grow_):
+    """`grow families --markdown > docs/families.md` mends it."""
+    page = (Path(grow.__file__).parents[1] / "docs" / "families.md").read_text(encoding="utf-8")
+    assert page == grow_("families", "--markdown")[1]
 
 
 def test_the_page_has_every_family(grow_):
