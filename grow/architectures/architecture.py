@@ -106,10 +106,10 @@ class Architecture:
         """Rows that are a gain behind a branch, of a norm or alone, in front of the residual stream."""
         return frozenset(row.name for row in self.rows if row.signature.dims[0].behind)
 
-    @property
-    def first_lacks(self) -> bool:
-        """Whether the first layer lacks tensors that the rest have: no other can be made of it."""
-        return any(self.family.conditions[row.when].leaves_out_first for row in self.rows)
+    def first_lacks(self, stack: Stack) -> bool:
+        """Whether the first layer of a stack lacks tensors that the rest have, so that none can be made of it."""
+        rows = (row for row in self.rows if row.layers == stack.layers)
+        return any(self.family.conditions[row.when].lacks_first for row in rows)
 
     @property
     def norm_writes_stream(self) -> bool:
@@ -285,14 +285,7 @@ class Architecture:
     def sparse(self, layer: int) -> bool:
         """Whether this layer has experts."""
         experts = self.family.experts
-        where = experts.layers if experts else None
-        if where is None:
-            return experts is not None
-        if where.listed and (listed := self.get(where.listed)) is not None:
-            return bool(listed[layer] == "sparse")
-        only, step = self.get(where.only) or (), int(self.get(where.step) or 1)
-        first, last = int(self.get(where.first) or 0), self.get(where.last) if where.last else -1
-        return layer not in only and (layer + 1) % step == 0 and layer >= first and (last < 0 or layer <= last)
+        return experts is not None and (experts.layers is None or experts.layers.sparse(self.get, layer))
 
     @property
     def top_k(self) -> int:

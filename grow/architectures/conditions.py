@@ -160,8 +160,8 @@ class Condition:
         return all(word.holds(facts, layer) in (wanted, None) for word, wanted in self.words)
 
     @property
-    def leaves_out_first(self) -> bool:
-        """Whether it holds in no first layer."""
+    def lacks_first(self) -> bool:
+        """Whether it holds for no first layer, and may for the rest."""
         return any(isinstance(word, IsFirst) and not wanted for word, wanted in self.words)
 
     @property

@@ -6,7 +6,7 @@ language of `grow.architectures.conditions`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,7 @@ class Attention:
     turned_norm  norms of q and k, whose gains are in the table, come behind the rotation
     whole_norm  those norms are over all heads at once
     index_scaled  condition under which scores are divided by the layer's index + 1, too
+    positional  queries of positions meet k as well, so that its bias shows in scores
     parts       axes of further coordinates of q and of k in each head, which do not turn: `nope.q`, `nope.k`; scores
                 are divided by the root of how many there are of all kinds together
     repeated    config field -> the axes whose sizes it repeats the sum of
@@ -153,6 +154,14 @@ class SparseLayers:
     @property
     def fields(self) -> tuple[str, ...]:
         return tuple(filter(None, (self.listed, self.only, self.step, self.first, self.last)))
+
+    def sparse(self, get: Callable[[str], Any], layer: int) -> bool:
+        """Whether a layer has experts; `get` says what a config field is."""
+        if self.listed and (listed := get(self.listed)) is not None:
+            return bool(listed[layer] == "sparse")
+        only, step = get(self.only) or (), int(get(self.step) or 1)
+        first, last = int(get(self.first) or 0), get(self.last) if self.last else -1
+        return layer not in only and (layer + 1) % step == 0 and layer >= first and (last < 0 or layer <= last)
 
 
 @dataclass(frozen=True)

@@ -198,21 +198,21 @@ def _chained(source: Architecture, chain: Chain, depth: Depth, row: Row, layer: 
 def check_depths(source: Architecture, depths: Mapping[str, Depth]) -> None:
     """Refused where no inserted layer of this kind computes the identity, or the first layer would be another one."""
     for stack in source.family.stacks:
-        if any(depths[stack.layers].inserted) or source.first_lacks:
+        if not depths[stack.layers].is_identity:
             _check_depth(source, stack, depths[stack.layers])
 
 
 def _check_depth(source: Architecture, stack: Stack, depth: Depth) -> None:
     family = source.family
     field, counted = family.axes[stack.layers], source.counting(stack.layers)
-    if source.first_lacks and any((i == 0) != (j == 0) for j, i in enumerate(depth.source)):
+    if source.first_lacks(stack) and any((i == 0) != (j == 0) for j, i in enumerate(depth.source)):
         raise Refused(
             option(to={field: depth.m}),
-            what=f"layers {depth.n} -> {depth.m}, where the first would be another, or another the first",
+            what=f"{stack.layers} {depth.n} -> {depth.m}, where the first would be another, or another the first",
             why="the first layer has other tensors than the rest",
             fix=f"leave {field} at {depth.n}",
         )
-    if depth.is_identity:
+    if not any(depth.inserted):
         return
     if source.sizes[counted] != source.sizes[stack.layers]:
         raise Refused(

@@ -23,9 +23,7 @@ def complete(source: Architecture, old: Mapping[str, int], given: Mapping[str, i
     """All sizes when some were given: what is not named stays, unless it follows; kv_heads follow heads where they were
     equal."""
     new = {**old, **given}
-    grouped = "kv_heads" in source.family.axes  # else there is no field to say so
-    alike = source.family.attends and old["kv_heads"] == old["heads"]
-    if alike and not (grouped and "kv_heads" in given):
+    if source.family.attends and "kv_heads" not in given and old["kv_heads"] == old["heads"]:
         new["kv_heads"] = new["heads"]
     for axis, law in source.followed.items():
         if axis not in given or axis not in source.family.growable:

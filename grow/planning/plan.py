@@ -127,8 +127,10 @@ def make_plan(
     chosen, tokens = dict(options.operators or {}), options.new_tokens
     request = Request(source, new, options.seed, chosen, options.place, options.fill, upcycling is not None)
     made = design(options.method, request, allow_lossy=options.allow_lossy)
-    maps, words = made.maps, made.words
-    depths = {axis: d.without_first() if source.first_lacks else d for axis, d in made.depths.items()}
+    maps, words, depths = made.maps, made.words, dict(made.depths)
+    for stack in source.family.stacks:
+        if source.first_lacks(stack):
+            depths[stack.layers] = depths[stack.layers].without_first()
     split = options.split or made.split
     maps |= grow_counts(source, new, tokens, words)
     maps |= grow_experts(source, new, words, chosen.get("experts", ""), upcycled=upcycling is not None)

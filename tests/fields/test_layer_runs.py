@@ -51,11 +51,11 @@ def test_a_list_and_runs_that_contradict_each_other_are_told():
 def test_new_layers_see_what_the_layer_sees_that_they_come_from():
     """In the list and in the runs; layer 1 sees a window, and so does the new one behind it."""
     kinds = ["global", "local", "local", "global", "local"]
-    changes = layer_config(neo(), insert(4, [1]))
     depth = insert(4, [1])
+    changes = layer_config(neo(), {"layers": depth})
     wanted = [kinds[:2][i % 2] for i in depth.source]
     assert changes == {"attention_layers": wanted, "attention_types": [[wanted, 1]]}
-    assert layer_config(neo(attention_types=[[["local"], 4]]), depth)["attention_types"] == [[["local"], 5]]
+    assert layer_config(neo(attention_types=[[["local"], 4]]), {"layers": depth})["attention_types"] == [[["local"], 5]]
 
 
 @pytest.mark.parametrize("multi_query", [True, False])

@@ -16,9 +16,9 @@ INF, NAN = {"__float__": "Infinity"}, {"__float__": "NaN"}
 
 NEEDED = {
     "nemotron": {"num_key_value_heads": 6},
-    "lfm2": {"block_auto_adjust_ff_dim": False},
     "glm4_moe": {"head_dim": 128},
     "deepseek_v2": {"num_experts_per_tok": 2},
+    "lfm2": {"block_auto_adjust_ff_dim": False},
     "dots1": {"n_routed_experts": 8, "n_shared_experts": 2, "num_experts_per_tok": 2},
 }
 """Fields without which the stock class can be made and no model of it, or none of the family's table."""

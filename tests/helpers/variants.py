@@ -5,11 +5,12 @@ Sizes differ from each other, and eps is large where the config has it.
 
 from __future__ import annotations
 
+from choices_of_experts import choices
 from seen_and_heard import SEEN_AND_HEARD
+from seq2seq_configs import APART, GATED, T5
 from state_spaces import STATE_SPACES
 from stock_fields import (
     _FULL,
-    _LONG,
     _LONGROPE,
     _SLOWER,
     _YARN,
@@ -22,7 +23,6 @@ from stock_fields import (
     EXPERTS,
     FLEX,
     GPT2,
-    GPT_OSS,
     IMAGE,
     LABELS,
     LLAMA,
@@ -63,12 +63,6 @@ FALCON = dict(
     vocab_size=41, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, layer_norm_epsilon=0.05,
     max_position_embeddings=64, pad_token_id=0,
 )  # fmt: skip
-T5 = dict(
-    vocab_size=41, d_model=12, d_kv=6, d_ff=22, num_layers=2, num_decoder_layers=2, num_heads=3,
-    layer_norm_epsilon=0.05, relative_attention_num_buckets=16, relative_attention_max_distance=14,
-    decoder_start_token_id=0,
-)  # fmt: skip
-GATED = {**T5, "num_layers": 3, "feed_forward_proj": "gated-gelu"}
 
 
 SEQ2SEQ, ENCODES = "AutoModelForSeq2SeqLM", "AutoModelForTextEncoding"
@@ -98,6 +92,7 @@ K_EXAONE = {k: v for k, v in CHOSEN.items() if not k.startswith("n_")} | {
 
 
 VARIANTS: dict[str, Variant] = {
+    **{name: Variant(*row) for name, row in choices(LLAMA, NO_PADDING, _YARN).items()},
     "llama": Variant("llama", LM, LLAMA),
     "llama-tied": Variant("llama", LM, {**LLAMA, "tie_word_embeddings": True}),
     "llama-biases": Variant("llama", LM, {**LLAMA, "attention_bias": True, "mlp_bias": True}),
@@ -195,48 +190,6 @@ VARIANTS: dict[str, Variant] = {
         {**_with_eps("norm_epsilon", LLAMA), **NO_PADDING, "use_bias": False, "tie_word_embeddings": False},
     ),
     "jais2": Variant("jais2", LM, {**_with_eps("layer_norm_eps", LLAMA), **NO_PADDING}),
-    "gpt_oss": Variant("gpt_oss", LM, GPT_OSS),
-    "gpt_oss-plain": Variant("gpt_oss", LM, {**GPT_OSS, "attention_bias": False, "tie_word_embeddings": True}),
-    "phimoe": Variant("phimoe", LM, {**LOCAL, **NO_PADDING, "router_jitter_noise": 0.3}),
-    "phimoe-tied": Variant(
-        "phimoe", LM,
-        {**LOCAL, **NO_PADDING, "attention_bias": True, "tie_word_embeddings": True, "rope_parameters": _LONG,
-         "router_jitter_noise": 0.4, "lm_head_bias": True},
-        (17, 50),
-    ),
-    "glm4_moe": Variant("glm4_moe", LM, {**CHOSEN, "use_qk_norm": True}),
-    "glm4_moe-groups": Variant(
-        "glm4_moe", LM,
-        {**CHOSEN, "n_routed_experts": 6, "n_group": 3, "topk_group": 2, "attention_bias": True,
-         "tie_word_embeddings": True, "norm_topk_prob": False, "first_k_dense_replace": 0},
-    ),
-    "dots1": Variant("dots1", LM, {**CHOSEN, **MIXED_3, "norm_topk_prob": True}),
-    "dots1-plain": Variant(
-        "dots1", LM,
-        {**CHOSEN, "attention_bias": True, "tie_word_embeddings": True, "sliding_window": 5, "max_window_layers": 2},
-    ),
-    "exaone_moe": Variant("exaone_moe", LM, {**K_EXAONE, "mlp_layer_types": ["sparse", "dense", "sparse"]}),
-    "exaone_moe-tied": Variant("exaone_moe", LM, {**K_EXAONE, "tie_word_embeddings": True, "norm_topk_prob": False}),
-    "minimax_m2": Variant("minimax_m2", LM, {**LOCAL, **NO_PADDING, "rope_parameters": _PART}),
-    "minimax_m2-tied": Variant("minimax_m2", LM, {**LOCAL, **NO_PADDING, "tie_word_embeddings": True}),
-    "youtu": Variant("youtu", LM, {**LATENT, "attention_bias": True, "tie_word_embeddings": False}),
-    "youtu-direct": Variant("youtu", LM, {**LATENT, "q_lora_rank": None}),
-    "deepseek_v3": Variant("deepseek_v3", LM, {**LATENT, **_sparse(CHOSEN), "n_group": 1, "topk_group": 1}),
-    "deepseek_v3-groups": Variant(
-        "deepseek_v3", LM,
-        {**LATENT, **_sparse(CHOSEN), "n_routed_experts": 6, "n_group": 3, "topk_group": 2, "attention_bias": True,
-         "tie_word_embeddings": True, "q_lora_rank": None, "rope_parameters": {**_YARN, "mscale_all_dim": 0.7}},
-    ),
-    "deepseek_v2": Variant("deepseek_v2", LM, {**LATENT, **_sparse(CHOSEN), "mlp_bias": True, "attention_bias": True}),
-    "deepseek_v2-groups": Variant(
-        "deepseek_v2", LM,
-        {**LATENT, **_sparse(CHOSEN), "n_routed_experts": 6, "n_group": 3, "topk_group": 2, "q_lora_rank": None,
-         "topk_method": "group_limited_greedy", "first_k_dense_replace": 0, "tie_word_embeddings": True},
-    ),
-    "glm4_moe_lite": Variant(
-        "glm4_moe_lite", LM,
-        {**LATENT, **_sparse(LISTED), "mlp_layer_types": ["sparse", "dense", "sparse"]},
-    ),
     "phi": Variant("phi", LM, _with_eps("layer_norm_eps", LLAMA)),
     "phi-tied": Variant("phi", LM, {**_with_eps("layer_norm_eps", LLAMA), "tie_word_embeddings": True}),
     "stablelm": Variant("stablelm", LM, {**_with_eps("layer_norm_eps", DERIVED), "use_qkv_bias": True}),
@@ -377,18 +330,13 @@ VARIANTS: dict[str, Variant] = {
     "granitemoe-base": Variant("granitemoe", BASE, {**LOCAL, **MULTIPLIERS}),
     "mixtral-base": Variant("mixtral", BASE, LOCAL),
     "qwen2_moe-base": Variant("qwen2_moe", BASE, SHARED),
-    "t5": Variant("t5", SEQ2SEQ, {**GATED, "num_layers": 2}),
-    # the stock config always ties; `make` parts the two where the fields say no
-    "t5-untied": Variant("t5", SEQ2SEQ, {**GATED, "tie_word_embeddings": False}),
-    "t5-relu": Variant("t5", SEQ2SEQ, T5),
-    "t5-scaled": Variant(
-        "t5", SEQ2SEQ, {**T5, "d_model": 4, "tie_word_embeddings": False, "scale_decoder_outputs": True}
-    ),
+    "t5": Variant("t5", SEQ2SEQ, {**GATED, "num_layers": 2}), "t5-relu": Variant("t5", SEQ2SEQ, T5),
+    "t5-untied": Variant("t5", SEQ2SEQ, {**GATED, **APART}),
+    "t5-scaled": Variant("t5", SEQ2SEQ, {**T5, "d_model": 4, **APART, "scale_decoder_outputs": True}),
     **_only(_heads("t5", T5, encoder=ENCODES), "base", "token", "qa", "encoder"),
-    "mt5": Variant("mt5", SEQ2SEQ, GATED),
-    "mt5-untied": Variant("mt5", SEQ2SEQ, {**T5, "feed_forward_proj": "relu", "tie_word_embeddings": False}),
-    "umt5": Variant("umt5", SEQ2SEQ, GATED),
-    "umt5-untied": Variant("umt5", SEQ2SEQ, {**GATED, "d_model": 4, "tie_word_embeddings": False}),
+    "mt5-untied": Variant("mt5", SEQ2SEQ, {**T5, "feed_forward_proj": "relu", **APART}),
+    "mt5": Variant("mt5", SEQ2SEQ, GATED), "umt5": Variant("umt5", SEQ2SEQ, GATED),
+    "umt5-untied": Variant("umt5", SEQ2SEQ, {**GATED, "d_model": 4, **APART}),
     "umt5-encoder": Variant("umt5", ENCODES, GATED),
     "opt-post-base": Variant("opt", BASE, {**OPT, "do_layer_norm_before": False}),
     "mamba": Variant("mamba", LM, MAMBA),
