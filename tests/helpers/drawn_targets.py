@@ -197,7 +197,7 @@ def draw_free(variant: str) -> dict[str, tuple[dict, dict]]:
         for target, _ in cases.values():
             target.pop("head_dim", None)
         cases = {name: case for name, case in cases.items() if case[0]}
-    return cases
+    return {name: (own(variant, to), how) for name, (to, how) in cases.items() if own(variant, to)}
 
 
 def draw_derived(variant: str) -> dict[str, tuple[dict, dict]]:
