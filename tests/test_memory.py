@@ -10,6 +10,7 @@ from drawn_targets import EXACT, FLOAT32
 from models import ONE_EACH, Float64, difference, inputs, load, make
 
 import grow
+from grow.models.fused_experts import called
 
 # Width, depth, vocabulary and positions in one plan; the families differ in how hidden may grow.
 TARGETS = {
@@ -54,7 +55,9 @@ def test_everything_grows_in_memory(variant, tmp_path):
     model.save_pretrained(tmp_path / "source")
     growth.model.save_pretrained(tmp_path / "grown")
     assert apart(tmp_path / "source", tmp_path / "grown") <= EXACT
-    assert set(dict(growth.model.named_parameters())) <= {t.name for t in growth.plan.tensors}
+    in_files = called(growth.model) or {}
+    grown = {in_files.get(name, name) for name, _ in growth.model.named_parameters()}
+    assert grown <= {t.name for t in growth.plan.tensors}
 
 
 @pytest.mark.parametrize("variant", ["llama-tied", "gpt2", "bert-mlm"])
@@ -84,7 +87,8 @@ def test_what_is_tied_stays_tied_and_buffers_stay_what_they_are(variant):
     for name, buffer in old.items():
         assert new[name].dtype == buffer.dtype
         if "position_ids" not in name and "token_type_ids" not in name and name.endswith("inv_freq"):
-            assert torch.equal(new[name], buffer), name
+            kept = torch.isin(buffer, new[name]).all()  # a head that is hidden / heads has new pairs, too
+            assert kept if new[name].shape != buffer.shape else torch.equal(new[name], buffer), name
 
 
 def test_in_bfloat16_the_frequencies_of_rope_are_not_rounded(tmp_path):

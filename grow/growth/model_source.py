@@ -86,8 +86,11 @@ class ModelSource:
 def tied_heads(model: Any) -> set[str]:
     """Names in its state dict of a table that is the head, too, which a file has once."""
     head = getattr(model.get_output_embeddings(), "weight", None)
-    once = {name for name, _ in model.named_parameters()}
-    return {n for n, p in model.named_parameters(remove_duplicate=False) if p is head and n not in once}
+    names = [name for name, p in model.named_parameters(remove_duplicate=False) if p is head]
+    table = model.get_input_embeddings()
+    tables = [f"{path}.weight" for path, module in model.named_modules() if module is table]
+    kept = next((name for name in names if name in tables), names[0] if names else "")
+    return {name for name in names if name != kept}
 
 
 def check_model(model: Any) -> None:

@@ -24,6 +24,7 @@ from torch import nn
 from grow.architectures import FAMILIES
 from grow.errors import BadInput, Refused, listing
 from grow.models.differences_from_config import HOOKS, MERGE, MODULE, WHY, faults_of, follows_length, plain_table
+from grow.models.fused_experts import in_files
 from grow.models.true_float64 import quiet
 
 
@@ -110,7 +111,13 @@ def twin_of(model: Any, config: Mapping[str, Any]) -> Any:
             fix="give it back the values that the model was built with",
         ) from None
     keep_apart(twin, own_heads(model))
-    if faults := list(faults_of(model, twin)):
+    family = FAMILIES.get(str(config.get("model_type")))
+
+    def grows(name: str) -> bool:
+        names = (name, *in_files(model, {name: model.get_buffer(name)}))
+        return family is not None and any(family.canonical(stored) for stored in names)
+
+    if faults := list(faults_of(model, twin, grows)):
         first_one, *more = faults
         also = [("also", listing((f"{f.where} {f.what}" for f in more), 4))] if more else []
         raise Refused(first_one.where, what=first_one.what, why=WHY, fix=first_one.fix, details=also)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -40,7 +40,11 @@ class Fault(NamedTuple):
     fix: str
 
 
-def faults_of(model: nn.Module, twin: nn.Module) -> Iterator[Fault]:
+def faults_of(model: nn.Module, twin: nn.Module, grows: Callable[[str], bool]) -> Iterator[Fault]:
+    """What the model has that its twin does not.
+
+    grows  whether a tensor of this name is a weight that grows, as a stored buffer may be
+    """
     has, wanted = (dict(root.named_modules(remove_duplicate=False)) for root in (model, twin))
     skipped: list[str] = []
     cls = type(model).__name__
@@ -64,13 +68,16 @@ def faults_of(model: nn.Module, twin: nn.Module) -> Iterator[Fault]:
             skipped.append(name)
             yield fault
         else:
-            yield from _compared(where, cls, model, module, other)  # type: ignore[arg-type]
+            yield from _compared(name, cls, model, module, other, grows)  # type: ignore[arg-type]
     if not skipped:
         yield from _shared(model, twin)
 
 
-def _compared(where: str, cls: str, model: Any, module: nn.Module, twin: nn.Module) -> Iterator[Fault]:
+def _compared(
+    path: str, cls: str, model: Any, module: nn.Module, twin: nn.Module, grows: Callable[[str], bool]
+) -> Iterator[Fault]:
     """The differences between two modules of one class."""
+    where = path or cls
     if kind := hooked(module, twin):
         fix = "remove it before growing, and register it again on the result"
         yield Fault(f"{where}: {kind}", "would be lost", fix)
@@ -93,7 +100,9 @@ def _compared(where: str, cls: str, model: Any, module: nn.Module, twin: nn.Modu
             fix = "remove it before growing, and register it again on the result"
             yield Fault(f"{where}.{name}: a hook on its gradient", "would be lost", fix)
     for name in {**module._buffers, **twin._buffers}:
-        if not follows_length(module, name) and not _alike(module._buffers.get(name), twin._buffers.get(name)):
+        stored = name not in module._non_persistent_buffers_set and grows(f"{path}.{name}".lstrip("."))
+        like = stored or follows_length(module, name) or _alike(module._buffers.get(name), twin._buffers.get(name))
+        if not like:
             yield Fault(f"{where}.{name}", "is not the buffer that its config builds", again(cls))
     has, wanted = vars(module), vars(twin)
     for name in {**has, **wanted}:

@@ -28,9 +28,7 @@ EXPERTS = (
     "hunyuan_v1_moe",
     "minimax_m2",
 )
-WHOLE = ("olmo2", "flex_olmo", "minimax_m2")  # one norm over all heads, and readers of the raw stream: whole copies
-EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe", "gpt_oss", "phimoe")
-WHOLE = ("olmo2", "olmo3", "flex_olmo")  # one norm over all heads, and readers of the raw stream: whole copies
+WHOLE = ("olmo2", "olmo3", "flex_olmo", "minimax_m2")  # one norm over all heads: whole copies
 UNITS = ("copies", "unread")
 
 
