@@ -120,6 +120,9 @@ def _audit(part: Part, source: Trained, after: Trained) -> dict[str, Any]:
     if before is not None and dead.any():
         dead &= ~_excused(dead, before, sources)
         dead &= ~_resting(part, before)
+        last = _in_the_last_layer(name, source.moved, after.moved)
+        if last is not None and last.shape == before.shape:
+            dead &= ~_excused(dead, last, sources)
     if name in after.still:
         dead[:] = False
     if name in after.tables:
@@ -138,6 +141,26 @@ def _renamed(name: str, plan: TensorPlan | None) -> str:
         return name
     new, old = (re.search(r"\.(\d+)\.", stored) for stored in (plan.name, plan.source))
     return name.replace(f".{new[1]}.", f".{old[1]}.", 1) if new and old else name
+
+
+def _in_the_last_layer(
+    name: str, source: Mapping[str, torch.Tensor], grown: Mapping[str, torch.Tensor]
+) -> torch.Tensor | None:
+    """What is known of the source's last layer, where a parameter is in the last one of the grown model.
+
+    Nothing may read all that a last layer computes, whichever layer it was made of; None where it is not the last.
+    """
+    index = re.search(r"\.(\d+)\.", name)
+    if index is None:
+        return None
+
+    def at(layer: int) -> str:
+        return name[: index.start()] + f".{layer}." + name[index.end() :]
+
+    if at(int(index[1]) + 1) in grown:
+        return None
+    behind = (layer for layer in range(int(index[1]), -1, -1) if at(layer) in source)
+    return next((source[at(layer)] for layer in behind), None)
 
 
 def _sources(shape: Sequence[int], old: Sequence[int] | None, plan: TensorPlan | None) -> list[np.ndarray | None]:
