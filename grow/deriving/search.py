@@ -118,8 +118,8 @@ def _or_nothing(family: Family, axis: str) -> list[Other]:
         return []
 
 
-def _key(family: Family) -> tuple[object, ...]:
-    return family.table, family.norm, family.attention
+def _key(family: Family) -> tuple[str, ...]:
+    return family.table, repr(family.norm), repr(family.attention)
 
 
 class Judge:
