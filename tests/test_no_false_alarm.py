@@ -137,10 +137,13 @@ def test_twins_that_part_slowly_are_not_locked(variant, to, tiny, tmp_path):
 
 
 def reached(variant: str, factor: str) -> str | dict[str, int]:
-    """That factor; without heads where one bucket is that of no distance: nothing else tells a new head's bias."""
+    """That factor; without heads where one bucket is that of no distance: nothing else tells a new head's bias.
+
+    Heads four times as wide scale their scores by 2, which rounds nothing.
+    """
     fields = VARIANTS[variant].fields
     old = Architecture(FAMILIES[VARIANTS[variant].model_type], fields).sizes
-    return {axis: int(factor[:-1]) * old[axis] for axis in ("hidden", "ffn")} if "buckets" in old else factor
+    return {axis: int(factor[:-1]) ** 2 * old[axis] for axis in ("hidden", "ffn")} if "buckets" in old else factor
 
 
 @pytest.mark.parametrize(("variant", "seed"), SEEDS)

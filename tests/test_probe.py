@@ -150,7 +150,9 @@ def test_an_axis_that_moves_no_tensor_is_no_width(subject):
     own_kv = "kv_heads" in followed and followed["kv_heads"].repeats
     together = family.derived_head_dim and own_kv and not alone
     idle = {*family.depths, "layer_groups"} | ({"heads"} if together else set())
-    idle |= {*STILL, "positions"} - {label.axis for dim in dims for label in dim.labels}  # no tensor here has them
+    there = {label.axis for dim in dims for label in dim.labels}
+    there |= {axis for laws in family.size_laws.values() for law in laws for axis in law.factors}  # sizes follow
+    idle |= {*STILL, "positions"} - there
     idle |= followed.keys() & subject.axes.keys() - {"head_dim"}
     idle |= set() if any("kv_heads" in row.signature.axes for row in family.rows) else {"kv_heads"} & set(subject.axes)
     if family.experts and family.experts.layers:

@@ -290,7 +290,8 @@ def _new_config(source: Architecture, new: Mapping[str, int], changes: Mapping[s
         result |= {family.axes[axis]: new[axis] for axis in follows}  # where no field says them, they follow from these
     read = source.with_config(result)
     for axis, name in family.axes.items():  # a size that stock code would take from another field, which has grown
-        if axis in old and str(family.defaults.get(name)).startswith("=") and read.get(name) != new[axis]:
+        follows_a_field = axis in old and axis not in family.computed and str(family.defaults.get(name)).startswith("=")
+        if follows_a_field and read.get(name) != new[axis]:
             result[name] = new[axis]
     return result
 

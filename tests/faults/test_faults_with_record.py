@@ -105,7 +105,8 @@ def last_copied(t: TensorPlan) -> tuple[int, ...]:
 
 def of_the_first(t: TensorPlan) -> tuple[int, ...]:
     """Where the first old coordinates are, which the certificate compares first."""
-    return tuple(0 if m is None else int(np.flatnonzero(m.source == 0)[0]) for m in t.maps)
+    first = (0 if m is None else int(np.flatnonzero(m.source == 0)[0]) for m in t.maps)
+    return tuple(first)[: len(t.new_shape)]  # a number of a whole layer has no dim
 
 
 def both_sides(t: TensorPlan, old: Raw, new: Raw) -> tuple[Raw, Raw]:

@@ -63,7 +63,8 @@ def choices(llama: dict, no_padding: dict, yarn: dict) -> dict[str, Row]:
         "exaone_moe-tied": ("exaone_moe", LM, {**exaone, "tie_word_embeddings": True, "norm_topk_prob": False}),
         "minimax_m2": ("minimax_m2", LM, {**local, **no_padding, "rope_parameters": part}),
         "minimax_m2-tied": ("minimax_m2", LM, {**local, **no_padding, "tie_word_embeddings": True}),
-        "youtu": ("youtu", LM, {**latent, "attention_bias": True, "tie_word_embeddings": False}),
+        # stock code zeroes the row of a padding token when it loads a file
+        "youtu": ("youtu", LM, {**latent, "attention_bias": True, "tie_word_embeddings": False, "pad_token_id": None}),
         "youtu-direct": ("youtu", LM, {**latent, "q_lora_rank": None}),
         "deepseek_v3": ("deepseek_v3", LM, {**latent, **sparse(chosen), "n_group": 1, "topk_group": 1}),
         "deepseek_v3-groups": (

@@ -99,7 +99,8 @@ def _before(known: Mapping[str, torch.Tensor], name: str, plan: TensorPlan | Non
             return None  # made, not grown: its source says nothing but a scale
         whole, (top, left), (rows, columns) = known[plan.old.tensor], plan.old.corner, plan.old.matrix
         wide = plan.old.columns or (whole.shape[-1] if whole.ndim > 1 else 1)
-        return whole.reshape(-1, wide)[top : top + rows, left : left + columns].reshape(plan.shape)
+        part = whole.reshape(-1, wide)[top : top + rows, left : left + columns]
+        return part.reshape(plan.shape) if part.numel() == math.prod(plan.shape) else None  # a stack of such matrices
     # a layer that moved, or was filled from another one, is held against that one
     return known.get(_renamed(name, plan))
 
