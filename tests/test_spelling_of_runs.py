@@ -335,10 +335,15 @@ OTHERS = ("--nproc-per-node", "--force-download", "--remove-destination", "--gro
 
 
 def test_no_message_is_written_for_the_command_line_alone():
-    """`grow.spelling` writes options. Docstrings are not messages, and `grow.cli` is the command line itself."""
+    """`grow.spelling` writes options. Docstrings are not messages, `grow.cli` is the command line itself, and pages and
+    files of `grow.deriving` say by which command they were made."""
     found = []
     for path, tree in TREES.items():
-        if path.parent.name == "cli" or path.name == "spelling.py" or {"downstream", "golden"} & set(path.parts):
+        if (
+            path.parent.name == "cli"
+            or path.name == "spelling.py"
+            or {"downstream", "golden", "deriving"} & set(path.parts)
+        ):
             continue
         docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
@@ -349,7 +354,7 @@ def test_no_message_is_written_for_the_command_line_alone():
 
 
 def test_a_message_suggests_only_options_that_exist():
-    known = NAMES | {"sizes", "how", "json", "given"}
+    known = NAMES | {"sizes", "how", "json", "given", "derive"}
     known |= {name for one in grow.integrations.__all__ for name in parameters(getattr(grow.integrations, one))}
     odd = []
     for path, tree in TREES.items():

@@ -152,7 +152,8 @@ def certify(pair: Pair, tensor: str, damage: str) -> tuple[Verification | None, 
 
 def test_the_tables_below_have_every_row_of_every_family():
     for family, facts in FAMILIES.items():
-        rows = {(row.name, row.when) for row in facts.rows}
+        # of two tables that a config ties, and of what no class that grows has
+        rows = {(row.name, row.when) for row in facts.rows if not {"apart", "never"} & {*row.when.split()}}
         seen = set()
         for table in (table for name, table in TABLES.items() if name.split()[0] == family):
             found = Architecture(facts, table.config).tensors

@@ -82,5 +82,9 @@ def choices(llama: dict, no_padding: dict, yarn: dict) -> dict[str, Row]:
             "glm4_moe_lite", LM,
             {**latent, **sparse(listed), "mlp_layer_types": ["sparse", "dense", "sparse"]},
         ),
+        "glm4_moe_lite-direct": (
+            "glm4_moe_lite", LM,
+            {**latent, **sparse(listed), "mlp_layer_types": ["dense", "sparse", "sparse"], "q_lora_rank": None},
+        ),
         "hunyuan_v1_moe": ("hunyuan_v1_moe", LM, {**unpadded, "num_experts": 4, "moe_topk": 2}),
     }  # fmt: skip

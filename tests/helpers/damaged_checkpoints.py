@@ -61,7 +61,9 @@ FLAGS = {"tie_word_embeddings": False}
 FLAGS |= dict.fromkeys(
     ("attention_bias", "mlp_bias", "attention_out_bias", "use_bias", "use_qkv_bias", "norm_bias"), True
 )
-FLAGS |= dict.fromkeys(("classifier_bias", "use_task_id", "lm_head_bias", "use_qk_norm"), True)
+FLAGS |= dict.fromkeys(
+    ("classifier_bias", "use_task_id", "lm_head_bias", "use_qk_norm", "bias", "qkv_bias", "decoder_bias"), True
+)
 
 
 class Table(NamedTuple):
@@ -79,11 +81,13 @@ def tables(family: str) -> Iterator[tuple[str, Table]]:
     if facts.experts and facts.experts.layers and facts.experts.layers.only:
         fields[facts.experts.layers.only] = [0]  # a dense layer beside one with experts
     suffixes = dict.fromkeys(w for row in facts.rows for part in row.when.split() for w in part.split("|"))
-    others = [(f" {name}", variant.fields) for name, variant in models.VARIANTS.items() if variant.model_type == family]
-    narrow = [(" projected", {facts.axes["embed"]: 10})] if "embed" in facts.axes else []
+    named = {"model_type": family, "dtype": "float32"}
+    others = [(f" {name}", {**named, **v.fields}) for name, v in models.VARIANTS.items() if v.model_type == family]
+    narrow = [(" projected", {**fields, facts.axes["embed"]: 10})] if "embed" in facts.axes else []
+    narrow += [(" pooled", {**fields, facts.axes["pooler"]: 9})] if "pooler" in facts.axes else []
     for suffix in suffixes if any(w[0].isupper() for w in suffixes) else ("Model",):
-        for also, more in [("", {}), *narrow, *others]:
-            config = {**fields, **untied, **more, "architectures": [f"Stock{suffix}"]}
+        for also, config in [("", fields), *narrow, *others]:
+            config = {**config, **untied, "architectures": [f"Stock{suffix}"]}
             # of every row the tensor of the last layer, and expert, that has it
             last = {(row.name, row.when): name for name, row in Architecture(facts, config).tensors.items()}
             rows = {name: key for key, name in last.items()}

@@ -338,6 +338,7 @@ VARIANTS: dict[str, Variant] = {
     "mt5": Variant("mt5", SEQ2SEQ, GATED), "umt5": Variant("umt5", SEQ2SEQ, GATED),
     "umt5-untied": Variant("umt5", SEQ2SEQ, {**GATED, "d_model": 4, **APART}),
     "umt5-encoder": Variant("umt5", ENCODES, GATED),
+    "umt5-relu": Variant("umt5", SEQ2SEQ, {**T5, "feed_forward_proj": "relu"}),
     "opt-post-base": Variant("opt", BASE, {**OPT, "do_layer_norm_before": False}),
     "mamba": Variant("mamba", LM, MAMBA),
     "mamba-biases": Variant(
