@@ -21,6 +21,18 @@ from grow.deriving.tiny_models import TinyModel
 SHORT = ("llama", "gemma3_text", "olmo2", "gpt_neox", "bert-mlm")
 """One of each construction that facts tell apart, for every day; `make large` judges all families."""
 
+NOT_JUDGED = {
+    "helium": "head_dim is hidden / heads, whatever its field says",
+    "gpt_bigcode": "the number of kv heads follows from a switch",
+    "falcon": "the number of kv heads follows from a switch",
+    "codegen": "its config class knows no padding token",
+    "lfm2": "norms over each head undo any scale of q, so a division by the layer's number shows nowhere",
+    "xlm-roberta-mlm": "the head of the stock class comes first, and is taken for the table that it shares",
+    "camembert-mlm": "the head of the stock class comes first, and is taken for the table that it shares",
+    "apertus": "numbers of a whole layer have no other values",
+}
+"""Families of which `grow.deriving` grows no tiny model, or of which a fact is never seen, and why."""
+
 
 def tiny_of(variant: str) -> TinyModel:
     kind, auto, fields, _ = VARIANTS[variant]
@@ -28,9 +40,9 @@ def tiny_of(variant: str) -> TinyModel:
     return TinyModel(kind, getattr(transformers, auto)._model_mapping[type(config)], fields)
 
 
-def reads_text(variant: str) -> bool:
+def is_judged(variant: str) -> bool:
     """Whether it is a language model: of others no tiny model is made here yet."""
-    return VARIANTS[variant].auto in (LM, MLM)
+    return VARIANTS[variant].auto in (LM, MLM) and variant not in NOT_JUDGED
 
 
 def incomplete(family: Family, tiny: TinyModel) -> Iterator[str]:
@@ -56,7 +68,7 @@ def test_no_other_value_of_a_fact_fits(variant):
 
 
 @pytest.mark.large
-@pytest.mark.parametrize("variant", [variant for variant in dict.fromkeys((*LONG, *ONE_EACH)) if reads_text(variant)])
+@pytest.mark.parametrize("variant", [variant for variant in dict.fromkeys((*LONG, *ONE_EACH)) if is_judged(variant)])
 def test_no_other_value_of_a_fact_of_any_family_fits(variant):
     assert list(incomplete(FAMILIES[VARIANTS[variant].model_type], tiny_of(variant))) == []
 
