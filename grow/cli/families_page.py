@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from grow.architectures.family import Family
-from grow.planning.what_grows import EXACT, REFUSED, ROUNDED, AxisGrowth, classes_of, growths
+from grow.planning.what_grows import EXACT, REFUSED, ROUNDED, AxisGrowth, classes_of, grow_alike, growths
 
 COLUMNS = ("hidden", "heads", "kv_heads", "head_dim", "ffn", "layers", "experts", "vocab", "positions")
 SIGNS = {EXACT: "=", ROUNDED: "≈", REFUSED: "–"}
@@ -42,6 +42,8 @@ def page(families: Sequence[Family]) -> list[str]:
     for family in families:
         lines.append(_row(family.model_type, grown[family.model_type]))
         for ending in classes_of(family)[1:]:
+            if grow_alike(family, ending):
+                continue
             other = growths(family, ending)
             if _signs(other) != _signs(grown[family.model_type]):
                 lines.append(_row(f"{family.model_type}, {ending}", other))

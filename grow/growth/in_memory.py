@@ -23,7 +23,7 @@ from grow.growth.results import Growth
 from grow.growth.saved_model import save, save_grown
 from grow.growth.written_and_verified import Different
 from grow.models.as_configured import carry_padding, twin_of
-from grow.models.fused_experts import fused
+from grow.models.fused_experts import called, fused
 from grow.models.same_outputs import check_runs_alike, outputs, tokens_for
 from grow.models.true_float64 import LOCAL, model_class, quiet
 from grow.optimizer.dual_rule import POLICIES
@@ -71,6 +71,7 @@ def widen_model(
             fix="a new optimizer for grown.model",
         )
     grown = build(plan, model, grow_state(plan, source))
+    plan = replace(plan, in_memory={stored: name for name, stored in (called(grown) or {}).items()})
     new = None if optimizer is None else grow_optimizers(optimizer, state, plan, model, grown)
     verification = _verify(model, grown, plan, options.seed) if verify else None
     if verify:

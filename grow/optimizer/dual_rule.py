@@ -215,7 +215,7 @@ class PerTensor(Mapping[str, V], Generic[V]):
     """Name of a grown parameter -> something of its size, computed when it is looked up and not kept."""
 
     def __init__(self, plan: Plan, compute: Callable[[TensorPlan], V]) -> None:
-        self._tensors = {t.name: t for t in plan.tensors}
+        self._tensors = {plan.in_memory.get(t.name, t.name): t for t in plan.tensors}
         self._compute = compute
 
     def __getitem__(self, name: str) -> V:

@@ -43,6 +43,7 @@ class Plan:
     rounded            why stored weights are rounded; empty for a bit-exact plan
     method             of `grow.planning.methods`
     lossy              what is lost and why, whatever is stored; empty for an exact growth
+    in_memory          name of a tensor -> what the model in memory calls it, where that is another name than in files
     """
 
     source: Architecture
@@ -56,6 +57,7 @@ class Plan:
     rounded: tuple[str, ...]
     notes: tuple[str, ...] = field(default=())
     method: str = DEFAULT
+    in_memory: Mapping[str, str] = field(default_factory=dict)
     lossy: str = ""
 
     @property

@@ -76,6 +76,18 @@ def classes_of(family: Family) -> tuple[str, ...]:
     return tuple(ending for ending in HEADS if ending in named) or ("Model",)
 
 
+def grow_alike(family: Family, ending: str) -> bool:
+    """Whether models of this class have all that decides a growth as those of the first one in `classes_of` do."""
+    one, other = (_example(family, name) for name in (classes_of(family)[0], ending))
+    return all(
+        ask(one) == ask(other)
+        for ask in (
+            lambda source: (source.contexts, source.refusals, source.tie, source.tie_norms, source.branch_norms),
+            lambda source: (source.norm_writes_stream, source.stacks, {row.root for row in source.rows}),
+        )
+    )
+
+
 def _example(family: Family, ending: str) -> Architecture:
     """A small model of the family, every field but its sizes as stock code takes it."""
     sizes = {axis: SIZES.get(axis, UNITS) for axis in (*SIZES, *family.axes)}
@@ -111,6 +123,8 @@ def _best(source: Architecture, axis: str, targets: Iterator[dict[str, int]]) ->
         else:
             kind = ROUNDED if plan.rounded else EXACT
             outcomes.append(Outcome(kind, "; ".join(plan.rounded) or plan.operators.get(axis, ""), beside))
+            if kind == EXACT:
+                break  # targets that follow ask for more
     best = min(outcomes, key=lambda outcome: (RANK.index(outcome.kind), len(outcome.beside)))
     return outcomes[0] if best.kind == REFUSED else best
 

@@ -63,10 +63,7 @@ def test_the_page_in_the_documents_is_what_the_command_prints(grow_):
     """`grow families --markdown > docs/families.md` mends it."""
     page = (Path(grow.__file__).parents[1] / "docs" / "families.md").read_text(encoding="utf-8")
     assert page == grow_("families", "--markdown")[1]
-
-
-def test_the_page_has_every_family(grow_):
-    lines = grow_("families", "--markdown")[1].splitlines()
+    lines = page.splitlines()
     rows = {line.split("|")[1].strip() for line in lines if line.startswith("| ")}
     assert FAMILIES.keys() <= rows
     llama = next(line for line in lines if line.startswith("| llama "))
