@@ -94,8 +94,9 @@ NUMBERED = {
     for k, name in enumerate(name for name in targets(variant) if name not in LADDER[1:])
 }
 # A half and a quarter of the product, in each of which every two of variant, dtype and target meet.
-PAIRS = [case for case, number in NUMBERED.items() if number % 2 == 0]
-LOOKED_INTO = [case for case in PAIRS if NUMBERED[case] % 4 == 0 or case[2] == "4x"]
+FEW = ("units",)  # targets of so few variants that every pair of them stands in the list
+PAIRS = [case for case, number in NUMBERED.items() if number % 2 == 0 or case[2] in FEW]
+LOOKED_INTO = [case for case in PAIRS if NUMBERED[case] % 4 == 0 or case[2] in ("4x", *FEW)]
 SEEDS = [(variant, seed) for seed, variant in enumerate(LONG, 1)]
 SAVED = [(variant, shard) for variant in LONG for shard in ("5GB", "20KB")]
 

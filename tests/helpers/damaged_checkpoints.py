@@ -14,6 +14,7 @@ import tiny
 
 from grow.architectures import FAMILIES
 from grow.architectures.architecture import Architecture
+from grow.architectures.family import Family
 from grow.notation.axes import SHIFT, WRITE
 from grow.planning.plan import Plan
 
@@ -73,6 +74,12 @@ class Table(NamedTuple):
     tensors: tuple[str, ...]
 
 
+def of_two_names(facts: Family) -> set[str]:
+    """Rows that base models have under a name that a class with a head has for another row."""
+    names = {row.name for row in facts.rows}
+    return {name for name in names if facts.prefix and name.removeprefix(facts.prefix) in names - {name}}
+
+
 def tables(family: str) -> Iterator[tuple[str, Table]]:
     """Configs that together have every row of a family, each with the rows that it adds; then the tied head."""
     facts, seen = FAMILIES[family], set()
@@ -82,17 +89,23 @@ def tables(family: str) -> Iterator[tuple[str, Table]]:
         fields[facts.experts.layers.only] = [0]  # a dense layer beside one with experts
     suffixes = dict.fromkeys(w for row in facts.rows for part in row.when.split() for w in part.split("|"))
     named = {"model_type": family, "dtype": "float32"}
-    others = [(f" {name}", {**named, **v.fields}) for name, v in models.VARIANTS.items() if v.model_type == family]
+    of_family = {name: v for name, v in models.VARIANTS.items() if v.model_type == family}
+    others = [(f" {name}", {**named, **v.fields}) for name, v in of_family.items() if v.auto != "AutoModel"]
+    bare = [(f" {name}", {**named, **v.fields}) for name, v in of_family.items() if v.auto == "AutoModel"]
     narrow = [(" projected", {**fields, facts.axes["embed"]: 10})] if "embed" in facts.axes else []
     narrow += [(" pooled", {**fields, facts.axes["pooler"]: 9})] if "pooler" in facts.axes else []
-    for suffix in suffixes if any(w[0].isupper() for w in suffixes) else ("Model",):
-        for also, config in [("", fields), *narrow, *others]:
+    suffixes = [suffix for suffix in suffixes if suffix[0].isupper()]
+    for suffix in [*suffixes, "Model"]:
+        for also, config in [("", fields), *narrow, *others] if suffix in suffixes else bare or [("", fields)]:
             config = {**config, **untied, "architectures": [f"Stock{suffix}"]}
             # of every row the tensor of the last layer, and expert, that has it
-            last = {(row.name, row.when): name for name, row in Architecture(facts, config).tensors.items()}
+            there = Architecture(facts, config).tensors
+            if any(facts.prefix + name in there for name in there if facts.prefix):
+                continue  # what one class calls its own the other has in front of it: no class has both
+            last = {(row.name, row.when): name for name, row in there.items()}
             rows = {name: key for key, name in last.items()}
-            new = tuple(name for name, key in rows.items() if key not in seen)
-            if suffix[0].isupper() and new:
+            new = tuple(name for name, key in rows.items() if key not in seen and key[0] not in of_two_names(facts))
+            if new:
                 seen.update(rows.values())
                 yield f"{family} {suffix}{also}", Table(config, new)
     if facts.tie is None:
