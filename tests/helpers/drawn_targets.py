@@ -14,20 +14,6 @@ EXACT = 1e-12
 # One rounding to float32 per weight, 2^-24, through two layers: measured up to 6e-7.
 FLOAT32 = 1e-5
 
-EXPERTS = (
-    "mixtral",
-    "qwen2_moe",
-    "qwen3_moe",
-    "flex_olmo",
-    "granitemoe",
-    "gpt_oss",
-    "phimoe",
-    "glm4_moe",
-    "dots1",
-    "exaone_moe",
-    "hunyuan_v1_moe",
-    "minimax_m2",
-)
 WHOLE = ("olmo2", "olmo3", "flex_olmo", "minimax_m2")  # one norm over all heads: whole copies
 UNITS = ("copies", "unread")
 

@@ -11,8 +11,6 @@ from seq2seq_configs import APART, GATED, T5
 from state_spaces import STATE_SPACES
 from stock_fields import (
     _FULL,
-    _LONGROPE,
-    _SLOWER,
     _YARN,
     BASE,
     BERT,
@@ -23,12 +21,9 @@ from stock_fields import (
     EXPERTS,
     FLEX,
     GPT2,
-    IMAGE,
-    LABELS,
     LLAMA,
     LM,
     LOCAL,
-    MAMBA,
     MIXED,
     MLM,
     MULTIPLIERS,
@@ -37,7 +32,6 @@ from stock_fields import (
     NO_PADDING,
     NORMED,
     OPT,
-    PIXELS,
     PRETRAINING,
     ROUTED,
     SHARED,
@@ -45,7 +39,6 @@ from stock_fields import (
     TWO_ROPES,
     UNPADDED,
     UNSCALED,
-    VIT,
     Variant,
     _heads,
     _only,
@@ -66,29 +59,6 @@ FALCON = dict(
 
 
 SEQ2SEQ, ENCODES = "AutoModelForSeq2SeqLM", "AutoModelForTextEncoding"
-
-
-_PART = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}
-MIXED_3 = {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention", "sliding_attention"]}
-CHOSEN = {
-    **LLAMA, **NO_PADDING, "num_hidden_layers": 3, "n_routed_experts": 4, "num_experts_per_tok": 2,
-    "moe_intermediate_size": 14, "n_shared_experts": 2, "first_k_dense_replace": 1, "routed_scaling_factor": 1.7,
-}  # fmt: skip
-LISTED = {k: v for k, v in CHOSEN.items() if k != "first_k_dense_replace"}
-LATENT = {k: v for k, v in LLAMA.items() if k != "head_dim"} | {
-    "num_key_value_heads": 6, "q_lora_rank": 10, "kv_lora_rank": 14, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4,
-    "v_head_dim": 7, **NO_PADDING, "bos_token_id": 1,
-}  # fmt: skip
-
-
-def _sparse(fields: dict) -> dict:
-    """What of the fields is about experts."""
-    return {k: v for k, v in fields.items() if k not in LLAMA} | {"num_hidden_layers": 3}
-
-
-K_EXAONE = {k: v for k, v in CHOSEN.items() if not k.startswith("n_")} | {
-    **MIXED_3, "num_experts": 4, "num_shared_experts": 2, "norm_topk_prob": True,
-}  # fmt: skip
 
 
 VARIANTS: dict[str, Variant] = {
@@ -197,56 +167,6 @@ VARIANTS: dict[str, Variant] = {
         "stablelm", LM,
         {**_with_eps("layer_norm_eps", DERIVED), "use_parallel_residual": True, "tie_word_embeddings": True},
     ),
-    "phi3": Variant("phi3", LM, {**UNPADDED, "rope_parameters": {**_FULL, "partial_rotary_factor": 0.75}}),
-    "phi3-longrope": Variant(
-        "phi3", LM,
-        {**UNPADDED, **_LONGROPE, "hidden_size": 48, "sliding_window": 7, "tie_word_embeddings": True}, (17, 50),
-    ),
-    "olmo3": Variant("olmo3", LM, {**UNPADDED, "sliding_window": 5, "num_hidden_layers": 4}),
-    "olmo3-ropes": Variant(
-        "olmo3", LM,
-        {**UNPADDED, **MIXED, "rope_parameters": TWO_ROPES, "attention_bias": True, "tie_word_embeddings": True},
-    ),
-    "helium": Variant("helium", LM, {**UNPADDED, "hidden_size": 48}),
-    "helium-biases": Variant(
-        "helium", LM, {**UNPADDED, **BIASES, "hidden_size": 48, "tie_word_embeddings": True}
-    ),
-    "hunyuan_v1_dense": Variant("hunyuan_v1_dense", LM, UNPADDED),
-    "hunyuan_v1_moe": Variant("hunyuan_v1_moe", LM, {**UNPADDED, "num_experts": 4, "moe_topk": 2}),
-    "hunyuan_v1_dense-alpha": Variant(
-        "hunyuan_v1_dense", LM,
-        {
-            **UNPADDED, "attention_bias": True, "tie_word_embeddings": True,
-            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "alpha": 10.0, "factor": 1.0},
-        },
-        (17, 80),
-    ),
-    "ministral3": Variant(
-        "ministral3", LM,
-        {**LLAMA, "sliding_window": 7, "rope_parameters": {**_FULL, **_SLOWER, "llama_4_scaling_beta": 0.3}},
-    ),
-    "nanochat": Variant("nanochat", LM, UNPADDED),
-    "nanochat-biases": Variant("nanochat", LM, {**UNPADDED, "attention_bias": True, "tie_word_embeddings": True}),
-    "vaultgemma": Variant("vaultgemma", LM, {**UNPADDED, **TURNS, "num_hidden_layers": 3}),
-    "vaultgemma-biases": Variant(
-        "vaultgemma", LM, {**UNPADDED, **TURNS, "attention_bias": True, "tie_word_embeddings": False}
-    ),
-    "hyperclovax": Variant("hyperclovax", LM, {**LLAMA, **MULTIPLIERS}),
-    "hyperclovax-pre": Variant(
-        "hyperclovax", LM,
-        {**LLAMA, **BIASES, "use_post_norm": False, "logits_scaling": 1.5, "tie_word_embeddings": True},
-    ),
-    "internlm3": Variant("internlm3", LM, UNPADDED),
-    "internlm3-biases": Variant("internlm3", LM, {**UNPADDED, **BIASES, "tie_word_embeddings": True}),
-    "iquestcoder": Variant("iquestcoder", LM, LLAMA),
-    "apertus": Variant("apertus", LM, {**UNPADDED, "rope_parameters": _FULL}),
-    "apertus-plain": Variant(
-        "apertus", LM,
-        {
-            **UNPADDED, "rope_parameters": _FULL, "hidden_act": "relu2", "attention_bias": True,
-            "tie_word_embeddings": True,
-        },
-    ),
     "gpt2": Variant("gpt2", LM, GPT2),
     "gpt2-untied": Variant("gpt2", LM, {**GPT2, "tie_word_embeddings": False, "n_inner": 22}),
     "gpt2-unscaled": Variant("gpt2", LM, {**GPT2, "scale_attn_weights": False}),
@@ -340,17 +260,8 @@ VARIANTS: dict[str, Variant] = {
     "umt5-encoder": Variant("umt5", ENCODES, GATED),
     "umt5-relu": Variant("umt5", SEQ2SEQ, {**T5, "feed_forward_proj": "relu"}),
     "opt-post-base": Variant("opt", BASE, {**OPT, "do_layer_norm_before": False}),
-    "mamba": Variant("mamba", LM, MAMBA),
-    "mamba-biases": Variant(
-        "mamba", LM, {**MAMBA, "use_bias": True, "use_conv_bias": False, "tie_word_embeddings": False,
-        "intermediate_size": 28},
-    ),
-    "mamba-base": Variant("mamba", BASE, MAMBA),
     **SEEN_AND_HEARD,
     **{name: Variant(*fields) for name, fields in STATE_SPACES.items()},
-    "vit-image": Variant("vit", IMAGE, {**VIT, **LABELS, "qkv_bias": False}),
-    "vit-base": Variant("vit", BASE, {**VIT, "head_dim": 6, "pooler_output_size": 7}),
-    "vit-pixels": Variant("vit", PIXELS, {**VIT, "encoder_stride": 4}),
 }  # fmt: skip
 
 # One of each family with a head, for what does not depend on the variant.
