@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from grow.architectures.architecture import Architecture
@@ -18,6 +19,14 @@ class Stored(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True)
+class Info:
+    """The dtype (as safetensors spells it) and shape of a tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
 
 
 TWICE = "stock loading takes one of the two, and nothing says which"

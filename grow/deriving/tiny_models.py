@@ -15,6 +15,7 @@ from transformers.models.auto import modeling_auto
 
 from grow.architectures.any_config import is_public
 from grow.architectures.conditions import HEADS
+from grow.architectures.match_faults import Info
 from grow.files.json_floats import plain
 from grow.models.as_configured import skeleton
 from grow.models.fused_experts import in_files
@@ -109,12 +110,6 @@ def places(model: Any) -> dict[str, torch.Tensor]:
         for k, (name, p) in enumerate(stored(model).items())
     }
     return as_in_files(model, numbered)
-
-
-@dataclass(frozen=True)
-class Info:
-    dtype: str
-    shape: tuple[int, ...]
 
 
 @dataclass

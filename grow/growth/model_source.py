@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from grow.architectures.any_config import is_public
 from grow.architectures.architecture import Architecture
 from grow.architectures.config_values import check_fields
 from grow.architectures.match import Match, check_duplicates, match
+from grow.architectures.match_faults import Info
 from grow.errors import BadInput
 from grow.models.as_configured import (
     check_adapters,
@@ -25,12 +25,6 @@ from grow.models.fused_experts import called
 from grow.notation.dtypes import code_of
 from grow.notation.origins import SourcePart
 from grow.optimizer.torch_classes import refuse_sharded
-
-
-@dataclass(frozen=True)
-class Info:
-    dtype: str
-    shape: tuple[int, ...]
 
 
 class ModelSource:

@@ -7,19 +7,13 @@ disagree the table is wrong or says too little, and nobody should have to write 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from grow.architectures.match import match
+from grow.architectures.match_faults import Info
 from grow.errors import BadInput, GrowError, Refused, listing
 from grow.planning.plan import Plan
 from grow.spelling import option
-
-
-@dataclass(frozen=True)
-class _Shape:
-    dtype: str
-    shape: tuple[int, ...]
 
 
 def check_stock(plan: Plan) -> int:
@@ -34,7 +28,7 @@ def check_stock(plan: Plan) -> int:
     cls = getattr(transformers, name, None)
     if cls is None:
         return 0
-    shapes = {name: _Shape("F32", shape) for name, shape in _stock_shapes(cls, plan).items()}
+    shapes = {name: Info("F32", shape) for name, shape in _stock_shapes(cls, plan).items()}
     try:
         stock = match(plan.grown, shapes, name).tensors
     except BadInput as error:

@@ -138,9 +138,7 @@ def _written(folder: Path, plan: Plan, sizes: Mapping[str, int]) -> Path:
     cls = getattr(transformers, str(config["architectures"][0]))
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = (
-            cls(cls.config_class.from_dict(config)).double().eval()
-        )  # what a growth rounds is then rounded here, too
+        model = cls(cls.config_class.from_dict(config)).double().eval()  # wide: a growth that rounds is exact here
         with torch.no_grad():
             for name, p in model.named_parameters():
                 noise = torch.randn(p.shape)

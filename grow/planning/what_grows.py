@@ -10,6 +10,7 @@ from grow.architectures.architecture import Architecture
 from grow.architectures.conditions import HEADS
 from grow.architectures.family import Family
 from grow.architectures.match import match
+from grow.architectures.match_faults import Info
 from grow.errors import GrowError
 from grow.planning.growth_options import GrowthOptions
 from grow.planning.plan import Plan, plan_for
@@ -43,12 +44,6 @@ class AxisGrowth:
     field: str
     multiple: Outcome
     other: Outcome
-
-
-@dataclass(frozen=True)
-class _Stored:
-    dtype: str
-    shape: tuple[int, ...]
 
 
 def growths(family: Family, ending: str = "") -> tuple[AxisGrowth, ...]:
@@ -131,7 +126,7 @@ def _best(source: Architecture, axis: str, targets: Iterator[dict[str, int]]) ->
 
 def _planned(source: Architecture, to: Mapping[str, int]) -> Plan:
     sizes = {**{axis: 2 for row in source.rows for axis in row.signature.axes}, **source.sizes}
-    stored = {name: _Stored("BF16", row.signature.shape(sizes)) for name, row in source.tensors.items()}
+    stored = {name: Info("BF16", row.signature.shape(sizes)) for name, row in source.tensors.items()}
     if source.tie:
         stored.pop(source.tie.head, None)
     return plan_for(match(source, stored, source.family.model_type), dict(to), GrowthOptions())

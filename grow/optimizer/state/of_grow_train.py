@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from grow.architectures.match_faults import Info
 from grow.errors import GrowError
 from grow.files.distributed_checkpoint import PiecedFolder
 from grow.files.stored_rows import read_rows
-from grow.optimizer.state.stored_state import Carried, Info, TrainingState, as_tensor, damaged
+from grow.optimizer.state.stored_state import Carried, TrainingState, as_tensor, damaged
 from grow.optimizer.state.train_json import STATE, read_train
 
 CLASSES = {"adamw": ("AdamW",), "adafactor": ("Adafactor",), "muon": ("Muon", "AdamW")}

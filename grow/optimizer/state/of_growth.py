@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from grow.architectures.match_faults import Info
 from grow.checkpoint.reader import Checkpoint, open_tensors
 from grow.errors import GrowError
 from grow.files.regular import is_there, read_json
@@ -23,7 +24,7 @@ from grow.files.stored_rows import read_rows
 from grow.files.writer import write_json
 from grow.notation.dtypes import BITS, RAW
 from grow.notation.origins import flat
-from grow.optimizer.state.stored_state import Carried, Info, TrainingState, as_tensor, bytes_of, damaged
+from grow.optimizer.state.stored_state import Carried, TrainingState, as_tensor, bytes_of, damaged
 from grow.optimizer.state.train_json import STATE, TRAIN
 from grow.spelling import option
 

@@ -20,12 +20,13 @@ from typing import Any
 
 import torch
 
+from grow.architectures.match_faults import Info
 from grow.errors import Refused, listing
 from grow.files.regular import read_file
 from grow.notation.dtypes import code_of
 from grow.optimizer.state.of_growth import WrittenState
 from grow.optimizer.state.parameter_names import bare_model, shapes
-from grow.optimizer.state.stored_state import Carried, Info, TrainingState, damaged, shape_of
+from grow.optimizer.state.stored_state import Carried, TrainingState, damaged, shape_of
 from grow.optimizer.torch_classes import COL, ROW, STEP
 from grow.spelling import option
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from grow.architectures.match_faults import Info
 from grow.errors import BadInput, listing
 from grow.notation.dtypes import ITEMSIZE, NAMES
 from grow.notation.origins import flat
@@ -29,14 +30,6 @@ NEEDED = {
 }
 """Class -> the sets of entries that the state of a parameter may have."""
 TORCH: dict[str, torch.dtype] = {code: getattr(torch, name) for code, name in NAMES.items()}
-
-
-@dataclass(frozen=True)
-class Info:
-    """The dtype (as safetensors spells it) and shape of a tensor."""
-
-    dtype: str
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
